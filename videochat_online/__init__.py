@@ -1,0 +1,3 @@
+"""VideoChat-Online: online video language models with bounded memory."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,23 @@
+"""Errors of the package: each names the thing, what was expected and what was found.
+
+The command line prints an `InputError` as one line and exits with status 2; anything else is a failure of
+the program and exits with status 1.
+"""
+
+from __future__ import annotations
+
+
+class InputError(ValueError):
+    """Something the caller gave is wrong: a path, a flag, a row, a checkpoint, a state."""
+
+
+class VideoError(InputError):
+    """A video, image or frame folder cannot be read, or holds no frame that decodes."""
+
+
+class CheckpointError(InputError):
+    """A model directory does not hold what its configuration promises."""
+
+
+class NoFrameError(InputError):
+    """A question was asked before the first frame arrived."""
