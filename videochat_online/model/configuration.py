@@ -1,0 +1,93 @@
+"""Configuration of the composite model: vision tower, projector, language model, and how frames are laid out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+from transformers.models.internvl.configuration_internvl import InternVLVisionConfig
+
+from videochat_online.errors import CheckpointError
+from videochat_online.model.original import translate_config
+
+
+class VideoChatOnlineConfig(PreTrainedConfig):
+    """Everything about a checkpoint that is not a weight.
+
+    `from_pretrained` reads our own `config.json`, the published one of InternVL2 / VideoChat-Online, and the
+    `-hf` one of transformers' InternVL.
+
+    Attributes:
+        vision_config: InternViT.
+        text_config: the language model (any causal one of transformers; named so that caches and DeepSpeed
+            find it).
+        image_size: frames are resized to this square, in pixels; other than the vision tower's own size, the
+            position embeddings are interpolated.
+        downsample_ratio: side of the token grid over side of the patch grid (pixel shuffle).
+        ps_version: "v2", or "v1", which leaves the grid transposed.
+        select_layer: which hidden state of the vision tower is used (-1: the last).
+        drop_path_rate: stochastic depth of the vision tower in training, growing linearly with depth.
+        template: name of the chat template the checkpoint was trained with.
+        system_message: overrides the template's own.
+        memory_intervals: a frame goes to the first tier whose interval divides its index.
+        image_token_id: id of <IMG_CONTEXT> in the tokenizer, set when a model is loaded with one.
+    """
+
+    model_type = "videochat_online"
+    sub_configs_defaults = {
+        "text_config": SubConfigSpec(AutoConfig, model_type="phi3"),
+        "vision_config": SubConfigSpec(InternVLVisionConfig),
+    }
+
+    vision_config: Any = None
+    text_config: Any = None
+    image_size: int = 448
+    downsample_ratio: float = 0.5
+    ps_version: str = "v2"
+    select_layer: int = -1
+    drop_path_rate: float = 0.0
+    projector_hidden_act: str = "gelu"
+    template: str = "phi3-chat"
+    system_message: str | None = None
+    dynamic_image_size: bool = True
+    use_thumbnail: bool = True
+    min_dynamic_patch: int = 1
+    max_dynamic_patch: int = 12
+    pad2square: bool = False
+    memory_intervals: list[int] | tuple[int, ...] = (8, 4, 1)
+    image_token_id: int | None = None
+    tie_word_embeddings: bool = False
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        if self.ps_version not in ("v1", "v2"):
+            raise CheckpointError(f"ps_version: expected 'v1' or 'v2', got {self.ps_version!r}")
+        self.memory_intervals = tuple(self.memory_intervals)
+        self.tie_word_embeddings = bool(self.tie_word_embeddings or self.text_config.tie_word_embeddings)
+
+    @classmethod
+    def get_config_dict(
+        cls, pretrained_model_name_or_path: Any, **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Read `config.json` and translate the published layouts into ours."""
+        config, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        translated = translate_config(config)
+        translated["model_type"] = cls.model_type
+        return translated, kwargs
+
+    @property
+    def patches_per_side(self) -> int:
+        """Side of the patch grid of one frame or tile."""
+        return int(self.image_size) // int(self.vision_config.patch_size[0])
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of visual tokens of one full-size frame or tile."""
+        side = int(self.patches_per_side * self.downsample_ratio)
+        return (side, side)
+
+    @property
+    def feature_dim(self) -> int:
+        """Channels of a visual token before the projector."""
+        return int(self.vision_config.hidden_size * round(1 / self.downsample_ratio) ** 2)

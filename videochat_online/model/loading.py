@@ -1,0 +1,242 @@
+"""A model ready to use: network, tokenizer, chat template and pixel transform of one checkpoint."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+)
+from torch import Tensor
+from transformers import BitsAndBytesConfig, PreTrainedTokenizerBase
+from transformers.utils import is_bitsandbytes_available, is_flash_attn_2_available
+
+from videochat_online.errors import CheckpointError, InputError
+from videochat_online.model.checkpoint import load_network
+from videochat_online.model.configuration import VideoChatOnlineConfig
+from videochat_online.model.modeling import VideoChatOnlineForConditionalGeneration
+from videochat_online.text import ChatTemplate, end_token_id, get_template, load_tokenizer, special_ids
+from videochat_online.video.transforms import FrameTransform
+
+logger = logging.getLogger(__name__)
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+QUANTIZATIONS = ("8bit", "4bit")
+
+
+@dataclass(frozen=True)
+class VideoChatModel:
+    """One checkpoint, ready to answer. Holds no video and no dialogue: sessions do.
+
+    Attributes:
+        network: the weights.
+        tokenizer: of the checkpoint.
+        template: how a dialogue is written for it.
+        transform: uint8 frames to the pixels that the vision tower expects.
+    """
+
+    network: VideoChatOnlineForConditionalGeneration
+    tokenizer: PreTrainedTokenizerBase
+    template: ChatTemplate
+    transform: FrameTransform
+
+    @property
+    def config(self) -> VideoChatOnlineConfig:
+        """Configuration of the network."""
+        return self.network.config
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.network.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the vision tower's weights (the language model may be quantised)."""
+        return self.network.projector.linear_1.weight.dtype
+
+    @property
+    def system_message(self) -> str:
+        """The checkpoint's own, else the template's."""
+        own = self.config.system_message
+        return self.template.default_system_message if own is None else own
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Ids that end an answer."""
+        return (end_token_id(self.tokenizer, self.template),)
+
+    @torch.inference_mode()
+    def encode(self, pixels_THWC: npt.NDArray[np.uint8]) -> Tensor:
+        """Visual tokens of frames or tiles, before pooling and projector.
+
+        Args:
+            pixels_THWC: RGB frames of any size, uint8 [T, H, W, 3].
+
+        Returns:
+            [T, C, H, W] on the model's device.
+        """
+        pixels = self.transform(pixels_THWC)
+        return self.network.encode(pixels.to(self.device, self.dtype, non_blocking=True))
+
+    @torch.inference_mode()
+    def project(self, tokens_CHW: Tensor) -> Tensor:
+        """Tokens of one remembered frame in the language model's space: [C, H, W] -> [H W, D]."""
+        tokens_LC = tokens_CHW.flatten(1).T.to(self.device, self.dtype)
+        return self.network.project(tokens_LC)
+
+    def save_pretrained(self, directory: str | Path) -> None:
+        """Save network and tokenizer in our own layout."""
+        self.network.save_pretrained(directory)
+        self.tokenizer.save_pretrained(directory)
+
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> None:
+        """Upload network and tokenizer to the Hugging Face Hub."""
+        self.network.push_to_hub(repo_id, **kwargs)
+        self.tokenizer.push_to_hub(repo_id, **kwargs)
+
+
+def load_model(
+    name_or_path: str | Path,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    attn_implementation: str = "auto",
+    quantization: str | None = None,
+    tokenizer: str | Path | None = None,
+    template: str | None = None,
+) -> VideoChatModel:
+    """Load a checkpoint of any known layout, from a directory or from the Hugging Face Hub.
+
+    Args:
+        name_or_path: a directory, or "owner/name" on the Hub.
+        device: "auto" takes CUDA, else the CPU.
+        dtype: "float32", "bfloat16", "float16", or "auto": the checkpoint's on an accelerator, float32 on a CPU.
+        attn_implementation: "auto" takes flash_attention_2 where it is installed and can run, else sdpa.
+        quantization: "8bit" or "4bit" for the language model (needs bitsandbytes and CUDA).
+        tokenizer: another directory to take the tokenizer from.
+        template: chat template, where the checkpoint does not say or says it wrong.
+
+    Raises:
+        CheckpointError: the directory does not hold what its configuration promises.
+        InputError: an option that does not exist or cannot be met here.
+    """
+    directory = _resolve(name_or_path)
+    place = _device(device)
+    config = _config(directory)
+    weights_dtype = _dtype(dtype, place, config)
+    chat_template = get_template(template or config.template)
+    loaded_tokenizer = load_tokenizer(tokenizer or directory)
+    network = load_network(
+        directory,
+        dtype=weights_dtype,
+        device=place,
+        attn_implementation=_attention(attn_implementation, place, weights_dtype),
+        **({"quantization_config": _quantization(quantization)} if quantization else {}),
+    ).eval()
+    _fit_tokenizer(directory, network, loaded_tokenizer)
+    if config.image_size != config.vision_config.image_size[0]:
+        network.resize_position_embeddings(config.image_size)
+    transform = FrameTransform(size=config.image_size, pad_square=config.pad2square)
+    return VideoChatModel(network, loaded_tokenizer, chat_template, transform)
+
+
+def with_template(model: VideoChatModel, name: str) -> VideoChatModel:
+    """The same model writing its dialogues with another chat template."""
+    return replace(model, template=get_template(name))
+
+
+def _resolve(name_or_path: str | Path) -> Path:
+    path = Path(name_or_path).expanduser()
+    if path.exists() or str(name_or_path).count("/") != 1 or str(name_or_path).startswith((".", "/")):
+        return path  # what is wrong with it, if anything, is said where it is read
+    try:
+        return Path(snapshot_download(str(name_or_path)))
+    except (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        OSError,
+    ) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CheckpointError(
+            f"{name_or_path}: no such directory, and the Hugging Face Hub did not give it: {reason}"
+        ) from error
+
+
+def _config(directory: Path) -> VideoChatOnlineConfig:
+    if not (directory / "config.json").is_file():
+        found = "no config.json in it" if directory.is_dir() else "a file" if directory.exists() else "nothing"
+        raise CheckpointError(f"{directory}: expected a model directory with config.json, found {found}")
+    try:
+        return VideoChatOnlineConfig.from_pretrained(directory)
+    except (OSError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{directory}/config.json: not a configuration we can read: {error!r}") from error
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InputError(f"device: expected 'auto', 'cpu', 'cuda' or 'cuda:N', got {name!r}") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"device: {name!r} was asked for, but torch sees no CUDA device")
+    return device
+
+
+def _dtype(name: str, device: torch.device, config: VideoChatOnlineConfig) -> torch.dtype:
+    if name == "auto":
+        # Half precision decodes several times slower than fp32 on CPUs, and fp16 lacks kernels there.
+        return torch.float32 if device.type == "cpu" else (config.dtype or torch.bfloat16)
+    if name not in DTYPES:
+        raise InputError(f"dtype: expected 'auto' or one of {', '.join(DTYPES)}, got {name!r}")
+    return DTYPES[name]
+
+
+def _attention(name: str, device: torch.device, dtype: torch.dtype) -> str:
+    if name != "auto":
+        return name
+    can_flash = device.type == "cuda" and dtype != torch.float32 and is_flash_attn_2_available()
+    return "flash_attention_2" if can_flash else "sdpa"
+
+
+def _quantization(name: str) -> BitsAndBytesConfig:
+    if name not in QUANTIZATIONS:
+        raise InputError(f"quantization: expected one of {', '.join(QUANTIZATIONS)}, got {name!r}")
+    if not is_bitsandbytes_available():
+        raise InputError(f"quantization {name!r} needs bitsandbytes: pip install 'videochat-online[quantization]'")
+    # Vision tower and projector stay exact: they are 7% of the weights, and every answer goes through them.
+    skipped = ["vision_tower", "projector", "lm_head"]
+    if name == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skipped)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=torch.bfloat16,
+        llm_int8_skip_modules=skipped,
+    )
+
+
+def _fit_tokenizer(
+    directory: Path, network: VideoChatOnlineForConditionalGeneration, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    vocab_size = network.config.text_config.vocab_size
+    largest = max(tokenizer.get_vocab().values())
+    if largest >= vocab_size:
+        raise CheckpointError(
+            f"{directory}: the tokenizer has ids up to {largest}, the language model embeds only {vocab_size}"
+        )
+    network.config.image_token_id = special_ids(tokenizer).image_context

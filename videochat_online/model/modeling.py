@@ -1,0 +1,268 @@
+"""The composite model: InternViT, pooling between, projector, and a causal language model.
+
+Holds weights and nothing else: no video, no dialogue, no cache.
+
+Shape legend: `T` frames (or image tiles), `S` pixels a side, `P` patches, `V` vision width, `C` channels of a
+visual token before the projector (4 V), `H` `W` token grid, `L` tokens, `D` width of the language model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
+from transformers.activations import ACT2FN
+from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.models.internvl.modeling_internvl import InternVLVisionModel
+
+from videochat_online.model.configuration import VideoChatOnlineConfig
+from videochat_online.model.rope import use_explicit_regime
+
+
+def pixel_shuffle(grid_THWC: Tensor, ratio: float = 0.5, version: str = "v2") -> Tensor:
+    """Trade resolution for channels: [T, H, W, C] -> [T, H r, W r, C / r^2].
+
+    Args:
+        grid_THWC: patch features.
+        ratio: 0.5 merges 2 x 2 neighbours.
+        version: "v1" leaves rows and columns swapped, as the first InternVL checkpoints were trained with.
+    """
+    T, H, W, C = grid_THWC.shape
+    grid = grid_THWC.reshape(T, H, int(W * ratio), int(C / ratio))  # neighbours in a row
+    grid = grid.permute(0, 2, 1, 3)  # [T, W r, H, C / r]
+    grid = grid.reshape(T, int(W * ratio), int(H * ratio), int(C / ratio**2))  # neighbours in a column
+    return grid if version == "v1" else grid.permute(0, 2, 1, 3)
+
+
+class Projector(nn.Module):
+    """LayerNorm and a two-layer MLP from visual tokens to the language model's width: [..., C] -> [..., D]."""
+
+    def __init__(self, config: VideoChatOnlineConfig) -> None:
+        super().__init__()
+        width = config.text_config.hidden_size
+        self.layer_norm = nn.LayerNorm(config.feature_dim)
+        self.linear_1 = nn.Linear(config.feature_dim, width)
+        self.act = ACT2FN[config.projector_hidden_act]
+        self.linear_2 = nn.Linear(width, width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Project visual tokens."""
+        return self.linear_2(self.act(self.linear_1(self.layer_norm(tokens))))
+
+
+class DropPath:
+    """Forward hook: stochastic depth of one residual branch, a whole sample at a time.
+
+    InternVLVisionLayer has none; dropping the branch's module output is the same as dropping the branch,
+    since LayerScale and the residual come after it.
+    """
+
+    def __init__(self, rate: float) -> None:
+        self.rate = rate
+
+    def __call__(self, module: nn.Module, inputs: Any, output: Any) -> Any:
+        """Scale or zero the output of `module` per sample; an attention module returns a tuple."""
+        if not module.training or self.rate == 0.0:
+            return output
+        hidden = output[0] if isinstance(output, tuple) else output
+        keep = 1.0 - self.rate
+        mask = hidden.new_empty((hidden.shape[0],) + (1,) * (hidden.ndim - 1)).bernoulli_(keep).div_(keep)
+        return (hidden * mask, *output[1:]) if isinstance(output, tuple) else hidden * mask
+
+
+class VideoChatOnlineForConditionalGeneration(PreTrainedModel, GenerationMixin):
+    """Vision tower, projector and language model of an online video LLM.
+
+    `from_pretrained` (in `checkpoint.py`'s `load_network`) reads our layout, the published one and `-hf`.
+    """
+
+    config_class = VideoChatOnlineConfig
+    base_model_prefix = ""
+    main_input_name = "input_ids"
+    input_modalities = ("image", "video", "text")
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _no_split_modules = ["InternVLVisionLayer"]
+    _skip_keys_device_placement = ["past_key_values"]
+
+    def __init__(self, config: VideoChatOnlineConfig) -> None:
+        super().__init__(config)
+        self.vision_tower = InternVLVisionModel(config.vision_config)
+        self.projector = Projector(config)
+        self.language_model = AutoModelForCausalLM.from_config(config.text_config)
+        use_explicit_regime(self.language_model)
+        self._add_drop_path(config.drop_path_rate)
+        self.post_init()
+
+    def _add_drop_path(self, rate: float) -> None:
+        layers = self.vision_tower.encoder.layer
+        for layer, layer_rate in zip(layers, torch.linspace(0, rate, len(layers)).tolist(), strict=True):
+            if layer_rate > 0:
+                layer.attention.register_forward_hook(DropPath(layer_rate))
+                layer.mlp.register_forward_hook(DropPath(layer_rate))
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The language model's token embeddings."""
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the language model's token embeddings."""
+        self.language_model.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        """The language model's head."""
+        return self.language_model.get_output_embeddings()
+
+    def set_output_embeddings(self, value: nn.Module) -> None:
+        """Replace the language model's head."""
+        self.language_model.set_output_embeddings(value)
+
+    def encode(self, pixels_TCSS: Tensor) -> Tensor:
+        """Visual tokens of frames or tiles, before pooling and projector.
+
+        Args:
+            pixels_TCSS: normalised pixels [T, 3, S, S] (a rectangle of whole patches will do).
+
+        Returns:
+            [T, C, H, W], on the model's device and in its dtype.
+        """
+        tower, config = self.vision_tower, self.config
+        num_layers = len(tower.encoder.layer)
+        depth = config.select_layer + (num_layers + 1 if config.select_layer < 0 else 0)
+        hidden = tower.embeddings(pixels_TCSS)  # [T, 1 + P, V]
+        for layer in tower.encoder.layer[:depth]:  # layers past the chosen one are never needed
+            hidden = layer(hidden)
+        if depth == num_layers:
+            hidden = tower.layernorm(hidden)
+        rows, columns = (n // p for n, p in zip(pixels_TCSS.shape[-2:], config.vision_config.patch_size, strict=True))
+        grid = hidden[:, 1:].unflatten(1, (rows, columns))  # [T, rows, columns, V], the class token dropped
+        grid = pixel_shuffle(grid, config.downsample_ratio, config.ps_version)  # [T, H, W, C]
+        return grid.permute(0, 3, 1, 2)
+
+    def project(self, tokens_LC: Tensor) -> Tensor:
+        """Visual tokens in the language model's space: [L, C] -> [L, D]."""
+        return self.projector(tokens_LC)
+
+    def fuse(self, input_ids: Tensor | None, visual_LD: Tensor | None) -> Tensor:
+        """Embed token ids and put the visual tokens at their places, in order.
+
+        Args:
+            input_ids: [B, L] with `config.image_token_id` where a visual token stands.
+            visual_LD: projected tokens of the whole batch, or None where there are none.
+
+        Returns:
+            [B, L, D].
+
+        Raises:
+            ValueError: no ids, or the number of places and of tokens differ.
+        """
+        if input_ids is None:
+            raise ValueError("expected input_ids or inputs_embeds, got neither")
+        embeds = self.get_input_embeddings()(input_ids)
+        if visual_LD is None:
+            return embeds
+        places = input_ids == self.config.image_token_id
+        num_places = int(places.sum())
+        if num_places != visual_LD.shape[0]:
+            raise ValueError(
+                f"the prompt has {num_places} places for visual tokens, but {visual_LD.shape[0]} tokens were given: "
+                "frames and text would be misaligned"
+            )
+        return embeds.masked_scatter(places[..., None], visual_LD.to(embeds.dtype))
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Any = None,
+        inputs_embeds: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        pool_ratios: Sequence[int] | None = None,
+        labels: Tensor | None = None,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """Run the language model on text and visual tokens.
+
+        Args:
+            input_ids: [B, L].
+            attention_mask: [B, L].
+            position_ids: [B, L].
+            past_key_values: cache of the language model.
+            inputs_embeds: [B, L, D], instead of `input_ids` and `pixel_values`.
+            pixel_values: normalised frames and tiles of the whole batch, in order of appearance [T, 3, S, S].
+            pool_ratios: for each of the T, by how much its token grid is pooled (1, 2, 4); default 1.
+            labels: [B, L] with -100 where there is no loss.
+            **kwargs: passed to the language model (`use_cache`, `logits_to_keep`, `num_items_in_batch`, ...).
+        """
+        if inputs_embeds is None:
+            visual = None
+            if pixel_values is not None:
+                visual = self.embed_frames(pixel_values, pool_ratios)
+            inputs_embeds = self.fuse(input_ids, visual)
+        return self.language_model(
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            labels=labels,
+            **kwargs,
+        )
+
+    def embed_frames(self, pixels_TCSS: Tensor, pool_ratios: Sequence[int] | None = None) -> Tensor:
+        """Encode, pool each frame as scheduled, and project, all frames in one pass.
+
+        Args:
+            pixels_TCSS: [T, 3, S, S].
+            pool_ratios: pooling of each frame's grid; None keeps every token.
+
+        Returns:
+            [L, D]: the tokens of all frames, one frame after another.
+        """
+        features_TCHW = self.encode(pixels_TCSS)
+        T, C, H, W = features_TCHW.shape
+        if pool_ratios is None or all(ratio == 1 for ratio in pool_ratios):
+            return self.project(features_TCHW.permute(0, 2, 3, 1).reshape(T * H * W, C))
+        if len(pool_ratios) != T:
+            raise ValueError(f"pool_ratios: expected one for each of {T} frames, got {len(pool_ratios)}")
+        frames: list[Tensor] = [features_TCHW.new_empty(0)] * T
+        for ratio in sorted(set(pool_ratios)):  # one pooling call per resolution, not per frame
+            chosen = [t for t, r in enumerate(pool_ratios) if r == ratio]
+            pooled = nn.functional.adaptive_avg_pool2d(features_TCHW[chosen], (H // ratio, W // ratio))
+            for t, tokens in zip(chosen, pooled.permute(0, 2, 3, 1).reshape(len(chosen), -1, C), strict=True):
+                frames[t] = tokens
+        return self.project(torch.cat(frames))
+
+    def resize_position_embeddings(self, image_size: int) -> None:
+        """Interpolate the vision tower's position embeddings to frames of `image_size` pixels, for good.
+
+        Without it they are interpolated in each forward pass; the result is the same.
+        """
+        embeddings, patch = self.vision_tower.embeddings, self.config.vision_config.patch_size[0]
+        side = image_size // patch
+        weight = embeddings.position_embeddings.data.float()
+        old = round((weight.shape[1] - 1) ** 0.5)
+        grid = weight[:, 1:].reshape(1, old, old, -1).permute(0, 3, 1, 2)
+        grid = nn.functional.interpolate(grid, size=(side, side), mode="bicubic", align_corners=False)
+        resized = torch.cat((weight[:, :1], grid.permute(0, 2, 3, 1).reshape(1, side * side, -1)), dim=1)
+        embeddings.position_embeddings = nn.Parameter(resized.to(embeddings.position_embeddings.dtype))
+        embeddings.image_size = embeddings.patch_embeddings.image_size = (image_size, image_size)
+        embeddings.patch_embeddings.num_patches = side * side
+        embeddings.patch_embeddings.patch_shape = (side, side)
+        self.config.vision_config.image_size = (image_size, image_size)
+        self.config.image_size = image_size
+
+    def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
+        """Save in our own layout.
+
+        transformers would save in the layout the model was loaded from, which `Trainer` then resumes from
+        with the vision tower and the projector silently missing. `export_original` writes the published one.
+        """
+        kwargs.setdefault("save_original_format", False)
+        super().save_pretrained(save_directory, **kwargs)

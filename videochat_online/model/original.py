@@ -1,0 +1,291 @@
+"""The published checkpoint layout (InternVL2, VideoChat-Online) against ours: configuration and tensor names.
+
+Pure functions on dictionaries. `checkpoint.py` loads and saves with them; nothing here reads a file.
+The published layout: `vision_model.*` (fused `attn.qkv`), `mlp1.{0,1,3}`, `language_model.*`; LoRA-wrapped
+parts hold `base_layer`, `lora_A.default`, `lora_B.default` in place of a weight.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from videochat_online.errors import CheckpointError
+
+ORIGINAL_MODEL_TYPES = ("internvl_chat", "internvl")
+LORA_SCALING = 2.0
+"""The reference trains adapters with alpha = 2 r, so a merged weight is W + 2 B A whatever the rank."""
+
+_LLM_ARCHITECTURES = {
+    "Phi3ForCausalLM": "phi3",
+    "Qwen2ForCausalLM": "qwen2",
+    "Qwen3ForCausalLM": "qwen3",
+    "LlamaForCausalLM": "llama",
+    "InternLM2ForCausalLM": "llama",
+}
+# Called the same in both layouts.
+_SAME_KEYS = ("downsample_ratio", "ps_version", "select_layer", "template", "system_message", "pad2square")
+_SAME_KEYS += ("dynamic_image_size", "use_thumbnail", "min_dynamic_patch", "max_dynamic_patch")
+# Keys that steer code we do not run: remote classes, attention kernels, libraries of the time.
+_DROPPED_KEYS = {"auto_map", "architectures", "attn_implementation", "use_flash_attn", "_name_or_path"}
+_DROPPED_KEYS |= {"transformers_version", "torch_dtype", "model_type", "use_bfloat16"}
+
+
+def is_original_config(config: Mapping[str, Any]) -> bool:
+    """Whether a `config.json` is in the published layout (`llm_config`) rather than ours or `-hf`."""
+    return "llm_config" in config
+
+
+def translate_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn a published or an `-hf` `config.json` into arguments of `VideoChatOnlineConfig`.
+
+    Raises:
+        CheckpointError: the language model's architecture is not one we know.
+    """
+    if is_original_config(config):
+        return _translate_original(config)
+    if config.get("model_type") == "internvl":
+        return _translate_hf(config)
+    return dict(config)
+
+
+def _translate_original(config: Mapping[str, Any]) -> dict[str, Any]:
+    vision = dict(config["vision_config"])
+    renamed = {
+        "vision_config": _translate_vision(vision),
+        "text_config": _translate_text(dict(config["llm_config"])),
+        "drop_path_rate": vision.get("drop_path_rate", 0.0),
+        "image_size": config.get("force_image_size") or vision.get("image_size", 448),
+        "dtype": config.get("torch_dtype"),
+    }
+    if "reverse_memory_sample_ratio" in config:
+        renamed["memory_intervals"] = list(config["reverse_memory_sample_ratio"])
+    return renamed | {key: config[key] for key in _SAME_KEYS if config.get(key) is not None}
+
+
+def _translate_vision(vision: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "model_type": "internvl_vision",
+        "hidden_size": vision["hidden_size"],
+        "num_hidden_layers": vision["num_hidden_layers"],
+        "num_attention_heads": vision["num_attention_heads"],
+        "intermediate_size": vision["intermediate_size"],
+        "hidden_act": vision.get("hidden_act", "gelu"),
+        "attention_bias": vision.get("qkv_bias", False),
+        "use_qk_norm": vision.get("qk_normalization", False),
+        "hidden_dropout_prob": vision.get("dropout", 0.0),
+        "attention_dropout": vision.get("attention_dropout", 0.0),
+        "initializer_range": vision.get("initializer_range", 0.02),
+        "norm_type": vision.get("norm_type", "layer_norm"),
+        "layer_norm_eps": vision.get("layer_norm_eps", 1e-6),
+        "layer_scale_init_value": vision.get("initializer_factor", 0.1),
+        "image_size": vision.get("image_size", 448),
+        "patch_size": vision.get("patch_size", 14),
+        "num_channels": vision.get("num_channels", 3),
+        # Makes the final norm an identity: InternViT has none.
+        "use_mean_pooling": True,
+    }
+
+
+def _translate_text(llm: Mapping[str, Any]) -> dict[str, Any]:
+    architecture = (llm.get("architectures") or ["missing"])[0]
+    if architecture not in _LLM_ARCHITECTURES:
+        known = ", ".join(sorted(_LLM_ARCHITECTURES))
+        raise CheckpointError(f"config.json: llm_config.architectures[0] is {architecture!r}; expected one of {known}")
+    text = {key: value for key, value in llm.items() if key not in _DROPPED_KEYS}
+    text["model_type"] = _LLM_ARCHITECTURES[architecture]
+    if architecture == "InternLM2ForCausalLM":
+        text["attention_bias"] = text.pop("bias", False)
+    scaling = text.pop("rope_scaling", None)
+    if scaling:
+        text["rope_parameters"] = _translate_rope(scaling, text)
+        text.pop("rope_theta", None)
+    if text["model_type"] == "phi3":
+        window = text.get("sliding_window")
+        # A window no shorter than the context never cuts anything, but would make the KV cache a sliding one.
+        if window is not None and window >= text.get("max_position_embeddings", 4096):
+            text["sliding_window"] = None
+    return text
+
+
+def _translate_rope(scaling: Mapping[str, Any], text: Mapping[str, Any]) -> dict[str, Any]:
+    rope = {key: value for key, value in scaling.items() if key != "type"}
+    kind = scaling.get("rope_type", scaling.get("type"))
+    # transformers calls the scheme of Phi-3 "longrope"; its first configs said "su" or "yarn".
+    is_phi3_long = text["model_type"] == "phi3" and kind in ("su", "yarn", "longrope")
+    rope["rope_type"] = "longrope" if is_phi3_long else kind
+    rope["rope_theta"] = text.get("rope_theta", 10000.0)
+    if is_phi3_long:
+        original = text.get("original_max_position_embeddings", 4096)
+        rope["original_max_position_embeddings"] = original
+        rope["factor"] = text.get("max_position_embeddings", original) / original
+    return rope
+
+
+def _translate_hf(config: Mapping[str, Any]) -> dict[str, Any]:
+    vision = dict(config["vision_config"])
+    size = vision.get("image_size", [448, 448])
+    return {
+        "vision_config": vision,
+        "text_config": dict(config["text_config"]),
+        "downsample_ratio": config.get("downsample_ratio", 0.5),
+        "projector_hidden_act": config.get("projector_hidden_act", "gelu"),
+        "select_layer": config.get("vision_feature_layer", -1),
+        "image_size": size if isinstance(size, int) else size[0],
+        "template": "internvl2_5",
+        "dtype": config.get("dtype") or config.get("torch_dtype"),
+        # Published -hf configs keep the flag beside the sub-configs.
+        "tie_word_embeddings": config.get(
+            "tie_word_embeddings", config["text_config"].get("tie_word_embeddings", False)
+        ),
+    }
+
+
+def original_config(config: Any) -> dict[str, Any]:
+    """The published `config.json` for a `VideoChatOnlineConfig`, readable by InternVL2 code and by ours."""
+    vision, text = config.vision_config, config.text_config
+    architecture = next(name for name, kind in _LLM_ARCHITECTURES.items() if kind == text.model_type)
+    llm = {k: v for k, v in text.to_dict().items() if k not in ("rope_parameters", "transformers_version", "dtype")}
+    llm |= {"architectures": [architecture], "torch_dtype": _dtype_name(config)}
+    rope = dict(text.rope_parameters or {})
+    llm["rope_theta"] = rope.pop("rope_theta", 10000.0)
+    kind = rope.pop("rope_type", "default")
+    rope.pop("original_max_position_embeddings", None)
+    rope.pop("partial_rotary_factor", None)
+    if kind == "longrope":
+        rope.pop("factor", None)  # the published layout derives it from the two maxima
+    if kind != "default":
+        llm["rope_scaling"] = {"type": "su" if kind == "longrope" else kind, **rope}
+    return {
+        "model_type": "internvl_chat",
+        "architectures": ["InternVLChatModel"],
+        "torch_dtype": _dtype_name(config),
+        "force_image_size": config.image_size,
+        **{key: getattr(config, key) for key in _SAME_KEYS},
+        "reverse_memory_sample_ratio": list(config.memory_intervals),
+        "use_backbone_lora": 0,
+        "use_llm_lora": 0,
+        "vision_config": {
+            "model_type": "intern_vit_6b",
+            "architectures": ["InternVisionModel"],
+            "hidden_size": vision.hidden_size,
+            "num_hidden_layers": vision.num_hidden_layers,
+            "num_attention_heads": vision.num_attention_heads,
+            "intermediate_size": vision.intermediate_size,
+            "hidden_act": vision.hidden_act,
+            "qkv_bias": vision.attention_bias,
+            "qk_normalization": vision.use_qk_norm,
+            "dropout": vision.hidden_dropout_prob,
+            "attention_dropout": vision.attention_dropout,
+            "drop_path_rate": config.drop_path_rate,
+            "initializer_range": vision.initializer_range,
+            "initializer_factor": vision.layer_scale_init_value,
+            "norm_type": vision.norm_type,
+            "layer_norm_eps": vision.layer_norm_eps,
+            "image_size": vision.image_size[0],
+            "patch_size": vision.patch_size[0],
+            "num_channels": vision.num_channels,
+        },
+        "llm_config": llm,
+    }
+
+
+def _dtype_name(config: Any) -> str:
+    return str(config.dtype or torch.float32).removeprefix("torch.")
+
+
+# (published, ours). Prefixes first; inside the vision tower, whole path components.
+PREFIXES = (
+    ("vision_model.encoder.layers.", "vision_tower.encoder.layer."),
+    ("vision_model.", "vision_tower."),
+    ("mlp1.0.", "projector.layer_norm."),
+    ("mlp1.1.", "projector.linear_1."),
+    ("mlp1.3.", "projector.linear_2."),
+)
+VISION_PARTS = (
+    ("embeddings.class_embedding", "embeddings.cls_token"),
+    ("embeddings.position_embedding", "embeddings.position_embeddings"),
+    ("embeddings.patch_embedding.", "embeddings.patch_embeddings.projection."),
+    (".attn.proj.", ".attention.projection_layer."),
+    (".attn.q_norm.", ".attention.q_norm."),
+    (".attn.k_norm.", ".attention.k_norm."),
+    (".norm1.", ".layernorm_before."),
+    (".norm2.", ".layernorm_after."),
+    (".ls1", ".lambda_1"),
+    (".ls2", ".lambda_2"),
+)
+_QKV = re.compile(r"^(vision_tower\..*\.attention)\.([qkv])_proj\.(weight|bias)$")
+
+
+def original_key(key: str) -> str:
+    """Our tensor name in the published layout (the three attention projections share one name)."""
+    match = _QKV.match(key)
+    if match:
+        key = f"{match[1].replace('.attention', '.attn')}.qkv.{match[3]}"
+    is_vision = key.startswith("vision_tower.")
+    for theirs, ours in PREFIXES:
+        if key.startswith(ours):
+            key = theirs + key.removeprefix(ours)
+            break
+    if is_vision:
+        for theirs, ours in VISION_PARTS:
+            key = key.replace(ours, theirs)
+    return key
+
+
+def to_original_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename our tensors to the published layout and fuse the vision tower's q, k, v. Values are not copied."""
+    result: dict[str, Tensor] = {}
+    for key, tensor in state.items():
+        match = _QKV.match(key)
+        if match is None:
+            result[original_key(key)] = tensor
+        elif match[2] == "q":
+            parts = [state[f"{match[1]}.{name}_proj.{match[3]}"] for name in "qkv"]
+            result[original_key(key)] = torch.cat(parts)
+    return result
+
+
+_LORA = re.compile(r"^(?P<module>.+)\.lora_(?P<side>[AB])\.default\.weight$")
+
+
+def merge_lora(state: Mapping[str, Tensor], scaling: float = LORA_SCALING) -> dict[str, Tensor]:
+    """Fold adapters of a LoRA-wrapped checkpoint into plain weights: W + scaling * B A.
+
+    Args:
+        state: published layout with PEFT's names (`base_model.model.`, `base_layer`, `lora_A.default`).
+        scaling: alpha / r.
+
+    Raises:
+        CheckpointError: an adapter without its other half or without its base weight.
+    """
+    plain: dict[str, Tensor] = {}
+    adapters: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in state.items():
+        match = _LORA.match(key)
+        if match:
+            adapters.setdefault(_unwrapped(match["module"]), {})[match["side"]] = tensor
+        else:
+            plain[_unwrapped(key)] = tensor
+    for module, halves in adapters.items():
+        name = f"{module}.weight"
+        if len(halves) != 2 or name not in plain:
+            found = ", ".join(f"lora_{side}" for side in sorted(halves)) or "nothing"
+            raise CheckpointError(f"{module}: expected base_layer.weight, lora_A and lora_B, found {found}")
+        base = plain[name]
+        update = halves["B"].to(torch.float32) @ halves["A"].to(torch.float32)
+        plain[name] = (base.to(torch.float32) + scaling * update).to(base.dtype)
+    return plain
+
+
+def _unwrapped(key: str) -> str:
+    return key.replace("base_model.model.", "").replace(".base_layer.", ".")
+
+
+def has_lora(keys: Mapping[str, Any] | set[str]) -> bool:
+    """Whether a checkpoint's tensor names contain adapters."""
+    return any(_LORA.match(key) for key in keys)
