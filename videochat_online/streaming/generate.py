@@ -1,0 +1,131 @@
+"""From a prompt with visual tokens to the ids of an answer, one at a time.
+
+Knows the language model and its KV cache; knows nothing of streams, memories or dialogues.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import (
+    DynamicCache,
+    LogitsProcessorList,
+    MinNewTokensLengthLogitsProcessor,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from videochat_online.errors import InputError
+from videochat_online.model.modeling import VideoChatOnlineForConditionalGeneration
+from videochat_online.model.rope import fixed_regime, switch_length
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationSettings:
+    """How an answer is chosen, token by token. The default is greedy, as in the published evaluations.
+
+    Attributes:
+        max_new_tokens: an answer never has more.
+        min_new_tokens: nor fewer.
+        temperature: 0 takes the most likely token; above, tokens are drawn.
+        top_p: draw from the smallest set with this probability mass.
+        top_k: draw from the k most likely; 0 means all.
+        repetition_penalty: above 1 makes tokens of this answer less likely to come again.
+        seed: of the draws; None takes torch's global generator.
+
+    Raises:
+        InputError: a value out of its range.
+    """
+
+    max_new_tokens: int = 128
+    min_new_tokens: int = 0
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        ranges = {
+            "max_new_tokens of at least 1": self.max_new_tokens >= 1,
+            "min_new_tokens between 0 and max_new_tokens": 0 <= self.min_new_tokens <= self.max_new_tokens,
+            "temperature of at least 0": self.temperature >= 0,
+            "top_p in (0, 1]": 0 < self.top_p <= 1,
+            "top_k of at least 0": self.top_k >= 0,
+            "repetition_penalty above 0": self.repetition_penalty > 0,
+        }
+        for rule, holds in ranges.items():
+            if not holds:
+                raise InputError(f"expected {rule}, got {self}")
+
+    def processors(self, stop_ids: Sequence[int], device: torch.device) -> LogitsProcessorList:
+        """Changes to the logits before a token is chosen, in the order transformers applies them."""
+        chosen = LogitsProcessorList()
+        if self.repetition_penalty != 1.0:
+            chosen.append(RepetitionPenaltyLogitsProcessor(self.repetition_penalty))
+        if self.min_new_tokens:
+            chosen.append(MinNewTokensLengthLogitsProcessor(0, self.min_new_tokens, list(stop_ids), device=str(device)))
+        if self.temperature > 0:
+            chosen.append(TemperatureLogitsWarper(self.temperature))
+            if self.top_k:
+                chosen.append(TopKLogitsWarper(self.top_k))
+            if self.top_p < 1:
+                chosen.append(TopPLogitsWarper(self.top_p))
+        return chosen
+
+
+def needs_long_regime(network: VideoChatOnlineForConditionalGeneration, total_length: int) -> bool | None:
+    """LongRoPE: whether prompt and answer together can exceed the original maximum; None where it has none."""
+    limit = switch_length(network.language_model)
+    return None if limit is None else total_length > limit
+
+
+@torch.inference_mode()
+def first_logits(network: VideoChatOnlineForConditionalGeneration, embeds_LD: Tensor, max_new_tokens: int) -> Tensor:
+    """Logits of the first answer token after a prompt: [vocabulary], fp32."""
+    with fixed_regime(needs_long_regime(network, embeds_LD.shape[0] + max_new_tokens)):
+        out = network.language_model(inputs_embeds=embeds_LD[None], use_cache=False, logits_to_keep=1)
+    return out.logits[0, -1].float()
+
+
+@torch.inference_mode()
+def generate_ids(
+    network: VideoChatOnlineForConditionalGeneration,
+    embeds_LD: Tensor,
+    stop_ids: Sequence[int],
+    settings: GenerationSettings,
+) -> Iterator[int]:
+    """Yield the ids of an answer as they are chosen; the stop id, where it comes, is the last one.
+
+    Args:
+        network: in evaluation mode.
+        embeds_LD: the prompt's embeddings, visual tokens in place.
+        stop_ids: ids that end an answer.
+        settings: how ids are chosen.
+    """
+    model, device = network.language_model, embeds_LD.device
+    regime = needs_long_regime(network, embeds_LD.shape[0] + settings.max_new_tokens)
+    processors = settings.processors(stop_ids, device)
+    generator = None if settings.seed is None else torch.Generator(device).manual_seed(settings.seed)
+    cache = DynamicCache(config=model.config)
+    inputs: dict[str, Tensor] = {"inputs_embeds": embeds_LD[None]}
+    ids = torch.empty((1, 0), dtype=torch.long, device=device)
+    for _ in range(settings.max_new_tokens):
+        with fixed_regime(regime):
+            out = model(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        scores = processors(ids, out.logits[:, -1].float())
+        if settings.temperature > 0:
+            chosen = torch.multinomial(scores.softmax(-1), 1, generator=generator)
+        else:
+            chosen = scores.argmax(-1, keepdim=True)
+        ids = torch.cat((ids, chosen), dim=1)
+        token = int(chosen)
+        yield token
+        if token in stop_ids:
+            return
+        inputs = {"input_ids": chosen}

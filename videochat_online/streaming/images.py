@@ -1,0 +1,95 @@
+"""Chat about one or several still images, cut into tiles as in training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from videochat_online.errors import InputError
+from videochat_online.model.loading import VideoChatModel
+from videochat_online.streaming.decoding import TextDecoder
+from videochat_online.streaming.generate import GenerationSettings, generate_ids
+from videochat_online.streaming.prompting import build_prompt
+from videochat_online.types import Segment, Turn, Visual
+from videochat_online.video.transforms import stack_images, tile_image
+
+
+class ImageChat:
+    """A dialogue about still images: each is encoded once, whatever the number of questions.
+
+    Args:
+        model: shared.
+        images: RGB.
+        settings: how answers are generated.
+        system_message: None takes the checkpoint's own.
+    """
+
+    def __init__(
+        self,
+        model: VideoChatModel,
+        images: Sequence[Image.Image],
+        settings: GenerationSettings | None = None,
+        *,
+        system_message: str | None = None,
+    ) -> None:
+        if not images:
+            raise InputError("an image chat needs at least one image, got none")
+        self.model = model
+        self.settings = settings or GenerationSettings()
+        self._system_message = system_message
+        self._visuals = [_encode_tiles(model, image) for image in images]
+        self._turns: list[Turn] = []
+
+    @property
+    def num_visual_tokens(self) -> int:
+        """Visual tokens of all images together."""
+        return sum(len(tokens) for tokens in self._visuals)
+
+    @property
+    def tokens_per_image(self) -> tuple[int, ...]:
+        """Visual tokens of each image."""
+        return tuple(len(tokens) for tokens in self._visuals)
+
+    def ask(self, question: str) -> str:
+        """Answer a question about the images and remember the exchange."""
+        user: tuple[Segment, ...] = (question,)
+        if not self._turns:
+            user = (*self._placed_images(), question)
+        prompt = build_prompt(
+            self.model, [*self._turns, Turn(user)], self._visuals, system_message=self._system_message
+        )
+        decoder = TextDecoder(self.model.tokenizer)
+        for token in generate_ids(self.model.network, prompt.embeds_LD, self.model.stop_ids, self.settings):
+            if token not in self.model.stop_ids:
+                decoder.push(token)
+        text = decoder.text.strip()
+        self._turns.append(Turn(user, text))
+        return text
+
+    def _placed_images(self) -> list[Segment]:
+        # One image stands alone before the question, several are numbered, as InternVL2 was trained.
+        if len(self._visuals) == 1:
+            return [Visual(len(self._visuals[0])), "\n"]
+        segments: list[Segment] = []
+        for number, tokens in enumerate(self._visuals, start=1):
+            segments += [f"Image-{number}: ", Visual(len(tokens)), "\n"]
+        return segments
+
+
+@torch.inference_mode()
+def _encode_tiles(model: VideoChatModel, image: Image.Image) -> Tensor:
+    config = model.config
+    tiles = [image]
+    if config.dynamic_image_size:
+        tiles = tile_image(
+            image,
+            size=config.image_size,
+            min_tiles=config.min_dynamic_patch,
+            max_tiles=config.max_dynamic_patch,
+            thumbnail=config.use_thumbnail,
+        )
+    features_TCHW = model.encode(stack_images(tiles))
+    return torch.cat([model.project(tokens_CHW) for tokens_CHW in features_TCHW])

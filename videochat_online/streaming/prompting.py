@@ -1,0 +1,56 @@
+"""A prompt in the language model's space: text laid out, visual tokens projected and put in place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from videochat_online.model.loading import VideoChatModel
+from videochat_online.text import PromptLayout, layout_prompt
+from videochat_online.types import Turn
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What the language model reads.
+
+    Attributes:
+        layout: ids, and where each frame's tokens stand.
+        embeds_LD: embeddings of the whole prompt.
+    """
+
+    layout: PromptLayout
+    embeds_LD: Tensor
+
+
+@torch.inference_mode()
+def build_prompt(
+    model: VideoChatModel,
+    turns: Sequence[Turn],
+    visuals: Sequence[Tensor],
+    *,
+    system_message: str | None = None,
+    generation_prefix: str = "",
+) -> Prompt:
+    """Lay out a dialogue and put its visual tokens in place.
+
+    Args:
+        model: gives template, tokenizer and embeddings.
+        turns: the dialogue; the last turn's reply is None.
+        visuals: projected tokens [n, D] of every `Visual` of the turns, in order.
+        system_message: None takes the checkpoint's own.
+        generation_prefix: how the answer is made to begin.
+    """
+    layout = layout_prompt(
+        turns,
+        tokenizer=model.tokenizer,
+        template=model.template,
+        system_message=model.system_message if system_message is None else system_message,
+        generation_prefix=generation_prefix,
+    )
+    ids = torch.tensor([layout.input_ids], device=model.device)
+    visual_LD = torch.cat(list(visuals)) if visuals else None
+    return Prompt(layout, model.network.fuse(ids, visual_LD)[0])

@@ -1,0 +1,287 @@
+"""One user watching one stream: frames in, questions at any moment, answers from what was seen so far.
+
+The flow of a frame: `push` -> encode (once, ever) -> `memory.write`. The flow of a question: `memory.read` ->
+project what was not projected before -> one sequence in time order, each earlier turn at the place where it
+was asked -> generate.
+
+All state of a stream lives here and in its memory; the model holds none. Frames may arrive from one thread
+while another asks: a question is answered from a snapshot taken when its answer begins.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from videochat_online.errors import InputError, NoFrameError
+from videochat_online.memory import MemoryBank, PyramidMemoryBank
+from videochat_online.model.loading import VideoChatModel
+from videochat_online.streaming.decoding import TextDecoder
+from videochat_online.streaming.generate import GenerationSettings, generate_ids
+from videochat_online.streaming.prompting import Prompt, build_prompt
+from videochat_online.streaming.state import Exchange, SessionState, load_state, save_state
+from videochat_online.text import frame_segments
+from videochat_online.types import Answer, FrameTokens, FrameUse, Turn
+
+
+@dataclass(frozen=True)
+class PreparedQuestion:
+    """A question with all it will be answered from: the memory may change, this does not."""
+
+    question: str
+    asked_at_s: float
+    num_frames_seen: int
+    frames: tuple[FrameUse, ...]
+    prompt: Prompt
+
+
+class StreamingSession:
+    """A stream being watched.
+
+    Args:
+        model: shared by any number of sessions.
+        memory: keeps what matters; the checkpoint's pyramid with capacities 2/2/12 by default.
+        system_message: None takes the checkpoint's own.
+        with_times: write "Frame3 at 1.0s:" rather than "Frame3:" before a frame's tokens.
+        history: dialogue from before the stream, as text.
+        settings: how answers are generated, unless a question says otherwise.
+        encode_batch: frames that go through the vision tower at once.
+    """
+
+    def __init__(
+        self,
+        model: VideoChatModel,
+        memory: MemoryBank | None = None,
+        *,
+        system_message: str | None = None,
+        with_times: bool = True,
+        history: Sequence[Exchange] = (),
+        settings: GenerationSettings | None = None,
+        encode_batch: int = 8,
+    ) -> None:
+        if encode_batch < 1:
+            raise InputError(f"encode_batch: expected at least 1 frame, got {encode_batch}")
+        self.model = model
+        self.memory: MemoryBank = memory if memory is not None else default_memory(model)
+        self.settings = settings or GenerationSettings()
+        self._system_message = system_message
+        self._with_times = with_times
+        self._encode_batch = encode_batch
+        self._initial_history = tuple(history)
+        self._history: list[Exchange] = list(history)
+        self._num_frames = 0
+        self._last_time_s = -math.inf
+        self._projected: dict[int, Tensor] = {}
+        # A push must keep its frames together; an answer must know the turn before it. The third lock is held
+        # only while memory and history are touched, so that frames go on arriving during generation.
+        self._push_lock, self._answer_lock, self._state_lock = (threading.Lock() for _ in range(3))
+
+    @property
+    def num_frames(self) -> int:
+        """Frames that have arrived since the start or the last reset."""
+        return self._num_frames
+
+    @property
+    def last_time_s(self) -> float | None:
+        """Start time of the newest frame; None before the first."""
+        return None if self._num_frames == 0 else self._last_time_s
+
+    @property
+    def history(self) -> tuple[Exchange, ...]:
+        """Questions and answers so far, the oldest first."""
+        with self._state_lock:
+            return tuple(self._history)
+
+    def push(self, pixels_THWC: npt.NDArray[np.uint8], times_s: Sequence[float]) -> None:
+        """Take frames in: each is encoded here, once, and remembered as the memory decides.
+
+        Args:
+            pixels_THWC: RGB frames, uint8 [T, H, W, 3].
+            times_s: start time of each, in order.
+
+        Raises:
+            InputError: counts differ, or a time is not finite or lies before the one before it. No frame is
+                taken then.
+        """
+        times = [float(time) for time in times_s]
+        if len(times) != len(pixels_THWC):
+            raise InputError(f"push: got {len(pixels_THWC)} frames and {len(times)} times")
+        with self._push_lock:
+            self._check_times(times)
+            for start in range(0, len(times), self._encode_batch):
+                batch = slice(start, start + self._encode_batch)
+                features_TCHW = self.model.encode(pixels_THWC[batch])
+                with self._state_lock:
+                    for tokens_CHW, time in zip(features_TCHW, times[batch], strict=True):
+                        index = self._num_frames
+                        self.memory.write(FrameTokens(tokens_CHW, index, time, content_id=index))
+                        self._num_frames, self._last_time_s = index + 1, time
+
+    def _check_times(self, times: Sequence[float]) -> None:
+        previous = self._last_time_s
+        for time in times:
+            if not math.isfinite(time):
+                raise InputError(f"push: expected finite times in seconds, got {time}")
+            if time < previous:
+                raise InputError(f"push: time goes backwards, from {previous} s to {time} s")
+            previous = time
+
+    def ask(
+        self,
+        question: str,
+        *,
+        at_s: float | None = None,
+        settings: GenerationSettings | None = None,
+        generation_prefix: str = "",
+    ) -> Answer:
+        """Answer from what has been seen so far, and remember the exchange.
+
+        Args:
+            question: text; it stands after the remembered frames.
+            at_s: when it is asked; the newest frame's time by default.
+            settings: for this answer only.
+            generation_prefix: how the answer is made to begin; not part of `Answer.text`.
+
+        Raises:
+            NoFrameError: nothing has arrived yet, or nothing before `at_s`.
+            InputError: a frame later than `at_s` has already arrived, or the question holds a visual token.
+        """
+        run = self._run(question, at_s, settings, generation_prefix)
+        while True:
+            try:
+                next(run)
+            except StopIteration as end:
+                answer: Answer = end.value
+                return answer
+
+    def stream(
+        self,
+        question: str,
+        *,
+        at_s: float | None = None,
+        settings: GenerationSettings | None = None,
+        generation_prefix: str = "",
+    ) -> Iterator[str]:
+        """Like `ask`, piece by piece. Closing the iterator stops; what was said so far is then the answer."""
+        return self._run(question, at_s, settings, generation_prefix)
+
+    def _run(
+        self, question: str, at_s: float | None, settings: GenerationSettings | None, generation_prefix: str
+    ) -> Generator[str, None, Answer]:
+        with self._answer_lock:
+            prepared = self.prepare(question, at_s=at_s, generation_prefix=generation_prefix)
+            decoder = TextDecoder(self.model.tokenizer)
+            stop_ids = self.model.stop_ids
+            ids = generate_ids(self.model.network, prepared.prompt.embeds_LD, stop_ids, settings or self.settings)
+            try:
+                for token in ids:
+                    piece = "" if token in stop_ids else decoder.push(token)
+                    if piece:
+                        yield piece
+                rest = decoder.finish()
+                if rest:
+                    yield rest
+            except GeneratorExit:
+                self._record(prepared, decoder.text.strip())
+                raise
+            return self._record(prepared, decoder.text.strip())
+
+    def _record(self, prepared: PreparedQuestion, text: str) -> Answer:
+        exchange = Exchange(prepared.question, text, prepared.asked_at_s, prepared.num_frames_seen)
+        with self._state_lock:
+            self._history.append(exchange)
+        return Answer(prepared.question, text, prepared.asked_at_s, prepared.frames)
+
+    def prepare(self, question: str, *, at_s: float | None = None, generation_prefix: str = "") -> PreparedQuestion:
+        """Take a snapshot of memory and dialogue and lay out the prompt, without answering.
+
+        Raises:
+            NoFrameError, InputError: as `ask`.
+        """
+        with self._state_lock:
+            asked_at_s = self._asking_time(at_s)
+            remembered = tuple(self.memory.read())
+            history, num_frames = tuple(self._history), self._num_frames
+        visuals = self._project(remembered)
+        frames = tuple(FrameUse(f.index, f.time_s, f.num_tokens) for f in remembered)
+        turns = _turns(frames, history, question, self._with_times)
+        prompt = build_prompt(
+            self.model,
+            turns,
+            visuals,
+            system_message=self._system_message,
+            generation_prefix=generation_prefix,
+        )
+        return PreparedQuestion(question, asked_at_s, num_frames, frames, prompt)
+
+    def _asking_time(self, at_s: float | None) -> float:
+        if at_s is not None and not (math.isfinite(at_s) and at_s >= 0):
+            raise InputError(f"at_s: expected a time of at least 0 s, got {at_s}")
+        if self._num_frames == 0:
+            when = "" if at_s is None else f" at {at_s} s"
+            raise NoFrameError(f"a question{when} came before the first frame: nothing has been seen yet")
+        if at_s is not None and at_s < self._last_time_s:
+            raise InputError(
+                f"a question at {at_s} s must not see the future, but a frame of {self._last_time_s} s has arrived"
+            )
+        return self._last_time_s if at_s is None else at_s
+
+    def _project(self, frames: Sequence[FrameTokens]) -> list[Tensor]:
+        # A frame keeps its content id until it changes tier: most were projected for an earlier question.
+        projected: dict[int, Tensor] = {}
+        for frame in frames:
+            known = self._projected.get(frame.content_id)
+            projected[frame.content_id] = self.model.project(frame.tokens_CHW) if known is None else known
+        self._projected = projected
+        return list(projected.values())
+
+    def reset(self) -> None:
+        """Forget frames and dialogue (but not the text the session was opened with)."""
+        with self._push_lock, self._answer_lock, self._state_lock:
+            self.memory.reset()
+            self._projected.clear()
+            self._history = list(self._initial_history)
+            self._num_frames, self._last_time_s = 0, -math.inf
+
+    def save(self, path: str | Path) -> None:
+        """Write frames, dialogue and counters to one file, from which `restore` goes on identically."""
+        with self._push_lock, self._answer_lock, self._state_lock:
+            state = SessionState(self._num_frames, self._last_time_s, tuple(self._history))
+            save_state(Path(path), state, self.memory.state_dict())
+
+    def restore(self, path: str | Path) -> None:
+        """Go on from a saved file; what this session held is forgotten.
+
+        Raises:
+            InputError: not such a file, or saved with another kind of memory. The session is unchanged then.
+        """
+        state, tensors = load_state(Path(path))
+        with self._push_lock, self._answer_lock, self._state_lock:
+            self.memory.load_state_dict(tensors)
+            self._projected.clear()
+            self._history = list(state.history)
+            self._num_frames, self._last_time_s = state.num_frames, state.last_time_s
+
+
+def default_memory(model: VideoChatModel) -> PyramidMemoryBank:
+    """The published memory for streaming benchmarks: capacities 2/2/12, with the checkpoint's own intervals."""
+    return PyramidMemoryBank(full_grid=model.config.grid, intervals=tuple(model.config.memory_intervals))
+
+
+def _turns(frames: Sequence[FrameUse], history: Sequence[Exchange], question: str, with_times: bool) -> list[Turn]:
+    """One sequence in time order: before each turn, the remembered frames that had arrived when it was asked."""
+    turns, first = [], 0
+    for exchange in (*history, Exchange(question, "", None, num_frames_seen=1 << 62)):
+        seen = [f for f in frames if first <= f.index < exchange.num_frames_seen]
+        lines = frame_segments(seen, with_times=with_times)
+        turns.append(Turn((*lines, exchange.question), exchange.answer))
+        first = max(first, exchange.num_frames_seen)
+    turns[-1] = Turn(turns[-1].user, None)
+    return turns

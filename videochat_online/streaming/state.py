@@ -1,0 +1,79 @@
+"""A session on disk: one safetensors file with the memory's tensors and the dialogue as JSON metadata."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from videochat_online.errors import InputError
+
+_FORMAT = "videochat_online.session.1"
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A question that was answered.
+
+    Attributes:
+        question: as it was asked.
+        answer: as it was given.
+        asked_at_s: stream time; None for text from before the stream.
+        num_frames_seen: frames that had arrived by then: the turn's place among the frames.
+    """
+
+    question: str
+    answer: str
+    asked_at_s: float | None = None
+    num_frames_seen: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SessionState:
+    """What a session holds beside its memory."""
+
+    num_frames: int
+    last_time_s: float
+    history: tuple[Exchange, ...]
+
+
+def save_state(path: Path, state: SessionState, memory: Mapping[str, Tensor]) -> None:
+    """Write a session; a file that is there already is replaced only by a whole one."""
+    meta = asdict(state)
+    if math.isinf(state.last_time_s):
+        meta["last_time_s"] = None  # JSON has no infinity
+    metadata = {"format": _FORMAT, "session": json.dumps(meta)}
+    partial = path.with_name(f"{path.name}.partial")
+    save_file(
+        {key: tensor.detach().cpu().contiguous() for key, tensor in memory.items()},
+        partial,
+        metadata=metadata,
+    )
+    os.replace(partial, path)
+
+
+def load_state(path: Path) -> tuple[SessionState, dict[str, Tensor]]:
+    """Read a session.
+
+    Raises:
+        InputError: the file is missing, unreadable, or not a saved session.
+    """
+    try:
+        with safe_open(path, framework="pt") as opened:
+            metadata = opened.metadata() or {}
+            tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: expected a saved session, found: {error}") from error
+    if metadata.get("format") != _FORMAT:
+        raise InputError(f"{path}: expected a saved session ({_FORMAT}), found {metadata.get('format')!r}")
+    meta = json.loads(metadata["session"])
+    history = tuple(Exchange(**exchange) for exchange in meta["history"])
+    last_time_s = -math.inf if meta["last_time_s"] is None else float(meta["last_time_s"])
+    return SessionState(int(meta["num_frames"]), last_time_s, history), tensors
