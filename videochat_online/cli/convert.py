@@ -1,0 +1,47 @@
+"""Rewrite a checkpoint in our own layout or in the published one.
+
+    videochat-online convert SRC DST --format native|original
+
+Reads every layout that `chat --model` reads; adapters of a LoRA-wrapped checkpoint are merged.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+from videochat_online.errors import CheckpointError, InputError
+from videochat_online.model import export_original, load_network
+from videochat_online.text import load_tokenizer
+
+logger = logging.getLogger(__name__)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the subcommand."""
+    parser.add_argument("source", type=Path, metavar="SRC", help="model directory")
+    parser.add_argument("destination", type=Path, metavar="DST", help="directory to write; must be new or empty")
+    parser.add_argument("--format", required=True, choices=("native", "original"))
+    parser.add_argument("--tokenizer", type=Path, metavar="DIR", help="take the tokenizer from another directory")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Load strictly, write, say what was written."""
+    destination: Path = options.destination
+    if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
+        raise InputError(f"{destination}: expected a new or empty directory to write to, found something in it")
+    network = load_network(options.source)
+    if options.format == "native":
+        network.save_pretrained(destination)
+    else:
+        export_original(network, destination)
+    try:
+        load_tokenizer(options.tokenizer or options.source).save_pretrained(destination)
+    except CheckpointError as error:
+        if options.tokenizer:
+            raise
+        logger.warning("no tokenizer written: %s", error)
+    num_parameters = sum(parameter.numel() for parameter in network.parameters())
+    print(f"{destination}: {num_parameters:,} parameters in the {options.format} layout")  # noqa: T201
+    return 0

@@ -1,0 +1,121 @@
+"""Show versions, devices, kernels and video decoders; check a model directory.
+
+    videochat-online doctor [--model DIR] [--json]
+
+With --model, everything a session needs is loaded: exit status 2 and one line a problem when something is wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+
+from videochat_online import __version__
+from videochat_online.errors import InputError
+from videochat_online.model import VideoChatModel, load_model
+from videochat_online.video import BACKENDS
+
+PACKAGES = (
+    "torch transformers accelerate deepspeed peft tokenizers safetensors einops av decord torchcodec numpy pillow "
+    "gradio wandb flash-attn liger-kernel bitsandbytes"
+).split()
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the subcommand."""
+    parser.add_argument("--model", metavar="DIR", help="model directory to check")
+    parser.add_argument("--tokenizer", metavar="DIR", help="take the tokenizer from another directory")
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the report; the exit status says whether the model is sound."""
+    report = describe_machine()
+    if options.model:
+        report["model"] = describe_model(options.model, options.tokenizer)
+    print(json.dumps(report, indent=2) if options.json else _readable(report))  # noqa: T201
+    problem = report.get("model", {}).get("problem")
+    if problem:
+        print(f"error: {problem}", file=sys.stderr)  # noqa: T201
+    return 2 if problem else 0
+
+
+def describe_machine() -> dict[str, Any]:
+    """Versions, devices, attention kernels and decoders as found here."""
+    return {
+        "videochat-online": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "devices": _devices(),
+        "kernels": {
+            "attention": "flash_attention_2" if find_spec("flash_attn") and torch.cuda.is_available() else "sdpa",
+            "cuda": torch.version.cuda,
+            "bfloat16": torch.cuda.is_bf16_supported() if torch.cuda.is_available() else "on the CPU",
+        },
+        "video_decoders": {name: _decoder_version(name) for name in BACKENDS},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _decoder_version(backend: str) -> str | None:
+    return _version({"pyav": "av", "auto": "av"}.get(backend, backend))
+
+
+def _devices() -> list[str]:
+    found = [f"cpu ({torch.get_num_threads()} threads)"]
+    for number in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(number)
+        found.append(f"cuda:{number} {properties.name} ({properties.total_memory / 2**30:.0f} GiB)")
+    return found
+
+
+def describe_model(directory: str, tokenizer: str | None = None) -> dict[str, Any]:
+    """Load a model on the CPU in its own precision and say what it is, or what is wrong with it."""
+    try:
+        model = load_model(directory, device="cpu", tokenizer=tokenizer)
+    except InputError as error:
+        return {"path": directory, "problem": str(error)}
+    return {"path": directory, "problem": None} | _facts(model)
+
+
+def _facts(model: VideoChatModel) -> dict[str, Any]:
+    config, network = model.config, model.network
+    parts = {"vision tower": network.vision_tower, "projector": network.projector, "language model": network.language_model}
+    return {
+        "language_model": type(network.language_model).__name__,
+        "template": model.template.name,
+        "image_size": config.image_size,
+        "tokens_per_frame": config.grid[0] * config.grid[1],
+        "memory_intervals": list(config.memory_intervals),
+        "select_layer": config.select_layer,
+        "pixel_shuffle": config.ps_version,
+        "parameters": {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()},
+        "vocabulary": len(model.tokenizer),
+    }
+
+
+def _readable(report: dict[str, Any], indent: str = "") -> str:
+    lines = []
+    for key, value in report.items():
+        if isinstance(value, dict):
+            lines.append(f"{indent}{key}:")
+            lines.append(_readable(value, indent + "  "))
+        elif isinstance(value, list):
+            lines.append(f"{indent}{key}: {', '.join(map(str, value))}")
+        else:
+            lines.append(f"{indent}{key}: {'not installed' if value is None and key != 'problem' else value}")
+    return "\n".join(lines)

@@ -1,0 +1,94 @@
+"""The console script: subcommands, and what becomes of their errors.
+
+Exit status 0: done. 2: the input is wrong, said in one line on stderr. 1: the program failed. 130: interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import NoReturn
+
+from videochat_online import __version__
+from videochat_online.cli import chat, convert, doctor
+from videochat_online.errors import InputError
+
+COMMANDS: dict[str, ModuleType] = {"chat": chat, "convert": convert, "doctor": doctor}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message} (see {self.prog} --help)\n")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line; each subcommand's module adds its own arguments."""
+    parser = _Parser(prog="videochat-online", description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--version", action="version", version=__version__)
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+    for name, module in COMMANDS.items():
+        summary = (module.__doc__ or "").splitlines()[0]
+        sub = subparsers.add_parser(
+            name, help=summary, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        module.add_arguments(sub)
+        sub.add_argument("--debug", action="store_true", help="show tracebacks and debug messages")
+    return parser
+
+
+def normalise_flags(arguments: Sequence[str]) -> list[str]:
+    """`--max-new-tokens` and `--max_new_tokens` are the same flag; values are left alone."""
+    return [
+        "--" + name.replace("-", "_") + equals + value
+        if argument.startswith("--") and len(argument) > 2
+        else argument
+        for argument in arguments
+        for name, equals, value in [argument[2:].partition("=")]
+    ]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a subcommand and return the exit status."""
+    options = build_parser().parse_args(normalise_flags(sys.argv[1:] if arguments is None else arguments))
+    _set_up_logging(options.debug)
+    run: Callable[[argparse.Namespace], int] = COMMANDS[options.command].run
+    try:
+        return run(options)
+    except InputError as error:
+        return _report(error, 2, options.debug)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)  # noqa: T201
+        return 130
+    except BrokenPipeError:
+        # The reader of our output went away (`| head`): nothing is wrong, and nothing more can be said.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:  # the last resort of a command line: no traceback unless asked for
+        return _report(error, 1, options.debug)
+
+
+def _report(error: Exception, status: int, debug: bool) -> int:
+    if debug:
+        logging.getLogger("videochat_online").exception("%s", type(error).__name__)
+    message = " ".join(str(error).split()) or type(error).__name__
+    kind = "error" if status == 2 else f"failed ({type(error).__name__}, --debug shows where)"
+    print(f"{kind}: {message}", file=sys.stderr)  # noqa: T201
+    return status
+
+
+def _set_up_logging(debug: bool) -> None:
+    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, format="%(levelname)s: %(message)s")
+    if not debug:
+        from transformers.utils import logging as transformers_logging
+
+        transformers_logging.set_verbosity_error()
+        if not sys.stderr.isatty():
+            transformers_logging.disable_progress_bar()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,88 @@
+"""Arguments that several subcommands share: which model, which memory, how answers are generated."""
+
+from __future__ import annotations
+
+import argparse
+
+from videochat_online.memory import MEMORY_BANKS, POLICIES, MemoryBank, make_memory
+from videochat_online.model import VideoChatModel, load_model
+from videochat_online.model.loading import DTYPES, QUANTIZATIONS
+from videochat_online.streaming import GenerationSettings
+
+DEFAULTS = GenerationSettings()
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """`--model` and how it is loaded."""
+    group = parser.add_argument_group("model")
+    group.add_argument("--model", required=True, metavar="DIR", help="model directory, or owner/name on the Hub")
+    group.add_argument("--tokenizer", metavar="DIR", help="take the tokenizer from another directory")
+    group.add_argument("--template", metavar="NAME", help="chat template (default: the checkpoint's)")
+    group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N (default: auto)")
+    group.add_argument("--dtype", default="auto", metavar="TYPE", help=f"auto, {', '.join(DTYPES)} (default: auto)")
+    group.add_argument(
+        "--attn_implementation", default="auto", metavar="NAME", help="auto, sdpa, flash_attention_2, eager"
+    )
+    group.add_argument("--quantization", choices=QUANTIZATIONS, help="language model in 8 or 4 bits (bitsandbytes)")
+
+
+def load_model_of(options: argparse.Namespace) -> VideoChatModel:
+    """The model that the arguments name."""
+    return load_model(
+        options.model,
+        device=options.device,
+        dtype=options.dtype,
+        attn_implementation=options.attn_implementation,
+        quantization=options.quantization,
+        tokenizer=options.tokenizer,
+        template=options.template,
+    )
+
+
+def add_memory_arguments(parser: argparse.ArgumentParser) -> None:
+    """`--memory` and its options."""
+    group = parser.add_argument_group("memory")
+    group.add_argument(
+        "--memory", default="pyramid", metavar="NAME", help=f"{', '.join(MEMORY_BANKS)} (default: pyramid)"
+    )
+    group.add_argument(
+        "--capacities", type=int, nargs="+", metavar="N", help="pyramid: frames of each tier, largest frames first"
+    )
+    group.add_argument("--policy", metavar="NAME", help=f"pyramid: {' or '.join(POLICIES)} (default: reference)")
+    group.add_argument("--num_frames", type=int, metavar="N", help="window, uniform: frames kept")
+
+
+def memory_of(options: argparse.Namespace, model: VideoChatModel) -> MemoryBank:
+    """The memory that the arguments name, for frames of this model."""
+    intervals = tuple(model.config.memory_intervals) if options.memory in ("pyramid", "keep_all") else None
+    return make_memory(
+        options.memory,
+        full_grid=model.config.grid,
+        intervals=intervals,
+        capacities=options.capacities,
+        policy=options.policy,
+        num_frames=options.num_frames,
+    )
+
+
+def add_generation_arguments(parser: argparse.ArgumentParser) -> None:
+    """How an answer is generated; the defaults are those of `GenerationSettings`."""
+    group = parser.add_argument_group("answers")
+    group.add_argument("--max_new_tokens", type=int, default=DEFAULTS.max_new_tokens, metavar="N")
+    group.add_argument("--temperature", type=float, default=DEFAULTS.temperature, metavar="X", help="0: greedy")
+    group.add_argument("--top_p", type=float, default=DEFAULTS.top_p, metavar="X")
+    group.add_argument("--top_k", type=int, default=DEFAULTS.top_k, metavar="N")
+    group.add_argument("--repetition_penalty", type=float, default=DEFAULTS.repetition_penalty, metavar="X")
+    group.add_argument("--seed", type=int, metavar="N", help="of the draws, when the temperature is above 0")
+
+
+def settings_of(options: argparse.Namespace) -> GenerationSettings:
+    """The generation settings that the arguments name."""
+    return GenerationSettings(
+        max_new_tokens=options.max_new_tokens,
+        temperature=options.temperature,
+        top_p=options.top_p,
+        top_k=options.top_k,
+        repetition_penalty=options.repetition_penalty,
+        seed=options.seed,
+    )
