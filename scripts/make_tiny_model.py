@@ -1,0 +1,95 @@
+#!/usr/bin/env python
+"""Make a tiny model with random weights: every part of the real one, in two megabytes and without a download.
+
+    python scripts/make_tiny_model.py DIR [--llm phi3|qwen2|qwen3|llama] [--image_size 112] [--seed 0]
+
+For tests and for trying the commands. It has learned nothing: its answers are noise, but the same for a seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from tiny_tokenizer import build_tiny_tokenizer
+
+from videochat_online.model import VideoChatOnlineConfig, VideoChatOnlineForConditionalGeneration
+
+LLMS = ("phi3", "qwen2", "qwen3", "llama")
+# Long enough that a session with the default memory stays below it, short enough that a test crosses it.
+ORIGINAL_MAX_POSITIONS = 4096
+NUM_HEADS, HEAD_DIM, WIDTH = 4, 16, 64
+
+
+def tiny_config(llm: str, vocab_size: int, image_size: int) -> VideoChatOnlineConfig:
+    """Two layers each of InternViT and of the language model, 64 wide."""
+    text: dict[str, Any] = {
+        "model_type": llm,
+        "vocab_size": vocab_size,
+        "hidden_size": WIDTH,
+        "intermediate_size": 2 * WIDTH,
+        "num_hidden_layers": 2,
+        "num_attention_heads": NUM_HEADS,
+        "num_key_value_heads": NUM_HEADS if llm == "phi3" else NUM_HEADS // 2,
+        "max_position_embeddings": 32 * ORIGINAL_MAX_POSITIONS,
+        "pad_token_id": 0,
+        "tie_word_embeddings": False,
+    }
+    if llm == "phi3":
+        text["original_max_position_embeddings"] = ORIGINAL_MAX_POSITIONS
+        text["rope_parameters"] = {
+            "rope_type": "longrope",
+            "rope_theta": 10000.0,
+            "factor": 32.0,
+            "original_max_position_embeddings": ORIGINAL_MAX_POSITIONS,
+            "short_factor": [1.0 + 0.05 * i for i in range(HEAD_DIM // 2)],
+            "long_factor": [1.1 + 2.3 * i for i in range(HEAD_DIM // 2)],
+        }
+    if llm == "qwen3":
+        text["head_dim"] = HEAD_DIM
+    vision = {
+        "model_type": "internvl_vision",
+        "hidden_size": WIDTH,
+        "intermediate_size": 2 * WIDTH,
+        "num_hidden_layers": 2,
+        "num_attention_heads": NUM_HEADS,
+        "attention_bias": True,
+        "image_size": image_size,
+        "patch_size": 14,
+    }
+    return VideoChatOnlineConfig(text_config=text, vision_config=vision, image_size=image_size, dtype="float32")
+
+
+def make_tiny_model(directory: Path, llm: str = "phi3", image_size: int = 112, seed: int = 0) -> None:
+    """Write a checkpoint in our own layout with its tokenizer; the same bytes for the same arguments."""
+    tokenizer = build_tiny_tokenizer()
+    torch.manual_seed(seed)
+    config = tiny_config(llm, len(tokenizer), image_size)
+    network = VideoChatOnlineForConditionalGeneration(config)
+    with torch.no_grad():
+        # Fresh initialisation hides faults: position and class embeddings start at zero, norms at one.
+        for parameter in network.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    network.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+
+
+def main() -> int:
+    """Parse the command line and write the model."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("--llm", choices=LLMS, default="phi3")
+    parser.add_argument("--image_size", type=int, default=112, help="pixels; a multiple of 56 keeps three tiers")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    make_tiny_model(options.directory, options.llm, options.image_size, options.seed)
+    size = sum(file.stat().st_size for file in options.directory.iterdir())
+    print(f"{options.directory}: tiny {options.llm} model, {size / 1e6:.1f} MB, random weights")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
