@@ -1,0 +1,63 @@
+"""A small tokenizer for tiny test models: Phi-3's chat markers, the image tokens, bytes for all other text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+from videochat_online.constants import SPECIAL_TOKENS
+
+MARKERS = ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
+SEQUENCE_TOKENS = ("<unk>", "<s>", "</s>", "<|endoftext|>")
+
+_TEXT = """Frame1 at 0.0s: Frame2 at 0.5s: Frame12 at 11.5s: Frame3: Frame45: Question at 12.0s: Options:
+(A) yes (B) no (C) the red square (D) the blue circle Answer: Best option:(
+What is the person doing now? What just happened? How many times? Where is the ball?
+Only give the best option. Carefully watch the video and pay attention to the cause and sequence of events,
+the detail and movement of objects, and the action and pose of persons. Based on your observations, select
+the best option that accurately addresses the question.
+A man in a blue shirt is cooking soup in a kitchen. The dog runs away from the red ball to the left.
+"""
+
+
+def build_tiny_tokenizer(texts: Iterable[str] = (), vocab_size: int = 600) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE on a built-in text and on `texts`.
+
+    The same arguments always give the same tokenizer. Any text can be encoded; each text starts with <s>. The
+    chat markers swallow a line break that follows them, as Phi-3's do.
+
+    Args:
+        texts: more text to learn words from.
+        vocab_size: of the whole, added tokens included; fewer where the texts hold too few words.
+
+    Raises:
+        ValueError: `vocab_size` leaves no room for the 256 bytes.
+    """
+    added = [*SEQUENCE_TOKENS, *MARKERS, *SPECIAL_TOKENS]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    if vocab_size < len(added) + len(alphabet):
+        raise ValueError(f"vocab_size: expected at least {len(added) + len(alphabet)}, found {vocab_size}")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - len(added), initial_alphabet=alphabet, special_tokens=[], show_progress=False
+    )
+    tokenizer.train_from_iterator([_TEXT, *texts], trainer)
+    tokenizer.add_special_tokens(
+        [AddedToken(token, rstrip=token in MARKERS, normalized=False, special=True) for token in added]
+    )
+    bos = ("<s>", tokenizer.token_to_id("<s>"))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", pair="<s> $A <s> $B", special_tokens=[bos]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="<|endoftext|>",
+        pad_token="<|endoftext|>",
+        unk_token="<unk>",
+        clean_up_tokenization_spaces=False,
+    )

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import pytest
+
+from videochat_online.errors import InputError
+from videochat_online.text import TEMPLATES, get_template
+from videochat_online.text.questions import (
+    OVBENCH_SYSTEM_MESSAGE,
+    letter_question,
+    multiple_choice_question,
+    option_index,
+    option_line,
+    option_text,
+    ovbench_question,
+)
+from videochat_online.text.templates import display_text
+from videochat_online.types import Turn, Visual
+
+TURNS = (Turn(("q1",), "a1"), Turn(("q2",)))
+
+
+def rendered(name: str, turns: tuple[Turn, ...] = TURNS, **arguments: str) -> str:
+    return display_text(get_template(name).render(turns, **{"system_message": "S", **arguments}))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        (
+            "phi3-chat",
+            "<|system|>\nS<|end|><|user|>\nq1<|end|><|assistant|>\na1<|end|><|user|>\nq2<|end|><|assistant|>\n",
+        ),
+        (
+            "internlm2-chat",
+            "<|im_start|>system\nS<|im_end|><|im_start|>user\nq1<|im_end|><|im_start|>assistant\na1<|im_end|>"
+            "<|im_start|>user\nq2<|im_end|><|im_start|>assistant\n",
+        ),
+        (
+            "Hermes-2",
+            "<|im_start|>system\nS<|im_end|><|im_start|>user\nq1<|im_end|><|im_start|>assistant\na1<|im_end|>"
+            "<|im_start|>user\nq2<|im_end|><|im_start|>assistant\n",
+        ),
+        (
+            "internvl2_5",
+            "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nq1<|im_end|>\n<|im_start|>assistant\na1<|im_end|>\n"
+            "<|im_start|>user\nq2<|im_end|>\n<|im_start|>assistant\n",
+        ),
+        ("internvl_zh", "S <human>: q1 <bot>: a1</s><human>: q2 <bot>:"),
+    ],
+)
+def test_wording(name: str, expected: str) -> None:
+    assert rendered(name) == expected
+
+
+def test_every_template_is_found_under_its_name() -> None:
+    assert [get_template(name).name for name in TEMPLATES] == list(TEMPLATES)
+
+
+def test_unknown_template_lists_the_valid_ones() -> None:
+    with pytest.raises(InputError, match=r"'vicuna'.*Hermes-2.*internvl2_5.*phi3-chat"):
+        get_template("vicuna")
+
+
+def test_system_message_default_and_empty() -> None:
+    template = get_template("phi3-chat")
+    assert "InternVL" in display_text(template.render(TURNS))
+    assert rendered("phi3-chat", system_message="").startswith("<|system|>\n<|end|><|user|>")
+
+
+def test_last_reply_closes_the_prompt() -> None:
+    assert rendered("phi3-chat", (Turn(("q",), "a"),)).endswith("<|assistant|>\na<|end|>")
+    assert rendered("internvl2_5", (Turn(("q",), ""),)).endswith("assistant\n<|im_end|>\n"), "an empty reply is one"
+
+
+def test_generation_prefix_follows_the_opening() -> None:
+    assert rendered("phi3-chat", generation_prefix="Best option:(").endswith("<|assistant|>\nBest option:(")
+
+
+@pytest.mark.parametrize("name", sorted(TEMPLATES))
+def test_only_replies_and_their_ends_are_supervised(name: str) -> None:
+    template = get_template(name)
+    pieces = template.render((Turn(("q1", Visual(4)), "a1"), Turn(("q2",), "a2")))
+    supervised = [piece.segment for piece in pieces if piece.supervised]
+    assert supervised == [f"{template.reply_prefix}a{number}{template.reply_end}" for number in (1, 2)]
+
+
+def test_display_text_counts_visual_tokens() -> None:
+    text = rendered("phi3-chat", (Turn(("x", Visual(256), "y", Visual(16))),))
+    assert "x<img><IMG_CONTEXT>*256</img>y<img><IMG_CONTEXT>*16</img><|end|>" in text
+
+
+@pytest.mark.parametrize(
+    ("turns", "arguments", "message"),
+    [
+        ((), {}, "at least one turn"),
+        ((Turn(("q",)), Turn(("q",), "a")), {}, r"turn 1 of 2: expected a reply"),
+        ((Turn(("q",), "a"),), {"generation_prefix": "B"}, r"prefix 'B'.*found 'a'"),
+    ],
+)
+def test_turns_out_of_order(turns: tuple[Turn, ...], arguments: dict[str, str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        get_template("phi3-chat").render(turns, **arguments)
+
+
+OPTIONS = ("walking (left)", " two blanks", "")
+
+
+def test_question_texts() -> None:
+    lines = "(A) walking (left)\n(B)  two blanks\n(C)"
+    assert ovbench_question("What?", OPTIONS, asked_at_s=12.5) == f"Question at 12.5s: What?\nOptions:\n{lines}"
+    assert multiple_choice_question("What?", OPTIONS) == f"Question: What?\n{lines}"
+    assert letter_question("Is it?", ["Yes", "No"]) == (
+        "Is it?\nA. Yes\nB. No\nAnswer with the option's letter from the given choices directly."
+    )
+    assert OVBENCH_SYSTEM_MESSAGE.endswith("addresses the question.\n")
+
+
+def test_options() -> None:
+    assert option_text("B.  two blanks") == " two blanks"
+    assert option_line(1, "x") == "(B) x"
+    assert option_index(["red", "blue"], "blue") == 1
+    with pytest.raises(InputError, match=r"'D\)x'"):
+        option_text("D)x")
+    with pytest.raises(InputError, match="'green'.*'red'"):
+        option_index(["red", "blue"], "green")
+    with pytest.raises(InputError, match="option number 27"):
+        multiple_choice_question("q", ["x"] * 27)

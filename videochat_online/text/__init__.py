@@ -1,0 +1,41 @@
+"""Text: chat templates, tokenisers, and the one layout of a prompt."""
+
+from videochat_online.text.prompt import (
+    PromptLayout,
+    frame_segments,
+    layout_prompt,
+    split_placeholders,
+    truncate_layout,
+)
+from videochat_online.text.sentencepiece_tokenizer import SentencePieceTokenizer
+from videochat_online.text.templates import TEMPLATES, ChatTemplate, get_template
+from videochat_online.text.tokenizer import (
+    SpecialIds,
+    add_special_tokens,
+    decode_reply,
+    encode_with_offsets,
+    end_token_id,
+    load_tokenizer,
+    special_ids,
+    token_id,
+)
+
+__all__ = [
+    "TEMPLATES",
+    "ChatTemplate",
+    "PromptLayout",
+    "SentencePieceTokenizer",
+    "SpecialIds",
+    "add_special_tokens",
+    "decode_reply",
+    "encode_with_offsets",
+    "end_token_id",
+    "frame_segments",
+    "get_template",
+    "layout_prompt",
+    "load_tokenizer",
+    "special_ids",
+    "split_placeholders",
+    "token_id",
+    "truncate_layout",
+]

@@ -1,0 +1,210 @@
+"""The prompt layout: turns and token counts -> ids, labels and the place of every visual token.
+
+The one function for training, streaming and evaluation. Knows the template and the tokenizer; knows nothing
+of pixels, memories or models.
+
+The prompt is tokenised once, as one string, because the ids of a text depend on its neighbours. A picture is
+a run of up to 256 (with tiles: thousands of) equal tokens; only one of them is in the string, and its id is
+repeated afterwards. The result is the same, since a special token is encoded on its own, and the time does
+not grow with the visual tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from transformers import PreTrainedTokenizerBase
+
+from videochat_online.constants import (
+    IGNORE_INDEX,
+    IMAGE_CONTEXT_TOKEN,
+    IMAGE_END_TOKEN,
+    IMAGE_PLACEHOLDER,
+    IMAGE_START_TOKEN,
+)
+from videochat_online.errors import InputError
+from videochat_online.text.sentencepiece_tokenizer import Span
+from videochat_online.text.templates import ChatTemplate, Piece, display_text
+from videochat_online.text.tokenizer import encode_with_offsets, end_token_id, special_ids
+from videochat_online.types import FrameUse, Segment, Turn, Visual
+
+_PICTURE = IMAGE_START_TOKEN + IMAGE_CONTEXT_TOKEN + IMAGE_END_TOKEN
+
+
+@dataclass(frozen=True, slots=True)
+class PromptLayout:
+    """A tokenised dialogue.
+
+    Attributes:
+        input_ids: the whole prompt, bos included where the tokenizer adds one.
+        labels: as long as `input_ids`; the id itself where the model is to write it (replies and their end
+            tokens), IGNORE_INDEX elsewhere. Not shifted.
+        visual_spans: [start, stop) of the visual tokens of each picture or frame, in order.
+        text: the prompt for people; visual tokens are written `<IMG_CONTEXT>*256`.
+    """
+
+    input_ids: tuple[int, ...]
+    labels: tuple[int, ...]
+    visual_spans: tuple[Span, ...]
+    text: str
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+    @property
+    def num_supervised(self) -> int:
+        """Tokens that count in the loss."""
+        return sum(label != IGNORE_INDEX for label in self.labels)
+
+    @property
+    def num_visual_tokens(self) -> int:
+        """Visual tokens of all pictures and frames."""
+        return sum(stop - start for start, stop in self.visual_spans)
+
+
+def layout_prompt(
+    turns: Sequence[Turn],
+    *,
+    tokenizer: PreTrainedTokenizerBase,
+    template: ChatTemplate,
+    system_message: str | None = None,
+    generation_prefix: str = "",
+) -> PromptLayout:
+    """Lay out a dialogue as the model sees it.
+
+    Every reply and its end token are supervised, in every turn; nothing else is. A token that begins before a
+    reply does not count, since at inference the model is given it.
+
+    Args:
+        turns: in order. A last turn with `assistant=None` opens generation.
+        tokenizer: of `load_tokenizer`, with the special tokens of pictures.
+        template: the checkpoint's chat template.
+        system_message: None takes the template's own.
+        generation_prefix: words that the generated reply begins with, such as "Best option:(".
+
+    Raises:
+        InputError: turns out of order; a text holds <img>, </img> or <IMG_CONTEXT>; a picture without tokens;
+            the template's end token is not in the vocabulary; the tokenizer splits the image tokens.
+        CheckpointError: the tokenizer lacks the image tokens.
+    """
+    end_token_id(tokenizer, template)
+    pieces = template.render(turns, system_message=system_message, generation_prefix=generation_prefix)
+    counts = [piece.segment.num_tokens for piece in pieces if isinstance(piece.segment, Visual)]
+    for number, count in enumerate(counts, start=1):
+        if count < 1:
+            raise InputError(f"picture {number}: expected at least one visual token, found {count}")
+    text, replies = _tokenizer_text(pieces)
+    _check_image_tokens(text, len(counts))
+    ids, offsets = encode_with_offsets(tokenizer, text)
+    labels = _labels(ids, offsets, replies)
+    return _expand(ids, labels, counts, special_ids(tokenizer).image_context, display_text(pieces))
+
+
+def _tokenizer_text(pieces: Sequence[Piece]) -> tuple[str, list[Span]]:
+    """The prompt with one visual token a picture, and the [start, stop) of the supervised texts in it."""
+    text, replies = "", list[Span]()
+    for piece in pieces:
+        part = _PICTURE if isinstance(piece.segment, Visual) else piece.segment
+        if piece.supervised:
+            replies.append((len(text), len(text) + len(part)))
+        text += part
+    return text, replies
+
+
+def _check_image_tokens(text: str, num_pictures: int) -> None:
+    for token in (IMAGE_START_TOKEN, IMAGE_CONTEXT_TOKEN, IMAGE_END_TOKEN):
+        if text.count(token) != num_pictures:
+            raise InputError(
+                f"text of the prompt contains {token!r}, which is reserved for pictures: expected"
+                f" {num_pictures}, one for each picture, found {text.count(token)}"
+            )
+
+
+def _labels(ids: Sequence[int], offsets: Sequence[Span], replies: Sequence[Span]) -> list[int]:
+    labels = [IGNORE_INDEX] * len(ids)
+    remaining = iter(replies)
+    reply = next(remaining, None)
+    for place, (start, _) in enumerate(offsets):
+        while reply is not None and start >= reply[1]:
+            reply = next(remaining, None)
+        # Only the start decides: the stop of an end token may lie beyond a line break that it swallows.
+        if reply is not None and start >= reply[0]:
+            labels[place] = ids[place]
+    return labels
+
+
+def _expand(ids: Sequence[int], labels: Sequence[int], counts: Sequence[int], context: int, text: str) -> PromptLayout:
+    """Repeat the one visual token of each picture as often as the picture has tokens."""
+    num_found = sum(index == context for index in ids)
+    if num_found != len(counts):
+        raise InputError(
+            f"prompt: expected {len(counts)} times {IMAGE_CONTEXT_TOKEN}, one for each picture, found"
+            f" {num_found} among the ids; the tokenizer does not keep the token whole"
+        )
+    all_ids, all_labels, spans = list[int](), list[int](), list[Span]()
+    remaining = iter(counts)
+    for index, label in zip(ids, labels, strict=True):
+        count = next(remaining) if index == context else 1
+        if index == context:
+            spans.append((len(all_ids), len(all_ids) + count))
+        all_ids += [index] * count
+        all_labels += [label] * count
+    return PromptLayout(tuple(all_ids), tuple(all_labels), tuple(spans), text)
+
+
+def truncate_layout(layout: PromptLayout, max_length: int) -> PromptLayout:
+    """Cut a layout for training to at most `max_length` tokens.
+
+    Only the end of the text is ever cut. Where that would take visual tokens, or everything that is
+    supervised, there is nothing left to learn from: an InputError, which data loading counts and reports.
+    (The reference cuts blindly; such rows then train on nothing, or lose the frames' places.)
+
+    Raises:
+        InputError: names the length, the limit and what would be lost.
+    """
+    if len(layout) <= max_length:
+        return layout
+    limit = f"prompt of {len(layout)} tokens: expected at most {max_length}"
+    num_cut = sum(stop > max_length for _, stop in layout.visual_spans)
+    if num_cut:
+        raise InputError(f"{limit}; a cut would take tokens of {num_cut} of {len(layout.visual_spans)} pictures")
+    cut = replace(layout, input_ids=layout.input_ids[:max_length], labels=layout.labels[:max_length])
+    if not cut.num_supervised:
+        raise InputError(f"{limit}; a cut would leave none of {layout.num_supervised} supervised tokens")
+    return cut
+
+
+def split_placeholders(text: str, num_tokens: Sequence[int]) -> tuple[Segment, ...]:
+    """Text of a data row -> text and pictures.
+
+    Args:
+        text: with one `<image>` for each picture.
+        num_tokens: visual tokens of each picture, in order.
+
+    Raises:
+        InputError: the two numbers differ.
+    """
+    texts = text.split(IMAGE_PLACEHOLDER)
+    if len(texts) - 1 != len(num_tokens):
+        raise InputError(
+            f"text with placeholders: expected {len(num_tokens)} times {IMAGE_PLACEHOLDER}, one for each"
+            f" picture, found {len(texts) - 1}"
+        )
+    segments: list[Segment] = [texts[0]]
+    for count, part in zip(num_tokens, texts[1:], strict=True):
+        segments += [Visual(count), part]
+    return tuple(segment for segment in segments if segment != "")
+
+
+def frame_segments(frames: Iterable[FrameUse], *, with_times: bool) -> tuple[Segment, ...]:
+    """The lines that stand before a question: `Frame3 at 1.0s: <image>`, or `Frame3: <image>`.
+
+    Frames are numbered by their index in the stream, from 1; times have one decimal. Each line ends in a
+    newline.
+    """
+    segments: list[Segment] = []
+    for frame in frames:
+        time = f" at {frame.time_s:.1f}s" if with_times else ""
+        segments += [f"Frame{frame.index + 1}{time}: ", Visual(frame.num_tokens), "\n"]
+    return tuple(segments)

@@ -1,0 +1,280 @@
+"""The sentencepiece tokenizer that the published Phi-3, Llama and InternLM2 checkpoints were trained with.
+
+They were trained with transformers' pure-Python `LlamaTokenizer`, which transformers 5 no longer has: its
+rebuilt tokenizer gives other ids around chat markers (no lone "▁" after <s>) and for text that starts with a
+blank. Here the sentencepiece library itself encodes the text between added tokens, so that any model file
+works; this module owns what happens around those pieces of text:
+
+* `legacy=False` (Phi-3): the whole text gets one "▁" in front, and the parts after an added token get none.
+  The first "▁" is taken away again where a *special* token follows it at once. "Special" are the named tokens
+  (bos, eos, unk, pad) and the additional ones; Phi-3's chat markers are added tokens but not special.
+* `legacy=True` (InternLM2, old Llama): each part is encoded as the model file says, as a rule with a "▁" in
+  front.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, cast
+
+import sentencepiece
+from sentencepiece import sentencepiece_model_pb2, sentencepiece_pb2
+from transformers import PreTrainedTokenizer
+
+BLANK = "▁"
+"""How sentencepiece writes a space."""
+
+# Generated modules: their classes are not visible to a type checker.
+_MODEL_PROTO: Any = sentencepiece_model_pb2.ModelProto  # type: ignore[attr-defined]
+_TEXT_PROTO: Any = sentencepiece_pb2.SentencePieceText  # type: ignore[attr-defined]
+
+Span = tuple[int, int]
+
+
+class SentencePieceTokenizer(PreTrainedTokenizer):
+    """Reads and writes the original files: `tokenizer.model` and a `LlamaTokenizer` configuration.
+
+    Besides the usual interface of transformers, `encode_with_offsets` gives the place of each token.
+
+    Args:
+        vocab_file: path of the sentencepiece model.
+        legacy: see the module's docstring.
+        add_bos_token: start each text with <s>.
+        add_eos_token: end each text with the end-of-sequence token.
+        **kwargs: special tokens and the like, as for any tokenizer.
+    """
+
+    vocab_files_names = {"vocab_file": "tokenizer.model"}
+    model_input_names = ["input_ids", "attention_mask"]
+
+    def __init__(
+        self,
+        vocab_file: str,
+        *,
+        legacy: bool = True,
+        add_bos_token: bool = True,
+        add_eos_token: bool = False,
+        unk_token: Any = "<unk>",
+        bos_token: Any = "<s>",
+        eos_token: Any = "</s>",
+        **kwargs: Any,
+    ) -> None:
+        # The base class asks for the vocabulary while it is being set up.
+        self._model_bytes = Path(vocab_file).read_bytes()
+        self.vocab_file = vocab_file
+        self.legacy = legacy
+        self.add_bos_token = add_bos_token
+        self.add_eos_token = add_eos_token
+        super().__init__(
+            vocab_file=vocab_file,
+            legacy=legacy,
+            unk_token=unk_token,
+            bos_token=bos_token,
+            eos_token=eos_token,
+            **kwargs,
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Data loader workers get a copy; the processor is a C++ object and is rebuilt from the model's bytes.
+        return {key: value for key, value in self.__dict__.items() if key != "_processor"}
+
+    @cached_property
+    def _processor(self) -> sentencepiece.SentencePieceProcessor:
+        model = _MODEL_PROTO.FromString(self._model_bytes)
+        if not self.legacy:
+            # The one "▁" in front of the whole text is put there by `_parts`.
+            model.normalizer_spec.add_dummy_prefix = False
+        processor = sentencepiece.SentencePieceProcessor()
+        processor.LoadFromSerializedProto(model.SerializeToString())
+        return processor
+
+    @property
+    def vocab_size(self) -> int:
+        """Pieces of the sentencepiece model, without added tokens."""
+        return int(self._processor.get_piece_size())
+
+    def get_vocab(self) -> dict[str, int]:
+        """All tokens, added ones included, and their ids."""
+        vocab = {self._processor.id_to_piece(index): index for index in range(self.vocab_size)}
+        vocab.update(self.added_tokens_encoder)
+        return vocab
+
+    def _convert_token_to_id(self, token: str) -> int:
+        return int(self._processor.piece_to_id(token))
+
+    def _convert_id_to_token(self, index: int) -> str:
+        return str(self._processor.id_to_piece(index))
+
+    def tokenize(self, text: str, **kwargs: Any) -> list[str]:
+        """Split a text into tokens; what transformers calls for each text it encodes."""
+        return [token for token, _ in self._tokens(text)]
+
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[Span]]:
+        """Ids of a text, bos included, and for each the [start, stop) of its characters in the text.
+
+        A token without characters of its own (bos, the "▁" in front of the text, all but the last byte of a
+        character that is spelled in bytes) has start == stop.
+        """
+        found = list(self._tokens(text))
+        plain = cast(list[int], self.convert_tokens_to_ids([token for token, _ in found]))
+        ids = self.build_inputs_with_special_tokens(plain)
+        before = [(0, 0)] * self.add_bos_token
+        after = [(len(text), len(text))] * self.add_eos_token
+        return ids, before + [span for _, span in found] + after
+
+    def build_inputs_with_special_tokens(
+        self, token_ids_0: list[int], token_ids_1: list[int] | None = None
+    ) -> list[int]:
+        """Put bos and eos around the ids of one text, or of each text of a pair."""
+        bos = [self.bos_token_id] if self.add_bos_token else []
+        eos = [self.eos_token_id] if self.add_eos_token else []
+        ids = bos + list(token_ids_0) + eos
+        return ids if token_ids_1 is None else ids + bos + list(token_ids_1) + eos
+
+    def get_special_tokens_mask(
+        self,
+        token_ids_0: list[int],
+        token_ids_1: list[int] | None = None,
+        already_has_special_tokens: bool = False,
+    ) -> list[int]:
+        """1 for bos and eos put around the texts, 0 for the texts' own tokens."""
+        if already_has_special_tokens:
+            special = set(self.all_special_ids)
+            return [int(index in special) for index in token_ids_0]
+        bos, eos = [1] * self.add_bos_token, [1] * self.add_eos_token
+        mask = bos + [0] * len(token_ids_0) + eos
+        return mask if token_ids_1 is None else mask + bos + [0] * len(token_ids_1) + eos
+
+    def _tokens(self, text: str) -> Iterator[tuple[str, Span]]:
+        """Tokens of a text and their places in it."""
+        if not text:
+            return
+        shift = 0
+        if not self.legacy:
+            text = BLANK + text.replace(BLANK, " ")
+            shift = 1
+        tokens = [
+            (token, (max(0, start + first - shift), max(0, start + last - shift)))
+            for start, part, is_added in self._parts(text)
+            for token, (first, last) in (((part, (0, len(part))),) if is_added else self._encode_part(part))
+        ]
+        if shift and len(tokens) > 1 and tokens[0][0] == BLANK and tokens[1][0] in self.all_special_tokens:
+            del tokens[0]
+        yield from tokens
+
+    def _parts(self, text: str) -> Iterator[tuple[int, str, bool]]:
+        """Cut a text at its added tokens: (start, part, is it an added token), without empty parts."""
+        added = {str(token): token for token in self.added_tokens_decoder.values()}
+        # The longest alternative comes first: of two tokens that start at one place the longer one is meant.
+        pattern = re.compile("|".join(re.escape(token) for token in sorted(added, key=len, reverse=True)))
+        swallow_left = False
+        position = 0
+        for match in [*pattern.finditer(text), None]:
+            stop = len(text) if match is None else match.start()
+            part, start = text[position:stop], position
+            if swallow_left:
+                part = part.lstrip()
+                start = stop - len(part)
+            if match is not None and added[match.group()].lstrip:
+                part = part.rstrip()
+            if part:
+                yield start, part, False
+            if match is not None:
+                yield match.start(), match.group(), True
+                swallow_left = added[match.group()].rstrip
+                position = match.end()
+
+    def _encode_part(self, part: str) -> list[tuple[str, Span]]:
+        """Encode a text without added tokens by sentencepiece."""
+        if self.legacy or not part.startswith((BLANK, " ")):
+            return self._pieces(part)
+        # A model that trims blanks would lose those in front; behind "<unk>" they are safe.
+        guard = str(self.unk_token)
+        num_guard = len(self._pieces(guard))
+        pieces = self._pieces(guard + part)
+        cut = len(guard)
+        return [(piece, (max(0, first - cut), max(0, last - cut))) for piece, (first, last) in pieces[num_guard:]]
+
+    def _pieces(self, text: str) -> list[tuple[str, Span]]:
+        encoded = self._processor.encode(text, out_type="serialized_proto")
+        pieces = _TEXT_PROTO.FromString(encoded).pieces
+        if text.isascii():
+            return [(piece.piece, (piece.begin, piece.end)) for piece in pieces]
+        # sentencepiece counts bytes of UTF-8; `ends[i]` is where character i stops.
+        ends = list(accumulate(len(character.encode("utf-8")) for character in text))
+        place = {0: 0} | {stop: index for index, stop in enumerate(ends, start=1)}
+        return [(piece.piece, (place[piece.begin], place[piece.end])) for piece in pieces]
+
+    def convert_tokens_to_string(self, tokens: list[str]) -> str:
+        """Join tokens to text; the "▁" in front, put there by encoding, is dropped."""
+        special = set(self.all_special_tokens)
+        text, run = "", list[str]()
+        for index, token in enumerate(tokens):
+            if token not in special:
+                run.append(token.removeprefix(BLANK) if index == 0 else token)
+                continue
+            if self.legacy and index and tokens[index - 1] not in special:
+                text += " "
+            text += self._processor.decode(run) + token
+            run = []
+        return text + str(self._processor.decode(run))
+
+    def _decode(
+        self,
+        token_ids: int | Sequence[int],
+        skip_special_tokens: bool = False,
+        clean_up_tokenization_spaces: bool | None = None,
+        spaces_between_special_tokens: bool = True,
+        **kwargs: Any,
+    ) -> str:
+        """Text of ids, as the original tokenizer wrote it: added tokens that remain stand between blanks."""
+        ids = [token_ids] if isinstance(token_ids, int) else list(token_ids)
+        special, extra = set(self.all_special_tokens), set(map(str, self.extra_special_tokens))
+        apart = {
+            token
+            for token, index in self.added_tokens_encoder.items()
+            if token not in special or (token in extra and index >= self.vocab_size)
+        }
+        texts, run = list[str](), list[str]()
+        for token in [*self.convert_ids_to_tokens(ids, skip_special_tokens=skip_special_tokens), None]:
+            if token is not None and token not in apart:
+                run.append(token)
+                continue
+            texts.append(self.convert_tokens_to_string(run))
+            run = []
+            if token is not None:
+                texts.append(token)
+        text = (" " if spaces_between_special_tokens else "").join(filter(None, texts))
+        clean = (
+            self.clean_up_tokenization_spaces if clean_up_tokenization_spaces is None else clean_up_tokenization_spaces
+        )
+        return str(self.clean_up_tokenization(text)) if clean else text
+
+    def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str, ...]:
+        """Write `tokenizer.model` as it was read."""
+        prefix = f"{filename_prefix}-" if filename_prefix else ""
+        path = Path(save_directory) / (prefix + self.vocab_files_names["vocab_file"])
+        path.write_bytes(self._model_bytes)
+        return (str(path),)
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> tuple[str, ...]:
+        """Write a directory in the original layout, which other programs read as a `LlamaTokenizer` too."""
+        files = tuple(super().save_pretrained(save_directory, *args, **kwargs))
+        prefix = f"{kwargs['filename_prefix']}-" if kwargs.get("filename_prefix") else ""
+        path = Path(save_directory) / f"{prefix}tokenizer_config.json"
+        config = json.loads(path.read_text(encoding="utf-8"))
+        config.pop("auto_map", None)
+        config.update(
+            tokenizer_class="LlamaTokenizer",
+            legacy=self.legacy,
+            add_bos_token=self.add_bos_token,
+            add_eos_token=self.add_eos_token,
+            additional_special_tokens=[str(token) for token in self.extra_special_tokens],
+        )
+        path.write_text(json.dumps(config, indent=2, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
+        return files

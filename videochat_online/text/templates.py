@@ -1,0 +1,178 @@
+"""Chat templates: the strings around each side of a dialogue.
+
+Owns the exact wording that each family of checkpoints was trained with. Knows nothing of tokens: it turns
+turns into pieces of text and pictures, and says which pieces a model is trained to write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from videochat_online.constants import IMAGE_CONTEXT_TOKEN, IMAGE_END_TOKEN, IMAGE_START_TOKEN
+from videochat_online.errors import InputError
+from videochat_online.types import Segment, Turn, Visual
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A run of text, or one picture, of a rendered prompt; `supervised` where the model is to write it."""
+
+    segment: Segment
+    supervised: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatTemplate:
+    """The fixed strings of one chat format, in the order in which they appear.
+
+    Attributes:
+        name: as written in a checkpoint's `template` field.
+        default_system_message: used where the caller gives no system message.
+        system_prefix: before the system message.
+        system_end: after it.
+        user_prefix: before what the user says.
+        user_end: after it.
+        assistant_prefix: opens the reply; a prompt for generation ends with it.
+        reply_prefix: what the model writes before the reply itself.
+        reply_end: the token that ends a reply; the model learns to write it, and generation stops at it.
+        after_reply: follows the end token; never learned.
+        stop_string: a further text at which a client may cut a reply.
+    """
+
+    name: str
+    default_system_message: str
+    system_prefix: str
+    system_end: str
+    user_prefix: str
+    user_end: str
+    assistant_prefix: str
+    reply_prefix: str = ""
+    reply_end: str
+    after_reply: str = ""
+    stop_string: str | None = None
+
+    @property
+    def separator(self) -> str:
+        """What stands between a reply and the next turn."""
+        return self.reply_end + self.after_reply
+
+    def render(
+        self, turns: Sequence[Turn], *, system_message: str | None = None, generation_prefix: str = ""
+    ) -> tuple[Piece, ...]:
+        """Lay out a dialogue.
+
+        Args:
+            turns: in order. The last one may have `assistant=None`: the prompt then ends where the model
+                goes on.
+            system_message: None takes the template's own; "" leaves the system part empty.
+            generation_prefix: words put into the model's mouth, such as "Best option:(".
+
+        Returns:
+            The pieces of the prompt; joined, they are the whole prompt.
+
+        Raises:
+            InputError: no turns; a reply missing before the last turn; a generation prefix where nothing is
+                to be generated.
+        """
+        _check_turns(turns, generation_prefix)
+        system = self.default_system_message if system_message is None else system_message
+        pieces = [Piece(self.system_prefix + system + self.system_end)]
+        for turn in turns:
+            pieces.append(Piece(self.user_prefix))
+            pieces.extend(Piece(segment) for segment in turn.user)
+            pieces.append(Piece(self.user_end + self.assistant_prefix))
+            if turn.assistant is None:
+                pieces.append(Piece(generation_prefix))
+            else:
+                pieces.append(Piece(self.reply_prefix + turn.assistant + self.reply_end, supervised=True))
+                pieces.append(Piece(self.after_reply))
+        return tuple(piece for piece in pieces if piece.segment != "")
+
+
+def _check_turns(turns: Sequence[Turn], generation_prefix: str) -> None:
+    if not turns:
+        raise InputError("prompt: expected at least one turn, found none")
+    for number, turn in enumerate(turns[:-1], start=1):
+        if turn.assistant is None:
+            raise InputError(f"turn {number} of {len(turns)}: expected a reply, as in all but the last, found none")
+    if generation_prefix and turns[-1].assistant is not None:
+        raise InputError(
+            f"generation prefix {generation_prefix!r}: expected a last turn without reply,"
+            f" found {turns[-1].assistant!r}"
+        )
+
+
+def display_text(pieces: Sequence[Piece]) -> str:
+    """The prompt for people: visual tokens are written once, with their number (`<IMG_CONTEXT>*256`)."""
+    return "".join(
+        f"{IMAGE_START_TOKEN}{IMAGE_CONTEXT_TOKEN}*{piece.segment.num_tokens}{IMAGE_END_TOKEN}"
+        if isinstance(piece.segment, Visual)
+        else piece.segment
+        for piece in pieces
+    )
+
+
+# The system messages introduce the assistant in Chinese; checkpoints were trained with them word for word.
+_INTERNVL2_SYSTEM = (
+    "你是由上海人工智能实验室联合商汤科技开发的书生多模态大模型，英文名叫InternVL, 是一个有用无害的人工智能助手。"
+)
+_INTERNVL2_5_SYSTEM = (
+    "你是书生·万象，英文名是InternVL，是由上海人工智能实验室、清华大学及多家合作单位联合开发的多模态大语言模型。"
+)
+
+
+def _im_template(name: str, system: str, *, after: str = "", stop_string: str | None = None) -> ChatTemplate:
+    """The ChatML family: `<|im_start|>role`, then text, then `<|im_end|>` and `after`."""
+    return ChatTemplate(
+        name=name,
+        default_system_message=system,
+        system_prefix="<|im_start|>system\n",
+        system_end=f"<|im_end|>{after}",
+        user_prefix="<|im_start|>user\n",
+        user_end=f"<|im_end|>{after}",
+        assistant_prefix="<|im_start|>assistant\n",
+        reply_end="<|im_end|>",
+        after_reply=after,
+        stop_string=stop_string,
+    )
+
+
+TEMPLATES: dict[str, ChatTemplate] = {
+    template.name: template
+    for template in (
+        ChatTemplate(
+            name="phi3-chat",
+            default_system_message=_INTERNVL2_SYSTEM,
+            system_prefix="<|system|>\n",
+            system_end="<|end|>",
+            user_prefix="<|user|>\n",
+            user_end="<|end|>",
+            assistant_prefix="<|assistant|>\n",
+            reply_end="<|end|>",
+        ),
+        _im_template("internlm2-chat", _INTERNVL2_SYSTEM),
+        _im_template("Hermes-2", _INTERNVL2_SYSTEM, stop_string="<|endoftext|>"),
+        _im_template("internvl2_5", _INTERNVL2_5_SYSTEM, after="\n"),
+        # No system message of its own, and a blank that separates the parts: the prompt starts with it.
+        ChatTemplate(
+            name="internvl_zh",
+            default_system_message="",
+            system_prefix="",
+            system_end=" ",
+            user_prefix="<human>: ",
+            user_end=" ",
+            assistant_prefix="<bot>:",
+            reply_prefix=" ",
+            reply_end="</s>",
+        ),
+    )
+}
+
+
+def get_template(name: str) -> ChatTemplate:
+    """The template called `name`; an InputError lists the valid names."""
+    try:
+        return TEMPLATES[name]
+    except KeyError:
+        raise InputError(f"chat template {name!r}: expected one of {', '.join(sorted(TEMPLATES))}") from None

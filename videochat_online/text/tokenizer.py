@@ -1,0 +1,174 @@
+"""Loading tokenizers so that a text gives the ids that the weights were trained with.
+
+Owns which files of a directory decide, which tokens the visual part needs, and where each token of a text
+stands. Knows nothing of prompts. No remote code is run, whatever a directory asks for.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from videochat_online.constants import (
+    IMAGE_CONTEXT_TOKEN,
+    IMAGE_END_TOKEN,
+    IMAGE_START_TOKEN,
+    SPECIAL_TOKENS,
+)
+from videochat_online.errors import CheckpointError, InputError
+from videochat_online.text.sentencepiece_tokenizer import SentencePieceTokenizer, Span
+from videochat_online.text.templates import ChatTemplate
+
+_LEGACY_BY_CLASS: dict[str, bool | None] = {"LlamaTokenizer": None, "InternLM2Tokenizer": True}
+"""Classes that encode by sentencepiece. None: the directory's `legacy` entry decides, True if absent."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpecialIds:
+    """Ids of the tokens around and in the place of a picture."""
+
+    image_start: int
+    image_end: int
+    image_context: int
+
+
+def load_tokenizer(directory: str | Path) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a model directory.
+
+    The first that applies decides:
+
+    1. `tokenizer.model` of a `LlamaTokenizer` or `InternLM2Tokenizer`: sentencepiece, as in training, even
+       where a `tokenizer.json` lies beside it (its ids differ around chat markers).
+    2. `tokenizer.json`: taken as it is.
+    3. anything else that transformers itself can read without remote code.
+
+    `save_pretrained` of the result writes a directory from which this function gives the same ids.
+
+    Raises:
+        InputError: `directory` is no directory.
+        CheckpointError: it holds no tokenizer that can be read.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise InputError(f"tokenizer: expected a directory, found none at {directory}")
+    config = _read_config(directory)
+    try:
+        if config.get("tokenizer_class") in _LEGACY_BY_CLASS and (directory / "tokenizer.model").is_file():
+            return _load_sentencepiece(directory, config)
+        if (directory / "tokenizer.json").is_file():
+            return cast(PreTrainedTokenizerBase, PreTrainedTokenizerFast.from_pretrained(directory))
+        return AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+    except Exception as error:  # the libraries' parsers raise plain Exception and RuntimeError among others
+        raise CheckpointError(
+            f"tokenizer in {directory}: expected tokenizer.model, tokenizer.json or another tokenizer that"
+            f" transformers can read without remote code, found {_listing(directory)}: {error}"
+        ) from error
+
+
+def _read_config(directory: Path) -> dict[str, Any]:
+    path = directory / "tokenizer_config.json"
+    if not path.is_file():
+        return {}
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{path}: expected JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{path}: expected a JSON object, found {type(config).__name__}")
+    return config
+
+
+def _load_sentencepiece(directory: Path, config: dict[str, Any]) -> SentencePieceTokenizer:
+    legacy = _LEGACY_BY_CLASS[config["tokenizer_class"]]
+    if legacy is None:
+        legacy = True if config.get("legacy") is None else bool(config["legacy"])
+    # Given as arguments because transformers drops the two switches where a tokenizer.json is present.
+    tokenizer = SentencePieceTokenizer.from_pretrained(
+        directory,
+        legacy=legacy,
+        add_bos_token=bool(config.get("add_bos_token", True)),
+        add_eos_token=bool(config.get("add_eos_token", False)),
+    )
+    return cast(SentencePieceTokenizer, tokenizer)
+
+
+def _listing(directory: Path) -> str:
+    names = sorted(path.name for path in directory.iterdir() if path.name.startswith(("token", "vocab")))
+    return ", ".join(names) or "no such file"
+
+
+def encode_with_offsets(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[Span]]:
+    """Ids of a text, special tokens of the sequence (bos) included, and where each stands in the text.
+
+    Returns:
+        The ids, and for each the [start, stop) of its characters.
+
+    Raises:
+        InputError: the tokenizer cannot tell where its tokens stand.
+    """
+    if isinstance(tokenizer, SentencePieceTokenizer):
+        return tokenizer.encode_with_offsets(text)
+    if not tokenizer.is_fast:
+        raise InputError(
+            "tokenizer: expected one of load_tokenizer(), which knows the place of each token, found"
+            f" {type(tokenizer).__name__}"
+        )
+    encoded = tokenizer(text, return_offsets_mapping=True, return_attention_mask=False, verbose=False)
+    return list(encoded["input_ids"]), [(int(start), int(stop)) for start, stop in encoded["offset_mapping"]]
+
+
+def token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int | None:
+    """Id of one token, None where the vocabulary lacks it (transformers gives the unknown token's)."""
+    index = tokenizer.convert_tokens_to_ids(token)
+    if index is None or tokenizer.convert_ids_to_tokens(index) != token:
+        return None
+    return cast(int, index)
+
+
+def special_ids(tokenizer: PreTrainedTokenizerBase) -> SpecialIds:
+    """Ids of <img>, </img> and <IMG_CONTEXT>; a CheckpointError names those that are missing."""
+    names = (IMAGE_START_TOKEN, IMAGE_END_TOKEN, IMAGE_CONTEXT_TOKEN)
+    found = {name: token_id(tokenizer, name) for name in names}
+    missing = [name for name, index in found.items() if index is None]
+    if missing:
+        raise CheckpointError(
+            f"tokenizer {tokenizer.name_or_path!r}: expected the tokens {', '.join(names)}, found no"
+            f" {', '.join(missing)}; add_special_tokens() adds them to a tokenizer of a plain language model"
+        )
+    start, end, context = (index for index in found.values() if index is not None)
+    return SpecialIds(image_start=start, image_end=end, image_context=context)
+
+
+def add_special_tokens(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Add those of SPECIAL_TOKENS that are missing; returns how many, for the embeddings to grow by."""
+    missing = [token for token in SPECIAL_TOKENS if token_id(tokenizer, token) is None]
+    return int(tokenizer.add_tokens(missing, special_tokens=True)) if missing else 0
+
+
+def end_token_id(tokenizer: PreTrainedTokenizerBase, template: ChatTemplate) -> int:
+    """Id of the token that ends a reply: where generation stops.
+
+    Raises:
+        InputError: the tokenizer has no such token: the template belongs to another family of models.
+    """
+    index = token_id(tokenizer, template.reply_end)
+    if index is None:
+        raise InputError(
+            f"chat template {template.name!r}: expected {template.reply_end!r} to be a token of the tokenizer"
+            f" {tokenizer.name_or_path!r}, found none; the template belongs to another model"
+        )
+    return index
+
+
+def decode_reply(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], template: ChatTemplate) -> str:
+    """Text of generated ids: up to the end of the reply, without special tokens, without blanks around it."""
+    end = end_token_id(tokenizer, template)
+    ids = list(ids)
+    if end in ids:
+        ids = ids[: ids.index(end)]
+    return str(tokenizer.decode(ids, skip_special_tokens=True)).strip()
