@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tiny_tokenizer import build_tiny_tokenizer
+from transformers.utils import logging as transformers_logging
 
+from tiny_tokenizer import build_tiny_tokenizer
 from videochat_online.model import VideoChatOnlineConfig, VideoChatOnlineForConditionalGeneration
+from videochat_online.utils import silence_accelerator_notice
 
 LLMS = ("phi3", "qwen2", "qwen3", "llama")
 # Long enough that a session with the default memory stays below it, short enough that a test crosses it.
@@ -35,7 +37,9 @@ def tiny_config(llm: str, vocab_size: int, image_size: int) -> VideoChatOnlineCo
         "num_attention_heads": NUM_HEADS,
         "num_key_value_heads": NUM_HEADS if llm == "phi3" else NUM_HEADS // 2,
         "max_position_embeddings": 32 * ORIGINAL_MAX_POSITIONS,
-        "pad_token_id": 0,
+        "bos_token_id": None,
+        "eos_token_id": None,
+        "pad_token_id": None,
         "tie_word_embeddings": False,
     }
     if llm == "phi3":
@@ -73,6 +77,8 @@ def make_tiny_model(directory: Path, llm: str = "phi3", image_size: int = 112, s
         # Fresh initialisation hides faults: position and class embeddings start at zero, norms at one.
         for parameter in network.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.05)
+    transformers_logging.disable_progress_bar()
+    silence_accelerator_notice()
     network.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
 

@@ -1,8 +1,13 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from make_tiny_model import make_tiny_model
+from videochat_online.model import VideoChatModel, load_model
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -14,3 +19,35 @@ def shared_dir() -> Path:
     if not (path / "golden" / "index.json").is_file():
         pytest.skip(f"no shared test data at {path.name}/ beside the checkout")
     return path
+
+
+@pytest.fixture(scope="session")
+def tiny_dir(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Directory of a tiny model by kind of language model, made once a run. Not to be written to."""
+    made: dict[str, Path] = {}
+
+    def directory(llm: str = "phi3") -> Path:
+        if llm not in made:
+            made[llm] = tmp_path_factory.mktemp(f"tiny_{llm}") / "model"
+            make_tiny_model(made[llm], llm)
+        return made[llm]
+
+    return directory
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_dir: Callable[[str], Path]) -> VideoChatModel:
+    """A tiny Phi-3 model, shared by all tests: nothing may change it."""
+    return load_model(tiny_dir("phi3"), device="cpu")
+
+
+@pytest.fixture
+def frames() -> Callable[[int], np.ndarray]:
+    """Seeded noise frames, uint8 [T, 60, 80, 3]; frame t is the same whatever T."""
+
+    def make(num_frames: int, seed: int = 0) -> np.ndarray:
+        return np.stack(
+            [np.random.default_rng((seed, t)).integers(0, 256, (60, 80, 3), dtype=np.uint8) for t in range(num_frames)]
+        )
+
+    return make

@@ -109,7 +109,9 @@ class VideoPlayer:
     def play_until(self, time_s: float) -> None:
         """Push every sampled frame that starts at or before `time_s`."""
         with self._progress:
-            task = self._progress.add_task("", total=self._end_of(time_s), completed=self._session.last_time_s or 0)
+            task = self._progress.add_task(
+                "", total=self._end_of(time_s), completed=int(self._session.last_time_s or 0)
+            )
             while True:
                 chunk = self._held or next(self._chunks, None)
                 self._held = None

@@ -22,10 +22,18 @@ from videochat_online.errors import InputError
 from videochat_online.model import VideoChatModel, load_model
 from videochat_online.video import BACKENDS
 
-PACKAGES = (
-    "torch transformers accelerate deepspeed peft tokenizers safetensors einops av decord torchcodec numpy pillow "
-    "gradio wandb flash-attn liger-kernel bitsandbytes"
-).split()
+PACKAGES: tuple[str, ...] = (
+    "torch",
+    "transformers",
+    "accelerate",
+    "deepspeed",
+    "peft",
+    "tokenizers",
+    "safetensors",
+    "einops",
+)
+PACKAGES += ("av", "decord", "torchcodec", "numpy", "pillow", "gradio", "wandb")
+PACKAGES += ("flash-attn", "liger-kernel", "bitsandbytes")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -94,7 +102,7 @@ def describe_model(directory: str, tokenizer: str | None = None) -> dict[str, An
 
 def _facts(model: VideoChatModel) -> dict[str, Any]:
     config, network = model.config, model.network
-    parts = {"vision tower": network.vision_tower, "projector": network.projector, "language model": network.language_model}
+    parts = ("vision_tower", "projector", "language_model")
     return {
         "language_model": type(network.language_model).__name__,
         "template": model.template.name,
@@ -103,7 +111,7 @@ def _facts(model: VideoChatModel) -> dict[str, Any]:
         "memory_intervals": list(config.memory_intervals),
         "select_layer": config.select_layer,
         "pixel_shuffle": config.ps_version,
-        "parameters": {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()},
+        "parameters": {part: sum(p.numel() for p in network.get_submodule(part).parameters()) for part in parts},
         "vocabulary": len(model.tokenizer),
     }
 
@@ -117,5 +125,5 @@ def _readable(report: dict[str, Any], indent: str = "") -> str:
         elif isinstance(value, list):
             lines.append(f"{indent}{key}: {', '.join(map(str, value))}")
         else:
-            lines.append(f"{indent}{key}: {'not installed' if value is None and key != 'problem' else value}")
+            lines.append(f"{indent}{key}: {'-' if value is None else value}")
     return "\n".join(lines)

@@ -16,6 +16,7 @@ from typing import NoReturn
 from videochat_online import __version__
 from videochat_online.cli import chat, convert, doctor
 from videochat_online.errors import InputError
+from videochat_online.utils import silence_accelerator_notice
 
 COMMANDS: dict[str, ModuleType] = {"chat": chat, "convert": convert, "doctor": doctor}
 
@@ -43,9 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
 def normalise_flags(arguments: Sequence[str]) -> list[str]:
     """`--max-new-tokens` and `--max_new_tokens` are the same flag; values are left alone."""
     return [
-        "--" + name.replace("-", "_") + equals + value
-        if argument.startswith("--") and len(argument) > 2
-        else argument
+        "--" + name.replace("-", "_") + equals + value if argument.startswith("--") and len(argument) > 2 else argument
         for argument in arguments
         for name, equals, value in [argument[2:].partition("=")]
     ]
@@ -82,6 +81,7 @@ def _report(error: Exception, status: int, debug: bool) -> int:
 
 def _set_up_logging(debug: bool) -> None:
     logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, format="%(levelname)s: %(message)s")
+    silence_accelerator_notice()
     if not debug:
         from transformers.utils import logging as transformers_logging
 

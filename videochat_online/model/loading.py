@@ -19,6 +19,7 @@ from huggingface_hub.errors import (
 )
 from torch import Tensor
 from transformers import BitsAndBytesConfig, PreTrainedTokenizerBase
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import is_bitsandbytes_available, is_flash_attn_2_available
 
 from videochat_online.errors import CheckpointError, InputError
@@ -207,9 +208,17 @@ def _dtype(name: str, device: torch.device, config: VideoChatOnlineConfig) -> to
 
 
 def _attention(name: str, device: torch.device, dtype: torch.dtype) -> str:
+    known = ("eager", *ALL_ATTENTION_FUNCTIONS.valid_keys())
+    if name not in ("auto", *known):
+        raise InputError(f"attn_implementation: expected 'auto' or one of {', '.join(known)}, got {name!r}")
+    can_flash = device.type == "cuda" and dtype != torch.float32 and is_flash_attn_2_available()
+    if name == "flash_attention_2" and not can_flash:
+        raise InputError(
+            f"attn_implementation 'flash_attention_2' needs CUDA, half precision and the package flash-attn: "
+            f"here device {device}, dtype {dtype}, flash-attn {'' if is_flash_attn_2_available() else 'not '}installed"
+        )
     if name != "auto":
         return name
-    can_flash = device.type == "cuda" and dtype != torch.float32 and is_flash_attn_2_available()
     return "flash_attention_2" if can_flash else "sdpa"
 
 

@@ -28,7 +28,14 @@ _LLM_ARCHITECTURES = {
     "InternLM2ForCausalLM": "llama",
 }
 # Called the same in both layouts.
-_SAME_KEYS = ("downsample_ratio", "ps_version", "select_layer", "template", "system_message", "pad2square")
+_SAME_KEYS: tuple[str, ...] = (
+    "downsample_ratio",
+    "ps_version",
+    "select_layer",
+    "template",
+    "system_message",
+    "pad2square",
+)
 _SAME_KEYS += ("dynamic_image_size", "use_thumbnail", "min_dynamic_patch", "max_dynamic_patch")
 # Keys that steer code we do not run: remote classes, attention kernels, libraries of the time.
 _DROPPED_KEYS = {"auto_map", "architectures", "attn_implementation", "use_flash_attn", "_name_or_path"}

@@ -14,6 +14,7 @@ from contextvars import ContextVar
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 # Per context, hence per thread: two sessions may generate in different regimes at once.
@@ -48,9 +49,9 @@ class LongRotaryEmbedding(nn.Module):
         config: the language model's, with `rope_parameters` of type "longrope".
     """
 
-    def __init__(self, config: object) -> None:
+    def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__()
-        parameters = config.rope_parameters  # type: ignore[attr-defined]
+        parameters = config.rope_parameters
         self.switch_length = int(parameters["original_max_position_embeddings"])
         init = ROPE_INIT_FUNCTIONS["longrope"]
         short, self.attention_scaling = init(config, torch.device("cpu"), seq_len=self.switch_length)
@@ -81,8 +82,8 @@ class LongRotaryEmbedding(nn.Module):
         return (angles.cos() * scaling).to(x.dtype), (angles.sin() * scaling).to(x.dtype)
 
 
-def use_explicit_regime(language_model: nn.Module) -> None:
+def use_explicit_regime(language_model: PreTrainedModel) -> None:
     """Give a freshly built language model of LongRoPE type our rotary embedding; leave others as they are."""
-    config = language_model.config  # type: ignore[attr-defined]
+    config = language_model.config
     if (config.rope_parameters or {}).get("rope_type") == "longrope":
-        language_model.model.rotary_emb = LongRotaryEmbedding(config)  # type: ignore[union-attr]
+        language_model.model.rotary_emb = LongRotaryEmbedding(config)

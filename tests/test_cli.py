@@ -1,0 +1,304 @@
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from clips import write_clip, write_folder
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from videochat_online.cli.chat import parse_question
+from videochat_online.cli.main import COMMANDS, build_parser, main, normalise_flags
+from videochat_online.errors import InputError
+from videochat_online.model import load_network
+from videochat_online.video import open_video
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    """Four seconds, ten frames a second."""
+    return write_clip(tmp_path_factory.mktemp("clips") / "clip.mp4")
+
+
+@pytest.fixture
+def chat(tiny_dir, capsys):
+    """Run `chat --json` and give status, rows and stderr."""
+
+    def run(*arguments, model=None):
+        status = main(
+            ["chat", "--model", str(model or tiny_dir()), "--max_new_tokens", "4", "--json", *map(str, arguments)]
+        )
+        out, err = capsys.readouterr()
+        return status, [json.loads(line) for line in out.splitlines()], err
+
+    return run
+
+
+def cut(path, destination, share=0.6):
+    destination.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+    return destination
+
+
+def write_mkv_clip(path):
+    # mkv, since its index of frames is not at the end of the file: a cut file opens.
+    return write_clip(path, num_frames=80)
+
+
+class TestAnswers:
+    def test_rows(self, chat, clip):
+        status, rows, err = chat("--video", clip, "--fps", 2, "--ask", "1.2:What is it?", "3:And now?")
+        assert (status, err) == (0, "")
+        first, second = rows
+        assert list(first) == ["asked_at_s", "question", "text", "frames_used", "num_visual_tokens"]
+        assert (first["asked_at_s"], first["question"]) == (1.2, "What is it?")
+        assert [frame["time_s"] for frame in first["frames_used"]] == [0.0, 0.5, 1.0]
+        assert [frame["index"] for frame in first["frames_used"]] == [0, 1, 2]
+        assert [frame["num_tokens"] for frame in first["frames_used"]] == [16, 1, 1]
+        assert first["num_visual_tokens"] == 18
+        assert [frame["time_s"] for frame in second["frames_used"]] == [0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0]
+
+    def test_questions_are_asked_in_time_order(self, chat, clip):
+        _, rows, _ = chat("--video", clip, "--ask", "3:B?", "--ask", "1:A?")
+        assert [row["question"] for row in rows] == ["A?", "B?"]
+
+    def test_what_comes_later_does_not_matter(self, chat, clip, tmp_path):
+        # The same first two seconds, nothing after them.
+        short = write_clip(tmp_path / "short.mp4", num_frames=21)
+        (_, long_rows, _), (_, short_rows, _) = (chat("--video", path, "--ask", "1.9:What?") for path in (clip, short))
+        assert long_rows == short_rows
+
+    def test_after_the_end_all_frames_answer(self, chat, clip):
+        _, rows, err = chat("--video", clip, "--ask", "99:What?")
+        assert [frame["time_s"] for frame in rows[0]["frames_used"]] == [0.0, 1.0, 2.0, 3.0]
+        assert rows[0]["asked_at_s"] == 99.0
+        assert err == ""
+
+    def test_before_the_first_frame_is_an_error_of_that_question_only(self, chat, tmp_path):
+        late = write_clip(tmp_path / "late.mkv", start_s=2.0)
+        with open_video(late) as source:
+            assert source.info.start_s == pytest.approx(2.0)
+        status, rows, _ = chat("--video", late, "--ask", "1:Too early?", "3:What?")
+        assert status == 0
+        assert "before the first frame" in rows[0]["error"]
+        assert "text" not in rows[0]
+        assert rows[1]["frames_used"][0]["time_s"] == pytest.approx(2.0)
+
+    def test_frame_folder_in_natural_order(self, chat, tmp_path):
+        folder = write_folder(tmp_path / "folder", num_frames=12)
+        _, rows, _ = chat("--video", folder, "--source_fps", 4, "--fps", 2, "--ask", "9:What?", "--memory", "keep_all")
+        assert [frame["time_s"] for frame in rows[0]["frames_used"]] == [0.0, 0.5, 1.0, 1.5, 2.0, 2.5]
+
+    def test_memories(self, chat, clip):
+        counts = {}
+        for name, options in (
+            ("pyramid", ["--capacities", "1", "1", "2", "--policy", "paper"]),
+            ("window", ["--num_frames", "2"]),
+            ("uniform", ["--num_frames", "3"]),
+            ("keep_all", []),
+        ):
+            _, rows, _ = chat("--video", clip, "--fps", 10, "--memory", name, *options, "--ask", "9:What?")
+            counts[name] = [frame["num_tokens"] for frame in rows[0]["frames_used"]]
+        assert sorted(counts["pyramid"], reverse=True) == [16, 4, 1, 1]
+        assert counts["window"] == [16, 16]
+        assert len(counts["uniform"]) <= 3
+        assert len(counts["keep_all"]) == 40
+
+    def test_images(self, chat, tmp_path):
+        for number, width in enumerate((100, 300)):
+            noise = np.random.default_rng(number).integers(0, 256, (100, width, 3), dtype=np.uint8)
+            Image.fromarray(noise).save(tmp_path / f"{number}.png")
+        status, rows, _ = chat("--image", tmp_path / "0.png", tmp_path / "1.png", "--ask", "What?", "12:30 or later?")
+        assert status == 0
+        assert [row["question"] for row in rows] == ["What?", "12:30 or later?"]
+        assert [image["num_tokens"] for image in rows[0]["images"]][1] == 64
+        assert rows[0]["num_visual_tokens"] == sum(image["num_tokens"] for image in rows[0]["images"])
+
+    def test_readable(self, tiny_dir, clip, capsys):
+        assert main(["chat", "--model", str(tiny_dir()), "--video", str(clip), "--ask", "1:What is it?"]) == 0
+        assert "[1 s] What is it?" in capsys.readouterr().out
+
+    def test_typed_questions(self, tiny_dir, clip, capsys, monkeypatch):
+        typed = "1:First?\n0.5:Too late?\nWhat was it all?\n\nnever read"
+        monkeypatch.setattr("sys.stdin", io.StringIO(typed))
+        assert main(["chat", "--model", str(tiny_dir()), "--video", str(clip), "--json"]) == 0
+        out, err = capsys.readouterr()
+        assert [json.loads(line)["question"] for line in out.splitlines()] == ["First?", "What was it all?"]
+        assert "must not see the future" in err
+
+
+class TestDamage:
+    def test_truncated(self, chat, tmp_path):
+        whole = write_mkv_clip(tmp_path / "whole.mkv")
+        status, rows, err = chat("--video", cut(whole, tmp_path / "cut.mkv"), "--ask", "1:What?")
+        assert status == 0
+        assert rows[0]["text"] is not None
+        if len(rows) > 1:  # mkv declares no count of frames: then nothing can be said
+            assert rows[1].keys() == {"warning", "decoded", "declared"}
+
+    def test_broken_image_in_a_folder(self, chat, tmp_path):
+        folder = write_folder(tmp_path / "folder")
+        (folder / "frame3.png").write_bytes(b"not an image")
+        status, rows, err = chat("--video", folder, "--ask", "9:What?")
+        assert status == 0
+        assert [frame["time_s"] for frame in rows[0]["frames_used"]] == [0.0, 1.0, 3.0, 4.0, 5.0]
+        assert rows[1]["decoded"] == 5
+        assert rows[1]["declared"] == 6
+        assert err.startswith("warning: ")
+        assert len(err.splitlines()) == 1
+
+
+class TestBadInput:
+    """Exit status 2 and one line that names the thing and what was expected."""
+
+    def check(self, result, *words):
+        status, rows, err = result
+        assert status == 2
+        assert rows == []
+        assert err.startswith("error: ")
+        assert len(err.splitlines()) == 1
+        for word in words:
+            assert word in err
+
+    def test_videos(self, chat, tmp_path):
+        (tmp_path / "empty.mp4").touch()
+        (tmp_path / "text.mp4").write_text("hello " * 100)
+        (tmp_path / "folder").mkdir()
+        (tmp_path / "folder" / "notes.txt").write_text("x")
+        for name in ("absent.mp4", "empty.mp4", "text.mp4", "folder"):
+            self.check(chat("--video", tmp_path / name, "--ask", "1:What?"), name, "expected")
+
+    @pytest.mark.parametrize("question", ["-1:What?", "nan:What?", "inf:What?", "What?", "1:", "x:What?"])
+    def test_questions(self, chat, clip, question):
+        self.check(chat("--video", clip, f"--ask={question}"), "--ask: expected")
+
+    def test_flags(self, chat, clip):
+        ask = ("--video", clip, "--ask", "1:What?")
+        self.check(chat(*ask, "--fps", "0"), "--fps: expected a rate above 0")
+        self.check(chat(*ask, "--fps", "nan"), "--fps")
+        self.check(chat(*ask, "--template", "alpaca"), "alpaca", "phi3-chat")
+        self.check(chat(*ask, "--memory", "elephant"), "elephant", "pyramid")
+        self.check(chat(*ask, "--memory", "window", "--capacities", "1"), "window", "capacities")
+        self.check(chat(*ask, "--capacities", "1", "2"), "capacities")
+        self.check(chat(*ask, "--policy", "own"), "policy", "reference")
+        self.check(chat(*ask, "--temperature", "-1"), "temperature")
+        self.check(chat(*ask, "--backend", "vlc"), "vlc", "pyav")
+
+    def test_models(self, chat, clip, tiny_dir, tmp_path):
+        ask = ("--video", clip, "--ask", "1:What?")
+        self.check(chat(*ask, model=tmp_path / "absent"), "absent", "expected a model directory")
+        for name, change in (
+            ("missing", lambda s: {k: v for k, v in s.items() if k != "projector.linear_1.weight"}),
+            ("renamed", lambda s: {k.replace("projector.linear_1", "projector.line"): v for k, v in s.items()}),
+        ):
+            shutil.copytree(tiny_dir(), tmp_path / name)
+            path = tmp_path / name / "model.safetensors"
+            save_file(change(load_file(path)), path, metadata={"format": "pt"})
+            self.check(chat(*ask, model=tmp_path / name), name, "missing projector.linear_1.")
+
+    def test_images(self, chat, tmp_path):
+        (tmp_path / "x.png").write_text("x")
+        self.check(chat("--image", tmp_path / "x.png", "--ask", "What?"), "x.png")
+        self.check(chat("--image", tmp_path / "absent.png", "--ask", "What?"), "absent.png")
+
+    def test_unknown_flags_and_commands(self, capsys):
+        for arguments in (["chat", "--model", "x", "--video", "y", "--colour"], ["sing"], ["chat"], []):
+            with pytest.raises(SystemExit) as exit_:
+                main(arguments)
+            assert exit_.value.code == 2
+            assert len(capsys.readouterr().err.splitlines()) == 1
+
+    def test_debug_shows_where(self, tiny_dir, tmp_path):
+        # A process of its own: pytest has its own hands on logging.
+        command = [sys.executable, "-m", "videochat_online.cli.main", "chat", "--model", str(tiny_dir())]
+        command += ["--video", str(tmp_path / "absent.mp4"), "--ask", "1:What?"]
+        plain = subprocess.run(command, capture_output=True, text=True)
+        assert (plain.returncode, plain.stdout) == (2, "")
+        assert "Traceback" not in plain.stderr
+        traced = subprocess.run([*command, "--debug"], capture_output=True, text=True)
+        assert traced.returncode == 2
+        assert "Traceback" in traced.stderr
+        assert traced.stderr.splitlines()[-1] == plain.stderr.strip()
+
+    def test_a_failure_of_the_program_is_status_1(self, chat, clip, monkeypatch):
+        def fail(*_):
+            raise RuntimeError("the model\nexploded")
+
+        monkeypatch.setattr("videochat_online.streaming.session.generate_ids", fail)
+        status, _, err = chat("--video", clip, "--ask", "1:What?")
+        assert status == 1
+        assert "RuntimeError" in err
+        assert "the model exploded" in err
+
+
+def test_parse_question_keeps_colons_of_the_text():
+    question = parse_question("12.5: What is at 3:15? ")
+    assert (question.time_s, question.text) == (12.5, "What is at 3:15?")
+    with pytest.raises(InputError, match="SECONDS:QUESTION"):
+        parse_question("1:2:3" * 0 + "soon:What?")
+
+
+def test_both_spellings_of_flags():
+    assert normalise_flags(["--max-new-tokens=3", "--ask", "1:a-b", "-x", "--"]) == [
+        "--max_new_tokens=3",
+        "--ask",
+        "1:a-b",
+        "-x",
+        "--",
+    ]
+
+
+def test_every_command_explains_itself(capsys):
+    for command in COMMANDS:
+        with pytest.raises(SystemExit) as exit_:
+            build_parser().parse_args([command, "--help"])
+        assert exit_.value.code == 0
+        assert f"videochat-online {command}" in capsys.readouterr().out
+
+
+class TestConvert:
+    def test_there_and_back(self, tiny_dir, tmp_path, capsys):
+        assert main(["convert", str(tiny_dir()), str(tmp_path / "original"), "--format", "original"]) == 0
+        assert "359" not in capsys.readouterr().err
+        config = json.loads((tmp_path / "original" / "config.json").read_text())
+        assert config["llm_config"]["architectures"] == ["Phi3ForCausalLM"]
+        assert "mlp1.0.weight" in load_file(tmp_path / "original" / "model.safetensors")
+        assert main(["convert", str(tmp_path / "original"), str(tmp_path / "native"), "--format", "native"]) == 0
+        first, second = (load_file(path / "model.safetensors") for path in (tiny_dir(), tmp_path / "native"))
+        assert first.keys() == second.keys()
+        assert all((first[key] == second[key]).all() for key in first)
+        assert (tmp_path / "native" / "tokenizer.json").is_file()
+
+    def test_nothing_is_overwritten(self, tiny_dir, tmp_path, capsys):
+        (tmp_path / "notes.txt").write_text("mine")
+        assert main(["convert", str(tiny_dir()), str(tmp_path), "--format", "native"]) == 2
+        assert "new or empty directory" in capsys.readouterr().err
+        assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+    def test_without_a_tokenizer(self, tiny_dir, tmp_path):
+        shutil.copytree(tiny_dir(), tmp_path / "bare", ignore=shutil.ignore_patterns("*token*", "*template*"))
+        assert main(["convert", str(tmp_path / "bare"), str(tmp_path / "out"), "--format", "original"]) == 0
+        assert load_network(tmp_path / "out").config.template == "phi3-chat"
+
+
+class TestDoctor:
+    def test_machine_and_sound_model(self, tiny_dir, capsys):
+        assert main(["doctor", "--model", str(tiny_dir()), "--json"]) == 0
+        report = json.loads(capsys.readouterr().out)
+        assert report["packages"]["torch"]
+        assert report["video_decoders"]["pyav"]
+        assert report["devices"][0].startswith("cpu")
+        assert report["model"]["problem"] is None
+        assert report["model"]["parameters"]["projector"] == 21120
+
+    def test_broken_model(self, tiny_dir, tmp_path, capsys):
+        shutil.copytree(tiny_dir(), tmp_path / "model")
+        (tmp_path / "model" / "tokenizer.json").unlink()
+        assert main(["doctor", "--model", str(tmp_path / "model")]) == 2
+        out, err = capsys.readouterr()
+        assert "tokenizer" in err
+        assert "torch" in out

@@ -1,0 +1,126 @@
+"""The checker itself: it must pass what is right, and catch one wrong number, a crash and an empty check."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import check_golden
+from golden.harness import Case, run_lengths
+
+FRAMES = "import numpy as np\ndef make_frames(seed, T):\n    return np.full((T, 2, 2, 3), seed, dtype=np.uint8)\n"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A golden folder with a pixel shuffle done by hand, a token schedule, and a kind that is not covered."""
+    (tmp_path / "cases").mkdir()
+    (tmp_path / "frames.py").write_text(FRAMES)
+    grid = torch.arange(1.0, 33.0).reshape(1, 4, 4, 2)
+    shuffled = torch.stack(
+        [
+            torch.cat([grid[0, 2 * r + i, 2 * c + j] for i in range(2) for j in range(2)])
+            for r in range(2)
+            for c in range(2)
+        ]
+    ).reshape(1, 2, 2, 8)
+    save_file({"input": grid, "output": shuffled}, tmp_path / "cases" / "shuffle.safetensors")
+    rows = [{"T": 5, "intervals": [4, 2, 1], "ratios": [1, 2, 4], "out": [1, 4, 2, 4, 1]}]
+    (tmp_path / "cases" / "schedule.json").write_text(json.dumps(rows))
+    cases = [
+        {"name": "shuffle", "kind": "pixel_shuffle", "files": ["cases/shuffle.safetensors"],
+         "params": {"ps_version": "v2", "scale": 0.5}, "tolerance": {"atol": 0.01}},
+        {"name": "schedule", "kind": "token_schedule", "files": ["cases/schedule.json"], "params": {}, "tolerance": {}},
+        {"name": "other", "kind": "scoring", "files": [], "params": {}},
+    ]  # fmt: skip
+    (tmp_path / "index.json").write_text(json.dumps({"cases": cases}))
+    return tmp_path
+
+
+def edit_output(folder, change):
+    tensors = {"input": torch.arange(1.0, 33.0).reshape(1, 4, 4, 2)}
+    case = next(case for case in check_golden.load_cases(folder) if case.name == "shuffle")
+    save_file(tensors | {"output": change(case.tensors["output"].clone())}, folder / "cases" / "shuffle.safetensors")
+
+
+def nudge(amount):
+    def change(output):
+        output[0, 1, 1, 3] += amount
+        return output
+
+    return change
+
+
+def test_right_numbers_pass(folder, capsys):
+    assert check_golden.main([str(folder)]) == 0
+    out = capsys.readouterr().out
+    assert "2/2 cases passed" in out
+    assert "scoring" in out
+    assert "not covered" in out
+
+
+@pytest.mark.parametrize("amount", [0.011, -5.0, float("nan"), float("inf")])
+def test_one_wrong_number_is_caught(folder, capsys, amount):
+    edit_output(folder, nudge(amount))
+    assert check_golden.main([str(folder)]) == 1
+    assert "FAILED  shuffle: output: largest error" in capsys.readouterr().out
+
+
+def test_the_case_s_tolerance_binds(folder):
+    edit_output(folder, nudge(0.009))
+    assert check_golden.main([str(folder)]) == 0
+
+
+def test_one_wrong_id_is_caught(folder, capsys):
+    path = folder / "cases" / "schedule.json"
+    path.write_text(path.read_text().replace("[1, 4, 2, 4, 1]", "[1, 4, 2, 4, 2]"))
+    assert check_golden.main([str(folder), "--json"]) == 1
+    rows = {row["name"]: row for row in map(json.loads, capsys.readouterr().out.splitlines())}
+    assert rows["shuffle"]["passed"]
+    assert not rows["schedule"]["passed"]
+
+
+def test_a_crash_fails_its_case_only(folder, monkeypatch, capsys):
+    def crash(case):
+        raise KeyError("x")
+
+    monkeypatch.setitem(check_golden.CHECKS, "token_schedule", crash)
+    assert check_golden.main([str(folder)]) == 1
+    assert "1/2 cases passed" in capsys.readouterr().out
+
+
+def test_a_check_that_compares_nothing_fails(folder, monkeypatch, capsys):
+    monkeypatch.setitem(check_golden.CHECKS, "token_schedule", lambda case: case.exclude("everything"))
+    assert check_golden.main([str(folder)]) == 1
+    assert "nothing was compared" in capsys.readouterr().out
+
+
+def test_only_one_kind(folder, capsys):
+    assert check_golden.main([str(folder), "--kind", "pixel_shuffle"]) == 0
+    assert "1/1 cases passed" in capsys.readouterr().out
+
+
+def test_no_such_folder(tmp_path, capsys):
+    assert check_golden.main([str(tmp_path)]) == 2
+    assert "index.json" in capsys.readouterr().err
+
+
+def test_shapes_must_agree():
+    case = Case(root=None, entry={"name": "x", "tolerance": {"atol": 1.0}}, frames=None)
+    assert not case.close("x", torch.zeros(2), torch.zeros(1, 2))
+    assert case.failures == ["x: expected shape (1, 2), got (2,)"]
+
+
+def test_run_lengths():
+    assert run_lengths([5, 5, 1, 5]) == [[5, 2], [1, 1], [5, 1]]
+    assert run_lengths([]) == []
+
+
+def test_every_kind_but_those_of_later_work_is_covered(shared_dir):
+    index = json.loads((shared_dir / "golden" / "index.json").read_text())
+    kinds = {case["kind"] for case in index["cases"]}
+    later = {"oddity", "dataset_sample", "collator", "sampler", "eval_script", "sharding", "scoring"}
+    assert kinds - check_golden.CHECKS.keys() == later

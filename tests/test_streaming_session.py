@@ -1,0 +1,431 @@
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from videochat_online.errors import InputError, NoFrameError
+from videochat_online.memory import KeepAllMemoryBank, PyramidMemoryBank, WindowMemoryBank
+from videochat_online.streaming import Exchange, GenerationSettings, ImageChat, StreamingSession
+from videochat_online.streaming.decoding import TextDecoder
+from videochat_online.streaming.generate import first_logits, generate_ids
+
+SHORT = GenerationSettings(max_new_tokens=6, min_new_tokens=6)
+GRID = (4, 4)
+
+
+def new_session(model, memory=None, **options):
+    options.setdefault("settings", SHORT)
+    return StreamingSession(model, memory, **options)
+
+
+def logits_of(session, question="What now?"):
+    prompt = session.prepare(question).prompt
+    return first_logits(session.model.network, prompt.embeds_LD, SHORT.max_new_tokens)
+
+
+@pytest.mark.parametrize("size", [1, 3, 8, 64])
+def test_push_size_changes_nothing(tiny_model, frames, size):
+    pixels = frames(30)
+    whole = new_session(tiny_model)
+    whole.push(pixels, range(30))
+    parts = new_session(tiny_model)
+    for start in range(0, 30, size):
+        parts.push(pixels[start : start + size], range(30)[start : start + size])
+    assert parts.num_frames == 30
+    a, b = parts.prepare("What now?"), whole.prepare("What now?")
+    assert a.frames == b.frames
+    assert a.prompt.layout == b.prompt.layout
+    # Another batch size, another rounding of the matrix products.
+    torch.testing.assert_close(a.prompt.embeds_LD, b.prompt.embeds_LD, atol=1e-5, rtol=1e-5)
+
+
+def test_each_frame_is_encoded_once_whatever_is_asked(tiny_model, frames, monkeypatch):
+    encoded = []
+    network = tiny_model.network
+    original = type(network).encode
+    monkeypatch.setattr(network, "encode", lambda pixels: encoded.append(len(pixels)) or original(network, pixels))
+    session = new_session(tiny_model, encode_batch=4)
+    session.push(frames(10), range(10))
+    for _ in range(3):
+        session.ask("What now?")
+    session.push(frames(1), [10.0])
+    session.ask("And now?")
+    assert encoded == [4, 4, 2, 1]
+
+
+def test_a_frame_is_projected_once_until_it_changes_tier(tiny_model, frames, monkeypatch):
+    projected = []
+    network = tiny_model.network
+    original = type(network).project
+    monkeypatch.setattr(network, "project", lambda tokens: projected.append(len(tokens)) or original(network, tokens))
+    session = new_session(tiny_model, PyramidMemoryBank(capacities=(1, 1, 1), full_grid=GRID))
+    session.push(frames(1), [0])
+    session.ask("What?")
+    session.ask("What?")
+    assert projected == [16]
+    session.push(frames(9)[1:], range(1, 9))  # frame 8 pushes frame 0 to the next tier, frame 4 to the last
+    session.ask("What?")
+    assert sorted(projected[1:]) == [1, 4, 16]
+
+
+def test_the_prompt_in_full(tiny_model, frames):
+    session = new_session(tiny_model, system_message="Watch.")
+    session.push(frames(3), [0.0, 0.5, 1.04])
+    prepared = session.prepare("What now?", generation_prefix="Best option:(")
+    assert prepared.prompt.layout.text == (
+        "<|system|>\nWatch.<|end|><|user|>\n"
+        "Frame1 at 0.0s: <img><IMG_CONTEXT>*16</img>\n"
+        "Frame2 at 0.5s: <img><IMG_CONTEXT>*1</img>\n"
+        "Frame3 at 1.0s: <img><IMG_CONTEXT>*1</img>\n"
+        "What now?<|end|><|assistant|>\nBest option:("
+    )
+    untimed = new_session(tiny_model, with_times=False)
+    untimed.push(frames(1), [7.0])
+    assert "Frame1: <img>" in untimed.prepare("What?").prompt.layout.text
+
+
+def test_visual_tokens_stand_at_their_frames_places(tiny_model, frames):
+    session = new_session(tiny_model)
+    session.push(frames(9), range(9))
+    prepared = session.prepare("What now?")
+    for frame, (start, stop) in zip(session.memory.read(), prepared.prompt.layout.visual_spans, strict=True):
+        expected = tiny_model.network.project(frame.tokens_CHW.flatten(1).T)
+        torch.testing.assert_close(prepared.prompt.embeds_LD[start:stop], expected)
+
+
+class TestDialogue:
+    def test_each_turn_stands_where_it_was_asked_and_each_frame_once(self, tiny_model, frames):
+        session = new_session(tiny_model, KeepAllMemoryBank(full_grid=GRID))
+        session.push(frames(2), [0.0, 1.0])
+        first = session.ask("One?")
+        second = session.ask("Two?")
+        session.push(frames(4)[2:], [2.0, 3.0])
+        prepared = session.prepare("Three?")
+        frame = "Frame{} at {}.0s: <img><IMG_CONTEXT>*{}</img>\n"
+        expected = (
+            f"<|user|>\n{frame.format(1, 0, 16)}{frame.format(2, 1, 1)}One?<|end|><|assistant|>\n{first.text}<|end|>"
+            f"<|user|>\nTwo?<|end|><|assistant|>\n{second.text}<|end|>"
+            f"<|user|>\n{frame.format(3, 2, 1)}{frame.format(4, 3, 1)}Three?<|end|><|assistant|>\n"
+        )
+        assert prepared.prompt.layout.text.endswith(expected)
+        assert [f.index for f in prepared.frames] == [0, 1, 2, 3]
+
+    def test_a_turn_whose_frames_are_evicted_keeps_its_text(self, tiny_model, frames):
+        session = new_session(tiny_model, WindowMemoryBank(num_frames=1, full_grid=GRID))
+        session.push(frames(1), [0.0])
+        answer = session.ask("One?")
+        session.push(frames(2)[1:], [1.0])
+        text = session.prepare("Two?").prompt.layout.text
+        assert f"<|user|>\nOne?<|end|><|assistant|>\n{answer.text}<|end|><|user|>\nFrame2 at 1.0s: <img>" in text
+
+    def test_history_from_before_the_stream(self, tiny_model, frames):
+        session = new_session(tiny_model, history=[Exchange("Hello?", "Hi.")])
+        session.push(frames(1), [0.0])
+        assert (
+            "<|user|>\nHello?<|end|><|assistant|>\nHi.<|end|><|user|>\nFrame1"
+            in session.prepare("X").prompt.layout.text
+        )
+        session.ask("X")
+        session.reset()
+        assert [turn.question for turn in session.history] == ["Hello?"]
+
+    def test_a_question_with_reserved_text_is_refused_and_changes_nothing(self, tiny_model, frames):
+        session = new_session(tiny_model)
+        session.push(frames(1), [0.0])
+        with pytest.raises(InputError, match="IMG_CONTEXT"):
+            session.ask("What is <IMG_CONTEXT>?")
+        assert session.history == ()
+        assert session.ask("What is <image>?").question == "What is <image>?"
+
+
+class TestTime:
+    def test_no_frame_yet(self, tiny_model):
+        session = new_session(tiny_model)
+        with pytest.raises(NoFrameError, match=r"at 2.0 s came before the first frame"):
+            session.ask("What?", at_s=2.0)
+        assert session.last_time_s is None
+
+    def test_answers_carry_when_and_from_what(self, tiny_model, frames):
+        session = new_session(tiny_model)
+        session.push(frames(2), [0.0, 1.0])
+        answer = session.ask("What?", at_s=5.5)
+        assert answer.asked_at_s == 5.5
+        assert session.ask("What?").asked_at_s == 1.0
+        assert [(f.index, f.time_s, f.num_tokens) for f in answer.frames_used] == [(0, 0.0, 16), (1, 1.0, 1)]
+        assert answer.num_visual_tokens == 17
+
+    @pytest.mark.parametrize("at_s", [float("nan"), float("inf"), -1.0])
+    def test_bad_asking_times(self, tiny_model, frames, at_s):
+        session = new_session(tiny_model)
+        session.push(frames(1), [0.0])
+        with pytest.raises(InputError, match="at_s: expected a time of at least 0 s"):
+            session.ask("What?", at_s=at_s)
+
+    def test_the_past_cannot_be_asked_from_the_future(self, tiny_model, frames):
+        session = new_session(tiny_model)
+        session.push(frames(2), [0.0, 4.0])
+        with pytest.raises(InputError, match=r"at 3.0 s must not see the future, but a frame of 4.0 s"):
+            session.ask("What?", at_s=3.0)
+
+    @pytest.mark.parametrize(
+        ("times", "message"),
+        [([1.0, 0.5], "backwards, from 1.0 s to 0.5 s"), ([2.0, np.nan], "finite"), ([2.0], "2 frames and 1 times")],
+    )
+    def test_bad_pushes_take_no_frame(self, tiny_model, frames, times, message):
+        session = new_session(tiny_model)
+        with pytest.raises(InputError, match=message):
+            session.push(frames(2), times)
+        assert session.num_frames == 0
+        session.push(frames(2), [0.0, 0.0])
+        assert session.num_frames == 2
+
+    def test_frames_of_a_wrong_kind(self, tiny_model):
+        with pytest.raises(InputError, match=r"uint8 \[T,H,W,3\], got float32"):
+            new_session(tiny_model).push(np.zeros((1, 8, 8, 3), dtype=np.float32), [0.0])
+
+
+class TestCausality:
+    def test_frames_after_the_question_change_nothing(self, tiny_model, frames):
+        session, later = new_session(tiny_model), new_session(tiny_model)
+        for s in (session, later):
+            s.push(frames(5), range(5))
+        snapshot = later.prepare("What now?")
+        later.push(frames(20, seed=9), range(5, 25))
+        fresh = session.prepare("What now?")
+        assert torch.equal(snapshot.prompt.embeds_LD, fresh.prompt.embeds_LD)
+
+    def test_evicted_content_leaves_no_trace(self, tiny_model, frames):
+        logits = []
+        for seed in (1, 2):
+            session = new_session(tiny_model, WindowMemoryBank(num_frames=2, full_grid=GRID), encode_batch=1)
+            session.push(frames(3, seed=seed), range(3))
+            session.push(frames(2, seed=5), [3.0, 4.0])
+            logits.append(logits_of(session))
+        assert torch.equal(*logits)
+
+    def test_kept_content_does(self, tiny_model, frames):
+        sessions = [new_session(tiny_model) for _ in range(2)]
+        for seed, session in enumerate(sessions):
+            session.push(frames(3, seed=seed), range(3))
+        assert not torch.allclose(*[logits_of(s) for s in sessions])
+
+
+class TestStreaming:
+    def test_pieces_add_up_to_the_answer(self, tiny_model, frames):
+        session, twin = new_session(tiny_model), new_session(tiny_model)
+        for s in (session, twin):
+            s.push(frames(3), range(3))
+        pieces = list(session.stream("What now?"))
+        assert "".join(pieces).strip() == twin.ask("What now?").text == session.history[-1].answer
+        assert len(pieces) > 1
+
+    def test_closing_keeps_what_was_said(self, tiny_model, frames):
+        session = new_session(tiny_model)
+        session.push(frames(3), range(3))
+        stream = session.stream("What now?")
+        piece = next(stream)
+        stream.close()
+        assert session.history[-1].answer == piece.strip()
+        assert session.ask("And?").text  # the session goes on
+
+    def test_a_failing_answer_leaves_the_session_usable(self, tiny_model, frames, monkeypatch):
+        session = new_session(tiny_model)
+        session.push(frames(3), range(3))
+
+        def fail(*_):
+            raise RuntimeError("out of memory")
+            yield
+
+        with monkeypatch.context() as patch:
+            patch.setattr("videochat_online.streaming.session.generate_ids", fail)
+            with pytest.raises(RuntimeError, match="out of memory"):
+                session.ask("What?")
+        assert session.history == ()
+        assert session.ask("What?").text
+
+    def test_frames_arrive_during_generation(self, tiny_model, frames):
+        session, twin = new_session(tiny_model), new_session(tiny_model)
+        for s in (session, twin):
+            s.push(frames(3), range(3))
+        stream = session.stream("What now?")
+        first = next(stream)
+        pushed = threading.Event()
+
+        def push():
+            session.push(frames(6)[3:], [3.0, 4.0, 5.0])
+            pushed.set()
+
+        threading.Thread(target=push).start()
+        assert pushed.wait(timeout=30)  # not held up by the answer that is being generated
+        assert first + "".join(stream) == "".join(twin.stream("What now?"))
+        assert session.num_frames == 6
+        assert session.history[-1].num_frames_seen == 3
+
+    def test_two_threads_ask_and_push(self, tiny_model, frames):
+        session = new_session(tiny_model, settings=GenerationSettings(max_new_tokens=2))
+        session.push(frames(1), [0.0])
+        failures = []
+
+        def ask():
+            try:
+                for _ in range(5):
+                    session.ask("What?")
+            except Exception as error:
+                failures.append(error)
+
+        threads = [threading.Thread(target=ask) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for t in range(1, 20):
+            session.push(frames(1, seed=t), [float(t)])
+        for thread in threads:
+            thread.join()
+        assert failures == []
+        assert len(session.history) == 10
+        seen = [exchange.num_frames_seen for exchange in session.history]
+        assert seen == sorted(seen)
+
+
+class TestSaveAndRestore:
+    def test_goes_on_identically(self, tiny_model, frames, tmp_path):
+        session = new_session(tiny_model)
+        session.push(frames(20), range(20))
+        session.ask("One?")
+        session.save(tmp_path / "state")
+        other = new_session(tiny_model)
+        other.restore(tmp_path / "state")
+        for s in (session, other):
+            s.push(frames(30)[20:], range(20, 30))
+        a, b = session.prepare("Two?"), other.prepare("Two?")
+        assert a.frames == b.frames
+        assert torch.equal(a.prompt.embeds_LD, b.prompt.embeds_LD)
+        assert session.ask("Two?") == other.ask("Two?")
+        assert session.history == other.history
+
+    def test_an_empty_session(self, tiny_model, tmp_path):
+        new_session(tiny_model).save(tmp_path / "state")
+        other = new_session(tiny_model)
+        other.restore(tmp_path / "state")
+        assert other.num_frames == 0
+
+    def test_files_that_are_no_session_change_nothing(self, tiny_model, frames, tmp_path, tiny_dir):
+        session = new_session(tiny_model)
+        session.push(frames(2), range(2))
+        before = logits_of(session)
+        (tmp_path / "text").write_text("hello")
+        window = new_session(tiny_model, WindowMemoryBank(num_frames=2, full_grid=GRID))
+        window.push(frames(2), range(2))
+        window.save(tmp_path / "window")
+        for path in (tmp_path / "absent", tmp_path / "text", tiny_dir() / "model.safetensors", tmp_path / "window"):
+            with pytest.raises(InputError):
+                session.restore(path)
+        assert torch.equal(logits_of(session), before)
+
+    def test_reset_forgets(self, tiny_model, frames):
+        session, fresh = new_session(tiny_model), new_session(tiny_model)
+        session.push(frames(9, seed=3), range(9))
+        session.ask("One?")
+        session.reset()
+        for s in (session, fresh):
+            s.push(frames(3), range(3))
+        assert torch.equal(logits_of(session), logits_of(fresh))
+        assert session.num_frames == 3
+
+
+class TestGeneration:
+    def prompt(self, model, frames):
+        session = new_session(model)
+        session.push(frames(3), range(3))
+        return session.prepare("What now?").prompt.embeds_LD
+
+    def test_greedy_equals_a_fresh_prefill_at_every_step(self, tiny_model, frames):
+        network, embeds = tiny_model.network, self.prompt(tiny_model, frames)
+        ids = list(generate_ids(network, embeds, (), GenerationSettings(max_new_tokens=8)))
+        for token in ids:
+            with torch.no_grad():
+                logits = network.language_model(inputs_embeds=embeds[None], use_cache=False).logits[0, -1]
+            assert token == int(logits.argmax())
+            embeds = torch.cat((embeds, network.get_input_embeddings()(torch.tensor([token]))))
+
+    def test_stops_at_the_stop_id_and_not_before_the_minimum(self, tiny_model, frames):
+        network, embeds = tiny_model.network, self.prompt(tiny_model, frames)
+        free = list(generate_ids(network, embeds, (), GenerationSettings(max_new_tokens=8)))
+        stop = free[3]
+        stopped = list(generate_ids(network, embeds, (stop,), GenerationSettings(max_new_tokens=8)))
+        assert stopped == free[: free.index(stop) + 1]
+        longer = GenerationSettings(max_new_tokens=8, min_new_tokens=8)
+        assert stop not in list(generate_ids(network, embeds, (stop,), longer))
+
+    def test_seeded_draws_repeat_and_tiny_top_k_is_greedy(self, tiny_model, frames):
+        network, embeds = tiny_model.network, self.prompt(tiny_model, frames)
+        drawn = GenerationSettings(max_new_tokens=12, temperature=2.0, seed=1)
+        a, b = (list(generate_ids(network, embeds, (), drawn)) for _ in range(2))
+        assert a == b
+        greedy = list(generate_ids(network, embeds, (), GenerationSettings(max_new_tokens=12)))
+        assert a != greedy
+        for narrow in ({"top_k": 1}, {"top_p": 1e-6}):
+            settings = GenerationSettings(max_new_tokens=12, temperature=2.0, seed=1, **narrow)
+            assert list(generate_ids(network, embeds, (), settings)) == greedy
+
+    def test_repetition_penalty_avoids_what_was_said(self, tiny_model, frames):
+        network, embeds = tiny_model.network, self.prompt(tiny_model, frames)
+        ids = list(generate_ids(network, embeds, (), GenerationSettings(max_new_tokens=24, repetition_penalty=1e6)))
+        assert len(set(ids)) == 24
+
+    @pytest.mark.parametrize(
+        "options",
+        [{"max_new_tokens": 0}, {"min_new_tokens": 200}, {"temperature": -1.0}, {"top_p": 0.0}, {"top_k": -1},
+         {"repetition_penalty": 0.0}],
+    )  # fmt: skip
+    def test_settings_out_of_range(self, options):
+        with pytest.raises(InputError, match=next(iter(options))):
+            GenerationSettings(**options)
+
+
+class TestTextDecoder:
+    def test_a_character_of_several_tokens_is_shown_whole(self, tiny_model):
+        tokenizer = tiny_model.tokenizer
+        text = "A 世界 ok"
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        decoder = TextDecoder(tokenizer)
+        pieces = [decoder.push(token) for token in ids]
+        assert len(ids) > len(text)
+        assert "".join(pieces) + decoder.finish() == text == decoder.text
+        assert not any("\N{REPLACEMENT CHARACTER}" in piece for piece in pieces)
+
+    def test_bytes_that_never_become_a_character_are_shown_at_the_end(self, tiny_model):
+        tokenizer = tiny_model.tokenizer
+        half = tokenizer("世", add_special_tokens=False)["input_ids"][:1]
+        decoder = TextDecoder(tokenizer)
+        assert decoder.push(half[0]) == ""
+        assert decoder.finish() == "\N{REPLACEMENT CHARACTER}"
+
+
+class TestImageChat:
+    def test_tiles_and_numbered_images(self, tiny_model):
+        from PIL import Image
+
+        wide = Image.fromarray(np.random.default_rng(0).integers(0, 256, (100, 300, 3), dtype=np.uint8))
+        square = Image.fromarray(np.random.default_rng(1).integers(0, 256, (100, 100, 3), dtype=np.uint8))
+        one = ImageChat(tiny_model, [wide], SHORT)
+        assert one.tokens_per_image == (16 * 4,)  # three tiles and the thumbnail
+        assert one.ask("What is it?")
+        several = ImageChat(tiny_model, [wide, square], SHORT)
+        assert several.num_visual_tokens == 16 * 4 + several.tokens_per_image[1]
+        several.ask("Compare.")
+        several.ask("And now?")
+        assert [turn.user[-1] for turn in several._turns] == ["Compare.", "And now?"]
+        assert [several._turns[0].user[place] for place in (0, 3)] == ["Image-1: ", "Image-2: "]
+        assert several._turns[1].user == ("And now?",)  # the images stand in the first turn only
+
+    def test_no_image(self, tiny_model):
+        with pytest.raises(InputError, match="at least one image"):
+            ImageChat(tiny_model, [])
+
+
+def test_encode_batch_must_be_positive(tiny_model):
+    with pytest.raises(InputError, match="encode_batch"):
+        StreamingSession(tiny_model, encode_batch=0)
