@@ -172,9 +172,10 @@ class TestBadInput:
         for name in ("absent.mp4", "empty.mp4", "text.mp4", "folder"):
             self.check(chat("--video", tmp_path / name, "--ask", "1:What?"), name, "expected")
 
-    @pytest.mark.parametrize("question", ["-1:What?", "nan:What?", "inf:What?", "What?", "1:", "x:What?"])
+    @pytest.mark.parametrize("question", ["-1:What?", "-inf:What?", "nan:What?", "inf:What?", "What?", "1:", "x:What?"])
     def test_questions(self, chat, clip, question):
         self.check(chat("--video", clip, f"--ask={question}"), "--ask: expected")
+        self.check(chat("--video", clip, "--ask", question), "--ask: expected")
 
     def test_flags(self, chat, clip):
         ask = ("--video", clip, "--ask", "1:What?")

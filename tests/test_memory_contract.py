@@ -14,10 +14,6 @@ from videochat_online.errors import InputError
 from videochat_online.memory import (
     MEMORY_BANKS,
     MEMORY_OPTIONS,
-    KeepAllMemoryBank,
-    PyramidMemoryBank,
-    UniformMemoryBank,
-    WindowMemoryBank,
     make_memory,
 )
 from videochat_online.types import FrameTokens
@@ -42,15 +38,6 @@ def kind_of(name):
 
 def make(name, **more):
     return make_memory(kind_of(name), full_grid=GRID, **{**OPTIONS[name], **more})
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Tensors this small gain nothing from threads, which wait for each other on a busy machine."""
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(num_threads)
 
 
 @pytest.fixture(params=sorted(OPTIONS))
@@ -378,48 +365,3 @@ def test_factory_names_what_is_wrong():
     with pytest.raises(InputError, match="memory 'window' does not take capacities, policy: it takes num_frames"):
         make_memory("window", capacities=(1, 1, 1), policy="paper", num_frames=None)
     assert make_memory("window", capacities=None, num_frames=2).max_tokens == 512
-
-
-def test_window_keeps_the_newest(features_TCHW):
-    bank = WindowMemoryBank(num_frames=4, full_grid=GRID)
-    push(bank, features_TCHW, 0, 23)
-    assert [frame.index for frame in bank.read()] == [19, 20, 21, 22]
-    assert torch.equal(bank.read()[0].tokens_CHW, features_TCHW[19])
-    assert WindowMemoryBank().max_tokens == 4 * 256
-    with pytest.raises(InputError, match="num_frames 0"):
-        WindowMemoryBank(num_frames=0)
-
-
-@pytest.mark.parametrize("num_frames", [2, 3, 5, 8, 16])
-def test_uniform_spacing(features_TCHW, num_frames):
-    bank = UniformMemoryBank(num_frames=num_frames, full_grid=GRID)
-    for newest in range(NUM_FRAMES):
-        push(bank, features_TCHW, newest, newest + 1)
-        # The smallest power of two whose multiples before the newest frame leave it a place.
-        stride = 1
-        while len(range(0, newest, stride)) > num_frames - 1:
-            stride *= 2
-        indices = [frame.index for frame in bank.read()]
-        assert indices == [*range(0, newest, stride), newest]
-        assert len(indices) <= num_frames
-        if newest + 1 >= num_frames:
-            assert len(indices) > num_frames / 2
-    with pytest.raises(InputError, match="num_frames 1"):
-        UniformMemoryBank(num_frames=1)
-
-
-def test_keep_all_keeps_all(features_TCHW):
-    bank = KeepAllMemoryBank(full_grid=GRID)
-    push(bank, features_TCHW)
-    assert [frame.num_tokens for frame in bank.read()] == [
-        {0: 64, 4: 16}.get(index % 8, 4) for index in range(NUM_FRAMES)
-    ]
-    full = KeepAllMemoryBank(full_grid=GRID, intervals=(1,))
-    push(full, features_TCHW)
-    assert all(torch.equal(f.tokens_CHW, features_TCHW[f.index]) for f in full.read())
-    assert len(full.read()) == NUM_FRAMES
-
-
-def test_defaults_are_the_published_ones():
-    assert PyramidMemoryBank().max_tokens == 832
-    assert PyramidMemoryBank(capacities=(24, 24, 144)).max_tokens == 9984

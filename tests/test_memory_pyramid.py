@@ -34,15 +34,6 @@ def load_slow_pyramid():
 SlowPyramid = load_slow_pyramid().SlowPyramid
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Tensors this small gain nothing from threads, which wait for each other on a busy machine."""
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(num_threads)
-
-
 def write(bank, index, tokens_CHW):
     bank.write(FrameTokens(tokens_CHW, index, index / 8, index))
 
@@ -295,3 +286,8 @@ def test_state_whose_tiers_hold_different_features_is_refused():
     other = {"tier1.tokens": torch.zeros(1, 3, 2, 2), "tier1.mean": torch.zeros(1, 3)}
     with pytest.raises(InputError, match=r"equal channels and dtypes in all tiers, got \[\(2, .*\(3, "):
         bank.load_state_dict({**state, **other})
+
+
+def test_defaults_are_the_published_ones():
+    assert PyramidMemoryBank().max_tokens == 832
+    assert PyramidMemoryBank(capacities=(24, 24, 144)).max_tokens == 9984

@@ -13,21 +13,12 @@ from videochat_online.memory import (
     KeepAllMemoryBank,
     TokenSchedule,
     demote_to_grid,
-    pool_by_schedule,
+    pool_by_ratio,
     pool_to_grid,
 )
 from videochat_online.types import FrameTokens
 
 FIGURES = json.loads((Path(__file__).parent / "figures" / "memory.json").read_text(encoding="utf-8"))
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Tensors this small gain nothing from threads, which wait for each other on a busy machine."""
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(num_threads)
 
 
 @pytest.mark.parametrize("row", FIGURES["schedules"], ids=lambda row: str(row["intervals"]))
@@ -97,15 +88,14 @@ def test_training_pools_as_streaming_does(intervals, full_grid):
         bank.write(FrameTokens(tokens_CHW, first + offset, float(offset), offset))
     streamed = {frame.index: frame.tokens_CHW for frame in bank.read()}
 
-    pooled = pool_by_schedule(features_TCHW, range(first, first + 21), schedule)
-    assert len(pooled) == 21
-    for index, tokens_CHW in enumerate(pooled, start=first):
-        assert (tokens_CHW is None) == (index not in streamed)
-        if tokens_CHW is not None:
-            assert torch.equal(tokens_CHW, streamed[index])
+    kept = [offset for offset in range(21) if schedule.level(first + offset) is not None]
+    assert [first + offset for offset in kept] == list(streamed)
+    pooled = pool_by_ratio(features_TCHW[kept], [schedule.ratio(first + offset) for offset in kept])
+    for tokens_CHW, remembered in zip(pooled, streamed.values(), strict=True):
+        assert torch.equal(tokens_CHW, remembered)
 
 
-def test_training_pools_once_per_level_and_keeps_gradients(monkeypatch):
+def test_training_pools_once_per_ratio_and_keeps_gradients(monkeypatch):
     calls = []
     original = torch.nn.functional.adaptive_avg_pool2d
 
@@ -116,7 +106,8 @@ def test_training_pools_once_per_level_and_keeps_gradients(monkeypatch):
     monkeypatch.setattr(torch.nn.functional, "adaptive_avg_pool2d", counted)
     features_TCHW = torch.randn(32, 3, 8, 8, requires_grad=True)
     # Two samples of 16 frames in one batch: each counts from its own start.
-    pooled = pool_by_schedule(features_TCHW, [*range(16), *range(16)], TokenSchedule((8, 4, 1)))
+    schedule = TokenSchedule((8, 4, 1))
+    pooled = pool_by_ratio(features_TCHW, [schedule.ratio(index) for index in (*range(16), *range(16))])
     assert sorted(calls) == [(4, 3, 8, 8), (24, 3, 8, 8)]
     assert [p.shape[-1] for p in pooled[:5]] == [8, 2, 2, 2, 4]
     assert [p.shape[-1] for p in pooled[16:21]] == [8, 2, 2, 2, 4]
@@ -126,9 +117,6 @@ def test_training_pools_once_per_level_and_keeps_gradients(monkeypatch):
     assert torch.allclose(per_frame[:5], torch.tensor([192.0, 12.0, 12.0, 12.0, 48.0]))
 
 
-def test_pooling_by_schedule_checks_counts():
-    features_TCHW = torch.zeros(2, 3, 4, 4)
-    with pytest.raises(InputError, match="2 frames of features but 3 indices"):
-        pool_by_schedule(features_TCHW, [0, 1, 2], TokenSchedule((1,)))
-    with pytest.raises(InputError, match="1 grids for the 2 levels"):
-        pool_by_schedule(features_TCHW, [0, 1], TokenSchedule((2, 1)), [(4, 4)])
+def test_pooling_by_ratio_checks_counts():
+    with pytest.raises(InputError, match="2 frames of features but 3 ratios"):
+        pool_by_ratio(torch.zeros(2, 3, 4, 4), [1, 1, 1])

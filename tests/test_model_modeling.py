@@ -12,6 +12,7 @@ from transformers import DynamicCache
 
 from make_tiny_model import LLMS, tiny_config
 from model_figures import digest
+from videochat_online.errors import InputError
 from videochat_online.model import VideoChatOnlineForConditionalGeneration, export_original, load_network
 from videochat_online.model.modeling import pixel_shuffle
 from videochat_online.model.rope import fixed_regime, switch_length
@@ -73,7 +74,7 @@ def test_embed_frames_pools_each_frame_as_asked():
 
 
 def test_embed_frames_names_both_counts():
-    with pytest.raises(ValueError, match=r"4 frames, got 2"):
+    with pytest.raises(InputError, match=r"4 frames of features but 2 ratios"):
         random_network().embed_frames(torch.randn(4, 3, 112, 112, dtype=torch.double), [1, 2])
 
 

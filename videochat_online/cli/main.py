@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from types import ModuleType
@@ -19,6 +20,9 @@ from videochat_online.errors import InputError
 from videochat_online.utils import silence_accelerator_notice
 
 COMMANDS: dict[str, ModuleType] = {"chat": chat, "convert": convert, "doctor": doctor}
+
+
+_NEGATIVE_TIME = re.compile(r"-[\w.]+:")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -42,7 +46,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def normalise_flags(arguments: Sequence[str]) -> list[str]:
-    """`--max-new-tokens` and `--max_new_tokens` are the same flag; values are left alone."""
+    """`--max-new-tokens` and `--max_new_tokens` are the same flag; values are left alone.
+
+    A value such as `-1:What?` gets a blank in front, or argparse would take it for a flag and say less about it.
+    """
+    arguments = [f" {argument}" if _NEGATIVE_TIME.match(argument) else argument for argument in arguments]
     return [
         "--" + name.replace("-", "_") + equals + value if argument.startswith("--") and len(argument) > 2 else argument
         for argument in arguments

@@ -18,6 +18,7 @@ from transformers.activations import ACT2FN
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.internvl.modeling_internvl import InternVLVisionModel
 
+from videochat_online.memory import pool_by_ratio
 from videochat_online.model.configuration import VideoChatOnlineConfig
 from videochat_online.model.rope import use_explicit_regime
 
@@ -226,18 +227,9 @@ class VideoChatOnlineForConditionalGeneration(PreTrainedModel, GenerationMixin):
             [L, D]: the tokens of all frames, one frame after another.
         """
         features_TCHW = self.encode(pixels_TCSS)
-        T, C, H, W = features_TCHW.shape
-        if pool_ratios is None or all(ratio == 1 for ratio in pool_ratios):
-            return self.project(features_TCHW.permute(0, 2, 3, 1).reshape(T * H * W, C))
-        if len(pool_ratios) != T:
-            raise ValueError(f"pool_ratios: expected one for each of {T} frames, got {len(pool_ratios)}")
-        frames: list[Tensor] = [features_TCHW.new_empty(0)] * T
-        for ratio in sorted(set(pool_ratios)):  # one pooling call per resolution, not per frame
-            chosen = [t for t, r in enumerate(pool_ratios) if r == ratio]
-            pooled = nn.functional.adaptive_avg_pool2d(features_TCHW[chosen], (H // ratio, W // ratio))
-            for t, tokens in zip(chosen, pooled.permute(0, 2, 3, 1).reshape(len(chosen), -1, C), strict=True):
-                frames[t] = tokens
-        return self.project(torch.cat(frames))
+        ratios = [1] * len(features_TCHW) if pool_ratios is None else pool_ratios
+        pooled = pool_by_ratio(features_TCHW, ratios)
+        return self.project(torch.cat([tokens_CHW.flatten(1).T for tokens_CHW in pooled]))
 
     def resize_position_embeddings(self, image_size: int) -> None:
         """Interpolate the vision tower's position embeddings to frames of `image_size` pixels, for good.

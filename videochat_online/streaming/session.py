@@ -264,7 +264,8 @@ class StreamingSession:
         """
         state, tensors = load_state(Path(path))
         with self._push_lock, self._answer_lock, self._state_lock:
-            self.memory.load_state_dict(tensors)
+            # A bank without a device of its own stays where its state is: the frames belong beside the model.
+            self.memory.load_state_dict({key: tensor.to(self.model.device) for key, tensor in tensors.items()})
             self._projected.clear()
             self._history = list(state.history)
             self._num_frames, self._last_time_s = state.num_frames, state.last_time_s

@@ -1,0 +1,75 @@
+"""Memories of a stream: what is kept of the frames seen so far, within a budget of visual tokens.
+
+Pure: no model, no files. `MEMORY_BANKS` lists the implementations, `make_memory` makes one by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from videochat_online.errors import InputError
+from videochat_online.memory.base import MemoryBank
+from videochat_online.memory.keep_all import KeepAllMemoryBank
+from videochat_online.memory.pooling import demote_to_grid, pool_by_ratio, pool_to_grid
+from videochat_online.memory.pyramid import POLICIES, PyramidMemoryBank
+from videochat_online.memory.schedule import DEFAULT_FULL_GRID, DEFAULT_INTERVALS, Grid, TokenSchedule
+from videochat_online.memory.uniform import UniformMemoryBank
+from videochat_online.memory.window import WindowMemoryBank
+
+MEMORY_BANKS: dict[str, Callable[..., MemoryBank]] = {
+    "pyramid": PyramidMemoryBank,
+    "window": WindowMemoryBank,
+    "uniform": UniformMemoryBank,
+    "keep_all": KeepAllMemoryBank,
+}
+
+MEMORY_OPTIONS: dict[str, tuple[str, ...]] = {
+    "pyramid": ("capacities", "full_grid", "grids", "intervals", "policy", "device"),
+    "window": ("num_frames", "full_grid", "device"),
+    "uniform": ("num_frames", "full_grid", "device"),
+    "keep_all": ("full_grid", "intervals", "device"),
+}
+"""Options that each memory takes; their defaults are those of its class."""
+
+
+def make_memory(name: str, **options: Any) -> MemoryBank:
+    """Make an empty memory by its name in `MEMORY_BANKS`.
+
+    Args:
+        name: "pyramid", "window", "uniform" or "keep_all".
+        options: of `MEMORY_OPTIONS[name]`. One that is None counts as not given, so that a command line can
+            hand over all its flags.
+
+    Raises:
+        InputError: an unknown name, an option that this memory does not take, or a bad value of one.
+    """
+    if name not in MEMORY_BANKS:
+        raise InputError(f"unknown memory {name!r}: expected one of {sorted(MEMORY_BANKS)}")
+    given = {option: value for option, value in options.items() if value is not None}
+    unknown = sorted(set(given) - set(MEMORY_OPTIONS[name]))
+    if unknown:
+        raise InputError(
+            f"memory {name!r} does not take {', '.join(unknown)}: it takes {', '.join(MEMORY_OPTIONS[name])}"
+        )
+    return MEMORY_BANKS[name](**given)
+
+
+__all__ = [
+    "DEFAULT_FULL_GRID",
+    "DEFAULT_INTERVALS",
+    "MEMORY_BANKS",
+    "MEMORY_OPTIONS",
+    "POLICIES",
+    "Grid",
+    "KeepAllMemoryBank",
+    "MemoryBank",
+    "PyramidMemoryBank",
+    "TokenSchedule",
+    "UniformMemoryBank",
+    "WindowMemoryBank",
+    "demote_to_grid",
+    "make_memory",
+    "pool_by_ratio",
+    "pool_to_grid",
+]

@@ -1,0 +1,56 @@
+"""What every memory of the stream offers, whatever it keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from torch import Tensor
+
+from videochat_online.types import FrameTokens
+
+
+class MemoryBank(Protocol):
+    """Frames in, a bounded selection of them out.
+
+    A bank holds features before the projector and changes a frame only by making it smaller; it never looks
+    ahead. It belongs to one stream at a time and is not safe to use from several threads at once.
+    """
+
+    def write(self, frame: FrameTokens) -> None:
+        """Take the next frame of the stream; its index must exceed, its time not precede, the last one's.
+
+        Raises:
+            InputError: the frame is out of order, or does not fit what the bank already holds.
+        """
+        ...
+
+    def read(self, query: Tensor | None = None) -> Sequence[FrameTokens]:
+        """Return a snapshot in time order: later writes do not change it.
+
+        Args:
+            query: embedding of the question, for memories that select by it; the others ignore it.
+        """
+        ...
+
+    def reset(self) -> None:
+        """Forget every frame; the next one may start another stream."""
+        ...
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return everything a bank made with the same options needs to go on identically: tensors only."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from a saved state; the present one is forgotten.
+
+        Raises:
+            InputError: the state is of another kind of memory or of other options, or is incomplete. The
+                bank is then unchanged.
+        """
+        ...
+
+    @property
+    def max_tokens(self) -> int | None:
+        """Hard budget of visual tokens that `read` never exceeds; None where the memory grows for ever."""
+        ...

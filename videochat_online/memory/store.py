@@ -1,0 +1,152 @@
+"""Preallocated storage of frames that share one token grid.
+
+Owns slots on one device and the order of the frames in them. Knows neither when a frame should enter or leave
+nor what its level means.
+
+Shapes: `N` frames, `C` channels, `H` `W` rows and columns of the token grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from videochat_online.errors import InputError
+from videochat_online.memory.schedule import Grid
+from videochat_online.types import FrameTokens
+
+_FIRST_UNBOUNDED_SLOTS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A frame in its slot: `FrameTokens` without the tokens."""
+
+    slot: int
+    index: int
+    time_s: float
+    content_id: int
+
+
+class FrameStore:
+    """An ordered list of frames in slots of one tensor [capacity, C, H, W].
+
+    A frame that leaves frees its slot for the next one, so a full store never allocates again.
+
+    Args:
+        capacity: frames at most; None for a store that doubles when it is full.
+        grid: rows and columns of tokens of each frame.
+    """
+
+    def __init__(self, capacity: int | None, grid: Grid) -> None:
+        self.capacity = capacity
+        self.grid = grid
+        self.entries: list[Entry] = []
+        self._tokens: Tensor | None = None
+        self._free: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether a frame must leave before one can enter."""
+        return self.capacity is not None and len(self.entries) >= self.capacity
+
+    @property
+    def num_channels(self) -> int | None:
+        """Feature width C, or None before `allocate`."""
+        return None if self._tokens is None else int(self._tokens.shape[1])
+
+    @property
+    def slots(self) -> Tensor:
+        """The tensor [capacity, C, H, W], free slots included; `allocate` comes first."""
+        assert self._tokens is not None, "the store has no storage yet"
+        return self._tokens
+
+    def allocate(self, num_channels: int, dtype: torch.dtype, device: torch.device) -> None:
+        """Reserve the slots, once the first frame has shown the feature width and type."""
+        num_slots = _FIRST_UNBOUNDED_SLOTS if self.capacity is None else self.capacity
+        self._tokens = _empty((num_slots, num_channels, *self.grid), dtype, device)
+        # Popped from the end: slots fill from 0 up.
+        self._free = list(range(num_slots))[::-1]
+
+    def insert(self, position: int, frame: FrameTokens) -> int:
+        """Copy a frame into a free slot and list it at `position`; returns the slot."""
+        if not self._free:
+            self._grow()
+        slot = self._free.pop()
+        self.slots[slot].copy_(frame.tokens_CHW)
+        self.entries.insert(position, Entry(slot, frame.index, frame.time_s, frame.content_id))
+        return slot
+
+    def remove(self, position: int) -> FrameTokens:
+        """Take a frame out. Its tokens are a view of the slot: use them before the next `insert`."""
+        entry = self.entries.pop(position)
+        self._free.append(entry.slot)
+        return FrameTokens(self.slots[entry.slot], entry.index, entry.time_s, entry.content_id)
+
+    def frames(self) -> list[FrameTokens]:
+        """Copies of the frames, in the store's order."""
+        tokens = self._ordered(self._tokens) if self.entries else ()
+        return [FrameTokens(t, e.index, e.time_s, e.content_id) for t, e in zip(tokens, self.entries, strict=True)]
+
+    def state(self) -> dict[str, Tensor]:
+        """Copies of all that `load` needs; tokens [N, C, H, W] in order, C = 0 before `allocate`."""
+        tokens = torch.empty(0, 0, *self.grid) if self._tokens is None else self._ordered(self._tokens)
+        return {
+            "tokens": tokens,
+            "index": torch.tensor([entry.index for entry in self.entries], dtype=torch.int64),
+            "time_s": torch.tensor([entry.time_s for entry in self.entries], dtype=torch.float64),
+            "content_id": torch.tensor([entry.content_id for entry in self.entries], dtype=torch.int64),
+        }
+
+    def load(self, state: Mapping[str, Tensor], device: torch.device | None, name: str) -> None:
+        """Fill an empty store from `state`, on `device` or, if None, on the state's; errors call it `name`.
+
+        Raises:
+            InputError: shapes that do not belong together or to this store.
+        """
+        tokens = state["tokens"]
+        num_frames = state["index"].numel()
+        expected = (num_frames, *tokens.shape[1:2], *self.grid)
+        if tuple(tokens.shape) != expected:
+            raise InputError(f"{name}.tokens of a memory state: expected shape {expected}, got {tuple(tokens.shape)}")
+        for key in ("time_s", "content_id"):
+            if state[key].numel() != num_frames:
+                raise InputError(
+                    f"{name}.{key} of a memory state: expected {num_frames} values, got {state[key].numel()}"
+                )
+        if self.capacity is not None and num_frames > self.capacity:
+            raise InputError(f"{name} of a memory state holds {num_frames} frames, more than its {self.capacity}")
+        if tokens.shape[1] == 0:
+            return
+        self.allocate(tokens.shape[1], tokens.dtype, tokens.device if device is None else device)
+        columns = (state["index"].tolist(), state["time_s"].tolist(), state["content_id"].tolist())
+        for tokens_CHW, index, time_s, content_id in zip(tokens, *columns, strict=True):
+            # Past the subclass: a saved value is restored, not computed again.
+            FrameStore.insert(self, len(self.entries), FrameTokens(tokens_CHW, index, time_s, content_id))
+
+    def _ordered(self, slots: Tensor | None) -> Tensor:
+        """Copy of the used rows of a per-slot tensor, in the store's order."""
+        assert slots is not None, "the store has no storage yet"
+        if not self.entries:
+            return slots[:0].clone()
+        # Stacking views needs no index tensor on the device, hence no transfer that waits for it.
+        return torch.stack([slots[entry.slot] for entry in self.entries])
+
+    def _grow(self) -> None:
+        assert self.capacity is None, "a bounded store evicts before it inserts"
+        old = self.slots
+        self._tokens = _empty((2 * len(old), *old.shape[1:]), old.dtype, old.device)
+        self._tokens[: len(old)].copy_(old)
+        self._free = list(range(len(old), 2 * len(old)))[::-1]
+
+
+def _empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    # A tensor made in inference mode could not be written outside it; the first write may be in either.
+    with torch.inference_mode(False):
+        return torch.empty(shape, dtype=dtype, device=device)

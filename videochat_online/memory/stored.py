@@ -1,0 +1,227 @@
+"""What the memories share that keep frames in tiers: checking, storage, snapshots, saved states.
+
+Owns everything but the choice of which frames stay: a subclass decides that in `_admit`.
+
+Shapes: `N` frames, `C` channels, `H` `W` rows and columns of the token grid.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from videochat_online.errors import InputError
+from videochat_online.memory.pooling import pool_to_grid
+from videochat_online.memory.schedule import TokenSchedule
+from videochat_online.memory.store import FrameStore
+from videochat_online.types import FrameTokens
+
+_NO_INDEX = -1
+
+
+class StoredMemoryBank(ABC):
+    """A memory of frames in one `FrameStore` per tier; see `MemoryBank` for the contract.
+
+    A frame that arrives larger than its tier's grid is pooled to it and keeps its content id, since nobody
+    has read it before. Gradients are not kept.
+
+    Args:
+        kind: name in `MEMORY_BANKS`; a saved state of another kind is refused.
+        options: what else decides the memory's content, in values that JSON can hold; a saved state of other
+            options is refused.
+        schedule: tier of a frame from its index.
+        stores: empty store of each tier.
+        device: where frames are kept; None for the device of the first frame written or state loaded.
+    """
+
+    def __init__(
+        self,
+        *,
+        kind: str,
+        options: Mapping[str, Any],
+        schedule: TokenSchedule,
+        stores: Sequence[FrameStore],
+        device: torch.device | str | None,
+    ) -> None:
+        # Through JSON, so that it compares equal with what a saved state holds (tuples become lists).
+        self._config: dict[str, Any] = json.loads(json.dumps({"kind": kind, **options}))
+        self._schedule = schedule
+        self._stores = list(stores)
+        self._device = None if device is None else torch.device(device)
+        self._reset_counters()
+        self._next_content_id = -1
+
+    @abstractmethod
+    def _admit(self, level: int, frame: FrameTokens) -> None:
+        """Store a checked frame of the tier `level`, evicting what has to go.
+
+        Must raise, if at all, before it changes anything: `_fit` first.
+        """
+
+    @abstractmethod
+    def _empty_stores(self) -> list[FrameStore]:
+        """New stores, empty, for `reset` and `load_state_dict`."""
+
+    @property
+    def max_tokens(self) -> int | None:
+        """Hard budget of visual tokens; None where the memory grows for ever."""
+        total = 0
+        for store in self._stores:
+            if store.capacity is None:
+                return None
+            total += store.capacity * store.grid[0] * store.grid[1]
+        return total
+
+    def write(self, frame: FrameTokens) -> None:
+        """Take the next frame of the stream; one that the schedule skips is only noted as seen.
+
+        Raises:
+            InputError: index not above the last one, time before the last one, a negative content id, tokens
+                smaller than the tier's grid, or of other channels, type or device than those before.
+        """
+        self._check(frame)
+        level = self._schedule.level(frame.index)
+        with torch.no_grad():
+            if level is not None:
+                self._admit(level, frame)
+        self._last_index, self._last_time_s = frame.index, frame.time_s
+
+    def read(self, query: Tensor | None = None) -> tuple[FrameTokens, ...]:
+        """Return copies of all frames in time order; `query` is ignored."""
+        with torch.no_grad():
+            frames = [frame for store in self._stores for frame in store.frames()]
+        return tuple(sorted(frames, key=lambda frame: frame.index))
+
+    def reset(self) -> None:
+        """Forget every frame and release the storage: the next stream may have other features.
+
+        Content ids given by the bank go on counting, so that an id never names two contents.
+        """
+        self._stores = self._empty_stores()
+        self._reset_counters()
+
+    def tier_indices(self) -> tuple[tuple[int, ...], ...]:
+        """Absolute indices of the frames in each tier, from the largest frames to the smallest, as stored."""
+        return tuple(tuple(entry.index for entry in store.entries) for store in self._stores)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return copies of the frames and counters; kind and options are JSON text in a uint8 tensor."""
+        state = {
+            "config": torch.tensor(list(json.dumps(self._config).encode()), dtype=torch.uint8),
+            "counters": torch.tensor(self._counters()),
+            "last_time_s": torch.tensor(self._last_time_s, dtype=torch.float64),
+        }
+        with torch.no_grad():
+            for tier, store in enumerate(self._stores):
+                state.update({f"tier{tier}.{key}": value for key, value in store.state().items()})
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from a saved state, on the bank's own device or, if it has none, on the state's.
+
+        Raises:
+            InputError: another kind or other options (both values are named), missing or unexpected
+                entries, or shapes that do not belong together. The bank is then unchanged.
+        """
+        self._check_config(state)
+        stores = self._empty_stores()
+        expected = {"config", "counters", "last_time_s"}
+        expected |= {f"tier{tier}.{key}" for tier, store in enumerate(stores) for key in store.state()}
+        if expected != set(state):
+            raise InputError(
+                f"memory state: missing entries {sorted(expected - set(state))}, "
+                f"unexpected entries {sorted(set(state) - expected)}"
+            )
+        counters = state["counters"].tolist()
+        if len(counters) != len(self._counters()):
+            raise InputError(f"memory state: expected {len(self._counters())} counters, got {len(counters)}")
+        with torch.no_grad():
+            for tier, store in enumerate(stores):
+                keys = store.state()
+                store.load({key: state[f"tier{tier}.{key}"] for key in keys}, self._device, f"tier{tier}")
+        layouts = [(store.num_channels, None if store.num_channels is None else store.slots.dtype) for store in stores]
+        if len(set(layouts)) > 1:
+            raise InputError(f"memory state: expected equal channels and dtypes in all tiers, got {layouts}")
+        self._stores = stores
+        self._last_time_s = float(state["last_time_s"])
+        self._set_counters(counters)
+
+    def _counters(self) -> list[int]:
+        """Whole numbers of a saved state; a subclass appends its own."""
+        return [self._last_index, self._next_content_id]
+
+    def _set_counters(self, counters: list[int]) -> None:
+        """Take back what `_counters` gave."""
+        self._last_index, self._next_content_id = counters
+
+    def _fit(self, frame: FrameTokens, store: FrameStore) -> FrameTokens:
+        """The frame with its tokens pooled to the store's grid, and storage for it ready."""
+        # Pooled first: less to move when storage is on another device.
+        tokens_CHW = pool_to_grid(frame.tokens_CHW, store.grid)
+        if store.num_channels is None:
+            device = tokens_CHW.device if self._device is None else self._device
+            for each in self._stores:
+                each.allocate(tokens_CHW.shape[0], tokens_CHW.dtype, device)
+        return replace(frame, tokens_CHW=tokens_CHW)
+
+    def _new_content_id(self) -> int:
+        """A negative id that this bank has never given before."""
+        content_id = self._next_content_id
+        self._next_content_id -= 1
+        return content_id
+
+    def _reset_counters(self) -> None:
+        self._last_index = _NO_INDEX
+        self._last_time_s = -math.inf
+
+    def _check(self, frame: FrameTokens) -> None:
+        name, tokens = f"frame {frame.index}", frame.tokens_CHW
+        if frame.index <= self._last_index:
+            raise InputError(f"{name}: expected an index above the last one, {self._last_index}")
+        # "not >=" also refuses NaN.
+        if not frame.time_s >= self._last_time_s or math.isinf(frame.time_s):
+            raise InputError(f"{name}: expected a time of at least {self._last_time_s} s, got {frame.time_s} s")
+        if frame.content_id < 0:
+            raise InputError(f"{name}: ids below 0 are the bank's own, got content_id {frame.content_id}")
+        if tokens.ndim != 3 or not tokens.is_floating_point():
+            raise InputError(
+                f"{name}: expected floating-point tokens [C, H, W], got {tokens.dtype} {tuple(tokens.shape)}"
+            )
+        self._check_same_features(name, tokens)
+
+    def _check_same_features(self, name: str, tokens: Tensor) -> None:
+        stored = self._stores[0]
+        if stored.num_channels is None:
+            return
+        pairs: dict[str, tuple[Any, Any]] = {
+            "channels": (stored.num_channels, tokens.shape[0]),
+            "dtype": (stored.slots.dtype, tokens.dtype),
+        }
+        if self._device is None:
+            pairs["device"] = (stored.slots.device, tokens.device)
+        for what, (expected, found) in pairs.items():
+            if expected != found:
+                raise InputError(f"{name}: expected the {what} of the frames before it, {expected}, got {found}")
+
+    def _check_config(self, state: Mapping[str, Tensor]) -> None:
+        if "config" not in state:
+            raise InputError(f"this is no memory state: it has no entry 'config' but {sorted(state)}")
+        try:
+            saved = json.loads(bytes(state["config"].tolist()))
+        except (TypeError, ValueError) as error:
+            raise InputError(f"memory state: its entry 'config' is not JSON text: {error}") from error
+        if not isinstance(saved, dict):
+            raise InputError(f"memory state: its entry 'config' holds {saved!r}, expected options by name")
+        ours = self._config
+        keys = ["kind"] if saved.get("kind") != ours["kind"] else sorted({*saved, *ours})
+        different = [key for key in keys if saved.get(key) != ours.get(key)]
+        if different:
+            found = ", ".join(f"{key} {saved.get(key)} (this memory: {ours.get(key)})" for key in different)
+            raise InputError(f"the memory state was saved by another kind of memory or other options: {found}")

@@ -1,0 +1,53 @@
+"""The most recent frames at full size: the baseline that any other memory must beat at the same budget."""
+
+from __future__ import annotations
+
+import torch
+
+from videochat_online.errors import InputError
+from videochat_online.memory.schedule import DEFAULT_FULL_GRID, Grid, TokenSchedule, check_grid
+from videochat_online.memory.store import FrameStore
+from videochat_online.memory.stored import StoredMemoryBank
+from videochat_online.types import FrameTokens
+
+
+class WindowMemoryBank(StoredMemoryBank):
+    """The last `num_frames` frames, each on the full grid; the oldest leaves first.
+
+    Args:
+        num_frames: frames at most.
+        full_grid: rows and columns of tokens of each frame.
+        device: where frames are kept; None for that of the first frame.
+
+    Raises:
+        InputError: `num_frames` below 1.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_frames: int = 4,
+        full_grid: Grid = DEFAULT_FULL_GRID,
+        device: torch.device | str | None = None,
+    ) -> None:
+        if num_frames < 1:
+            raise InputError(f"a window memory needs at least 1 frame, got num_frames {num_frames}")
+        self._num_frames = num_frames
+        self._grid = check_grid(full_grid, "full_grid")
+        super().__init__(
+            kind="window",
+            options={"num_frames": num_frames, "full_grid": self._grid},
+            schedule=TokenSchedule((1,)),
+            stores=self._empty_stores(),
+            device=device,
+        )
+
+    def _empty_stores(self) -> list[FrameStore]:
+        return [FrameStore(self._num_frames, self._grid)]
+
+    def _admit(self, level: int, frame: FrameTokens) -> None:
+        store = self._stores[level]
+        fitted = self._fit(frame, store)
+        if store.is_full:
+            store.remove(0)
+        store.insert(len(store), fitted)
