@@ -132,10 +132,11 @@ class TestEvaluation:
     def test_streaming_on_a_folder(self):
         assert streaming_indices(40, 3.0, 1, (1.5, 20.0)) == [4, 7, 10, 13, 16, 19, 22, 25, 28, 31, 34, 37]
         assert streaming_indices(200, 1, 8, (0, 3)) == [0, 1, 2, 3]
+        assert streaming_indices(3, 1, 8, (0, 5)) == [0, 1, 2]
         assert streaming_indices(40, 1, 8, (50, 60)) == []
 
     def test_streaming_on_a_folder_finds_frames_in_spite_of_binary_fractions(self):
-        # 0.7 * 10 is 7.000000000000001 and 2.3 * 10 is 23.0, but 1.1 * 30 is 33.0 and 0.29 * 100 is 28.999...
+        assert int(0.29 * 100) == 28
         assert streaming_indices(100, 100, 100, (0.29, 0.29)) == [29]
 
     def test_streaming_on_a_video_shows_only_frames_that_have_ended(self):
@@ -146,6 +147,7 @@ class TestEvaluation:
     def test_sliding_window_goes_back_from_the_question(self):
         assert sliding_window_indices(200, 1, 2, 100.0, max_num_frames=4) == [68, 78, 89, 100]
         assert sliding_window_indices(200, 3.0, 2, 33.4, window_s=2) == [94, 96, 98, 100]
+        assert sliding_window_indices(200, 3.0, 2, 33.4, window_s=1.7) == [96, 98, 100]
         assert sliding_window_indices(40, 1, 2, 43.0, window_s=2) == [37, 38, 39]
 
     def test_sliding_window_by_times(self):

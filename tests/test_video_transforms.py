@@ -27,12 +27,6 @@ def frames():
 
 
 class TestResize:
-    def test_smooth_pictures_do_not_depend_on_the_order_of_directions(self):
-        ramp = np.add.outer(np.linspace(0, 120, 700), np.linspace(0, 120, 300)).astype(np.uint8)
-        image = Image.fromarray(np.repeat(ramp[..., None], 3, axis=-1))
-        plain = np.asarray(image.resize((64, 64), Image.Resampling.BICUBIC), dtype=int)
-        assert np.abs(np.asarray(resize_image(image, 64, 64), dtype=int) - plain).max() <= 1
-
     @pytest.mark.parametrize(
         ("width", "height", "is_column_first"),
         [(64, 64, False), (60, 20, True), (100, 30, True), (30, 30, False), (45, 29, True), (45, 30, False)],
@@ -83,9 +77,10 @@ class TestFrameTransform:
             FrameTransform(size=30)(frames[:, :, :30])
         assert np.array_equal(frames, before)
 
-    def test_views_with_odd_strides(self, frames):
-        turned = np.rot90(frames, axes=(1, 2))
-        assert torch.equal(FrameTransform(size=16)(turned), FrameTransform(size=16)(np.ascontiguousarray(turned)))
+    @pytest.mark.parametrize("size", [16, 30])
+    def test_views_with_negative_strides(self, frames, size):
+        mirrored = frames[:, ::-1, :30]
+        assert torch.equal(FrameTransform(size=size)(mirrored), FrameTransform(size=size)(mirrored.copy()))
 
     def test_padding_keeps_the_picture_and_normalises_to_nearly_zero(self, frames):
         padded = FrameTransform(size=50, pad_square=True)(frames)

@@ -10,6 +10,8 @@ import av
 import numpy as np
 from PIL import Image
 
+from videochat_online.video import read_video
+
 NUM_BITS = 8
 BLOCK = 16
 WIDTH, HEIGHT = NUM_BITS * BLOCK, 64
@@ -32,6 +34,22 @@ def read_number(pixels_HWC: np.ndarray, scale: int = 1) -> int:
 
 def read_numbers(chunks) -> list[int]:
     return [read_number(frame) for chunk in chunks for frame in chunk.pixels_THWC]
+
+
+def read_all(source, **options):
+    """Every frame of a source, and its time."""
+    chunks = list(read_video(source, **options))
+    times_s = [time_s for chunk in chunks for time_s in chunk.times_s]
+    return [frame for chunk in chunks for frame in chunk.pixels_THWC], times_s
+
+
+def pairs(times_s):
+    """A stream of tiny frames; frame i holds the value i."""
+    return [(time_s, np.full((1, 1, 3), i % 256, np.uint8)) for i, time_s in enumerate(times_s)]
+
+
+def values(chunks):
+    return [int(value) for chunk in chunks for value in chunk.pixels_THWC[:, 0, 0, 0]]
 
 
 def write_video(
@@ -83,6 +101,24 @@ def write_cut(source: Path, target: Path, start_s: float) -> Path:
             packet.stream = copy
             part.mux(packet)
     return target
+
+
+def write_song(path: Path) -> Path:
+    """Half a second of silence with a cover picture, which is stored as a video stream."""
+    with av.open(str(path), "w") as container:
+        sound = container.add_stream("aac", rate=44100)
+        cover = container.add_stream("mjpeg", rate=1)
+        cover.width, cover.height, cover.pix_fmt = WIDTH, HEIGHT, "yuvj420p"
+        cover.disposition = av.stream.Disposition.attached_pic
+        picture = av.VideoFrame.from_ndarray(draw_number(1)).reformat(format="yuvj420p")
+        picture.pts = 0
+        container.mux([*cover.encode(picture), *cover.encode(None)])
+        for i in range(20):
+            samples = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+            samples.rate, samples.pts = 44100, i * 1024
+            container.mux(sound.encode(samples))
+        container.mux(sound.encode(None))
+    return path
 
 
 def packet_spans(path: Path) -> list[tuple[int, int]]:

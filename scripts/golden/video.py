@@ -1,0 +1,312 @@
+"""Golden checks of frame sampling, resizing and tiling.
+
+Rows in which the reference is plainly wrong are excluded by what is wrong in the row itself, and our own value
+is asserted in their place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from golden.harness import Case
+from videochat_online.errors import InputError
+from videochat_online.video import (
+    NORMALIZATIONS,
+    FrameTransform,
+    choose_tile_grid,
+    interval_indices,
+    open_video,
+    resize_image,
+    sample_at_rate,
+    sample_clip,
+    sample_segments,
+    segment_centre_indices,
+    sliding_window_indices,
+    sliding_window_indices_at_times,
+    streaming_indices,
+    streaming_indices_at_times,
+    tile_image,
+)
+
+Row = dict[str, Any]
+
+DRAWS = 4000
+"""Seeds over which the support of random sampling is collected; the recorder used 400."""
+
+COVERED_SEGMENT = 30
+"""Up to this many choices, 400 draws have met each with near certainty and the supports must be equal."""
+
+
+def check_train(case: Case) -> None:
+    """Training: frame indices of a clip, the support of random draws, and the clip handling of the reader."""
+    for i, row in enumerate(case.recorded):
+        if "support_per_slot" in row:
+            _check_support(case, f"row {i}", row)
+        elif "n_frames" in row:
+            _check_clip(case, f"row {i}", row)
+        else:
+            case.exact(f"row {i} {row['sample']} of {row['vlen']}", _train_indices(row), row["out"])
+
+
+def _train_indices(row: Row) -> list[int]:
+    if row["sample"] == "middle":
+        return sample_segments(row["vlen"], row["num_frames"], offset=row.get("fix_start"))
+    rate = float(row["sample"].removeprefix("fps"))
+    return sample_at_rate(row["vlen"], row["input_fps"], rate, max_num_frames=row["max_num_frames"])
+
+
+def _check_support(case: Case, label: str, row: Row) -> None:
+    drawn: list[set[int]] = [set() for _ in row["support_per_slot"]]
+    for seed in range(DRAWS):
+        indices = sample_segments(row["vlen"], row["num_frames"], rng=random.Random(seed))
+        if len(indices) != len(drawn):
+            case.exact(f"{label} number of frames", len(indices), len(drawn))
+            return
+        for slot, index in zip(drawn, indices, strict=True):
+            slot.add(index)
+    for i, (slot, recorded) in enumerate(zip(drawn, row["support_per_slot"], strict=True)):
+        if len(slot) <= COVERED_SEGMENT:
+            case.exact(f"{label} slot {i}", sorted(slot), recorded)
+        else:
+            case.exact(f"{label} slot {i}: recorded draws we never make", sorted(set(recorded) - slot), [])
+
+
+def _check_clip(case: Case, label: str, row: Row) -> None:
+    clip = None if row["clip"] is None else (float(row["clip"][0]), float(row["clip"][1]))
+    arguments = (row["n_frames"], row["fps"], row["sample"])
+    try:
+        ours = sample_clip(*arguments, max_num_frames=row["num_frames"], clip_s=clip)
+    except InputError as error:
+        if row["error"] is None:
+            case.exact(label, str(error), row["indices"])
+        else:
+            case.exclude(f"{label}: the reference raises {row['error']!r}; we raise InputError")
+        return
+    if row["error"] is not None or min(row["indices"], default=-1) < 0:
+        case.exclude(f"{label}: a clip longer than the video gives negative indices; we sample the whole video")
+        whole = sample_clip(*arguments, max_num_frames=row["num_frames"])
+        case.exact(f"{label} our indices", ours.indices, whole.indices)
+        return
+    case.exact(f"{label} indices", list(ours.indices), row["indices"])
+    case.exact(f"{label} times", list(ours.times_s), row["timestamps"])
+
+
+def check_eval(case: Case) -> None:
+    """Evaluation settings: OVBench streaming and sliding window, MVBench, Video-MME, and real files."""
+    for i, row in enumerate(case.recorded):
+        label = f"row {i} {row.get('script', row.get('file'))}"
+        if "file" in row:
+            _check_real_file(case, label, row)
+        elif "n_files" in row:
+            _check_folder(case, label, row)
+        elif "sample_fps" in row:
+            _check_video(case, label, row)
+        else:
+            _check_segments(case, label, row)
+
+
+def _check_folder(case: Case, label: str, row: Row) -> None:
+    fps, sample_fps = row["video_fps"], row["sample_fps"]
+    if "clip" in row:
+        indices = streaming_indices(row["n_files"], fps, sample_fps, tuple(row["clip"]))
+        seconds = [round(i / fps, 2) for i in indices]
+    else:
+        indices = sliding_window_indices(
+            row["n_files"],
+            fps,
+            sample_fps,
+            row["timestamp"],
+            window_s=row["window"],
+            max_num_frames=row["max_num_frames"],
+        )
+        seconds = [i / fps for i in indices]
+    case.exact(f"{label} indices", indices, row["indices"])
+    _close_seconds(case, label, seconds, row["sec"])
+
+
+def _check_video(case: Case, label: str, row: Row) -> None:
+    # The recorded decoder's times are float32, and the reference compares them as they are.
+    starts_s = [float(np.float32(i / row["fps"])) for i in range(row["n_frames"])]
+    ends_s = [float(np.float32((i + 1) / row["fps"])) for i in range(row["n_frames"])]
+    if "clip" in row:
+        rounding = "down" if row["script"] == "stream_multiturn" else "nearest"
+        indices = streaming_indices_at_times(
+            ends_s, row["fps"], row["sample_fps"], tuple(row["clip"]), rounding=rounding, tolerance_s=0.0
+        )
+    else:
+        # Rows whose path names AVA reach back to the start whatever their window says; all are shorter than 32 s.
+        window_s = None if "AVA" in row["data_prefix"] else row["window"]
+        indices = sliding_window_indices_at_times(
+            starts_s,
+            ends_s,
+            row["fps"],
+            row["sample_fps"],
+            row["timestamp"],
+            window_s=window_s,
+            max_num_frames=row["max_num_frames"],
+            tolerance_s=0.0,
+        )
+        if window_s is not None and row["timestamp"] - window_s > ends_s[-1]:
+            case.exclude(f"{label}: a window after the video's end makes the whole video the window; ours: last frame")
+            case.exact(f"{label} our indices", indices, [row["n_frames"] - 1])
+            return
+    case.exact(f"{label} indices", indices, row["indices"])
+    _close_seconds(case, label, [ends_s[i] for i in indices], row["sec"])
+
+
+def _check_segments(case: Case, label: str, row: Row) -> None:
+    bound = row.get("bound")
+    indices = segment_centre_indices(
+        row["max_frame"] + 1 if "max_frame" in row else row["n_frames"],
+        row["fps"],
+        num_segments=row["num_segments"],
+        clip_s=None if bound is None else (bound[0], bound[1]),
+        first_index=row.get("first_idx", 0),
+    )
+    case.exact(f"{label} indices", indices, row["indices"])
+    if "sec" in row:
+        _close_seconds(case, label, [(i + 1) / row["fps"] for i in indices], row["sec"])
+        case.exact(f"{label} length", round(row["n_frames"] / row["fps"], 1), row["length"])
+
+
+def _check_real_file(case: Case, label: str, row: Row) -> None:
+    atol = case.tolerance["sec_atol"]
+    with open_video(case.root / row["file"]) as video:
+        starts_s = video.frame_times_s()
+        fps = video.info.average_fps or 0.0
+    ends_s = [*starts_s[1:], starts_s[-1] + 1 / fps]
+    frames = list(zip(starts_s, ends_s, strict=True))
+    case.exact(f"{label} frames", len(frames), row["n"])
+    case.close(f"{label} rate", fps, row["avg_fps"], atol=1e-6)
+    case.close(f"{label} first times", frames[: len(row["first_timestamps"])], row["first_timestamps"], atol=atol)
+    case.close(f"{label} last times", frames[-len(row["last_timestamps"]) :], row["last_timestamps"], atol=atol)
+    single, sliding = row["single"], row["sliding"]
+    indices = streaming_indices_at_times(ends_s, fps, single["sample_fps"], tuple(single["clip"]))
+    case.close(f"{label} streaming", [ends_s[i] for i in indices], single["sec"], atol=atol)
+    window = sliding_window_indices_at_times(
+        starts_s,
+        ends_s,
+        fps,
+        sliding["sample_fps"],
+        sliding["timestamp"],
+        window_s=sliding["window"],
+        max_num_frames=sliding["max_num_frames"],
+    )
+    _close_seconds(case, f"{label} sliding window", [ends_s[i] for i in window], sliding["sec"])
+    with open_video(case.root / row["file"]) as video:
+        first = next(video.read(times_s=[starts_s[indices[0]]]))
+    mean_rgb = first.pixels_THWC[0].reshape(-1, 3).mean(axis=0)
+    case.close(f"{label} mean colour", mean_rgb, row["mean_rgb_first"], atol=case.tolerance["mean_rgb_atol"])
+
+
+def _close_seconds(case: Case, label: str, ours: list[float], recorded: list[Any]) -> None:
+    """Labels printed with one decimal must print the same; numbers agree within the tolerance."""
+    if any(isinstance(second, str) for second in recorded):
+        case.exact(f"{label} labels", [f"{second:.1f}" for second in ours], recorded)
+    else:
+        case.close(f"{label} seconds", ours, recorded, atol=case.tolerance.get("sec_atol"))
+
+
+def check_demo(case: Case) -> None:
+    """The demo's frames: the reference never uses the last frame and divides by a step of 0."""
+    for i, row in enumerate(case.recorded):
+        label = f"row {i}"
+        indices = interval_indices(row["n_frames"], row["fps"], row["frame_interval"])
+        if row.get("error"):
+            case.exclude(f"{label}: the reference raises {row['error']!r}; ours gives every frame")
+            case.exact(f"{label} our indices", indices, list(range(row["n_frames"])))
+            continue
+        ours = [index / row["fps"] for index in indices]
+        recorded = row["timestamps"]
+        if indices[-1] == row["n_frames"] - 1 and len(recorded) == len(ours) - 1:
+            case.exclude(f"{label}: the reference loses the video's last frame; the frames before it are compared")
+            ours = ours[:-1]
+        case.close(f"{label} times", ours, recorded)
+
+
+def check_transform(case: Case) -> None:
+    """Resizing (bicubic, exact in 8 bits), normalising, padding, and conversion of other modes."""
+    image = _image(case)
+    if "variants" in case.params:
+        _check_variants(case, image)
+        return
+    size = int(case.params["input_size"])
+    resized = np.asarray(resize_image(image, size, size))
+    ours = FrameTransform(size=size).image(image)[0]
+    mean, std = _statistics("imagenet")
+    from_transform = torch.round((ours * std + mean) * 255).to(torch.uint8).permute(1, 2, 0)
+    recorded = case.tensors["resized_uint8_hwc"]
+    case.close("resized", from_transform.to(torch.int16), recorded.to(torch.int16), atol=case.tolerance["uint8_atol"])
+    case.exact("resized digest", hashlib.sha256(resized.tobytes()).hexdigest(), case.recorded["sha256_uint8"])
+    for name, tensor in case.tensors.items():
+        if name.startswith("transform_strided"):
+            stride = int(name.removeprefix("transform_strided"))
+            case.close(name, ours[:, ::stride, ::stride], tensor, atol=case.tolerance["float_atol"])
+
+
+def _check_variants(case: Case, image: Image.Image) -> None:
+    rgba = image.convert("RGBA")
+    rgba.putalpha(100)
+    transform = FrameTransform()
+    variants: dict[str, Callable[[], torch.Tensor]] = {
+        "pad2square": lambda: FrameTransform(pad_square=True).image(image),
+        "rgba": lambda: transform.image(rgba),
+        "gray": lambda: transform.image(image.convert("L")),
+        "clip_norm": lambda: FrameTransform(normalization="clip").image(image),
+        "siglip_norm": lambda: FrameTransform(normalization="siglip").image(image),
+    }
+    stride = int(case.params["stride"])
+    for name, recorded in case.tensors.items():
+        ours = variants[name.removesuffix(f"_strided{stride}")]()[0, :, ::stride, ::stride]
+        case.close(name, ours, recorded, atol=case.tolerance["float_atol"])
+
+
+def check_tiles(case: Case) -> None:
+    """Dynamic tiling: the grid, every tile's digest, and strided pixels."""
+    size, stride = int(case.params["image_size"]), int(case.params["stride"])
+    for row in case.recorded:
+        image = _image(case, H=row["H"], W=row["W"])
+        tiles = tile_image(
+            image, min_tiles=row["min_num"], max_tiles=row["max_num"], size=size, thumbnail=row["use_thumbnail"]
+        )
+        pixels = [np.asarray(tile) for tile in tiles]
+        digests = [hashlib.sha256(tile.tobytes()).hexdigest() for tile in pixels]
+        recorded = row["sha256"]
+        grid = choose_tile_grid(row["W"], row["H"], min_tiles=row["min_num"], max_tiles=row["max_num"], size=size)
+        case.exact(f"{row['key']} grid", list(grid), row["grid"])
+        case.exact(f"{row['key']} tiles", len(tiles), row["n_tiles"])
+        case.exact(f"{row['key']} digests", [d[: len(r)] for d, r in zip(digests, recorded, strict=False)], recorded)
+        if row["key"] in case.tensors:
+            strided = np.stack(pixels)[:, ::stride, ::stride].astype(np.int16)
+            recorded_pixels = case.tensors[row["key"]].to(torch.int16)
+            case.close(f"{row['key']} pixels", strided, recorded_pixels, atol=case.tolerance["uint8_atol"])
+
+
+def _image(case: Case, **size: int) -> Image.Image:
+    """The case's generated frame; the case may leave its size to each row."""
+    frame = {**case.params["frame"], **size}
+    frames = case.make_frames(
+        seed=frame["seed"], T=1, H=frame["H"], W=frame["W"], scene_len=frame["scene_len"], start=frame["t"]
+    )
+    return Image.fromarray(frames[0])
+
+
+def _statistics(name: str) -> tuple[torch.Tensor, torch.Tensor]:
+    chosen = NORMALIZATIONS[name]
+    return torch.tensor(chosen.mean).view(3, 1, 1), torch.tensor(chosen.std).view(3, 1, 1)
+
+
+CHECKS: dict[str, Callable[[Case], None]] = {
+    "frame_sampling_train": check_train,
+    "frame_sampling_eval": check_eval,
+    "frame_sampling_demo": check_demo,
+    "preprocess_transform": check_transform,
+    "preprocess_tiles": check_tiles,
+}

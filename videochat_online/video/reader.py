@@ -1,0 +1,160 @@
+"""What every kind of video source offers: one pass over frames that are only decoded to pixels on demand.
+
+Owns the facts about a source (`VideoInfo`), the account of what could be read (`DecodeReport`) and the
+contract between a reader and the selection of frames. Knows no file format.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Pixels = npt.NDArray[np.uint8]
+
+SourceKind = Literal["video", "frame_folder", "array", "stream"]
+
+DEFAULT_FRAME_RATE = 1.0
+"""Frames per second of a source without times of its own (folder, array, bare frames) unless `fps` is given."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VideoInfo:
+    """What is known about a source once its first frame has been seen.
+
+    Attributes:
+        source: its path, or what it is.
+        kind: where the frames come from.
+        num_frames_declared: as the container says, or counted (folder, array); None where unknown.
+        duration_s: declared length; None where unknown.
+        average_fps: mean frame rate; None where unknown.
+        width: columns as shown, after rotation.
+        height: rows as shown, after rotation.
+        rotation: degrees, counter-clockwise, by which stored frames are turned to be shown.
+        start_s: start of the first frame in the source's own time; not always 0.
+    """
+
+    source: str
+    kind: SourceKind
+    num_frames_declared: int | None
+    duration_s: float | None
+    average_fps: float | None
+    width: int
+    height: int
+    rotation: int = 0
+    start_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodeReport:
+    """What could be read so far; `problem` says it in one line.
+
+    Attributes:
+        num_decoded: frames (images) decoded in the latest pass, whether they were sampled or not.
+        num_declared: frames there should be; None where unknown.
+        num_errors: packets or images that failed, and frames without a usable time.
+        num_damaged: frames that came out but that the decoder marked as damaged.
+        num_undecoded: frames that were found by counting, without decoding them.
+        is_complete: the pass began at the first frame and has reached the end.
+        first_error: where and why the first failure happened.
+        ends_at_s: end of what is there, where it is well before the declared end; None otherwise.
+        declared_end_s: the declared end, where `ends_at_s` is set.
+    """
+
+    num_decoded: int = 0
+    num_declared: int | None = None
+    num_errors: int = 0
+    num_damaged: int = 0
+    num_undecoded: int = 0
+    is_complete: bool = False
+    first_error: str | None = None
+    ends_at_s: float | None = None
+    declared_end_s: float | None = None
+
+    @property
+    def problem(self) -> str | None:
+        """One line about what is missing or broken; None when nothing is known to be."""
+        parts = []
+        num_found = self.num_decoded + self.num_undecoded
+        if self.is_complete and self.num_declared is not None and num_found < self.num_declared:
+            verb = "found" if self.num_undecoded else "decoded"
+            parts.append(f"{verb} {num_found} of {self.num_declared} declared frames")
+        elif self.ends_at_s is not None and self.declared_end_s is not None:
+            parts.append(f"ends at {self.ends_at_s:.2f} s of {self.declared_end_s:.2f} s declared")
+        if self.num_errors:
+            parts.append(f"decoding errors: {self.num_errors}, the first {self.first_error}")
+        if self.num_damaged:
+            parts.append(f"damaged frames: {self.num_damaged}")
+        return "; ".join(parts) or None
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedFrame:
+    """Pixels of a frame, uint8 RGB as shown, and its start."""
+
+    time_s: float
+    pixels_HWC: Pixels
+
+
+@dataclass(frozen=True, slots=True)
+class LazyFrame:
+    """A frame whose pixels are made only if it is sampled.
+
+    Attributes:
+        time_s: its start.
+        end_s: its end where it is the last frame (otherwise the next frame's start counts).
+        load: its pixels. Where they are unreadable, those of the nearest readable frame before it (with that
+            frame's time), or None.
+    """
+
+    time_s: float
+    end_s: float
+    load: Callable[[], LoadedFrame | None]
+
+
+class FrameReader(Protocol):
+    """One source, opened; passes over it may be repeated unless it is a stream."""
+
+    @property
+    def info(self) -> VideoInfo:
+        """Facts about the source."""
+        ...
+
+    def frames(self, start_s: float | None = None) -> Iterator[LazyFrame]:
+        """Begin a pass: frames in time order.
+
+        With `start_s` it may begin after the first frame, but not after the one that is shown at `start_s`.
+        """
+        ...
+
+    def skip(self, time_s: float) -> None:
+        """A hint for the pass: of the frames to come, none before the one shown at `time_s` is wanted."""
+        ...
+
+    def times_s(self) -> tuple[float, ...]:
+        """Start of each frame, without decoding."""
+        ...
+
+    def finish(self, max_decode_s: float) -> None:
+        """Go through what the current pass has not reached, for the report's sake."""
+        ...
+
+    def report(self) -> DecodeReport:
+        """The account so far."""
+        ...
+
+    def close(self) -> None:
+        """Release files and decoders."""
+        ...
+
+
+def find_previous(load: Callable[[int], Pixels | None], time_of: Callable[[int], float], i: int) -> LoadedFrame | None:
+    """The frame at position `i`, or the nearest one before it that `load` can read."""
+    for position in range(i, -1, -1):
+        pixels_HWC = load(position)
+        if pixels_HWC is not None:
+            return LoadedFrame(time_of(position), pixels_HWC)
+    return None

@@ -1,0 +1,244 @@
+"""Pixels as a checkpoint expects them: RGB, square, normalised; and the tiles of a large still image.
+
+Owns resizing, padding, normalising and dynamic tiling (InternVL 1.5, arXiv 2404.16821, section 3.2). Knows
+nothing about where pixels come from nor which model reads them. Needs PIL and torch, not torchvision.
+
+Resizing is PIL's bicubic, frame by frame: the published weights were trained with it, and the recorded numbers
+made with it. `resize="torch"` is several times faster on a CPU and inexact: its numbers are its own.
+
+Shape legend: `T` frames, `H` `W` rows and columns as they come, `S` side of the square, `C` = 3 colours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from videochat_online.errors import InputError
+
+Pixels = npt.NDArray[np.uint8]
+
+TORCH_RESIZE_BATCH = 8
+"""Frames per call of the torch resize: its intermediate tensors hold several times the input."""
+
+
+@dataclass(frozen=True, slots=True)
+class Normalization:
+    """Mean and standard deviation of each colour, on the scale 0 to 1."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    @property
+    def mean_color(self) -> tuple[int, int, int]:
+        """The mean as an 8-bit colour, rounded down; padding with it normalises to nearly 0."""
+        red, green, blue = (int(value * 255) for value in self.mean)
+        return red, green, blue
+
+
+NORMALIZATIONS: dict[str, Normalization] = {
+    "imagenet": Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    # InternVL's figures, cut to seven digits (blue lost one on the way): its CLIP-type weights saw these.
+    "clip": Normalization((0.4814546, 0.4578275, 0.40821073), (0.2686295, 0.2613025, 0.2757711)),
+    "siglip": Normalization((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+}
+
+
+def find_normalization(name: str) -> Normalization:
+    """The named statistics; an unknown name is an InputError that lists the valid ones."""
+    if name not in NORMALIZATIONS:
+        raise InputError(f"normalization: expected one of {', '.join(NORMALIZATIONS)}, got {name!r}")
+    return NORMALIZATIONS[name]
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """RGB of any mode (grey, palette, CMYK, alpha ...).
+
+    Alpha is dropped, not blended with a background: that is what training did.
+    """
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def pad_to_square(image: Image.Image, color: tuple[int, int, int]) -> Image.Image:
+    """Centre an RGB image on a square of `color` as large as its longer side."""
+    width, height = image.size
+    if width == height:
+        return image
+    side = max(width, height)
+    square = Image.new("RGB", (side, side), color)
+    square.paste(image, ((side - width) // 2, (side - height) // 2))
+    return square
+
+
+def normalize(pixels_THWC: Pixels, normalization: str = "imagenet") -> Tensor:
+    """uint8 [T,H,W,3] -> float32 [T,3,H,W]: (value / 255 - mean) / std."""
+    statistics = find_normalization(normalization)
+    pixels_TCHW = torch.from_numpy(np.ascontiguousarray(pixels_THWC)).permute(0, 3, 1, 2)
+    scaled_TCHW = pixels_TCHW.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+    mean_C11 = torch.tensor(statistics.mean).view(3, 1, 1)
+    std_C11 = torch.tensor(statistics.std).view(3, 1, 1)
+    return scaled_TCHW.sub_(mean_C11).div_(std_C11)
+
+
+def resize_image(image: Image.Image, width: int, height: int) -> Image.Image:
+    """PIL bicubic whose result does not depend on the version of PIL.
+
+    PIL resizes in one direction, rounds to 8 bits, then resizes in the other. Up to version 12 rows came first;
+    from 13 on columns do where the height shrinks by more than twice as many pixels as the width. On tall
+    pictures with hard edges the two differ visibly, so the order of 13 is spelled out here.
+    """
+    is_column_first = height < image.height and image.height - height > 2 * (image.width - width)
+    between = (image.width, height) if is_column_first else (width, image.height)
+    return image.resize(between, Image.Resampling.BICUBIC).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def resize_exact(pixels_THWC: Pixels, size: int) -> Pixels:
+    """PIL bicubic, as in training: uint8 [T,H,W,3] -> uint8 [T,S,S,3]."""
+    resized_TSSC = np.empty((len(pixels_THWC), size, size, 3), dtype=np.uint8)
+    for frame_HWC, target_SSC in zip(pixels_THWC, resized_TSSC, strict=True):
+        image = Image.fromarray(np.ascontiguousarray(frame_HWC))
+        target_SSC[:] = np.asarray(resize_image(image, size, size))
+    return resized_TSSC
+
+
+def resize_with_torch(pixels_THWC: Pixels, size: int) -> Pixels:
+    """Antialiased bicubic of torch, inexact: uint8 [T,H,W,3] -> uint8 [T,S,S,3]."""
+    resized_TSSC = np.empty((len(pixels_THWC), size, size, 3), dtype=np.uint8)
+    for start in range(0, len(pixels_THWC), TORCH_RESIZE_BATCH):
+        part = slice(start, start + TORCH_RESIZE_BATCH)
+        pixels_TCHW = torch.from_numpy(np.ascontiguousarray(pixels_THWC[part])).permute(0, 3, 1, 2)
+        resized_TCSS = functional.interpolate(pixels_TCHW, (size, size), mode="bicubic", antialias=True)
+        resized_TSSC[part] = resized_TCSS.permute(0, 2, 3, 1).numpy()
+    return resized_TSSC
+
+
+RESIZERS: dict[str, Callable[[Pixels, int], Pixels]] = {"pil": resize_exact, "torch": resize_with_torch}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrameTransform:
+    """Frames as they are shown -> input of the vision tower.
+
+    Attributes:
+        size: side of the square, in pixels.
+        normalization: a name in `NORMALIZATIONS`.
+        pad_square: keep the aspect ratio on a square of the mean colour instead of squeezing.
+        resize: a name in `RESIZERS`; "torch" is fast and inexact.
+    """
+
+    size: int = 448
+    normalization: str = "imagenet"
+    pad_square: bool = False
+    resize: str = "pil"
+
+    def __post_init__(self) -> None:
+        find_normalization(self.normalization)
+        if self.resize not in RESIZERS:
+            raise InputError(f"resize: expected one of {', '.join(RESIZERS)}, got {self.resize!r}")
+        if self.size < 1:
+            raise InputError(f"size: expected at least 1 pixel, got {self.size}")
+
+    def __call__(self, pixels_THWC: Pixels) -> Tensor:
+        """uint8 [T,H,W,3] -> float32 [T,3,S,S]; InputError for another shape or type."""
+        check_pixels(pixels_THWC)
+        if self.pad_square:
+            pixels_THWC = _pad_frames(pixels_THWC, find_normalization(self.normalization).mean_color)
+        if pixels_THWC.shape[1:3] != (self.size, self.size):
+            pixels_THWC = RESIZERS[self.resize](pixels_THWC, self.size)
+        return normalize(pixels_THWC, self.normalization)
+
+    def image(self, image: Image.Image) -> Tensor:
+        """One image of any mode -> float32 [1,3,S,S]."""
+        return self(np.asarray(to_rgb(image), dtype=np.uint8)[None])
+
+
+def check_pixels(pixels_THWC: Pixels) -> None:
+    """InputError unless the array is uint8 [T,H,W,3] with H and W above 0."""
+    array = np.asarray(pixels_THWC)
+    if array.ndim != 4 or array.shape[-1] != 3 or array.dtype != np.uint8 or 0 in array.shape[1:]:
+        raise InputError(f"frames: expected uint8 [T,H,W,3], got {array.dtype} {list(array.shape)}")
+
+
+def _pad_frames(pixels_THWC: Pixels, color: tuple[int, int, int]) -> Pixels:
+    """`pad_to_square` on uint8 [T,H,W,3]."""
+    num_frames, height, width, _ = pixels_THWC.shape
+    if height == width:
+        return pixels_THWC
+    side = max(height, width)
+    square_TSSC = np.empty((num_frames, side, side, 3), dtype=np.uint8)
+    square_TSSC[:] = color
+    top, left = (side - height) // 2, (side - width) // 2
+    square_TSSC[:, top : top + height, left : left + width] = pixels_THWC
+    return square_TSSC
+
+
+def choose_tile_grid(
+    width: int, height: int, *, min_tiles: int = 1, max_tiles: int = 12, size: int = 448
+) -> tuple[int, int]:
+    """Columns and rows of tiles whose aspect ratio is nearest to the image's.
+
+    All grids of `min_tiles` to `max_tiles` tiles compete, those with fewer tiles first. Of two that are equally
+    near, the larger one wins if the image has more than half its pixels.
+
+    Raises:
+        InputError: no pixels, or not 1 <= min_tiles <= max_tiles.
+    """
+    if width < 1 or height < 1:
+        raise InputError(f"image: expected at least 1 x 1 pixels, got {width} x {height}")
+    if not 1 <= min_tiles <= max_tiles:
+        raise InputError(f"tiles: expected 1 <= min <= max, got min {min_tiles}, max {max_tiles}")
+    grids = sorted(
+        (
+            (columns, rows)
+            for columns in range(1, max_tiles + 1)
+            for rows in range(1, max_tiles // columns + 1)
+            if columns * rows >= min_tiles
+        ),
+        key=lambda grid: grid[0] * grid[1],
+    )
+    best, smallest_gap = grids[0], float("inf")
+    for columns, rows in grids:
+        gap = abs(width / height - columns / rows)
+        if gap < smallest_gap:
+            best, smallest_gap = (columns, rows), gap
+        elif gap == smallest_gap and width * height > 0.5 * size * size * columns * rows:
+            best = (columns, rows)
+    return best
+
+
+def tile_image(
+    image: Image.Image, *, min_tiles: int = 1, max_tiles: int = 12, size: int = 448, thumbnail: bool = True
+) -> list[Image.Image]:
+    """Cut a still image into square tiles, row by row, and add the whole image, small, as the last.
+
+    The image is first resized to the chosen grid (PIL bicubic). A single tile gets no thumbnail.
+
+    Returns:
+        RGB images of `size` x `size` pixels, at most `max_tiles` and the thumbnail.
+    """
+    image = to_rgb(image)
+    columns, rows = choose_tile_grid(*image.size, min_tiles=min_tiles, max_tiles=max_tiles, size=size)
+    resized = resize_image(image, columns * size, rows * size)
+    tiles = [
+        resized.crop((column * size, row * size, (column + 1) * size, (row + 1) * size))
+        for row in range(rows)
+        for column in range(columns)
+    ]
+    if thumbnail and len(tiles) > 1:
+        tiles.append(resize_image(image, size, size))
+    return tiles
+
+
+def stack_images(images: list[Image.Image]) -> Pixels:
+    """Images of one size -> uint8 [T,H,W,3]; InputError where sizes differ or there is none."""
+    sizes = sorted({image.size for image in images})
+    if len(sizes) != 1:
+        raise InputError(f"images: expected one common size, got {len(images)} images of sizes {sizes}")
+    return np.stack([np.asarray(to_rgb(image), dtype=np.uint8) for image in images])
