@@ -85,15 +85,19 @@ _HF_NAMES = (
 def _conversions() -> list[WeightRenaming | WeightConverter]:
     # One list serves every layout: no name of one is a name of another, so a pattern that does not apply
     # leaves a key alone. transformers applies all renamings in order, then at most one converter.
+    # Patterns say themselves where a name ends: only newer versions of transformers add that.
     def renaming(theirs: str, ours: str, anchor: str = "") -> WeightRenaming:
-        return WeightRenaming(anchor + re.escape(theirs), ours)
+        end = "" if theirs.endswith(".") else r"(?!\w)"
+        return WeightRenaming(anchor + re.escape(theirs) + end, ours)
 
     renames = [renaming(*names, anchor="^") for names in (*_HF_NAMES, *PREFIXES)]
     renames += [renaming(*names) for names in (*VISION_PARTS, *_INTERNLM2_NAMES)]
+    vision = [f".attention.{x}_proj." for x in "qkv"]
+    internlm2 = [f".self_attn.{x}_proj." for x in "qkv"]
     return [
         *renames,
-        WeightConverter("attn.qkv", [f"attention.{x}_proj" for x in "qkv"], operations=[Chunk(dim=0)]),
-        WeightConverter("attention.wqkv", [f"self_attn.{x}_proj" for x in "qkv"], operations=[SplitGroupedQKV()]),
+        WeightConverter(r"\.attn\.qkv\.", vision, operations=[Chunk(dim=0)]),
+        WeightConverter(r"\.attention\.wqkv\.", internlm2, operations=[SplitGroupedQKV()]),
     ]
 
 
