@@ -8,10 +8,10 @@ import sys
 
 import numpy as np
 import pytest
-from clips import write_clip, write_folder
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from clips import write_clip, write_folder
 from videochat_online.cli.chat import parse_question
 from videochat_online.cli.main import COMMANDS, build_parser, main, normalise_flags
 from videochat_online.errors import InputError
@@ -256,9 +256,11 @@ def test_both_spellings_of_flags():
 def test_every_command_explains_itself(capsys):
     for command in COMMANDS:
         with pytest.raises(SystemExit) as exit_:
-            build_parser().parse_args([command, "--help"])
+            build_parser(command).parse_args([command, "--help"])
         assert exit_.value.code == 0
-        assert f"videochat-online {command}" in capsys.readouterr().out
+        help_text = capsys.readouterr().out
+        assert f"videochat-online {command}" in help_text
+        assert "--debug" in help_text
 
 
 class TestConvert:

@@ -7,9 +7,9 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from test_model_modeling import random_network
 from transformers import InternVLConfig, InternVLForConditionalGeneration
 
+from test_model_modeling import random_network
 from videochat_online.errors import CheckpointError, InputError
 from videochat_online.model import VideoChatOnlineConfig, export_original, load_model, load_network
 from videochat_online.model.checkpoint import tensor_names

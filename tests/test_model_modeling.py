@@ -5,11 +5,11 @@ import json
 from pathlib import Path
 
 import pytest
-import slow_vision
 import torch
 from safetensors.torch import load_file
 from transformers import DynamicCache
 
+import slow_vision
 from make_tiny_model import LLMS, tiny_config
 from model_figures import digest
 from videochat_online.errors import InputError

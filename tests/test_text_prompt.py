@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from text_tokenizers import IM_MARKERS, write_sentencepiece_directory
 from tokenizers import normalizers
 
 from check_golden import load_cases
 from golden import text as golden_text
+from text_tokenizers import IM_MARKERS, write_sentencepiece_directory
 from tiny_tokenizer import build_tiny_tokenizer
 from videochat_online.constants import IGNORE_INDEX
 from videochat_online.errors import CheckpointError, InputError

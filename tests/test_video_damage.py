@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from video_files import (
     draw_number,
     packet_spans,
@@ -9,7 +10,6 @@ from video_files import (
     write_folder,
     write_video,
 )
-
 from videochat_online.errors import VideoError
 from videochat_online.video import open_video, read_video
 from videochat_online.video.container import ContainerPass

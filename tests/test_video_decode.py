@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from video_files import (
     pairs,
     read_all,
@@ -19,7 +20,6 @@ from video_files import (
     write_song,
     write_video,
 )
-
 from videochat_online.errors import InputError, VideoError
 from videochat_online.video import open_video, read_video
 

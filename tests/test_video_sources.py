@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+
 from video_files import (
     draw_number,
     pairs,
@@ -18,7 +19,6 @@ from video_files import (
     write_folder,
     write_video,
 )
-
 from videochat_online.errors import InputError, VideoError
 from videochat_online.video import list_frame_files, natural_key, open_video, read_image, read_video
 

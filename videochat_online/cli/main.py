@@ -11,18 +11,20 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from types import ModuleType
 from typing import NoReturn
 
 from videochat_online import __version__
-from videochat_online.cli import chat, convert, doctor
 from videochat_online.errors import InputError
 from videochat_online.utils import silence_accelerator_notice
 
-COMMANDS: dict[str, ModuleType] = {"chat": chat, "convert": convert, "doctor": doctor}
-
-
-_NEGATIVE_TIME = re.compile(r"-[\w.]+:")
+COMMANDS = {
+    "chat": "answer questions about a video as it plays, or about still images",
+    "convert": "rewrite a checkpoint in our own layout or in the published one",
+    "doctor": "show versions, devices and decoders; check a model directory",
+}
+"""Subcommands; each is the module of its name in this package, imported when it is called."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -30,19 +32,26 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {message} (see {self.prog} --help)\n")
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The whole command line; each subcommand's module adds its own arguments."""
-    parser = _Parser(prog="videochat-online", description=__doc__.splitlines()[0] if __doc__ else None)
+_NEGATIVE_TIME = re.compile(r"-[\w.]+:")
+
+
+def build_parser(command: str | None = None) -> argparse.ArgumentParser:
+    """The command line; only `command` gets its arguments, since they live in a module that takes a while to import."""
+    parser = _Parser(prog="videochat-online", description="Online video language models: watch, remember, answer.")
     parser.add_argument("--version", action="version", version=__version__)
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
-    for name, module in COMMANDS.items():
-        summary = (module.__doc__ or "").splitlines()[0]
-        sub = subparsers.add_parser(
-            name, help=summary, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-        )
-        module.add_arguments(sub)
+    for name, summary in COMMANDS.items():
+        sub = subparsers.add_parser(name, help=summary, formatter_class=argparse.RawDescriptionHelpFormatter)
+        if name == command:
+            module = _module(name)
+            sub.description = module.__doc__
+            module.add_arguments(sub)
         sub.add_argument("--debug", action="store_true", help="show tracebacks and debug messages")
     return parser
+
+
+def _module(command: str) -> ModuleType:
+    return import_module(f"videochat_online.cli.{command}")
 
 
 def normalise_flags(arguments: Sequence[str]) -> list[str]:
@@ -60,9 +69,11 @@ def normalise_flags(arguments: Sequence[str]) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a subcommand and return the exit status."""
-    options = build_parser().parse_args(normalise_flags(sys.argv[1:] if arguments is None else arguments))
+    given = normalise_flags(sys.argv[1:] if arguments is None else arguments)
+    command = next((argument for argument in given if not argument.startswith("-")), None)
+    options = build_parser(command).parse_args(given)
     _set_up_logging(options.debug)
-    run: Callable[[argparse.Namespace], int] = COMMANDS[options.command].run
+    run: Callable[[argparse.Namespace], int] = _module(options.command).run
     try:
         return run(options)
     except InputError as error:

@@ -1,0 +1,87 @@
+"""The shell scripts: their rules, and that they install once, go on, pass arguments on and keep exit statuses."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PLACES = ("*.sh", "scripts/**/*.sh", "shell/**/*.sh")
+SCRIPTS = [ROOT / ".ci" / "run", *sorted(path for place in PLACES for path in ROOT.glob(place))]
+MAX_LINES = 25
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
+def test_shell_scripts_keep_the_rules(script):
+    text = script.read_text("utf-8")
+    lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    assert text.startswith("#!/usr/bin/env bash\n# ")
+    assert lines[0] == "set -euo pipefail"
+    assert len(lines) <= MAX_LINES
+    absolute = [line for line in lines if re.search(r"(^|[\s\"'=:(<>])/(?!dev/null)\w", line)]
+    assert absolute == []
+    subprocess.run(["bash", "-n", script], check=True)
+    assert os.access(script, os.X_OK)
+
+
+@pytest.fixture
+def fake_environment(tmp_path, monkeypatch):
+    """A virtual environment whose programs only write down how they were called; `fail(word)` makes one exit 3."""
+    programs = tmp_path / "venv" / "bin"
+    programs.mkdir(parents=True)
+    (programs / "activate").touch()
+    log, failing = tmp_path / "log", tmp_path / "failing"
+    log.touch()
+    failing.write_text("nothing at all")
+    for name in ("python", "videochat-online"):
+        body = (
+            f'echo "{name} $* offline=${{HF_HUB_OFFLINE:-}}" >>"{log}"\n[[ "$*" != *$(cat "{failing}")* ]] || exit 3\n'
+        )
+        (programs / name).write_text(f"#!/usr/bin/env bash\n{body}")
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("VIRTUAL_ENV", str(programs.parent))
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+
+    def run(script: str, *arguments: str, fail: str = "nothing at all") -> tuple[int, list[str]]:
+        log.write_text("")
+        failing.write_text(fail)
+        done = subprocess.run(["bash", ROOT / script, *arguments], cwd=tmp_path, capture_output=True, text=True)
+        return done.returncode, log.read_text().splitlines()
+
+    return run
+
+
+def test_the_test_script_installs_once_and_goes_through_every_check(fake_environment):
+    status, calls = fake_environment(".ci/run", "-k", "two words")
+    assert status == 0
+    assert [call for call in calls if "pip install" in call][0].count("-e .[dev] -c constraints.txt") == 1
+    parts = ["ruff check", "ruff format --check", "mypy", "pytest -k two words offline=1"]
+    assert all(any(part in call for call in calls) for part in parts)
+    assert not any("pip install" in call for call in fake_environment("scripts/test.sh")[1])
+
+
+@pytest.mark.parametrize("failing", ["ruff check", "mypy", "pytest"])
+def test_the_test_script_keeps_a_failure_and_goes_on(fake_environment, failing):
+    status, calls = fake_environment("scripts/test.sh", fail=failing)
+    assert status == 3
+    assert any("pytest" in call for call in calls)
+
+
+def test_no_check_runs_when_the_installation_fails(fake_environment):
+    status, calls = fake_environment("scripts/test.sh", fail="pip install")
+    assert status == 3
+    assert not any("pytest" in call for call in calls)
+    assert any("pip install" in call for call in fake_environment("scripts/test.sh")[1])
+
+
+def test_the_quickstart_passes_arguments_on_and_keeps_the_status(fake_environment, tmp_path):
+    status, calls = fake_environment("scripts/quickstart.sh", "my clip.mp4", "--json")
+    assert status == 0
+    assert any("pip install" in call and "-e . -c constraints.txt" in call for call in calls)
+    assert f"--video {tmp_path}/my clip.mp4 " in calls[-1]
+    assert "--json" in calls[-1]
+    assert fake_environment("scripts/quickstart.sh", "my clip.mp4", fail="chat")[0] == 3
