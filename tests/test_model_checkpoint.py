@@ -280,9 +280,20 @@ class TestConfiguration:
         again = VideoChatOnlineConfig(**translate_config(json.loads(json.dumps(original_config(config)))))
         assert again.to_dict() == config.to_dict()
 
-    def test_unknown_pixel_shuffle(self):
-        with pytest.raises(InputError, match=r"ps_version: expected 'v1' or 'v2', got 'v3'"):
-            VideoChatOnlineConfig(**translate_config(self.PUBLISHED | {"ps_version": "v3"}))
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"ps_version": "v3"}, "ps_version: expected 'v1' or 'v2', got 'v3'"),
+            ({"select_layer": 3}, "select_layer: a vision tower of 2 layers has none 3"),
+            ({"select_layer": -4}, "has none -4"),
+            ({"downsample_ratio": 0.3}, "downsample_ratio: expected 1, 1/2"),
+            ({"downsample_ratio": 0}, "downsample_ratio"),
+            ({"force_image_size": 210}, "image_size 210: 15 patches a side"),
+        ],
+    )
+    def test_values_that_no_forward_pass_can_honour(self, change, message):
+        with pytest.raises(InputError, match=message):
+            VideoChatOnlineConfig(**translate_config(self.PUBLISHED | change))
 
 
 class TestLoadModel:

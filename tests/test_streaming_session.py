@@ -324,6 +324,10 @@ class TestSaveAndRestore:
                 session.restore(path)
         assert torch.equal(logits_of(session), before)
 
+    def test_no_place_to_save_to(self, tiny_model, tmp_path):
+        with pytest.raises(InputError, match=r"absent/state: expected a place to write a session to"):
+            new_session(tiny_model).save(tmp_path / "absent" / "state")
+
     def test_reset_forgets(self, tiny_model, frames):
         session, fresh = new_session(tiny_model), new_session(tiny_model)
         session.push(frames(9, seed=3), range(9))
@@ -424,6 +428,17 @@ class TestImageChat:
     def test_no_image(self, tiny_model):
         with pytest.raises(InputError, match="at least one image"):
             ImageChat(tiny_model, [])
+
+
+def test_tensors_and_lists_of_frames_are_taken_too(tiny_model, frames):
+    pixels = frames(3)
+    prompts = []
+    for given in (pixels, torch.from_numpy(pixels), list(pixels)):
+        session = new_session(tiny_model)
+        session.push(given, range(3))
+        prompts.append(session.prepare("What?").prompt.embeds_LD)
+    assert torch.equal(prompts[0], prompts[1])
+    assert torch.equal(prompts[0], prompts[2])
 
 
 def test_encode_batch_must_be_positive(tiny_model):

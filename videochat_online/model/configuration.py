@@ -63,6 +63,16 @@ class VideoChatOnlineConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         if self.ps_version not in ("v1", "v2"):
             raise CheckpointError(f"ps_version: expected 'v1' or 'v2', got {self.ps_version!r}")
+        num_layers = self.vision_config.num_hidden_layers
+        if not -num_layers - 1 <= self.select_layer <= num_layers:
+            raise CheckpointError(f"select_layer: a vision tower of {num_layers} layers has none {self.select_layer}")
+        if self.downsample_ratio <= 0 or (1 / self.downsample_ratio) % 1:
+            raise CheckpointError(f"downsample_ratio: expected 1, 1/2, 1/3 ..., got {self.downsample_ratio}")
+        if self.patches_per_side < 1 or (self.patches_per_side * self.downsample_ratio) % 1:
+            raise CheckpointError(
+                f"image_size {self.image_size}: {self.patches_per_side} patches a side cannot be merged by "
+                f"downsample_ratio {self.downsample_ratio}"
+            )
         self.memory_intervals = tuple(self.memory_intervals)
         self.tie_word_embeddings = bool(self.tie_word_embeddings or self.text_config.tie_word_embeddings)
 

@@ -99,7 +99,7 @@ class StreamingSession:
         with self._state_lock:
             return tuple(self._history)
 
-    def push(self, pixels_THWC: npt.NDArray[np.uint8], times_s: Sequence[float]) -> None:
+    def push(self, pixels_THWC: npt.ArrayLike, times_s: Sequence[float]) -> None:
         """Take frames in: each is encoded here, once, and remembered as the memory decides.
 
         Args:
@@ -110,6 +110,7 @@ class StreamingSession:
             InputError: counts differ, or a time is not finite or lies before the one before it. No frame is
                 taken then.
         """
+        pixels_THWC = np.asarray(pixels_THWC)
         times = [float(time) for time in times_s]
         if len(times) != len(pixels_THWC):
             raise InputError(f"push: got {len(pixels_THWC)} frames and {len(times)} times")

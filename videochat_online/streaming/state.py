@@ -45,18 +45,22 @@ class SessionState:
 
 
 def save_state(path: Path, state: SessionState, memory: Mapping[str, Tensor]) -> None:
-    """Write a session; a file that is there already is replaced only by a whole one."""
+    """Write a session; a file that is there already is replaced only by a whole one.
+
+    Raises:
+        InputError: there is no such folder, or it cannot be written to.
+    """
     meta = asdict(state)
     if math.isinf(state.last_time_s):
         meta["last_time_s"] = None  # JSON has no infinity
     metadata = {"format": _FORMAT, "session": json.dumps(meta)}
     partial = path.with_name(f"{path.name}.partial")
-    save_file(
-        {key: tensor.detach().cpu().contiguous() for key, tensor in memory.items()},
-        partial,
-        metadata=metadata,
-    )
-    os.replace(partial, path)
+    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in memory.items()}
+    try:
+        save_file(tensors, partial, metadata=metadata)
+        os.replace(partial, path)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: expected a place to write a session to: {error}") from error
 
 
 def load_state(path: Path) -> tuple[SessionState, dict[str, Tensor]]:
