@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -93,6 +94,20 @@ class TestAnswers:
         _, rows, _ = chat("--video", folder, "--source_fps", 4, "--fps", 2, "--ask", "9:What?", "--memory", "keep_all")
         assert [frame["time_s"] for frame in rows[0]["frames_used"]] == [0.0, 0.5, 1.0, 1.5, 2.0, 2.5]
 
+    def test_a_rate_above_the_video_s_shows_every_frame(self, chat, clip):
+        for fps in ("1000", "1e12"):
+            _, rows, _ = chat("--video", clip, "--fps", fps, "--memory", "keep_all", "--ask", "9:What?")
+            assert len(rows[0]["frames_used"]) == 40
+
+    def test_output_that_cannot_show_a_character(self, tiny_dir, clip):
+        command = [sys.executable, "-m", "videochat_online.cli.main", "chat", "--model", str(tiny_dir())]
+        command += ["--video", str(clip), "--ask", "1:Où ça?", "--max_new_tokens", "2"]
+        environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+        for more in ([], ["--json"]):
+            done = subprocess.run([*command, *more], capture_output=True, text=True, env=environment)
+            assert (done.returncode, done.stderr) == (0, "")
+        assert json.loads(done.stdout)["question"] == "Où ça?"
+
     def test_memories(self, chat, clip):
         counts = {}
         for name, options in (
@@ -123,12 +138,13 @@ class TestAnswers:
         assert "[1 s] What is it?" in capsys.readouterr().out
 
     def test_typed_questions(self, tiny_dir, clip, capsys, monkeypatch):
-        typed = "1:First?\n0.5:Too late?\nWhat was it all?\n\nnever read"
+        typed = "1:First?\n0.5:Too late?\n-5:What?\nWhat was it all?\n\nnever read"
         monkeypatch.setattr("sys.stdin", io.StringIO(typed))
         assert main(["chat", "--model", str(tiny_dir()), "--video", str(clip), "--json"]) == 0
         out, err = capsys.readouterr()
         assert [json.loads(line)["question"] for line in out.splitlines()] == ["First?", "What was it all?"]
         assert "must not see the future" in err
+        assert "expected a time of at least 0 seconds" in err
 
 
 class TestDamage:
@@ -172,7 +188,21 @@ class TestBadInput:
         for name in ("absent.mp4", "empty.mp4", "text.mp4", "folder"):
             self.check(chat("--video", tmp_path / name, "--ask", "1:What?"), name, "expected")
 
-    @pytest.mark.parametrize("question", ["-1:What?", "-inf:What?", "nan:What?", "inf:What?", "What?", "1:", "x:What?"])
+    @pytest.mark.parametrize(
+        "question",
+        [
+            "-1:What?",
+            "-1e-3:What?",
+            "\udcff:What?",
+            "1:\udcff",
+            "-inf:What?",
+            "nan:What?",
+            "inf:What?",
+            "What?",
+            "1:",
+            "x:What?",
+        ],
+    )
     def test_questions(self, chat, clip, question):
         self.check(chat("--video", clip, f"--ask={question}"), "--ask: expected")
         self.check(chat("--video", clip, "--ask", question), "--ask: expected")
@@ -187,6 +217,8 @@ class TestBadInput:
         self.check(chat(*ask, "--capacities", "1", "2"), "capacities")
         self.check(chat(*ask, "--policy", "own"), "policy", "reference")
         self.check(chat(*ask, "--temperature", "-1"), "temperature")
+        self.check(chat(*ask, "--seed", str(2**70)), "seed of at most 63 bits")
+        self.check(chat("--video", "a" * 5000, "--ask", "1:What?"), "a name too long")
         self.check(chat(*ask, "--backend", "vlc"), "vlc", "pyav")
 
     def test_models(self, chat, clip, tiny_dir, tmp_path):

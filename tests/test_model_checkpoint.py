@@ -220,6 +220,46 @@ class TestStrictness:
         with pytest.raises(CheckpointError, match="found no weights"):
             load_network(original)
 
+    @pytest.mark.parametrize(
+        "text",
+        ["", "[]", "3", "null", '{"model_type": "bert"}', '{"model_type": "videochat_online", "image_size": "x"}'],
+    )
+    def test_configurations_that_are_none(self, tiny_dir, tmp_path, text):
+        shutil.copytree(tiny_dir(), tmp_path / "model")
+        (tmp_path / "model" / "config.json").write_text(text)
+        with pytest.raises(CheckpointError, match=r"config\.json"):
+            load_model(tmp_path / "model")
+
+    def test_pickles(self, original):
+        state = load_file(original / "model.safetensors")
+        (original / "model.safetensors").unlink()
+        path = original / "pytorch_model.bin"
+        for legacy in (False, True):
+            torch.save(state, path, _use_new_zipfile_serialization=not legacy)
+            assert load_network(original).config.text_config.model_type == "qwen2"
+        torch.save([1, 2], path)
+        with pytest.raises(CheckpointError, match="expected a dictionary of tensors, found list"):
+            load_network(original)
+        torch.save({"x": original}, path)  # a path object: unpickling it would run code
+        with pytest.raises(CheckpointError, match="nothing that runs code"):
+            load_network(original)
+
+    def test_index_that_is_none(self, original):
+        for text in ("{", "{}", "[]"):
+            (original / "model.safetensors.index.json").write_text(text)
+            with pytest.raises(CheckpointError, match="expected JSON with a weight_map"):
+                load_network(original)
+
+    def test_a_tied_head_with_values_of_its_own(self, original):
+        config = json.loads((original / "config.json").read_text())
+        config["llm_config"]["tie_word_embeddings"] = True
+        (original / "config.json").write_text(json.dumps(config))
+        with pytest.raises(CheckpointError, match=r"ties language_model\.lm_head\.weight to the embeddings"):
+            load_network(original)
+        name = "language_model.model.embed_tokens.weight"
+        edit(original, lambda s: s | {"language_model.lm_head.weight": s[name].clone()})
+        load_network(original)
+
     def test_unknown_language_model(self, original):
         config = json.loads((original / "config.json").read_text())
         config["llm_config"]["architectures"] = ["MambaForCausalLM"]
@@ -301,9 +341,10 @@ class TestLoadModel:
         for options, message in (
             ({"dtype": "int8"}, "dtype: expected 'auto' or one of float32"),
             ({"device": "tpu0"}, "device: expected"),
+            ({"device": "meta"}, "device: expected"),
             ({"quantization": "2bit"}, "quantization: expected one of 8bit, 4bit"),
             ({"template": "alpaca"}, "expected one of .*phi3-chat"),
-            ({"attn_implementation": "magic"}, "attn_implementation: expected 'auto' or one of eager"),
+            ({"attn_implementation": "magic"}, "attn_implementation: expected 'auto' or one of eager, sdpa"),
             ({"attn_implementation": "flash_attention_2", "device": "cpu"}, "needs CUDA"),
         ):
             with pytest.raises(InputError, match=message):

@@ -86,6 +86,8 @@ def parse_question(argument: str) -> TimedQuestion:
         raise InputError(f"--ask: expected a time of at least 0 seconds, got {time!r} in {argument!r}")
     if not text.strip():
         raise InputError(f"--ask: expected a question after the time, got {argument!r}")
+    if not text.isprintable() and any(0xD800 <= ord(character) < 0xE000 for character in text):
+        raise InputError(f"--ask: expected valid UTF-8, got {argument!r}")
     return TimedQuestion(time_s, text.strip())
 
 
@@ -162,9 +164,9 @@ def _answer(session: StreamingSession, player: VideoPlayer, question: TimedQuest
         answer = session.ask(question.text, at_s=at_s)
     except NoFrameError as error:
         row = {"asked_at_s": at_s, "question": question.text, "error": str(error)}
-        _write(json.dumps(row, ensure_ascii=False) if as_json else f"[{at_s} s] {question.text}\n  error: {error}")
+        _write(json.dumps(row) if as_json else f"[{at_s} s] {question.text}\n  error: {error}")
         return
-    _write(json.dumps(_row(answer), ensure_ascii=False) if as_json else _readable(answer))
+    _write(json.dumps(_row(answer)) if as_json else _readable(answer))
 
 
 def _row(answer: Answer) -> dict[str, Any]:
@@ -194,11 +196,19 @@ def _converse(session: StreamingSession, player: VideoPlayer, as_json: bool) -> 
         if not line:
             return
         try:
-            timed = line.partition(":")[0].strip().replace(".", "", 1).isdigit()
-            _answer(session, player, parse_question(line) if timed else TimedQuestion(math.inf, line), as_json)
+            question = parse_question(line) if _starts_with_number(line) else TimedQuestion(math.inf, line)
+            _answer(session, player, question, as_json)
         except InputError as error:
             # A slip in a conversation does not end it; the same line as an argument would.
             print(f"error: {error}", file=sys.stderr)  # noqa: T201
+
+
+def _starts_with_number(line: str) -> bool:
+    try:
+        float(line.partition(":")[0])
+    except ValueError:
+        return False
+    return True
 
 
 def _warn_of_damage(source: VideoSource, as_json: bool) -> None:
@@ -225,7 +235,7 @@ def _chat_about_images(options: argparse.Namespace) -> int:
             for path, count in zip(options.image, chat.tokens_per_image, strict=True)
         ]
         readable = f"{question}\n  {text}\n  ({len(images)} images, {chat.num_visual_tokens} visual tokens)"
-        _write(json.dumps(row, ensure_ascii=False) if options.json else readable)
+        _write(json.dumps(row) if options.json else readable)
     return 0
 
 

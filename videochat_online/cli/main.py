@@ -6,6 +6,7 @@ Exit status 0: done. 2: the input is wrong, said in one line on stderr. 1: the p
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import os
 import re
@@ -32,7 +33,7 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {message} (see {self.prog} --help)\n")
 
 
-_NEGATIVE_TIME = re.compile(r"-[\w.]+:")
+_NEGATIVE_TIME = re.compile(r"-[\w.][\w.+-]*:")
 
 
 def build_parser(command: str | None = None) -> argparse.ArgumentParser:
@@ -73,6 +74,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = next((argument for argument in given if not argument.startswith("-")), None)
     options = build_parser(command).parse_args(given)
     _set_up_logging(options.debug)
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal or pipe that cannot show a character gets its code, not a crash in the middle of an answer.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     run: Callable[[argparse.Namespace], int] = _module(options.command).run
     try:
         return run(options)

@@ -6,6 +6,7 @@ Layouts: our own, the published one of InternVL2 / VideoChat-Online (LoRA-wrappe
 from __future__ import annotations
 
 import json
+import pickle
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -144,10 +145,25 @@ def load_network(
         network, report = VideoChatOnlineForConditionalGeneration.from_pretrained(
             source, output_loading_info=True, ignore_mismatched_sizes=True, **arguments
         )
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+    # What a value of config.json that no layer knows raises on the way: KeyError of an activation, and so on.
+    except (SafetensorError, OSError, KeyError, ValueError, AttributeError, TypeError) as error:
         raise CheckpointError(f"{directory}: cannot be loaded: {_first_line(error)}") from error
+    _check_tied_head(directory, network, names)
     _raise_on_difference(directory, report, original=any(key.startswith("vision_model.") for key in names))
     return network
+
+
+def _check_tied_head(directory: Path, network: VideoChatOnlineForConditionalGeneration, names: set[str]) -> None:
+    """A tied head is the embedding; one of its own in the file would be dropped without a word."""
+    heads = [name for name in names if name.endswith(("lm_head.weight", "language_model.output.weight"))]
+    if not network.config.tie_word_embeddings or not heads:
+        return
+    ours = network.get_input_embeddings().get_parameter("weight")
+    head = _read_state(directory, only=set(heads))[heads[0]]
+    if ours.is_meta or ours.shape != head.shape or not torch.equal(head.to(ours), ours):
+        raise CheckpointError(
+            f"{directory}: config.json ties {heads[0]} to the embeddings, but they differ in the file"
+        )
 
 
 def _raise_on_difference(directory: Path, report: Mapping[str, Any], original: bool) -> None:
@@ -190,7 +206,7 @@ def weight_files(directory: Path) -> list[Path]:
     for stem, suffix in (("model", "safetensors"), ("pytorch_model", "bin")):
         index = directory / f"{stem}.{suffix}.index.json"
         if index.is_file():
-            shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            shards = _shards(index)
             absent = [shard for shard in shards if not (directory / shard).is_file()]
             if absent:
                 raise CheckpointError(
@@ -200,6 +216,23 @@ def weight_files(directory: Path) -> list[Path]:
         if (directory / f"{stem}.{suffix}").is_file():
             return [directory / f"{stem}.{suffix}"]
     raise CheckpointError(f"{directory}: expected model.safetensors (or shards with an index), found no weights")
+
+
+def _shards(index: Path) -> list[str]:
+    try:
+        return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{index}: expected JSON with a weight_map: {_first_line(error)}") from error
+
+
+def _load_pickle(file: Path, device: str) -> dict[str, Tensor]:
+    try:
+        state = torch.load(file, map_location=device, weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(f"{file}: expected tensors and nothing that runs code") from error
+    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+        raise CheckpointError(f"{file}: expected a dictionary of tensors, found {type(state).__name__}")
+    return state
 
 
 def tensor_names(directory: Path) -> set[str]:
@@ -215,7 +248,7 @@ def tensor_names(directory: Path) -> set[str]:
                 with safe_open(file, framework="pt") as opened:
                     names.update(opened.keys())
             else:
-                names.update(torch.load(file, map_location="meta", mmap=True, weights_only=True))
+                names.update(_load_pickle(file, "meta"))
         except (SafetensorError, OSError, RuntimeError, EOFError) as error:
             raise CheckpointError(
                 f"{file}: expected tensors, found an unreadable file: {_first_line(error)}"
@@ -223,14 +256,15 @@ def tensor_names(directory: Path) -> set[str]:
     return names
 
 
-def _read_state(directory: Path) -> dict[str, Tensor]:
+def _read_state(directory: Path, only: set[str] | None = None) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
     for file in weight_files(directory):
         if file.suffix == ".safetensors":
             with safe_open(file, framework="pt") as opened:
-                state.update({key: opened.get_tensor(key) for key in opened.keys()})  # noqa: SIM118
+                keys = opened.keys() if only is None else only.intersection(opened.keys())
+                state.update({key: opened.get_tensor(key) for key in keys})
         else:
-            state.update(torch.load(file, map_location="cpu", mmap=True, weights_only=True))
+            state.update(_load_pickle(file, "cpu"))
     return state
 
 

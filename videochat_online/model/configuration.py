@@ -9,7 +9,7 @@ from transformers.configuration_utils import SubConfigSpec
 from transformers.models.internvl.configuration_internvl import InternVLVisionConfig
 
 from videochat_online.errors import CheckpointError
-from videochat_online.model.original import translate_config
+from videochat_online.model.original import ORIGINAL_MODEL_TYPES, translate_config
 
 
 class VideoChatOnlineConfig(PreTrainedConfig):
@@ -63,6 +63,8 @@ class VideoChatOnlineConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         if self.ps_version not in ("v1", "v2"):
             raise CheckpointError(f"ps_version: expected 'v1' or 'v2', got {self.ps_version!r}")
+        if not isinstance(self.system_message, str | None):
+            raise CheckpointError(f"system_message: expected a text or null, got {self.system_message!r}")
         num_layers = self.vision_config.num_hidden_layers
         if not -num_layers - 1 <= self.select_layer <= num_layers:
             raise CheckpointError(f"select_layer: a vision tower of {num_layers} layers has none {self.select_layer}")
@@ -82,6 +84,9 @@ class VideoChatOnlineConfig(PreTrainedConfig):
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Read `config.json` and translate the published layouts into ours."""
         config, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        known = (*ORIGINAL_MODEL_TYPES, cls.model_type)
+        if config.get("model_type") not in known:
+            raise CheckpointError(f"config.json: model_type is {config.get('model_type')!r}; expected one of {known}")
         translated = translate_config(config)
         translated["model_type"] = cls.model_type
         return translated, kwargs

@@ -19,7 +19,6 @@ from huggingface_hub.errors import (
 )
 from torch import Tensor
 from transformers import BitsAndBytesConfig, PreTrainedTokenizerBase
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import is_bitsandbytes_available, is_flash_attn_2_available
 
 from videochat_online.errors import CheckpointError, InputError
@@ -33,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 QUANTIZATIONS = ("8bit", "4bit")
+ATTENTIONS = ("eager", "sdpa", "flash_attention_2")
 
 
 @dataclass(frozen=True)
@@ -182,8 +182,11 @@ def _config(directory: Path) -> VideoChatOnlineConfig:
         raise CheckpointError(f"{directory}: expected a model directory with config.json, found {found}")
     try:
         return VideoChatOnlineConfig.from_pretrained(directory)
-    except (OSError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{directory}/config.json: not a configuration we can read: {error!r}") from error
+    except InputError:
+        raise
+    except Exception as error:  # transformers raises whatever the odd value trips over, its own types included
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{directory}/config.json: not a configuration we can read: {reason}") from error
 
 
 def _device(name: str) -> torch.device:
@@ -195,6 +198,10 @@ def _device(name: str) -> torch.device:
         raise InputError(f"device: expected 'auto', 'cpu', 'cuda' or 'cuda:N', got {name!r}") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise InputError(f"device: {name!r} was asked for, but torch sees no CUDA device")
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"device: expected 'auto', 'cpu', 'cuda' or 'cuda:N', got {name!r}")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"device: {name!r} was asked for, torch sees {torch.cuda.device_count()} CUDA devices")
     return device
 
 
@@ -208,9 +215,8 @@ def _dtype(name: str, device: torch.device, config: VideoChatOnlineConfig) -> to
 
 
 def _attention(name: str, device: torch.device, dtype: torch.dtype) -> str:
-    known = ("eager", *ALL_ATTENTION_FUNCTIONS.valid_keys())
-    if name not in ("auto", *known):
-        raise InputError(f"attn_implementation: expected 'auto' or one of {', '.join(known)}, got {name!r}")
+    if name not in ("auto", *ATTENTIONS):
+        raise InputError(f"attn_implementation: expected 'auto' or one of {', '.join(ATTENTIONS)}, got {name!r}")
     can_flash = device.type == "cuda" and dtype != torch.float32 and is_flash_attn_2_available()
     if name == "flash_attention_2" and not can_flash:
         raise InputError(

@@ -58,6 +58,7 @@ class GenerationSettings:
             "top_p in (0, 1]": 0 < self.top_p <= 1,
             "top_k of at least 0": self.top_k >= 0,
             "repetition_penalty above 0": self.repetition_penalty > 0,
+            "seed of at most 63 bits": self.seed is None or 0 <= self.seed < 2**63,
         }
         for rule, holds in ranges.items():
             if not holds:

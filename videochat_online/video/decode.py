@@ -47,6 +47,10 @@ BACKENDS: dict[str, Callable[[Path], FrameReader]] = {
 }
 
 
+MAX_GRID_FPS = 10_000.0
+"""A rate above any video's: every frame is shown, rather than a grid walked through in vain."""
+
+
 class VideoSource:
     """An opened video. Use as a context manager, or call `close`.
 
@@ -107,9 +111,10 @@ class VideoSource:
             frames = reader.frames(asked_s[0] if asked_s else None)
             return group_frames(frames_at_times(frames, asked_s, reader.skip, info), chunk)
         frames = reader.frames(start_s)
-        if fps is None:
+        if fps is not None:
+            _check_rate(fps)
+        if fps is None or fps > MAX_GRID_FPS:
             return group_frames(frames_between(frames, start_s, end_s), chunk)
-        _check_rate(fps)
         first_s = info.start_s if start_s is None else start_s
         return group_frames(frames_at_rate(frames, regular_times(first_s, fps, end_s), reader.skip), chunk)
 
@@ -204,6 +209,8 @@ def _read_and_close(video: VideoSource, chunks: Iterator[FrameChunk]) -> Iterato
 
 
 def _open_path(path: Path, rate: float, backend: str) -> FrameReader:
+    if len(os.fsencode(path.name)) > 255:
+        raise VideoError(f"{path}: expected a video file or a folder of frames, found a name too long to be one")
     if path.is_dir():
         return ImageSequenceReader(list_frame_files(path), rate, str(path))
     if not path.exists():
