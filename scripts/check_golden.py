@@ -25,11 +25,11 @@ from types import ModuleType
 import torch
 from transformers.utils import logging as transformers_logging
 
-from golden import chat, features, memory, model, text, video
+from golden import chat, evaluation, features, memory, model, text, video
 from golden.harness import Case
 
 CHECKS: dict[str, Callable[[Case], None]] = (
-    model.CHECKS | features.CHECKS | memory.CHECKS | video.CHECKS | text.CHECKS | chat.CHECKS
+    model.CHECKS | features.CHECKS | memory.CHECKS | video.CHECKS | text.CHECKS | chat.CHECKS | evaluation.CHECKS
 )
 
 

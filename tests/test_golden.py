@@ -34,7 +34,7 @@ def folder(tmp_path):
         {"name": "shuffle", "kind": "pixel_shuffle", "files": ["cases/shuffle.safetensors"],
          "params": {"ps_version": "v2", "scale": 0.5}, "tolerance": {"atol": 0.01}},
         {"name": "schedule", "kind": "token_schedule", "files": ["cases/schedule.json"], "params": {}, "tolerance": {}},
-        {"name": "other", "kind": "scoring", "files": [], "params": {}},
+        {"name": "other", "kind": "telepathy", "files": [], "params": {}},
     ]  # fmt: skip
     (tmp_path / "index.json").write_text(json.dumps({"cases": cases}))
     return tmp_path
@@ -58,7 +58,7 @@ def test_right_numbers_pass(folder, capsys):
     assert check_golden.main([str(folder)]) == 0
     out = capsys.readouterr().out
     assert "2/2 cases passed" in out
-    assert "scoring" in out
+    assert "telepathy" in out
     assert "not covered" in out
 
 
@@ -122,5 +122,5 @@ def test_run_lengths():
 def test_every_kind_but_those_of_later_work_is_covered(shared_dir):
     index = json.loads((shared_dir / "golden" / "index.json").read_text())
     kinds = {case["kind"] for case in index["cases"]}
-    later = {"oddity", "dataset_sample", "collator", "sampler", "eval_script", "sharding", "scoring"}
+    later = {"oddity", "dataset_sample", "collator", "sampler", "eval_script", "sharding"}
     assert kinds - check_golden.CHECKS.keys() == later

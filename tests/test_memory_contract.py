@@ -26,6 +26,8 @@ OPTIONS = {
     "pyramid": {"capacities": (2, 3, 5)},
     "pyramid_paper": {"capacities": (2, 3, 5), "policy": "paper"},
     "pyramid_zero_and_one": {"capacities": (0, 1, 2)},
+    "fifo": {"capacities": (2, 3, 5)},
+    "fifo_paper": {"capacities": (2, 3, 5), "policy": "paper"},
     "window": {"num_frames": 3},
     "uniform": {"num_frames": 5},
     "keep_all": {"intervals": (8, 4, 2)},
@@ -33,7 +35,7 @@ OPTIONS = {
 
 
 def kind_of(name):
-    return "pyramid" if name.startswith("pyramid") else name
+    return next(kind for kind in MEMORY_BANKS if name.startswith(kind))
 
 
 def make(name, **more):
@@ -103,7 +105,7 @@ def test_budget_order_and_ids_hold_after_every_write(name, features_TCHW):
 
 
 def test_budget_is_reached(features_TCHW):
-    for name in ("pyramid", "pyramid_paper", "window"):
+    for name in ("pyramid", "pyramid_paper", "fifo", "fifo_paper", "window"):
         bank = make(name)
         push(bank, features_TCHW)
         assert sum(frame.num_tokens for frame in bank.read()) == bank.max_tokens
@@ -268,6 +270,7 @@ def test_state_of_another_kind_is_refused(features_TCHW):
         ("pyramid", {}, {"policy": "paper"}, r"policy paper \(this memory: reference\)"),
         ("pyramid", {}, {"intervals": (4, 2, 1)}, r"intervals \[4, 2, 1\]"),
         ("pyramid", {}, {"grids": ((8, 8), (4, 4), (1, 1))}, r"grids .*\[1, 1\]\].* \(this memory: "),
+        ("fifo", {}, {"capacities": (2, 3, 6)}, r"capacities \[2, 3, 6\] \(this memory: \[2, 3, 5\]\)"),
         ("window", {}, {"num_frames": 4}, r"num_frames 4 \(this memory: 3\)"),
         ("uniform", {}, {"full_grid": (4, 4)}, r"full_grid \[4, 4\] \(this memory: \[8, 8\]\)"),
         ("keep_all", {}, {"intervals": (1,)}, r"grids .*intervals \[1\]"),
@@ -360,7 +363,7 @@ def test_options_agree_with_the_classes():
 
 
 def test_factory_names_what_is_wrong():
-    with pytest.raises(InputError, match=r"unknown memory 'pyramids': expected one of \['keep_all', 'pyramid'"):
+    with pytest.raises(InputError, match=r"unknown memory 'pyramids': expected one of \['fifo', 'keep_all', 'pyramid'"):
         make_memory("pyramids")
     with pytest.raises(InputError, match="memory 'window' does not take capacities, policy: it takes num_frames"):
         make_memory("window", capacities=(1, 1, 1), policy="paper", num_frames=None)

@@ -18,6 +18,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from videochat_online.memory import (
+        FifoMemoryBank,
         KeepAllMemoryBank,
         MemoryBank,
         PyramidMemoryBank,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 # Where each public name lives. Resolved on first use: a reader of memories need not wait for transformers.
 _HOMES = {
+    "FifoMemoryBank": "memory",
     "KeepAllMemoryBank": "memory",
     "MemoryBank": "memory",
     "PyramidMemoryBank": "memory",
@@ -48,6 +50,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "FifoMemoryBank",
     "GenerationSettings",
     "ImageChat",
     "KeepAllMemoryBank",

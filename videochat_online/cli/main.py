@@ -23,6 +23,7 @@ from videochat_online.utils import silence_accelerator_notice
 COMMANDS = {
     "chat": "answer questions about a video as it plays, or about still images",
     "convert": "rewrite a checkpoint in our own layout or in the published one",
+    "evaluate": "answer a benchmark's questions at their moments, score them, write a report",
     "doctor": "show versions, devices and decoders; check a model directory",
 }
 """Subcommands; each is the module of its name in this package, imported when it is called."""

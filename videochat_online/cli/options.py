@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from videochat_online.memory import MEMORY_BANKS, POLICIES, MemoryBank, make_memory
+from videochat_online.memory import MEMORY_BANKS, MEMORY_OPTIONS, POLICIES, MemoryBank, make_memory
 from videochat_online.model import VideoChatModel, load_model
 from videochat_online.model.loading import DTYPES, QUANTIZATIONS
 from videochat_online.streaming import GenerationSettings
@@ -12,10 +12,10 @@ from videochat_online.streaming import GenerationSettings
 DEFAULTS = GenerationSettings()
 
 
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+def add_model_arguments(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     """`--model` and how it is loaded."""
     group = parser.add_argument_group("model")
-    group.add_argument("--model", required=True, metavar="DIR", help="model directory, or owner/name on the Hub")
+    group.add_argument("--model", required=required, metavar="DIR", help="model directory, or owner/name on the Hub")
     group.add_argument("--tokenizer", metavar="DIR", help="take the tokenizer from another directory")
     group.add_argument("--template", metavar="NAME", help="chat template (default: the checkpoint's)")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N (default: auto)")
@@ -46,15 +46,20 @@ def add_memory_arguments(parser: argparse.ArgumentParser) -> None:
         "--memory", default="pyramid", metavar="NAME", help=f"{', '.join(MEMORY_BANKS)} (default: pyramid)"
     )
     group.add_argument(
-        "--capacities", type=int, nargs="+", metavar="N", help="pyramid: frames of each tier, largest frames first"
+        "--capacities",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="pyramid, fifo: frames of each tier, largest frames first",
     )
-    group.add_argument("--policy", metavar="NAME", help=f"pyramid: {' or '.join(POLICIES)} (default: reference)")
+    group.add_argument("--policy", metavar="NAME", help=f"pyramid, fifo: {' or '.join(POLICIES)} (default: reference)")
     group.add_argument("--num_frames", type=int, metavar="N", help="window, uniform: frames kept")
 
 
 def memory_of(options: argparse.Namespace, model: VideoChatModel) -> MemoryBank:
     """The memory that the arguments name, for frames of this model."""
-    intervals = tuple(model.config.memory_intervals) if options.memory in ("pyramid", "keep_all") else None
+    takes_intervals = "intervals" in MEMORY_OPTIONS.get(options.memory, ())
+    intervals = tuple(model.config.memory_intervals) if takes_intervals else None
     return make_memory(
         options.memory,
         full_grid=model.config.grid,

@@ -10,6 +10,7 @@ from typing import Any
 
 from videochat_online.errors import InputError
 from videochat_online.memory.base import MemoryBank
+from videochat_online.memory.fifo import FifoMemoryBank
 from videochat_online.memory.keep_all import KeepAllMemoryBank
 from videochat_online.memory.pooling import demote_to_grid, pool_by_ratio, pool_to_grid
 from videochat_online.memory.pyramid import POLICIES, PyramidMemoryBank
@@ -19,6 +20,7 @@ from videochat_online.memory.window import WindowMemoryBank
 
 MEMORY_BANKS: dict[str, Callable[..., MemoryBank]] = {
     "pyramid": PyramidMemoryBank,
+    "fifo": FifoMemoryBank,
     "window": WindowMemoryBank,
     "uniform": UniformMemoryBank,
     "keep_all": KeepAllMemoryBank,
@@ -26,6 +28,7 @@ MEMORY_BANKS: dict[str, Callable[..., MemoryBank]] = {
 
 MEMORY_OPTIONS: dict[str, tuple[str, ...]] = {
     "pyramid": ("capacities", "full_grid", "grids", "intervals", "policy", "device"),
+    "fifo": ("capacities", "full_grid", "grids", "intervals", "policy", "device"),
     "window": ("num_frames", "full_grid", "device"),
     "uniform": ("num_frames", "full_grid", "device"),
     "keep_all": ("full_grid", "intervals", "device"),
@@ -37,7 +40,7 @@ def make_memory(name: str, **options: Any) -> MemoryBank:
     """Make an empty memory by its name in `MEMORY_BANKS`.
 
     Args:
-        name: "pyramid", "window", "uniform" or "keep_all".
+        name: "pyramid", "fifo", "window", "uniform" or "keep_all".
         options: of `MEMORY_OPTIONS[name]`. One that is None counts as not given, so that a command line can
             hand over all its flags.
 
@@ -61,6 +64,7 @@ __all__ = [
     "MEMORY_BANKS",
     "MEMORY_OPTIONS",
     "POLICIES",
+    "FifoMemoryBank",
     "Grid",
     "KeepAllMemoryBank",
     "MemoryBank",

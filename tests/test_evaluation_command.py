@@ -1,0 +1,199 @@
+"""`videochat-online evaluate` and the shell scripts that call it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from evaluation_sets import folder_set, question, rows_of, write_set
+from videochat_online.cli import evaluate as command
+from videochat_online.cli.main import COMMANDS, main
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _registered(monkeypatch):
+    monkeypatch.setitem(COMMANDS, "evaluate", command)
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def annotations(tmp_path):
+    return folder_set(tmp_path, num_videos=2)
+
+
+@pytest.fixture
+def call(tmp_path, tiny_dir, annotations, capsys):
+    """Run the command with what every run needs; gives status, stdout and stderr."""
+
+    def run(*more, without=()):
+        defaults = {
+            "--model": str(tiny_dir()),
+            "--annotations": str(annotations),
+            "--data-root": str(tmp_path / "media"),
+            "--output": str(tmp_path / "out"),
+            "--max_new_tokens": "4",
+        }
+        given = [text for name, value in defaults.items() if name not in without for text in (name, value)]
+        status = main(["evaluate", *given, *map(str, more)])
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return run
+
+
+class TestCommand:
+    def test_readable(self, call, tmp_path):
+        status, out, err = call()
+        assert (status, err) == (0, "")
+        assert "mean of 1 cells" in out
+        assert str(tmp_path / "out" / "report.md") in out
+        assert {path.name for path in (tmp_path / "out").iterdir()} == {
+            "run.json",
+            "predictions.jsonl",
+            "videos.jsonl",
+            "metrics.json",
+            "report.md",
+        }
+
+    def test_json_is_what_the_file_says(self, call, tmp_path):
+        status, out, _ = call("--json", "--memory", "window", "--num-frames", 2)
+        assert status == 0
+        assert json.loads(out) == json.loads((tmp_path / "out" / "metrics.json").read_text())
+        run = json.loads((tmp_path / "out" / "run.json").read_text())
+        assert run["settings"]["protocol"]["memory_options"] == {"num_frames": 2}
+        assert run["settings"]["generation"]["max_new_tokens"] == 4
+        assert run["counts"]["num_questions"] == 6
+        assert run["versions"]["torch"]
+
+    def test_the_same_budget_for_every_memory(self, call, tmp_path):
+        for memory in ("window", "uniform", "fifo"):
+            assert call("--memory", memory, "--output", tmp_path / memory)[0] == 0
+            most = max(row["num_visual_tokens"] for row in rows_of(tmp_path / memory))
+            assert most <= 52  # 2 x 16 + 2 x 4 + 12 x 1
+        assert most > 0
+
+    @pytest.mark.parametrize("extra", [[], ["--max_videos", "1"]])
+    def test_dry_run(self, call, tmp_path, annotations, extra):
+        rows = json.loads(annotations.read_text())
+        rows.append({"video_id": "absent", "dataset": "tao", "questions": [question(1.0)]})
+        write_set(annotations, rows)
+        status, out, _ = call("--dry-run", "--json", *extra, without=("--model", "--output"))
+        assert status == 0
+        counts = json.loads(out)
+        if extra:
+            assert (counts["num_videos"], counts["num_questions"], counts["num_missing_videos"]) == (1, 3, 0)
+        else:
+            assert (counts["num_videos"], counts["num_questions"], counts["num_missing_videos"]) == (3, 7, 1)
+            assert counts["cells"] == {"PastMemory / object": 1, "PastMemory / other": 6}
+            assert counts["missing_videos"] == ["absent"]
+        assert not (tmp_path / "out").exists()
+        assert "videos" in call("--dry-run")[1]
+
+    def test_shards_by_flag_and_by_rank(self, call, tmp_path, monkeypatch):
+        status, out, _ = call("--shard", "0/2", "--json")
+        assert (status, json.loads(out)) == (0, {"num_answered": 3, "num_open": 3})
+        monkeypatch.setenv("RANK", "1")
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        assert json.loads(call("--json")[1])["num_answered"] == 6
+        assert len(rows_of(tmp_path / "out")) == 6
+
+    def test_blind_needs_no_data_root(self, call):
+        status, out, _ = call("--blind", "--json", without=("--data-root",))
+        assert status == 0
+        assert json.loads(out)["cost"]["visual_tokens_max"] == 0
+
+    def test_bad_videos_warn(self, call, tmp_path):
+        for path in (tmp_path / "media" / "video1").iterdir():
+            path.write_bytes(b"x")
+        status, _, err = call("--max_bad_fraction", "0.5")
+        assert status == 0
+        assert err.startswith("warning: video1: ")
+
+    @pytest.mark.parametrize(
+        ("arguments", "without", "words"),
+        [
+            (["--task", "mvbench"], (), "unknown task 'mvbench': expected one of ['ovbench']"),
+            (
+                ["--setting", "offline"],
+                (),
+                "unknown setting 'offline': expected one of ['sliding_window', 'streaming']",
+            ),
+            (["--memory", "elephant"], (), "unknown memory 'elephant'"),
+            (["--memory", "window", "--capacities", "1"], (), "memory 'window' does not take capacities"),
+            (["--setting", "sliding_window", "--memory", "window"], (), "does not use --memory"),
+            (["--window_s", "3"], (), "setting 'streaming' does not use --window_s"),
+            (["--fps", "0"], (), "protocol: expected fps above 0, got 0"),
+            (["--frame_times", "middle"], (), "expected frame_times of start or end, got middle"),
+            (["--answer_by", "guess"], (), "--answer_by: expected one of generation, likelihood"),
+            (["--max_bad_fraction", "2"], (), "--max_bad_fraction: expected a part between 0 and 1"),
+            (["--max_videos", "0"], (), "--max_videos: expected at least 1"),
+            (["--shard", "3/3"], (), "--shard: expected INDEX/COUNT"),
+            (["--annotations", "absent.json"], (), "absent.json: expected an annotation file"),
+            (["--data-root", "absent"], (), "absent: expected the folder with the videos"),
+            ([], ("--data-root",), "--data_root: expected the folder with the videos, got none"),
+            ([], ("--model",), "--model: expected a directory, got none"),
+            ([], ("--output",), "--output: expected a directory, got none"),
+            (["--model", "absent"], (), "absent: expected a model directory"),
+            (["--backend", "vlc"], (), "backend: expected one of auto"),
+        ],
+    )
+    def test_bad_input_is_one_line(self, call, tmp_path, arguments, without, words):
+        status, out, err = call(*arguments, without=without)
+        assert (status, out) == (2, "")
+        assert err.startswith("error: ")
+        assert len(err.splitlines()) == 1
+        assert words in err
+        assert not (tmp_path / "out" / "metrics.json").exists()
+
+    def test_another_run_is_refused(self, call, tmp_path):
+        assert call()[0] == 0
+        status, _, err = call("--fps", "2", "--answer_by", "likelihood")
+        assert status == 2
+        assert "answer_by: " in err
+        assert "protocol.fps: 8.0 there, 2.0 here" in err
+
+
+@pytest.mark.parametrize(
+    ("setting", "rate", "most"), [("streaming", ["--fps", "1"], 16), ("sliding_window", ["--fps", "0.5"], 17)]
+)
+def test_the_mini_set_from_end_to_end(shared_dir, call, tmp_path, setting, rate, most):
+    videos = shared_dir / "videos"
+    files = ["--annotations", videos / "ovbench_mini.json", "--data-root", videos]
+    status, out, err = call("--setting", setting, *rate, *files, "--json")
+    assert (status, err) == (0, "")
+    metrics = json.loads(out)
+    assert (metrics["num_answered"], metrics["num_bad_videos"], metrics["num_without_frames"]) == (43, 0, 0)
+    rows = rows_of(tmp_path / "out")
+    assert len({row["id"] for row in rows}) == 43
+    for row in rows:
+        times_s = [frame["time_s"] for frame in row["frames_used"]]
+        assert times_s == sorted(times_s)
+        assert len(times_s) <= most
+        # Every n-th frame: where frames are shown for long, the latest may be a few seconds old.
+        assert times_s[-1] <= row["time_s"] < times_s[-1] + 4
+    assert any(len(row["frames_used"]) > 10 for row in rows)
+
+
+@pytest.mark.parametrize("script", ["online_bench_stream.sh", "online_bench_sliding_window.sh"])
+def test_scripts_pass_arguments_on_and_keep_the_status(tmp_path, script):
+    for name in ("videochat-online", "torchrun"):
+        (tmp_path / name).write_text(f'#!/usr/bin/env bash\nprintf "%q " {name} "$@"\nexit 3\n')
+        (tmp_path / name).chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    path, setting = ROOT / "shell" / "eval" / script, "streaming" if "stream" in script else "sliding_window"
+    done = subprocess.run(["bash", path, "--output", "my run"], env=environment, capture_output=True, text=True)
+    expected = ["evaluate", "--task", "ovbench", "--setting", setting, "--output", "my run"]
+    assert (done.returncode, shlex.split(done.stdout)) == (3, ["videochat-online", *expected])
+    done = subprocess.run(["bash", path, "--blind"], env={**environment, "GPUS": "4"}, capture_output=True, text=True)
+    assert done.returncode == 3
+    assert shlex.split(done.stdout)[:6] == [
+        "torchrun", "--standalone", "--nproc_per_node", "4", "-m", "videochat_online.cli.main",
+    ]  # fmt: skip

@@ -1,0 +1,253 @@
+"""The output folder: runs that are killed, go on, are refused, and are shared out."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from evaluation_sets import Shard, folder_set, make_config, noise, question, rows_of, run, write_frames, write_set
+from videochat_online.errors import InputError
+from videochat_online.evaluation import make_plan, resolve_protocol
+from videochat_online.evaluation.plan import estimated_cost, share_of
+from videochat_online.evaluation.results import RowFile
+from videochat_online.evaluation.tasks.ovbench import load_ovbench
+
+SLOW_RUN = """
+import sys, time
+from pathlib import Path
+import torch
+from evaluation_sets import make_config, run
+from videochat_online.model import load_model
+
+torch.set_num_threads(1)
+annotations, output, model = map(Path, sys.argv[1:])
+# Slow after every answer, so that it can be killed in the middle.
+run(make_config(annotations, output), load_model(model, device="cpu"), lambda progress: time.sleep(0.3))
+"""
+
+
+class Stop(Exception):  # noqa: N818
+    """Ends a run from inside."""
+
+
+def stop_after(num_answers):
+    def on_progress(progress):
+        if progress.questions_done >= num_answers:
+            raise Stop
+
+    return on_progress
+
+
+@pytest.fixture
+def annotations(tmp_path):
+    return folder_set(tmp_path)
+
+
+@pytest.fixture
+def whole(annotations, tmp_path, tiny_model):
+    """Rows of a run that nothing interrupted."""
+    run(make_config(annotations, tmp_path / "whole"), tiny_model)
+    return rows_of(tmp_path / "whole")
+
+
+class TestResume:
+    def test_after_sigkill(self, annotations, tmp_path, tiny_model, tiny_dir, whole):
+        output = tmp_path / "out"
+        command = [sys.executable, "-c", SLOW_RUN, str(annotations), str(output), str(tiny_dir())]
+        paths = os.pathsep.join(str(path) for path in (Path(__file__).parent, Path(__file__).parents[1] / "scripts"))
+        process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": paths}, stderr=subprocess.DEVNULL)
+        try:
+            predictions = output / "predictions.jsonl"
+            deadline = time.monotonic() + 60
+            while time.monotonic() < deadline and process.poll() is None:
+                if predictions.exists() and predictions.read_bytes().count(b"\n") >= 4:
+                    break
+                time.sleep(0.02)
+        finally:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        written = predictions.read_bytes()
+        assert 4 <= written.count(b"\n") < 9
+        # And as if it had been killed in the middle of a line.
+        predictions.write_bytes(written + written.splitlines(keepends=True)[0][:50])
+        outcome = run(make_config(annotations, output), tiny_model)
+        assert predictions.read_bytes().startswith(written)
+        assert rows_of(output) == whole
+        assert outcome.num_answered == 9
+
+    @pytest.mark.parametrize("setting", ["streaming", "sliding_window"])
+    @pytest.mark.parametrize("num_answers", [1, 3, 5])
+    def test_after_any_answer(self, annotations, tmp_path, tiny_model, setting, num_answers):
+        run(make_config(annotations, tmp_path / "whole", setting=setting), tiny_model)
+        config = make_config(annotations, tmp_path / "out", setting=setting)
+        with pytest.raises(Stop):
+            run(config, tiny_model, stop_after(num_answers))
+        assert len(rows_of(tmp_path / "out")) == num_answers
+        run(config, tiny_model)
+        assert rows_of(tmp_path / "out") == rows_of(tmp_path / "whole")
+        # The cost of a video counts once, however often it was begun.
+        cost = json.loads((tmp_path / "out" / "metrics.json").read_text())["cost"]
+        assert (
+            cost["num_frames_encoded"]
+            == json.loads((tmp_path / "whole" / "metrics.json").read_text())["cost"]["num_frames_encoded"]
+        )
+
+    def test_a_finished_run_loads_no_model(self, annotations, tmp_path, whole):
+        before = (tmp_path / "whole" / "predictions.jsonl").read_bytes()
+        (tmp_path / "whole" / "metrics.json").unlink()
+        run(make_config(annotations, tmp_path / "whole"), None)
+        assert (tmp_path / "whole" / "predictions.jsonl").read_bytes() == before
+        assert (tmp_path / "whole" / "metrics.json").exists()
+
+    @pytest.mark.parametrize("num_lost", [1, 2, 30, 150])
+    def test_a_half_written_line_is_dropped(self, tmp_path, num_lost):
+        file = RowFile(tmp_path / "rows.jsonl", key="id")
+        with file.appending() as opened:
+            for number in range(3):
+                file.append(opened, {"id": str(number), "text": "ä\n" * 40})
+        data = file.path.read_bytes()
+        file.path.write_bytes(data[:-num_lost])
+        assert [row["id"] for row in file.rows()] == ["0", "1"]
+        with file.appending() as opened:
+            file.append(opened, {"id": "2", "text": "ä\n" * 40})
+        assert file.path.read_bytes() == data
+
+    def test_a_broken_line_before_others_is_an_error(self, annotations, tmp_path, tiny_model, whole):
+        path = tmp_path / "whole" / "predictions.jsonl"
+        lines = path.read_bytes().splitlines(keepends=True)
+        path.write_bytes(b"".join([lines[0], lines[1][:40] + b"\n", *lines[2:]]))
+        with pytest.raises(InputError, match=r"predictions.jsonl line 2: expected a JSON object with 'id'"):
+            run(make_config(annotations, tmp_path / "whole"), tiny_model)
+
+    def test_two_processes_do_not_write_one_file(self, tmp_path):
+        with RowFile(tmp_path / "rows.jsonl", key="id").appending():
+            second = RowFile(tmp_path / "rows.jsonl", key="id")
+            with pytest.raises(InputError, match="another process"), second.appending():
+                pass
+
+
+class TestRefusal:
+    @pytest.mark.parametrize(
+        ("changes", "named"),
+        [
+            ({"protocol": {"fps": 4.0}}, r"protocol.fps: 8.0 there, 4.0 here"),
+            ({"protocol": {"memory": "window"}}, r'protocol.memory: "pyramid" there, "window" here'),
+            ({"protocol": {"memory_options": {"capacities": (1, 1, 1)}}}, r"memory_options.capacities: \[2, 2, 12\]"),
+            ({"setting": "sliding_window"}, r"protocol.setting: "),
+            ({"blind": True}, "blind: false there, true here"),
+            ({"answer_by": "likelihood"}, "answer_by: "),
+            ({"model": "another"}, 'model: "tiny" there, "another" here'),
+            ({"max_videos": 2}, "max_videos: null there, 2 here"),
+        ],
+    )
+    def test_other_settings(self, annotations, tmp_path, tiny_model, whole, changes, named):
+        before = {path.name: path.read_bytes() for path in (tmp_path / "whole").iterdir()}
+        with pytest.raises(InputError, match=f"holds a run of other settings: .*{named}"):
+            run(make_config(annotations, tmp_path / "whole", **changes), tiny_model)
+        assert {path.name: path.read_bytes() for path in (tmp_path / "whole").iterdir()} == before
+
+    def test_only_what_differs_is_named(self, annotations, tmp_path, tiny_model, whole):
+        with pytest.raises(InputError) as error:
+            run(make_config(annotations, tmp_path / "whole", answer_by="likelihood"), tiny_model)
+        assert str(error.value).count(" there, ") == 1
+
+    def test_other_questions(self, annotations, tmp_path, tiny_model, whole):
+        annotations.write_text(annotations.read_text().replace("Question 0?", "Question zero?"))
+        with pytest.raises(InputError, match="annotations: "):
+            run(make_config(annotations, tmp_path / "whole"), tiny_model)
+
+    def test_a_wider_limit_is_no_other_setting(self, annotations, tmp_path, tiny_model, whole):
+        assert run(make_config(annotations, tmp_path / "whole", max_bad_fraction=0.9), tiny_model).num_answered == 9
+
+    def test_a_folder_that_holds_something_else(self, annotations, tmp_path, tiny_model):
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "notes.txt").write_text("mine")
+        with pytest.raises(InputError, match=r"expected a new or empty folder.*notes.txt"):
+            run(make_config(annotations, tmp_path / "out"), tiny_model)
+        assert [path.name for path in (tmp_path / "out").iterdir()] == ["notes.txt"]
+
+    def test_a_file_in_the_way(self, annotations, tmp_path, tiny_model):
+        (tmp_path / "out").write_text("mine")
+        with pytest.raises(InputError, match="expected a new or empty folder.*found a file"):
+            run(make_config(annotations, tmp_path / "out"), tiny_model)
+
+    def test_a_run_json_of_something_else(self, annotations, tmp_path, tiny_model):
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "run.json").write_text('{"a": 1}')
+        with pytest.raises(InputError, match="run.json: expected the settings of an evaluation"):
+            run(make_config(annotations, tmp_path / "out"), tiny_model)
+
+    def test_a_missing_data_root(self, annotations, tmp_path, tiny_model):
+        with pytest.raises(InputError, match="absent: expected the folder with the videos"):
+            run(make_config(annotations, tmp_path / "out", tmp_path / "absent"), tiny_model)
+        assert not (tmp_path / "out").exists()
+
+
+class TestShards:
+    def test_together_they_are_the_whole(self, annotations, tmp_path, tiny_model, whole):
+        output = tmp_path / "out"
+        outcomes = [run(make_config(annotations, output, shard=Shard(i, 2)), tiny_model) for i in (1, 0)]
+        assert outcomes[0].metrics is None
+        assert outcomes[0].num_open + outcomes[0].num_answered == 9
+        assert rows_of(output) == whole
+        metrics = json.loads((output / "metrics.json").read_text())
+        expected = json.loads((tmp_path / "whole" / "metrics.json").read_text())
+        assert metrics["cells"] == expected["cells"]
+        assert metrics["cost"]["num_frames_encoded"] == expected["cost"]["num_frames_encoded"]
+
+    def test_more_shards_than_videos(self, annotations, tmp_path, tiny_model, whole):
+        for index in range(5):
+            run(make_config(annotations, tmp_path / "out", shard=Shard(index, 5)), tiny_model)
+        assert rows_of(tmp_path / "out") == whole
+
+    def test_bad_videos_of_all_shards_count(self, annotations, tmp_path, tiny_model):
+        for number in (0, 2):
+            for path in (tmp_path / "media" / f"video{number}").iterdir():
+                path.write_bytes(b"x")
+        configs = [
+            make_config(annotations, tmp_path / "out", shard=Shard(index, 3), max_bad_fraction=0.4)
+            for index in range(3)
+        ]
+        run(configs[0], tiny_model)
+        run(configs[1], tiny_model)
+        with pytest.raises(InputError, match="2 of 3 videos cannot be used"):
+            run(configs[2], tiny_model)
+
+    def test_another_count_is_refused(self, annotations, tmp_path, tiny_model, whole):
+        with pytest.raises(InputError, match="holds a run in 1 shards: expected to go on with as many, got 2"):
+            run(make_config(annotations, tmp_path / "whole", shard=Shard(0, 2)), tiny_model)
+        run(make_config(annotations, tmp_path / "out", shard=Shard(0, 2)), tiny_model)
+        with pytest.raises(InputError, match="holds a run in 2 shards: expected to go on with as many, got 3"):
+            run(make_config(annotations, tmp_path / "out", shard=Shard(0, 3)), tiny_model)
+
+    def test_shares_are_even_and_complete(self, tmp_path):
+        rows = [
+            {"video_id": f"v{number}", "fps": 8, "questions": [question(float(length))]}
+            for number, length in enumerate((100, 3, 50, 49, 7, 98, 1))
+        ]
+        videos = load_ovbench([write_set(tmp_path / "set.json", rows)]).videos
+        protocol = resolve_protocol("streaming")
+        shares = [share_of(videos, protocol, Shard(index, 3)) for index in range(3)]
+        assert sorted(video.id for share in shares for video in share) == [f"v{number}" for number in range(7)]
+        costs = [sum(estimated_cost(video, protocol) for video in share) for share in shares]
+        assert max(costs) < 1.1 * min(costs)
+
+    @pytest.mark.parametrize("text", ["1", "2/2", "-1/2", "a/b", "1/", "0/0"])
+    def test_bad_shards(self, text):
+        with pytest.raises(InputError, match="--shard: expected INDEX/COUNT"):
+            Shard.parse(text)
+
+    def test_missing_videos_are_found_before_the_model_is_loaded(self, tmp_path):
+        write_frames(tmp_path / "media" / "v", noise(3))
+        rows = [{"video_id": name, "fps": 1, "questions": [question(1.0)]} for name in ("v", "absent")]
+        config = make_config(write_set(tmp_path / "set.json", rows), tmp_path / "out")
+        assert [place.video.id for place in make_plan(config).missing] == ["absent"]
+        with pytest.raises(InputError, match="1 of 2 videos cannot be used"):
+            run(config, None)

@@ -1,0 +1,339 @@
+"""The evaluation of a set: causal, encoded once, the right frames, and what becomes of bad videos."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+
+import pytest
+import torch
+
+from clips import write_clip
+from evaluation_sets import folder_set, make_config, noise, question, rows_of, run, write_frames, write_set
+from videochat_online.errors import InputError
+from videochat_online.evaluation import make_plan, resolve_protocol
+from videochat_online.evaluation.answering import LETTER_PREFIX, letter_ids
+from videochat_online.evaluation.frames import Footage
+from videochat_online.evaluation.tasks.ovbench import load_ovbench
+from videochat_online.evaluation.viewers import make_viewer
+from videochat_online.model import VideoChatModel, load_model
+from videochat_online.streaming.generate import first_logits
+from videochat_online.video import frame_step, open_video, sliding_window_indices, sliding_window_indices_at_times
+
+MEMORIES = {
+    "pyramid": {"capacities": (1, 1, 3)},
+    "fifo": {"capacities": (1, 1, 3)},
+    "window": {"num_frames": 2},
+    "uniform": {"num_frames": 3},
+    "keep_all": {},
+}
+
+
+def view_of(model, path, video, protocol, name=-1):
+    """Frames and logits of one of a video's questions (the last), after all before it were asked."""
+    with Footage(path, video, protocol) as footage:
+        viewer = make_viewer(model, footage, protocol, video.questions)
+        views = []
+        for asked in video.questions:
+            viewer.watch_until(asked)
+            views.append(viewer.prepare(asked, f"{asked.question}\nAnswer:"))
+        return views[name], first_logits(model.network, views[name].prompt.embeds_LD, 4)
+
+
+def video_of(tmp_path, *times_s, fps=4.0, clip=None):
+    row = {"video_id": "v", "fps": fps, "questions": [question(time_s) for time_s in times_s]}
+    path = write_set(tmp_path / "one.json", [row | ({"clip": clip} if clip else {})])
+    return load_ovbench([path]).videos[0]
+
+
+def protocol_of(setting, memory=None):
+    options = None if memory is None else MEMORIES[memory]
+    return resolve_protocol(setting, memory=memory, memory_options=options)
+
+
+class CountingModel(VideoChatModel):
+    """Notes how many frames go through the vision tower."""
+
+    def encode(self, pixels_THWC):
+        COUNTED.append(len(pixels_THWC))
+        return super().encode(pixels_THWC)
+
+
+COUNTED: list[int] = []
+
+
+@pytest.fixture
+def counting_model(tiny_model):
+    COUNTED.clear()
+    return CountingModel(**{field.name: getattr(tiny_model, field.name) for field in fields(VideoChatModel)})
+
+
+SETTINGS = [("streaming", memory) for memory in MEMORIES] + [("sliding_window", None)]
+
+
+class TestCausality:
+    @pytest.mark.parametrize(("setting", "memory"), SETTINGS)
+    def test_frames_after_the_question_change_nothing(self, tiny_model, tmp_path, setting, memory):
+        short = write_frames(tmp_path / "short", noise(17))
+        longer = write_frames(tmp_path / "long", noise(17) + noise(15, seed=9))
+        video, protocol = video_of(tmp_path, 1.3, 4.0), protocol_of(setting, memory)
+        (view, logits), (other, other_logits) = (view_of(tiny_model, p, video, protocol) for p in (short, longer))
+        assert view.frames == other.frames
+        assert view.frames[-1].time_s == 4.0
+        assert torch.equal(logits, other_logits)
+
+    @pytest.mark.parametrize("setting", ["streaming", "sliding_window"])
+    def test_nor_in_a_video_file(self, tiny_model, tmp_path, setting):
+        # Lossless, or the encoder would change earlier frames for the sake of later ones.
+        paths = [write_clip(tmp_path / f"{n}.mkv", num_frames=n, codec="ffv1") for n in (31, 55)]
+        video, protocol = video_of(tmp_path, 3.0), protocol_of(setting)
+        (view, logits), (other, other_logits) = (view_of(tiny_model, path, video, protocol) for path in paths)
+        assert view.frames == other.frames
+        assert view.frames[-1].time_s == 3.0
+        assert torch.equal(logits, other_logits)
+
+    @pytest.mark.parametrize(("setting", "memory"), SETTINGS)
+    def test_later_questions_change_nothing(self, tiny_model, tmp_path, setting, memory):
+        path, protocol = write_frames(tmp_path / "frames", noise(32)), protocol_of(setting, memory)
+        alone = view_of(tiny_model, path, video_of(tmp_path, 3.1), protocol)
+        first = view_of(tiny_model, path, video_of(tmp_path, 3.1, 7.9), protocol, name=0)
+        assert alone[0].frames == first[0].frames
+        assert torch.equal(alone[1], first[1])
+
+    def test_no_frame_after_its_question_is_ever_pushed(self, tiny_model, tmp_path):
+        annotations = folder_set(tmp_path, num_videos=1, times_s=(0.0, 0.9, 1.0, 2.3, 5.75))
+        for setting in ("streaming", "sliding_window"):
+            run(make_config(annotations, tmp_path / setting, setting=setting), tiny_model)
+            rows = rows_of(tmp_path / setting)
+            assert len(rows) == 5
+            last_s = [row["frames_used"][-1]["time_s"] for row in rows]
+            assert last_s == [0.0, 0.75, 1.0, 2.25, 5.75]
+
+
+class TestTwins:
+    @pytest.mark.parametrize("memory", ["pyramid", "fifo", "window", "uniform"])
+    def test_evicted_content_leaves_no_trace(self, tiny_model, tmp_path, memory):
+        frames, video, protocol = noise(32), video_of(tmp_path, 7.0), protocol_of("streaming", memory)
+        view, logits = view_of(tiny_model, write_frames(tmp_path / "one", frames), video, protocol)
+        kept = {frame.index for frame in view.frames}
+        evicted = [index for index in range(29) if index not in kept]
+        assert len(evicted) > 10
+        for index in evicted[::3]:
+            # A little, so that the pyramid still finds the same pairs similar.
+            frames[index][10, 10] ^= 1
+        twin, twin_logits = view_of(tiny_model, write_frames(tmp_path / "twin", frames), video, protocol)
+        assert twin.frames == view.frames
+        assert torch.equal(logits, twin_logits)
+        frames[max(kept)][5:25] ^= 255
+        _, other_logits = view_of(tiny_model, write_frames(tmp_path / "other", frames), video, protocol)
+        assert not torch.equal(logits, other_logits)
+
+    def test_the_question_before_leaves_no_trace(self, tiny_model, tmp_path):
+        path, protocol = write_frames(tmp_path / "frames", noise(32)), protocol_of("streaming")
+        both, alone = video_of(tmp_path, 3.0, 3.0), video_of(tmp_path, 3.0)
+        (view, logits), (other, other_logits) = (view_of(tiny_model, path, video, protocol) for video in (both, alone))
+        assert view.prompt.layout == other.prompt.layout
+        assert torch.equal(logits, other_logits)
+
+
+class TestFrames:
+    def test_each_frame_is_encoded_once(self, counting_model, tmp_path):
+        annotations = folder_set(tmp_path, num_videos=1, num_frames=24, times_s=(1.0, 1.0, 3.0, 5.75))
+        run(make_config(annotations, tmp_path / "stream"), counting_model)
+        assert sum(COUNTED) == 24
+        COUNTED.clear()
+        run(make_config(annotations, tmp_path / "window", setting="sliding_window"), counting_model)
+        # Every second frame back from 4, 12 and 23: the even ones up to 12, the odd ones up to 23.
+        assert sum(COUNTED) == 7 + 12
+        (row,) = rows_of(tmp_path / "window", "videos.jsonl")
+        assert row["num_decoded"] == row["num_encoded"] == 19
+
+    def test_streaming_takes_every_nth_frame_of_the_clip(self, tiny_model, tmp_path):
+        clip = write_clip(tmp_path / "clip.mp4", num_frames=60, fps=10)
+        video = video_of(tmp_path, 2.0, 9.0, clip=[1.05, 5.0])
+        protocol = resolve_protocol("streaming", fps=5.0, memory="keep_all")
+        view, _ = view_of(tiny_model, clip, video, protocol)
+        # Frame 10 is shown at 1.05 s; nothing after the clip's end.
+        assert [frame.time_s for frame in view.frames] == pytest.approx([1.0 + 0.2 * i for i in range(21)])
+        assert [frame.index for frame in view.frames] == list(range(21))
+        assert [frame.num_tokens for frame in view.frames][:9] == [16, 1, 1, 1, 4, 1, 1, 1, 16]
+        first, _ = view_of(tiny_model, clip, video, protocol, name=0)
+        assert first.frames[-1].time_s == pytest.approx(2.0)
+
+    def test_a_slow_folder_gives_all_it_has(self, tiny_model, tmp_path):
+        folder = write_frames(tmp_path / "frames", noise(9))
+        view, _ = view_of(tiny_model, folder, video_of(tmp_path, 6.0, fps=1.0), protocol_of("streaming", "keep_all"))
+        assert [frame.time_s for frame in view.frames] == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
+
+    @pytest.mark.parametrize("frame_times", ["start", "end"])
+    def test_frames_may_be_labelled_with_their_ends(self, tiny_model, tmp_path, frame_times):
+        clip = write_clip(tmp_path / "clip.mp4", num_frames=40, fps=10)
+        protocol = resolve_protocol("streaming", fps=2.0, memory="keep_all", frame_times=frame_times)
+        view, _ = view_of(tiny_model, clip, video_of(tmp_path, 1.6), protocol)
+        expected = [0.0, 0.5, 1.0, 1.5] if frame_times == "start" else [0.1, 0.6, 1.1, 1.6]
+        assert [frame.time_s for frame in view.frames] == pytest.approx(expected)
+
+    def test_windows_agree_with_the_sampling_rules(self, tiny_model, tmp_path):
+        clip = write_clip(tmp_path / "clip.mp4", num_frames=120, fps=10)
+        folder = write_frames(tmp_path / "frames", noise(60))
+        with open_video(clip) as source:
+            starts_s = source.frame_times_s()
+        ends_s = (*starts_s[1:], starts_s[-1] + 0.1)
+        protocol = resolve_protocol("sliding_window", window_s=3.0, max_frames=5)
+        video = video_of(tmp_path, 0.0, 2.55, 5.0, 9.99, 30.0)
+        for place, asked in enumerate(video.questions):
+            options = {"window_s": min(3.0, asked.time_s), "max_num_frames": 5}
+            indices = sliding_window_indices_at_times(starts_s, ends_s, 10.0, 2.0, asked.time_s, **options)
+            view, _ = view_of(tiny_model, clip, video, protocol, name=place)
+            assert [frame.time_s for frame in view.frames] == [starts_s[index] for index in indices]
+            indices = sliding_window_indices(60, 4.0, 2.0, asked.time_s, **options)
+            view, _ = view_of(tiny_model, folder, video, protocol, name=place)
+            assert [frame.time_s for frame in view.frames] == [index / 4.0 for index in indices]
+            assert [frame.index for frame in view.frames] == list(range(len(indices)))
+            assert [frame.num_tokens for frame in view.frames] == [16, 1, 1, 1, 4][: len(indices)]
+
+    def test_the_published_window_by_hand(self, tiny_model, tmp_path):
+        folder = write_frames(tmp_path / "frames", noise(200))
+        view, _ = view_of(tiny_model, folder, video_of(tmp_path, 45.1), protocol_of("sliding_window"))
+        # 4 fps, every second frame, back from frame 180 to 180 - 128: 65 frames, thinned out to 64.
+        assert len(view.frames) == 64
+        assert (view.frames[0].time_s, view.frames[-1].time_s) == (13.0, 45.0)
+        assert frame_step(4.0, 2.0) == 2
+        text = view.prompt.layout.text
+        assert "Frame1 at 13.0s: " in text
+        assert "Frame64 at 45.0s: " in text
+        assert "Frame65" not in text
+
+
+class TestAnswers:
+    def test_a_row_says_all(self, tiny_model, tmp_path):
+        annotations = folder_set(tmp_path, num_videos=1)
+        outcome = run(make_config(annotations, tmp_path / "out"), tiny_model)
+        row = json.loads((tmp_path / "out" / "predictions.jsonl").read_text().splitlines()[1])
+        assert (row["video"], row["time_s"], row["answer_index"]) == ("video0", 3.0, 1)
+        assert row["num_visual_tokens"] == sum(frame["num_tokens"] for frame in row["frames_used"]) > 0
+        assert row["correct"] == (row["predicted_index"] == 1)
+        assert 0 < row["first_token_s"] <= row["answer_s"]
+        metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+        assert metrics == outcome.metrics
+        assert metrics["cost"]["num_frames_encoded"] == 23
+        assert metrics["num_answered"] == metrics["num_questions"] == 3
+        report = (tmp_path / "out" / "report.md").read_text()
+        assert '| memory_options | {"capacities": [2, 2, 12], "policy": "reference"} |' in report
+        assert "peak memory" in report
+
+    def test_blind_needs_no_videos_and_shows_no_frames(self, counting_model, tmp_path):
+        annotations = folder_set(tmp_path, num_videos=2)
+        config = make_config(annotations, tmp_path / "out", tmp_path / "absent", blind=True)
+        outcome = run(config, counting_model)
+        assert COUNTED == []
+        assert outcome.num_answered == 6
+        assert all(row["frames_used"] == [] and row["num_visual_tokens"] == 0 for row in rows_of(tmp_path / "out"))
+
+    def test_blind_sees_the_question(self, tiny_model, tmp_path):
+        video = video_of(tmp_path, 1.0)
+        viewer = make_viewer(tiny_model, None, protocol_of("streaming"), video.questions)
+        text = viewer.prepare(video.questions[0], "What is it?").prompt.layout.text
+        assert "What is it?" in text
+        assert "Frame" not in text
+        assert text.startswith("<|system|>\nCarefully watch the video")
+
+    @pytest.mark.parametrize("setting", ["streaming", "sliding_window"])
+    def test_likelihood(self, tiny_model, tmp_path, setting):
+        annotations = folder_set(tmp_path, num_videos=1)
+        config = make_config(annotations, tmp_path / "out", setting=setting, answer_by="likelihood")
+        run(config, tiny_model)
+        for row in rows_of(tmp_path / "out"):
+            scores = row["option_probabilities"]
+            assert sum(scores) == pytest.approx(1.0, abs=1e-5)
+            assert row["predicted_index"] == scores.index(max(scores))
+            assert row["text"] == f"({'AB'[row['predicted_index']]})"
+
+    @pytest.mark.parametrize("llm", ["phi3", "qwen2"])
+    def test_likelihood_is_that_of_the_letters(self, tiny_dir, tmp_path, llm):
+        model = load_model(tiny_dir(llm), device="cpu")
+        video = video_of(tmp_path, 1.0)
+        viewer = make_viewer(model, None, protocol_of("streaming"), video.questions)
+        dropped, ids = letter_ids(model, 4)
+        bare = viewer.prepare(video.questions[0], "Which?", LETTER_PREFIX).prompt.layout.input_ids
+        for letter, token in zip("ABCD", ids, strict=True):
+            spelled = viewer.prepare(video.questions[0], "Which?", LETTER_PREFIX + letter).prompt.layout.input_ids
+            assert spelled == (*bare[: len(bare) - dropped], token)
+
+    def test_the_first_frame_may_come_too_late(self, tiny_model, tmp_path):
+        (tmp_path / "media").mkdir()
+        write_clip(tmp_path / "media" / "late.mkv", start_s=2.0)
+        rows = [{"video_id": "late.mkv", "questions": [question(1.0), question(3.0)]}]
+        annotations = write_set(tmp_path / "set.json", rows)
+        for setting in ("streaming", "sliding_window"):
+            outcome = run(make_config(annotations, tmp_path / setting, setting=setting), tiny_model)
+            early, later = rows_of(tmp_path / setting)
+            assert early["correct"] is False
+            assert "error" in early
+            assert later["frames_used"][0]["time_s"] == pytest.approx(2.0)
+            assert outcome.metrics["num_without_frames"] == 1
+            assert outcome.metrics["micro_average"]["num_questions"] == 2
+
+
+class TestBadVideos:
+    @pytest.fixture
+    def annotations(self, tmp_path):
+        annotations = folder_set(tmp_path, num_videos=2)
+        (tmp_path / "media" / "broken.mp4").write_bytes(b"not a video")
+        rows = json.loads(annotations.read_text())
+        rows.insert(1, {"video_id": "broken.mp4", "questions": [question(1.0), question(2.0)]})
+        rows.append({"video_id": "absent.mp4", "questions": [question(1.0)]})
+        return write_set(annotations, rows)
+
+    def test_they_are_counted_and_listed(self, tiny_model, tmp_path, annotations):
+        outcome = run(make_config(annotations, tmp_path / "out", max_bad_fraction=0.5), tiny_model)
+        assert len(outcome.bad_videos) == 2
+        metrics = outcome.metrics
+        assert (metrics["num_bad_videos"], metrics["num_answered"], metrics["num_unanswered"]) == (2, 6, 3)
+        report = (tmp_path / "out" / "report.md").read_text()
+        assert "- `broken.mp4`: " in report
+        assert "- `absent.mp4`: " in report
+
+    def test_too_many_are_fatal_and_cost_no_answer(self, tiny_model, tmp_path, annotations):
+        config = make_config(annotations, tmp_path / "out", max_bad_fraction=0.25)
+        with pytest.raises(InputError, match=r"2 of 4 videos cannot be used, more than max_bad_fraction 0.25 allows"):
+            run(config, tiny_model)
+        assert len(rows_of(tmp_path / "out")) == 3
+        assert not (tmp_path / "out" / "metrics.json").exists()
+        # With a wider limit the same run goes on.
+        outcome = run(make_config(annotations, tmp_path / "out", max_bad_fraction=0.5), tiny_model)
+        assert outcome.num_answered == 6
+
+    def test_a_repaired_video_is_answered_by_the_next_run(self, tiny_model, tmp_path, annotations):
+        run(make_config(annotations, tmp_path / "out", max_bad_fraction=0.5), tiny_model)
+        write_clip(tmp_path / "media" / "broken.mp4", num_frames=30)
+        outcome = run(make_config(annotations, tmp_path / "out", max_bad_fraction=0.5), tiny_model)
+        assert outcome.num_answered == 8
+        assert outcome.metrics["num_bad_videos"] == 1
+
+    def test_damage_is_reported(self, tiny_model, tmp_path):
+        annotations = folder_set(tmp_path, num_videos=1)
+        (tmp_path / "media" / "video0" / "img97.png").write_bytes(b"x")
+        outcome = run(make_config(annotations, tmp_path / "out", protocol={"memory": "keep_all"}), tiny_model)
+        assert "img97.png" in outcome.metrics["damaged_videos"][0]["problem"]
+        times_s = [frame["time_s"] for frame in rows_of(tmp_path / "out")[0]["frames_used"]]
+        assert times_s == [0.0, 0.25, 0.75, 1.0]
+
+    def test_a_folder_needs_a_rate(self, tiny_model, tmp_path):
+        write_frames(tmp_path / "media" / "v", noise(3))
+        annotations = write_set(tmp_path / "set.json", [{"video_id": "v", "questions": [question(1.0)]}])
+        outcome = run(make_config(annotations, tmp_path / "out", max_bad_fraction=1.0), tiny_model)
+        assert "expected a frame rate (fps)" in outcome.bad_videos[0]
+        rows = [{"video_id": "v", "dataset": "ava", "questions": [question(1.0)]}]
+        outcome = run(make_config(write_set(tmp_path / "ava.json", rows), tmp_path / "ava"), tiny_model)
+        assert outcome.bad_videos == ()
+
+    def test_bad_rows_are_counted_and_too_many_are_fatal(self, tiny_model, tmp_path):
+        annotations = folder_set(tmp_path, num_videos=1, times_s=(1.0, 2.0, 3.0))
+        rows = json.loads(annotations.read_text())
+        rows[0]["questions"][2]["answer"] = "Z"
+        write_set(annotations, rows)
+        outcome = run(make_config(annotations, tmp_path / "out", max_bad_fraction=0.4), tiny_model)
+        assert len(outcome.metrics["bad_rows"]) == 1
+        with pytest.raises(InputError, match="1 of 3 annotated questions cannot be used"):
+            make_plan(make_config(annotations, tmp_path / "out", max_bad_fraction=0.1))

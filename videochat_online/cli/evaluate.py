@@ -1,0 +1,268 @@
+r"""Answer a benchmark's questions at their moments of the stream, score them, write a report.
+
+    videochat-online evaluate --task ovbench --setting streaming|sliding_window --model DIR \
+        --annotations FILE [FILE ...] --data-root DIR --output OUT [--memory NAME ...] [--blind] [--shard i/n]
+
+A question sees the frames that start at or before its time and nothing later; each frame is decoded and encoded
+once for all questions of its video. OUT gets predictions.jsonl (a row an answer, written at once), videos.jsonl,
+metrics.json and report.md. A run that was broken off goes on when it is started again with the same settings;
+with other settings it is refused. Under torchrun, or with --shard 0/4 ... 3/4, processes share the videos.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as ProgressBar
+
+from videochat_online import __version__
+from videochat_online.cli.options import (
+    add_generation_arguments,
+    add_memory_arguments,
+    add_model_arguments,
+    load_model_of,
+    settings_of,
+)
+from videochat_online.errors import InputError
+from videochat_online.evaluation import (
+    PROTOCOLS,
+    TASKS,
+    EvaluationConfig,
+    Outcome,
+    Plan,
+    Progress,
+    RunFolder,
+    Shard,
+    evaluate,
+    get_task,
+    make_plan,
+    resolve_protocol,
+)
+from videochat_online.evaluation.answering import ANSWER_BY
+from videochat_online.evaluation.protocols import FRAME_TIMES
+from videochat_online.evaluation.results import timestamp
+
+SECONDS_BETWEEN_LINES = 30.0
+"""Where stderr is no terminal, progress is a line this often."""
+
+_MODEL_OPTIONS = ("tokenizer", "template", "dtype", "attn_implementation", "quantization")
+_MEMORY_OPTIONS = ("capacities", "policy", "num_frames")
+_PROTOCOL_OPTIONS = ("fps", "window_s", "max_frames", "frame_times", "max_new_tokens")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the subcommand."""
+    group = parser.add_argument_group("benchmark")
+    group.add_argument("--task", default="ovbench", metavar="NAME", help=f"{', '.join(TASKS)} (default: ovbench)")
+    group.add_argument(
+        "--setting", default="streaming", metavar="NAME", help=f"{', '.join(PROTOCOLS)} (default: streaming)"
+    )
+    group.add_argument("--annotations", nargs="+", type=Path, required=True, metavar="FILE", help="JSON files")
+    group.add_argument("--data_root", type=Path, metavar="DIR", help="the videos are somewhere below it")
+    group.add_argument("--output", type=Path, metavar="DIR", help="new, empty, or holding this very run")
+    group.add_argument("--blind", action="store_true", help="no frames: what the text alone gives away")
+    group.add_argument(
+        "--answer_by", default="generation", metavar="HOW", help=f"{' or '.join(ANSWER_BY)} (default: generation)"
+    )
+    group.add_argument("--dry_run", action="store_true", help="load no model: count questions and missing videos")
+    group.add_argument("--json", action="store_true", help="one line of JSON at the end")
+    group = parser.add_argument_group("frames (default: as published for the setting)")
+    group.add_argument("--fps", type=float, metavar="X", help="frames a second")
+    group.add_argument("--window_s", type=float, metavar="X", help="sliding window: how far it reaches back")
+    group.add_argument("--max_frames", type=int, metavar="N", help="sliding window: most frames")
+    group.add_argument(
+        "--frame_times", metavar="NAME", help=f"{' or '.join(FRAME_TIMES)}: which time labels a frame (default: start)"
+    )
+    group.add_argument("--backend", default="auto", metavar="NAME", help="video decoder (default: auto)")
+    group = parser.add_argument_group("run")
+    group.add_argument("--shard", metavar="I/N", help="part I (from 0) of N; under torchrun its rank")
+    group.add_argument("--max_bad_fraction", type=float, default=0.1, metavar="X", help="of the videos (default: 0.1)")
+    group.add_argument("--max_videos", type=int, metavar="N", help="only the first N videos")
+    add_model_arguments(parser, required=False)
+    add_memory_arguments(parser)
+    add_generation_arguments(parser)
+    # The protocol decides unless a flag does.
+    parser.set_defaults(memory=None, max_new_tokens=None)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Check all that can be checked without a model, then evaluate."""
+    if not options.dry_run:
+        for name in ("model", "output"):
+            if getattr(options, name) is None:
+                raise InputError(f"--{name}: expected a directory, got none (only --dry_run needs none)")
+    config = _config(options)
+    plan = make_plan(config)
+    if options.dry_run:
+        _show_counts(_counts(plan, config), options.json)
+        return 0
+    facts = {"command": sys.argv, "started": timestamp(), "versions": _versions(), "counts": _counts(plan, config)}
+    folder = RunFolder(config.output, config.settings(), facts, config.shard)
+    with _Display() as display:
+        outcome = evaluate(config, plan, folder, lambda: load_model_of(_with_local_device(options)), display.update)
+    _show_outcome(outcome, config, options.json)
+    return 0
+
+
+def _config(options: argparse.Namespace) -> EvaluationConfig:
+    protocol = resolve_protocol(
+        options.setting,
+        memory=options.memory,
+        memory_options={name: getattr(options, name) for name in _MEMORY_OPTIONS},
+        **{name: getattr(options, name) for name in _PROTOCOL_OPTIONS},
+    )
+    return EvaluationConfig(
+        task=get_task(options.task),
+        protocol=protocol,
+        annotations=tuple(options.annotations),
+        data_root=options.data_root,
+        output=options.output or Path(),
+        model=options.model or "",
+        model_options={name: getattr(options, name) for name in _MODEL_OPTIONS},
+        generation=settings_of(argparse.Namespace(**{**vars(options), "max_new_tokens": protocol.max_new_tokens})),
+        answer_by=options.answer_by,
+        blind=options.blind,
+        backend=options.backend,
+        max_bad_fraction=options.max_bad_fraction,
+        max_videos=options.max_videos,
+        shard=_shard(options.shard),
+    )
+
+
+def _shard(argument: str | None) -> Shard:
+    """What the flag says, else the rank that torchrun gives, else everything."""
+    if argument is not None:
+        return Shard.parse(argument)
+    rank, world_size = os.environ.get("RANK"), os.environ.get("WORLD_SIZE")
+    return Shard() if rank is None or world_size is None else Shard.parse(f"{rank}/{world_size}")
+
+
+def _with_local_device(options: argparse.Namespace) -> argparse.Namespace:
+    """Under torchrun each process takes the GPU of its own."""
+    rank = os.environ.get("LOCAL_RANK")
+    if rank is None or options.device != "auto" or not torch.cuda.is_available():
+        return options
+    return argparse.Namespace(**{**vars(options), "device": f"cuda:{rank}"})
+
+
+def _versions() -> dict[str, str]:
+    """Of this package, its revision where it is a checkout, and what decides numbers."""
+    found = {"videochat-online": __version__, "python": sys.version.split()[0]}
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    with contextlib.suppress(OSError):
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode == 0:
+            found["git"] = done.stdout.strip()
+    for package in ("torch", "transformers", "av", "numpy"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _counts(plan: Plan, config: EvaluationConfig) -> dict[str, Any]:
+    content, task = plan.content, config.task
+    cells = Counter(f"{question.answer_type} / {task.group(question.dataset)}" for question in content.questions)
+    return {
+        "num_videos": len(content.videos),
+        "num_questions": len(content.questions),
+        "num_missing_videos": len(plan.missing),
+        "num_bad_rows": len(content.problems),
+        "cells": dict(sorted(cells.items())),
+        "missing_videos": [place.video.name for place in plan.missing],
+        "bad_rows": list(content.problems),
+    }
+
+
+def _show_counts(counts: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        _write(json.dumps(counts, ensure_ascii=False))
+        return
+    _write(
+        f"{counts['num_videos']} videos, {counts['num_questions']} questions; {counts['num_missing_videos']} videos "
+        f"missing, {counts['num_bad_rows']} rows unusable"
+    )
+    for name, count in counts["cells"].items():
+        _write(f"  {name}: {count}")
+    for problem in (*counts["missing_videos"], *counts["bad_rows"]):
+        _write(f"  unusable: {problem}")
+
+
+def _show_outcome(outcome: Outcome, config: EvaluationConfig, as_json: bool) -> None:
+    for line in outcome.bad_videos:
+        print(f"warning: {line}", file=sys.stderr)  # noqa: T201
+    metrics = outcome.metrics
+    if metrics is None:
+        shares = {"num_answered": outcome.num_answered, "num_open": outcome.num_open}
+        said = f"{config.output}: {outcome.num_answered} answers, {outcome.num_open} still open in other shards"
+        _write(json.dumps(shares) if as_json else said)
+        return
+    if as_json:
+        _write(json.dumps(metrics, ensure_ascii=False))
+        return
+    score = metrics["cell_average"]
+    shown = "nothing was answered"
+    if score is not None:
+        shown = (
+            f"{score['accuracy']:.1f} ({score['low']:.1f} - {score['high']:.1f}) mean of {len(metrics['cells'])} cells,"
+            f" {metrics['micro_average']['accuracy']:.1f} over all {metrics['num_answered']} answers"
+        )
+    _write(f"{shown}\n{config.output / 'report.md'}")
+
+
+class _Display:
+    """Progress on stderr: a bar with rate and time left, or on no terminal a line now and then."""
+
+    def __init__(self) -> None:
+        self._started = self._last_line = time.monotonic()
+        self._bar = ProgressBar(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+            disable=not sys.stderr.isatty(),
+        )
+        self._task = self._bar.add_task("loading", total=None, rate="")
+
+    def __enter__(self) -> _Display:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def update(self, progress: Progress) -> None:
+        """Show how far it is."""
+        passed_s = time.monotonic() - self._started
+        done = f"{progress.questions_done}/{progress.num_questions} questions"
+        rate = f"{progress.frames_encoded / passed_s:.1f} frames/s" if passed_s else ""
+        # Questions of the running video count, so that the bar moves within a long one.
+        share = progress.questions_done / max(1, progress.num_questions)
+        self._bar.update(self._task, description=done, total=1.0, completed=share, rate=rate)
+        if self._bar.disable and time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
+            self._last_line = time.monotonic()
+            left_s = passed_s * (1 - share) / share if share else float("nan")
+            print(f"{done}, {rate}, {left_s:.0f} s left", file=sys.stderr, flush=True)  # noqa: T201
+
+
+def _write(line: str) -> None:
+    print(line, flush=True)  # noqa: T201

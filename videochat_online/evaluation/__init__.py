@@ -1,0 +1,32 @@
+"""Evaluation on benchmarks of timed questions: causal, each frame encoded once, resumable, in shards."""
+
+from videochat_online.evaluation.metrics import compute_metrics
+from videochat_online.evaluation.plan import EvaluationConfig, Plan, make_plan
+from videochat_online.evaluation.protocols import PROTOCOLS, EvalProtocol, resolve_protocol
+from videochat_online.evaluation.records import EvalQuestion, EvalSet, EvalVideo, Task
+from videochat_online.evaluation.results import RunFolder, Shard
+from videochat_online.evaluation.runner import Outcome, Progress, evaluate
+from videochat_online.evaluation.scoring import parse_answer
+from videochat_online.evaluation.tasks import TASKS, get_task
+
+__all__ = [
+    "PROTOCOLS",
+    "TASKS",
+    "EvalQuestion",
+    "EvalSet",
+    "EvalVideo",
+    "EvaluationConfig",
+    "Outcome",
+    "Plan",
+    "Progress",
+    "EvalProtocol",
+    "RunFolder",
+    "Shard",
+    "Task",
+    "compute_metrics",
+    "evaluate",
+    "get_task",
+    "make_plan",
+    "parse_answer",
+    "resolve_protocol",
+]

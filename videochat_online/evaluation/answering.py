@@ -1,0 +1,102 @@
+"""From a prompt to an answer: generated text, or the most likely letter.
+
+Shapes: `L` tokens, `D` width of the language model.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from string import ascii_uppercase
+
+import torch
+
+from videochat_online.errors import InputError
+from videochat_online.evaluation.scoring import parse_answer
+from videochat_online.model import VideoChatModel
+from videochat_online.streaming import GenerationSettings
+from videochat_online.streaming.decoding import TextDecoder
+from videochat_online.streaming.generate import first_logits, generate_ids
+from videochat_online.streaming.prompting import Prompt
+from videochat_online.text import layout_prompt
+from videochat_online.types import Turn
+
+ANSWER_BY = ("generation", "likelihood")
+LETTER_PREFIX = "("
+"""How a reply is made to begin where its letter is scored: the training answers are `(B) text`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a model answered.
+
+    Attributes:
+        text: as generated; with likelihood the chosen letter in brackets.
+        option: place of the option it means; None where it names none, or several.
+        first_token_s: seconds from the finished prompt to the first token.
+        option_probabilities: of each letter among the letters; likelihood only.
+    """
+
+    text: str
+    option: int | None
+    first_token_s: float
+    option_probabilities: tuple[float, ...] | None = None
+
+
+def answer_by_generation(
+    model: VideoChatModel, prompt: Prompt, options: Sequence[str], settings: GenerationSettings
+) -> Reply:
+    """Generate, then parse the text."""
+    decoder, first_token_s = TextDecoder(model.tokenizer), 0.0
+    start_s = time.perf_counter()
+    for count, token in enumerate(generate_ids(model.network, prompt.embeds_LD, model.stop_ids, settings)):
+        if count == 0:
+            first_token_s = time.perf_counter() - start_s
+        if token not in model.stop_ids:
+            decoder.push(token)
+    text = decoder.text.strip()
+    return Reply(text, parse_answer(text, options), first_token_s)
+
+
+def answer_by_likelihood(
+    model: VideoChatModel, prompt: Prompt, num_options: int, settings: GenerationSettings
+) -> Reply:
+    """Compare the letters as the next token of a prompt that was laid out with `LETTER_PREFIX`."""
+    start_s = time.perf_counter()
+    num_dropped, ids = letter_ids(model, num_options)
+    embeds_LD = prompt.embeds_LD[: len(prompt.embeds_LD) - num_dropped]
+    logits = first_logits(model.network, embeds_LD, settings.max_new_tokens)
+    scores = logits[torch.tensor(ids, device=logits.device)]
+    option = int(scores.argmax())
+    probabilities = tuple(scores.softmax(-1).tolist())
+    return Reply(f"({ascii_uppercase[option]})", option, time.perf_counter() - start_s, probabilities)
+
+
+def letter_ids(model: VideoChatModel, num_options: int) -> tuple[int, list[int]]:
+    """Ids that stand for the option letters after `LETTER_PREFIX`, whatever the tokenizer merges.
+
+    Returns:
+        How many tokens at the end of a prompt with `LETTER_PREFIX` to drop (1 where bracket and letter are one
+        token, else 0), and the id of each letter at that place.
+
+    Raises:
+        InputError: the tokenizer does not tell the letters apart at one place.
+    """
+
+    def ids_with(prefix: str) -> tuple[int, ...]:
+        turns, template = [Turn(("?",))], model.template
+        return layout_prompt(turns, tokenizer=model.tokenizer, template=template, generation_prefix=prefix).input_ids
+
+    bare = ids_with(LETTER_PREFIX)
+    spelled = [ids_with(LETTER_PREFIX + letter) for letter in ascii_uppercase[:num_options]]
+    common = 0
+    while all(common < len(ids) and ids[common] == spelled[0][common] for ids in spelled):
+        common += 1
+    letters = [ids[common] for ids in spelled if common < len(ids)]
+    if len(set(letters)) != num_options or common > len(bare) or bare[:common] != spelled[0][:common]:
+        raise InputError(
+            f"answers by likelihood: the tokenizer does not tell the letters {ascii_uppercase[:num_options]} apart"
+            f" after {LETTER_PREFIX!r}"
+        )
+    return len(bare) - common, letters

@@ -1,0 +1,166 @@
+"""From a video and a protocol to frames: which ones, with which time labels, each decoded once.
+
+Owns the choice between the rules of `video.sampling` for files (by the frames' own times) and for folders of
+frames (by their rate), and the reading of chosen frames. Knows no model.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import numpy.typing as npt
+
+from videochat_online.errors import VideoError
+from videochat_online.evaluation.protocols import EvalProtocol
+from videochat_online.evaluation.records import EvalVideo
+from videochat_online.video import (
+    TIME_TOLERANCE_S,
+    VideoSource,
+    frame_step,
+    open_video,
+    sliding_window_indices,
+    sliding_window_indices_at_times,
+    streaming_indices,
+    streaming_indices_at_times,
+)
+
+READ_CHUNK = 8
+"""Frames read at a time: what the vision tower takes at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledFrame:
+    """A decoded frame.
+
+    Attributes:
+        index: in the whole video, as asked for.
+        time_s: as the prompt says it.
+        pixels_HWC: RGB, uint8.
+    """
+
+    index: int
+    time_s: float
+    pixels_HWC: npt.NDArray[np.uint8]
+
+
+class Footage:
+    """An opened video, as a protocol sees it. Use as a context manager.
+
+    Args:
+        path: video file or folder of frames.
+        video: what the annotation says about it.
+        protocol: which frames are wanted.
+        backend: decoder of files, a name in `video.BACKENDS` or "auto".
+        folder_fps: rate of a folder of frames where the annotation has none.
+
+    Raises:
+        VideoError: unreadable, no frames, or a folder without a rate.
+        InputError: an unknown backend.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        video: EvalVideo,
+        protocol: EvalProtocol,
+        *,
+        backend: str = "auto",
+        folder_fps: float | None = None,
+    ) -> None:
+        self._video, self._protocol = video, protocol
+        rate = video.fps or folder_fps
+        self._is_folder = path.is_dir()
+        if self._is_folder and rate is None:
+            raise VideoError(f"{path}: expected a frame rate (fps) in the annotation of a folder of frames, found none")
+        self.source: VideoSource = open_video(path, fps=rate, backend=backend)
+        try:
+            self._starts_s = self.source.frame_times_s()
+            self._fps = self._rate()
+            self._ends_s = (*self._starts_s[1:], self._starts_s[-1] + 1 / self._fps)
+        except BaseException:
+            self.source.close()
+            raise
+        self.num_decoded = 0
+
+    def __enter__(self) -> Footage:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.source.close()
+
+    def streaming_indices(self) -> list[int]:
+        """Every n-th frame of the clip up to the last question, from the one shown at the clip's start on."""
+        fps, protocol = self._fps, self._protocol
+        start_s, end_s = self._video.clip_s
+        clip_s = (start_s, max(start_s, min(end_s, self._video.last_question_s)))
+        if self._is_folder:
+            return streaming_indices(len(self._starts_s), fps, protocol.fps, clip_s)
+        if protocol.frame_times == "end":
+            return streaming_indices_at_times(self._ends_s, fps, protocol.fps, clip_s)
+        first = max(0, bisect_right(self._starts_s, start_s + TIME_TOLERANCE_S) - 1)
+        stop = bisect_right(self._starts_s, clip_s[1] + TIME_TOLERANCE_S)
+        return list(range(first, stop, frame_step(fps, protocol.fps)))
+
+    def window_indices(self, question_s: float) -> list[int]:
+        """Frames of the window of a question: none starts after it, none ends before the clip begins."""
+        protocol, fps = self._protocol, self._fps
+        start_s, end_s = self._video.clip_s
+        if question_s < start_s:
+            return []
+        question_s = min(question_s, end_s)
+        reach_s = question_s - start_s
+        window_s = reach_s if protocol.window_s is None else min(protocol.window_s, reach_s)
+        limit = protocol.max_frames or 0
+        if self._is_folder:
+            chosen = sliding_window_indices(
+                len(self._starts_s), fps, protocol.fps, question_s, window_s=window_s, max_num_frames=limit
+            )
+        else:
+            chosen = sliding_window_indices_at_times(
+                self._starts_s,
+                self._ends_s,
+                fps,
+                protocol.fps,
+                question_s,
+                window_s=window_s,
+                max_num_frames=limit,
+            )
+        return [index for index in chosen if self._starts_s[index] <= question_s]
+
+    def read(self, indices: Sequence[int]) -> Iterator[list[LabelledFrame]]:
+        """Chosen frames (ascending) in groups, each decoded once and handed out once.
+
+        A frame that cannot be decoded is left out: the one before it is not shown in its place.
+        """
+        # A frame with a negative start is what is shown at 0.
+        times_s = [max(0.0, self._starts_s[index]) for index in indices]
+        position, last_s = 0, None
+        for chunk in self.source.read(times_s=times_s, chunk=READ_CHUNK):
+            group = []
+            for pixels_HWC, time_s in zip(chunk.pixels_THWC, chunk.times_s, strict=True):
+                if time_s != last_s:
+                    group.append(LabelledFrame(indices[position], self._label(time_s), pixels_HWC))
+                position, last_s = position + 1, time_s
+            self.num_decoded += len(group)
+            if group:
+                yield group
+
+    def _label(self, start_s: float) -> float:
+        if self._protocol.frame_times == "start" or self._is_folder:
+            return start_s
+        return self._ends_s[max(0, bisect_right(self._starts_s, start_s + TIME_TOLERANCE_S) - 1)]
+
+    def _rate(self) -> float:
+        average, starts_s = self.source.info.average_fps, self._starts_s
+        if average:
+            return average
+        if len(starts_s) > 1 and starts_s[-1] > starts_s[0]:
+            return (len(starts_s) - 1) / (starts_s[-1] - starts_s[0])
+        return 1.0

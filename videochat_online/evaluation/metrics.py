@@ -1,0 +1,187 @@
+"""From predictions to figures: averages over cells, per type, with confidence intervals. All in percent.
+
+The published OVBench average is the mean over cells of answer type and source (action, event, object). Where a
+cell leaks through the text, the average is also given without it. Intervals are percentiles of a bootstrap that
+draws whole videos, since the questions of one video are not independent.
+
+Shapes: `V` videos, `K` columns (cells or groups), `R` resamples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from videochat_online.evaluation.records import Task
+
+NUM_RESAMPLES = 1000
+AGE_EDGES_S = (2.0, 8.0, 32.0, 128.0, 512.0)
+"""Upper ends of the buckets of evidence age; the last bucket is open."""
+
+Array = npt.NDArray[np.float64]
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Accuracy in percent, its 95% interval, and the number of questions behind it."""
+
+    accuracy: float
+    low: float
+    high: float
+    num_questions: int
+
+    def as_dict(self) -> dict[str, float | int]:
+        """For JSON."""
+        return {
+            "accuracy": round(self.accuracy, 3),
+            "low": round(self.low, 3),
+            "high": round(self.high, 3),
+            "num_questions": self.num_questions,
+        }
+
+
+def compute_metrics(rows: Sequence[Row], task: Task, *, seed: int = 0) -> dict[str, Any]:
+    """Everything that can be said about the answers.
+
+    Args:
+        rows: of `predictions.jsonl`; one that names no option counts as wrong.
+        task: how datasets form groups, and which cells are set apart.
+        seed: of the bootstrap.
+    """
+
+    def cell(row: Row) -> tuple[str, str]:
+        return str(row["answer_type"]), task.group(row["dataset"])
+
+    apart = set(map(tuple, task.set_apart))
+    rest = [row for row in rows if cell(row) not in apart]
+    cells = _by_key(rows, cell, seed)
+    by_cells = _mean_over_groups(rows, cell, seed)
+    figures: dict[str, Any] = {
+        "accuracy": None if by_cells is None else round(by_cells.accuracy, 3),
+        "cell_average": _dict(by_cells),
+        "micro_average": _dict(micro_average(rows, seed)),
+        "cells": {" / ".join(key): score.as_dict() for key, score in cells.items()},
+        "answer_types": _named(_by_key(rows, lambda row: str(row["answer_type"]), seed)),
+        "sub_answer_types": _named(_by_key(rows, lambda row: f"{row['sub_answer_type']} / {cell(row)[1]}", seed)),
+        "datasets": _named(_by_key(rows, lambda row: str(row["dataset"] or "other"), seed)),
+        "chance": round(100 * float(np.mean([1 / len(row["options"]) for row in rows])), 3) if rows else None,
+        "num_correct": sum(bool(row["correct"]) for row in rows),
+        "num_unparsed": sum(row["predicted_index"] is None for row in rows),
+    }
+    if apart & cells.keys():
+        figures["without_object_existence"] = {
+            "left_out": [" / ".join(key) for key in sorted(apart & cells.keys())],
+            "cell_average": _dict(_mean_over_groups(rest, cell, seed)),
+            "micro_average": _dict(micro_average(rest, seed)),
+        }
+    return figures | _synthetic_tables(rows, seed)
+
+
+def _synthetic_tables(rows: Sequence[Row], seed: int) -> dict[str, Any]:
+    """Tables by what generated sets say about a question, where they say it."""
+    keys: dict[str, Callable[[Row], str]] = {
+        "evidence_age_s": lambda row: age_bucket(float(row["extra"]["evidence_age_s"])),
+        "detail": lambda row: str(row["extra"]["detail"]),
+        "template": lambda row: str(row["extra"]["template"]),
+    }
+    tables: dict[str, Any] = {}
+    for name, key in keys.items():
+        known = _with_extra(rows, name)
+        if known:
+            tables[f"by_{name}"] = _named(_by_key(known, key, seed))
+    both = _with_extra(_with_extra(rows, "evidence_age_s"), "detail")
+    if both:
+        scores = _by_key(both, lambda row: f"{keys['evidence_age_s'](row)} / {keys['detail'](row)}", seed)
+        tables["by_evidence_age_s_and_detail"] = _named(scores)
+    return tables
+
+
+def _with_extra(rows: Sequence[Row], name: str) -> list[Row]:
+    return [row for row in rows if row.get("extra", {}).get(name) is not None]
+
+
+def age_bucket(age_s: float) -> str:
+    """Name of the bucket of an evidence age: "0-2 s" has both its ends, "2-8 s" its upper one."""
+    low = 0.0
+    for high in AGE_EDGES_S:
+        if age_s <= high:
+            return f"{low:g}-{high:g} s"
+        low = high
+    return f"over {low:g} s"
+
+
+def micro_average(rows: Sequence[Row], seed: int = 0) -> Score | None:
+    """Accuracy over all answers alike; None where there are none."""
+    return _by_key(rows, lambda row: "all", seed).get("all")
+
+
+def _by_key(rows: Sequence[Row], key: Callable[[Row], Hashable], seed: int) -> dict[Any, Score]:
+    """Accuracy for each value of `key`, ages by age, the rest by name."""
+    names, correct_VK, asked_VK = _counts(rows, key)
+    resampled_RK = 100 * _ratios(correct_VK, asked_VK, seed)
+    scores = {}
+    for column, name in enumerate(names):
+        asked = asked_VK[:, column].sum()
+        scores[name] = _score(100 * correct_VK[:, column].sum() / asked, resampled_RK[:, column], int(asked))
+    return scores
+
+
+def _mean_over_groups(rows: Sequence[Row], key: Callable[[Row], Hashable], seed: int) -> Score | None:
+    """Mean over the values of `key`, each counting the same."""
+    if not rows:
+        return None
+    _, correct_VK, asked_VK = _counts(rows, key)
+    resampled_RK = 100 * _ratios(correct_VK, asked_VK, seed)
+    # A resample may hold no question of a small cell: its mean is then over the others.
+    held_RK = ~np.isnan(resampled_RK)
+    means_R = np.where(held_RK, resampled_RK, 0.0).sum(axis=1) / held_RK.sum(axis=1)
+    return _score(float(np.mean(100 * correct_VK.sum(axis=0) / asked_VK.sum(axis=0))), means_R, len(rows))
+
+
+def _counts(rows: Sequence[Row], key: Callable[[Row], Hashable]) -> tuple[list[Any], Array, Array]:
+    """Values of `key`, and for each video and value how many answers were right and how many were asked."""
+    keyed = [(str(row["video"]), key(row), bool(row["correct"])) for row in rows]
+    names = sorted({name for _, name, _ in keyed}, key=_order)
+    videos = {video: place for place, video in enumerate(sorted({video for video, _, _ in keyed}))}
+    columns = {name: place for place, name in enumerate(names)}
+    correct_VK, asked_VK = np.zeros((len(videos), len(names))), np.zeros((len(videos), len(names)))
+    for video, name, is_correct in keyed:
+        asked_VK[videos[video], columns[name]] += 1
+        correct_VK[videos[video], columns[name]] += is_correct
+    return names, correct_VK, asked_VK
+
+
+def _ratios(correct_VK: Array, asked_VK: Array, seed: int) -> Array:
+    """Accuracies [R, K] of resamples of as many videos as there are; NaN where nothing was asked."""
+    num_videos = len(correct_VK)
+    if num_videos == 0:
+        return np.zeros((NUM_RESAMPLES, 0))
+    weights_RV = np.random.default_rng(seed).multinomial(
+        num_videos, np.full(num_videos, 1 / num_videos), size=NUM_RESAMPLES
+    )
+    asked_RK = weights_RV @ asked_VK
+    return np.divide(weights_RV @ correct_VK, asked_RK, out=np.full(asked_RK.shape, np.nan), where=asked_RK > 0)
+
+
+def _score(accuracy: float, resampled_R: Array, num_questions: int) -> Score:
+    low, high = np.nanpercentile(resampled_R, (2.5, 97.5))
+    return Score(float(accuracy), float(low), float(high), num_questions)
+
+
+def _order(name: Any) -> tuple[float, str]:
+    """Buckets of age by their lower end, all else by name."""
+    first = str(name).removeprefix("over ").split("-")[0].split(" ")[0]
+    return (float(first) if first.isdigit() and str(name).find(" s") > 0 else -1.0, str(name))
+
+
+def _named(scores: Mapping[Any, Score]) -> dict[str, dict[str, float | int]]:
+    return {str(name): score.as_dict() for name, score in scores.items()}
+
+
+def _dict(score: Score | None) -> dict[str, float | int] | None:
+    return None if score is None else score.as_dict()

@@ -1,0 +1,178 @@
+"""What an evaluation is to do, before any model is loaded: its values, its videos, its share of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from videochat_online.errors import InputError, VideoError
+from videochat_online.evaluation.answering import ANSWER_BY
+from videochat_online.evaluation.media import MediaLibrary
+from videochat_online.evaluation.protocols import EvalProtocol
+from videochat_online.evaluation.records import EvalSet, EvalVideo, Task, total_questions
+from videochat_online.evaluation.results import Shard
+from videochat_online.streaming import GenerationSettings
+
+QUESTION_COST = 4.0
+"""An answer costs about as much as encoding this many frames; only for sharing out and for the time left."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """All values of a run.
+
+    Attributes:
+        task: the benchmark.
+        protocol: resolved.
+        annotations: its files.
+        data_root: where the videos are; None for a blind run.
+        output: folder of the run.
+        model: directory or name of the checkpoint, as given.
+        model_options: how it is loaded, where that decides answers.
+        generation: how answers are generated.
+        answer_by: name in `ANSWER_BY`.
+        blind: no frames at all.
+        backend: video decoder.
+        max_bad_fraction: more unusable videos than this part of all is an error.
+        max_videos: only the first so many; None for all.
+        shard: the part that this process works on.
+
+    Raises:
+        InputError: a value out of its range.
+    """
+
+    task: Task
+    protocol: EvalProtocol
+    annotations: tuple[Path, ...]
+    data_root: Path | None
+    output: Path
+    model: str
+    model_options: Mapping[str, Any] = field(default_factory=dict)
+    generation: GenerationSettings
+    answer_by: str = "generation"
+    blind: bool = False
+    backend: str = "auto"
+    max_bad_fraction: float = 0.1
+    max_videos: int | None = None
+    shard: Shard = Shard()
+
+    def __post_init__(self) -> None:
+        if self.answer_by not in ANSWER_BY:
+            raise InputError(f"--answer_by: expected one of {', '.join(ANSWER_BY)}, got {self.answer_by!r}")
+        if not 0 <= self.max_bad_fraction <= 1:
+            raise InputError(f"--max_bad_fraction: expected a part between 0 and 1, got {self.max_bad_fraction}")
+        if self.max_videos is not None and self.max_videos < 1:
+            raise InputError(f"--max_videos: expected at least 1, got {self.max_videos}")
+        if self.data_root is None and not self.blind:
+            raise InputError("--data_root: expected the folder with the videos, got none (only --blind needs none)")
+
+    def settings(self) -> dict[str, Any]:
+        """What decides the answers: a resumed run must share all of it."""
+        settings = {
+            "task": self.task.name,
+            "protocol": asdict(self.protocol),
+            "blind": self.blind,
+            "answer_by": self.answer_by,
+            "model": self.model,
+            "model_options": dict(self.model_options),
+            "generation": asdict(self.generation),
+            "annotations": [{"file": path.name, "sha256": _digest(path)} for path in self.annotations],
+            "data_root": None if self.blind or self.data_root is None else str(self.data_root.resolve()),
+            "backend": self.backend,
+            "max_videos": self.max_videos,
+        }
+        return dict(json.loads(json.dumps(settings)))  # tuples as the lists that a file gives back
+
+
+@dataclass(frozen=True)
+class Located:
+    """A video and where it is, or why it cannot be used."""
+
+    video: EvalVideo
+    path: Path | None = None
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The whole set and the share of this process.
+
+    Attributes:
+        content: all videos and questions, and the rows that could not be used.
+        share: this shard's videos, in the set's order, each with its place.
+    """
+
+    content: EvalSet
+    share: tuple[Located, ...]
+
+    @property
+    def missing(self) -> tuple[Located, ...]:
+        """Videos of the share that are not there."""
+        return tuple(located for located in self.share if located.problem is not None)
+
+
+def make_plan(config: EvaluationConfig) -> Plan:
+    """Read annotations, share out, find the videos.
+
+    Raises:
+        InputError: annotations or data root unusable, or too many unusable rows.
+    """
+    content = config.task.load(config.annotations)
+    if config.max_videos is not None:
+        content = EvalSet(content.videos[: config.max_videos], content.problems)
+    num_rows = total_questions(content.videos) + len(content.problems)
+    if len(content.problems) > config.max_bad_fraction * num_rows:
+        raise InputError(
+            f"{len(content.problems)} of {num_rows} annotated questions cannot be used, more than max_bad_fraction "
+            f"{config.max_bad_fraction:g} allows; the first: {content.problems[0]}"
+        )
+    share = share_of(content.videos, config.protocol, config.shard, blind=config.blind)
+    if config.blind or config.data_root is None:
+        return Plan(content, tuple(Located(video) for video in share))
+    library = MediaLibrary(config.data_root)
+    return Plan(content, tuple(_locate(library, video) for video in share))
+
+
+def share_of(
+    videos: Sequence[EvalVideo], protocol: EvalProtocol, shard: Shard, *, blind: bool = False
+) -> list[EvalVideo]:
+    """Videos of a shard, in order: the costliest first, each to the shard that has least so far.
+
+    Depends on nothing but its arguments: every process finds the same shares.
+    """
+    costs = [estimated_cost(video, protocol, blind=blind) for video in videos]
+    loads = [0.0] * shard.count
+    owner: dict[int, int] = {}
+    for place in sorted(range(len(videos)), key=lambda place: -costs[place]):
+        owner[place] = loads.index(min(loads))
+        loads[owner[place]] += costs[place]
+    return [video for place, video in enumerate(videos) if owner[place] == shard.index]
+
+
+def estimated_cost(video: EvalVideo, protocol: EvalProtocol, *, blind: bool = False) -> float:
+    """Frames to encode, answers included as frames."""
+    answers = QUESTION_COST * len(video.questions)
+    if blind:
+        return answers
+    fps = protocol.fps if video.fps is None else min(protocol.fps, video.fps)
+    start_s, end_s = video.clip_s
+    span_s = max(0.0, min(video.last_question_s, end_s) - start_s)
+    if protocol.memory is None:
+        span_s = min(span_s, len(video.questions) * (protocol.window_s or math.inf))
+    return fps * span_s + answers
+
+
+def _locate(library: MediaLibrary, video: EvalVideo) -> Located:
+    try:
+        return Located(video, library.find(video))
+    except VideoError as error:
+        return Located(video, problem=str(error))
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]

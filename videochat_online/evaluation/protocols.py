@@ -1,0 +1,156 @@
+"""How a benchmark is put to a model: which frames, which memory, which words around the question.
+
+Owns the published settings of OVBench, each value of which can be overridden; the resolved protocol is part of
+a run's output. Knows no files and no model.
+
+Source: the released evaluation of VideoChat-Online on OVBench. Two of its habits are not presets. Its scripts
+label the frames of video files with their END times, training labels them with START times: `frame_times="end"`
+does as the scripts do. And it hands the last question of a video the frames up to the clip's end, which is
+looking ahead; here a question sees the frames that start at or before its time, and nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from videochat_online.errors import InputError
+from videochat_online.memory import MEMORY_BANKS, MEMORY_OPTIONS, MemoryBank, make_memory
+from videochat_online.memory.schedule import Grid
+from videochat_online.text.questions import OVBENCH_SYSTEM_MESSAGE, SLIDING_WINDOW_SUFFIX, STREAMING_SUFFIX
+
+FRAME_TIMES = ("start", "end")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalProtocol:
+    """A setting with all its values.
+
+    Attributes:
+        setting: name in `PROTOCOLS`.
+        fps: frames a second; every n-th frame of the video is taken, n = its rate / `fps` rounded.
+        memory: what remembers the stream; None where a question gets a window of frames instead.
+        memory_options: options of that memory, without those that the model decides.
+        window_s: how far a window reaches back.
+        max_frames: most frames of a window; more are thinned out evenly.
+        frame_times: a frame of a video file is labelled, and counts as seen, with its "start" or its "end".
+        with_times: whether frames are labelled with times at all.
+        system_message: before everything else.
+        suffix: after the options.
+        max_new_tokens: of an answer.
+    """
+
+    setting: str
+    fps: float
+    memory: str | None
+    memory_options: Mapping[str, Any]
+    window_s: float | None
+    max_frames: int | None
+    frame_times: str = "start"
+    with_times: bool = True
+    system_message: str = OVBENCH_SYSTEM_MESSAGE
+    suffix: str
+    max_new_tokens: int
+
+    def __post_init__(self) -> None:
+        rules = {
+            "fps above 0": math.isfinite(self.fps) and self.fps > 0,
+            "window_s above 0": self.window_s is None or (math.isfinite(self.window_s) and self.window_s > 0),
+            "max_frames of at least 1": self.max_frames is None or self.max_frames >= 1,
+            f"frame_times of {' or '.join(FRAME_TIMES)}": self.frame_times in FRAME_TIMES,
+            "max_new_tokens of at least 1": self.max_new_tokens >= 1,
+        }
+        for rule, holds in rules.items():
+            if not holds:
+                name = rule.split()[0]
+                raise InputError(f"protocol: expected {rule}, got {getattr(self, name)}")
+
+    def make_memory(self, full_grid: Grid, intervals: tuple[int, ...]) -> MemoryBank:
+        """An empty memory for frames of a model, which decides its grid and intervals.
+
+        Raises:
+            InputError: this setting has none; an option that the memory does not take, or a bad value.
+        """
+        if self.memory is None:
+            raise InputError(f"setting {self.setting!r} has no memory")
+        of_the_model = {"full_grid": full_grid, "intervals": intervals}
+        taken = {name: value for name, value in of_the_model.items() if name in MEMORY_OPTIONS[self.memory]}
+        return make_memory(self.memory, **taken, **self.memory_options)
+
+
+PROTOCOLS: dict[str, EvalProtocol] = {
+    "streaming": EvalProtocol(
+        setting="streaming",
+        fps=8.0,
+        memory="pyramid",
+        memory_options={"capacities": (2, 2, 12), "policy": "reference"},
+        window_s=None,
+        max_frames=None,
+        suffix=STREAMING_SUFFIX,
+        max_new_tokens=128,
+    ),
+    "sliding_window": EvalProtocol(
+        setting="sliding_window",
+        fps=2.0,
+        memory=None,
+        memory_options={},
+        window_s=32.0,
+        max_frames=64,
+        suffix=SLIDING_WINDOW_SUFFIX,
+        max_new_tokens=16,
+    ),
+}
+
+
+def resolve_protocol(
+    setting: str, *, memory: str | None = None, memory_options: Mapping[str, Any] | None = None, **overrides: Any
+) -> EvalProtocol:
+    """A preset with what the caller wants otherwise.
+
+    Args:
+        setting: name in `PROTOCOLS`.
+        memory: another memory than the preset's. `window` and `uniform` then get as many full-size frames as
+            fit the preset's budget, unless `num_frames` says otherwise; `fifo` gets its capacities.
+        memory_options: options of the memory; None values count as not given.
+        **overrides: other fields of `EvalProtocol`; None values count as not given.
+
+    Raises:
+        InputError: an unknown setting or memory, a value out of its range, or an option that has no meaning
+            in the setting.
+    """
+    if setting not in PROTOCOLS:
+        raise InputError(f"unknown setting {setting!r}: expected one of {sorted(PROTOCOLS)}")
+    preset = PROTOCOLS[setting]
+    given = {name: value for name, value in overrides.items() if value is not None}
+    options = {name: value for name, value in (memory_options or {}).items() if value is not None}
+    if preset.memory is None:
+        unusable = [f"--{name}" for name in (*(["memory"] if memory else []), *options)]
+    else:
+        unusable = [f"--{name}" for name in ("window_s", "max_frames") if name in given]
+    if unusable:
+        raise InputError(f"setting {setting!r} does not use {', '.join(unusable)}")
+    if preset.memory is not None:
+        name = memory or preset.memory
+        given |= {"memory": name, "memory_options": _memory_options(name, options, preset)}
+    return replace(preset, **given)
+
+
+def _memory_options(name: str, given: Mapping[str, Any], preset: EvalProtocol) -> dict[str, Any]:
+    if name not in MEMORY_BANKS:
+        raise InputError(f"unknown memory {name!r}: expected one of {sorted(MEMORY_BANKS)}")
+    unknown = sorted(set(given) - set(MEMORY_OPTIONS[name]))
+    if unknown:
+        raise InputError(f"memory {name!r} does not take {', '.join(unknown)}")
+    defaults: dict[str, Any] = {**preset.memory_options, "num_frames": full_size_frames(preset)}
+    chosen = {option: value for option, value in defaults.items() if option in MEMORY_OPTIONS[name]}
+    chosen |= given
+    if "capacities" in chosen:
+        chosen["capacities"] = tuple(chosen["capacities"])
+    return chosen
+
+
+def full_size_frames(preset: EvalProtocol) -> int:
+    """Full-size frames that fit the budget of a preset's pyramid: each tier's frames have a quarter of the tokens."""
+    return int(sum(capacity / 4**tier for tier, capacity in enumerate(preset.memory_options["capacities"])))

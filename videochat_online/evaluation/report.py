@@ -1,0 +1,157 @@
+"""The two summaries of a run: `metrics.json` for programs, `report.md` for people."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from videochat_online.evaluation.plan import EvaluationConfig
+from videochat_online.evaluation.records import EvalSet
+from videochat_online.evaluation.results import Row, RunFolder
+
+_TABLES = {
+    "cells": "By answer type and source",
+    "answer_types": "By answer type",
+    "sub_answer_types": "By kind of question",
+    "datasets": "By source",
+    "by_evidence_age_s": "By age of the evidence",
+    "by_detail": "By detail",
+    "by_evidence_age_s_and_detail": "By age of the evidence and detail",
+    "by_template": "By template",
+}
+
+
+def summary_figures(
+    config: EvaluationConfig, content: EvalSet, predictions: Sequence[Row], videos: Sequence[Row]
+) -> dict[str, Any]:
+    """What was evaluated, how, and what could not be."""
+    settings = config.settings()
+    bad = [{"video": row["video"], "problem": row["problem"]} for row in videos if row["is_bad"]]
+    damaged = [
+        {"video": row["video"], "problem": row["problem"]} for row in videos if row["problem"] and not row["is_bad"]
+    ]
+    return {
+        "task": settings["task"],
+        "setting": config.protocol.setting,
+        "model": settings["model"],
+        "blind": config.blind,
+        "answer_by": config.answer_by,
+        "protocol": settings["protocol"],
+        "num_videos": len(content.videos),
+        "num_questions": len(content.questions),
+        "num_answered": len(predictions),
+        "num_unanswered": len(content.questions) - len(predictions),
+        "num_without_frames": sum("error" in row for row in predictions),
+        "num_bad_videos": len(bad),
+        "bad_videos": bad,
+        "damaged_videos": damaged,
+        "bad_rows": list(content.problems),
+    }
+
+
+def cost_figures(predictions: Sequence[Row], videos: Sequence[Row]) -> dict[str, Any]:
+    """Seconds, frames, tokens and bytes, summed over all shards (the peak: the largest)."""
+    watch_s = sum(row["watch_s"] for row in videos)
+    num_encoded = sum(row["num_encoded"] for row in videos)
+    waits_s = [row["first_token_s"] for row in predictions if row["first_token_s"] is not None]
+    tokens = [row["num_visual_tokens"] for row in predictions]
+    return {
+        "num_frames_encoded": num_encoded,
+        "watch_s": round(watch_s, 3),
+        "frames_per_s": round(num_encoded / watch_s, 3) if num_encoded and watch_s else None,
+        "first_token_s_p50": _percentile(waits_s, 50),
+        "first_token_s_p95": _percentile(waits_s, 95),
+        "answer_s": round(sum(row["answer_s"] for row in predictions), 3),
+        "visual_tokens_mean": round(float(np.mean(tokens)), 2) if tokens else None,
+        "visual_tokens_max": max(tokens, default=None),
+        "peak_memory_bytes": max((row["peak_memory_bytes"] or 0 for row in videos), default=0) or None,
+    }
+
+
+def write_report(folder: RunFolder, metrics: Mapping[str, Any]) -> None:
+    """Write both summaries."""
+    folder.write("metrics.json", json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")
+    folder.write("report.md", render(metrics))
+
+
+def render(metrics: Mapping[str, Any]) -> str:
+    """The report as Markdown."""
+    frames = "no frames (blind)" if metrics["blind"] else metrics["setting"]
+    parts = [f"# {metrics['task']}, {frames}", _headline(metrics), "## Protocol", _protocol(metrics), "## Accuracy"]
+    parts.append("Percent, with 95% intervals of a bootstrap over videos. An answer that names no option is wrong.")
+    for key, title in _TABLES.items():
+        if metrics.get(key):
+            parts += [f"### {title}", _score_table(metrics[key].items())]
+    parts += ["## Cost", _cost(metrics["cost"])]
+    for key, title in (
+        ("bad_videos", "Videos that could not be used"),
+        ("damaged_videos", "Videos with damage, answered from what decodes"),
+    ):
+        if metrics[key]:
+            lines = [f"- `{row['video']}`: {row['problem']}" for row in metrics[key]]
+            parts += [f"## {title}", "\n".join(lines)]
+    if metrics["bad_rows"]:
+        parts += ["## Rows that could not be used", "\n".join(f"- {line}" for line in metrics["bad_rows"])]
+    return "\n\n".join(parts) + "\n"
+
+
+def _headline(metrics: Mapping[str, Any]) -> str:
+    rows = [("mean of the cells", metrics["cell_average"]), ("all questions alike", metrics["micro_average"])]
+    rest = metrics.get("without_object_existence")
+    if rest:
+        left_out = ", ".join(rest["left_out"])
+        rows += [(f"mean of the cells without {left_out}", rest["cell_average"])]
+        rows += [(f"all questions alike without {left_out}", rest["micro_average"])]
+    known = [(name, score) for name, score in rows if score is not None]
+    counts = (
+        f"{metrics['num_answered']} of {metrics['num_questions']} questions answered about {metrics['num_videos']} "
+        f"videos; {metrics['num_unparsed']} answers name no option, {metrics['num_without_frames']} questions came "
+        f"before the first frame; {metrics['num_bad_videos']} videos could not be used. "
+        f"Chance: {_number(metrics['chance'])}."
+    )
+    return f"{counts}\n\n{_score_table(known)}"
+
+
+def _protocol(metrics: Mapping[str, Any]) -> str:
+    values: dict[str, Any] = {"model": metrics["model"], "answer_by": metrics["answer_by"], **metrics["protocol"]}
+    lines = [f"| {name} | {_cell(json.dumps(value, ensure_ascii=False))} |" for name, value in values.items()]
+    return "\n".join(["| | |", "|---|---|", *lines])
+
+
+def _score_table(rows: Iterable[tuple[str, Mapping[str, Any]]]) -> str:
+    lines = [
+        f"| {_cell(name)} | {_number(row['accuracy'])} | {_number(row['low'])} - {_number(row['high'])} "
+        f"| {row['num_questions']} |"
+        for name, row in rows
+    ]
+    return "\n".join(["| | accuracy | 95% | questions |", "|---|---:|---:|---:|", *lines])
+
+
+def _cost(cost: Mapping[str, Any]) -> str:
+    memory = cost["peak_memory_bytes"]
+    values = {
+        "frames encoded": cost["num_frames_encoded"],
+        "frames a second (decoding and encoding)": cost["frames_per_s"],
+        "time to the first token, median, s": cost["first_token_s_p50"],
+        "time to the first token, 95th percentile, s": cost["first_token_s_p95"],
+        "visual tokens a question, mean": cost["visual_tokens_mean"],
+        "visual tokens a question, most": cost["visual_tokens_max"],
+        "peak memory, MiB": None if memory is None else round(memory / 2**20),
+    }
+    lines = [f"| {name} | {'-' if value is None else value} |" for name, value in values.items()]
+    return "\n".join(["| | |", "|---|---:|", *lines])
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
+
+
+def _percentile(values: Sequence[float], percent: float) -> float | None:
+    return round(float(np.percentile(values, percent)), 4) if values else None

@@ -1,0 +1,239 @@
+"""The output folder of an evaluation: what it holds, to whom it belongs, how a broken-off run goes on.
+
+    run.json            settings (what a resumed run must share), command, versions
+    predictions.jsonl   a row for each answer, appended as it is given
+    videos.jsonl        a row for each video that was gone through: cost, damage, or why it could not be used
+    metrics.json, report.md   when all questions are answered
+
+Shard i of n appends to `shards/i-of-n.predictions.jsonl` and `.videos.jsonl` instead; the shard that finishes
+last writes the whole. Nothing that is there is overwritten but the two summaries, and those as a whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from videochat_online.errors import InputError
+
+try:
+    import fcntl
+except ImportError:  # not on Windows; two runs of one shard are then not kept apart
+    fcntl = None  # type: ignore[assignment]
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """Part `index` (from 0) of `count`."""
+
+    index: int = 0
+    count: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """`0/4` -> the first of four.
+
+        Raises:
+            InputError: not of this form, or out of range.
+        """
+        first, slash, second = text.partition("/")
+        if not (slash and first.isdecimal() and second.isdecimal() and int(first) < int(second)):
+            raise InputError(f"--shard: expected INDEX/COUNT with an index from 0, such as 0/4, got {text!r}")
+        return cls(int(first), int(second))
+
+
+class RunFolder:
+    """The folder of one run, made or taken up again.
+
+    Args:
+        path: new, empty, or holding this very run.
+        settings: what decides the answers, as JSON holds it; compared with what `run.json` says.
+        facts: what else `run.json` says: command, versions, counts.
+        shard: which part this process works on.
+
+    Raises:
+        InputError: the folder holds something else, or a run of other settings (each difference is named).
+    """
+
+    def __init__(self, path: Path, settings: Mapping[str, Any], facts: Mapping[str, Any], shard: Shard) -> None:
+        self.path, self.shard = path, shard
+        _check_is_ours(path)
+        path.mkdir(parents=True, exist_ok=True)
+        if not (path / "run.json").exists():
+            _create(path / "run.json", json.dumps({"settings": settings, **facts}, indent=2) + "\n")
+        self.run: dict[str, Any] = _read_run(path / "run.json")
+        differences = _differences(self.run["settings"], settings)
+        if differences:
+            raise InputError(f"{path} holds a run of other settings: {'; '.join(differences)}")
+        if shard.count > 1:
+            (path / "shards").mkdir(exist_ok=True)
+        self._check_sharding()
+        self.predictions = RowFile(self._file("predictions"), key="id")
+        self.videos = RowFile(self._file("videos"), key="video")
+
+    def all_predictions(self) -> list[Row]:
+        """Rows of all shards so far."""
+        return [row for path in self._parts("predictions") for row in RowFile(path, key="id").rows()]
+
+    def all_videos(self) -> list[Row]:
+        """Of each video the latest row, over all shards."""
+        latest = {row["video"]: row for path in self._parts("videos") for row in RowFile(path, key="video").rows()}
+        return list(latest.values())
+
+    def write_merged(self, predictions: Sequence[Row], videos: Sequence[Row]) -> None:
+        """Put the rows of all shards into one file each; without shards they are there already."""
+        if self.shard.count > 1:
+            for name, rows in (("predictions", predictions), ("videos", videos)):
+                self.write(f"{name}.jsonl", "".join(_line(row) for row in rows))
+
+    def write(self, name: str, text: str) -> None:
+        """Write a file of the folder as a whole."""
+        partial = self.path / f"{name}.{os.getpid()}.partial"
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, self.path / name)
+
+    def _file(self, name: str, index: int | None = None) -> Path:
+        shard = self.shard
+        if shard.count == 1:
+            return self.path / f"{name}.jsonl"
+        return self.path / "shards" / f"{shard.index if index is None else index}-of-{shard.count}.{name}.jsonl"
+
+    def _parts(self, name: str) -> list[Path]:
+        paths = [self._file(name, index) for index in range(self.shard.count)]
+        return [path for path in paths if path.exists()]
+
+    def _check_sharding(self) -> None:
+        """Parts are of one count: otherwise a question could be answered twice."""
+        found = sorted({path.name.split(".")[0].split("-of-")[1] for path in self.path.glob("shards/*-of-*.jsonl")})
+        if not found and (self.path / "predictions.jsonl").exists():
+            found = ["1"]
+        others = [count for count in found if count != str(self.shard.count)]
+        if others:
+            raise InputError(
+                f"{self.path} holds a run in {', '.join(others)} shards: expected to go on with as many, got "
+                f"{self.shard.count}"
+            )
+
+
+class RowFile:
+    """A file of JSON lines that grows a row at a time and survives being killed."""
+
+    def __init__(self, path: Path, *, key: str) -> None:
+        self.path, self._key = path, key
+
+    def rows(self) -> list[Row]:
+        """Rows that were written whole.
+
+        Raises:
+            InputError: a broken line that is not the last one.
+        """
+        return self._read()[0]
+
+    @contextlib.contextmanager
+    def appending(self) -> Iterator[IO[bytes]]:
+        """Open for `append`; a last line that was only half written is dropped first.
+
+        Raises:
+            InputError: another process is writing it.
+        """
+        with open(self.path, "ab") as file:
+            if fcntl is not None:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError as error:
+                    raise InputError(f"{self.path}: another process is writing this run (or this shard)") from error
+                except OSError:
+                    pass  # a file system without locks
+            file.truncate(self._read()[1])
+            yield file
+
+    @staticmethod
+    def append(file: IO[bytes], row: Row) -> None:
+        """Write a row and hand it to the system, which keeps it if this process dies."""
+        file.write(_line(row).encode())
+        file.flush()
+
+    def _read(self) -> tuple[list[Row], int]:
+        """Whole rows, and the bytes they take."""
+        if not self.path.exists():
+            return [], 0
+        rows, size = [], 0
+        lines = self.path.read_bytes().splitlines(keepends=True)
+        for number, line in enumerate(lines, start=1):
+            try:
+                row = json.loads(line)
+                is_whole = line.endswith(b"\n") and isinstance(row, dict) and self._key in row
+            except ValueError:
+                is_whole = False
+            if not is_whole and number == len(lines):
+                break
+            if not is_whole:
+                raise InputError(f"{self.path} line {number}: expected a JSON object with {self._key!r}")
+            rows.append(row)
+            size += len(line)
+        return rows, size
+
+
+def _line(row: Row) -> str:
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def _check_is_ours(path: Path) -> None:
+    if not path.exists():
+        return
+    names = [] if not path.is_dir() else [entry.name for entry in path.iterdir() if ".partial" not in entry.name]
+    if not path.is_dir() or (names and not (path / "run.json").exists()):
+        found = f"{len(names)} other entries ({sorted(names)[0]})" if names else "a file"
+        raise InputError(f"{path}: expected a new or empty folder, or one that holds this run, found {found}")
+
+
+def _create(path: Path, text: str) -> None:
+    """Create a whole file unless another process was faster."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial.write_text(text, encoding="utf-8")
+    try:
+        os.link(partial, path)
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without hard links
+        if not path.exists():
+            os.replace(partial, path)
+    partial.unlink(missing_ok=True)
+
+
+def _read_run(path: Path) -> dict[str, Any]:
+    try:
+        run = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(run, dict) and isinstance(run.get("settings"), dict):
+            return run
+    except ValueError:
+        pass
+    raise InputError(f"{path}: expected the settings of an evaluation, found something else")
+
+
+def _differences(there: Any, here: Any, name: str = "") -> list[str]:
+    """`protocol.fps: 8.0 there, 4.0 here` for each value that differs."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        keys = sorted({*there, *here})
+        return [
+            line for key in keys for line in _differences(there.get(key), here.get(key), f"{name}.{key}".lstrip("."))
+        ]
+    return [] if there == here else [f"{name}: {_short(there)} there, {_short(here)} here"]
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def timestamp() -> str:
+    """Now, for `run.json`."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")

@@ -1,0 +1,288 @@
+"""The evaluation itself: one pass over each video, all its questions on the way, every answer written at once.
+
+Knows about shards; knows no file format and no words of a benchmark. A question is answered on its own: what
+was asked before leaves no trace. A run that was broken off answers what is missing, from the same frames in
+the same batches, so that it gives the same answers.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from typing import IO, Any
+
+import torch
+
+from videochat_online.errors import InputError, NoFrameError, VideoError
+from videochat_online.evaluation.answering import LETTER_PREFIX, answer_by_generation, answer_by_likelihood
+from videochat_online.evaluation.frames import Footage
+from videochat_online.evaluation.metrics import compute_metrics
+from videochat_online.evaluation.plan import EvaluationConfig, Located, Plan
+from videochat_online.evaluation.records import EvalQuestion
+from videochat_online.evaluation.report import cost_figures, summary_figures, write_report
+from videochat_online.evaluation.results import Row, RowFile, RunFolder
+from videochat_online.evaluation.viewers import Viewer, make_viewer
+from videochat_online.model import VideoChatModel
+
+
+@dataclass
+class Progress:
+    """How far a process has come with what was open when it began."""
+
+    num_questions: int
+    num_videos: int
+    questions_done: int = 0
+    videos_done: int = 0
+    frames_encoded: int = 0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a process leaves.
+
+    Attributes:
+        metrics: of the whole set; None while other shards have answers to give.
+        num_answered: answers in the folder, all shards together.
+        num_open: questions that other shards still have to answer.
+        bad_videos: a line for each.
+    """
+
+    metrics: dict[str, Any] | None
+    num_answered: int
+    num_open: int
+    bad_videos: tuple[str, ...]
+
+
+@dataclass
+class _Cost:
+    """What a video cost so far."""
+
+    watch_s: float = 0.0
+    answer_s: float = 0.0
+    answered: set[str] = field(default_factory=set)
+
+
+def evaluate(
+    config: EvaluationConfig,
+    plan: Plan,
+    folder: RunFolder,
+    load_model: Callable[[], VideoChatModel],
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+) -> Outcome:
+    """Answer what is not answered yet, then sum up if nothing is missing.
+
+    Args:
+        config: all values.
+        plan: videos and where they are.
+        folder: of this run.
+        load_model: called only if there is something to answer.
+        on_progress: called after every answer and every video.
+
+    Raises:
+        InputError: more bad videos than `max_bad_fraction` allows; what was answered is kept.
+    """
+    with ExitStack() as stack:
+        predictions = stack.enter_context(folder.predictions.appending())
+        videos = stack.enter_context(folder.videos.appending())
+        done = {row["id"] for row in folder.predictions.rows()}
+        gone_through = {row["video"] for row in folder.videos.rows() if not row["is_bad"]}
+        _Share(config, plan, done, gone_through, on_progress).work(load_model, predictions, videos)
+    return summarize(config, plan, folder)
+
+
+class _Share:
+    """The videos of this process."""
+
+    def __init__(
+        self,
+        config: EvaluationConfig,
+        plan: Plan,
+        done: set[str],
+        gone_through: set[str],
+        on_progress: Callable[[Progress], None],
+    ) -> None:
+        self._config, self._plan, self._done = config, plan, done
+        self._on_progress = on_progress
+        self._open = [place for place in plan.share if not self._is_finished(place, gone_through)]
+        self._num_bad = 0
+        num_questions = sum(len(place.video.questions) for place in self._open)
+        self._progress = Progress(num_questions, len(self._open))
+
+    def work(self, load_model: Callable[[], VideoChatModel], predictions: IO[bytes], videos: IO[bytes]) -> None:
+        """Go through the videos that are not finished; the missing ones first, they need no model."""
+        for place in self._open:
+            if place.problem is not None:
+                self._report_bad(place, place.problem, _Cost(), 0, videos)
+        present = [place for place in self._open if place.problem is None]
+        if not present:
+            return
+        model = load_model()
+        if model.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(model.device)
+        for place in present:
+            self._answer_video(model, place, predictions, videos)
+
+    def _answer_video(self, model: VideoChatModel, place: Located, predictions: IO[bytes], videos: IO[bytes]) -> None:
+        config, cost, viewer, footage = self._config, _Cost(), None, None
+        try:
+            with ExitStack() as stack:
+                if place.path is not None:
+                    dataset_fps = config.task.folder_fps.get(place.video.dataset or "")
+                    opened = Footage(
+                        place.path, place.video, config.protocol, backend=config.backend, folder_fps=dataset_fps
+                    )
+                    footage = stack.enter_context(opened)
+                viewer = make_viewer(model, footage, config.protocol, place.video.questions)
+                for row in self._answers(model, viewer, place, cost):
+                    RowFile.append(predictions, row)
+                problem = None if footage is None else footage.source.report.problem
+        except VideoError as error:
+            self._report_bad(place, str(error), cost, 0 if viewer is None else viewer.num_encoded, videos)
+            return
+        row = _video_row(place, cost, viewer.num_encoded, model) | {"problem": problem, "is_bad": False}
+        row["num_decoded"] = 0 if footage is None else footage.num_decoded
+        RowFile.append(videos, row)
+        self._advance()
+
+    def _answers(self, model: VideoChatModel, viewer: Viewer, place: Located, cost: _Cost) -> Iterator[Row]:
+        for question in place.video.questions:
+            start_s = time.perf_counter()
+            # Also up to a question that was answered before: frames then go through in the same batches.
+            before = viewer.num_encoded
+            viewer.watch_until(question)
+            if model.device.type == "cuda":
+                torch.cuda.synchronize(model.device)
+            cost.watch_s += time.perf_counter() - start_s
+            self._progress.frames_encoded += viewer.num_encoded - before
+            if question.id not in self._done:
+                row = self._answer(model, viewer, question, place)
+                cost.answer_s += row["answer_s"]
+                yield row
+            cost.answered.add(question.id)
+            self._progress.questions_done += 1
+            self._on_progress(self._progress)
+
+    def _answer(self, model: VideoChatModel, viewer: Viewer, question: EvalQuestion, place: Located) -> Row:
+        config, start_s = self._config, time.perf_counter()
+        text = config.task.prompt(question) + config.protocol.suffix
+        by_letter = config.answer_by == "likelihood"
+        row = _question_row(question, place.video.name)
+        try:
+            view = viewer.prepare(question, text, LETTER_PREFIX if by_letter else "")
+        except NoFrameError as error:
+            nothing: Row = {"text": "", "predicted_index": None, "correct": False, "frames_used": []}
+            return row | nothing | {"num_visual_tokens": 0, "first_token_s": None, "answer_s": 0.0, "error": str(error)}
+        prepare_s = time.perf_counter() - start_s
+        if by_letter:
+            reply = answer_by_likelihood(model, view.prompt, len(question.options), config.generation)
+        else:
+            reply = answer_by_generation(model, view.prompt, question.options, config.generation)
+        row |= {
+            "text": reply.text,
+            "predicted_index": reply.option,
+            "correct": reply.option == question.answer_index,
+            "frames_used": [asdict(frame) for frame in view.frames],
+            "num_visual_tokens": view.prompt.layout.num_visual_tokens,
+            "first_token_s": round(prepare_s + reply.first_token_s, 6),
+            "answer_s": round(time.perf_counter() - start_s, 6),
+        }
+        if reply.option_probabilities is not None:
+            row["option_probabilities"] = [round(value, 6) for value in reply.option_probabilities]
+        return row
+
+    def _report_bad(self, place: Located, problem: str, cost: _Cost, num_encoded: int, videos: IO[bytes]) -> None:
+        row = _video_row(place, cost, num_encoded, None) | {"problem": problem, "is_bad": True}
+        RowFile.append(videos, row | {"num_unanswered": len(place.video.questions) - len(cost.answered)})
+        self._num_bad += 1
+        self._progress.questions_done += len(place.video.questions) - len(cost.answered)
+        self._advance()
+        _check_bad(self._num_bad, len(self._plan.content.videos), f"{place.video.name}: {problem}", self._config)
+
+    def _advance(self) -> None:
+        self._progress.videos_done += 1
+        self._on_progress(self._progress)
+
+    def _is_finished(self, place: Located, gone_through: set[str]) -> bool:
+        is_answered = all(question.id in self._done for question in place.video.questions)
+        return is_answered and place.video.name in gone_through
+
+
+def summarize(config: EvaluationConfig, plan: Plan, folder: RunFolder) -> Outcome:
+    """Read what all shards have written; write metrics and report once nothing is missing.
+
+    Raises:
+        InputError: too many bad videos.
+    """
+    videos = folder.all_videos()
+    bad = {row["video"]: f"{row['video']}: {row['problem']}" for row in videos if row["is_bad"]}
+    if bad:
+        _check_bad(len(bad), len(plan.content.videos), next(iter(bad.values())), config)
+    order = {question.id: place for place, question in enumerate(plan.content.questions)}
+    predictions = sorted(folder.all_predictions(), key=lambda row: order[row["id"]])
+    answered = {row["id"] for row in predictions}
+    seen = {row["video"] for row in videos}
+    missing = [
+        question
+        for video in plan.content.videos
+        if video.name not in bad
+        for question in video.questions
+        if question.id not in answered or video.name not in seen
+    ]
+    if missing:
+        return Outcome(None, len(answered), len(missing), tuple(bad.values()))
+    folder.write_merged(predictions, videos)
+    metrics = summary_figures(config, plan.content, predictions, videos)
+    metrics |= compute_metrics(predictions, config.task)
+    metrics["cost"] = cost_figures(predictions, videos)
+    write_report(folder, metrics)
+    return Outcome(metrics, len(answered), 0, tuple(bad.values()))
+
+
+def _check_bad(num_bad: int, num_videos: int, example: str, config: EvaluationConfig) -> None:
+    if num_bad > config.max_bad_fraction * num_videos:
+        raise InputError(
+            f"{num_bad} of {num_videos} videos cannot be used, more than max_bad_fraction "
+            f"{config.max_bad_fraction:g} allows; the latest: {example}"
+        )
+
+
+def _question_row(question: EvalQuestion, video_name: str) -> Row:
+    return {
+        "id": question.id,
+        "video": video_name,
+        "dataset": question.dataset,
+        "answer_type": question.answer_type,
+        "sub_answer_type": question.sub_answer_type,
+        "time_s": question.time_s,
+        "question": question.question,
+        "options": list(question.options),
+        "answer_index": question.answer_index,
+        "extra": dict(question.extra),
+    }
+
+
+def _video_row(place: Located, cost: _Cost, num_encoded: int, model: VideoChatModel | None) -> Row:
+    return {
+        "video": place.video.name,
+        "path": None if place.path is None else str(place.path),
+        "num_questions": len(place.video.questions),
+        "num_encoded": num_encoded,
+        "watch_s": round(cost.watch_s, 6),
+        "answer_s": round(cost.answer_s, 6),
+        "peak_memory_bytes": _peak_memory(model),
+    }
+
+
+def _peak_memory(model: VideoChatModel | None) -> int | None:
+    """Bytes on the accelerator, or of the process where there is none; None where nobody counts."""
+    if model is not None and model.device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(model.device))
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,0 +1,23 @@
+"""The benchmarks: one file each."""
+
+from __future__ import annotations
+
+from videochat_online.errors import InputError
+from videochat_online.evaluation.records import Task
+from videochat_online.evaluation.tasks.ovbench import OVBENCH
+
+TASKS: dict[str, Task] = {"ovbench": OVBENCH}
+
+
+def get_task(name: str) -> Task:
+    """A benchmark by its name in `TASKS`.
+
+    Raises:
+        InputError: an unknown name.
+    """
+    if name not in TASKS:
+        raise InputError(f"unknown task {name!r}: expected one of {sorted(TASKS)}")
+    return TASKS[name]
+
+
+__all__ = ["TASKS", "get_task"]

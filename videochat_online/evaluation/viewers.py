@@ -1,0 +1,201 @@
+"""How a question gets its frames: from a memory of the stream, from a window, or not at all.
+
+A viewer goes through one video once, forwards; each frame is encoded once for all questions. It never holds a
+frame later than the question when it builds the question's prompt: that is what makes an evaluation causal.
+
+Shapes: `T` frames, `C` channels, `H` `W` token grid, `L` tokens, `D` width of the language model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from torch import Tensor
+
+from videochat_online.errors import NoFrameError
+from videochat_online.evaluation.frames import READ_CHUNK, Footage, LabelledFrame
+from videochat_online.evaluation.protocols import EvalProtocol
+from videochat_online.evaluation.records import EvalQuestion
+from videochat_online.memory import TokenSchedule, pool_by_ratio
+from videochat_online.model import VideoChatModel
+from videochat_online.streaming import StreamingSession
+from videochat_online.streaming.prompting import Prompt, build_prompt
+from videochat_online.text import frame_segments
+from videochat_online.types import FrameUse, Turn
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What a question is answered from: the frames as the prompt numbers them, and the prompt."""
+
+    frames: tuple[FrameUse, ...]
+    prompt: Prompt
+
+
+class Viewer(Protocol):
+    """Goes through one video, question by question."""
+
+    @property
+    def num_encoded(self) -> int:
+        """Frames that went through the vision tower."""
+        ...
+
+    def watch_until(self, question: EvalQuestion) -> None:
+        """Take in what the question may see; its time must not precede that of the question before it."""
+        ...
+
+    def prepare(self, question: EvalQuestion, text: str, generation_prefix: str = "") -> View:
+        """Lay out the prompt of a question that was watched up to; nothing is remembered of it.
+
+        Raises:
+            NoFrameError: no frame comes at or before the question.
+        """
+        ...
+
+
+class StreamingViewer:
+    """A session that is asked without its history: what it answers leaves no trace."""
+
+    def __init__(self, model: VideoChatModel, footage: Footage, protocol: EvalProtocol) -> None:
+        memory = protocol.make_memory(model.config.grid, tuple(model.config.memory_intervals))
+        self.session = StreamingSession(
+            model, memory, system_message=protocol.system_message, with_times=protocol.with_times
+        )
+        self._groups = footage.read(footage.streaming_indices())
+        self._held: list[LabelledFrame] = []
+
+    @property
+    def num_encoded(self) -> int:
+        """Frames that went through the vision tower."""
+        return self.session.num_frames
+
+    def watch_until(self, question: EvalQuestion) -> None:
+        """Push every frame that is labelled with a time up to the question's; later ones wait."""
+        while True:
+            group = self._held or next(self._groups, [])
+            seen = [frame for frame in group if frame.time_s <= question.time_s]
+            self._held = group[len(seen) :]
+            if seen:
+                pixels_THWC = np.stack([frame.pixels_HWC for frame in seen])
+                self.session.push(pixels_THWC, [frame.time_s for frame in seen])
+            if self._held or not group:
+                return
+
+    def prepare(self, question: EvalQuestion, text: str, generation_prefix: str = "") -> View:
+        """The prompt from what the session remembers."""
+        prepared = self.session.prepare(text, at_s=question.time_s, generation_prefix=generation_prefix)
+        return View(prepared.frames, prepared.prompt)
+
+
+class WindowViewer:
+    """Each question has its own window of frames, numbered and sized from the window's first frame on.
+
+    A frame is decoded and encoded once and at once handed to every window that it belongs to, pooled as it is
+    there; only projected tokens wait for their questions.
+    """
+
+    def __init__(
+        self, model: VideoChatModel, footage: Footage, protocol: EvalProtocol, questions: Sequence[EvalQuestion]
+    ) -> None:
+        self._model, self._protocol = model, protocol
+        self._schedule = TokenSchedule(tuple(model.config.memory_intervals))
+        self._wanted = {question.id: frozenset(footage.window_indices(question.time_s)) for question in questions}
+        self._windows: dict[str, list[tuple[FrameUse, Tensor]]] = {question.id: [] for question in questions}
+        self._num_placed = dict.fromkeys(self._windows, 0)
+        self._frames = _flat(footage.read(sorted(frozenset().union(*self._wanted.values()))))
+        self._next: LabelledFrame | None = next(self._frames, None)
+        self._answered: EvalQuestion | None = None
+        self.num_encoded = 0
+
+    def watch_until(self, question: EvalQuestion) -> None:
+        """Encode the frames up to the end of the question's window; the window before it is forgotten."""
+        if self._answered is not None:
+            self._windows[self._answered.id] = []
+        self._answered = question
+        last = max(self._wanted[question.id], default=-1)
+        batch: list[LabelledFrame] = []
+        while self._next is not None and self._next.index <= last:
+            batch.append(self._next)
+            self._next = next(self._frames, None)
+            size_changes = self._next is not None and self._next.pixels_HWC.shape != batch[0].pixels_HWC.shape
+            if len(batch) == READ_CHUNK or size_changes:
+                self._share(batch)
+                batch = []
+        if batch:
+            self._share(batch)
+
+    def prepare(self, question: EvalQuestion, text: str, generation_prefix: str = "") -> View:
+        """The prompt from the question's window."""
+        window = self._windows[question.id]
+        if not window:
+            raise NoFrameError(f"question {question.id}: no frame starts at or before {question.time_s} s")
+        frames = tuple(frame for frame, _ in window)
+        lines = frame_segments(frames, with_times=self._protocol.with_times)
+        prompt = build_prompt(
+            self._model,
+            [Turn((*lines, text))],
+            [tokens_LD for _, tokens_LD in window],
+            system_message=self._protocol.system_message,
+            generation_prefix=generation_prefix,
+        )
+        return View(frames, prompt)
+
+    def _share(self, frames: Sequence[LabelledFrame]) -> None:
+        features_TCHW = self._model.encode(np.stack([frame.pixels_HWC for frame in frames]))
+        self.num_encoded += len(frames)
+        for frame, tokens_CHW in zip(frames, features_TCHW, strict=True):
+            projected: dict[int, Tensor] = {}
+            for name, wanted in self._wanted.items():
+                if frame.index not in wanted:
+                    continue
+                place = self._num_placed[name]
+                self._num_placed[name] = place + 1
+                ratio = self._schedule.ratio(place)
+                if ratio is None:
+                    continue
+                if ratio not in projected:
+                    projected[ratio] = self._model.project(pool_by_ratio(tokens_CHW[None], [ratio])[0])
+                use = FrameUse(place, frame.time_s, num_tokens=len(projected[ratio]))
+                self._windows[name].append((use, projected[ratio]))
+
+
+class BlindViewer:
+    """No frames at all: what can be answered from the text of question and options."""
+
+    num_encoded = 0
+
+    def __init__(self, model: VideoChatModel, protocol: EvalProtocol) -> None:
+        self._model, self._protocol = model, protocol
+
+    def watch_until(self, question: EvalQuestion) -> None:
+        """Sees nothing."""
+
+    def prepare(self, question: EvalQuestion, text: str, generation_prefix: str = "") -> View:
+        """The prompt of text alone."""
+        prompt = build_prompt(
+            self._model,
+            [Turn((text,))],
+            [],
+            system_message=self._protocol.system_message,
+            generation_prefix=generation_prefix,
+        )
+        return View((), prompt)
+
+
+def make_viewer(
+    model: VideoChatModel, footage: Footage | None, protocol: EvalProtocol, questions: Sequence[EvalQuestion]
+) -> Viewer:
+    """The viewer of a protocol; a blind one without footage."""
+    if footage is None:
+        return BlindViewer(model, protocol)
+    if protocol.memory is not None:
+        return StreamingViewer(model, footage, protocol)
+    return WindowViewer(model, footage, protocol, questions)
+
+
+def _flat(groups: Iterator[list[LabelledFrame]]) -> Iterator[LabelledFrame]:
+    for group in groups:
+        yield from group
