@@ -34,7 +34,7 @@ def folder(tmp_path):
         {"name": "shuffle", "kind": "pixel_shuffle", "files": ["cases/shuffle.safetensors"],
          "params": {"ps_version": "v2", "scale": 0.5}, "tolerance": {"atol": 0.01}},
         {"name": "schedule", "kind": "token_schedule", "files": ["cases/schedule.json"], "params": {}, "tolerance": {}},
-        {"name": "other", "kind": "telepathy", "files": [], "params": {}},
+        {"name": "other", "kind": "sharding", "files": [], "params": {}},
     ]  # fmt: skip
     (tmp_path / "index.json").write_text(json.dumps({"cases": cases}))
     return tmp_path
@@ -58,7 +58,7 @@ def test_right_numbers_pass(folder, capsys):
     assert check_golden.main([str(folder)]) == 0
     out = capsys.readouterr().out
     assert "2/2 cases passed" in out
-    assert "telepathy" in out
+    assert "sharding" in out
     assert "not covered" in out
 
 
@@ -108,6 +108,13 @@ def test_no_such_folder(tmp_path, capsys):
     assert "index.json" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("cases", [[], [{"name": "x", "kind": "pixel_shufle", "files": [], "params": {}}]])
+def test_nothing_to_check_is_not_a_pass(folder, cases, capsys):
+    (folder / "index.json").write_text(json.dumps({"cases": cases}))
+    assert check_golden.main([str(folder)]) == 2
+    assert "expected" in capsys.readouterr().err
+
+
 def test_shapes_must_agree():
     case = Case(root=None, entry={"name": "x", "tolerance": {"atol": 1.0}}, frames=None)
     assert not case.close("x", torch.zeros(2), torch.zeros(1, 2))
@@ -122,5 +129,4 @@ def test_run_lengths():
 def test_every_kind_but_those_of_later_work_is_covered(shared_dir):
     index = json.loads((shared_dir / "golden" / "index.json").read_text())
     kinds = {case["kind"] for case in index["cases"]}
-    later = {"oddity", "dataset_sample", "collator", "sampler", "eval_script", "sharding"}
-    assert kinds - check_golden.CHECKS.keys() == later
+    assert kinds - check_golden.CHECKS.keys() == check_golden.NOT_COVERED

@@ -11,7 +11,9 @@ import argparse
 import logging
 from pathlib import Path
 
-from videochat_online.errors import CheckpointError, InputError
+from transformers import PreTrainedTokenizerBase
+
+from videochat_online.errors import InputError
 from videochat_online.model import export_original, load_network
 from videochat_online.text import load_tokenizer
 
@@ -31,17 +33,25 @@ def run(options: argparse.Namespace) -> int:
     destination: Path = options.destination
     if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
         raise InputError(f"{destination}: expected a new or empty directory to write to, found something in it")
+    tokenizer = _tokenizer(options.tokenizer or options.source, required=options.tokenizer is not None)
     network = load_network(options.source)
     if options.format == "native":
         network.save_pretrained(destination)
     else:
         export_original(network, destination)
-    try:
-        load_tokenizer(options.tokenizer or options.source).save_pretrained(destination)
-    except CheckpointError as error:
-        if options.tokenizer:
-            raise
-        logger.warning("no tokenizer written: %s", error)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(destination)
     num_parameters = sum(parameter.numel() for parameter in network.parameters())
     print(f"{destination}: {num_parameters:,} parameters in the {options.format} layout")  # noqa: T201
     return 0
+
+
+def _tokenizer(directory: Path, required: bool) -> PreTrainedTokenizerBase | None:
+    """Loaded before anything is written: a half-written destination would be in the way of another try."""
+    try:
+        return load_tokenizer(directory)
+    except InputError as error:
+        if required or not directory.is_dir():
+            raise
+        logger.warning("no tokenizer written: %s", error)
+        return None

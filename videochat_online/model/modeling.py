@@ -133,6 +133,12 @@ class VideoChatOnlineForConditionalGeneration(PreTrainedModel, GenerationMixin):
         Returns:
             [T, C, H, W], on the model's device and in its dtype.
         """
+        # A frozen tower keeps no graph: with checkpointing, transformers makes its inputs ask for gradients.
+        is_trained = torch.is_grad_enabled() and any(p.requires_grad for p in self.vision_tower.parameters())
+        with torch.set_grad_enabled(is_trained):
+            return self._encode(pixels_TCSS)
+
+    def _encode(self, pixels_TCSS: Tensor) -> Tensor:
         tower, config = self.vision_tower, self.config
         num_layers = len(tower.encoder.layer)
         depth = config.select_layer + (num_layers + 1 if config.select_layer < 0 else 0)

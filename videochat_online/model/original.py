@@ -155,16 +155,23 @@ def _translate_hf(config: Mapping[str, Any]) -> dict[str, Any]:
 def original_config(config: Any) -> dict[str, Any]:
     """The published `config.json` for a `VideoChatOnlineConfig`, readable by InternVL2 code and by ours."""
     vision, text = config.vision_config, config.text_config
+    if config.projector_hidden_act != "gelu" or not vision.use_mean_pooling:
+        raise CheckpointError("the published layout knows a GELU projector and no norm after the vision tower only")
     architecture = next(name for name, kind in _LLM_ARCHITECTURES.items() if kind == text.model_type)
     llm = {k: v for k, v in text.to_dict().items() if k not in ("rope_parameters", "transformers_version", "dtype")}
     llm |= {"architectures": [architecture], "torch_dtype": _dtype_name(config)}
     rope = dict(text.rope_parameters or {})
     llm["rope_theta"] = rope.pop("rope_theta", 10000.0)
     kind = rope.pop("rope_type", "default")
-    rope.pop("original_max_position_embeddings", None)
-    rope.pop("partial_rotary_factor", None)
+    partial = rope.pop("partial_rotary_factor", 1.0)
+    if partial != 1.0:
+        llm["partial_rotary_factor"] = partial
     if kind == "longrope":
-        rope.pop("factor", None)  # the published layout derives it from the two maxima
+        original = rope.pop("original_max_position_embeddings", text.max_position_embeddings)
+        factor = rope.pop("factor", None)
+        # The published layout has no factor: it derives it from the two maxima.
+        if factor is not None and abs(factor - text.max_position_embeddings / original) > 1e-6:
+            raise CheckpointError(f"rope factor {factor}: the published layout can only say maximum / {original}")
     if kind != "default":
         llm["rope_scaling"] = {"type": "su" if kind == "longrope" else kind, **rope}
     return {

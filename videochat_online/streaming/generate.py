@@ -86,6 +86,15 @@ def needs_long_regime(network: VideoChatOnlineForConditionalGeneration, total_le
     return None if limit is None else total_length > limit
 
 
+def _check_context(network: VideoChatOnlineForConditionalGeneration, num_prompt: int, max_new_tokens: int) -> None:
+    limit = network.config.text_config.max_position_embeddings
+    if num_prompt + max_new_tokens > limit:
+        raise InputError(
+            f"a prompt of {num_prompt} tokens and an answer of up to {max_new_tokens}: the language model's context "
+            f"is {limit}; use a smaller memory or a shorter answer"
+        )
+
+
 @torch.inference_mode()
 def first_logits(network: VideoChatOnlineForConditionalGeneration, embeds_LD: Tensor, max_new_tokens: int) -> Tensor:
     """Logits of the first answer token after a prompt: [vocabulary], fp32."""
@@ -108,7 +117,11 @@ def generate_ids(
         embeds_LD: the prompt's embeddings, visual tokens in place.
         stop_ids: ids that end an answer.
         settings: how ids are chosen.
+
+    Raises:
+        InputError: prompt and answer together can be longer than the language model's context.
     """
+    _check_context(network, embeds_LD.shape[0], settings.max_new_tokens)
     model, device = network.language_model, embeds_LD.device
     regime = needs_long_regime(network, embeds_LD.shape[0] + settings.max_new_tokens)
     processors = settings.processors(stop_ids, device)

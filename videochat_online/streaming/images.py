@@ -10,7 +10,7 @@ from torch import Tensor
 
 from videochat_online.errors import InputError
 from videochat_online.model.loading import VideoChatModel
-from videochat_online.streaming.decoding import TextDecoder
+from videochat_online.streaming.decoding import TextDecoder, without_image_tokens
 from videochat_online.streaming.generate import GenerationSettings, generate_ids
 from videochat_online.streaming.prompting import build_prompt
 from videochat_online.types import Segment, Turn, Visual
@@ -66,7 +66,7 @@ class ImageChat:
             if token not in self.model.stop_ids:
                 decoder.push(token)
         text = decoder.text.strip()
-        self._turns.append(Turn(user, text))
+        self._turns.append(Turn(user, without_image_tokens(text)))
         return text
 
     def _placed_images(self) -> list[Segment]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from torch import Tensor
 from videochat_online.errors import InputError, NoFrameError
 from videochat_online.memory import MemoryBank, PyramidMemoryBank
 from videochat_online.model.loading import VideoChatModel
-from videochat_online.streaming.decoding import TextDecoder
+from videochat_online.streaming.decoding import TextDecoder, without_image_tokens
 from videochat_online.streaming.generate import GenerationSettings, generate_ids
 from videochat_online.streaming.prompting import Prompt, build_prompt
 from videochat_online.streaming.state import Exchange, SessionState, load_state, save_state
@@ -82,6 +83,7 @@ class StreamingSession:
         # A push must keep its frames together; an answer must know the turn before it. The third lock is held
         # only while memory and history are touched, so that frames go on arriving during generation.
         self._push_lock, self._answer_lock, self._state_lock = (threading.Lock() for _ in range(3))
+        self._answering_thread: int | None = None
 
     @property
     def num_frames(self) -> int:
@@ -170,14 +172,18 @@ class StreamingSession:
         settings: GenerationSettings | None = None,
         generation_prefix: str = "",
     ) -> Iterator[str]:
-        """Like `ask`, piece by piece. Closing the iterator stops; what was said so far is then the answer."""
+        """Like `ask`, piece by piece. Closing the iterator stops; what was said so far is then the answer.
+
+        The question is asked, and refused, when the first piece is taken. Until the iterator is exhausted or
+        closed, the same thread cannot ask, save or reset; frames may be pushed.
+        """
         return self._run(question, at_s, settings, generation_prefix)
 
     def _run(
         self, question: str, at_s: float | None, settings: GenerationSettings | None, generation_prefix: str
     ) -> Generator[str, None, Answer]:
-        with self._answer_lock:
-            prepared = self.prepare(question, at_s=at_s, generation_prefix=generation_prefix)
+        with self._alone():
+            prepared = self._prepare(question, at_s=at_s, generation_prefix=generation_prefix)
             decoder = TextDecoder(self.model.tokenizer)
             stop_ids = self.model.stop_ids
             ids = generate_ids(self.model.network, prepared.prompt.embeds_LD, stop_ids, settings or self.settings)
@@ -194,8 +200,21 @@ class StreamingSession:
                 raise
             return self._record(prepared, decoder.text.strip())
 
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Hold the answer lock; InputError where this thread holds it already, by an answer it is streaming."""
+        if self._answering_thread == threading.get_ident():
+            raise InputError("an answer is still being streamed in this thread: exhaust or close its iterator first")
+        with self._answer_lock:
+            self._answering_thread = threading.get_ident()
+            try:
+                yield
+            finally:
+                self._answering_thread = None
+
     def _record(self, prepared: PreparedQuestion, text: str) -> Answer:
-        exchange = Exchange(prepared.question, text, prepared.asked_at_s, prepared.num_frames_seen)
+        said = without_image_tokens(text)
+        exchange = Exchange(prepared.question, said, prepared.asked_at_s, prepared.num_frames_seen)
         with self._state_lock:
             self._history.append(exchange)
         return Answer(prepared.question, text, prepared.asked_at_s, prepared.frames)
@@ -206,6 +225,10 @@ class StreamingSession:
         Raises:
             NoFrameError, InputError: as `ask`.
         """
+        with self._alone():
+            return self._prepare(question, at_s=at_s, generation_prefix=generation_prefix)
+
+    def _prepare(self, question: str, *, at_s: float | None, generation_prefix: str) -> PreparedQuestion:
         with self._state_lock:
             asked_at_s = self._asking_time(at_s)
             remembered = tuple(self.memory.read())
@@ -245,7 +268,7 @@ class StreamingSession:
 
     def reset(self) -> None:
         """Forget frames and dialogue (but not the text the session was opened with)."""
-        with self._push_lock, self._answer_lock, self._state_lock:
+        with self._alone(), self._push_lock, self._state_lock:
             self.memory.reset()
             self._projected.clear()
             self._history = list(self._initial_history)
@@ -253,7 +276,7 @@ class StreamingSession:
 
     def save(self, path: str | Path) -> None:
         """Write frames, dialogue and counters to one file, from which `restore` goes on identically."""
-        with self._push_lock, self._answer_lock, self._state_lock:
+        with self._alone(), self._push_lock, self._state_lock:
             state = SessionState(self._num_frames, self._last_time_s, tuple(self._history))
             save_state(Path(path), state, self.memory.state_dict())
 
@@ -264,12 +287,20 @@ class StreamingSession:
             InputError: not such a file, or saved with another kind of memory. The session is unchanged then.
         """
         state, tensors = load_state(Path(path))
-        with self._push_lock, self._answer_lock, self._state_lock:
+        with self._alone(), self._push_lock, self._state_lock:
             # A bank without a device of its own stays where its state is: the frames belong beside the model.
-            self.memory.load_state_dict({key: tensor.to(self.model.device) for key, tensor in tensors.items()})
+            self.memory.load_state_dict({key: self._placed(tensor) for key, tensor in tensors.items()})
             self._projected.clear()
             self._history = list(state.history)
             self._num_frames, self._last_time_s = state.num_frames, state.last_time_s
+
+    def _placed(self, tensor: Tensor) -> Tensor:
+        """A saved tensor beside the model; features (fp16, bf16 or fp32 grids) in the model's own precision."""
+        is_features = tensor.is_floating_point() and tensor.ndim == 4
+        expected = self.model.config.feature_dim
+        if is_features and tensor.shape[1] not in (0, expected):
+            raise InputError(f"a saved session of frames with {tensor.shape[1]} channels: this model has {expected}")
+        return tensor.to(self.model.device, self.model.dtype if is_features else None)
 
 
 def default_memory(model: VideoChatModel) -> PyramidMemoryBank:

@@ -60,6 +60,7 @@ def save_state(path: Path, state: SessionState, memory: Mapping[str, Tensor]) ->
         save_file(tensors, partial, metadata=metadata)
         os.replace(partial, path)
     except (SafetensorError, OSError) as error:
+        partial.unlink(missing_ok=True)
         raise InputError(f"{path}: expected a place to write a session to: {error}") from error
 
 
@@ -77,7 +78,10 @@ def load_state(path: Path) -> tuple[SessionState, dict[str, Tensor]]:
         raise InputError(f"{path}: expected a saved session, found: {error}") from error
     if metadata.get("format") != _FORMAT:
         raise InputError(f"{path}: expected a saved session ({_FORMAT}), found {metadata.get('format')!r}")
-    meta = json.loads(metadata["session"])
-    history = tuple(Exchange(**exchange) for exchange in meta["history"])
-    last_time_s = -math.inf if meta["last_time_s"] is None else float(meta["last_time_s"])
-    return SessionState(int(meta["num_frames"]), last_time_s, history), tensors
+    try:
+        meta = json.loads(metadata["session"])
+        history = tuple(Exchange(**exchange) for exchange in meta["history"])
+        last_time_s = -math.inf if meta["last_time_s"] is None else float(meta["last_time_s"])
+        return SessionState(int(meta["num_frames"]), last_time_s, history), tensors
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: expected a saved session, found broken metadata: {error!r}") from error

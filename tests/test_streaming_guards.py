@@ -1,0 +1,79 @@
+"""What a session refuses instead of hanging, mixing streams up, or breaking later."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+
+from videochat_online.errors import InputError
+from videochat_online.model import load_model
+from videochat_online.streaming import GenerationSettings, StreamingSession
+from videochat_online.streaming.decoding import without_image_tokens
+
+SHORT = GenerationSettings(max_new_tokens=4, min_new_tokens=4)
+
+
+@pytest.fixture
+def session(tiny_model, frames):
+    session = StreamingSession(tiny_model, settings=SHORT)
+    session.push(frames(3), range(3))
+    return session
+
+
+@pytest.mark.parametrize("call", ["ask", "save", "reset"])
+def test_calls_that_would_wait_for_ones_own_answer(session, tmp_path, call):
+    arguments = {"ask": ["And?"], "save": [tmp_path / "state"], "reset": []}[call]
+    stream = session.stream("What?")
+    next(stream)
+    with pytest.raises(InputError, match="still being streamed in this thread"):
+        getattr(session, call)(*arguments)
+    stream.close()
+    getattr(session, call)(*arguments)
+
+
+def test_frames_arrive_while_another_thread_waits_to_save(session, frames, tmp_path):
+    stream = session.stream("What?")
+    next(stream)
+    saver = threading.Thread(target=session.save, args=[tmp_path / "state"])
+    saver.start()
+    pusher = threading.Thread(target=session.push, args=[frames(4)[3:], [3.0]])
+    pusher.start()
+    pusher.join(timeout=30)
+    assert not pusher.is_alive()
+    list(stream)
+    saver.join(timeout=30)
+    assert not saver.is_alive()
+    assert (tmp_path / "state").is_file()
+
+
+def test_a_reply_that_spells_a_reserved_token_does_not_break_the_next_question(session, monkeypatch):
+    monkeypatch.setattr(
+        "videochat_online.streaming.session.TextDecoder.text", property(lambda self: "the tag <img>, closed by </img>")
+    )
+    answer = session.ask("Which tag shows a picture?")
+    assert answer.text == "the tag <img>, closed by </img>"
+    assert session.history[-1].answer == "the tag , closed by "
+    session.ask("And then?")
+
+
+def test_without_image_tokens():
+    assert without_image_tokens("a <img><IMG_CONTEXT></img> b") == "a  b"
+
+
+def test_a_prompt_beyond_the_context_is_refused(session, monkeypatch):
+    monkeypatch.setattr(session.model.config.text_config, "max_position_embeddings", 128)
+    with pytest.raises(InputError, match=r"a prompt of \d+ tokens and an answer of up to 4: .* context is 128"):
+        session.ask("What?")
+    assert session.history == ()
+
+
+def test_a_session_of_another_precision_goes_on_in_the_model_s_own(session, tiny_dir, frames, tmp_path):
+    half = StreamingSession(load_model(tiny_dir(), device="cpu", dtype="bfloat16"), settings=SHORT)
+    half.push(frames(3), range(3))
+    half.save(tmp_path / "state")
+    session.restore(tmp_path / "state")
+    session.push(frames(4)[3:], [3.0])
+    assert session.ask("What?").frames_used[-1].index == 3
+    assert session.memory.read()[0].tokens_CHW.dtype is torch.float32
