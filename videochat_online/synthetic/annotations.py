@@ -1,0 +1,109 @@
+"""Training rows of a whole data set, by annotation file, and the registries that name them.
+
+Knows which rows a world has; how one looks is `rows`, how clips are cut is `clips`.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+
+from videochat_online.synthetic.clips import ClipCutter
+from videochat_online.synthetic.presets import Preset
+from videochat_online.synthetic.questions import TEMPLATES, Question
+from videochat_online.synthetic.rows import Row, image_row, offline_pair, offline_row, online_row, online_turn
+from videochat_online.synthetic.streams import Stream
+
+IMAGES, DIALOGUES = "images", "dialogues"
+STREAM_CLIPS, STREAM_DIALOGUES = "stream_clips", "stream_dialogues"
+LINES = (IMAGES, DIALOGUES, STREAM_DIALOGUES)
+"""Annotations written as JSON lines; the others are JSON lists, as their originals are."""
+
+
+class TrainingRows:
+    """Collects the training rows of all training streams, in order."""
+
+    def __init__(self, preset: Preset, seed: int) -> None:
+        self.rows: defaultdict[str, list[Row]] = defaultdict(list)
+        self._preset = preset
+        self._cutters = {
+            name: ClipCutter(seed, name) for name in (IMAGES, DIALOGUES, *(kind.name for kind in preset.clips))
+        }
+        self._num_streams = sum(kind.count for kind in preset.train)
+        self._num_done = 0
+
+    def add(self, stream: Stream) -> list[tuple[str, float]]:
+        """Rows of one stream. Returns the images they need: (file name, time in the stream)."""
+        self._num_done += 1
+        if self._preset.world == "single":
+            for kind in self._preset.clips:
+                self.rows[kind.name] += self._cutters[kind.name].offline_rows(stream.scene, stream.file, kind)
+            count = self._preset.dialogues_per_stream
+            self.rows[DIALOGUES] += self._cutters[DIALOGUES].online_rows(stream.scene, stream.file, count)
+        self.rows[STREAM_CLIPS] += _stream_clips(stream)
+        if stream.questions:
+            self.rows[STREAM_DIALOGUES].append(_stream_dialogue(stream))
+        images = list(self._image_rows(stream))
+        self.rows[IMAGES] += [row for _, row in images]
+        return [(row["image"], time_s) for time_s, row in images]
+
+    def _image_rows(self, stream: Stream) -> Iterator[tuple[float, Row]]:
+        first = len(self.rows[IMAGES])
+        if self._preset.world == "single":
+            num_due = round(self._preset.num_images * self._num_done / self._num_streams)
+            names = [_image_name(number) for number in range(first, num_due)]
+            yield from self._cutters[IMAGES].image_rows(stream.scene, names)
+            return
+        seen = [question for question in stream.questions if TEMPLATES[question.template].is_in_frame]
+        for number, question in enumerate(seen[: self._preset.num_images - first], start=first):
+            yield question.asked_at_s, image_row(_image_name(number), [_pair(question)])
+
+
+def registries(preset: Preset, names: list[str]) -> dict[str, dict[str, Row]]:
+    """Registry file name -> entries, of the annotations there are; paths are relative to the registry file."""
+    clips = [kind.name for kind in preset.clips]
+    if preset.world == "single":
+        stages = {"stage1": [IMAGES, *clips], "stage2": [DIALOGUES, *clips, IMAGES]}
+        stages["more"] = [STREAM_CLIPS, STREAM_DIALOGUES]
+    else:
+        stages = {"stage1": [IMAGES, STREAM_CLIPS], "stage2": [STREAM_DIALOGUES, STREAM_CLIPS, IMAGES]}
+    return {
+        f"{stage}.json": {f"synthetic_{name}": _entry(name) for name in wanted if name in names}
+        for stage, wanted in stages.items()
+    }
+
+
+def annotation_file(name: str) -> str:
+    """File name of an annotation."""
+    return f"{name}.jsonl" if name in LINES else f"{name}.json"
+
+
+def _entry(name: str) -> Row:
+    return {
+        "annotation": f"../annotations/{annotation_file(name)}",
+        "data_root": "../images/train" if name == IMAGES else "../videos/train",
+        "data_augment": False,
+        "repeat_time": 1,
+    }
+
+
+def _image_name(number: int) -> str:
+    return f"{number:05d}.jpg"
+
+
+def _pair(question: Question) -> tuple[str, str]:
+    return offline_pair(question.text, question.options, question.answer_index)
+
+
+def _stream_clips(stream: Stream) -> Iterator[Row]:
+    """For each time of asking, the stream up to it with what is asked then."""
+    times_s = sorted({question.asked_at_s for question in stream.questions})
+    for time_s in times_s:
+        pairs = [_pair(question) for question in stream.questions if question.asked_at_s == time_s]
+        yield offline_row(stream.file, 0, time_s, pairs)
+
+
+def _stream_dialogue(stream: Stream) -> Row:
+    """All questions of a stream, each at its time."""
+    turns = [online_turn(q.text, q.options, q.answer_index, q.asked_at_s) for q in stream.questions]
+    return online_row(stream.file, 0, stream.scene.duration_s, turns)

@@ -1,0 +1,107 @@
+"""Questions as rows of annotation files: OVBench's nested layout, VideoChat2-IT, online dialogues, LLaVA images.
+
+Dictionaries begin and end here. The words around a question are those of the benchmark (`text.questions`), so that
+training and evaluation show the same text.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from string import ascii_uppercase
+from typing import Any
+
+from videochat_online.synthetic.questions import TEMPLATES, Question
+from videochat_online.synthetic.scene import Scene
+from videochat_online.text.questions import STREAMING_SUFFIX, option_line, ovbench_question
+
+Row = dict[str, Any]
+
+
+def ovbench_row(video_id: str, scene: Scene, questions: Sequence[Question], fps: int | None) -> Row:
+    """A video with its questions in OVBench's nested layout, and three more keys on each question.
+
+    {"video_id": "s48_00003.mp4", "dataset": "synthetic", "clip": [0.0, 48.0], "background": "still", "questions": [
+        {"middle_frame_timestamp": 14.0, "question": "Which shape appeared first?", "options": ["A. block", ...],
+         "answer": "C", "answer_type": "PastMemory", "sub_answer_type": "PastMemory-1",
+         "template": "first_shape", "evidence_age_s": 9.0, "detail": "coarse"}]}
+
+    `fps` is that of a folder of frames; None for a video file.
+    """
+    return {
+        "video_id": video_id,
+        "dataset": "synthetic",
+        "clip": [0.0, float(scene.duration_s)],
+        **({} if fps is None else {"fps": fps}),
+        "background": "busy" if scene.is_busy else "still",
+        "questions": [_ovbench_question(question) for question in questions],
+    }
+
+
+def offline_row(video: str, start_s: float, end_s: float, pairs: Sequence[tuple[str, str]]) -> Row:
+    """VideoChat2-IT: a clip with (question, answer) pairs, all answered from the whole clip."""
+    answers = [{"i": "", "q": question, "a": answer} for question, answer in pairs]
+    return {"video": video, "start": float(start_s), "end": float(end_s), "QA": answers}
+
+
+def online_row(video: str, start_s: float, end_s: float, turns: Sequence[tuple[float, str, str]]) -> Row:
+    """An online dialogue: (time, question, answer) turns, times counted from the start of the clip."""
+    conversations: list[Row] = []
+    for time_s, question, answer in turns:
+        conversations.append({"from": "human", "value": question, "timestamps": float(time_s)})
+        conversations.append({"from": "gpt", "value": answer})
+    clip = [float(start_s), float(end_s)]
+    return {"video": video, "clip": clip, "need_reset_timestamp": True, "conversations": conversations}
+
+
+def image_row(image: str, pairs: Sequence[tuple[str, str]]) -> Row:
+    """LLaVA: an image with (question, answer) pairs."""
+    conversations: list[Row] = []
+    for i, (question, answer) in enumerate(pairs):
+        conversations.append({"from": "human", "value": question if i else f"<image>\n{question}"})
+        conversations.append({"from": "gpt", "value": answer})
+    return {"image": image, "conversations": conversations}
+
+
+def offline_pair(text: str, options: Sequence[str], answer_index: int) -> tuple[str, str]:
+    """A multiple-choice question without a time, and its answer."""
+    lines = [option_line(i, option) for i, option in enumerate(options)]
+    question = "\n".join([f"Question: {text}", "Options:", *lines]) + STREAMING_SUFFIX
+    return question, lines[answer_index]
+
+
+def online_turn(text: str, options: Sequence[str], answer_index: int, time_s: float) -> tuple[float, str, str]:
+    """A multiple-choice question as the benchmark asks it at a time, and its answer."""
+    question = ovbench_question(text, options, asked_at_s=float(time_s)) + STREAMING_SUFFIX
+    return float(time_s), question, option_line(answer_index, options[answer_index])
+
+
+def to_json(rows: object) -> bytes:
+    """A JSON file; a list has an element on each line."""
+    if isinstance(rows, list):
+        return ("[\n" + ",\n".join(_compact(row) for row in rows) + "\n]\n").encode()
+    return (json.dumps(rows, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def to_json_lines(rows: Sequence[Row]) -> bytes:
+    """A JSON lines file."""
+    return "".join(_compact(row) + "\n" for row in rows).encode()
+
+
+def _compact(row: object) -> str:
+    return json.dumps(row, ensure_ascii=False)
+
+
+def _ovbench_question(question: Question) -> Row:
+    template = TEMPLATES[question.template]
+    return {
+        "middle_frame_timestamp": float(question.asked_at_s),
+        "question": question.text,
+        "options": [f"{ascii_uppercase[i]}. {option}" for i, option in enumerate(question.options)],
+        "answer": ascii_uppercase[question.answer_index],
+        "answer_type": template.answer_type,
+        "sub_answer_type": template.sub_answer_type,
+        "template": question.template,
+        "evidence_age_s": float(question.evidence_age_s),
+        "detail": question.detail,
+    }

@@ -1,0 +1,287 @@
+"""Streams with one shape at a time: the answers are drawn first, then the scene that makes them true.
+
+A stream of 48 s is cut into segments of 3 to 8 s; each shows one shape, and no colour comes twice. Times of asking
+are drawn without regard to the answers, so that they give nothing away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import accumulate
+from random import Random
+
+from videochat_online.synthetic.draws import Decks, random_of
+from videochat_online.synthetic.facts_single import MOVEMENTS, RING, STEP_S, YES_NO
+from videochat_online.synthetic.questions import Question, make_question
+from videochat_online.synthetic.scene import Entity, Event, Scene, event_order
+from videochat_online.synthetic.words import QUADRANTS, SINGLE_COLOURS, SINGLE_SHAPES, SPANS, Cell
+
+STREAM_S = 48
+MIN_SEGMENT_S, MAX_SEGMENT_S = 3, 8
+MOVING_SHARE = 0.15
+"""Of the shapes that no answer makes move; of all, about 30% do."""
+PLACES = tuple(QUADRANTS.values())
+CELLS = tuple(QUADRANTS)
+AGE_BINS_S = ((0, 8), (8, 32), (32, STREAM_S))
+"""Each stream is asked about its beginning once in each: age in (low, high]."""
+
+OPTIONS: dict[str, tuple[str, ...]] = {
+    "where_now": PLACES,
+    "shape_now": SINGLE_SHAPES,
+    "first_shape": SINGLE_SHAPES,
+    "first_place": PLACES,
+    "shape_of_colour": SINGLE_SHAPES,
+    "place_of_colour": PLACES,
+    "still_shown": YES_NO,
+    "how_long": SPANS,
+    "how_moved": MOVEMENTS,
+    "next_place": PLACES,
+}
+"""Always in this order: a letter means the same in every question of a template."""
+CORE = ("where_now", "shape_now", "first_shape", "first_place")
+"""What a tiny model learns in minutes."""
+
+
+@dataclass(slots=True)
+class Segment:
+    """A stretch of the stream with one shape; what is not settled by an answer is filled in at random."""
+
+    start_s: int
+    end_s: int
+    shape: str = ""
+    colour: str = ""
+    stays: list[tuple[int, Cell]] = field(default_factory=list)
+    """(second from which it rests there, place); a glide takes the second before."""
+
+    @property
+    def seconds(self) -> int:
+        """How long it lasts."""
+        return self.end_s - self.start_s
+
+    def place_at(self, time_s: float) -> Cell:
+        """Where its shape is, or is on the way to."""
+        return [cell for start_s, cell in self.stays if start_s <= time_s][-1]
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """Which segment each answer is about, and when it is asked."""
+
+    now: int
+    still: int
+    long: int
+    moved: int
+    next: int
+    past: int
+    now_s: int
+    still_s: int
+    long_s: int
+    moved_s: int
+    next_s: int
+    past_s: int
+    span: int
+
+
+class SingleStreams:
+    """Makes streams of one split; the answers come from decks that all streams of the split share."""
+
+    def __init__(self, seed: int, split: str) -> None:
+        self._words: tuple[str | int, ...] = ("single", seed, split)
+        self._decks: Decks[tuple[int, int]] = Decks(*self._words)
+
+    def make(self, name: str) -> tuple[Scene, list[Question]]:
+        """The next stream and its questions in order of time."""
+        random = random_of(*self._words, name)
+        span, length = self._decks.draw("how_long", [(span, more) for span in range(4) for more in range(2)])
+        # At 8 s the next shape would be there.
+        segments, plan = _draw_plan(random, span, min(2 * span + 1 + length, MAX_SEGMENT_S - 1))
+        self._settle(random, segments, plan)
+        scene = _scene(name, segments, random.getrandbits(32))
+        return scene, sorted(self._ask(random, scene, segments, plan), key=lambda question: question.asked_at_s)
+
+    def _settle(self, random: Random, segments: Sequence[Segment], plan: _Plan) -> None:
+        """Give every segment its colour, shape and way; those that answers are about from the decks."""
+        sixteen = [(shape, place) for shape in range(4) for place in range(4)]
+        colours = list(SINGLE_COLOURS)
+        random.shuffle(colours)
+        for segment, colour in zip(segments, colours, strict=False):
+            segment.colour, segment.shape = colour, random.choice(SINGLE_SHAPES)
+        starts = {0: "first", plan.past: "past"}
+        for number, segment in enumerate(segments):
+            if number == plan.moved:
+                cell, answer = self._decks.draw("how_moved", sixteen)
+                _move_once(random, segment, CELLS[cell], answer, before_s=plan.moved_s)
+            elif number == plan.next:
+                answer, turn = self._decks.draw("next_place", sixteen)
+                _patrol(segment, RING.index(CELLS[answer]), turn, asked_s=plan.next_s)
+            elif number == plan.now:
+                shape, cell = self._decks.draw("now", sixteen)
+                segment.shape = SINGLE_SHAPES[shape]
+                _wander(random, segment, CELLS[cell], at_s=plan.now_s)
+            elif number in starts:
+                shape, cell = self._decks.draw(starts[number], sixteen)
+                segment.shape = SINGLE_SHAPES[shape]
+                _wander(random, segment, CELLS[cell], at_s=segment.start_s)
+            else:
+                quiet_s = {plan.still: plan.still_s, plan.long: plan.long_s}.get(number, segment.start_s)
+                _wander(random, segment, random.choice(CELLS), at_s=quiet_s)
+
+    def _ask(self, random: Random, scene: Scene, segments: Sequence[Segment], plan: _Plan) -> list[Question]:
+        asked: list[tuple[str, int, dict[str, str | int]]] = []
+        for time_s in _times_by_age(random, scene, segments[0]):
+            asked += [("first_shape", time_s, {}), ("first_place", time_s, {})]
+        asked += [("where_now", plan.now_s, {}), ("shape_now", plan.now_s, {})]
+        colour = {"colour": segments[plan.past].colour}
+        asked += [("shape_of_colour", plan.past_s, {**colour}), ("place_of_colour", plan.past_s, {**colour})]
+        is_gone, _ = self._decks.draw("still_shown", [(0, 0), (1, 0)])
+        other = random.randrange(plan.still) if is_gone else plan.still
+        asked += [("still_shown", plan.still_s, {"colour": segments[other].colour})]
+        asked += [("how_long", plan.long_s, {}), ("how_moved", plan.moved_s, {}), ("next_place", plan.next_s, {})]
+        expected = self._expected(segments, plan, is_gone)
+        return [
+            make_question(scene, template, time_s, params, OPTIONS[template], expected[template])
+            for template, time_s, params in asked
+        ]
+
+    def _expected(self, segments: Sequence[Segment], plan: _Plan, is_gone: int) -> dict[str, str]:
+        first, past, now, moved, next_ = (segments[i] for i in (0, plan.past, plan.now, plan.moved, plan.next))
+        start, end = moved.stays[0][1], moved.place_at(plan.moved_s)
+        return {
+            "first_shape": first.shape,
+            "first_place": QUADRANTS[first.stays[0][1]],
+            "where_now": QUADRANTS[now.place_at(plan.now_s)],
+            "shape_now": now.shape,
+            "shape_of_colour": past.shape,
+            "place_of_colour": QUADRANTS[past.stays[0][1]],
+            "still_shown": YES_NO[is_gone],
+            "how_long": SPANS[plan.span],
+            "how_moved": MOVEMENTS[(start[1] != end[1]) + 2 * (start[0] != end[0])],
+            "next_place": QUADRANTS[next_.place_at(plan.next_s + 1)],
+        }
+
+
+@cache
+def _num_cuts(seconds: int, num_parts: int) -> int:
+    """In how many ways a stretch can be cut into segments."""
+    if num_parts == 0:
+        return int(seconds == 0)
+    lengths = range(MIN_SEGMENT_S, min(MAX_SEGMENT_S, seconds) + 1)
+    return sum(_num_cuts(seconds - length, num_parts - 1) for length in lengths)
+
+
+def _cut(random: Random, seconds: int, num_parts: int) -> list[int]:
+    """Lengths of segments that fill a stretch; every way is as likely as any other."""
+    parts = []
+    for rest in reversed(range(num_parts)):
+        lengths = range(MIN_SEGMENT_S, min(MAX_SEGMENT_S, seconds) + 1)
+        parts += random.choices(lengths, [_num_cuts(seconds - length, rest) for length in lengths])
+        seconds -= parts[-1]
+    return parts
+
+
+def _draw_segments(random: Random, start_s: int, min_s: int) -> tuple[list[Segment], int]:
+    """Segments of a stream, one of which starts at a second and lasts `min_s` or more; and its number."""
+    ways = [
+        (length, before, after)
+        for length in range(max(min_s, MIN_SEGMENT_S), MAX_SEGMENT_S + 1)
+        for before in range(1, len(SINGLE_COLOURS))
+        for after in range(7 - 1 - before, len(SINGLE_COLOURS) - before)
+        if after >= 0
+    ]
+    weights = [_num_cuts(start_s, b) * _num_cuts(STREAM_S - start_s - length, a) for length, b, a in ways]
+    length, before, after = random.choices(ways, weights)[0]
+    lengths = [*_cut(random, start_s, before), length, *_cut(random, STREAM_S - start_s - length, after)]
+    ends_s = list(accumulate(lengths))
+    return [Segment(end_s - length, end_s) for length, end_s in zip(lengths, ends_s, strict=True)], before
+
+
+def _draw_plan(random: Random, span: int, shown_s: int) -> tuple[list[Segment], _Plan]:
+    """Segments and times of asking. `shown_s`: for how long the shape has been there when `how_long` asks."""
+    # Before the segments, so that the time says nothing about the answer.
+    long_s = random.randint(MIN_SEGMENT_S + MAX_SEGMENT_S - 1, STREAM_S - MIN_SEGMENT_S - 1)
+    while True:
+        segments, long = _draw_segments(random, long_s - shown_s, shown_s + 1)
+        others = [i for i in range(1, len(segments)) if i != long]
+        random.shuffle(others)
+        roomy = [i for i in others if segments[i].seconds >= 5][:2]
+        rest = [i for i in others if i not in roomy]
+        pasts = [i for i in rest if i < len(segments) - 1]
+        if len(roomy) < 2 or not pasts:
+            continue
+        past = pasts[0]
+        now, still = [i for i in rest if i != past][:2]
+        return segments, _Plan(
+            now=now,
+            still=still,
+            long=long,
+            moved=roomy[0],
+            next=roomy[1],
+            past=past,
+            now_s=random.randint(segments[now].start_s + 1, segments[now].end_s - 1),
+            still_s=random.randint(segments[still].start_s + 1, segments[still].end_s - 1),
+            long_s=long_s,
+            moved_s=random.randint(segments[roomy[0]].start_s + 3, segments[roomy[0]].end_s - 1),
+            next_s=segments[roomy[1]].start_s + 1 + STEP_S,
+            past_s=random.choice(_quiet_seconds(segments, segments[past].end_s + 1)),
+            span=span,
+        )
+
+
+def _quiet_seconds(segments: Sequence[Segment], from_s: int) -> list[int]:
+    """Seconds with the same shape on the screen as a second before."""
+    starts_s = {segment.start_s for segment in segments}
+    return [time_s for time_s in range(from_s, STREAM_S) if time_s not in starts_s]
+
+
+def _wander(random: Random, segment: Segment, cell: Cell, *, at_s: int) -> None:
+    """Rest all the time, or move once; be at `cell` at a time, and have been for a second."""
+    segment.stays = [(segment.start_s, cell)]
+    # A glide takes the second before its end, and never touches the second before the time or the borders.
+    ends_s = [s for s in range(segment.start_s + 3, segment.end_s - 1) if not s - 1 < at_s <= s]
+    if ends_s and random.random() < MOVING_SHARE:
+        end_s = random.choice(ends_s)
+        other = random.choice([c for c in CELLS if c != cell])
+        before, after = (other, cell) if end_s <= at_s else (cell, other)
+        segment.stays = [(segment.start_s, before), (end_s, after)]
+
+
+def _move_once(random: Random, segment: Segment, end: Cell, answer: int, *, before_s: int) -> None:
+    """End at a place, by the movement that is the answer, at least a second before a time."""
+    start = (end[0] ^ (answer // 2), end[1] ^ (answer % 2))
+    segment.stays = [(segment.start_s, start)]
+    if answer:
+        segment.stays.append((random.randint(segment.start_s + 2, before_s - 1), end))
+
+
+def _patrol(segment: Segment, answer: int, turn: int, *, asked_s: int) -> None:
+    """Go round by the same turn every two seconds, to be at `answer` one second after a time."""
+    num_steps = (asked_s + 1 - segment.start_s) // STEP_S
+    place = (answer - num_steps * turn) % len(RING)
+    segment.stays = [(segment.start_s, RING[place])]
+    for start_s in range(segment.start_s + STEP_S, segment.end_s, STEP_S):
+        place = (place + turn) % len(RING)
+        if turn:
+            segment.stays.append((start_s, RING[place]))
+
+
+def _scene(name: str, segments: Sequence[Segment], background_seed: int) -> Scene:
+    entities, events = [], []
+    for number, segment in enumerate(segments):
+        entities.append(Entity(segment.colour, segment.shape))
+        events.append(Event("appear", number, segment.start_s, segment.start_s, segment.stays[0][1]))
+        events += [Event("move", number, start_s - 1, start_s, cell) for start_s, cell in segment.stays[1:]]
+        if segment.end_s < STREAM_S:
+            events.append(Event("vanish", number, segment.end_s, segment.end_s))
+    return Scene(name, STREAM_S, 2, tuple(entities), tuple(sorted(events, key=event_order)), background_seed)
+
+
+def _times_by_age(random: Random, scene: Scene, first: Segment) -> list[int]:
+    """A time of asking for each of `AGE_BINS_S`, by the age of both kinds of evidence of the beginning."""
+    place_end_s = first.stays[1][0] - 1 if len(first.stays) > 1 else first.end_s
+    times_s = []
+    for low_s, high_s in AGE_BINS_S:
+        seconds = range(first.end_s + low_s + 1, min(place_end_s + high_s + 1, STREAM_S))
+        times_s.append(random.choice([time_s for time_s in seconds if scene.is_quiet(time_s - 1, time_s)]))
+    return times_s
