@@ -23,7 +23,9 @@ from videochat_online.utils import silence_accelerator_notice
 COMMANDS = {
     "chat": "answer questions about a video as it plays, or about still images",
     "convert": "rewrite a checkpoint in our own layout or in the published one",
+    "train": "train a model, or go on with a run that was interrupted",
     "evaluate": "answer a benchmark's questions at their moments, score them, write a report",
+    "synthesize": "generate streams with questions whose answers are known, and training rows",
     "doctor": "show versions, devices and decoders; check a model directory",
 }
 """Subcommands; each is the module of its name in this package, imported when it is called."""
@@ -52,6 +54,16 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
     return parser
 
 
+def parse(given: Sequence[str], command: str | None) -> argparse.Namespace:
+    """Parse; flags that a subcommand takes without knowing them (any key of a training run) are `options.rest`."""
+    parser = build_parser(command)
+    if command not in COMMANDS or not getattr(_module(command), "TAKES_ANY_FLAG", False):
+        return parser.parse_args(given)
+    options, rest = parser.parse_known_args(given)
+    options.rest = rest
+    return options
+
+
 def _module(command: str) -> ModuleType:
     return import_module(f"videochat_online.cli.{command}")
 
@@ -73,17 +85,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a subcommand and return the exit status."""
     given = normalise_flags(sys.argv[1:] if arguments is None else arguments)
     command = next((argument for argument in given if not argument.startswith("-")), None)
-    options = build_parser(command).parse_args(given)
-    _set_up_logging(options.debug)
-    for stream in (sys.stdout, sys.stderr):
-        # A terminal or pipe that cannot show a character gets its code, not a crash in the middle of an answer.
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-    run: Callable[[argparse.Namespace], int] = _module(options.command).run
+    debug = "--debug" in given
     try:
-        return run(options)
+        options = parse(given, command)
+        _set_up_logging(debug)
+        for stream in (sys.stdout, sys.stderr):
+            # A terminal or pipe that cannot show a character gets its code, not a crash in the middle of an answer.
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
+        run: Callable[[argparse.Namespace], int] = _module(options.command).run
+        status = run(options)
+        sys.stdout.flush()
+        return status
     except InputError as error:
-        return _report(error, 2, options.debug)
+        return _report(error, 2, debug)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)  # noqa: T201
         return 130
@@ -92,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:  # the last resort of a command line: no traceback unless asked for
-        return _report(error, 1, options.debug)
+        return _report(error, 1, debug)
 
 
 def _report(error: Exception, status: int, debug: bool) -> int:

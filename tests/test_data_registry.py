@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from videochat_online.data import RowFile, load_registries
+from videochat_online.errors import InputError
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "rows.json").write_text('[{"a": 1}, {"a": 2}]', encoding="utf-8")
+    return tmp_path
+
+
+def write(path: Path, **entries: object) -> str:
+    path.write_text(json.dumps(entries), encoding="utf-8")
+    return str(path)
+
+
+GOOD = {"annotation": "rows.json", "data_root": "videos"}
+
+
+def test_paths_are_relative_to_the_registry_and_variables_are_filled_in(folder, monkeypatch):
+    monkeypatch.setenv("MEDIA", str(folder))
+    entry = {"annotation": "rows.json", "data_root": "${MEDIA}/videos", "repeat_time": 0.5, "max_dynamic_patch": 4}
+    path = write(folder / "r.json", one=entry, two=GOOD | {"annotation": "${NOT_SET:-rows}.json", "length": 2})
+    one, two = load_registries(path)
+    assert (one.name, one.data_root, one.repeat_time, one.max_dynamic_patch) == ("one", folder / "videos", 0.5, 4)
+    assert (two.annotation, two.repeat_time, two.data_augment) == (folder / "rows.json", 1.0, False)
+
+
+def test_several_registries_are_read_in_order(folder):
+    first, second = write(folder / "r.json", b=GOOD), write(folder / "s.json", a=GOOD)
+    assert [entry.name for entry in load_registries(f"{first}, {second}")] == ["b", "a"]
+    with pytest.raises(InputError, match="entry 'b' is also in another registry"):
+        load_registries(f"{first},{first}")
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"annotation": "rows.json"}, "entry 'x': expected data_root, found none"),
+        ({"data_root": "videos"}, "entry 'x': expected annotation, found none"),
+        (GOOD | {"annotation": "no.json"}, "entry 'x': annotation: expected a file, found none at .*no.json"),
+        (GOOD | {"data_root": "no"}, "entry 'x': data_root: expected a folder, found none at .*no"),
+        (GOOD | {"data_root": "${NOT_SET}/a"}, "entry 'x': data_root: .* needs the environment variable NOT_SET"),
+        (GOOD | {"repeat_times": 2}, "entry 'x': unknown key 'repeat_times'; did you mean 'repeat_time'"),
+        (GOOD | {"repeat_time": 0}, "entry 'x': repeat_time: expected a number above 0, found 0"),
+        (GOOD | {"repeat_time": True}, "entry 'x': repeat_time: expected a number above 0, found True"),
+        (GOOD | {"max_dynamic_patch": 1.5}, "entry 'x': max_dynamic_patch: expected a whole number"),
+        (GOOD | {"data_augment": "no"}, "entry 'x': data_augment: expected true or false, found 'no'"),
+        ("rows.json", "entry 'x': expected an object with annotation and data_root, found str"),
+    ],
+)
+def test_a_bad_entry_is_named(folder, entry, message):
+    with pytest.raises(InputError, match=message):
+        load_registries(write(folder / "r.json", x=entry))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "expected a registry in JSON"),
+        ("[]", "expected a JSON object with one entry a set, found an empty list"),
+        ("{}", "found an empty dict"),
+        ('{"a": {}, "a": {}}', "'a' appears twice"),
+    ],
+)
+def test_a_file_that_is_no_registry(folder, text, message):
+    (folder / "r.json").write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=message):
+        load_registries(str(folder / "r.json"))
+
+
+def test_a_missing_registry(folder):
+    with pytest.raises(InputError, match="expected a registry, found no readable file"):
+        load_registries(str(folder / "none.json"))
+    with pytest.raises(InputError, match="expected the path of a registry"):
+        load_registries(" , ")
+
+
+def test_rows_of_both_formats_are_the_same(tmp_path):
+    rows = [{"q": "你好\n", "n": 1}, {"q": "", "n": [1, 2]}]
+    (tmp_path / "a.json").write_text("\ufeff" + json.dumps(rows, indent=1), encoding="utf-8")
+    lines = "\n\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    (tmp_path / "b.jsonl").write_text("\ufeff" + lines + "\n", encoding="utf-8")
+    for name in ("a.json", "b.jsonl"):
+        file = RowFile(tmp_path / name)
+        assert list(file) == rows
+        file[0]["n"] = 5
+        assert file[0] == rows[0]  # a copy each time: nobody can change a row for the next epoch
+
+
+def test_broken_annotations(tmp_path):
+    path = tmp_path / "a.json"
+    for text, message in (("[1, ", "expected a JSON array"), ("", "found no rows"), ("[]", "found no rows")):
+        path.write_text(text, encoding="utf-8")
+        with pytest.raises(InputError, match=message):
+            RowFile(path)
+    path.write_text('{"a": 1}\n{"a":\n3\n', encoding="utf-8")
+    file = RowFile(path)
+    assert file[0] == {"a": 1}
+    with pytest.raises(InputError, match="a line that is not JSON"):
+        file[1]
+    with pytest.raises(InputError, match="found int"):
+        file[2]

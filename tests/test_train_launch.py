@@ -1,0 +1,112 @@
+"""Several processes, the shell scripts, and the registries that ship."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from train_cases import flags, launch, mixed_rows, write_media, write_registry
+from videochat_online.data import load_registries
+from videochat_online.model import load_model
+from videochat_online.train import parse_arguments, train
+
+ROOT = Path(__file__).resolve().parents[1]
+STAGES = [ROOT / f"shell/online_4b/videochat_online_4b_stage{stage}_ft.sh" for stage in (1, 2)]
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one(tmp_path, tiny_dir):
+    registry = write_registry(tmp_path / "registry", write_media(tmp_path / "media"), mixed=mixed_rows())
+    keys = {"model_name_or_path": tiny_dir("phi3"), "meta_path": registry, "max_steps": 3}
+    one = train(parse_arguments(None, flags(**keys, output_dir=tmp_path / "one", per_device_train_batch_size=8)))
+    # Of each step's eight rows, one process has a batch of texts only or none with tiles: both run every part.
+    plan = ROOT / "configs/deepspeed/zero2.json"
+    done = launch(flags(**keys, output_dir=tmp_path / "two", global_batch_size=8, deepspeed=plan), processes=2)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads(done.stdout.splitlines()[-1])["steps"] == 3
+    two = json.loads((tmp_path / "two" / "report.json").read_text())
+    for ours, theirs in zip(two["losses"], one.losses, strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-5)
+    first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
+    assert max(float((first[name] - second[name]).abs().max()) for name in first) < 1e-4
+    load_model(tmp_path / "two", device="cpu")
+
+
+@pytest.fixture
+def torchrun(tmp_path, monkeypatch):
+    """A torchrun that writes down how it was called, and exits with status 3."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "torchrun").write_text(
+        f'#!/usr/bin/env bash\nprintf "%s\\n" "$PWD" "$@" >"{tmp_path}/called"\nexit 3\n'
+    )
+    (programs / "torchrun").chmod(0o755)
+    for name in list(os.environ):
+        if name.startswith("SLURM_") or name in ("GPUS", "NNODES", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT"):
+            monkeypatch.delenv(name)
+
+    def call(script: Path, *arguments: str, **variables: str) -> list[str]:
+        environment = os.environ | {"PATH": f"{programs}:/usr/bin:/bin"} | variables
+        done = subprocess.run(["bash", script, *arguments], env=environment, cwd=tmp_path, capture_output=True)
+        assert done.returncode == 3, done.stderr  # the status of what it runs
+        return (tmp_path / "called").read_text().splitlines()
+
+    return call
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_a_stage_script_launches_its_config_and_passes_arguments_on(torchrun, stage):
+    folder, *called = torchrun(STAGES[stage - 1], "--seed", "3", "--run_name", "two words", GPUS="4")
+    assert folder == str(ROOT)
+    assert " ".join(called[:10]) == (
+        "--nnodes 1 --node_rank 0 --nproc_per_node 4 --master_addr 127.0.0.1 --master_port 29500"
+    )
+    assert called[10:] == [
+        *("-m", "videochat_online.cli.main", "train", "--config", f"configs/train/stage{stage}.yaml"),
+        *("--seed", "3", "--run_name", "two words"),
+    ]
+
+
+def test_several_nodes_by_hand_and_by_slurm(torchrun):
+    by_hand = {"NNODES": "2", "NODE_RANK": "1", "MASTER_ADDR": "node7", "MASTER_PORT": "1234", "GPUS": "8"}
+    called = " ".join(torchrun(STAGES[0], **by_hand))
+    wanted = "--nnodes 2 --node_rank 1 --nproc_per_node 8 --master_addr node7 --master_port 1234"
+    assert wanted in called
+    slurm = {"SLURM_NNODES": "2", "SLURM_NODEID": "1", "SLURM_GPUS_ON_NODE": "8", "SLURM_JOB_ID": "41234"}
+    called = " ".join(torchrun(STAGES[0], **slurm, MASTER_ADDR="node7"))
+    assert wanted.replace("1234", "21234") in called
+
+
+def test_stage_scripts_hold_no_hyper_parameters():
+    for script in (*STAGES, ROOT / "shell/online_4b/launch.sh"):
+        lines = [line for line in script.read_text().splitlines() if not line.startswith("#")]
+        assert not re.search(
+            r"--(?!nnodes|node_rank|nproc_per_node|master_addr|master_port|config)\w", "\n".join(lines)
+        )
+
+
+@pytest.mark.parametrize(("name", "num_sets"), [("online", 11), ("videochat2", 24), ("image", 26)])
+def test_the_shipped_registries_load_where_the_data_is(tmp_path, monkeypatch, name, num_sets):
+    path = ROOT / "anno_data" / f"finetune_{name}.json"
+    monkeypatch.setenv("ANNO_ROOT", str(tmp_path / "annotations"))
+    monkeypatch.setenv("DATA_ROOT", str(tmp_path / "data"))
+    for entry in json.loads(path.read_text()).values():
+        annotation = Path(entry["annotation"].replace("${ANNO_ROOT}", str(tmp_path / "annotations")))
+        annotation.parent.mkdir(parents=True, exist_ok=True)
+        annotation.write_text("[]")
+        Path(entry["data_root"].replace("${DATA_ROOT}", str(tmp_path / "data"))).mkdir(parents=True, exist_ok=True)
+    assert len(load_registries(str(path))) == num_sets
+
+
+def test_examples_of_rows_in_the_registries_readme_are_valid(tmp_path):
+    from videochat_online.data import parse_row
+
+    blocks = re.findall(r"```json\n(.*?)```", (ROOT / "anno_data" / "README.md").read_text(), re.DOTALL)
+    kinds = [parse_row(json.loads(block), tmp_path).kind for block in blocks[1:]]
+    assert kinds == ["image", "video", "online", "tracking"]

@@ -1,0 +1,309 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from train_cases import flags, launch, mixed_rows, online_rows, write_media, write_registry
+from videochat_online.data import BatchReport, SkippedSample
+from videochat_online.errors import InputError
+from videochat_online.model import VideoChatOnlineForConditionalGeneration, load_model
+from videochat_online.train import TrainReport, dry_run, parse_arguments, train
+from videochat_online.train.rundir import RunFolder
+from videochat_online.train.trainer import SkippedLog, read_skipped
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Media and registries; runs go beside them."""
+    folder = tmp_path_factory.mktemp("train")
+    media = write_media(folder / "media")
+    write_registry(folder / "good", media, mixed=mixed_rows())
+    missing = {"video": "none.mp4", "QA": [{"q": "a", "a": "b"}]}
+    write_registry(folder / "bad", media, good=online_rows(6), spoilt=[missing, *online_rows(8), {"QA": 3}])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(place: Path, tiny_dir: Callable[[str], Path]) -> Callable[..., TrainReport]:
+    """Train in this process; keys as `flags` takes them."""
+
+    def start(name: str, registry: str = "good", **keys: Any) -> TrainReport:
+        return train(parse_arguments(None, arguments(place, tiny_dir, name, registry, **keys)))
+
+    return start
+
+
+def arguments(
+    place: Path, tiny_dir: Callable[[str], Path], name: str, registry: str = "good", **keys: Any
+) -> list[str]:
+    paths = {"output_dir": place / name, "model_name_or_path": tiny_dir("phi3")}
+    return flags(**paths | {"meta_path": place / registry / "registry.json"} | keys)
+
+
+def losses(report: TrainReport | dict[str, Any]) -> list[float]:
+    entries = report["losses"] if isinstance(report, dict) else report.losses
+    return [entry["loss"] for entry in entries]
+
+
+def state(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+# Two epochs of four steps, with noise of the trainer's own random numbers.
+WHOLE = {"max_steps": 8, "drop_path_rate": 0.5, "save_strategy": "steps", "save_steps": 5}
+
+
+@pytest.fixture(scope="module")
+def whole(run) -> TrainReport:
+    return run("whole", **WHOLE)
+
+
+def test_a_run_leaves_a_model_and_says_what_it_did(place, whole, frames):
+    folder = place / "whole"
+    model = load_model(folder, device="cpu")
+    assert model.config.drop_path_rate == 0.5
+    assert model.encode(frames(1)).shape == (1, 256, 4, 4)
+    report = json.loads((folder / "report.json").read_text())
+    assert report["finished"] is True
+    assert (report["steps"], len(report["losses"])) == (8, 8)
+    assert report["skipped"] == {"count": 0, "by_set": {}, "rows": []}
+    assert report["dataset"] == {"mixed": {"rows": 8, "items": 8}}
+    assert (
+        report["parameters"]["all"] == report["parameters"]["learning"] == sum(map(torch.numel, state(folder).values()))
+    )
+    assert losses(whole) == losses(report)
+    assert losses(whole)[-1] < losses(whole)[0] - 0.5
+    recorded = json.loads((folder / "run.json").read_text())
+    (launched,) = recorded["launches"]
+    assert launched["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
+    assert {"git_revision", "command", "time", "processes"} <= launched.keys()
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert (config["max_steps"], config["max_num_frame"]) == (8, 6)
+    assert load_model(folder / "checkpoint-5", device="cpu").tokenizer("a") == model.tokenizer("a")
+
+
+def test_every_parameter_learns(place, whole, tiny_dir):
+    before, after = state(tiny_dir("phi3")), state(place / "whole")
+    assert before.keys() == after.keys()
+    still = [name for name in before if torch.equal(before[name], after[name])]
+    assert still == []
+
+
+@pytest.mark.parametrize(
+    ("keys", "learning"),
+    [
+        ({"freeze_backbone": True}, ("projector.", "language_model.")),
+        ({"freeze_backbone": True, "freeze_llm": True}, ("projector.",)),
+        ({"freeze_mlp": True, "freeze_llm": True}, ("vision_tower.",)),
+        (
+            {"freeze_backbone": True, "freeze_llm": True, "unfreeze_vit_layers": 1, "unfreeze_lm_head": True},
+            ("projector.", "vision_tower.encoder.layer.1.", "language_model.lm_head."),
+        ),
+    ],
+)
+def test_what_is_frozen_stays_and_the_rest_learns(place, run, tiny_dir, keys, learning):
+    name = "_".join(["frozen", *map(str, keys)])
+    report = run(name, weight_decay=0.1, activation_checkpointing=True, **keys)
+    before, after = state(tiny_dir("phi3")), state(place / name)
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved == {name for name in before if name.startswith(learning)}
+    assert report.parameters["learning"] == sum(before[name].numel() for name in moved)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_frozen_vision_tower_keeps_no_graph(run, monkeypatch, frozen):
+    kept = []
+    encode = VideoChatOnlineForConditionalGeneration.encode
+
+    def watched(self: VideoChatOnlineForConditionalGeneration, pixels: torch.Tensor) -> torch.Tensor:
+        features = encode(self, pixels)
+        kept.append(features.requires_grad)
+        return features
+
+    monkeypatch.setattr(VideoChatOnlineForConditionalGeneration, "encode", watched)
+    run(f"graph_{frozen}", freeze_backbone=frozen, activation_checkpointing=True)
+    assert kept == [not frozen] * 2
+
+
+def test_adapters_learn_and_are_merged(place, run, tiny_dir):
+    keys = {"freeze_backbone": True, "freeze_llm": True, "freeze_mlp": True, "save_strategy": "steps", "save_steps": 1}
+    run("lora", use_llm_lora=4, use_backbone_lora=2, max_steps=4, **keys)
+    before, after = state(tiny_dir("phi3")), state(place / "lora")
+    assert before.keys() == after.keys()
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert {name.rpartition(".")[0].rpartition(".")[2] for name in moved} == {
+        *("qkv_proj", "o_proj", "gate_up_proj", "down_proj"),
+        *("q_proj", "k_proj", "v_proj", "projection_layer", "fc1", "fc2"),
+    }
+    name = "language_model.model.layers.0.mlp.down_proj.weight"
+    assert torch.linalg.matrix_rank(after[name] - before[name], rtol=1e-3) == 4
+    checkpoint = load_model(place / "lora" / "checkpoint-4", device="cpu").network.state_dict()
+    assert all(torch.allclose(checkpoint[name], after[name], atol=1e-6) for name in after)
+
+
+def test_accumulation_changes_nothing(run):
+    # Rows of different lengths: a mean over batches would weigh their tokens differently.
+    at_once = losses(run("at_once", per_device_train_batch_size=8, max_steps=3))
+    in_turn = losses(run("in_turn", per_device_train_batch_size=1, gradient_accumulation_steps=8, max_steps=3))
+    grouped = losses(run("grouped", per_device_train_batch_size=2, global_batch_size=8, max_steps=3))
+    assert at_once == pytest.approx(in_turn, abs=1e-6)
+    assert at_once == pytest.approx(grouped, abs=1e-6)
+    assert len({round(loss, 3) for loss in at_once}) == 3
+
+
+def test_grouping_by_length_trains_on_every_row(run):
+    report = run("by_length", train_sampling_strategy="group_by_length", max_steps=-1)
+    assert (report.steps, report.losses[-1]["epoch"]) == (4, 1.0)
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(place, tiny_dir, whole):
+    keys = arguments(place, tiny_dir, "killed", **WHOLE)
+    killed = launch(keys, kill_at_step=6)
+    assert killed.returncode == -9
+    assert not (place / "killed" / "report.json").exists()
+    shutil.copytree(place / "killed" / "checkpoint-5", place / "killed" / "checkpoint-6")
+    (place / "killed" / "checkpoint-6" / "complete.json").unlink()  # as if killed while it was written
+    done = launch(keys)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((place / "killed" / "report.json").read_text())
+    assert [entry["step"] for entry in report["losses"]] == list(range(1, 9))
+    assert losses(report) == losses(whole)
+    ours, theirs = state(place / "killed"), state(place / "whole")
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    launches = json.loads((place / "killed" / "run.json").read_text())["launches"]
+    assert [launched["resumed_from"] for launched in launches] == [None, "checkpoint-5"]
+    assert not (place / "killed" / "checkpoint-6").exists()
+
+
+def test_a_finished_run_is_left_as_it_is(place, run, whole):
+    before = {path: path.stat().st_mtime_ns for path in (place / "whole").rglob("*")}
+    assert run("whole", **WHOLE) == whole
+    assert {path: path.stat().st_mtime_ns for path in (place / "whole").rglob("*")} == before
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_folder_of_another_run_is_refused_and_left_as_it_is(place, run, whole):
+    before = snapshot(place / "whole")
+    with pytest.raises(InputError, match=r"holds another run.*learning_rate was 0.001, now 0.1"):
+        run("whole", **WHOLE | {"learning_rate": 0.1})
+    with pytest.raises(InputError, match="meta_path was"):
+        run("whole", registry="bad", **WHOLE)
+    assert snapshot(place / "whole") == before
+
+
+def test_a_folder_with_other_things_is_refused_and_left_as_it_is(place, run):
+    folder = place / "thesis"
+    folder.mkdir()
+    (folder / "chapter1.tex").write_text("\\section{Introduction}")
+    with pytest.raises(InputError, match="expected a new or empty folder, or this run's own, found other files"):
+        run("thesis")
+    assert list(snapshot(folder)) == [str(folder / "chapter1.tex")]
+    (place / "file").write_text("")
+    with pytest.raises(InputError, match="expected a folder for the run, found a file"):
+        run("file")
+
+
+def test_other_data_is_another_run(tmp_path):
+    folder = RunFolder(tmp_path / "run", {"seed": 1})
+    folder.check()
+    folder.open({"a": {"rows": 1, "items": 1}}, None)
+    folder.check()
+    with pytest.raises(InputError, match="the run was begun with other data"):
+        folder.open({"a": {"rows": 2, "items": 2}}, None)
+    with pytest.raises(InputError, match="seed was 1, now 2"):
+        RunFolder(tmp_path / "run", {"seed": 2}).check()
+    RunFolder(tmp_path / "run", {"seed": 1, "save_steps": 7, "report_to": "wandb"}).check()
+
+
+def test_bad_rows_are_counted_and_listed(place, run):
+    report = run("spoilt", registry="bad", max_bad_fraction=0.2, max_steps=8)
+    assert [(row.set_name, row.row) for row in report.skipped] == [("spoilt", 0), ("spoilt", 9)]
+    listed = json.loads((place / "spoilt" / "report.json").read_text())["skipped"]
+    assert (listed["count"], listed["by_set"]) == (2, {"spoilt": 2})
+    assert listed["rows"][0]["reason"].endswith(
+        "none.mp4: expected a video file or a folder of frames, found no such file"
+    )
+    assert listed["rows"][1]["reason"].startswith("QA: expected a list")
+
+
+def test_too_many_bad_rows_end_the_run(place, run):
+    with pytest.raises(InputError, match=r"2 of 16 rows cannot be used, more than max_bad_fraction 0.1 .*spoilt row"):
+        run("hopeless", registry="bad", max_bad_fraction=0.1, max_steps=8)
+    assert len(read_skipped(place / "hopeless")) == 2
+    assert not (place / "hopeless" / "report.json").exists()
+
+
+def test_a_batch_of_bad_rows_only_teaches_nothing(place, run, tiny_dir):
+    write_registry(place / "worst", place / "media", worst=[{"QA": 3}] * 2)
+    report = run("worst_run", registry="worst", max_bad_fraction=1, max_steps=1)
+    assert losses(report) == [0]
+    before, after = state(tiny_dir("phi3")), state(place / "worst_run")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_the_verdict_waits_for_enough_rows(tmp_path):
+    log = SkippedLog(tmp_path, 0, 1000, 0.05)
+    for row in range(5):
+        log.add(BatchReport(1, (SkippedSample("a", row, "broken"),)))
+    log.add(BatchReport(1, (SkippedSample("a", 4, "broken"),)))  # the same row in the next epoch
+    with pytest.raises(InputError, match="6 of 100 rows"):
+        log.add(BatchReport(1, (SkippedSample("a", 5, "broken"),)))
+    log.add(BatchReport(993, ()))
+    log.add(BatchReport(1, (SkippedSample("a", 6, "broken"),)))
+    with (tmp_path / "skipped.0.jsonl").open("a") as file:
+        file.write('{"set_name": "a", "ro')
+    assert [skipped.row for skipped in read_skipped(tmp_path)] == list(range(7))
+    with pytest.raises(InputError, match="1 of 10 rows"):
+        SkippedLog(tmp_path, 1, 10, 0).add(BatchReport(1, (SkippedSample("a", 0, "broken"),)))
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"meta_path": "none.json"}, "none.json: expected a registry"),
+        ({"model_name_or_path": "none"}, "none: expected a model directory with config.json, found nothing"),
+        ({"conv_style": "none"}, "chat template 'none': expected one of"),
+        ({"conv_style": "Hermes-2"}, "chat template 'Hermes-2': expected .* to be a token of the tokenizer"),
+        ({"sampling_method": "all"}, "sampling_method: expected fpsN"),
+        ({"freeze_llm": True, "freeze_mlp": True, "freeze_backbone": True}, "nothing would learn"),
+        ({"unfreeze_vit_layers": 3}, "unfreeze_vit_layers: expected 0 to 2"),
+        ({"use_llm_lora": 4}, "use_llm_lora: adapters go into a frozen part: set freeze_llm"),
+        ({"force_image_size": 100}, "force_image_size: expected a multiple of 28 pixels"),
+        ({"model_dtype": "int8"}, "model_dtype: expected auto, float32 or bfloat16"),
+        ({"attn_implementation": "fast"}, "attn_implementation: expected auto, sdpa, flash_attention_2 or eager"),
+        ({"eval_strategy": "steps", "eval_steps": 1}, "eval_strategy: expected no"),
+        ({"activation_checkpointing_kwargs": '{"use_reentrant": true}'}, "expected use_reentrant false"),
+        ({"train_sampling_strategy": "batch_rebalance"}, "train_sampling_strategy: expected random, sequential"),
+    ],
+)
+def test_what_cannot_be_trained_is_said_before_anything_is_written(place, run, keys, message):
+    with pytest.raises(InputError, match=message):
+        run("refused", **keys)
+    assert not (place / "refused").exists()
+
+
+def test_a_larger_frame_is_trained_and_saved(place, run):
+    run("large", force_image_size=224, max_num_frame=2, max_steps=1)
+    model = load_model(place / "large", device="cpu")
+    assert (model.config.image_size, model.config.grid, model.transform.size) == (224, (8, 8), 224)
+
+
+def test_a_dry_run_encodes_a_row_of_each_set_and_writes_nothing(place, tiny_dir):
+    given = parse_arguments(None, arguments(place, tiny_dir, "dry", registry="bad"))
+    described = dry_run(given)["sets"]
+    assert (described["good"]["rows"], described["good"]["items"]) == (6, 6)
+    assert described["good"]["first_row"]["frames"] > 2
+    assert "none.mp4" in described["spoilt"]["first_row"]["problem"]
+    assert not (place / "dry").exists()

@@ -1,0 +1,158 @@
+"""Small training sets, and a launcher of `videochat-online train` in a process of its own."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from clips import write_clip, write_folder
+
+ROOT = Path(__file__).resolve().parents[1]
+
+KEYS: dict[str, object] = {
+    "per_device_train_batch_size": 2,
+    "max_steps": 2,
+    "learning_rate": 1e-3,
+    "lr_scheduler_type": "constant",
+    "seed": 1,
+    "save_strategy": "no",
+    "disable_tqdm": True,
+    "sampling_method": "fps2",
+    "max_num_frame": 6,
+    "max_seq_length": 2000,
+    "dynamic_image_size": False,
+    "max_bad_fraction": 0,
+}
+"""Of a run that takes a second."""
+
+
+def flags(**keys: object) -> list[str]:
+    """The command line of KEYS, changed and extended by `keys`."""
+    return [str(part) for key, value in (KEYS | keys).items() for part in (f"--{key}", value)]
+
+
+def dialogue(*texts: str, times: Sequence[float] = ()) -> list[dict[str, Any]]:
+    """Messages of human and gpt in turn; `times` of the human ones."""
+    messages: list[dict[str, Any]] = [
+        {"from": "gpt" if place % 2 else "human", "value": text} for place, text in enumerate(texts)
+    ]
+    for message, time_s in zip(messages[::2], times, strict=False):
+        message["timestamps"] = time_s
+    return messages
+
+
+def write_media(folder: Path) -> Path:
+    """A clip of four seconds, a folder of six frames, three images."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_clip(folder / "clip.mp4")
+    write_folder(folder / "frames")
+    for number in range(3):
+        pixels = np.random.default_rng(number).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"image{number}.png")
+    return folder
+
+
+def online_rows(count: int) -> list[dict[str, Any]]:
+    """Rows of an online set that differ in text and times."""
+    return [
+        {
+            "video": "clip.mp4",
+            "conversations": dialogue(
+                f"Where is the square in take {number}?",
+                f"At the left {number}.",
+                "And now?",
+                "Further right.",
+                times=(1.0 + number / 10, 3.0),
+            ),
+        }
+        for number in range(count)
+    ]
+
+
+def mixed_rows() -> list[dict[str, Any]]:
+    """One row of each kind that a mixture may hold."""
+    return [
+        *online_rows(3),
+        {"image": "image0.png", "conversations": dialogue("<image>\nWhat is it?", "Noise.")},
+        {"video": "frames", "QA": [{"i": "Look.", "q": "What moves?", "a": "A square."}]},
+        {"conversations": dialogue("Hello.", "Good day.")},
+        {"video": "clip.mp4", "clip": [1.0, 3.0], "conversations": dialogue("<video>\nWhat?", "A square.")},
+        {"image": ["image1.png", "image2.png"], "conversations": dialogue("<image><image>\nSame?", "No.")},
+    ]
+
+
+def write_registry(folder: Path, media: Path, **sets: Sequence[Any]) -> Path:
+    """A registry beside its annotation files, a set for each keyword."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, rows in sets.items():
+        (folder / f"{name}.json").write_text(json.dumps(list(rows)), encoding="utf-8")
+    entries = {name: {"annotation": f"{name}.json", "data_root": str(media)} for name in sets}
+    path = folder / "registry.json"
+    path.write_text(json.dumps(entries), encoding="utf-8")
+    return path
+
+
+def environment() -> dict[str, str]:
+    """One thread a process, as several share two cores; this checkout before an installed one."""
+    paths = (ROOT, ROOT / "tests", ROOT / "scripts")
+    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(map(str, paths))}
+
+
+def command(arguments: Sequence[object], processes: int = 0) -> list[str]:
+    """`videochat-online train` in a process of its own; with `processes`, that many under torchrun."""
+    prefix = [sys.executable]
+    if processes:
+        torchrun = Path(sys.executable).with_name("torchrun")
+        prefix = [str(torchrun), "--standalone", "--nproc_per_node", str(processes)]
+    return [*prefix, __file__, *map(str, arguments)]
+
+
+def launch(
+    arguments: Sequence[object], *, processes: int = 0, kill_at_step: int | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run `command` to its end, or until it kills itself at the start of an optimizer step."""
+    variables = environment() | ({} if kill_at_step is None else {"KILL_AT_STEP": str(kill_at_step)})
+    return subprocess.run(
+        command(arguments, processes), capture_output=True, text=True, env=variables, cwd=ROOT, timeout=240
+    )
+
+
+def main() -> int:
+    """The subcommand alone, with the errors of the command line."""
+    from videochat_online.cli import train as subcommand
+    from videochat_online.errors import InputError
+    from videochat_online.train.trainer import OnlineTrainer
+
+    if "KILL_AT_STEP" in os.environ:
+
+        class DyingTrainer(OnlineTrainer):
+            def training_step(self, *arguments: Any, **options: Any) -> Any:
+                if self.state.global_step == int(os.environ["KILL_AT_STEP"]):
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return super().training_step(*arguments, **options)
+
+        import videochat_online.train.run as run
+
+        run.OnlineTrainer = DyingTrainer
+    parser = argparse.ArgumentParser()
+    subcommand.add_arguments(parser)
+    options, options.rest = parser.parse_known_args()
+    try:
+        return subcommand.run(options)
+    except InputError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,47 @@
+"""Train a model, or go on with a run that was interrupted.
+
+    videochat-online train --config FILE [--any_key value]... [--dry_run]
+    videochat-online train --keys
+
+Keys are those of the model, of the data, and all of transformers' TrainingArguments; --keys lists them. What is
+given on the command line wins over the file. Several processes: see shell/online_4b/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from videochat_online.train import dry_run, parse_arguments, train
+from videochat_online.train.arguments import describe_keys
+from videochat_online.train.distributed import leave
+
+TAKES_ANY_FLAG = True
+"""The command line hands flags that it does not know on as `options.rest`."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the subcommand; every key of a run is one more."""
+    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML with one key a line")
+    parser.add_argument("--dry_run", action="store_true", help="check everything but the weights, and write nothing")
+    parser.add_argument("--keys", action="store_true", help="list every key, its default and its meaning")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Train; the last line on stdout is one JSON object."""
+    if options.keys:
+        print(describe_keys())  # noqa: T201
+        return 0
+    arguments = parse_arguments(options.config, options.rest)
+    if options.dry_run:
+        print(json.dumps(dry_run(arguments), indent=2))  # noqa: T201
+        return 0
+    report = train(arguments)
+    if arguments.training.process_index == 0:
+        summary = {"output_dir": report.output_dir, "steps": report.steps, "skipped": len(report.skipped)}
+        summary |= {"last_loss": report.losses[-1]["loss"] if report.losses else None}
+        summary |= {"steps_per_second": report.steps_per_second}
+        print(json.dumps(summary))  # noqa: T201
+    leave()
+    return 0

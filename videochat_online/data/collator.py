@@ -1,0 +1,88 @@
+"""Examples -> one batch of tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from videochat_online.constants import IGNORE_INDEX
+from videochat_online.data.dataset import SkippedSample
+from videochat_online.data.encoding import Example
+
+BATCH_REPORT = "batch_report"
+"""Key of a batch under which its `BatchReport` travels; the trainer takes it out before the model sees it."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchReport:
+    """How many items a batch was asked for, and which of them could not be used."""
+
+    num_items: int
+    skipped: tuple[SkippedSample, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Collator:
+    """Pads on the right, with no attention on pads; frames of all samples stand in one tensor.
+
+    A batch without any frame gets a blank one whose visual tokens are pads: without it the processes of a
+    distributed step would not run the same parts of the model. Nothing attends to those tokens and nothing is
+    learned from them.
+
+    With `pad_id=0`, `image_token_id=9`, and a question about one frame (of 4 tokens, pooled by 2 to 1) beside a text:
+
+        >>> frame = torch.zeros(1, 3, 56, 56)
+        >>> collate([Example((1, 9, 5, 7), (-100, -100, -100, 7), frame, (2,)), Example((1, 8), (-100, 8), None, ())])
+        {'input_ids': tensor([[1, 9, 5, 7], [1, 8, 0, 0]]),
+         'labels': tensor([[-100, -100, -100, 7], [-100, 8, -100, -100]]),
+         'attention_mask': tensor([[1, 1, 1, 1], [1, 1, 0, 0]]),
+         'pixel_values': tensor of shape [1, 3, 56, 56],
+         'pool_ratios': (2,),
+         'batch_report': BatchReport(num_items=2, skipped=())}
+
+    Attributes:
+        pad_id: any id; it is never attended to.
+        image_token_id: of <IMG_CONTEXT>.
+        image_size: pixels a side of a blank frame.
+        blank_ratio: by how much a blank frame is pooled.
+        num_blank_tokens: visual tokens that leaves.
+    """
+
+    pad_id: int
+    image_token_id: int
+    image_size: int
+    blank_ratio: int
+    num_blank_tokens: int
+
+    def __call__(self, items: Sequence[Example | SkippedSample]) -> dict[str, Any]:
+        """Batch the usable items; without any, one that nothing is learned from."""
+        examples = [item for item in items if isinstance(item, Example)]
+        skipped = tuple(item for item in items if isinstance(item, SkippedSample))
+        if not examples:
+            examples = [Example((self.pad_id,), (IGNORE_INDEX,), None, ())]
+        frames = [example.pixels_TCSS for example in examples if example.pixels_TCSS is not None]
+        ratios = tuple(ratio for example in examples for ratio in example.pool_ratios)
+        lengths = [len(example) for example in examples]
+        num_blank = 0 if frames else self.num_blank_tokens
+        longest = max(max(lengths), lengths[0] + num_blank)
+        input_ids = torch.full((len(examples), longest), self.pad_id)
+        labels = torch.full((len(examples), longest), IGNORE_INDEX)
+        attention_mask = torch.zeros((len(examples), longest), dtype=torch.long)
+        for place, (example, length) in enumerate(zip(examples, lengths, strict=True)):
+            input_ids[place, :length] = torch.tensor(example.input_ids)
+            labels[place, :length] = torch.tensor(example.labels)
+            attention_mask[place, :length] = 1
+        if num_blank:
+            input_ids[0, lengths[0] : lengths[0] + num_blank] = self.image_token_id
+            frames, ratios = [torch.zeros(1, 3, self.image_size, self.image_size)], (self.blank_ratio,)
+        return {
+            "input_ids": input_ids,
+            "labels": labels,
+            "attention_mask": attention_mask,
+            "pixel_values": torch.cat(frames),
+            "pool_ratios": ratios,
+            BATCH_REPORT: BatchReport(len(items), skipped),
+        }

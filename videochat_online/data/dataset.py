@@ -1,0 +1,118 @@
+"""The training set: rows of all registries, encoded when they are asked for.
+
+A row that cannot be used becomes a `SkippedSample` with its place and the reason. It is never replaced by
+another one: the trainer counts it, reports it, and stops when there are too many.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from videochat_online.data.encoding import Example, SampleEncoder, check_encoder
+from videochat_online.data.frames import Tiling
+from videochat_online.data.lengths import estimate_length
+from videochat_online.data.mixture import repeated_rows, unpack_key
+from videochat_online.data.records import parse_row
+from videochat_online.data.registry import RegistryEntry
+from videochat_online.data.rows import RowFile
+from videochat_online.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class SkippedSample:
+    """A row that cannot be used, and why. Rows count from 0."""
+
+    set_name: str
+    row: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetCount:
+    """Size of one set: rows in its file, and items it gives to an epoch."""
+
+    rows: int
+    items: int
+
+
+class TrainingDataset(Dataset[Example | SkippedSample]):
+    """All sets of a run, mixed by `repeat_time`.
+
+    Args:
+        entries: of the registries.
+        encoder: turns rows into examples.
+        seed: of fractional repeats, and of the draws for each row in each epoch.
+
+    Raises:
+        InputError: annotations that cannot be read at all, or settings under which no row could be used.
+    """
+
+    def __init__(self, entries: Sequence[RegistryEntry], encoder: SampleEncoder, seed: int = 42) -> None:
+        check_encoder(encoder)
+        self.entries = tuple(entries)
+        self.encoder = encoder
+        self.seed = seed
+        self._files = [RowFile(entry.annotation) for entry in self.entries]
+        items = [
+            repeated_rows(len(file), entry.repeat_time, random.Random(f"{seed} {entry.name}"))
+            for entry, file in zip(self.entries, self._files, strict=True)
+        ]
+        # Arrays, not lists: loader processes would copy the pages of a list as they count references.
+        self._rows = np.concatenate([np.asarray(rows, dtype=np.int64) for rows in items])
+        self._sets = np.repeat(np.arange(len(items)), [len(rows) for rows in items])
+
+    def __len__(self) -> int:
+        """Items in an epoch."""
+        return len(self._rows)
+
+    def __getitem__(self, key: int) -> Example | SkippedSample:
+        """The item of a key of `pack_key`; a bare index is an item of epoch 0."""
+        epoch, index = unpack_key(key, len(self))
+        entry, number = self.entries[self._sets[index]], int(self._rows[index])
+        rng = random.Random(f"{self.seed} {epoch} {index}")
+        try:
+            row = self._files[self._sets[index]][number]
+            return self.encoder.encode(
+                parse_row(row, entry.data_root),
+                rng,
+                tiling=self._tiling(entry),
+                fps=entry.fps,
+                augment=entry.data_augment,
+            )
+        except InputError as error:
+            return SkippedSample(entry.name, number, str(error))
+        except Exception as error:
+            raise RuntimeError(f"{entry.name}: row {number}: {type(error).__name__}: {error}") from error
+
+    def counts(self) -> dict[str, SetCount]:
+        """Rows and items of each set, by name."""
+        items = np.bincount(self._sets, minlength=len(self.entries))
+        return {
+            entry.name: SetCount(len(file), int(count))
+            for entry, file, count in zip(self.entries, self._files, items, strict=True)
+        }
+
+    def estimate_lengths(self) -> list[int]:
+        """Estimated tokens of each item, for grouping; 1 for a row that cannot be used."""
+        by_row: dict[tuple[int, int], int] = {}
+        for place in zip(self._sets.tolist(), self._rows.tolist(), strict=True):
+            if place not in by_row:
+                by_row[place] = self._estimate(*place)
+        return [by_row[place] for place in zip(self._sets.tolist(), self._rows.tolist(), strict=True)]
+
+    def _estimate(self, set_number: int, row: int) -> int:
+        entry = self.entries[set_number]
+        try:
+            sample = parse_row(self._files[set_number][row], entry.data_root)
+        except InputError:
+            return 1
+        return estimate_length(sample, self.encoder, self._tiling(entry))
+
+    def _tiling(self, entry: RegistryEntry) -> Tiling:
+        tiling = self.encoder.tiling
+        return tiling if entry.max_dynamic_patch is None else replace(tiling, max_tiles=entry.max_dynamic_patch)

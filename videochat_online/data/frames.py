@@ -1,0 +1,257 @@
+"""Frames and tiles of a sample, as uint8 squares of the vision tower's size, with a bounded cache.
+
+Owns which frames of a video are read for training, and that only those are. Knows nothing of prompts.
+
+Shape legend: `T` frames or tiles, `S` side of the square in pixels.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import OrderedDict
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from videochat_online.errors import VideoError
+from videochat_online.video import (
+    DEFAULT_FRAME_RATE,
+    NORMALIZATIONS,
+    RESIZERS,
+    FrameTransform,
+    SampledFrames,
+    VideoInfo,
+    VideoSource,
+    open_video,
+    pad_to_square,
+    read_image,
+    sample_clip,
+    stack_images,
+    tile_image,
+    uniform_subset,
+)
+
+Pixels = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class SampledClip:
+    """Frames of a video as training sees them.
+
+    Attributes:
+        pixels_TSSC: uint8, resized, not normalised.
+        times_s: start of each frame, rounded to 0.1 s as prompts print it.
+    """
+
+    pixels_TSSC: Pixels
+    times_s: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrameSampling:
+    """Which frames of a video a sample gets.
+
+    Attributes:
+        method: "fpsN" (one frame every 1/N s), "rand" or "middle" (of equal segments).
+        max_num_frames: at most so many; "rand" and "middle" take exactly so many where the video has them.
+    """
+
+    method: str = "fps1"
+    max_num_frames: int = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tiling:
+    """How a still image is cut; with `dynamic` off it is one square."""
+
+    dynamic: bool = True
+    min_tiles: int = 1
+    max_tiles: int = 12
+    thumbnail: bool = True
+
+    def for_images(self, num_images: int) -> Tiling:
+        """The images of one sample share the tiles."""
+        return replace(self, max_tiles=max(self.min_tiles, self.max_tiles // num_images))
+
+
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    """What choosing frames needs to know about a video."""
+
+    num_frames: int
+    fps: float
+    start_s: float
+    is_folder: bool
+
+
+class PixelCache:
+    """Decoded pixels of the samples used last, up to a number of bytes; one per loader process."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self.num_bytes = 0
+        self._held: OrderedDict[Hashable, Pixels] = OrderedDict()
+
+    def get(self, key: Hashable) -> Pixels | None:
+        """The pixels stored under a key, which counts as used now."""
+        if key not in self._held:
+            return None
+        self._held.move_to_end(key)
+        return self._held[key]
+
+    def put(self, key: Hashable, pixels: Pixels) -> None:
+        """Store, and drop what has not been used for longest; what is larger than the cache is not stored."""
+        if pixels.nbytes > self.max_bytes or key in self._held:
+            return
+        self._held[key] = pixels
+        self.num_bytes += pixels.nbytes
+        while self.num_bytes > self.max_bytes:
+            self.num_bytes -= self._held.popitem(last=False)[1].nbytes
+
+
+class PixelReader:
+    """Reads what a sample shows.
+
+    Args:
+        transform: gives size, padding and resizing.
+        backend: of `open_video`.
+        cache_mb: of decoded pixels kept for the next epoch; 0 keeps none. For small data that is seen often.
+    """
+
+    def __init__(self, transform: FrameTransform, *, backend: str = "auto", cache_mb: float = 0.0) -> None:
+        self.transform = transform
+        self.backend = backend
+        self._cache = PixelCache(int(cache_mb * 2**20))
+        self._facts: dict[tuple[Path, float | None], _Facts] = {}
+
+    def clip(
+        self,
+        path: Path,
+        sampling: FrameSampling,
+        *,
+        fps: float | None = None,
+        clip_s: tuple[float, float] | None = None,
+        rng: random.Random | None = None,
+    ) -> SampledClip:
+        """The sampled frames of a video file or a folder of frames; no other frame is handed out.
+
+        Args:
+            path: of the file or folder.
+            sampling: which frames.
+            fps: frame rate of a folder; without one its images are a second apart.
+            clip_s: start and end of the part that counts.
+            rng: the generator of "rand".
+
+        Raises:
+            VideoError: unreadable, or broken off before the last frame that is needed.
+        """
+        facts = self._facts.get((path, fps))
+        if facts is None:
+            with open_video(path, fps=fps, backend=self.backend) as video:
+                facts = _facts(video)
+                chosen = _choose(facts, sampling, clip_s, rng)
+                pixels = self._decode(video, facts, chosen.indices)
+            if self._cache.max_bytes:
+                self._facts[path, fps] = facts
+            self._cache.put((path, chosen.indices), pixels)
+            return SampledClip(pixels, chosen.times_s)
+        chosen = _choose(facts, sampling, clip_s, rng)
+        cached = self._cache.get((path, chosen.indices))
+        if cached is None:
+            with open_video(path, fps=fps, backend=self.backend) as video:
+                cached = self._decode(video, facts, chosen.indices)
+            self._cache.put((path, chosen.indices), cached)
+        return SampledClip(cached, chosen.times_s)
+
+    def images(self, files: Sequence[Path]) -> Pixels:
+        """Image files as they are, one square each."""
+        return np.concatenate([self.tiles(file, Tiling(dynamic=False)) for file in files])
+
+    def tiles(self, path: Path, tiling: Tiling) -> Pixels:
+        """One still image, cut into tiles.
+
+        Raises:
+            VideoError: unreadable.
+        """
+        pixels = self._cache.get((path, tiling))
+        if pixels is None:
+            image = read_image(path)
+            if tiling.dynamic:
+                parts = tile_image(
+                    image,
+                    min_tiles=tiling.min_tiles,
+                    max_tiles=tiling.max_tiles,
+                    size=self.transform.size,
+                    thumbnail=tiling.thumbnail,
+                )
+                pixels = stack_images(parts)
+            else:
+                pixels = self._resize(np.asarray(image, dtype=np.uint8)[None])
+            self._cache.put((path, tiling), pixels)
+        return pixels
+
+    def _decode(self, video: VideoSource, facts: _Facts, indices: Sequence[int]) -> Pixels:
+        # The middle of a frame's time, so that rounded time stamps cannot give its neighbour.
+        asked_s = [facts.start_s + (index + 0.5) / facts.fps for index in indices]
+        pixels = np.concatenate([self._resize(chunk.pixels_THWC) for chunk in video.read(times_s=asked_s)])
+        ends_at_s = video.report.ends_at_s
+        if ends_at_s is not None and asked_s[-1] > ends_at_s:
+            raise VideoError(f"{video.info.source}: a frame at {asked_s[-1]:.1f} s is needed; {video.report.problem}")
+        return pixels
+
+    def _resize(self, pixels_THWC: Pixels) -> Pixels:
+        """What `FrameTransform` does before normalising."""
+        size = self.transform.size
+        if self.transform.pad_square:
+            color = NORMALIZATIONS[self.transform.normalization].mean_color
+            pixels_THWC = stack_images([pad_to_square(Image.fromarray(frame), color) for frame in pixels_THWC])
+        if pixels_THWC.shape[1:3] == (size, size):
+            return pixels_THWC
+        return RESIZERS[self.transform.resize](pixels_THWC, size)
+
+
+def _facts(video: VideoSource) -> _Facts:
+    info: VideoInfo = video.info
+    fps, num_frames = info.average_fps, info.num_frames_declared
+    if num_frames is None and fps is not None and info.duration_s is not None:
+        num_frames = int(info.duration_s * fps)
+    if fps is None or not num_frames:
+        starts_s = video.frame_times_s()
+        num_frames = len(starts_s)
+        span_s = starts_s[-1] - starts_s[0]
+        fps = (num_frames - 1) / span_s if span_s > 0 else DEFAULT_FRAME_RATE
+    return _Facts(num_frames, fps, info.start_s, info.kind == "frame_folder")
+
+
+def _choose(
+    facts: _Facts,
+    sampling: FrameSampling,
+    clip_s: tuple[float, float] | None,
+    rng: random.Random | None,
+) -> SampledFrames:
+    if facts.is_folder and sampling.method == f"fps{facts.fps:g}":
+        # Sampled already. The centre of each interval lies between two images: rounded, it would take every
+        # other image twice.
+        every = sample_clip(facts.num_frames, facts.fps, "middle", max_num_frames=facts.num_frames, clip_s=clip_s)
+        return _subset(every, uniform_subset(range(len(every.indices)), sampling.max_num_frames))
+    chosen = sample_clip(
+        facts.num_frames,
+        facts.fps,
+        sampling.method,
+        max_num_frames=sampling.max_num_frames,
+        clip_s=clip_s,
+        rng=rng,
+    )
+    if facts.is_folder:  # below the rate that is asked for: each image once, as in training
+        return _subset(chosen, [chosen.indices.index(index) for index in sorted(set(chosen.indices))])
+    return chosen
+
+
+def _subset(sampled: SampledFrames, places: Sequence[int]) -> SampledFrames:
+    return SampledFrames(
+        tuple(sampled.indices[place] for place in places), tuple(sampled.times_s[place] for place in places)
+    )

@@ -1,0 +1,106 @@
+"""A sample and its frames -> turns with pictures in place.
+
+Owns the wording around pictures in training rows: where frame lines go, what stands before a turn, how a
+track becomes a dialogue. Knows nothing of ids or pixels; `text.layout_prompt` goes on from here.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from videochat_online.constants import IMAGE_PLACEHOLDER
+from videochat_online.data.records import DialogueTurn, Sample
+from videochat_online.errors import InputError
+from videochat_online.text import frame_segments, split_placeholders
+from videochat_online.types import FrameUse, Segment, Turn
+from videochat_online.video import TIME_TOLERANCE_S
+
+VIDEO_PLACEHOLDER = "<video>"
+
+
+def text_turns(turns: Sequence[DialogueTurn]) -> tuple[Turn, ...]:
+    """A dialogue without pictures."""
+    return tuple(Turn(split_placeholders(turn.user, ()), turn.assistant) for turn in turns)
+
+
+def image_turns(turns: Sequence[DialogueTurn], num_tokens: Sequence[int]) -> tuple[Turn, ...]:
+    """Images at their placeholders, whatever turn these are in; without any, before the first turn.
+
+    Args:
+        turns: as annotated.
+        num_tokens: visual tokens of each image, all tiles together.
+
+    Raises:
+        InputError: the dialogue has placeholders, but not one for each image.
+    """
+    users = [turn.user for turn in turns]
+    counts = [user.count(IMAGE_PLACEHOLDER) for user in users]
+    if not any(counts):
+        users[0] = f"{IMAGE_PLACEHOLDER}\n" * len(num_tokens) + users[0]
+        counts[0] = len(num_tokens)
+    if sum(counts) != len(num_tokens):
+        raise InputError(f"expected {IMAGE_PLACEHOLDER} {len(num_tokens)} times, as images, found {sum(counts)}")
+    result, first = [], 0
+    for turn, user, count in zip(turns, users, counts, strict=True):
+        result.append(Turn(split_placeholders(user, num_tokens[first : first + count]), turn.assistant))
+        first += count
+    return tuple(result)
+
+
+def video_turns(turns: Sequence[DialogueTurn], frames: Sequence[FrameUse]) -> tuple[Turn, ...]:
+    """All frames of a video at the placeholder of the first turn, or before it: `Frame{i}: <image>` lines.
+
+    Raises:
+        InputError: more than one placeholder, or one in a later turn.
+    """
+    users = [turn.user.replace(VIDEO_PLACEHOLDER, IMAGE_PLACEHOLDER) for turn in turns]
+    found = [user.count(IMAGE_PLACEHOLDER) for user in users]
+    if found[0] > 1 or any(found[1:]):
+        raise InputError(f"expected one {VIDEO_PLACEHOLDER}, in the first turn, found {sum(found)} in all turns")
+    before, _, after = users[0].rpartition(IMAGE_PLACEHOLDER)
+    opening: tuple[Segment, ...] = (before,) if before else ()
+    # The lines end in the line break that follows the placeholder in the annotation.
+    first = (*opening, *frame_segments(frames, with_times=False), after.removeprefix("\n"))
+    return (Turn(first, turns[0].assistant), *(Turn((turn.user,), turn.assistant) for turn in turns[1:]))
+
+
+def frames_until(frames: Sequence[FrameUse], time_s: float) -> Sequence[FrameUse]:
+    """The frames that start at or before a time, as the prompt prints their times."""
+    return [frame for frame in frames if frame.time_s <= time_s + TIME_TOLERANCE_S]
+
+
+def online_turns(turns: Sequence[DialogueTurn], frames: Sequence[FrameUse]) -> tuple[Turn, ...]:
+    """Each turn after the frames that arrived since the turn before: `Frame{i} at {t}s: <image>` lines.
+
+    Frames after the last turn's time are left out. A turn without new frames starts with an empty line, as in
+    the published training data.
+    """
+    result, first = [], 0
+    for turn in turns:
+        stop = len(frames_until(frames, turn.time_s or 0.0))
+        text = turn.user
+        for placeholder in (VIDEO_PLACEHOLDER, IMAGE_PLACEHOLDER):
+            text = text.replace(f"{placeholder}\n", "").replace(placeholder, "")
+        lines = frame_segments(frames[first:stop], with_times=True) or ("\n",)
+        result.append(Turn((*lines, text), turn.assistant))
+        first = max(first, stop)
+    return tuple(result)
+
+
+def tracking_turns(sample: Sample, places: Sequence[int], rng: random.Random) -> tuple[DialogueTurn, ...]:
+    """The dialogue about a track: one random frame's box is asked, each later frame becomes a turn.
+
+    Args:
+        sample: a track.
+        places: which of its images are used, ascending.
+        rng: draws the frame that is asked about.
+    """
+    boxes = [sample.boxes[place] for place in places]
+    asked = rng.randint(0, len(boxes) - 1)
+    lines = [f"At {box.time_s}s, {list(box.box)}" for box in boxes]
+    query = sample.query.replace("<bbox>", str(list(boxes[asked].box)))
+    later = (
+        DialogueTurn("", line, box.time_s) for line, box in zip(lines[asked + 1 :], boxes[asked + 1 :], strict=True)
+    )
+    return (DialogueTurn(query, "\n".join(lines[: asked + 1]), boxes[asked].time_s), *later)

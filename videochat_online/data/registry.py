@@ -1,0 +1,149 @@
+"""Registries: JSON files that name the training sets, where their annotations and media lie, and their weight.
+
+Owns the format of a registry and its validation. Knows nothing of rows, frames or tokens.
+
+    {"coin_sl": {"annotation": "${ANNO_ROOT}/online/coin_sl.json", "data_root": "${DATA_ROOT}/coin", "repeat_time": 2}}
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from videochat_online.errors import InputError
+
+_VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegistryEntry:
+    """One training set.
+
+    Attributes:
+        name: unique among all registries of a run.
+        annotation: JSON array or JSON lines.
+        data_root: what the paths in its rows are relative to.
+        data_augment: degrade pictures by JPEG compression of random quality.
+        repeat_time: how often each row counts in an epoch. 0.5 takes a random half, 1.5 all rows and a random
+            half of them again.
+        max_dynamic_patch: most tiles of a still image in this set, instead of the run's.
+        fps: frames per second of its frame folders, where a row does not say.
+    """
+
+    name: str
+    annotation: Path
+    data_root: Path
+    data_augment: bool = False
+    repeat_time: float = 1.0
+    max_dynamic_patch: int | None = None
+    fps: float | None = None
+
+
+def load_registries(meta_path: str) -> tuple[RegistryEntry, ...]:
+    """Read one or several registries.
+
+    Args:
+        meta_path: path of a registry, or several with commas between them.
+
+    Raises:
+        InputError: names the registry, the entry and the key that is wrong.
+    """
+    paths = [Path(part.strip()).expanduser() for part in meta_path.split(",") if part.strip()]
+    if not paths:
+        raise InputError(f"meta_path: expected the path of a registry, found {meta_path!r}")
+    entries: dict[str, RegistryEntry] = {}
+    for path in paths:
+        for entry in load_registry(path):
+            if entry.name in entries:
+                raise InputError(f"{path}: entry {entry.name!r} is also in another registry of {meta_path!r}")
+            entries[entry.name] = entry
+    return tuple(entries.values())
+
+
+def load_registry(path: Path) -> tuple[RegistryEntry, ...]:
+    """Read one registry; paths in it are relative to its folder.
+
+    Raises:
+        InputError: as `load_registries`.
+    """
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_no_duplicates)
+    except OSError as error:
+        raise InputError(f"{path}: expected a registry, found no readable file ({error.strerror})") from error
+    except ValueError as error:
+        raise InputError(f"{path}: expected a registry in JSON: {error}") from error
+    if not isinstance(raw, dict) or not raw:
+        raise InputError(f"{path}: expected a JSON object with one entry a set, found {_kind(raw)}")
+    return tuple(_entry(path, name, fields) for name, fields in raw.items())
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = [name for name, _ in pairs]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"{twice[0]!r} appears twice")
+    return dict(pairs)
+
+
+def _entry(path: Path, name: str, fields: Any) -> RegistryEntry:
+    where = f"{path}: entry {name!r}"
+    if not isinstance(fields, dict):
+        raise InputError(f"{where}: expected an object with annotation and data_root, found {_kind(fields)}")
+    for key in fields:
+        if key not in _FIELDS and key not in _IGNORED:
+            near = get_close_matches(key, _FIELDS, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(_FIELDS)}"
+            raise InputError(f"{where}: unknown key {key!r}{hint}")
+    values: dict[str, Any] = {}
+    for key, (check, expected) in _FIELDS.items():
+        if key in fields and not check(fields[key]):
+            raise InputError(f"{where}: {key}: expected {expected}, found {fields[key]!r}")
+        if key in fields:
+            values[key] = fields[key]
+    for key in ("annotation", "data_root"):
+        if key not in fields:
+            raise InputError(f"{where}: expected {key}, found none")
+        values[key] = _resolve(path, f"{where}: {key}", fields[key])
+    entry = RegistryEntry(name=name, **values)
+    if not entry.annotation.is_file():
+        raise InputError(f"{where}: annotation: expected a file, found none at {entry.annotation}")
+    if not entry.data_root.is_dir():
+        raise InputError(f"{where}: data_root: expected a folder, found none at {entry.data_root}")
+    return entry
+
+
+def _resolve(registry: Path, where: str, value: str) -> Path:
+    def expand(match: re.Match[str]) -> str:
+        found = os.environ.get(match[1], match[2])
+        if found is None:
+            raise InputError(f"{where}: {value!r} needs the environment variable {match[1]}, which is not set")
+        return found
+
+    return registry.parent / Path(_VARIABLE.sub(expand, value)).expanduser()
+
+
+def _kind(value: Any) -> str:
+    return f"an empty {type(value).__name__}" if value in ({}, [], "") else type(value).__name__
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+_FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "annotation": (lambda value: isinstance(value, str) and bool(value), "a path"),
+    "data_root": (lambda value: isinstance(value, str), "a path"),
+    "data_augment": (lambda value: isinstance(value, bool), "true or false"),
+    "repeat_time": (lambda value: _is_number(value) and value > 0, "a number above 0"),
+    "max_dynamic_patch": (lambda value: type(value) is int and value >= 1, "a whole number of at least 1"),
+    "fps": (lambda value: _is_number(value) and value > 0, "a number above 0"),
+}
+# Written in the published registries: the row count, which is counted here, and how to read a video, which the
+# files themselves tell.
+_IGNORED = ("length", "video_read_type")

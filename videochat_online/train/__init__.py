@@ -1,0 +1,7 @@
+"""Training: `parse_arguments`, then `train`."""
+
+from videochat_online.train.arguments import Arguments, parse_arguments
+from videochat_online.train.report import TrainReport
+from videochat_online.train.run import dry_run, train
+
+__all__ = ["Arguments", "TrainReport", "dry_run", "parse_arguments", "train"]

@@ -1,0 +1,288 @@
+"""The keys of a training run: what exists, and how a config file and the command line set them.
+
+Owns names, defaults and precedence: defaults here, then the YAML file, then the command line. All of
+transformers' `TrainingArguments` are keys too. Knows nothing of what a key does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import socket
+from argparse import Action, ArgumentTypeError
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+import yaml
+from transformers import HfArgumentParser, TrainingArguments
+
+from videochat_online.errors import InputError
+
+GONE = {
+    "warmup_ratio": "warmup_steps takes a number below 1 as a fraction of all steps: warmup_steps 0.03",
+    "group_by_length": "train_sampling_strategy group_by_length",
+    "evaluation_strategy": "eval_strategy",
+    "overwrite_output_dir": "nothing: a run resumes by itself in its own output_dir, and no other run's is touched",
+    "logging_dir": "the environment variable TENSORBOARD_LOGGING_DIR",
+    "save_safetensors": "nothing: safetensors are always written",
+    "grad_checkpoint": "activation_checkpointing",
+    "do_train": "nothing: this command trains",
+    "resume_from_checkpoint": "nothing: a run resumes by itself from the last complete checkpoint in output_dir",
+}
+"""Keys that were dropped, or that would contradict how runs are resumed here, and what to write instead."""
+
+
+def _option(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelArguments:
+    """Which model, and which of its parts learn."""
+
+    _argument_group_name = "model"
+
+    model_name_or_path: str | None = _option(None, "Directory of the model to start from, of any known layout.")
+    conv_style: str | None = _option(None, "Chat template; the checkpoint's own by default.")
+    model_dtype: str = _option(
+        "auto", "Of the weights: float32, bfloat16 or auto (bfloat16 where DeepSpeed keeps fp32 masters)."
+    )
+    attn_implementation: str = _option("auto", "auto, sdpa, flash_attention_2 or eager.")
+    freeze_backbone: bool = _option(False, "Keep the vision tower as it is.")
+    freeze_mlp: bool = _option(False, "Keep the projector as it is.")
+    freeze_llm: bool = _option(False, "Keep the language model as it is, its head included.")
+    unfreeze_vit_layers: int = _option(0, "With freeze_backbone: train the last N layers of the vision tower.")
+    unfreeze_lm_head: bool = _option(False, "With freeze_llm: train the head.")
+    use_backbone_lora: int = _option(0, "Rank of adapters in the vision tower; 0 has none. Merged at the end.")
+    use_llm_lora: int = _option(0, "Rank of adapters in the language model; 0 has none. Merged at the end.")
+    drop_path_rate: float | None = _option(None, "Stochastic depth of the vision tower; the checkpoint's by default.")
+    force_image_size: int | None = _option(None, "Pixels a side of a frame; the checkpoint's by default.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataArguments:
+    """Which samples, and what a prompt is made of."""
+
+    _argument_group_name = "data"
+
+    meta_path: str | None = _option(None, "Registry of training sets; several with commas between them.")
+    sampling_method: str = _option("fps1", "Frames of a video: fpsN (one every 1/N s), rand or middle (of segments).")
+    max_num_frame: int = _option(64, "Most frames of a video.")
+    reverse_memory_sample_ratio: list[int] | None = _option(
+        None, "Intervals of the token schedule, largest frames first; the checkpoint's by default."
+    )
+    dynamic_image_size: bool | None = _option(None, "Cut still images into tiles; the checkpoint's by default.")
+    min_dynamic_patch: int | None = _option(None, "Fewest tiles of a still image; the checkpoint's by default.")
+    max_dynamic_patch: int | None = _option(None, "Most tiles of a still image; the checkpoint's by default.")
+    use_thumbnail: bool | None = _option(None, "Add the whole image to its tiles; the checkpoint's by default.")
+    pad2square: bool | None = _option(None, "Pad frames to squares, not squeeze them; the checkpoint's by default.")
+    max_seq_length: int = _option(32768, "Longest prompt in tokens.")
+    max_bad_fraction: float = _option(0.01, "Stop when more than this part of the rows cannot be used.")
+    cache_frames_mb: float = _option(0.0, "Keep so many MB of decoded frames for the next epochs, in each process.")
+    video_backend: str = _option("auto", "auto, pyav, decord or torchcodec.")
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_bad_fraction <= 1:
+            raise InputError(f"max_bad_fraction: expected a part between 0 and 1, found {self.max_bad_fraction}")
+
+
+@dataclass
+class RunArguments(TrainingArguments):
+    """transformers' own keys, with defaults that fit."""
+
+    _argument_group_name = "training"
+
+    remove_unused_columns: bool = _option(False, "Must stay off: the model's inputs are not columns.")
+    logging_steps: float = _option(1, "Log the loss every so many optimizer steps.")
+    num_train_epochs: float = _option(1, "Passes over the mixture.")
+    global_batch_size: int | None = _option(
+        None, "Samples of an optimizer step over all processes; sets gradient_accumulation_steps."
+    )
+
+    def __post_init__(self) -> None:
+        if self.global_batch_size is not None:
+            # From the environment: DeepSpeed reads the accumulation while the base class is being set up.
+            num_processes = int(os.environ.get("WORLD_SIZE", "1"))
+            at_once = self.per_device_train_batch_size * num_processes
+            if self.global_batch_size < 1 or self.global_batch_size % at_once:
+                raise InputError(
+                    f"global_batch_size: expected a multiple of {at_once}, {self.per_device_train_batch_size} on each"
+                    f" of {num_processes} processes, found {self.global_batch_size}"
+                )
+            self.gradient_accumulation_steps = self.global_batch_size // at_once
+        if not torch.cuda.is_available():
+            self.use_cpu = True
+        if self.deepspeed and "RANK" not in os.environ:
+            _be_the_only_process()
+        super().__post_init__()
+
+
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """All keys of a run."""
+
+    model: ModelArguments
+    data: DataArguments
+    training: RunArguments
+
+
+class _Parser(HfArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(message)
+
+
+def _be_the_only_process() -> None:
+    """What torchrun would say to a single process: DeepSpeed asks for it."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+
+
+def make_parser() -> HfArgumentParser:
+    """A parser of every key; its errors are `InputError`."""
+    return _Parser(
+        [ModelArguments, DataArguments, RunArguments],
+        allow_abbrev=False,
+        add_help=False,
+        prog="videochat-online train",
+    )
+
+
+def parse_arguments(config: str | Path | None, overrides: Sequence[str] = ()) -> Arguments:
+    """Read a config file and the command line.
+
+    Args:
+        config: YAML with one key a line; None for the defaults.
+        overrides: `--key value`, with `-` or `_` in the key.
+
+    Raises:
+        InputError: a key that does not exist (with the nearest one), that is gone, or a value of another type.
+    """
+    parser = make_parser()
+    actions = _actions(parser)
+    from_file = {} if config is None else read_config(Path(config), actions)
+    overrides = [_normalised(argument) for argument in overrides]
+    for argument in overrides:
+        if argument.startswith("--"):
+            _check_key(argument[2:].partition("=")[0], actions, "command line")
+    unset = {key for key, action in actions.items() if action.default is None}
+    parser.set_defaults(**from_file)
+    values = vars(parser.parse_args(overrides))
+    # `--deepspeed ""` takes back what the file says.
+    values |= {key: None for key in unset if values[key] == ""}
+    if not values["output_dir"]:
+        raise InputError("output_dir: expected the folder of the run, found none")
+    for key in ("model_name_or_path", "meta_path"):
+        if not values[key]:
+            raise InputError(f"{key}: expected a path, found none")
+    plan = values["deepspeed"]
+    if isinstance(plan, str) and not plan.lstrip().startswith("{") and not Path(plan).is_file():
+        raise InputError(f"deepspeed: expected a JSON file, found none at {plan}")
+    parts = [
+        _build(kind, {f.name: values[f.name] for f in dataclasses.fields(kind) if f.init and f.name in values})
+        for kind in (ModelArguments, DataArguments, RunArguments)
+    ]
+    return Arguments(*parts)
+
+
+def read_config(path: Path, actions: Mapping[str, Action] | None = None) -> dict[str, Any]:
+    """Keys and values of a config file, each value of its key's type.
+
+    PyYAML takes `1e-4` for a text; what counts is the type of the key.
+
+    Raises:
+        InputError: as `parse_arguments`; the file is named.
+    """
+    actions = _actions(make_parser()) if actions is None else actions
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: expected a config file, found no readable file ({error.strerror})") from error
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: expected YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(raw, dict):
+        raise InputError(f"{path}: expected `key: value` lines, found {type(raw).__name__}")
+    values: dict[str, Any] = {}
+    for written, value in raw.items():
+        key = str(written).replace("-", "_")
+        _check_key(key, actions, str(path))
+        if key in values:
+            raise InputError(f"{path}: {key}: given twice")
+        values[key] = _coerced(actions[key], value, f"{path}: {key}")
+    return values
+
+
+def _coerced(action: Action, value: Any, where: str) -> Any:
+    if value is None:
+        return None
+    if isinstance(value, list):
+        if action.nargs != "+":
+            raise InputError(f"{where}: expected one value, found the list {value}")
+        return [_coerced_one(action, item, where) for item in value]
+    return [_coerced_one(action, value, where)] if action.nargs == "+" else _coerced_one(action, value, where)
+
+
+def _coerced_one(action: Action, value: Any, where: str) -> Any:
+    if isinstance(value, dict):
+        value = json.dumps(value)
+    convert = action.type if callable(action.type) else str
+    try:
+        converted = convert(str(value))
+    except (ValueError, TypeError, ArgumentTypeError) as error:
+        expected = getattr(action.type, "__name__", "a value").replace("string_to_bool", "true or false")
+        raise InputError(f"{where}: expected {expected}, found {value!r}") from error
+    if action.choices and converted not in action.choices:
+        raise InputError(f"{where}: expected one of {', '.join(map(str, action.choices))}, found {value!r}")
+    return converted
+
+
+def _actions(parser: HfArgumentParser) -> dict[str, Action]:
+    names = [f.name for kind in parser.dataclass_types for f in dataclasses.fields(kind) if f.init]
+    options = parser._option_string_actions  # argparse has no public way from a name to its action
+    return {name: options[f"--{name}"] for name in names}
+
+
+def _check_key(key: str, actions: Mapping[str, Action], where: str) -> None:
+    if key in GONE:
+        raise InputError(f"{where}: {key} does not exist any more: write {GONE[key]}")
+    name = key.removeprefix("no_")
+    if key in actions or (name in actions and actions[name].default is True):
+        return
+    near = get_close_matches(key, [*actions, *GONE], n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    raise InputError(f"{where}: unknown key {key}{hint} (videochat-online train --keys lists all)")
+
+
+def _normalised(argument: str) -> str:
+    if not argument.startswith("--"):
+        return argument
+    name, equals, value = argument[2:].partition("=")
+    return f"--{name.replace('-', '_')}{equals}{value}"
+
+
+def _build(kind: type[Any], values: dict[str, Any]) -> Any:
+    try:
+        return kind(**values)
+    except InputError:
+        raise
+    except (ValueError, ImportError, json.JSONDecodeError) as error:
+        raise InputError(f"training arguments: {' '.join(str(error).split())}") from error
+
+
+def describe_keys() -> str:
+    """Every key with its default and what it means, by group: our own, then transformers'."""
+    actions = _actions(make_parser())
+    lines = []
+    for kind in (ModelArguments, DataArguments, RunArguments):
+        lines.append(f"[{kind._argument_group_name}]")
+        for f in dataclasses.fields(kind):
+            if f.init and f.name not in GONE:
+                text = " ".join(str(f.metadata.get("help", "")).split())
+                lines.append(f"{f.name}: {json.dumps(actions[f.name].default, default=str)}  # {text}")
+    return "\n".join(lines)

@@ -1,0 +1,89 @@
+"""The report of a run: what was computed, what could not be used, and how fast it went."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from videochat_online.data import SetCount, SkippedSample
+from videochat_online.train.trainer import OnlineTrainer, read_skipped
+
+_STEP_KEYS = ("step", "epoch", "loss", "grad_norm", "learning_rate")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainReport:
+    """What `report.json` holds.
+
+    Attributes:
+        finished: the run went through to its end.
+        output_dir: where the model is.
+        steps: optimizer steps of all launches.
+        losses: one entry for each logged step, of all launches.
+        dataset: rows of each set, and the items it gives to an epoch.
+        skipped: rows that could not be used, each once, with the reason.
+        seconds: of the last launch, without loading.
+        steps_per_second: of the last launch.
+        parameters: of the model, and those of them that learned.
+    """
+
+    finished: bool
+    output_dir: str
+    steps: int
+    losses: tuple[dict[str, float], ...]
+    dataset: dict[str, SetCount]
+    skipped: tuple[SkippedSample, ...]
+    seconds: float
+    steps_per_second: float
+    parameters: dict[str, int]
+
+    def to_json(self) -> dict[str, Any]:
+        """As written: the skipped rows are counted by set as well."""
+        content = dataclasses.asdict(self)
+        content["skipped"] = {
+            "count": len(self.skipped),
+            "by_set": dict(Counter(skipped.set_name for skipped in self.skipped)),
+            "rows": [dataclasses.asdict(skipped) for skipped in self.skipped],
+        }
+        return content
+
+
+def make_report(trainer: OnlineTrainer, dataset: dict[str, SetCount], metrics: dict[str, float]) -> TrainReport:
+    """The report of a run that has just ended, from its folder and the trainer's state."""
+    folder = Path(str(trainer.args.output_dir))
+    logged = [entry for entry in trainer.state.log_history if "loss" in entry]
+    return TrainReport(
+        finished=True,
+        output_dir=str(folder),
+        steps=trainer.state.global_step,
+        losses=tuple({key: entry[key] for key in _STEP_KEYS if key in entry} for entry in logged),
+        dataset=dataset,
+        skipped=tuple(read_skipped(folder)),
+        seconds=float(metrics.get("train_runtime", 0.0)),
+        steps_per_second=float(metrics.get("train_steps_per_second", 0.0)),
+        parameters=count_parameters(trainer),
+    )
+
+
+def read_report(content: dict[str, Any]) -> TrainReport:
+    """The report that `report.json` holds."""
+    return TrainReport(
+        **content
+        | {
+            "losses": tuple(content["losses"]),
+            "dataset": {name: SetCount(**count) for name, count in content["dataset"].items()},
+            "skipped": tuple(SkippedSample(**row) for row in content["skipped"]["rows"]),
+        }
+    )
+
+
+def count_parameters(trainer: OnlineTrainer) -> dict[str, int]:
+    """Of the whole model and of what learns; under ZeRO-3 a parameter's own size is that of a part."""
+    sizes = [
+        (getattr(parameter, "ds_numel", parameter.numel()), parameter.requires_grad)
+        for parameter in trainer.model.parameters()
+    ]
+    return {"all": sum(size for size, _ in sizes), "learning": sum(size for size, learns in sizes if learns)}

@@ -1,0 +1,129 @@
+"""A training run from its arguments to a saved model; reads from top to bottom."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase, set_seed
+
+from videochat_online.constants import IGNORE_INDEX
+from videochat_online.data import Collator, Example, SampleEncoder, SkippedSample, TrainingDataset, load_registries
+from videochat_online.errors import InputError
+from videochat_online.text import special_ids
+from videochat_online.train.arguments import Arguments
+from videochat_online.train.distributed import join
+from videochat_online.train.preparation import load_student, load_texts, make_encoder
+from videochat_online.train.report import TrainReport, make_report, read_report
+from videochat_online.train.rundir import REPORT_FILE, RunFolder, resolved_keys
+from videochat_online.train.saving import save_result
+from videochat_online.train.trainer import OnlineTrainer
+
+logger = logging.getLogger(__name__)
+
+
+def train(arguments: Arguments) -> TrainReport:
+    """Train a model, or go on where a run that was interrupted has stopped.
+
+    The folder `output_dir` gets `run.json`, `config.yaml`, checkpoints, `report.json`, and at the end the model:
+    `load_model(output_dir)` reads it. A finished run is left as it is.
+
+    Args:
+        arguments: of `parse_arguments`. Under DeepSpeed they must have been made in this process.
+
+    Raises:
+        InputError: what was given is wrong: a registry, the model, an output folder that holds another run, or
+            more rows that cannot be used than `max_bad_fraction` allows.
+    """
+    _check(arguments)
+    folder = RunFolder(str(arguments.training.output_dir), resolved_keys(arguments))
+    folder.check()
+    finished = folder.finished_report()
+    if finished is not None:
+        logger.warning("%s: this run is finished; nothing to do", folder.path)
+        return read_report(finished)
+    entries = load_registries(str(arguments.data.meta_path))
+    join(arguments.training)
+    set_seed(arguments.training.seed)
+    student = load_student(arguments)
+    encoder = make_encoder(student.network.config, student.tokenizer, student.template, arguments.data)
+    dataset = TrainingDataset(entries, encoder, seed=arguments.training.seed)
+    checkpoint = folder.last_checkpoint()
+    with arguments.training.main_process_first(desc="opening the run's folder"):
+        if arguments.training.process_index == 0:
+            folder.open({name: asdict(count) for name, count in dataset.counts().items()}, checkpoint)
+    trainer = OnlineTrainer(
+        model=student.network,
+        args=arguments.training,
+        train_dataset=dataset,
+        data_collator=make_collator(encoder, student.tokenizer),
+        tokenizer=student.tokenizer,
+        max_bad_fraction=arguments.data.max_bad_fraction,
+    )
+    if checkpoint is not None:
+        logger.warning("%s: going on after %s", folder.path, checkpoint.name)
+    output = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    save_result(trainer)
+    report = make_report(trainer, dataset.counts(), output.metrics)
+    if arguments.training.process_index == 0:
+        folder.write(REPORT_FILE, report.to_json())
+    return report
+
+
+def dry_run(arguments: Arguments) -> dict[str, Any]:
+    """Check everything that can be checked without weights, and encode the first row of each set. Writes nothing.
+
+    Returns:
+        For each set its rows, items, and what its first row becomes.
+
+    Raises:
+        InputError: as `train`.
+    """
+    _check(arguments)
+    RunFolder(str(arguments.training.output_dir), resolved_keys(arguments)).check()
+    entries = load_registries(str(arguments.data.meta_path))
+    encoder = make_encoder(*load_texts(arguments), arguments.data)
+    sets: dict[str, Any] = {}
+    for entry in entries:
+        dataset = TrainingDataset([entry], encoder, seed=arguments.training.seed)
+        sets[entry.name] = asdict(dataset.counts()[entry.name]) | {"first_row": _described(dataset[0])}
+    return {"output_dir": str(arguments.training.output_dir), "sets": sets}
+
+
+def _described(item: Example | SkippedSample) -> dict[str, Any]:
+    if isinstance(item, SkippedSample):
+        return {"problem": item.reason}
+    learned = sum(label != IGNORE_INDEX for label in item.labels)
+    return {"tokens": len(item), "learned": learned, "frames": len(item.pool_ratios)}
+
+
+def make_collator(encoder: SampleEncoder, tokenizer: PreTrainedTokenizerBase) -> Collator:
+    """The collator for what an encoder makes."""
+    smallest = encoder.schedule.num_levels - 1
+    rows, columns = encoder.schedule.grids(encoder.full_grid)[smallest]
+    pads = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
+    return Collator(
+        pad_id=next(index for index in pads if index is not None),
+        image_token_id=special_ids(tokenizer).image_context,
+        image_size=encoder.reader.transform.size,
+        blank_ratio=2**smallest,
+        num_blank_tokens=rows * columns,
+    )
+
+
+def _check(arguments: Arguments) -> None:
+    training = arguments.training
+    if training.eval_strategy != "no":
+        raise InputError("eval_strategy: expected no, there is no evaluation during training; use `evaluate` after it")
+    if training.remove_unused_columns:
+        raise InputError("remove_unused_columns: expected False, the model's inputs are no columns of a table")
+    if dict(training.activation_checkpointing_kwargs or {}).get("use_reentrant"):
+        raise InputError(
+            "activation_checkpointing_kwargs: expected use_reentrant false, frozen parts would keep a graph"
+        )
+    if training.train_sampling_strategy not in ("random", "sequential", "group_by_length"):
+        raise InputError(
+            "train_sampling_strategy: expected random, sequential or group_by_length, found"
+            f" {training.train_sampling_strategy!r}"
+        )

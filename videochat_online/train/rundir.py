@@ -1,0 +1,226 @@
+"""The folder of a run: what it is a run of, whether it may be written to, and where to go on.
+
+Owns `run.json` (identity, environment, launches), `config.yaml` (every resolved key) and `report.json`. A
+folder that holds something else is refused, and nothing in it is changed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from enum import Enum
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from videochat_online import __version__
+from videochat_online.errors import InputError
+from videochat_online.train.arguments import Arguments
+
+RUN_FILE = "run.json"
+CONFIG_FILE = "config.yaml"
+REPORT_FILE = "report.json"
+SKIPPED_PREFIX = "skipped"
+COMPLETE_MARK = "complete.json"
+"""Written into a checkpoint as the last file, by which an interrupted one is told apart."""
+
+SECRET = ("hub_token",)
+"""Keys that are never written down."""
+
+PACKAGES = ("torch", "transformers", "accelerate", "deepspeed", "peft", "tokenizers", "numpy", "av", "pillow")
+
+# Keys that change how a run is watched, fed or saved, not what it computes.
+_INCIDENTAL = (
+    "output_dir",
+    "run_name",
+    "project",
+    "report_to",
+    "disable_tqdm",
+    "debug",
+    "local_rank",
+    "ddp_timeout",
+    "video_backend",
+    "cache_frames_mb",
+    "max_bad_fraction",
+    "skip_memory_metrics",
+)
+_INCIDENTAL_PREFIXES = ("logging_", "log_", "save_", "dataloader_", "hub_", "push_to_hub", "trackio_", "do_", "eval_")
+
+
+def resolved_keys(arguments: Arguments) -> dict[str, Any]:
+    """Every key and its value, as YAML and JSON can hold it."""
+    keys: dict[str, Any] = {}
+    for part in (arguments.model, arguments.data, arguments.training):
+        keys |= {f.name: _plain(getattr(part, f.name)) for f in dataclasses.fields(part) if f.init}
+    return {key: value for key, value in keys.items() if key not in SECRET}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
+
+
+class RunFolder:
+    """The output folder of one run.
+
+    Args:
+        path: `output_dir`.
+        keys: of `resolved_keys`.
+    """
+
+    def __init__(self, path: str | Path, keys: Mapping[str, Any]) -> None:
+        self.path = Path(path)
+        self.keys = dict(keys)
+
+    def finished_report(self) -> dict[str, Any] | None:
+        """The report of this run if it has been through to its end."""
+        report = self._read(REPORT_FILE)
+        return report if report is not None and report.get("finished") else None
+
+    def check(self) -> None:
+        """Refuse a folder that this run must not write to. Changes nothing.
+
+        Raises:
+            InputError: a file, a folder with other things in it, or another run; says which keys differ.
+        """
+        if not self.path.exists():
+            return
+        if not self.path.is_dir():
+            raise InputError(f"{self.path}: expected a folder for the run, found a file")
+        if not any(self.path.iterdir()):
+            return
+        recorded = self._read(RUN_FILE)
+        if recorded is None:
+            raise InputError(
+                f"{self.path}: expected a new or empty folder, or this run's own, found other files; choose another"
+                " output_dir"
+            )
+        different = differing_keys(recorded.get("identity", {}), identity(self.keys))
+        if different:
+            raise InputError(
+                f"{self.path}: holds another run, which is left as it is: {'; '.join(different[:4])}"
+                + (f"; and {len(different) - 4} more keys differ" if len(different) > 4 else "")
+                + ". Choose another output_dir"
+            )
+
+    def open(self, dataset: Mapping[str, Any], checkpoint: Path | None) -> None:
+        """Write what the run is, and that it is launched; incomplete checkpoints are removed.
+
+        Args:
+            dataset: rows and items of each set.
+            checkpoint: where the run goes on, None at its start.
+
+        Raises:
+            InputError: the data is not what the run was begun with.
+        """
+        recorded = self._read(RUN_FILE) or {}
+        if recorded and recorded["dataset"] != dict(dataset):
+            raise InputError(
+                f"{self.path}: the run was begun with other data ({recorded['dataset']}, now {dict(dataset)}); choose"
+                " another output_dir"
+            )
+        self.path.mkdir(parents=True, exist_ok=True)
+        launch = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "command": sys.argv,
+            "processes": num_processes(),
+            "resumed_from": checkpoint.name if checkpoint else None,
+            "git_revision": git_revision(),
+            "versions": versions(),
+        }
+        self.write(
+            RUN_FILE,
+            {
+                "identity": identity(self.keys),
+                "dataset": dict(dataset),
+                "launches": [*recorded.get("launches", []), launch],
+            },
+        )
+        text = yaml.safe_dump(self.keys, sort_keys=True, allow_unicode=True)
+        (self.path / CONFIG_FILE).write_text(text, encoding="utf-8")
+        for folder in self._checkpoints():
+            if not (folder / COMPLETE_MARK).is_file():
+                shutil.rmtree(folder)
+
+    def last_checkpoint(self) -> Path | None:
+        """The newest checkpoint that was written to its end."""
+        return next((folder for folder in self._checkpoints() if (folder / COMPLETE_MARK).is_file()), None)
+
+    def write(self, name: str, content: Any) -> None:
+        """Write a JSON file of the run, all of it or nothing."""
+        temporary = self.path / f".{name}.tmp"
+        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.replace(self.path / name)
+
+    def _checkpoints(self) -> list[Path]:
+        found = [
+            (int(folder.name.removeprefix("checkpoint-")), folder)
+            for folder in self.path.glob("checkpoint-*")
+            if folder.is_dir() and folder.name.removeprefix("checkpoint-").isdecimal()
+        ]
+        return [folder for _, folder in sorted(found, reverse=True)]
+
+    def _read(self, name: str) -> dict[str, Any] | None:
+        try:
+            content = json.loads((self.path / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return content if isinstance(content, dict) else None
+
+
+def identity(keys: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys that decide what a run computes, and over how many processes its state is spread."""
+    deciding = {
+        key: value
+        for key, value in sorted(keys.items())
+        if key not in _INCIDENTAL and not key.startswith(_INCIDENTAL_PREFIXES)
+    }
+    return deciding | {"processes": num_processes()}
+
+
+def num_processes() -> int:
+    """Of this launch, as torchrun says."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def differing_keys(recorded: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
+    """`key was X, now Y` for each key that differs."""
+    keys = sorted({*recorded, *ours})
+    return [
+        f"{key} was {recorded.get(key)!r}, now {ours.get(key)!r}" for key in keys if recorded.get(key) != ours.get(key)
+    ]
+
+
+def versions() -> dict[str, str | None]:
+    """Of Python, the package, and what it computes with."""
+    found: dict[str, str | None] = {"python": platform.python_version(), "videochat-online": __version__}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def git_revision() -> str | None:
+    """Of the package's own checkout, with a plus sign where files are changed; None outside a checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty=+"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None

@@ -1,0 +1,178 @@
+"""transformers' trainer with our order of samples, an account of skipped ones, and a mark on complete checkpoints.
+
+Only named hooks are overridden.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import Dataset, Sampler
+from transformers import (
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+
+from videochat_online.data import BATCH_REPORT, BatchReport, EpochSampler, SkippedSample, TrainingDataset
+from videochat_online.errors import InputError
+from videochat_online.train.rundir import COMPLETE_MARK, SKIPPED_PREFIX
+
+MIN_ITEMS_FOR_A_VERDICT = 100
+"""So many items (or all there are) are taken as seen before too large a part of them can be bad."""
+
+
+class SkippedLog:
+    """The account of items that could not be used, of one process; each is written down at once.
+
+    Args:
+        folder: of the run. The file of a launch before this one is continued.
+        process: rank of this process.
+        num_items: in an epoch, over all processes.
+        max_fraction: more bad rows than this part of the seen ones end the run.
+    """
+
+    def __init__(self, folder: Path, process: int, num_items: int, max_fraction: float) -> None:
+        self.path = folder / f"{SKIPPED_PREFIX}.{process}.jsonl"
+        self.num_seen = 0
+        self.max_fraction = max_fraction
+        self._floor = min(num_items, MIN_ITEMS_FOR_A_VERDICT)
+        self._new: set[tuple[str, int]] = set()
+
+    def add(self, report: BatchReport) -> None:
+        """Count a batch.
+
+        Raises:
+            InputError: too many rows cannot be used; names the latest.
+        """
+        self.num_seen += report.num_items
+        for skipped in report.skipped:
+            place = (skipped.set_name, skipped.row)
+            if place not in self._new:
+                self._new.add(place)
+                with self.path.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(dataclasses.asdict(skipped), ensure_ascii=False) + "\n")
+        seen = max(self.num_seen, self._floor)
+        if report.skipped and len(self._new) > self.max_fraction * seen:
+            last = report.skipped[-1]
+            raise InputError(
+                f"{len(self._new)} of {seen} rows cannot be used, more than max_bad_fraction {self.max_fraction:g}"
+                f" allows; all are listed in {self.path}, the latest: {last.set_name} row {last.row}: {last.reason}"
+            )
+
+
+def read_skipped(folder: Path) -> list[SkippedSample]:
+    """What all processes of all launches of a run have skipped, each row once."""
+    found: dict[tuple[str, int], SkippedSample] = {}
+    for path in sorted(folder.glob(f"{SKIPPED_PREFIX}.*.jsonl")):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                skipped = SkippedSample(**json.loads(line))
+            except (ValueError, TypeError):
+                continue  # the process was killed while it wrote this line
+            found[skipped.set_name, skipped.row] = skipped
+    return [found[place] for place in sorted(found)]
+
+
+class _TellEpoch(TrainerCallback):
+    """Tells the sampler which epoch begins; transformers does not reach it through a resumed, sharded loader."""
+
+    def __init__(self, sampler: EpochSampler) -> None:
+        self.sampler = sampler
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Epochs count from 0; in the middle of one, `state.epoch` has a fraction."""
+        self.sampler.set_epoch(int((state.epoch or 0.0) + 1e-6))
+
+
+class _KeepFrozenPartsOutOfTheGraph(TrainerCallback):
+    """Takes back that activation checkpointing makes the inputs of every part require gradients.
+
+    Only torch's reentrant checkpointing needs that. Here it would make a frozen vision tower keep its graph, and
+    run twice in every step.
+    """
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Comes after the base class has set up checkpointing."""
+        kwargs["model"].disable_input_require_grads()
+
+
+class OnlineTrainer(Trainer):
+    """Trains on a `TrainingDataset`.
+
+    Args:
+        tokenizer: saved beside each checkpoint's weights. (Trainer's own `processing_class` would change the
+            model's special ids.)
+        max_bad_fraction: more bad rows than this part of the seen ones end the run.
+        **kwargs: of `Trainer`; `train_dataset` must be a `TrainingDataset`.
+    """
+
+    def __init__(self, *, tokenizer: PreTrainedTokenizerBase, max_bad_fraction: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.tokenizer = tokenizer
+        dataset = self.train_dataset
+        if not isinstance(dataset, TrainingDataset):
+            raise TypeError(f"train_dataset: expected a TrainingDataset, got {type(dataset).__name__}")
+        grouped = self.args.train_sampling_strategy == "group_by_length"
+        self._sampler = EpochSampler(
+            len(dataset),
+            seed=self.args.data_seed if self.args.data_seed is not None else self.args.seed,
+            lengths=dataset.estimate_lengths() if grouped else None,
+            group_size=self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size,
+            shuffle=self.args.train_sampling_strategy != "sequential",
+        )
+        self.skipped = SkippedLog(
+            Path(str(self.args.output_dir)), self.args.process_index, len(dataset), max_bad_fraction
+        )
+        self.add_callback(_TellEpoch(self._sampler))
+        self.add_callback(_KeepFrozenPartsOutOfTheGraph())
+
+    def _get_train_sampler(self, train_dataset: Dataset[Any] | None = None) -> Sampler[int]:
+        return self._sampler
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[dict[str, Any]], num_batches: int, device: torch.device
+    ) -> tuple[list[dict[str, Any]], torch.Tensor | int | None]:
+        """The batches of one optimizer step and their supervised tokens; skipped samples are counted here.
+
+        A step in which nothing is learned divides a sum of zero by one, not by zero.
+        """
+        batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        for batch in batches:
+            report = batch.pop(BATCH_REPORT, None)
+            if report is not None:
+                self.skipped.add(report)
+        if isinstance(num_items, torch.Tensor):
+            num_items = num_items.clamp(min=1)
+        return batches, num_items
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """As transformers does, with the tokenizer; older checkpoints go only when this one is complete."""
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = limit
+        self.accelerator.wait_for_everyone()
+        if not self.args.should_save:
+            return
+        run_folder = Path(str(self.args.output_dir))
+        folder = run_folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        self.tokenizer.save_pretrained(folder)
+        mark = {"step": self.state.global_step, "processes": self.args.world_size}
+        (folder / COMPLETE_MARK).write_text(json.dumps(mark) + "\n", encoding="utf-8")
+        rotate_checkpoints(output_dir=str(run_folder), save_total_limit=limit, use_mtime=True)
