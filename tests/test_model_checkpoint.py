@@ -230,6 +230,11 @@ class TestStrictness:
         with pytest.raises(CheckpointError, match=r"config\.json"):
             load_model(tmp_path / "model")
 
+    def test_integers(self, original):
+        edit(original, lambda s: s | {"mlp1.0.weight": s["mlp1.0.weight"].to(torch.int64)})
+        with pytest.raises(CheckpointError, match=r"mlp1\.0\.weight: expected a floating-point tensor, found I64"):
+            load_network(original)
+
     def test_pickles(self, original):
         state = load_file(original / "model.safetensors")
         (original / "model.safetensors").unlink()
@@ -342,7 +347,7 @@ class TestLoadModel:
             ({"dtype": "int8"}, "dtype: expected 'auto' or one of float32"),
             ({"device": "tpu0"}, "device: expected"),
             ({"device": "meta"}, "device: expected"),
-            ({"quantization": "2bit"}, "quantization: expected one of 8bit, 4bit"),
+            ({"quantization": "4bit", "device": "cpu"}, "quantization '4bit' needs CUDA"),
             ({"template": "alpaca"}, "expected one of .*phi3-chat"),
             ({"attn_implementation": "magic"}, "attn_implementation: expected 'auto' or one of eager, sdpa"),
             ({"attn_implementation": "flash_attention_2", "device": "cpu"}, "needs CUDA"),

@@ -225,6 +225,13 @@ def _shards(index: Path) -> list[str]:
         raise CheckpointError(f"{index}: expected JSON with a weight_map: {_first_line(error)}") from error
 
 
+def _refuse_integers(file: Path, dtypes: Mapping[str, str]) -> None:
+    """Weights are floating-point; integers would load, cast, and answer nonsense."""
+    for key, dtype in dtypes.items():
+        if not dtype.startswith(("F", "BF")):
+            raise CheckpointError(f"{file}: {key}: expected a floating-point tensor, found {dtype}")
+
+
 def _load_pickle(file: Path, device: str) -> dict[str, Tensor]:
     try:
         state = torch.load(file, map_location=device, weights_only=True)
@@ -247,6 +254,7 @@ def tensor_names(directory: Path) -> set[str]:
             if file.suffix == ".safetensors":
                 with safe_open(file, framework="pt") as opened:
                     names.update(opened.keys())
+                    _refuse_integers(file, {key: opened.get_slice(key).get_dtype() for key in opened.keys()})  # noqa: SIM118
             else:
                 names.update(_load_pickle(file, "meta"))
         except (SafetensorError, OSError, RuntimeError, EOFError) as error:

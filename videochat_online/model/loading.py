@@ -134,6 +134,8 @@ def load_model(
     """
     directory = _resolve(name_or_path)
     place = _device(device)
+    if quantization and place.type != "cuda":
+        raise InputError(f"quantization {quantization!r} needs CUDA, the device is {place}")
     config = _config(directory)
     weights_dtype = _dtype(dtype, place, config)
     chat_template = get_template(template or config.template)
