@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -152,11 +152,6 @@ def load_model(
         network.resize_position_embeddings(config.image_size)
     transform = FrameTransform(size=config.image_size, pad_square=config.pad2square)
     return VideoChatModel(network, loaded_tokenizer, chat_template, transform)
-
-
-def with_template(model: VideoChatModel, name: str) -> VideoChatModel:
-    """The same model writing its dialogues with another chat template."""
-    return replace(model, template=get_template(name))
 
 
 def _resolve(name_or_path: str | Path) -> Path:
