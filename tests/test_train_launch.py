@@ -12,7 +12,8 @@ import pytest
 from safetensors.torch import load_file
 
 from train_cases import flags, launch, mixed_rows, write_media, write_registry
-from videochat_online.data import load_registries
+from videochat_online.cli.main import main
+from videochat_online.data import load_registries, parse_row
 from videochat_online.model import load_model
 from videochat_online.train import parse_arguments, train
 
@@ -25,9 +26,18 @@ def test_two_processes_equal_one(tmp_path, tiny_dir):
     registry = write_registry(tmp_path / "registry", write_media(tmp_path / "media"), mixed=mixed_rows())
     keys = {"model_name_or_path": tiny_dir("phi3"), "meta_path": registry, "max_steps": 3}
     one = train(parse_arguments(None, flags(**keys, output_dir=tmp_path / "one", per_device_train_batch_size=8)))
-    # Of each step's eight rows, one process has a batch of texts only or none with tiles: both run every part.
+    # One row at a time: in some micro-batches one process has a text and no frame, the other a video.
     plan = ROOT / "configs/deepspeed/zero2.json"
-    done = launch(flags(**keys, output_dir=tmp_path / "two", global_batch_size=8, deepspeed=plan), processes=2)
+    done = launch(
+        flags(
+            **keys,
+            output_dir=tmp_path / "two",
+            per_device_train_batch_size=1,
+            global_batch_size=8,
+            deepspeed=plan,
+        ),
+        processes=2,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert json.loads(done.stdout.splitlines()[-1])["steps"] == 3
     two = json.loads((tmp_path / "two" / "report.json").read_text())
@@ -91,6 +101,17 @@ def test_stage_scripts_hold_no_hyper_parameters():
         )
 
 
+def test_the_subcommand(capsys, tmp_path):
+    assert main(["train", "--keys"]) == 0
+    assert "max_num_frame: 64  # Most frames of a video." in capsys.readouterr().out.splitlines()
+    config = str(ROOT / "configs/train/tiny_stage1.yaml")
+    assert main(["train", "--config", config, "--frezze-llm", "True"]) == 2
+    message = "error: command line: unknown key frezze_llm; did you mean freeze_llm? (videochat-online train --keys"
+    assert capsys.readouterr().err == f"{message} lists all)\n"
+    assert main(["train", "--config", config, "--output_dir", str(tmp_path), "--meta_path", "none.json"]) == 2
+    assert "none.json: expected a registry" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("name", "num_sets"), [("online", 11), ("videochat2", 24), ("image", 26)])
 def test_the_shipped_registries_load_where_the_data_is(tmp_path, monkeypatch, name, num_sets):
     path = ROOT / "anno_data" / f"finetune_{name}.json"
@@ -105,8 +126,6 @@ def test_the_shipped_registries_load_where_the_data_is(tmp_path, monkeypatch, na
 
 
 def test_examples_of_rows_in_the_registries_readme_are_valid(tmp_path):
-    from videochat_online.data import parse_row
-
     blocks = re.findall(r"```json\n(.*?)```", (ROOT / "anno_data" / "README.md").read_text(), re.DOTALL)
     kinds = [parse_row(json.loads(block), tmp_path).kind for block in blocks[1:]]
     assert kinds == ["image", "video", "online", "tracking"]

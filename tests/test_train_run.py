@@ -9,13 +9,22 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from accelerate.data_loader import prepare_data_loader, skip_first_batches
 from safetensors.torch import load_file
+from torch.utils.data import DataLoader
+from transformers import PreTrainedTokenizerFast, TrainerControl, TrainerState, TrainingArguments
 
+from make_tiny_model import tiny_config
+from tiny_tokenizer import build_tiny_tokenizer
 from train_cases import flags, launch, mixed_rows, online_rows, write_media, write_registry
-from videochat_online.data import BatchReport, SkippedSample
+from videochat_online.constants import SPECIAL_TOKENS
+from videochat_online.data import BatchReport, EpochSampler, SkippedSample
 from videochat_online.errors import InputError
-from videochat_online.model import VideoChatOnlineForConditionalGeneration, load_model
+from videochat_online.model import VideoChatOnlineForConditionalGeneration, load_model, load_network
 from videochat_online.train import TrainReport, dry_run, parse_arguments, train
+from videochat_online.train.arguments import ModelArguments
+from videochat_online.train.callbacks import TellEpoch
+from videochat_online.train.preparation import choose_trainable
 from videochat_online.train.rundir import RunFolder
 from videochat_online.train.trainer import SkippedLog, read_skipped
 
@@ -184,6 +193,22 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(place, tiny_dir, whole)
     assert not (place / "killed" / "checkpoint-6").exists()
 
 
+def test_a_resumed_loader_of_several_processes_draws_the_running_epoch():
+    """transformers sets the epoch of the sampler, but does not reach it in exactly this case."""
+    drawn = []
+    for process in (0, 1):
+        sampler = EpochSampler(8, seed=1)
+        loader = DataLoader(range(1000), batch_size=1, sampler=sampler)
+        loader = prepare_data_loader(loader, num_processes=2, process_index=process, put_on_device=False)
+        resumed = skip_first_batches(loader, 1)
+        TellEpoch(sampler).on_epoch_begin(TrainingArguments(), TrainerState(epoch=3.25), TrainerControl())
+        resumed.set_epoch(3)
+        drawn.append([int(batch) for batch in resumed])
+    sampler = EpochSampler(8, seed=1)
+    sampler.set_epoch(3)
+    assert [*zip(*drawn, strict=True)] == [*zip(*[iter([*sampler][2:])] * 2, strict=True)]
+
+
 def test_a_finished_run_is_left_as_it_is(place, run, whole):
     before = {path: path.stat().st_mtime_ns for path in (place / "whole").rglob("*")}
     assert run("whole", **WHOLE) == whole
@@ -258,6 +283,7 @@ def test_the_verdict_waits_for_enough_rows(tmp_path):
     for row in range(5):
         log.add(BatchReport(1, (SkippedSample("a", row, "broken"),)))
     log.add(BatchReport(1, (SkippedSample("a", 4, "broken"),)))  # the same row in the next epoch
+    assert len(log.path.read_text().splitlines()) == 5
     with pytest.raises(InputError, match="6 of 100 rows"):
         log.add(BatchReport(1, (SkippedSample("a", 5, "broken"),)))
     log.add(BatchReport(993, ()))
@@ -292,6 +318,33 @@ def test_what_cannot_be_trained_is_said_before_anything_is_written(place, run, k
     with pytest.raises(InputError, match=message):
         run("refused", **keys)
     assert not (place / "refused").exists()
+
+
+def test_layers_after_the_chosen_one_do_not_learn(tiny_dir):
+    network = load_network(tiny_dir("phi3"))
+    network.config.select_layer = -2
+    choose_trainable(network, ModelArguments())
+    still = {name for name, parameter in network.named_parameters() if not parameter.requires_grad}
+    assert still == {name for name in network.state_dict() if name.startswith("vision_tower.encoder.layer.1.")}
+
+
+def test_a_language_model_without_the_picture_tokens_gets_them(place, run, tmp_path):
+    content = json.loads(build_tiny_tokenizer().backend_tokenizer.to_str())
+    content["added_tokens"] = [token for token in content["added_tokens"] if token["content"] not in SPECIAL_TOKENS]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(tmp_path / "tokenizer.json"), eos_token="<|endoftext|>")
+    network = VideoChatOnlineForConditionalGeneration(tiny_config("phi3", len(tokenizer), 112))
+    network.save_pretrained(tmp_path / "plain")
+    tokenizer.save_pretrained(tmp_path / "plain")
+    run("grown", model_name_or_path=tmp_path / "plain", max_steps=1, learning_rate=0)
+    model = load_model(place / "grown", device="cpu")
+    assert len(model.tokenizer) == len(tokenizer) + len(SPECIAL_TOKENS)
+    for before, after in (
+        (network.get_input_embeddings().weight, model.network.get_input_embeddings().weight),
+        (network.get_output_embeddings().weight, model.network.get_output_embeddings().weight),
+    ):
+        assert torch.equal(after[: len(tokenizer)], before)
+        assert torch.allclose(after[len(tokenizer) :], before.mean(dim=0, keepdim=True), atol=1e-6)
 
 
 def test_a_larger_frame_is_trained_and_saved(place, run):

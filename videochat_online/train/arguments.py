@@ -99,6 +99,7 @@ class RunArguments(TrainingArguments):
 
     remove_unused_columns: bool = _option(False, "Must stay off: the model's inputs are not columns.")
     logging_steps: float = _option(1, "Log the loss every so many optimizer steps.")
+    logging_nan_inf_filter: bool = _option(False, "Log the running mean in place of a loss that is not finite.")
     num_train_epochs: float = _option(1, "Passes over the mixture.")
     global_batch_size: int | None = _option(
         None, "Samples of an optimizer step over all processes; sets gradient_accumulation_steps."

@@ -14,18 +14,12 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils.data import Dataset, Sampler
-from transformers import (
-    PreTrainedTokenizerBase,
-    Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
+from transformers import PreTrainedTokenizerBase, Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from videochat_online.data import BATCH_REPORT, BatchReport, EpochSampler, SkippedSample, TrainingDataset
 from videochat_online.errors import InputError
+from videochat_online.train.callbacks import KeepFrozenPartsOutOfTheGraph, TellEpoch
 from videochat_online.train.rundir import COMPLETE_MARK, SKIPPED_PREFIX
 
 MIN_ITEMS_FOR_A_VERDICT = 100
@@ -84,33 +78,6 @@ def read_skipped(folder: Path) -> list[SkippedSample]:
     return [found[place] for place in sorted(found)]
 
 
-class _TellEpoch(TrainerCallback):
-    """Tells the sampler which epoch begins; transformers does not reach it through a resumed, sharded loader."""
-
-    def __init__(self, sampler: EpochSampler) -> None:
-        self.sampler = sampler
-
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Epochs count from 0; in the middle of one, `state.epoch` has a fraction."""
-        self.sampler.set_epoch(int((state.epoch or 0.0) + 1e-6))
-
-
-class _KeepFrozenPartsOutOfTheGraph(TrainerCallback):
-    """Takes back that activation checkpointing makes the inputs of every part require gradients.
-
-    Only torch's reentrant checkpointing needs that. Here it would make a frozen vision tower keep its graph, and
-    run twice in every step.
-    """
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Comes after the base class has set up checkpointing."""
-        kwargs["model"].disable_input_require_grads()
-
-
 class OnlineTrainer(Trainer):
     """Trains on a `TrainingDataset`.
 
@@ -138,8 +105,8 @@ class OnlineTrainer(Trainer):
         self.skipped = SkippedLog(
             Path(str(self.args.output_dir)), self.args.process_index, len(dataset), max_bad_fraction
         )
-        self.add_callback(_TellEpoch(self._sampler))
-        self.add_callback(_KeepFrozenPartsOutOfTheGraph())
+        self.add_callback(TellEpoch(self._sampler))
+        self.add_callback(KeepFrozenPartsOutOfTheGraph())
 
     def _get_train_sampler(self, train_dataset: Dataset[Any] | None = None) -> Sampler[int]:
         return self._sampler

@@ -1,0 +1,36 @@
+"""What has to happen at certain moments of transformers' training loop."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from videochat_online.data import EpochSampler
+
+
+class TellEpoch(TrainerCallback):
+    """Tells the sampler which epoch begins; transformers does not reach it through a resumed, sharded loader."""
+
+    def __init__(self, sampler: EpochSampler) -> None:
+        self.sampler = sampler
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Epochs count from 0; in the middle of one, `state.epoch` has a fraction."""
+        self.sampler.set_epoch(int((state.epoch or 0.0) + 1e-6))
+
+
+class KeepFrozenPartsOutOfTheGraph(TrainerCallback):
+    """Takes back that activation checkpointing makes the inputs of every part require gradients.
+
+    Only torch's reentrant checkpointing needs that. Here it would make a frozen vision tower keep its graph, and
+    run twice in every step.
+    """
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Comes after the base class has set up checkpointing."""
+        kwargs["model"].disable_input_require_grads()
