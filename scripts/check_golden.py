@@ -25,15 +25,22 @@ from types import ModuleType
 import torch
 from transformers.utils import logging as transformers_logging
 
-from golden import chat, evaluation, features, memory, model, text, video
+from golden import batches, chat, data, evaluation, features, memory, model, text, video
 from golden.harness import Case
 
 CHECKS: dict[str, Callable[[Case], None]] = (
-    model.CHECKS | features.CHECKS | memory.CHECKS | video.CHECKS | text.CHECKS | chat.CHECKS | evaluation.CHECKS
+    model.CHECKS
+    | features.CHECKS
+    | memory.CHECKS
+    | video.CHECKS
+    | text.CHECKS
+    | chat.CHECKS
+    | evaluation.CHECKS
+    | data.CHECKS
+    | batches.CHECKS
 )
 
-
-NOT_COVERED = {"oddity", "dataset_sample", "collator", "sampler", "eval_script", "sharding"}
+NOT_COVERED = {"oddity", "eval_script", "sharding"}
 """Kinds of later work; any other kind without a check is a mistake in the folder's index."""
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import re
+from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +16,23 @@ import check_golden
 from golden.harness import Case, run_lengths
 
 FRAMES = "import numpy as np\ndef make_frames(seed, T):\n    return np.full((T, 2, 2, 3), seed, dtype=np.uint8)\n"
+
+BATCH = {
+    "features": [
+        {"input_ids": [1, 0, 5], "labels": [-100, -100, 5], "attention_mask": [1, 1, 1], "num_patches": [2]},
+        {"input_ids": [1, 9, 20], "labels": [-100, 9, -100], "attention_mask": [1, 1, 0], "num_patches": [1]},
+    ],
+    "batch": {
+        "input_ids": [[1, 0, 5], [1, 9, 20]],
+        "labels": [[-100, -100, 5], [-100, 9, -100]],
+        "attention_mask": [[True, False, True], [True, True, True]],
+        "num_patches": [2, 1],
+    },
+    "pixel_values_shape": [3, 3, 2, 2],
+}
+# Steps of four samples for two ranks: 2, 0, 4, 1 and then 3, which is the longest.
+GROUPING = {"lengths": [3, 1, 4, 9, 5], "randperm": [2, 0, 4, 1, 3], "batch_size": 2, "world_size": 2,
+            "out": [4, 1, 2, 0, 3], "even_chunks": [[0, 3], [1, 2]]}  # fmt: skip
 
 
 @pytest.fixture
@@ -115,6 +136,58 @@ def test_nothing_to_check_is_not_a_pass(folder, cases, capsys):
     assert "expected" in capsys.readouterr().err
 
 
+def run_changed(case, *path, value):
+    """Failures of a case with one recorded value changed; none given: as recorded."""
+    changed = Case(root=case.root, entry=case.entry, frames=case.frames)
+    changed.recorded = copy.deepcopy(case.recorded)
+    place = changed.recorded
+    for key in path[:-1]:
+        place = place[key]
+    if path:
+        assert place[path[-1]] != value
+        place[path[-1]] = value
+    check_golden.run_check(changed)
+    assert changed.exclusions
+    return changed.failures
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "value"),
+    [
+        ("collator", ("batch", "input_ids", 0, 2), 6),
+        ("collator", ("batch", "labels", 1, 1), 8),
+        ("collator", ("batch", "attention_mask", 0, 1), True),
+        ("collator", ("batch", "num_patches"), [1, 2]),
+        ("collator", ("pixel_values_shape", 0), 2),
+        ("sampler", ("out",), [4, 1, 0, 2, 3]),
+        ("sampler", ("out",), [4, 3, 2, 0, 1]),
+        ("sampler", ("randperm",), [3, 0, 4, 1, 2]),
+        ("sampler", ("even_chunks", 1), [2, 1]),
+    ],
+)
+def test_batches(kind, path, value):
+    case = Case(root=None, entry={"name": kind, "kind": kind}, frames=None)
+    case.recorded = {"collator": BATCH, "sampler": GROUPING}[kind]
+    assert run_changed(case, value=None) == []
+    assert run_changed(case, *path, value=value) != []
+
+
+@pytest.mark.parametrize("row", ["online_timestamps", "tracking_max6", "llava_video_tok64", "llava_multi_image_trunc"])
+def test_rows_that_the_reference_corrupts_can_fail(shared_dir, row):
+    """The value of ours that stands in for the recorded one is compared as well."""
+    cases = {case.name: case for case in check_golden.load_cases(shared_dir / "golden")}
+    case = cases[f"dataset_phi3_spm_{row}"]
+    recorded = case.recorded
+    assert run_changed(case, value=None) == []
+    for key in ("input_ids_rle", "labels_rle"):
+        index, count = recorded[key][-1]
+        assert run_changed(case, key, -1, value=[index + 1, count]) != []
+    assert run_changed(case, "pixel_means", -1, 2, value=recorded["pixel_means"][-1][2] + 0.051) != []
+    assert run_changed(case, "conversations_after", 0, "value", value="Else.") != []
+    assert run_changed(case, "num_patches", value=[recorded["num_patches"][0] + 1]) != []
+    assert run_changed(case, "is_video", value=[1 - recorded["is_video"][0]]) != []
+
+
 def test_shapes_must_agree():
     case = Case(root=None, entry={"name": "x", "tolerance": {"atol": 1.0}}, frames=None)
     assert not case.close("x", torch.zeros(2), torch.zeros(1, 2))
@@ -130,3 +203,11 @@ def test_every_kind_but_those_of_later_work_is_covered(shared_dir):
     index = json.loads((shared_dir / "golden" / "index.json").read_text())
     kinds = {case["kind"] for case in index["cases"]}
     assert kinds - check_golden.CHECKS.keys() == check_golden.NOT_COVERED
+
+
+def test_the_document_counts_every_kind(shared_dir):
+    text = (Path(check_golden.__file__).parents[1] / "docs" / "golden.md").read_text(encoding="utf-8")
+    written = {kind: int(count) for kind, count in re.findall(r"`(\w+)` \((\d+)\)", text)}
+    index = json.loads((shared_dir / "golden" / "index.json").read_text())
+    counts = Counter(case["kind"] for case in index["cases"])
+    assert written == {kind: count for kind, count in counts.items() if kind in check_golden.CHECKS}

@@ -29,18 +29,20 @@ from videochat_online.types import Turn
 
 
 @cache
-def _tokenizer(root: Path, name: str) -> Any:
+def tokenizer_of(root: Path, name: str) -> Any:
+    """A recorded tokenizer, loaded once."""
     return load_tokenizer(root / "tokenizers" / name)
 
 
-def _lengths(runs: Sequence[Sequence[int]]) -> list[int]:
+def unrolled(runs: Sequence[Sequence[int]]) -> list[int]:
+    """The ids of a run-length encoding `[[id, count], ...]`."""
     return [value for value, count in runs for _ in range(count)]
 
 
 def check_tokenizer(case: Case) -> None:
     """Ids of probes and the text they decode to."""
     for number, row in enumerate(case.recorded):
-        tokenizer = _tokenizer(case.root, row["tokenizer"])
+        tokenizer = tokenizer_of(case.root, row["tokenizer"])
         label = f"row {number} ({row['tokenizer']}, {row['text']!r})"
         case.exact(f"{label} ids", tokenizer(row["text"])["input_ids"], row["ids"])
         case.exact(f"{label} ids with offsets", encode_with_offsets(tokenizer, row["text"])[0], row["ids"])
@@ -114,11 +116,11 @@ def check_training_tokenisation(case: Case) -> None:
     """Ids and labels of training rows, cut or padded as the row asks."""
     for number, row in enumerate(case.recorded):
         label = f"row {number} ({row['function']}, {row['tokenizer']}, {row['model_max_length']})"
-        tokenizer = _tokenizer(case.root, row["tokenizer"])
+        tokenizer = tokenizer_of(case.root, row["tokenizer"])
         template = get_template(row["template"])
         turns, dropped = _turns(row)
         layout = layout_prompt(turns, tokenizer=tokenizer, template=template)
-        own = _labels_of_prefixes(turns, layout, tokenizer, template)
+        own = labels_of_prefixes(turns, layout, tokenizer, template)
         case.exact(f"{label} labels computed from prefixes", list(layout.labels), own)
         if row["error"]:
             case.exclude(f"{label}: the reference raises {row['error']}")
@@ -131,7 +133,7 @@ def check_training_tokenisation(case: Case) -> None:
 
 def _check_row(case: Case, label: str, row: dict[str, Any], layout: PromptLayout, tokenizer: Any) -> None:
     """Compare ids and labels after the cut or the padding that the recorded row went through."""
-    ids, labels = _lengths(row["input_ids_rle"]), _lengths(row["labels_rle"])
+    ids, labels = unrolled(row["input_ids_rle"]), unrolled(row["labels_rle"])
     limit = row["model_max_length"]
     padding = 0 if row["group_by_length"] else max(0, limit - len(layout))
     case.exact(f"{label} recorded length", len(ids), row["n"])
@@ -165,10 +167,14 @@ def _turns(row: dict[str, Any]) -> tuple[list[Turn], bool]:
     return turns, dropped
 
 
-def _labels_of_prefixes(
+def labels_of_prefixes(
     turns: Sequence[Turn], layout: PromptLayout, tokenizer: Any, template: ChatTemplate
 ) -> list[int]:
-    """Labels without offsets: a reply is what the ids gain from the prompt before it to that with it."""
+    """Labels without offsets: a reply is what the ids gain from the prompt before it to that with it.
+
+    Raises:
+        InputError: the prompt before a reply is no prefix of the whole prompt.
+    """
     labels = [IGNORE_INDEX] * len(layout)
     for number, turn in enumerate(turns):
         before = layout_prompt(
@@ -177,10 +183,19 @@ def _labels_of_prefixes(
         upto = layout_prompt(turns[: number + 1], tokenizer=tokenizer, template=template).input_ids
         end = tokenizer.convert_tokens_to_ids(template.reply_end)
         stop = len(upto) - upto[::-1].index(end)
-        if layout.input_ids[: len(before)] != before or layout.input_ids[:stop] != upto[:stop]:
+        last, given = len(before) - 1, layout.input_ids[: len(before)]
+        # A token may begin in the prompt and end in the reply ("\nA"): it comes before what is learned.
+        whole = given == before or (given[:last] == before[:last] and _extends(tokenizer, given[last], before[last]))
+        if not whole or layout.input_ids[:stop] != upto[:stop]:
             raise InputError(f"turn {number + 1}: the prompt before the reply is no prefix of the whole prompt")
         labels[len(before) : stop] = layout.input_ids[len(before) : stop]
     return labels
+
+
+def _extends(tokenizer: Any, longer: int, shorter: int) -> bool:
+    """Whether one token's text is another's and more."""
+    texts = [tokenizer.decode([index]) for index in (shorter, longer)]
+    return bool(texts[0]) and texts[1].startswith(texts[0]) and len(texts[1]) > len(texts[0])
 
 
 def _check_labels(
