@@ -11,6 +11,7 @@ import av
 import av.error
 import numpy as np
 from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
 
 from videochat_online.errors import VideoError
 from videochat_online.video.container import (
@@ -45,6 +46,8 @@ class PyavReader:
         self._last_s: float | None = None
         self._rotation = 0
         self._is_closed = False
+        # One for all frames: setting up a conversion takes longer than converting a small frame.
+        self._reformatter = VideoReformatter()
         self._whole: Tally | None = None
         self._pass = ContainerPass(path, self._tally, is_threaded=True)
         container, stream = self._pass.container, self._pass.stream
@@ -277,15 +280,15 @@ class PyavReader:
         """A frame whose conversion to RGB waits until it is sampled."""
         self._rotation = frame.rotation
         end_s = self._end_of(time_s, self._pass.time_of(frame.duration))
-        return LazyFrame(time_s, end_s, lambda: LoadedFrame(time_s, to_pixels(frame)))
+        return LazyFrame(time_s, end_s, lambda: LoadedFrame(time_s, to_pixels(frame, self._reformatter)))
 
     def _end_of(self, time_s: float, duration_s: float | None) -> float:
         """End of a frame; without a duration of its own it lasts as long as the mean frame."""
         return time_s + (duration_s or (1 / self._average_fps if self._average_fps else 0.0))
 
 
-def to_pixels(frame: VideoFrame) -> Pixels:
+def to_pixels(frame: VideoFrame, reformatter: VideoReformatter) -> Pixels:
     """RGB uint8 [H,W,3] as the frame is shown: turned by its rotation, to the nearest quarter turn."""
-    stored_HWC = frame.to_ndarray(format="rgb24")
+    stored_HWC = reformatter.reformat(frame, format="rgb24").to_ndarray()
     # FFmpeg's angle is counter-clockwise, as np.rot90's quarter turns are.
     return np.rot90(stored_HWC, k=round(frame.rotation / 90) % 4)
