@@ -25,6 +25,7 @@ COMMANDS = {
     "convert": "rewrite a checkpoint in our own layout or in the published one",
     "train": "train a model, or go on with a run that was interrupted",
     "evaluate": "answer a benchmark's questions at their moments, score them, write a report",
+    "compare": "put finished evaluations side by side: accuracy, differences, age of the evidence",
     "synthesize": "generate streams with questions whose answers are known, and training rows",
     "doctor": "show versions, devices and decoders; check a model directory",
 }

@@ -1,5 +1,6 @@
 """Evaluation on benchmarks of timed questions: causal, each frame encoded once, resumable, in shards."""
 
+from videochat_online.evaluation.comparison import Comparison, compare_runs
 from videochat_online.evaluation.metrics import compute_metrics
 from videochat_online.evaluation.plan import EvaluationConfig, Plan, make_plan
 from videochat_online.evaluation.protocols import PROTOCOLS, EvalProtocol, resolve_protocol
@@ -12,6 +13,7 @@ from videochat_online.evaluation.tasks import TASKS, get_task
 __all__ = [
     "PROTOCOLS",
     "TASKS",
+    "Comparison",
     "EvalQuestion",
     "EvalSet",
     "EvalVideo",
@@ -23,6 +25,7 @@ __all__ = [
     "RunFolder",
     "Shard",
     "Task",
+    "compare_runs",
     "compute_metrics",
     "evaluate",
     "get_task",

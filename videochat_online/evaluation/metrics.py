@@ -25,6 +25,13 @@ AGE_EDGES_S = (2.0, 8.0, 32.0, 128.0, 512.0)
 Array = npt.NDArray[np.float64]
 Row = Mapping[str, Any]
 
+EXTRA_KEYS: dict[str, Callable[[Row], str]] = {
+    "evidence_age_s": lambda row: age_bucket(float(row["extra"]["evidence_age_s"])),
+    "detail": lambda row: str(row["extra"]["detail"]),
+    "template": lambda row: str(row["extra"]["template"]),
+}
+"""What generated sets say about a question, and the group it falls into by that."""
+
 
 @dataclass(frozen=True, slots=True)
 class Score:
@@ -45,6 +52,38 @@ class Score:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Accuracy of one run minus that of another on the same questions, in percentage points.
+
+    Attributes:
+        difference: above 0 where the first is better.
+        low: lower end of the 95% interval.
+        high: its upper end.
+        num_videos: behind it.
+    """
+
+    difference: float
+    low: float
+    high: float
+    num_videos: int
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the interval does; never for a single video, whose resamples are all alike."""
+        return self.num_videos > 1 and (self.low > 0 or self.high < 0)
+
+    def as_dict(self) -> dict[str, float | int | bool]:
+        """For JSON."""
+        return {
+            "difference": round(self.difference, 3),
+            "low": round(self.low, 3),
+            "high": round(self.high, 3),
+            "num_videos": self.num_videos,
+            "excludes_zero": self.excludes_zero,
+        }
+
+
 def compute_metrics(rows: Sequence[Row], task: Task, *, seed: int = 0) -> dict[str, Any]:
     """Everything that can be said about the answers.
 
@@ -59,17 +98,17 @@ def compute_metrics(rows: Sequence[Row], task: Task, *, seed: int = 0) -> dict[s
 
     apart = set(map(tuple, task.set_apart))
     rest = [row for row in rows if cell(row) not in apart]
-    cells = _by_key(rows, cell, seed)
+    cells = scores_by(rows, cell, seed)
     by_cells = _mean_over_groups(rows, cell, seed)
     figures: dict[str, Any] = {
         "accuracy": None if by_cells is None else round(by_cells.accuracy, 3),
         "cell_average": _dict(by_cells),
         "micro_average": _dict(micro_average(rows, seed)),
         "cells": {" / ".join(key): score.as_dict() for key, score in cells.items()},
-        "answer_types": _named(_by_key(rows, lambda row: str(row["answer_type"]), seed)),
-        "sub_answer_types": _named(_by_key(rows, lambda row: f"{row['sub_answer_type']} / {cell(row)[1]}", seed)),
-        "datasets": _named(_by_key(rows, lambda row: str(row["dataset"] or "other"), seed)),
-        "chance": round(100 * float(np.mean([1 / len(row["options"]) for row in rows])), 3) if rows else None,
+        "answer_types": _named(scores_by(rows, lambda row: str(row["answer_type"]), seed)),
+        "sub_answer_types": _named(scores_by(rows, lambda row: f"{row['sub_answer_type']} / {cell(row)[1]}", seed)),
+        "datasets": _named(scores_by(rows, lambda row: str(row["dataset"] or "other"), seed)),
+        "chance": round(chance(rows)[0], 3) if rows else None,
         "num_correct": sum(bool(row["correct"]) for row in rows),
         "num_unparsed": sum(row["predicted_index"] is None for row in rows),
     }
@@ -84,24 +123,21 @@ def compute_metrics(rows: Sequence[Row], task: Task, *, seed: int = 0) -> dict[s
 
 def _synthetic_tables(rows: Sequence[Row], seed: int) -> dict[str, Any]:
     """Tables by what generated sets say about a question, where they say it."""
-    keys: dict[str, Callable[[Row], str]] = {
-        "evidence_age_s": lambda row: age_bucket(float(row["extra"]["evidence_age_s"])),
-        "detail": lambda row: str(row["extra"]["detail"]),
-        "template": lambda row: str(row["extra"]["template"]),
-    }
     tables: dict[str, Any] = {}
-    for name, key in keys.items():
-        known = _with_extra(rows, name)
+    for name, key in EXTRA_KEYS.items():
+        known = with_extra(rows, name)
         if known:
-            tables[f"by_{name}"] = _named(_by_key(known, key, seed))
-    both = _with_extra(_with_extra(rows, "evidence_age_s"), "detail")
+            tables[f"by_{name}"] = _named(scores_by(known, key, seed))
+    both = with_extra(with_extra(rows, "evidence_age_s"), "detail")
     if both:
-        scores = _by_key(both, lambda row: f"{keys['evidence_age_s'](row)} / {keys['detail'](row)}", seed)
+        names = ("evidence_age_s", "detail")
+        scores = scores_by(both, lambda row: " / ".join(EXTRA_KEYS[name](row) for name in names), seed)
         tables["by_evidence_age_s_and_detail"] = _named(scores)
     return tables
 
 
-def _with_extra(rows: Sequence[Row], name: str) -> list[Row]:
+def with_extra(rows: Sequence[Row], name: str) -> list[Row]:
+    """Rows whose question says this about itself."""
     return [row for row in rows if row.get("extra", {}).get(name) is not None]
 
 
@@ -115,12 +151,21 @@ def age_bucket(age_s: float) -> str:
     return f"over {low:g} s"
 
 
+def chance(rows: Sequence[Row]) -> tuple[float, float]:
+    """Accuracy that guessing gives on average, and its standard error, both in percent; `rows` must not be empty.
+
+    A guess at question i is right with p_i = 1 / its options; the standard error is sqrt(mean(p_i (1 - p_i)) / n).
+    """
+    right = np.array([1 / len(row["options"]) for row in rows])
+    return 100 * float(right.mean()), 100 * float(np.sqrt((right * (1 - right)).mean() / len(rows)))
+
+
 def micro_average(rows: Sequence[Row], seed: int = 0) -> Score | None:
     """Accuracy over all answers alike; None where there are none."""
-    return _by_key(rows, lambda row: "all", seed).get("all")
+    return scores_by(rows, lambda row: "all", seed).get("all")
 
 
-def _by_key(rows: Sequence[Row], key: Callable[[Row], Hashable], seed: int) -> dict[Any, Score]:
+def scores_by(rows: Sequence[Row], key: Callable[[Row], Hashable], seed: int = 0) -> dict[Any, Score]:
     """Accuracy for each value of `key`, ages by age, the rest by name."""
     names, correct_VK, asked_VK = _counts(rows, key)
     resampled_RK = 100 * _ratios(correct_VK, asked_VK, seed)
@@ -129,6 +174,34 @@ def _by_key(rows: Sequence[Row], key: Callable[[Row], Hashable], seed: int) -> d
         asked = asked_VK[:, column].sum()
         scores[name] = _score(100 * correct_VK[:, column].sum() / asked, resampled_RK[:, column], int(asked))
     return scores
+
+
+def differences_by(
+    rows: Sequence[Row], baseline: Sequence[Row], key: Callable[[Row], Hashable], seed: int = 0
+) -> dict[Any, Difference]:
+    """Paired difference between two runs for each value of `key`: a resample holds the same videos of both.
+
+    Args:
+        rows: answers of a run.
+        baseline: another run's answers to the same questions, in any order.
+        key: as for `scores_by`.
+        seed: of the bootstrap.
+
+    Raises:
+        ValueError: the questions are not the same.
+    """
+    if sorted((row["id"], row["video"]) for row in rows) != sorted((row["id"], row["video"]) for row in baseline):
+        raise ValueError("expected answers to the same questions about the same videos, got others")
+    names, correct_VK, asked_VK = _counts(rows, key)
+    gained_VK = correct_VK - _counts(baseline, key)[1]
+    resampled_RK = 100 * _ratios(gained_VK, asked_VK, seed)
+    differences = {}
+    for column, name in enumerate(names):
+        asked_V = asked_VK[:, column]
+        low, high = np.nanpercentile(resampled_RK[:, column], (2.5, 97.5))
+        gained = 100 * float(gained_VK[:, column].sum() / asked_V.sum())
+        differences[name] = Difference(gained, float(low), float(high), int((asked_V > 0).sum()))
+    return differences
 
 
 def _mean_over_groups(rows: Sequence[Row], key: Callable[[Row], Hashable], seed: int) -> Score | None:

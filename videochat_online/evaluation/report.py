@@ -117,13 +117,13 @@ def _headline(metrics: Mapping[str, Any]) -> str:
 
 def _protocol(metrics: Mapping[str, Any]) -> str:
     values: dict[str, Any] = {"model": metrics["model"], "answer_by": metrics["answer_by"], **metrics["protocol"]}
-    lines = [f"| {name} | {_cell(json.dumps(value, ensure_ascii=False))} |" for name, value in values.items()]
+    lines = [f"| {name} | {cell(json.dumps(value, ensure_ascii=False))} |" for name, value in values.items()]
     return "\n".join(["| | |", "|---|---|", *lines])
 
 
 def _score_table(rows: Iterable[tuple[str, Mapping[str, Any]]]) -> str:
     lines = [
-        f"| {_cell(name)} | {_number(row['accuracy'])} | {_number(row['low'])} - {_number(row['high'])} "
+        f"| {cell(name)} | {_number(row['accuracy'])} | {_number(row['low'])} - {_number(row['high'])} "
         f"| {row['num_questions']} |"
         for name, row in rows
     ]
@@ -145,7 +145,8 @@ def _cost(cost: Mapping[str, Any]) -> str:
     return "\n".join(["| | |", "|---|---:|", *lines])
 
 
-def _cell(text: str) -> str:
+def cell(text: str) -> str:
+    """A text as a cell of a Markdown table."""
     return text.replace("|", "\\|").replace("\n", " ")
 
 

@@ -69,10 +69,10 @@ class RunFolder:
         path.mkdir(parents=True, exist_ok=True)
         if not (path / "run.json").exists():
             _create(path / "run.json", json.dumps({"settings": settings, **facts}, indent=2) + "\n")
-        self.run: dict[str, Any] = _read_run(path / "run.json")
-        differences = _differences(self.run["settings"], settings)
-        if differences:
-            raise InputError(f"{path} holds a run of other settings: {'; '.join(differences)}")
+        self.run: dict[str, Any] = read_run_file(path / "run.json")
+        found = [f"{name}: {a} there, {b} here" for name, a, b in differences(self.run["settings"], settings)]
+        if found:
+            raise InputError(f"{path} holds a run of other settings: {'; '.join(found)}")
         if shard.count > 1:
             (path / "shards").mkdir(exist_ok=True)
         self._check_sharding()
@@ -209,7 +209,12 @@ def _create(path: Path, text: str) -> None:
     partial.unlink(missing_ok=True)
 
 
-def _read_run(path: Path) -> dict[str, Any]:
+def read_run_file(path: Path) -> dict[str, Any]:
+    """What a run's `run.json` says.
+
+    Raises:
+        InputError: it says something else than a run's settings.
+    """
     try:
         run = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(run, dict) and isinstance(run.get("settings"), dict):
@@ -219,14 +224,14 @@ def _read_run(path: Path) -> dict[str, Any]:
     raise InputError(f"{path}: expected the settings of an evaluation, found something else")
 
 
-def _differences(there: Any, here: Any, name: str = "") -> list[str]:
-    """`protocol.fps: 8.0 there, 4.0 here` for each value that differs."""
+def differences(there: Any, here: Any, name: str = "") -> list[tuple[str, str, str]]:
+    """`("protocol.fps", "8.0", "4.0")` for each value of two settings that differs, as short JSON."""
     if isinstance(there, dict) and isinstance(here, dict):
         keys = sorted({*there, *here})
         return [
-            line for key in keys for line in _differences(there.get(key), here.get(key), f"{name}.{key}".lstrip("."))
+            found for key in keys for found in differences(there.get(key), here.get(key), f"{name}.{key}".lstrip("."))
         ]
-    return [] if there == here else [f"{name}: {_short(there)} there, {_short(here)} here"]
+    return [] if there == here else [(name, _short(there), _short(here))]
 
 
 def _short(value: Any) -> str:

@@ -1,0 +1,79 @@
+r"""Put finished evaluations side by side: accuracy, paired differences to a baseline, age of the evidence.
+
+    videochat-online compare RUN RUN ... [--labels NAME NAME ...] [--baseline NAME] \
+        [--where KEY=VALUE[,VALUE] ...] [--across_protocols] [--plot FILE.png] [--output FILE.md] [--json]
+
+A RUN is the output folder of `videochat-online evaluate`. All runs must have answered the same questions, with the
+same model, under the same protocol but for the memory; what differs is named. Prints Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from videochat_online.errors import InputError
+from videochat_online.evaluation import compare_runs
+from videochat_online.evaluation.comparison_report import render_comparison
+from videochat_online.evaluation.plots import plot_accuracy_by_age
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the subcommand."""
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="output folder of an evaluation")
+    parser.add_argument("--labels", nargs="+", metavar="NAME", help="a name for each run (default: its memory)")
+    parser.add_argument("--baseline", metavar="NAME", help="label to measure the others against (default: the first)")
+    parser.add_argument(
+        "--where",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE[,VALUE]",
+        help="only questions with one of these values, such as template=first_shape,first_place; all KEYs must fit",
+    )
+    parser.add_argument(
+        "--across_protocols", action="store_true", help="compare runs that differ in more than memory; say in what"
+    )
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw accuracy by age of the evidence")
+    parser.add_argument("--output", type=Path, metavar="FILE.md", help="write the tables to a file, too")
+    parser.add_argument("--json", action="store_true", help="one line of JSON instead of tables")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Compare, draw, write, print."""
+    if options.plot is not None and options.plot.suffix.lower() != ".png":
+        raise InputError(f"--plot: expected the name of a PNG file such as ages.png, got {options.plot}")
+    comparison = compare_runs(
+        options.runs,
+        labels=options.labels,
+        baseline=options.baseline,
+        where=_parse_where(options.where),
+        across_protocols=options.across_protocols,
+    )
+    text = render_comparison(comparison)
+    try:
+        for path in filter(None, (options.plot, options.output)):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        if options.plot is not None:
+            plot_accuracy_by_age(comparison, options.plot)
+        if options.output is not None:
+            options.output.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{error.filename}: expected a file that can be written ({error.strerror})") from error
+    print(json.dumps(comparison.as_dict(), ensure_ascii=False) if options.json else text.rstrip("\n"))  # noqa: T201
+    return 0
+
+
+def _parse_where(texts: Sequence[str]) -> dict[str, list[str]]:
+    """`["detail=fine", "template=a,b"]` -> `{"detail": ["fine"], "template": ["a", "b"]}`."""
+    where: dict[str, list[str]] = {}
+    for text in texts:
+        key, _, values = text.partition("=")
+        if not (key and all(values.split(","))):
+            raise InputError(f"--where: expected KEY=VALUE[,VALUE] such as template=first_shape, got {text!r}")
+        if key in where:
+            raise InputError(f"--where: expected each key once with all its values, got {key!r} again")
+        where[key] = values.split(",")
+    return where

@@ -1,0 +1,110 @@
+"""A comparison for people: Markdown tables, a row for each run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from videochat_online.evaluation.comparison import ComparedRun, Comparison, Figures
+from videochat_online.evaluation.report import cell
+
+MOST_TEMPLATES = 8
+"""More templates than this are too many columns: the answer types then stand for them."""
+
+FEW_VIDEOS = 10
+"""Resamples of fewer videos than this are nearly all alike."""
+
+
+def render_comparison(comparison: Comparison) -> str:
+    """The comparison as Markdown."""
+    parts = [f"# {len(comparison.runs)} runs side by side", _introduction(comparison)]
+    parts.append(_overview(comparison))
+    if "evidence_age_s" in comparison.runs[0].groups:
+        parts += ["## By age of the evidence", "How long ago was on view what the answer needs.", _by_age(comparison)]
+    if comparison.protocol_differences:
+        lines = [
+            f"- {cell(found.label)}: `{found.setting}` is `{found.value}`, not `{found.baseline_value}`"
+            for found in comparison.protocol_differences
+        ]
+        parts += [
+            "## Not alike",
+            f"These runs differ from {cell(comparison.baseline)} in more than memory:",
+            "\n".join(lines),
+        ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _introduction(comparison: Comparison) -> str:
+    guessing = comparison.runs[0].overall
+    lines = [
+        f"{_count(comparison.num_questions, 'question')} about {_count(comparison.num_videos, 'video')}. Accuracy in "
+        "percent, with 95% intervals of a bootstrap over videos. Guessing gives "
+        f"{guessing.chance:.1f}, with a standard error of {guessing.chance_standard_error:.1f}.",
+        f"Differences are to {cell(comparison.baseline)}, in points, the same videos resampled for both runs; "
+        "**bold**: the interval excludes 0.",
+    ]
+    if comparison.where:
+        kept = "; ".join(f"{key} = {', '.join(values)}" for key, values in comparison.where.items())
+        lines.append(f"Only questions with {cell(kept)}.")
+    if comparison.num_videos < FEW_VIDEOS:
+        lines.append(f"Fewer than {FEW_VIDEOS} videos: the intervals say little.")
+    return "\n".join(lines)
+
+
+def _overview(comparison: Comparison) -> str:
+    """Tokens, accuracy and difference of each run, and its accuracy on each kind of question."""
+    kinds = _kinds(comparison.runs[0])
+    rows = []
+    for run in comparison.runs:
+        is_baseline = run.label == comparison.baseline
+        difference = "baseline" if is_baseline else _difference(run.overall)
+        accuracies = [f"{run.groups[kinds][name].score.accuracy:.1f}" for name in run.groups[kinds]] if kinds else []
+        rows.append([run.label, f"{run.visual_tokens_mean:.1f}", _score(run.overall), difference, *accuracies])
+    first = comparison.runs[0]
+    columns = first.groups[kinds] if kinds else {}
+    rows += _footer(columns, ["", f"{first.overall.chance:.1f}", ""], ["", str(comparison.num_questions), ""])
+    return _table(["", "visual tokens", "all questions", "difference", *columns], rows)
+
+
+def _kinds(run: ComparedRun) -> str | None:
+    """What the columns stand for: templates where there are few, else answer types, nothing where there is one kind."""
+    if 1 < len(run.groups.get("template", {})) <= MOST_TEMPLATES:
+        return "template"
+    return "answer_type" if len(run.groups["answer_type"]) > 1 else None
+
+
+def _by_age(comparison: Comparison) -> str:
+    rows = [
+        [run.label, *(_score(figures) for figures in run.groups["evidence_age_s"].values())] for run in comparison.runs
+    ]
+    bands = comparison.runs[0].groups["evidence_age_s"]
+    return _table(["", *bands], rows + _footer(bands, [], []))
+
+
+def _footer(columns: Mapping[str, Figures], chance: list[str], counts: list[str]) -> list[list[str]]:
+    """What holds for all runs alike: chance, and the number of questions."""
+    return [
+        ["chance", *chance, *(f"{figures.chance:.1f}" for figures in columns.values())],
+        ["questions", *counts, *(str(figures.score.num_questions) for figures in columns.values())],
+    ]
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    ruler = "|---|" + "---:|" * (len(head) - 1)
+    return "\n".join(
+        ["| " + " | ".join(map(cell, head)) + " |", ruler, *(f"| {' | '.join(map(cell, r))} |" for r in rows)]
+    )
+
+
+def _score(figures: Figures) -> str:
+    score = figures.score
+    return f"{score.accuracy:.1f} ({score.low:.1f} to {score.high:.1f})"
+
+
+def _difference(figures: Figures) -> str:
+    gained = figures.difference
+    text = f"{gained.difference:+.1f} ({gained.low:+.1f} to {gained.high:+.1f})"
+    return f"**{text}**" if gained.excludes_zero else text
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,182 @@
+"""Finished runs: what they hold, what they are called, whether they can be held against each other.
+
+Knows the files of a run and the settings that decide answers; computes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from videochat_online.errors import InputError
+from videochat_online.evaluation.results import Row, RowFile, differences, read_run_file
+
+FACTS = ("id", "video", "dataset", "answer_type", "sub_answer_type", "time_s", "question", "answer_index")
+"""What every row says about its question; its `extra` may say more."""
+
+_COMPARED_SETTINGS = ("task", "model", "model_options", "generation", "answer_by", "protocol")
+_ROW_KEYS = (*FACTS, "options", "extra", "correct", "num_visual_tokens")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A finished evaluation.
+
+    Attributes:
+        folder: as given.
+        settings: what decided its answers, from `run.json`.
+        rows: of `predictions.jsonl`, one a question.
+    """
+
+    folder: Path
+    settings: Mapping[str, Any]
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ProtocolDifference:
+    """A setting in which a run is not like the baseline; both values as short JSON."""
+
+    label: str
+    setting: str
+    baseline_value: str
+    value: str
+
+
+def read_run(folder: Path) -> Run:
+    """A finished run.
+
+    Raises:
+        InputError: no run, or one that did not answer every question.
+    """
+    if not (folder / "run.json").is_file():
+        found = "no run.json in it" if folder.is_dir() else "no such folder"
+        raise InputError(f"{folder}: expected the output folder of an evaluation, found {found}")
+    run = read_run_file(folder / "run.json")
+    settings: dict[str, Any] = run["settings"]
+    _expect_keys(folder / "run.json", settings, (*_COMPARED_SETTINGS, "blind"))
+    if not (folder / "metrics.json").is_file():
+        paths = [folder / "predictions.jsonl", *folder.glob("shards/*.predictions.jsonl")]
+        num_answers = sum(len(RowFile(path, key="id").rows()) for path in paths)
+        total = run.get("counts", {}).get("num_questions")
+        raise InputError(
+            f"{folder}: the run is not finished: no metrics.json, {num_answers} answers"
+            f"{'' if total is None else f' to {total} questions'}; its evaluate command, given again, goes on"
+        )
+    metrics = _read_metrics(folder / "metrics.json")
+    if metrics["num_unanswered"]:
+        bad = "".join(f"; {row['video']}: {row['problem']}" for row in metrics["bad_videos"][:1])
+        raise InputError(
+            f"{folder}: expected an answer to each of {metrics['num_questions']} questions, "
+            f"{metrics['num_unanswered']} have none, {metrics['num_bad_videos']} videos could not be used{bad}"
+        )
+    path = folder / "predictions.jsonl"
+    rows = RowFile(path, key="id").rows()
+    for number, row in enumerate(rows, start=1):
+        _expect_keys(f"{path} line {number}", row, _ROW_KEYS)
+    num_different = len({row["id"] for row in rows})
+    if not len(rows) == num_different == metrics["num_answered"]:
+        raise InputError(
+            f"{path}: expected a row for each of {metrics['num_answered']} answers, found {len(rows)} rows of "
+            f"{num_different} questions"
+        )
+    return Run(folder=folder, settings=settings, rows=tuple(rows))
+
+
+def default_label(settings: Mapping[str, Any]) -> str:
+    """What a run remembered: "pyramid 4/4/16", "window 6", "keep_all", "blind", or a setting without a memory."""
+    protocol = settings["protocol"]
+    if settings["blind"]:
+        return "blind"
+    if protocol["memory"] is None:
+        return str(protocol["setting"])
+    options = protocol["memory_options"]
+    sizes = options.get("capacities") or [options[name] for name in ("num_frames",) if name in options]
+    return f"{protocol['memory']} {'/'.join(map(str, sizes))}".strip()
+
+
+def labels_of(runs: Sequence[Run], given: Sequence[str] | None) -> list[str]:
+    """A name for each run, no two alike.
+
+    Raises:
+        InputError: fewer than two runs, one of them twice, or labels that do not fit them.
+    """
+    if len(runs) < 2:
+        raise InputError(f"expected at least two runs to compare, got {len(runs)}")
+    folder, count = Counter(run.folder.resolve() for run in runs).most_common(1)[0]
+    if count > 1:
+        raise InputError(f"{folder}: expected each run once, got it {count} times")
+    if given is None:
+        labels = [default_label(run.settings) for run in runs]
+        # Alike by their memories: the folder tells them apart, by its name if that is enough.
+        for suffixes in ([run.folder.resolve().name for run in runs], [str(run.folder) for run in runs]):
+            counts = Counter(labels)
+            labels = [
+                f"{label} ({suffix})" if counts[label] > 1 else label
+                for label, suffix in zip(labels, suffixes, strict=True)
+            ]
+        return labels
+    if len(given) != len(runs):
+        raise InputError(f"--labels: expected {len(runs)}, one for each run, got {len(given)}")
+    label, count = Counter(given).most_common(1)[0]
+    if count > 1:
+        raise InputError(f"--labels: expected a different one for each run, got {label!r} {count} times")
+    return list(given)
+
+
+def check_same_questions(run: Run, baseline: Run) -> None:
+    """Same ids, each with the same right answer.
+
+    Raises:
+        InputError: how many are not, and the first of them.
+    """
+    here, there = ({row["id"]: row for row in some.rows} for some in (run, baseline))
+    missing = [row for row in baseline.rows if row["id"] not in here]
+    added = [row for row in run.rows if row["id"] not in there]
+    judged = [row for row in run.rows if there.get(row["id"], row)["answer_index"] != row["answer_index"]]
+    differing = [*missing, *added, *judged]
+    if differing:
+        first = differing[0]
+        raise InputError(
+            f"{run.folder} and {baseline.folder} did not answer the same questions: {len(missing)} only in "
+            f"{baseline.folder}, {len(added)} only in {run.folder}, {len(judged)} with another right answer; the "
+            f"first: {first['id']} ({first['question']!r} about {first['video']} at {first['time_s']:g} s)"
+        )
+
+
+def protocol_differences_between(runs: Sequence[Run], labels: Sequence[str], place: int) -> list[ProtocolDifference]:
+    """Settings in which runs are not like the one at `place`, memory and blindness left out."""
+    of_baseline = _comparable(runs[place].settings)
+    return [
+        ProtocolDifference(label, *found)
+        for label, run in zip(labels, runs, strict=True)
+        for found in differences(of_baseline, _comparable(run.settings))
+    ]
+
+
+def _comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What has to be alike: all that decides answers but the memory and whether there are frames at all."""
+    kept = {name: settings[name] for name in _COMPARED_SETTINGS}
+    left_out = {"protocol": ("memory", "memory_options"), "generation": ("max_new_tokens",)}  # the protocol has it, too
+    for part, names in left_out.items():
+        kept[part] = {name: value for name, value in kept[part].items() if name not in names}
+    return kept
+
+
+def _read_metrics(path: Path) -> dict[str, Any]:
+    try:
+        metrics = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: expected the figures of an evaluation, found no JSON: {error}") from error
+    _expect_keys(path, metrics, ("num_questions", "num_answered", "num_unanswered", "num_bad_videos", "bad_videos"))
+    return dict(metrics)
+
+
+def _expect_keys(where: Path | str, values: Any, keys: Sequence[str]) -> None:
+    missing = [key for key in keys if key not in values] if isinstance(values, dict) else list(keys)
+    if missing:
+        raise InputError(f"{where}: expected {', '.join(missing)}, found no such entry")
