@@ -54,6 +54,12 @@ class TrainingDataset(Dataset[Example | SkippedSample]):
 
     def __init__(self, entries: Sequence[RegistryEntry], encoder: SampleEncoder, seed: int = 42) -> None:
         check_encoder(encoder)
+        for entry in entries:
+            if entry.memory is not None:
+                try:
+                    entry.memory.make(encoder.full_grid, encoder.schedule.intervals)
+                except InputError as error:
+                    raise InputError(f"{entry.name}: memory: {error}") from error
         self.entries = tuple(entries)
         self.encoder = encoder
         self.seed = seed
@@ -83,6 +89,7 @@ class TrainingDataset(Dataset[Example | SkippedSample]):
                 tiling=self._tiling(entry),
                 fps=entry.fps,
                 augment=entry.data_augment,
+                memory=entry.memory,
             )
         except InputError as error:
             return SkippedSample(entry.name, number, str(error))

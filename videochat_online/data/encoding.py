@@ -26,11 +26,12 @@ from videochat_online.data.layout import (
     video_turns,
 )
 from videochat_online.data.records import Sample
+from videochat_online.data.remembered import MemoryLayout
 from videochat_online.errors import InputError
 from videochat_online.memory import Grid, TokenSchedule
 from videochat_online.text import ChatTemplate, layout_prompt, truncate_layout
 from videochat_online.types import FrameUse, Turn
-from videochat_online.video import uniform_subset
+from videochat_online.video import TIME_TOLERANCE_S, uniform_subset
 
 JPEG_QUALITIES = (75, 100)
 """Of the degradation by `data_augment`, both ends included."""
@@ -93,6 +94,7 @@ class SampleEncoder:
         tiling: Tiling | None = None,
         fps: float | None = None,
         augment: bool = False,
+        memory: MemoryLayout | None = None,
     ) -> Example:
         """Read what the sample shows and lay its dialogue out.
 
@@ -102,19 +104,22 @@ class SampleEncoder:
             tiling: of the sample's set, instead of the run's.
             fps: frame rate of the set's frame folders, where the sample does not say.
             augment: degrade pictures by JPEG compression.
+            memory: shows what it would hold at the last question, instead of all frames.
 
         Raises:
             InputError: unreadable media, placeholders that do not fit, or a prompt that is too long to keep its
-                frames and something to learn.
+                frames and something to learn; a memory for a sample that is not a video with questions.
         """
         pixels: Pixels | None = None
         ratios: tuple[int, ...] = ()
+        if memory is not None and sample.kind not in ("video", "online"):
+            raise InputError(f"memory: expected a video with questions, found a sample of kind {sample.kind}")
         if sample.kind == "text":
             turns = text_turns(sample.turns)
         elif sample.kind == "image":
             turns, pixels, ratios = self._image(sample, tiling or self.tiling)
         else:
-            turns, pixels, ratios = self._video(sample, rng, fps)
+            turns, pixels, ratios = self._video(sample, rng, fps, memory)
         layout = layout_prompt(
             [trimmed(turn) for turn in turns] if self.template.name in TRIMMING_TEMPLATES else turns,
             tokenizer=self.tokenizer,
@@ -137,7 +142,7 @@ class SampleEncoder:
         return turns, pixels, (1,) * len(pixels)
 
     def _video(
-        self, sample: Sample, rng: random.Random, fps: float | None
+        self, sample: Sample, rng: random.Random, fps: float | None, memory: MemoryLayout | None
     ) -> tuple[tuple[Turn, ...], Pixels, tuple[int, ...]]:
         turns = sample.turns
         if sample.kind == "tracking":
@@ -152,24 +157,42 @@ class SampleEncoder:
         times_s: Sequence[float] = clip.times_s
         if sample.reset_times:
             times_s = [round(time_s - times_s[0], 1) for time_s in times_s]
-        frames = self._frame_uses(times_s)
+        if memory is None:
+            frames, ratios = self._scheduled(times_s)
+        else:
+            last_s = turns[-1].time_s
+            # Earlier questions go with frames that may be gone.
+            turns = tuple(turn for turn in turns if turn.time_s == last_s)
+            seen_s = times_s if last_s is None else [t for t in times_s if t <= last_s + TIME_TOLERANCE_S]
+            frames, ratios = self._remembered(clip.pixels_TSSC[: len(seen_s)], seen_s, memory)
         if sample.kind == "video":
             laid_out = video_turns(turns, frames)
         else:
             laid_out = online_turns(turns, frames)
-            frames = frames_until(frames, turns[-1].time_s or 0.0)
-        kept = [frame.index for frame in frames]
-        ratios = tuple(self.schedule.ratio(index) or 1 for index in kept)
-        return laid_out, clip.pixels_TSSC[kept], ratios
+            frames = list(frames_until(frames, turns[-1].time_s or 0.0))
+        return laid_out, clip.pixels_TSSC[[frame.index for frame in frames]], tuple(ratios[: len(frames)])
 
-    def _frame_uses(self, times_s: Sequence[float]) -> Sequence[FrameUse]:
-        """The frames that cost tokens; the schedule may leave some out."""
+    def _scheduled(self, times_s: Sequence[float]) -> tuple[list[FrameUse], list[int]]:
+        """The frames that cost tokens, and by how much each is pooled; the schedule may leave some out."""
         counts = self.schedule.num_tokens(range(len(times_s)), self.full_grid)
-        return [
+        frames = [
             FrameUse(index, time_s, count)
             for index, (time_s, count) in enumerate(zip(times_s, counts, strict=True))
             if count
         ]
+        return frames, [self.schedule.ratio(frame.index) or 1 for frame in frames]
+
+    def _remembered(
+        self, pixels_TSSC: Pixels, times_s: Sequence[float], memory: MemoryLayout
+    ) -> tuple[list[FrameUse], list[int]]:
+        """The same of what a memory would hold after these frames."""
+        left = memory.remembered(pixels_TSSC, times_s, self.full_grid, self.schedule.intervals)
+        rows, columns = self.full_grid
+        frames = [
+            FrameUse(frame.place, times_s[frame.place], (rows // frame.ratio) * (columns // frame.ratio))
+            for frame in left
+        ]
+        return frames, [frame.ratio for frame in left]
 
 
 def trimmed(turn: Turn) -> Turn:

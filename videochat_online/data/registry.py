@@ -16,6 +16,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from videochat_online.data.remembered import MemoryLayout
 from videochat_online.errors import InputError
 
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
@@ -34,6 +35,8 @@ class RegistryEntry:
             half of them again.
         max_dynamic_patch: most tiles of a still image in this set, instead of the run's.
         fps: frames per second of its frame folders, where a row does not say.
+        memory: shows of each video what this memory would hold at the last question, which alone is kept; None
+            shows all frames.
     """
 
     name: str
@@ -43,6 +46,7 @@ class RegistryEntry:
     repeat_time: float = 1.0
     max_dynamic_patch: int | None = None
     fps: float | None = None
+    memory: MemoryLayout | None = None
 
 
 def load_registries(meta_path: str) -> tuple[RegistryEntry, ...]:
@@ -106,6 +110,11 @@ def _entry(path: Path, name: str, fields: Any) -> RegistryEntry:
             raise InputError(f"{where}: {key}: expected {expected}, found {fields[key]!r}")
         if key in fields:
             values[key] = fields[key]
+    if "memory" in values:
+        try:
+            values["memory"] = MemoryLayout(**values["memory"])
+        except InputError as error:
+            raise InputError(f"{where}: memory: {error}") from error
     for key in ("annotation", "data_root"):
         if key not in fields:
             raise InputError(f"{where}: expected {key}, found none")
@@ -143,6 +152,10 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "repeat_time": (lambda value: _is_number(value) and value > 0, "a number above 0"),
     "max_dynamic_patch": (lambda value: type(value) is int and value >= 1, "a whole number of at least 1"),
     "fps": (lambda value: _is_number(value) and value > 0, "a number above 0"),
+    "memory": (
+        lambda value: isinstance(value, dict) and isinstance(value.get("name"), str),
+        'an object such as {"name": "pyramid", "capacities": [2, 2, 12]}',
+    ),
 }
 # Written in the published registries: the row count, which is counted here, and how to read a video, which the
 # files themselves tell.

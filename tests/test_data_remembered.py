@@ -1,0 +1,143 @@
+"""Training rows laid out as a memory leaves them: the very prompt that a session makes of the same frames."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from train_cases import dialogue, write_media, write_registry
+from videochat_online.data import (
+    FrameSampling,
+    PixelReader,
+    SampleEncoder,
+    Tiling,
+    TrainingDataset,
+    load_registries,
+    parse_row,
+)
+from videochat_online.data.remembered import MemoryLayout, thumbnails
+from videochat_online.errors import InputError
+from videochat_online.memory import TokenSchedule, make_memory
+from videochat_online.streaming import StreamingSession
+
+ROW = {
+    "video": "clip.mp4",
+    "conversations": dialogue("Early?", "Yes.", "Where?", "Left.", "What?", "Red.", times=(1.0, 3.5, 3.5)),
+}
+
+
+@pytest.fixture(scope="module")
+def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_media(tmp_path_factory.mktemp("data") / "media")
+
+
+@pytest.fixture
+def encoder(tiny_model) -> SampleEncoder:
+    return SampleEncoder(
+        tokenizer=tiny_model.tokenizer,
+        template=tiny_model.template,
+        system_message="Watch.",
+        reader=PixelReader(tiny_model.transform),
+        full_grid=(4, 4),
+        schedule=TokenSchedule((8, 4, 1)),
+        sampling=FrameSampling(method="fps2", max_num_frames=64),
+        tiling=Tiling(dynamic=False),
+        max_length=2000,
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "ratios"),
+    [
+        ("window", {"num_frames": 2}, (1, 1)),
+        ("uniform", {"num_frames": 3}, (1, 1, 1)),
+        ("pyramid", {"capacities": (1, 1, 5)}, (1, 4, 4, 4, 2, 4, 4)),
+        ("keep_all", {}, (1, 4, 4, 4, 2, 4, 4)),
+    ],
+)
+def test_a_row_is_what_a_session_would_say(encoder, media, tiny_model, name, options, ratios):
+    example = encoder.encode(parse_row(ROW, media), random.Random(0), memory=MemoryLayout(name, **options))
+    assert example.pool_ratios == ratios
+    memory = make_memory(
+        name, full_grid=(4, 4), **options, **({} if name in ("window", "uniform") else {"intervals": (8, 4, 1)})
+    )
+    session = StreamingSession(tiny_model, memory, system_message="Watch.")
+    clip = encoder.reader.clip(media / "clip.mp4", encoder.sampling)
+    session.push(clip.pixels_TSSC[:7], clip.times_s[:7])
+    asked = session.prepare("Where?").prompt.layout.input_ids
+    assert example.input_ids[: len(asked)] == tuple(asked)
+
+
+def test_only_the_last_questions_are_kept_and_all_of_them_learned(encoder, media):
+    layout = MemoryLayout("window", num_frames=2)
+    text = encoder.tokenizer.decode(encoder.encode(parse_row(ROW, media), random.Random(0), memory=layout).input_ids)
+    assert "Early?" not in text
+    assert text.index("Where?") < text.index("Left.") < text.index("What?") < text.index("Red.")
+    questions = {"video": "clip.mp4", "QA": [{"q": "One?", "a": "1."}, {"q": "Two?", "a": "2."}]}
+    example = encoder.encode(parse_row(questions, media), random.Random(0), memory=layout)
+    assert example.pool_ratios == (1, 1)
+    assert "Frame7: " in encoder.tokenizer.decode(example.input_ids)
+
+
+def test_frames_after_the_question_are_not_there_to_be_remembered(encoder, media):
+    row = {"video": "clip.mp4", "conversations": dialogue("Where?", "Left.", times=(1.0,))}
+    example = encoder.encode(parse_row(row, media), random.Random(0), memory=MemoryLayout("window", num_frames=9))
+    assert len(example.pool_ratios) == 2  # at 0.25 and 0.75 s
+
+
+def test_the_frame_that_is_most_like_its_neighbour_leaves():
+    pixels = np.zeros((4, 16, 16, 3), dtype=np.uint8)
+    for place, columns in enumerate((slice(0, 4), slice(8, 12), slice(8, 12), slice(0, 8))):
+        pixels[place, :, columns] = 200
+    found = MemoryLayout("pyramid", capacities=(3, 1)).remembered(pixels, (0.0, 1.0, 2.0, 3.0), (8, 8), (1, 1))
+    assert [(frame.place, frame.ratio) for frame in found] == [(0, 1), (1, 2), (2, 1), (3, 1)]
+    found = MemoryLayout("pyramid", capacities=(3, 0)).remembered(pixels, (0.0, 1.0, 2.0, 3.0), (8, 8), (1, 1))
+    assert [(frame.place, frame.ratio) for frame in found] == [(0, 1), (2, 1), (3, 1)]
+
+
+def test_thumbnails_are_means_around_the_mean_of_the_clip():
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+    expected = np.empty((3, 8, 8, 3))
+    for row in range(8):
+        for column in range(8):
+            expected[:, row, column] = pixels[:, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4].mean(axis=(1, 2))
+    expected -= expected.mean(axis=0)
+    assert np.abs(thumbnails(pixels) - expected.reshape(3, -1)).max() < 1e-3
+    assert thumbnails(pixels[:0]).shape == (0, 192)
+
+
+def test_a_row_without_a_video_has_nothing_to_remember(encoder, media):
+    row = {"image": "image0.png", "conversations": dialogue("What?", "Noise.")}
+    with pytest.raises(InputError, match="memory: expected a video with questions, found a sample of kind image"):
+        encoder.encode(parse_row(row, media), random.Random(0), memory=MemoryLayout("window"))
+
+
+@pytest.mark.parametrize(
+    ("memory", "message"),
+    [
+        ({"name": "pyramids"}, "entry 'a': memory: unknown memory 'pyramids'"),
+        ({"name": "window", "capacities": [1, 1, 1]}, "entry 'a': memory: memory 'window' does not take capacities"),
+        ({"name": "pyramid", "full_grid": [4, 4]}, "entry 'a': memory: memory 'pyramid' does not take full_grid here"),
+        ({"name": "pyramid", "capacities": [0, 0, 0]}, "entry 'a': memory: capacities must be .* one of them above 0"),
+        ({"capacities": [1, 1, 1]}, "entry 'a': memory: expected an object such as"),
+        ("pyramid", "entry 'a': memory: expected an object such as .*found 'pyramid'"),
+    ],
+)
+def test_a_wrong_memory_of_a_set_is_named(media, tmp_path, memory, message):
+    path = write_registry(tmp_path / "registry", media, a=[ROW])
+    path.write_text(path.read_text().replace('"data_root"', f'"memory": {json.dumps(memory)}, "data_root"'))
+    with pytest.raises(InputError, match=message):
+        load_registries(str(path))
+
+
+def test_a_memory_that_does_not_fit_the_model_is_found_before_the_first_row(encoder, media, tmp_path):
+    path = write_registry(tmp_path / "registry", media, a=[ROW])
+    path.write_text(
+        path.read_text().replace('"data_root"', '"memory": {"name": "fifo", "capacities": [1, 1]}, "data_root"')
+    )
+    with pytest.raises(InputError, match="a: memory: .*one capacity, one grid and one interval"):
+        TrainingDataset(load_registries(str(path)), encoder)

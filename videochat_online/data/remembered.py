@@ -1,0 +1,96 @@
+"""Which frames of a training clip a memory would still hold, and how small: rows laid out as a session lays them out.
+
+A model that is to answer from a memory has to have seen what one leaves: gaps in the numbering, large old frames
+among small new ones. The memory itself decides, by the code that decides in a session. It compares thumbnails, since
+no vision tower runs where data is loaded; which of two alike frames leaves may differ from what features would say,
+the pattern that is left does not.
+
+Shape legend: `T` frames, `S` side in pixels, `C` values of a thumbnail.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from videochat_online.data.frames import Pixels
+from videochat_online.errors import InputError
+from videochat_online.memory import DEFAULT_INTERVALS, MEMORY_OPTIONS, Grid, MemoryBank, make_memory
+from videochat_online.types import FrameTokens
+
+THUMBNAIL_SIDE = 8
+OF_THE_MODEL = ("full_grid", "grids", "intervals", "device")
+"""Options of a memory that follow from the model; a registry does not set them."""
+
+
+@dataclass(frozen=True, slots=True)
+class RememberedFrame:
+    """A frame that is left, and by how much its token grid is pooled in each direction."""
+
+    place: int
+    ratio: int
+
+
+class MemoryLayout:
+    """A memory that decides which frames of a sample are shown.
+
+    Args:
+        name: in `MEMORY_BANKS`.
+        **options: of that memory, without those that the model decides.
+
+    Raises:
+        InputError: an unknown memory, or an option that it does not take here.
+    """
+
+    def __init__(self, name: str, **options: Any) -> None:
+        unknown = sorted(set(options) - (set(MEMORY_OPTIONS.get(name, options)) - set(OF_THE_MODEL)))
+        if unknown:
+            raise InputError(f"memory {name!r} does not take {', '.join(unknown)} here")
+        self.name = name
+        self.options = options
+        # Made once at once: wrong names and values are found before the first row, whatever the model is.
+        num_levels = len(options.get("capacities", DEFAULT_INTERVALS))
+        self.make((2**num_levels,) * 2, (1,) * num_levels)
+
+    def remembered(
+        self, pixels_TSSC: Pixels, times_s: Sequence[float], full_grid: Grid, intervals: Sequence[int]
+    ) -> list[RememberedFrame]:
+        """What is left after the last frame, in time order.
+
+        Args:
+            pixels_TSSC: the clip's frames, uint8.
+            times_s: start of each.
+            full_grid: tokens of a full-size frame.
+            intervals: of the token schedule.
+        """
+        memory = self.make(full_grid, intervals)
+        thumbnails_TC = torch.from_numpy(thumbnails(pixels_TSSC))
+        for place, (values_C, time_s) in enumerate(zip(thumbnails_TC, times_s, strict=True)):
+            memory.write(FrameTokens(values_C[:, None, None].expand(-1, *full_grid), place, time_s, place))
+        return [RememberedFrame(frame.index, full_grid[0] // frame.tokens_CHW.shape[1]) for frame in memory.read()]
+
+    def make(self, full_grid: Grid, intervals: Sequence[int]) -> MemoryBank:
+        """An empty memory for a model's frames.
+
+        Raises:
+            InputError: the options do not fit the model's token grid and schedule.
+        """
+        of_the_model = {"full_grid": full_grid, "intervals": tuple(intervals)}
+        taken = {name: of_the_model[name] for name in of_the_model if name in MEMORY_OPTIONS.get(self.name, ())}
+        return make_memory(self.name, **taken, **self.options)
+
+
+def thumbnails(pixels_TSSC: Pixels) -> np.ndarray:
+    """Squares of `THUMBNAIL_SIDE` averaged pixels around their common mean, float32 [T, C]."""
+    num_frames, size = pixels_TSSC.shape[:2]
+    if not num_frames:
+        return np.zeros((0, THUMBNAIL_SIDE**2 * 3), dtype=np.float32)
+    edges = np.linspace(0, size, THUMBNAIL_SIDE + 1).astype(int)[:-1]
+    sums = np.add.reduceat(np.add.reduceat(pixels_TSSC.astype(np.float32), edges, axis=1), edges, axis=2)
+    flat = sums.reshape(num_frames, -1) / (size / THUMBNAIL_SIDE) ** 2
+    # Around the clip's mean: a shared background would make all frames equally alike.
+    return flat - flat.mean(axis=0, keepdims=True)
