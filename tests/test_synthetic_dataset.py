@@ -16,6 +16,7 @@ import pytest
 from synthetic_sets import TINY_SEVERAL, TINY_SINGLE
 from videochat_online import __version__
 from videochat_online.cli import synthesize as command
+from videochat_online.data import load_registries
 from videochat_online.errors import InputError
 from videochat_online.synthetic import (
     PRESETS,
@@ -212,7 +213,12 @@ def test_benchmark_rows_are_in_the_nested_layout(made):
 def check_pair(scene, time_s, question, answer):
     """A multiple-choice question in words has the answer that the scene gives."""
     lines = question.split("\n")
-    assert (lines[1], lines[-1]) == ("Options:", "Answer:")
+    if lines[-1] == "Only give the best option.":
+        assert answer.startswith("Best option:(")
+        answer = answer.removeprefix("Best option:")
+    else:
+        assert lines[-1] == "Answer:"
+    assert lines[1] == "Options:"
     asked = lines[0].partition(": ")[2]
     options = [line.partition(") ")[2] for line in lines[2:-1]]
     for template in TEMPLATES:
@@ -258,13 +264,42 @@ def test_training_rows_are_true(made):
 
 def test_clips_are_quiet_where_they_begin_and_end(made, preset):
     for name, row in training_rows(made):
-        if name not in (*(kind.name for kind in preset.clips), "dialogues"):
+        if name not in (*(kind.name for kind in preset.clips), "dialogues", "recalls"):
             continue
         scene = scene_of(made, "train", row["video"])
         start_s, end_s = row.get("clip") or (row["start"], row["end"])
         assert 0 <= start_s < end_s <= scene.duration_s
         assert scene.is_quiet(start_s, start_s + 1)
         assert scene.is_quiet(end_s - 1, end_s)
+
+
+def test_recalls_ask_everything_at_the_end_of_a_clip(made, preset):
+    rows = [row for name, row in training_rows(made) if name == "recalls"]
+    assert len(rows) == (9 if preset.world == "single" else 0)
+    for row in rows:
+        humans = row["conversations"][::2]
+        assert {turn["timestamps"] for turn in humans} == {row["clip"][1] - row["clip"][0]}
+        asked = [turn["value"].partition(": ")[2].split("\n")[0] for turn in humans]
+        assert sorted(asked) == sorted(TEMPLATES[template].text for template in CORE)
+
+
+def test_every_memory_that_the_quickstart_compares_is_trained_with(made, preset):
+    entries = load_registries(str(made / "registries" / "stage2.json"))
+    names = {entry.memory.name for entry in entries if entry.memory}
+    assert names == ({"pyramid", "fifo", "window", "uniform"} if preset.world == "single" else set())
+
+
+def test_some_dialogues_are_in_the_words_of_the_sliding_window():
+    preset = replace(TINY_SINGLE, train=(StreamKind(seconds=48, count=30),), dialogues_per_stream=10)
+    training = TrainingRows(preset, 0)
+    for stream in make_streams(preset, 0, "train"):
+        training.add(stream)
+    endings = [
+        {turn["value"].rpartition("\n")[2] for turn in row["conversations"][::2]} for row in training.rows["dialogues"]
+    ]
+    assert all(len(found) == 1 for found in endings)
+    num_window = sum(found == {"Only give the best option."} for found in endings)
+    assert abs(num_window - 75) < 3 * (300 * 0.25 * 0.75) ** 0.5
 
 
 def test_training_answers_are_balanced():
@@ -289,7 +324,7 @@ def test_training_answers_are_balanced():
     assert len(pairs) == 32
     assert all(abs(count - 30) <= 4 for count in pairs.values()), pairs
     turns = Counter(
-        (turn["value"].partition(": ")[2].split("\n")[0], answer["value"])
+        (turn["value"].partition(": ")[2].split("\n")[0], answer["value"].removeprefix("Best option:"))
         for row in training.rows["dialogues"]
         for turn, answer in zip(row["conversations"][::2], row["conversations"][1::2], strict=True)
     )
@@ -301,8 +336,9 @@ def test_training_answers_are_balanced():
 def test_registries_lead_to_everything(made, preset):
     named = set()
     for path in (made / "registries").iterdir():
+        assert len(load_registries(str(path))) == len(read(path))
         for entry in read(path).values():
-            assert set(entry) == {"annotation", "data_root", "data_augment", "repeat_time"}
+            assert set(entry) - {"memory"} == {"annotation", "data_root", "data_augment", "repeat_time"}
             annotation = (path.parent / entry["annotation"]).resolve()
             root = path.parent / entry["data_root"]
             for row in read(annotation):

@@ -14,10 +14,22 @@ from videochat_online.synthetic.questions import TEMPLATES, Question
 from videochat_online.synthetic.rows import Row, image_row, offline_pair, offline_row, online_row, online_turn
 from videochat_online.synthetic.streams import Stream
 
-IMAGES, DIALOGUES = "images", "dialogues"
+IMAGES, DIALOGUES, RECALLS = "images", "dialogues", "recalls"
 STREAM_CLIPS, STREAM_DIALOGUES = "stream_clips", "stream_dialogues"
-LINES = (IMAGES, DIALOGUES, STREAM_DIALOGUES)
+LINES = (IMAGES, DIALOGUES, RECALLS, STREAM_DIALOGUES)
 """Annotations written as JSON lines; the others are JSON lists, as their originals are."""
+
+
+STAGE1_REPEATS = {IMAGES: 0.3, "clips_of_2": 0.25, "clips_of_6": 1.5, "clips_of_8": 1.5}
+DIALOGUE_REPEATS = 0.4
+MEMORY_REPEATS = (
+    ({"name": "pyramid", "capacities": [4, 4, 16]}, 0.4),
+    ({"name": "fifo", "capacities": [4, 4, 16]}, 0.1),
+    ({"name": "window", "num_frames": 6}, 0.1),
+    ({"name": "uniform", "num_frames": 6}, 0.1),
+)
+"""Memories of 96 tokens where a full-size frame has 16, and how often each is trained with. One that is compared
+without having been trained with would lose for that."""
 
 
 class TrainingRows:
@@ -25,9 +37,10 @@ class TrainingRows:
 
     def __init__(self, preset: Preset, seed: int) -> None:
         self.rows: defaultdict[str, list[Row]] = defaultdict(list)
+        self.seed = seed
         self._preset = preset
         self._cutters = {
-            name: ClipCutter(seed, name) for name in (IMAGES, DIALOGUES, *(kind.name for kind in preset.clips))
+            name: ClipCutter(seed, name) for name in (IMAGES, DIALOGUES, RECALLS, *(kind.name for kind in preset.clips))
         }
         self._num_streams = sum(kind.count for kind in preset.train)
         self._num_done = 0
@@ -40,6 +53,7 @@ class TrainingRows:
                 self.rows[kind.name] += self._cutters[kind.name].offline_rows(stream.scene, stream.file, kind)
             count = self._preset.dialogues_per_stream
             self.rows[DIALOGUES] += self._cutters[DIALOGUES].online_rows(stream.scene, stream.file, count)
+            self.rows[RECALLS] += self._cutters[RECALLS].recall_rows(stream.scene, stream.file, count)
         self.rows[STREAM_CLIPS] += _stream_clips(stream)
         if stream.questions:
             self.rows[STREAM_DIALOGUES].append(_stream_dialogue(stream))
@@ -60,16 +74,35 @@ class TrainingRows:
 
 
 def registries(preset: Preset, names: list[str]) -> dict[str, dict[str, Row]]:
-    """Registry file name -> entries, of the annotations there are; paths are relative to the registry file."""
+    """Registry file name -> entries, of the annotations there are; paths are relative to the registry file.
+
+    The first stage goes from images to longer and longer clips, in the order of its entries.
+    """
     clips = [kind.name for kind in preset.clips]
     if preset.world == "single":
-        stages = {"stage1": [IMAGES, *clips], "stage2": [DIALOGUES, *clips, IMAGES]}
-        stages["more"] = [STREAM_CLIPS, STREAM_DIALOGUES]
+        first = {name: _entry(name) | {"repeat_time": STAGE1_REPEATS.get(name, 1)} for name in (IMAGES, *clips)}
+        second = {DIALOGUES: _entry(DIALOGUES) | {"repeat_time": DIALOGUE_REPEATS}}
+        for memory, repeats in MEMORY_REPEATS:
+            entry = _entry(RECALLS) | {"repeat_time": repeats, "memory": memory}
+            second[f"{RECALLS}_{memory['name']}"] = entry
+        more = {name: _entry(name) for name in (STREAM_CLIPS, STREAM_DIALOGUES)}
+        stages = {"stage1": first, "stage2": second, "more": more}
     else:
-        stages = {"stage1": [IMAGES, STREAM_CLIPS], "stage2": [STREAM_DIALOGUES, STREAM_CLIPS, IMAGES]}
+        stages = {
+            stage: {name: _entry(name) for name in wanted}
+            for stage, wanted in (
+                ("stage1", [IMAGES, STREAM_CLIPS]),
+                ("stage2", [STREAM_DIALOGUES, STREAM_CLIPS, IMAGES]),
+            )
+        }
+    files = {annotation_file(name) for name in names}
     return {
-        f"{stage}.json": {f"synthetic_{name}": _entry(name) for name in wanted if name in names}
-        for stage, wanted in stages.items()
+        f"{stage}.json": {
+            f"synthetic_{name}": entry
+            for name, entry in entries.items()
+            if entry["annotation"].rpartition("/")[2] in files
+        }
+        for stage, entries in stages.items()
     }
 
 

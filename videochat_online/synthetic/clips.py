@@ -21,6 +21,8 @@ from videochat_online.synthetic.words import place_name
 NUM_CANDIDATES = 12
 """Cuts to choose from; more would make the answers no more even."""
 MIN_DIALOGUE_S, MAX_TURNS = 8, 5
+WINDOW_SHARE = 0.25
+"""Of the dialogues, those in the words of the sliding-window setting."""
 CAPTION_QUESTION = "What was shown?"
 COLOUR_QUESTION = "What was {colour}?"
 IMAGE_QUESTION = "What is on the screen?"
@@ -54,13 +56,17 @@ class ClipCutter:
             times_s = [time_s for time_s in range(1, end_s - start_s) if clip.is_quiet(time_s - 1, time_s)]
             num_more = min(self._random.randrange(MAX_TURNS), len(times_s))
             asked_s = [*sorted(self._random.sample(times_s, num_more)), end_s - start_s]
-            turns = []
-            for time_s in asked_s:
-                template = self._templates.draw()
-                options = OPTIONS[template]
-                answer = answer_of(clip, template, time_s, {}, options)
-                turns.append(online_turn(TEMPLATES[template].text, options, options.index(str(answer)), time_s))
+            is_window = self._random.random() < WINDOW_SHARE
+            turns = [_turn(clip, self._templates.draw(), time_s, is_window) for time_s in asked_s]
             yield online_row(video, start_s, end_s, turns)
+
+    def recall_rows(self, scene: Scene, video: str, count: int) -> Iterator[Row]:
+        """All core questions at the end of a clip: what a memory holds there has to do for each."""
+        for _ in range(count):
+            start_s, end_s = self._cut(scene, MIN_DIALOGUE_S, STREAM_S - 1)
+            clip = scene.between(start_s, end_s)
+            templates = self._random.sample(CORE, len(CORE))
+            yield online_row(video, start_s, end_s, [_turn(clip, template, end_s - start_s) for template in templates])
 
     def image_rows(self, scene: Scene, names: Sequence[str]) -> Iterator[tuple[float, Row]]:
         """(time, LLaVA row) of frames: an open question and one with options."""
@@ -109,6 +115,12 @@ def _choice(clip: Scene, template: str, time_s: int) -> tuple[str, str]:
     options = OPTIONS[template]
     answer = answer_of(clip, template, time_s, {}, options)
     return offline_pair(TEMPLATES[template].text, options, options.index(str(answer)))
+
+
+def _turn(clip: Scene, template: str, time_s: int, is_window: bool = False) -> tuple[float, str, str]:
+    options = OPTIONS[template]
+    answer = answer_of(clip, template, time_s, {}, options)
+    return online_turn(TEMPLATES[template].text, options, options.index(str(answer)), time_s, is_window=is_window)
 
 
 def _description(clip: Scene, entity: int) -> str:

@@ -27,6 +27,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from videochat_online import __version__
 from videochat_online.errors import InputError
 from videochat_online.synthetic.annotations import LINES, TrainingRows, annotation_file, registries
+from videochat_online.synthetic.draws import random_of
 from videochat_online.synthetic.presets import PRESETS, SPLITS, Preset
 from videochat_online.synthetic.render import Renderer
 from videochat_online.synthetic.rows import Row, ovbench_row, to_json, to_json_lines
@@ -170,6 +171,8 @@ def _write_training(folder: Path, training: TrainingRows, preset: Preset) -> dic
     """Annotations and registries; returns the number of rows of each."""
     written = {name: rows for name, rows in training.rows.items() if rows}
     for name, rows in written.items():
+        # Neighbours in a file would be cut from one stream.
+        random_of("order", training.seed, name).shuffle(rows)
         content = to_json_lines(rows) if name in LINES else to_json(rows)
         _write_new(folder / "annotations" / annotation_file(name), content)
     for file, entries in registries(preset, list(written)).items():

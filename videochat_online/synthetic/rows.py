@@ -13,7 +13,13 @@ from typing import Any
 
 from videochat_online.synthetic.questions import TEMPLATES, Question
 from videochat_online.synthetic.scene import Scene
-from videochat_online.text.questions import STREAMING_SUFFIX, option_line, ovbench_question
+from videochat_online.text.questions import (
+    BEST_OPTION_PREFIX,
+    SLIDING_WINDOW_SUFFIX,
+    STREAMING_SUFFIX,
+    option_line,
+    ovbench_question,
+)
 
 Row = dict[str, Any]
 
@@ -70,10 +76,18 @@ def offline_pair(text: str, options: Sequence[str], answer_index: int) -> tuple[
     return question, lines[answer_index]
 
 
-def online_turn(text: str, options: Sequence[str], answer_index: int, time_s: float) -> tuple[float, str, str]:
-    """A multiple-choice question as the benchmark asks it at a time, and its answer."""
-    question = ovbench_question(text, options, asked_at_s=float(time_s)) + STREAMING_SUFFIX
-    return float(time_s), question, option_line(answer_index, options[answer_index])
+def online_turn(
+    text: str, options: Sequence[str], answer_index: int, time_s: float, *, is_window: bool = False
+) -> tuple[float, str, str]:
+    """A multiple-choice question as the benchmark asks it at a time, and its answer.
+
+    `is_window` takes the words of the sliding-window setting instead of the streaming one's.
+    """
+    question = ovbench_question(text, options, asked_at_s=float(time_s))
+    answer = option_line(answer_index, options[answer_index])
+    if is_window:
+        return float(time_s), question + SLIDING_WINDOW_SUFFIX, BEST_OPTION_PREFIX + answer.removeprefix("(")
+    return float(time_s), question + STREAMING_SUFFIX, answer
 
 
 def to_json(rows: object) -> bytes:
