@@ -10,6 +10,7 @@ from argparse import ArgumentParser
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -29,10 +30,12 @@ from videochat_online.synthetic import (
     write,
 )
 from videochat_online.synthetic.annotations import TrainingRows
+from videochat_online.synthetic.clips import caption_rows
 from videochat_online.synthetic.oracle import params_of
 from videochat_online.synthetic.questions import TEMPLATES, answer_of
 from videochat_online.synthetic.single import CORE
 from videochat_online.synthetic.streams import make_streams
+from videochat_online.synthetic.vocabulary import vocabulary, words_of
 from videochat_online.synthetic.write import write_jpeg
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -283,10 +286,29 @@ def test_recalls_ask_everything_at_the_end_of_a_clip(made, preset):
         assert sorted(asked) == sorted(TEMPLATES[template].text for template in CORE)
 
 
-def test_every_memory_that_the_quickstart_compares_is_trained_with(made, preset):
+def test_every_memory_that_the_quickstart_compares_is_trained_with(made):
     entries = load_registries(str(made / "registries" / "stage2.json"))
     names = {entry.memory.name for entry in entries if entry.memory}
-    assert names == ({"pyramid", "fifo", "window", "uniform"} if preset.world == "single" else set())
+    assert names == {"pyramid", "fifo", "window", "uniform"}
+
+
+def test_captions_name_what_rests_on_the_screen():
+    stream = next(make_streams(TINY_SEVERAL, 0, "train"))
+    rows = list(caption_rows(stream.scene, [f"{number}.jpg" for number in range(40)], Random(0)))
+    assert len({time_s for time_s, _ in rows}) > 5
+    for time_s, row in rows:
+        said = row["conversations"][1]["value"].split(", ")
+        expected = []
+        for seen in stream.scene.state_at(time_s):
+            entity = stream.scene.entities[seen.entity]
+            expected.append(
+                f"{entity.colour} {entity.shape} {entity.pattern} row {seen.row + 1:g} column {seen.column + 1:g}"
+            )
+            assert not seen.is_flashing
+            assert seen.action is None
+        assert sorted(said) == sorted(expected)
+        assert said == sorted(said, key=lambda shape: shape[-14:])
+        assert {word for shape in said for word in words_of(shape)} <= set(vocabulary("several"))
 
 
 def test_some_dialogues_are_in_the_words_of_the_sliding_window():

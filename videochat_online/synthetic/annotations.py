@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
-from videochat_online.synthetic.clips import ClipCutter
+from videochat_online.synthetic.clips import ClipCutter, caption_rows
+from videochat_online.synthetic.draws import random_of
 from videochat_online.synthetic.presets import Preset
 from videochat_online.synthetic.questions import TEMPLATES, Question
 from videochat_online.synthetic.rows import Row, image_row, offline_pair, offline_row, online_row, online_turn
@@ -20,6 +21,8 @@ LINES = (IMAGES, DIALOGUES, RECALLS, STREAM_DIALOGUES)
 """Annotations written as JSON lines; the others are JSON lists, as their originals are."""
 
 
+MORE_ORDERS = 2
+"""In which a question with shuffled options is repeated in training rows."""
 STAGE1_REPEATS = {IMAGES: 0.3, "clips_of_2": 0.25, "clips_of_6": 1.5, "clips_of_8": 1.5}
 DIALOGUE_REPEATS = 0.4
 MEMORY_REPEATS = (
@@ -43,6 +46,7 @@ class TrainingRows:
             name: ClipCutter(seed, name) for name in (IMAGES, DIALOGUES, RECALLS, *(kind.name for kind in preset.clips))
         }
         self._num_streams = sum(kind.count for kind in preset.train)
+        self._orders = random_of("orders", seed)
         self._num_done = 0
 
     def add(self, stream: Stream) -> list[tuple[str, float]]:
@@ -54,7 +58,7 @@ class TrainingRows:
             count = self._preset.dialogues_per_stream
             self.rows[DIALOGUES] += self._cutters[DIALOGUES].online_rows(stream.scene, stream.file, count)
             self.rows[RECALLS] += self._cutters[RECALLS].recall_rows(stream.scene, stream.file, count)
-        self.rows[STREAM_CLIPS] += _stream_clips(stream)
+        self.rows[STREAM_CLIPS] += self._stream_clips(stream)
         if stream.questions:
             self.rows[STREAM_DIALOGUES].append(_stream_dialogue(stream))
         images = list(self._image_rows(stream))
@@ -63,14 +67,34 @@ class TrainingRows:
 
     def _image_rows(self, stream: Stream) -> Iterator[tuple[float, Row]]:
         first = len(self.rows[IMAGES])
+        num_due = round(self._preset.num_images * self._num_done / self._num_streams)
+        names = [_image_name(number) for number in range(first, num_due)]
         if self._preset.world == "single":
-            num_due = round(self._preset.num_images * self._num_done / self._num_streams)
-            names = [_image_name(number) for number in range(first, num_due)]
             yield from self._cutters[IMAGES].image_rows(stream.scene, names)
             return
         seen = [question for question in stream.questions if TEMPLATES[question.template].is_in_frame]
-        for number, question in enumerate(seen[: self._preset.num_images - first], start=first):
-            yield question.asked_at_s, image_row(_image_name(number), [_pair(question)])
+        for question, name in zip(seen, names, strict=False):
+            yield question.asked_at_s, image_row(name, self._pairs(question))
+        yield from caption_rows(stream.scene, names[len(seen) :], random_of("captions", self.seed, stream.scene.name))
+
+    def _stream_clips(self, stream: Stream) -> Iterator[Row]:
+        """For each time of asking, the stream up to it with what is asked then."""
+        for time_s in sorted({question.asked_at_s for question in stream.questions}):
+            asked = [question for question in stream.questions if question.asked_at_s == time_s]
+            yield offline_row(stream.file, 0, time_s, [pair for question in asked for pair in self._pairs(question)])
+
+    def _pairs(self, question: Question) -> list[tuple[str, str]]:
+        """A question with its answer; where options are shuffled, again in other orders.
+
+        Once the answer is known, to find its letter is all that is left to learn.
+        """
+        orders = [list(range(len(question.options)))]
+        if self._preset.world == "several":
+            orders += [self._orders.sample(orders[0], len(orders[0])) for _ in range(MORE_ORDERS)]
+        return [
+            offline_pair(question.text, [question.options[i] for i in order], order.index(question.answer_index))
+            for order in orders
+        ]
 
 
 def registries(preset: Preset, names: list[str]) -> dict[str, dict[str, Row]]:
@@ -78,23 +102,20 @@ def registries(preset: Preset, names: list[str]) -> dict[str, dict[str, Row]]:
 
     The first stage goes from images to longer and longer clips, in the order of its entries.
     """
-    clips = [kind.name for kind in preset.clips]
     if preset.world == "single":
-        first = {name: _entry(name) | {"repeat_time": STAGE1_REPEATS.get(name, 1)} for name in (IMAGES, *clips)}
-        second = {DIALOGUES: _entry(DIALOGUES) | {"repeat_time": DIALOGUE_REPEATS}}
-        for memory, repeats in MEMORY_REPEATS:
-            entry = _entry(RECALLS) | {"repeat_time": repeats, "memory": memory}
-            second[f"{RECALLS}_{memory['name']}"] = entry
-        more = {name: _entry(name) for name in (STREAM_CLIPS, STREAM_DIALOGUES)}
-        stages = {"stage1": first, "stage2": second, "more": more}
+        first = (IMAGES, *(kind.name for kind in preset.clips))
+        online, recalled, more = DIALOGUES, RECALLS, (STREAM_CLIPS, STREAM_DIALOGUES)
     else:
-        stages = {
-            stage: {name: _entry(name) for name in wanted}
-            for stage, wanted in (
-                ("stage1", [IMAGES, STREAM_CLIPS]),
-                ("stage2", [STREAM_DIALOGUES, STREAM_CLIPS, IMAGES]),
-            )
-        }
+        first, more = (IMAGES, STREAM_CLIPS), ()
+        online = recalled = STREAM_DIALOGUES
+    repeats = STAGE1_REPEATS if preset.world == "single" else {}
+    stages = {"stage1": {name: _entry(name) | {"repeat_time": repeats.get(name, 1)} for name in first}}
+    stages["stage2"] = {online: _entry(online) | {"repeat_time": DIALOGUE_REPEATS}}
+    for memory, repeat_time in MEMORY_REPEATS:
+        entry = _entry(recalled) | {"repeat_time": repeat_time, "memory": memory}
+        stages["stage2"][f"{recalled}_{memory['name']}"] = entry
+    if more:
+        stages["more"] = {name: _entry(name) for name in more}
     files = {annotation_file(name) for name in names}
     return {
         f"{stage}.json": {
@@ -122,18 +143,6 @@ def _entry(name: str) -> Row:
 
 def _image_name(number: int) -> str:
     return f"{number:05d}.jpg"
-
-
-def _pair(question: Question) -> tuple[str, str]:
-    return offline_pair(question.text, question.options, question.answer_index)
-
-
-def _stream_clips(stream: Stream) -> Iterator[Row]:
-    """For each time of asking, the stream up to it with what is asked then."""
-    times_s = sorted({question.asked_at_s for question in stream.questions})
-    for time_s in times_s:
-        pairs = [_pair(question) for question in stream.questions if question.asked_at_s == time_s]
-        yield offline_row(stream.file, 0, time_s, pairs)
 
 
 def _stream_dialogue(stream: Stream) -> Row:

@@ -130,7 +130,7 @@ FULL = Preset(
         StreamKind(seconds=240, count=100, num_questions=12),
         StreamKind(seconds=960, count=100, num_questions=12),
     ),
-    num_images=3000,
+    num_images=9000,
     folder_share=0.1,
     variable_share=0.05,
     busy_share=0.25,

@@ -59,6 +59,6 @@ def vocabulary(world: str) -> list[str]:
     else:
         names = (*SEVERAL_COLOURS, *SEVERAL_SHAPES, *PATTERNS, *ACTIONS)
         texts = [TEMPLATES[name].text for name in BUILDERS]
-        texts += [*SPANS, *DISTANCES, *COUNTS, "Yes", "No", "row", "column", "to"]
+        texts += [*SPANS, *DISTANCES, *COUNTS, IMAGE_QUESTION, "Yes", "No", "row", "column", "to"]
     texts = [re.sub(r"\{\w+\}", "", text) for text in texts]
     return sorted({word for text in (*names, *texts, *_PROMPT_TEXTS) for word in words_of(text)})
