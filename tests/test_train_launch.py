@@ -50,13 +50,14 @@ def test_two_processes_equal_one(tmp_path, tiny_dir):
 
 @pytest.fixture
 def torchrun(tmp_path, monkeypatch):
-    """A torchrun that writes down how it was called, and exits with status 3."""
+    """A torchrun that writes down how it was called, and exits with status 3; the package's own command, too."""
     programs = tmp_path / "bin"
     programs.mkdir()
-    (programs / "torchrun").write_text(
-        f'#!/usr/bin/env bash\nprintf "%s\\n" "$PWD" "$@" >"{tmp_path}/called"\nexit 3\n'
-    )
-    (programs / "torchrun").chmod(0o755)
+    for name in ("torchrun", "videochat-online"):
+        (programs / name).write_text(
+            f'#!/usr/bin/env bash\nprintf "%s\\n" "$PWD" "$@" >"{tmp_path}/called"\nexit 3\n'
+        )
+        (programs / name).chmod(0o755)
     for name in list(os.environ):
         if name.startswith("SLURM_") or name in ("GPUS", "NNODES", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT"):
             monkeypatch.delenv(name)
@@ -83,6 +84,15 @@ def test_a_stage_script_launches_its_config_and_passes_arguments_on(torchrun, st
     ]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "variables"),
+    [(("--seed", "3"), {"GPUS": "1"}), (("--seed", "3"), {}), (("--dry_run",), {"GPUS": "8"}), (("--dry-run",), {})],
+)
+def test_one_process_needs_no_launcher_whose_traceback_would_hide_an_error(torchrun, arguments, variables):
+    called = torchrun(STAGES[0], *arguments, **variables)
+    assert called[1:] == ["train", "--config", "configs/train/stage1.yaml", *arguments]
+
+
 def test_several_nodes_by_hand_and_by_slurm(torchrun):
     by_hand = {"NNODES": "2", "NODE_RANK": "1", "MASTER_ADDR": "node7", "MASTER_PORT": "1234", "GPUS": "8"}
     called = " ".join(torchrun(STAGES[0], **by_hand))
@@ -97,7 +107,7 @@ def test_stage_scripts_hold_no_hyper_parameters():
     for script in (*STAGES, ROOT / "shell/online_4b/launch.sh"):
         lines = [line for line in script.read_text().splitlines() if not line.startswith("#")]
         assert not re.search(
-            r"--(?!nnodes|node_rank|nproc_per_node|master_addr|master_port|config)\w", "\n".join(lines)
+            r"--(?!nnodes|node_rank|nproc_per_node|master_addr|master_port|config|dry)\w", "\n".join(lines)
         )
 
 

@@ -12,8 +12,12 @@ GPUS=${GPUS:-${SLURM_GPUS_ON_NODE:-$((found > 0 ? found : 1))}}
 NNODES=${NNODES:-${SLURM_NNODES:-1}}
 NODE_RANK=${NODE_RANK:-${SLURM_NODEID:-0}}
 MASTER_ADDR=${MASTER_ADDR:-${first_node:-127.0.0.1}}
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # of each process; torchrun's own default, without its warning
 MASTER_PORT=${MASTER_PORT:-$((20000 + ${SLURM_JOB_ID:-9500} % 20000))}
 
+if [[ $GPUS == 1 && $NNODES == 1 || " $* " == *" --dry"[-_]"run "* ]]; then # one process: no launcher between
+    exec videochat-online train --config "$@"
+fi
 exec torchrun --nnodes "$NNODES" --node_rank "$NODE_RANK" --nproc_per_node "$GPUS" \
     --master_addr "$MASTER_ADDR" --master_port "$MASTER_PORT" \
     -m videochat_online.cli.main train --config "$@"
