@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from train_cases import dialogue, mixed_rows, online_rows, write_media, write_registry
+from train_cases import dialogue, mixed_rows, online_rows, tiny_encoder, write_media, write_registry
 from videochat_online.constants import IGNORE_INDEX
 from videochat_online.data import (
     BATCH_REPORT,
@@ -18,17 +18,14 @@ from videochat_online.data import (
     EpochSampler,
     Example,
     FrameSampling,
-    PixelReader,
     SampleEncoder,
     SetCount,
     SkippedSample,
-    Tiling,
     TrainingDataset,
     load_registries,
 )
 from videochat_online.data.mixture import pack_key, repeated_rows, unpack_key
 from videochat_online.errors import InputError
-from videochat_online.memory import TokenSchedule
 from videochat_online.train.run import make_collator
 
 
@@ -39,17 +36,7 @@ def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def encoder(tiny_model) -> SampleEncoder:
-    return SampleEncoder(
-        tokenizer=tiny_model.tokenizer,
-        template=tiny_model.template,
-        system_message="",
-        reader=PixelReader(tiny_model.transform),
-        full_grid=(4, 4),
-        schedule=TokenSchedule((8, 4, 1)),
-        sampling=FrameSampling(method="rand", max_num_frames=3),
-        tiling=Tiling(dynamic=False),
-        max_length=2000,
-    )
+    return tiny_encoder(tiny_model, system_message="", sampling=FrameSampling(method="rand", max_num_frames=3))
 
 
 def dataset(encoder: SampleEncoder, registry: Path, seed: int = 0) -> TrainingDataset:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from clips import write_clip
-from train_cases import dialogue, write_media
+from train_cases import dialogue, tiny_encoder, write_media
 from videochat_online.constants import IGNORE_INDEX
 from videochat_online.data import FrameSampling, PixelReader, SampleEncoder, Tiling, parse_row
 from videochat_online.data.encoding import check_encoder, trimmed
@@ -34,17 +34,7 @@ def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def encoder(tiny_model) -> SampleEncoder:
-    return SampleEncoder(
-        tokenizer=tiny_model.tokenizer,
-        template=tiny_model.template,
-        system_message=SYSTEM,
-        reader=PixelReader(tiny_model.transform),
-        full_grid=(4, 4),
-        schedule=TokenSchedule((8, 4, 1)),
-        sampling=FrameSampling(method="fps2", max_num_frames=64),
-        tiling=Tiling(dynamic=False),
-        max_length=2000,
-    )
+    return tiny_encoder(tiny_model, system_message=SYSTEM)
 
 
 def written(encoder: SampleEncoder, example) -> str:

@@ -9,19 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from train_cases import dialogue, write_media, write_registry
+from train_cases import dialogue, tiny_encoder, write_media, write_registry
 from videochat_online.data import (
-    FrameSampling,
-    PixelReader,
     SampleEncoder,
-    Tiling,
     TrainingDataset,
     load_registries,
     parse_row,
 )
 from videochat_online.data.remembered import MemoryLayout, thumbnails
 from videochat_online.errors import InputError
-from videochat_online.memory import TokenSchedule, make_memory
+from videochat_online.memory import make_memory
 from videochat_online.streaming import StreamingSession
 
 ROW = {
@@ -37,17 +34,7 @@ def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def encoder(tiny_model) -> SampleEncoder:
-    return SampleEncoder(
-        tokenizer=tiny_model.tokenizer,
-        template=tiny_model.template,
-        system_message="Watch.",
-        reader=PixelReader(tiny_model.transform),
-        full_grid=(4, 4),
-        schedule=TokenSchedule((8, 4, 1)),
-        sampling=FrameSampling(method="fps2", max_num_frames=64),
-        tiling=Tiling(dynamic=False),
-        max_length=2000,
-    )
+    return tiny_encoder(tiny_model)
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,6 @@ from videochat_online.synthetic import (
     dataset,
     scene_from_dict,
     synthesize,
-    words_of,
     write,
 )
 from videochat_online.synthetic.annotations import TrainingRows

@@ -16,6 +16,9 @@ import numpy as np
 from PIL import Image
 
 from clips import write_clip, write_folder
+from videochat_online.data import FrameSampling, PixelReader, SampleEncoder, Tiling
+from videochat_online.memory import TokenSchedule
+from videochat_online.model import VideoChatModel
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -60,6 +63,22 @@ def write_media(folder: Path) -> Path:
         pixels = np.random.default_rng(number).integers(0, 256, (60, 80, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"image{number}.png")
     return folder
+
+
+def tiny_encoder(model: VideoChatModel, **changes: Any) -> SampleEncoder:
+    """Of rows for a tiny model; two frames a second, images in one piece."""
+    fields: dict[str, Any] = {
+        "tokenizer": model.tokenizer,
+        "template": model.template,
+        "system_message": "Watch.",
+        "reader": PixelReader(model.transform),
+        "full_grid": (4, 4),
+        "schedule": TokenSchedule((8, 4, 1)),
+        "sampling": FrameSampling(method="fps2", max_num_frames=64),
+        "tiling": Tiling(dynamic=False),
+        "max_length": 2000,
+    }
+    return SampleEncoder(**(fields | changes))
 
 
 def online_rows(count: int) -> list[dict[str, Any]]:
