@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 from videochat_online.constants import SPECIAL_TOKENS
@@ -49,6 +50,49 @@ def build_tiny_tokenizer(texts: Iterable[str] = (), vocab_size: int = 600) -> Pr
     tokenizer.add_special_tokens(
         [AddedToken(token, rstrip=token in MARKERS, normalized=False, special=True) for token in added]
     )
+    return _fast(tokenizer)
+
+
+LINE_PATTERN = r"Frame[0-9]+|(?: at [0-9]+\.[0-9]s)?: |\n?\(|[A-Z]\)| ?[A-Za-z]+|[^A-Za-z]"
+"""Pieces of a prompt that are one token each where they are known: `Frame12`, ` at 11.0s: `, ` left`, `A)`."""
+
+
+def build_word_tokenizer(
+    words: Iterable[str], last_s: int, fps: int, phrases: Iterable[str] = ()
+) -> PreTrainedTokenizerFast:
+    """A tokenizer that knows whole words, frame numbers and times; bytes for all other text.
+
+    Frame lines then cost a tiny model two tokens, not ten.
+
+    Args:
+        words: to be known, with and without a blank before them.
+        last_s: latest time to be known, in seconds.
+        fps: frames per second: how many numbers and times there are.
+        phrases: texts that are one token each, such as a system message that stands before everything.
+    """
+    numbers = range(last_s * fps + 1)
+    phrases = list(phrases)
+    known = [*phrases, *(f"Frame{number + 1}" for number in numbers)]
+    known += [f" at {number / fps:.1f}s: " for number in numbers]
+    known += [": ", "(", "\n(", *(f"{letter})" for letter in "ABCDEFGH")]
+    known += [variant for word in words for variant in (word, f" {word}")]
+    known += [f"<0x{byte:02X}>" for byte in range(256)]
+    tokens = [*SEQUENCE_TOKENS, *MARKERS, *SPECIAL_TOKENS]
+    # All alike: a piece that is known is one token, whatever it could be cut into.
+    entries = [(token, 0.0 if token in tokens else -1.0) for token in dict.fromkeys([*tokens, *known])]
+    tokenizer = Tokenizer(models.Unigram(entries, unk_id=0, byte_fallback=True))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(
+        Regex("|".join([*map(re.escape, phrases), LINE_PATTERN])), "isolated"
+    )
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    tokenizer.add_special_tokens(
+        [AddedToken(token, rstrip=token in MARKERS, normalized=False, special=True) for token in tokens]
+    )
+    return _fast(tokenizer)
+
+
+def _fast(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
+    """As transformers wants it; each text starts with <s>."""
     bos = ("<s>", tokenizer.token_to_id("<s>"))
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A", pair="<s> $A <s> $B", special_tokens=[bos]

@@ -1,0 +1,232 @@
+"""The tokenizer that knows whole words, and the tiny model that sees: `scripts/pretrain_tiny_model.py`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch.nn import functional
+
+import pretrain_tiny_model as script
+from synthetic_sets import TINY_SEVERAL, TINY_SINGLE
+from tiny_tokenizer import MARKERS, SEQUENCE_TOKENS, build_word_tokenizer
+from videochat_online.constants import IMAGE_CONTEXT_TOKEN, SPECIAL_TOKENS
+from videochat_online.errors import InputError
+from videochat_online.model import load_model
+from videochat_online.streaming import StreamingSession
+from videochat_online.synthetic import synthesize, vocabulary
+from videochat_online.synthetic.clips import IMAGE_QUESTION
+from videochat_online.text import frame_segments, get_template, layout_prompt, load_tokenizer
+from videochat_online.text.questions import OVBENCH_SYSTEM_MESSAGE, ovbench_question
+from videochat_online.types import FrameUse, Turn
+
+WORDS = vocabulary("single")
+PRESET = replace(TINY_SINGLE, num_images=24)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return build_word_tokenizer(WORDS, last_s=6, fps=2, phrases=[OVBENCH_SYSTEM_MESSAGE])
+
+
+def pieces(tokenizer, text: str) -> list[str]:
+    """Tokens of a text, without <s>."""
+    first, *others = tokenizer(text)["input_ids"]
+    assert first == tokenizer.bos_token_id
+    return tokenizer.convert_ids_to_tokens(others)
+
+
+class TestWordTokenizer:
+    def test_what_it_knows_is_one_token(self, tokenizer):
+        known = [*WORDS, *(f" {word}" for word in WORDS if word.isalpha())]
+        known += [f"Frame{number}" for number in range(1, 14)]
+        known += [f" at {number / 2:.1f}s: " for number in range(13)]
+        known += [f"{letter})" for letter in "ABCDEFGH"] + ["(", "\n(", ": ", OVBENCH_SYSTEM_MESSAGE]
+        known += [*MARKERS, *SEQUENCE_TOKENS, *SPECIAL_TOKENS]
+        assert [text for text in known if pieces(tokenizer, text) != [text]] == []
+        assert len(tokenizer) >= len({*known}) + 256
+
+    def test_a_line_of_a_prompt_is_few_tokens(self, tokenizer):
+        assert pieces(tokenizer, "Frame12 at 5.5s: \n") == ["Frame12", " at 5.5s: ", "<0x0A>"]
+        assert pieces(tokenizer, "Frame3: ") == ["Frame3", ": "]
+        assert pieces(tokenizer, "Question at 4.0s: Where is") == ["Question", " at 4.0s: ", "Where", " is"]
+        assert pieces(tokenizer, "\n(B) right top") == ["\n(", "B)", " right", " top"]
+        assert pieces(tokenizer, " zé") == ["<0x20>", "<0x7A>", "<0xC3>", "<0xA9>"]
+        assert pieces(tokenizer, "<|user|>\nWhere") == ["<|user|>", "Where"], "markers swallow the line break"
+
+    @pytest.mark.parametrize(
+        "text", ["zebra", " Zürich 你好 🙂", "Frame14 at 6.5s: 3.25", "a\n\n b\t(z) \x00", "Wherever (AB) is"]
+    )
+    def test_any_other_text_comes_back(self, tokenizer, text):
+        assert "<unk>" not in pieces(tokenizer, text)
+        assert tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True) == text
+
+    def test_a_dialogue_with_frames_decodes_to_its_prompt(self, tokenizer, tmp_path):
+        seen = [FrameUse(0, 0.0, 16), FrameUse(3, 1.5, 4)]
+        later = [FrameUse(9, 4.5, 1)]
+        question = ovbench_question("Where is the shape now?", ["left top", "right top"], asked_at_s=1.5)
+        turns = [
+            Turn((*frame_segments(seen, with_times=True), question + "\nAnswer:"), "(B) right top"),
+            Turn((*frame_segments(later, with_times=True), "And an aardvark?"), None),
+        ]
+        options = {"template": get_template("phi3-chat"), "system_message": OVBENCH_SYSTEM_MESSAGE}
+        layout = layout_prompt(turns, tokenizer=tokenizer, **options)
+        text = layout.text
+        for count in (16, 4, 1):
+            text = text.replace(f"{IMAGE_CONTEXT_TOKEN}*{count}", IMAGE_CONTEXT_TOKEN * count)
+        for marker in MARKERS:
+            text = text.replace(f"{marker}\n", marker)
+        assert tokenizer.decode(layout.input_ids) == "<s>" + text.removeprefix("<s>")
+        assert layout.num_visual_tokens == 21
+        assert (
+            pieces(tokenizer, "(B) right top")
+            == [tokenizer.convert_ids_to_tokens(label) for label in layout.labels if label != -100][:-1]
+        )
+        tokenizer.save_pretrained(tmp_path)
+        again = load_tokenizer(tmp_path)
+        assert layout_prompt(turns, tokenizer=again, **options) == layout
+        assert len(again) == len(tokenizer)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """A data set with a few images. Not to be written to."""
+    folder = tmp_path_factory.mktemp("pretraining") / "data"
+    synthesize(folder, seed=0, preset=PRESET)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pretrained(data, tmp_path_factory) -> tuple[Path, float]:
+    """A model after two steps, and the accuracy that was reported. Not to be written to."""
+    folder = tmp_path_factory.mktemp("pretrained") / "model"
+    return folder, script.pretrain(data, folder, seed=0, num_steps=2)
+
+
+def restated_accuracy(data: Path, folder: Path, num_images: int) -> float:
+    """Image by image and word by word: which word is nearest to the image, averaged into one token?"""
+    rows = [json.loads(line) for line in (data / "annotations" / "images.jsonl").read_text("utf-8").splitlines()]
+    captions = [row["conversations"][1]["value"].split(" ") for row in rows]
+    model = load_model(folder, device="cpu")
+    right = []
+    with torch.inference_mode():
+        for row, caption in list(zip(rows, captions, strict=True))[:num_images]:
+            pixels_HWC = np.array(Image.open(data / "images" / "train" / row["image"]))
+            grid_CHW = model.network.encode(model.transform(pixels_HWC[None]))[0]
+            token_D = model.network.project(grid_CHW.mean(dim=(1, 2))[None])[0]
+            seen_D = functional.layer_norm(token_D, (script.WIDTH,))
+            for place, word in enumerate(caption):
+                choices = sorted({other[place] for other in captions})
+                ids = [model.tokenizer(f" {choice}")["input_ids"][-1] for choice in choices]
+                scores = [float(seen_D @ model.network.get_input_embeddings().weight[index]) for index in ids]
+                right.append(choices[int(np.argmax(scores))] == word)
+    return sum(right) / len(right)
+
+
+class TestPretraining:
+    def test_the_model_loads_and_answers(self, pretrained):
+        model = load_model(pretrained[0], device="cpu")
+        assert model.config.grid == (4, 4)
+        session = StreamingSession(model)
+        session.push(np.zeros((3, 64, 64, 3), dtype=np.uint8), [0.0, 1.0, 2.0])
+        assert session.ask("Where is the shape now?").num_visual_tokens == 16 + 1 + 1
+        assert model.config.system_message == OVBENCH_SYSTEM_MESSAGE
+
+    def test_what_learns_and_what_does_not(self, data, pretrained, tmp_path):
+        script.pretrain(data, tmp_path / "longer", seed=0, num_steps=3)
+        before, after = (load_file(folder / "model.safetensors") for folder in (pretrained[0], tmp_path / "longer"))
+        changed = {name for name in before if not torch.equal(before[name], after[name])}
+        kept = before.keys() - changed
+        assert any("embed_tokens" in name for name in changed)
+        assert {name for name in before if name.startswith(("vision_tower", "projector"))} <= changed
+        assert kept == {name for name in before if name.startswith("language_model") and "embed_tokens" not in name}
+
+    def test_the_same_seed_gives_the_same_weights(self, data, pretrained, tmp_path):
+        for seed in (0, 1):
+            script.pretrain(data, tmp_path / str(seed), seed=seed, num_steps=2)
+        first, again, other = (
+            load_file(folder / "model.safetensors") for folder in (pretrained[0], tmp_path / "0", tmp_path / "1")
+        )
+        assert all(torch.equal(again[name], first[name]) for name in first)
+        assert not all(torch.equal(other[name], first[name]) for name in first)
+
+    def test_the_accuracy_agrees_with_a_slow_restatement(self, data, tmp_path):
+        """Of a model whose accuracy is not the same on each grid."""
+        accuracy = script.pretrain(data, tmp_path, seed=0, num_steps=8)
+        assert accuracy == pytest.approx(restated_accuracy(data, tmp_path, PRESET.num_images // 4))
+        assert json.loads((tmp_path / script.REPORT_FILE).read_text("utf-8"))["accuracy"] == accuracy
+
+    def test_images_that_measure_do_not_teach(self, data, pretrained, tmp_path):
+        copy = tmp_path / "data"
+        shutil.copytree(data, copy)
+        rows = [json.loads(line) for line in (copy / "annotations" / "images.jsonl").read_text("utf-8").splitlines()]
+        for row in rows[: PRESET.num_images // 4]:
+            Image.new("RGB", (64, 64), (9, 9, 9)).save(copy / "images" / "train" / row["image"])
+        script.pretrain(copy, tmp_path / "model", seed=0, num_steps=2)
+        ours, theirs = (load_file(folder / "model.safetensors") for folder in (pretrained[0], tmp_path / "model"))
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+    def test_a_finished_model_is_left_as_it_is(self, data, pretrained):
+        folder, accuracy = pretrained
+        before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.iterdir()}
+        assert script.pretrain(data, folder, seed=0, num_steps=2) == accuracy
+        for changes in ({"seed": 1}, {"num_steps": 3}):
+            with pytest.raises(InputError, match=f"model made with .*'{next(iter(changes))}': "):
+                script.pretrain(data, folder, **{"seed": 0, "num_steps": 2, **changes})
+        assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.iterdir()} == before
+
+    def test_data_that_is_none(self, tmp_path):
+        with pytest.raises(InputError, match=r"expected a folder of `videochat-online synthesize`, found no ann"):
+            script.pretrain(tmp_path, tmp_path / "model", seed=0, num_steps=2)
+        assert not (tmp_path / "model").exists()
+
+    def test_the_command(self, data, pretrained, monkeypatch, capsys):
+        folder, accuracy = pretrained
+        for seed, status in (("0", 0), ("1", 2)):
+            arguments = [str(data), str(folder), "--steps", "2", "--seed", seed]
+            monkeypatch.setattr("sys.argv", ["pretrain_tiny_model.py", *arguments])
+            assert script.main() == status
+        out, err = capsys.readouterr()
+        assert out == f"{folder}: {100 * accuracy:.1f}% of caption words right in new images seen as one token\n"
+        assert err.startswith(f"error: {folder}: expected a model made with ")
+
+
+class TestSeveralShapes:
+    """In the world of the preset "full" an image may show three: a token teaches of the only one that it shows."""
+
+    @pytest.fixture(scope="class")
+    def several(self, tmp_path_factory) -> Path:
+        folder = tmp_path_factory.mktemp("several") / "data"
+        synthesize(folder, seed=0, preset=replace(TINY_SEVERAL, num_images=60))
+        return folder
+
+    def test_which_tokens_show_which_shape(self, several):
+        rows = [json.loads(line) for line in (several / "annotations" / "images.jsonl").read_text("utf-8").splitlines()]
+        questions = [row["conversations"][0]["value"] for row in rows]
+        captions = [row["conversations"][1]["value"] for row in rows]
+        wanted = [text.split(", ") for text, q in zip(captions, questions, strict=True) if IMAGE_QUESTION in q]
+        cells = [[(int(words[-3]) - 1, int(words[-1]) - 1) for words in map(str.split, shapes)] for shapes in wanted]
+        found = script.Captions(several, build_word_tokenizer(vocabulary("several"), 24, 2, script._PLACES))
+        assert found.image_of_U.tolist() == [image for image, shapes in enumerate(cells) for _ in shapes]
+        assert {len(shapes) for shapes in cells} >= {1, 2}
+        for side in (4, 2, 1):
+            expected = []
+            for shapes in cells:
+                # Four cells a side: the token at (r, c) shows all cells that fall into it.
+                shown = [(row * side // 4, column * side // 4) for row, column in shapes]
+                for place in shown:
+                    mask = [(r, c) == place and shown.count(place) == 1 for r in range(side) for c in range(side)]
+                    expected.append([True] * side**2 if len(shapes) == 1 else mask)
+            assert found.masks(side).tolist() == expected
+
+    def test_a_model_of_it_loads(self, several, tmp_path):
+        assert 0 <= script.pretrain(several, tmp_path, seed=0, num_steps=2) <= 1
+        tokenizer = load_model(tmp_path, device="cpu").tokenizer
+        assert pieces(tokenizer, "red square row 2 column 3") == ["red", " square", " row 2", " column 3"]
