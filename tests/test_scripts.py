@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -28,6 +30,14 @@ def test_shell_scripts_keep_the_rules(script):
     assert os.access(script, os.X_OK)
 
 
+class Ran(NamedTuple):
+    """How a script ended, the programs that it called, and what it said."""
+
+    status: int
+    calls: list[str]
+    output: str
+
+
 @pytest.fixture
 def fake_environment(tmp_path, monkeypatch):
     """A virtual environment whose programs only write down how they were called; `fail(word)` makes one exit 3."""
@@ -40,48 +50,86 @@ def fake_environment(tmp_path, monkeypatch):
     for name in ("python", "videochat-online"):
         body = (
             f'echo "{name} $* offline=${{HF_HUB_OFFLINE:-}}" >>"{log}"\n[[ "$*" != *$(cat "{failing}")* ]] || exit 3\n'
+            f'[[ "$*" != *find_spec*gradio* ]] || echo "{tmp_path}/gradio"\n'
         )
         (programs / name).write_text(f"#!/usr/bin/env bash\n{body}")
         (programs / name).chmod(0o755)
     monkeypatch.setenv("VIRTUAL_ENV", str(programs.parent))
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
 
-    def run(script: str, *arguments: str, fail: str = "nothing at all") -> tuple[int, list[str]]:
+    def run(script: str | Path, *arguments: str, fail: str = "nothing at all") -> Ran:
         log.write_text("")
         failing.write_text(fail)
         done = subprocess.run(["bash", ROOT / script, *arguments], cwd=tmp_path, capture_output=True, text=True)
-        return done.returncode, log.read_text().splitlines()
+        return Ran(done.returncode, log.read_text().splitlines(), done.stdout)
 
     return run
 
 
 def test_the_test_script_installs_once_and_goes_through_every_check(fake_environment):
-    status, calls = fake_environment(".ci/run", "-k", "two words")
+    status, calls, _ = fake_environment(".ci/run", "-k", "two words")
     assert status == 0
     assert [call for call in calls if "pip install" in call][0].count("-e .[dev] -c constraints.txt") == 1
     parts = ["ruff check", "ruff format --check", "mypy", "pytest -k two words offline=1"]
     assert all(any(part in call for call in calls) for part in parts)
-    assert not any("pip install" in call for call in fake_environment("scripts/test.sh")[1])
+    assert not any("pip install" in call for call in fake_environment("scripts/test.sh").calls)
 
 
 @pytest.mark.parametrize("failing", ["ruff check", "mypy", "pytest"])
 def test_the_test_script_keeps_a_failure_and_goes_on(fake_environment, failing):
-    status, calls = fake_environment("scripts/test.sh", fail=failing)
+    status, calls, _ = fake_environment("scripts/test.sh", fail=failing)
     assert status == 3
     assert any("pytest" in call for call in calls)
 
 
 def test_no_check_runs_when_the_installation_fails(fake_environment):
-    status, calls = fake_environment("scripts/test.sh", fail="pip install")
+    status, calls, _ = fake_environment("scripts/test.sh", fail="pip install")
     assert status == 3
     assert not any("pytest" in call for call in calls)
-    assert any("pip install" in call for call in fake_environment("scripts/test.sh")[1])
+    assert any("pip install" in call for call in fake_environment("scripts/test.sh").calls)
 
 
-def test_the_quickstart_passes_arguments_on_and_keeps_the_status(fake_environment, tmp_path):
-    status, calls = fake_environment("scripts/quickstart.sh", "my clip.mp4", "--json")
+@pytest.fixture
+def checkout(tmp_path) -> Path:
+    """The quickstart in a checkout of its own, since it writes to `outputs`; and the clip that comes with Gradio."""
+    folder = tmp_path / "checkout"
+    (folder / "scripts").mkdir(parents=True)
+    for name in ("quickstart.sh", "setup.sh"):
+        shutil.copy(ROOT / "scripts" / name, folder / "scripts" / name)
+    for name in ("pyproject.toml", "constraints.txt"):
+        (folder / name).touch()
+    clips = tmp_path / "gradio" / "media_assets" / "videos"
+    clips.mkdir(parents=True)
+    (clips / "world.mp4").write_text("a clip")
+    return folder
+
+
+def test_the_quickstart_passes_arguments_on_and_keeps_the_status(fake_environment, checkout):
+    script = checkout / "scripts" / "quickstart.sh"
+    status, calls, output = fake_environment(script, "--seed", "3", "--output", "two  blanks")
     assert status == 0
     assert any("pip install" in call and "-e . -c constraints.txt" in call for call in calls)
-    assert f"--video {tmp_path}/my clip.mp4 " in calls[-1]
-    assert "--json" in calls[-1]
-    assert fake_environment("scripts/quickstart.sh", "my clip.mp4", fail="chat")[0] == 3
+    assert calls[-1] == "python scripts/quickstart.py --seed 3 --output two  blanks offline="
+    assert "\nNext" in output
+    failed = fake_environment(script, fail="quickstart.py")
+    assert failed.status == 3
+    assert "\nNext" in failed.output
+    assert fake_environment(script, fail="make_tiny_model.py").status == 3
+
+
+def test_the_quickstart_leaves_what_the_documents_use(fake_environment, checkout):
+    script, outputs = checkout / "scripts" / "quickstart.sh", checkout / "outputs"
+    assert "python scripts/make_tiny_model.py outputs/tiny_model offline=" in fake_environment(script).calls
+    assert (outputs / "world.mp4").read_text() == "a clip"
+    (outputs / "tiny_model").mkdir()
+    (outputs / "tiny_model" / "tokenizer.json").write_text("{}")
+    (outputs / "world.mp4").write_text("another clip")
+    assert not any("make_tiny_model" in call for call in fake_environment(script).calls)
+    assert (outputs / "world.mp4").read_text() == "another clip"
+
+
+def test_the_quickstart_does_nothing_when_the_installation_fails(fake_environment, checkout):
+    status, calls, output = fake_environment(checkout / "scripts" / "quickstart.sh", fail="pip install")
+    assert status == 3
+    assert not any("quickstart.py" in call for call in calls)
+    assert "Next" not in output

@@ -1,0 +1,112 @@
+"""What the quickstart's runs have to show: two tables, a plot, and claims that three seeds bore out."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from videochat_online.evaluation import Comparison, compare_runs
+from videochat_online.evaluation.comparison_report import render_comparison
+from videochat_online.evaluation.plots import plot_accuracy_by_age
+
+LABELS = {
+    "pyramid": "pyramid 4/4/16",
+    "fifo": "FIFO pyramid 4/4/16",
+    "uniform": "uniform 6",
+    "recent": "recent 6",
+    "recent_4": "recent 4",
+    "blind": "blind",
+    "sliding_window": "sliding window 32 s",
+    "scratch": "pyramid, no stage 1",
+}
+SAME_MODEL = ("pyramid", "fifo", "uniform", "recent", "recent_4", "blind")
+ORDER_TITLE = "How the stream began"
+PARTS: dict[str, dict[str, dict[str, tuple[str, ...]]]] = {
+    "quickstart": {ORDER_TITLE: {"template": ("first_shape", "first_place")}},
+    "full": {f"{detail.capitalize()} detail": {"detail": (detail,)} for detail in ("fine", "coarse")},
+}
+"""Questions that get tables of their own."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A figure and what it has to be."""
+
+    text: str
+    value: float
+    least: float | None = None
+    most: float | None = None
+
+    @property
+    def holds(self) -> bool:
+        """Whether the figure is within its bounds."""
+        return (self.least is None or self.value >= self.least) and (self.most is None or self.value <= self.most)
+
+    def __str__(self) -> str:
+        bound = f"at least {self.least:g}" if self.most is None else f"at most {self.most:g}"
+        return f"{'ok    ' if self.holds else 'FAILED'} {self.text}: {self.value:.1f}, expected {bound}"
+
+
+def claims(overall: Comparison, past: Comparison) -> list[Claim]:
+    """What has to hold, with differences in points.
+
+    Args:
+        overall: all questions.
+        past: those about how the stream began.
+    """
+    on_past = {run.label: run.overall for run in past.runs}
+    everywhere = {run.label: run.overall for run in overall.runs}
+
+    def lead(figures: dict[str, float], other: str) -> float:
+        return figures[LABELS["pyramid"]] - figures[LABELS[other]]
+
+    past_scores = {label: figures.score.accuracy for label, figures in on_past.items()}
+    all_scores = {label: figures.score.accuracy for label, figures in everywhere.items()}
+    blind = everywhere[LABELS["blind"]]
+    from_chance = abs(blind.score.accuracy - blind.chance) / blind.chance_standard_error
+    result = [
+        Claim("how it began, pyramid, percent", past_scores[LABELS["pyramid"]], least=80),
+        Claim("how it began, pyramid over recent 6", lead(past_scores, "recent"), least=40),
+        Claim("how it began, pyramid over recent 4", lead(past_scores, "recent_4"), least=40),
+        Claim("how it began, pyramid over FIFO pyramid", lead(past_scores, "fifo"), least=10),
+        Claim("all questions, pyramid over blind", lead(all_scores, "blind"), least=30),
+        Claim("all questions, blind, standard errors from chance", from_chance, most=3),
+    ]
+    if LABELS["scratch"] in all_scores:
+        result.append(
+            Claim("all questions, pyramid over the same without stage 1", lead(all_scores, "scratch"), least=0)
+        )
+    return result
+
+
+def show_comparison(runs: Path, output: Path, *, preset: str, with_scratch: bool) -> bool:
+    """Print tables and claims, write `comparison.md` and `accuracy_by_age.png`; returns whether all claims hold.
+
+    Args:
+        runs: folder of the evaluations, by the names of `LABELS`.
+        output: where the files go.
+        preset: of the streams; claims are made about "quickstart" only.
+        with_scratch: compare with the model that was trained without stage 1, too.
+    """
+    names = [*SAME_MODEL, "sliding_window", *(["scratch"] if with_scratch else [])]
+
+    def compared(names: Sequence[str], where: Mapping[str, Sequence[str]] | None = None) -> Comparison:
+        folders, labels = [runs / name for name in names], [LABELS[name] for name in names]
+        return compare_runs(folders, labels=labels, across_protocols=True, where=where)
+
+    tables = {"All questions": compared(names)}
+    tables |= {title: compared(names, where) for title, where in PARTS[preset].items()}
+    plotted = PARTS[preset].get(ORDER_TITLE)
+    plot_accuracy_by_age(compared(SAME_MODEL, plotted), output / "accuracy_by_age.png")
+    # Each comparison comes with a heading that says how many runs there are.
+    parts = {title: render_comparison(table).partition("\n")[2].lstrip() for title, table in tables.items()}
+    text = "\n".join(f"# {title}\n\n{part}" for title, part in parts.items())
+    found = claims(tables["All questions"], tables[ORDER_TITLE]) if ORDER_TITLE in tables else []
+    verdict = "\n".join(map(str, found))
+    if found:
+        text += f"\n# Claims\n\n```text\n{verdict}\n```\n"
+    (output / "comparison.md").write_text(text, encoding="utf-8")
+    sys.stdout.write(f"{text}\ntables: {output / 'comparison.md'}, plot: {output / 'accuracy_by_age.png'}\n")
+    return all(claim.holds for claim in found)
