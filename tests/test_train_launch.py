@@ -54,9 +54,7 @@ def torchrun(tmp_path, monkeypatch):
     programs = tmp_path / "bin"
     programs.mkdir()
     for name in ("torchrun", "videochat-online"):
-        (programs / name).write_text(
-            f'#!/usr/bin/env bash\nprintf "%s\\n" "$PWD" "$@" >"{tmp_path}/called"\nexit 3\n'
-        )
+        (programs / name).write_text(f'#!/usr/bin/env bash\nprintf "%s\\n" "$PWD" "$@" >"{tmp_path}/called"\nexit 3\n')
         (programs / name).chmod(0o755)
     for name in list(os.environ):
         if name.startswith("SLURM_") or name in ("GPUS", "NNODES", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT"):
