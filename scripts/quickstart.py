@@ -38,6 +38,8 @@ STREAMING: dict[str, tuple[str, ...]] = {
     "blind": ("--blind",),
 }
 """Pyramid, FIFO pyramid and six full-size frames hold 96 visual tokens each."""
+ANSWERS = ("--answer_by", "likelihood")
+"""Each run chooses among the options: one that was not trained for a kind of question then guesses, as it should."""
 LONGER = {
     "quickstart": {"pretrain": [], "stage1": [], "stage2": []},
     "full": {
@@ -84,7 +86,7 @@ def phases(output: Path, seed: int, from_scratch: bool, preset: str) -> list[Pha
     def benchmark(setting: str, name: str, *flags: str, model: str = "stage2") -> list[str]:
         run = ["--model", str(output / model), "--output", str(output / "runs" / name), "--fps", "1"]
         where = ["--annotations", str(data / "annotations/ovbench_test.json"), "--data-root", str(data / "videos/test")]
-        return ["bash", f"shell/eval/online_bench_{setting}.sh", *run, *where, "--max_new_tokens", "8", *flags]
+        return ["bash", f"shell/eval/online_bench_{setting}.sh", *run, *where, *ANSWERS, *flags]
 
     runs = {name: benchmark("stream", name, *flags) for name, flags in STREAMING.items()}
     runs["sliding_window"] = benchmark("sliding_window", "sliding_window")

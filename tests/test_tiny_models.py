@@ -19,6 +19,7 @@ from synthetic_sets import TINY_SEVERAL, TINY_SINGLE
 from tiny_tokenizer import MARKERS, SEQUENCE_TOKENS, build_word_tokenizer
 from videochat_online.constants import IMAGE_CONTEXT_TOKEN, SPECIAL_TOKENS
 from videochat_online.errors import InputError
+from videochat_online.evaluation.answering import letter_ids
 from videochat_online.model import load_model
 from videochat_online.streaming import StreamingSession
 from videochat_online.synthetic import synthesize, vocabulary
@@ -108,6 +109,13 @@ def pretrained(data, tmp_path_factory) -> tuple[Path, float]:
     """A model after two steps, and the accuracy that was reported. Not to be written to."""
     folder = tmp_path_factory.mktemp("pretrained") / "model"
     return folder, script.pretrain(data, folder, seed=0, num_steps=2)
+
+
+def test_the_letters_that_are_scored_are_those_of_training_answers(pretrained):
+    model = load_model(pretrained[0], device="cpu")
+    num_dropped, ids = letter_ids(model, 4)
+    assert num_dropped == 0
+    assert model.tokenizer.convert_ids_to_tokens(ids) == ["A)", "B)", "C)", "D)"]
 
 
 def restated_accuracy(data: Path, folder: Path, num_images: int) -> float:

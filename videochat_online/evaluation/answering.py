@@ -89,7 +89,8 @@ def letter_ids(model: VideoChatModel, num_options: int) -> tuple[int, list[int]]
         return layout_prompt(turns, tokenizer=model.tokenizer, template=template, generation_prefix=prefix).input_ids
 
     bare = ids_with(LETTER_PREFIX)
-    spelled = [ids_with(LETTER_PREFIX + letter) for letter in ascii_uppercase[:num_options]]
+    # With the bracket that follows in a reply: a tokenizer may have `B)` in one piece.
+    spelled = [ids_with(f"{LETTER_PREFIX}{letter})") for letter in ascii_uppercase[:num_options]]
     common = 0
     while all(common < len(ids) and ids[common] == spelled[0][common] for ids in spelled):
         common += 1

@@ -104,9 +104,9 @@ def registries(preset: Preset, names: list[str]) -> dict[str, dict[str, Row]]:
     """
     if preset.world == "single":
         first = (IMAGES, *(kind.name for kind in preset.clips))
-        online, recalled, more = DIALOGUES, RECALLS, (STREAM_CLIPS, STREAM_DIALOGUES)
+        online, recalled, more = DIALOGUES, RECALLS, [STREAM_CLIPS, STREAM_DIALOGUES]
     else:
-        first, more = (IMAGES, STREAM_CLIPS), ()
+        first, more = (IMAGES, STREAM_CLIPS), []
         online = recalled = STREAM_DIALOGUES
     repeats = STAGE1_REPEATS if preset.world == "single" else {}
     stages = {"stage1": {name: _entry(name) | {"repeat_time": repeats.get(name, 1)} for name in first}}
