@@ -215,11 +215,7 @@ def test_benchmark_rows_are_in_the_nested_layout(made):
 def check_pair(scene, time_s, question, answer):
     """A multiple-choice question in words has the answer that the scene gives."""
     lines = question.split("\n")
-    if lines[-1] == "Only give the best option.":
-        assert answer.startswith("Best option:(")
-        answer = answer.removeprefix("Best option:")
-    else:
-        assert lines[-1] == "Answer:"
+    assert lines[-1] in ("Answer:", "Only give the best option.")
     assert lines[1] == "Options:"
     asked = lines[0].partition(": ")[2]
     options = [line.partition(") ")[2] for line in lines[2:-1]]
@@ -345,7 +341,7 @@ def test_training_answers_are_balanced():
     assert len(pairs) == 32
     assert all(abs(count - 30) <= 4 for count in pairs.values()), pairs
     turns = Counter(
-        (turn["value"].partition(": ")[2].split("\n")[0], answer["value"].removeprefix("Best option:"))
+        (turn["value"].partition(": ")[2].split("\n")[0], answer["value"])
         for row in training.rows["dialogues"]
         for turn, answer in zip(row["conversations"][::2], row["conversations"][1::2], strict=True)
     )

@@ -14,7 +14,6 @@ from typing import Any
 from videochat_online.synthetic.questions import TEMPLATES, Question
 from videochat_online.synthetic.scene import Scene
 from videochat_online.text.questions import (
-    BEST_OPTION_PREFIX,
     SLIDING_WINDOW_SUFFIX,
     STREAMING_SUFFIX,
     option_line,
@@ -84,10 +83,8 @@ def online_turn(
     `is_window` takes the words of the sliding-window setting instead of the streaming one's.
     """
     question = ovbench_question(text, options, asked_at_s=float(time_s))
-    answer = option_line(answer_index, options[answer_index])
-    if is_window:
-        return float(time_s), question + SLIDING_WINDOW_SUFFIX, BEST_OPTION_PREFIX + answer.removeprefix("(")
-    return float(time_s), question + STREAMING_SUFFIX, answer
+    question += SLIDING_WINDOW_SUFFIX if is_window else STREAMING_SUFFIX
+    return float(time_s), question, option_line(answer_index, options[answer_index])
 
 
 def to_json(rows: object) -> bytes:
