@@ -18,13 +18,14 @@ from make_tiny_model import tiny_config
 from tiny_tokenizer import build_tiny_tokenizer
 from train_cases import flags, launch, mixed_rows, online_rows, write_media, write_registry
 from videochat_online.constants import SPECIAL_TOKENS
-from videochat_online.data import BatchReport, EpochSampler, SkippedSample
+from videochat_online.data import BatchReport, EpochSampler, SkippedSample, load_registries
 from videochat_online.errors import InputError
 from videochat_online.model import VideoChatOnlineForConditionalGeneration, load_model, load_network
 from videochat_online.train import TrainReport, dry_run, parse_arguments, train
 from videochat_online.train.arguments import ModelArguments
 from videochat_online.train.callbacks import TellEpoch
 from videochat_online.train.preparation import choose_trainable
+from videochat_online.train.run import set_facts
 from videochat_online.train.rundir import RunFolder
 from videochat_online.train.trainer import SkippedLog, read_skipped
 
@@ -241,15 +242,44 @@ def test_a_folder_with_other_things_is_refused_and_left_as_it_is(place, run):
 
 
 def test_other_data_is_another_run(tmp_path):
+    sets = {"a": {"memory": None, "repeat_time": 1.0}}
     folder = RunFolder(tmp_path / "run", {"seed": 1})
-    folder.check()
-    folder.open({"a": {"rows": 1, "items": 1}}, None)
-    folder.check()
+    folder.check(sets)
+    folder.open({"a": {"rows": 1, "items": 1}}, sets, None)
+    folder.check(sets)
     with pytest.raises(InputError, match="the run was begun with other data"):
-        folder.open({"a": {"rows": 2, "items": 2}}, None)
+        folder.open({"a": {"rows": 2, "items": 2}}, sets, None)
+    with pytest.raises(InputError, match="the run was begun with other data: a: repeat_time was 1.0, now 2.0. Choose"):
+        folder.check({"a": {"memory": None, "repeat_time": 2.0}})
     with pytest.raises(InputError, match="seed was 1, now 2"):
-        RunFolder(tmp_path / "run", {"seed": 2}).check()
-    RunFolder(tmp_path / "run", {"seed": 1, "save_steps": 7, "report_to": "wandb"}).check()
+        RunFolder(tmp_path / "run", {"seed": 2}).check(sets)
+    RunFolder(tmp_path / "run", {"seed": 1, "save_steps": 7, "report_to": "wandb"}).check(sets)
+
+
+def test_a_set_with_other_rows_or_another_memory_is_other_data(place, tmp_path):
+    path = write_registry(tmp_path / "registry", place / "media", a=online_rows(2))
+    (before,) = set_facts(load_registries(str(path))).values()
+    (tmp_path / "registry" / "a.json").write_text(json.dumps(online_rows(2)[::-1]))
+    (after,) = set_facts(load_registries(str(path))).values()
+    assert before.keys() == after.keys()
+    assert {key for key in before if before[key] != after[key]} == {"annotation_sha256"}
+    memory = {"name": "window", "num_frames": 2}
+    path.write_text(path.read_text().replace('"data_root"', f'"memory": {json.dumps(memory)}, "data_root"'))
+    (remembered,) = set_facts(load_registries(str(path))).values()
+    assert remembered["memory"] == memory
+    assert json.loads(json.dumps(remembered)) == remembered
+
+
+def test_a_run_whose_registry_has_changed_does_not_go_on(place, run, whole):
+    path = place / "good" / "registry.json"
+    text = path.read_text()
+    path.write_text(text.replace('"data_root"', '"data_augment": true, "data_root"'))
+    try:
+        with pytest.raises(InputError, match="begun with other data: mixed: data_augment was False, now True"):
+            run("whole", **WHOLE)
+    finally:
+        path.write_text(text)
+    assert run("whole", **WHOLE) == whole
 
 
 def test_bad_rows_are_counted_and_listed(place, run):

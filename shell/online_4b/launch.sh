@@ -15,8 +15,8 @@ MASTER_ADDR=${MASTER_ADDR:-${first_node:-127.0.0.1}}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # of each process; torchrun's own default, without its warning
 MASTER_PORT=${MASTER_PORT:-$((20000 + ${SLURM_JOB_ID:-9500} % 20000))}
 
-if [[ $GPUS == 1 && $NNODES == 1 || " $* " == *" --dry"[-_]"run "* ]]; then # one process: no launcher between
-    exec videochat-online train --config "$@"
+if [[ " $* " == *" --dry"[-_]"run "* ]]; then # one process stands for all; torchrun's traceback would bury an error
+    PLANNED_PROCESSES=$((GPUS * NNODES)) exec videochat-online train --config "$@"
 fi
 exec torchrun --nnodes "$NNODES" --node_rank "$NODE_RANK" --nproc_per_node "$GPUS" \
     --master_addr "$MASTER_ADDR" --master_port "$MASTER_PORT" \

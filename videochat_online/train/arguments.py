@@ -108,12 +108,11 @@ class RunArguments(TrainingArguments):
     def __post_init__(self) -> None:
         if self.global_batch_size is not None:
             # From the environment: DeepSpeed reads the accumulation while the base class is being set up.
-            num_processes = int(os.environ.get("WORLD_SIZE", "1"))
-            at_once = self.per_device_train_batch_size * num_processes
+            at_once = self.per_device_train_batch_size * num_processes()
             if self.global_batch_size < 1 or self.global_batch_size % at_once:
                 raise InputError(
                     f"global_batch_size: expected a multiple of {at_once}, {self.per_device_train_batch_size} on each"
-                    f" of {num_processes} processes, found {self.global_batch_size}"
+                    f" of {num_processes()} processes, found {self.global_batch_size}"
                 )
             self.gradient_accumulation_steps = self.global_batch_size // at_once
         if not torch.cuda.is_available():
@@ -135,6 +134,11 @@ class Arguments:
 class _Parser(HfArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise InputError(message)
+
+
+def num_processes() -> int:
+    """Of this launch, as torchrun says; a dry run is one process that stands for those of launch.sh."""
+    return int(os.environ.get("PLANNED_PROCESSES") or os.environ.get("WORLD_SIZE", "1"))
 
 
 def _be_the_only_process() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -10,6 +12,7 @@ from transformers import PreTrainedTokenizerBase, set_seed
 
 from videochat_online.constants import IGNORE_INDEX
 from videochat_online.data import Collator, Example, SampleEncoder, SkippedSample, TrainingDataset, load_registries
+from videochat_online.data.registry import RegistryEntry
 from videochat_online.errors import InputError
 from videochat_online.text import special_ids
 from videochat_online.train.arguments import Arguments
@@ -38,12 +41,13 @@ def train(arguments: Arguments) -> TrainReport:
     """
     _check(arguments)
     folder = RunFolder(str(arguments.training.output_dir), resolved_keys(arguments))
-    folder.check()
+    entries = load_registries(str(arguments.data.meta_path))
+    sets = set_facts(entries)
+    folder.check(sets)
     finished = folder.finished_report()
     if finished is not None:
         logger.warning("%s: this run is finished; nothing to do", folder.path)
         return read_report(finished)
-    entries = load_registries(str(arguments.data.meta_path))
     join(arguments.training)
     set_seed(arguments.training.seed)
     student = load_student(arguments)
@@ -52,7 +56,7 @@ def train(arguments: Arguments) -> TrainReport:
     checkpoint = folder.last_checkpoint()
     with arguments.training.main_process_first(desc="opening the run's folder"):
         if arguments.training.process_index == 0:
-            folder.open({name: asdict(count) for name, count in dataset.counts().items()}, checkpoint)
+            folder.open({name: asdict(count) for name, count in dataset.counts().items()}, sets, checkpoint)
     trainer = OnlineTrainer(
         model=student.network,
         args=arguments.training,
@@ -81,14 +85,33 @@ def dry_run(arguments: Arguments) -> dict[str, Any]:
         InputError: as `train`.
     """
     _check(arguments)
-    RunFolder(str(arguments.training.output_dir), resolved_keys(arguments)).check()
     entries = load_registries(str(arguments.data.meta_path))
+    RunFolder(str(arguments.training.output_dir), resolved_keys(arguments)).check(set_facts(entries))
     encoder = make_encoder(*load_texts(arguments), arguments.data)
     sets: dict[str, Any] = {}
     for entry in entries:
         dataset = TrainingDataset([entry], encoder, seed=arguments.training.seed)
         sets[entry.name] = asdict(dataset.counts()[entry.name]) | {"first_row": _described(dataset[0])}
     return {"output_dir": str(arguments.training.output_dir), "sets": sets}
+
+
+def set_facts(entries: Sequence[RegistryEntry]) -> dict[str, dict[str, Any]]:
+    """What of each set decides its rows: a run does not go on when it has changed."""
+    facts = {}
+    for entry in entries:
+        digest = hashlib.sha256()
+        with entry.annotation.open("rb") as file:
+            while chunk := file.read(2**20):
+                digest.update(chunk)
+        facts[entry.name] = {
+            "annotation_sha256": digest.hexdigest(),
+            "repeat_time": entry.repeat_time,
+            "data_augment": entry.data_augment,
+            "max_dynamic_patch": entry.max_dynamic_patch,
+            "fps": entry.fps,
+            "memory": None if entry.memory is None else {"name": entry.memory.name, **entry.memory.options},
+        }
+    return facts
 
 
 def _described(item: Example | SkippedSample) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import platform
 import shutil
 import subprocess
@@ -24,7 +23,7 @@ import yaml
 
 from videochat_online import __version__
 from videochat_online.errors import InputError
-from videochat_online.train.arguments import Arguments
+from videochat_online.train.arguments import Arguments, num_processes
 
 RUN_FILE = "run.json"
 CONFIG_FILE = "config.yaml"
@@ -91,11 +90,14 @@ class RunFolder:
         report = self._read(REPORT_FILE)
         return report if report is not None and report.get("finished") else None
 
-    def check(self) -> None:
+    def check(self, sets: Mapping[str, Any]) -> None:
         """Refuse a folder that this run must not write to. Changes nothing.
 
+        Args:
+            sets: facts of each training set, as JSON has them.
+
         Raises:
-            InputError: a file, a folder with other things in it, or another run; says which keys differ.
+            InputError: a file, a folder with other things in it, or another run; says which keys or sets differ.
         """
         if not self.path.exists():
             return
@@ -116,12 +118,22 @@ class RunFolder:
                 + (f"; and {len(different) - 4} more keys differ" if len(different) > 4 else "")
                 + ". Choose another output_dir"
             )
+        was = recorded.get("sets", sets)
+        changed = [name for name in sorted({*was, *sets}) if was.get(name) != sets.get(name)]
+        if changed:
+            facts = differing_keys(was.get(changed[0]) or {}, sets.get(changed[0]) or {})
+            raise InputError(
+                f"{self.path}: the run was begun with other data: {changed[0]}: {'; '.join(facts)}"
+                + (f"; and {len(changed) - 1} more sets differ" if len(changed) > 1 else "")
+                + ". Choose another output_dir"
+            )
 
-    def open(self, dataset: Mapping[str, Any], checkpoint: Path | None) -> None:
+    def open(self, dataset: Mapping[str, Any], sets: Mapping[str, Any], checkpoint: Path | None) -> None:
         """Write what the run is, and that it is launched; incomplete checkpoints are removed.
 
         Args:
             dataset: rows and items of each set.
+            sets: facts of each set, of `check`.
             checkpoint: where the run goes on, None at its start.
 
         Raises:
@@ -147,6 +159,7 @@ class RunFolder:
             {
                 "identity": identity(self.keys),
                 "dataset": dict(dataset),
+                "sets": dict(sets),
                 "launches": [*recorded.get("launches", []), launch],
             },
         )
@@ -190,11 +203,6 @@ def identity(keys: Mapping[str, Any]) -> dict[str, Any]:
         if key not in _INCIDENTAL and not key.startswith(_INCIDENTAL_PREFIXES)
     }
     return deciding | {"processes": num_processes()}
-
-
-def num_processes() -> int:
-    """Of this launch, as torchrun says."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def differing_keys(recorded: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
