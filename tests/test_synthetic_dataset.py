@@ -287,6 +287,32 @@ def test_every_memory_that_the_quickstart_compares_is_trained_with(made):
     assert names == {"pyramid", "fifo", "window", "uniform"}
 
 
+def test_a_folder_of_an_older_generator_is_not_taken_for_complete(tmp_path, monkeypatch):
+    preset = replace(TINY_SINGLE, train=(), val=(), test=(StreamKind(seconds=48, count=1),), num_images=0)
+    synthesize(tmp_path / "set", seed=0, preset=preset)
+    monkeypatch.setattr(dataset, "FORMAT", dataset.FORMAT + 1)
+    with pytest.raises(InputError, match="found one with another format"):
+        synthesize(tmp_path / "set", seed=0, preset=preset)
+
+
+@pytest.mark.parametrize("content", ["{}", '{"counts": []}', '{"counts": {"streams": {}, "questions": {"val": 3}}}'])
+def test_a_damaged_manifest_is_named(tmp_path, content):
+    preset = replace(TINY_SINGLE, train=(), val=(), test=(StreamKind(seconds=48, count=1),), num_images=0)
+    synthesize(tmp_path / "set", seed=0, preset=preset)
+    (tmp_path / "set" / "manifest.json").write_text(content)
+    with pytest.raises(InputError, match="manifest.json: expected the counts of a complete folder"):
+        synthesize(tmp_path / "set", seed=0, preset=preset)
+
+
+def test_progress_is_told_in_lines_where_there_is_no_terminal(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(dataset, "SECONDS_BETWEEN_LINES", -1.0)
+    preset = replace(TINY_SINGLE, train=(), val=(), test=(StreamKind(seconds=48, count=2),), num_images=0)
+    synthesize(tmp_path / "set", seed=0, preset=preset, show_progress=True)
+    assert capsys.readouterr().err.splitlines() == ["1/2 streams", "2/2 streams"]
+    synthesize(tmp_path / "quiet", seed=0, preset=preset)
+    assert capsys.readouterr().err == ""
+
+
 def test_captions_name_what_rests_on_the_screen():
     stream = next(make_streams(TINY_SEVERAL, 0, "train"))
     rows = list(caption_rows(stream.scene, [f"{number}.jpg" for number in range(40)], Random(0)))

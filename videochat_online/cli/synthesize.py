@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 from videochat_online.synthetic import PRESETS, Synthesis, synthesize
@@ -31,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Generate, say what there is."""
-    made = synthesize(options.output, seed=options.seed, preset=options.preset, show_progress=sys.stderr.isatty())
+    made = synthesize(options.output, seed=options.seed, preset=options.preset, show_progress=True)
     print(json.dumps(_row(made)) if options.json else _readable(made))  # noqa: T201
     return 0
 

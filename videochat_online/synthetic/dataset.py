@@ -14,6 +14,7 @@ Layout of the folder:
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -38,6 +39,10 @@ from videochat_online.synthetic.write import write_bytes, write_folder, write_jp
 Counts = dict[str, dict[str, Any]]
 
 SETTINGS_FILE, MANIFEST_FILE = "synthesis.json", "manifest.json"
+FORMAT = 2
+"""Raised whenever the same seed comes to give other bytes: a folder of before is then not taken for complete."""
+SECONDS_BETWEEN_LINES = 10.0
+"""Where stderr is no terminal, progress is a line this often."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,10 +81,18 @@ def synthesize(output: Path | str, *, seed: int, preset: Preset | str, show_prog
     if seed < 0:
         raise InputError(f"seed: expected an integer of at least 0, got {seed}")
     # Through JSON, so that it compares with what was read from a file.
-    settings = json.loads(json.dumps({"seed": seed, "version": __version__, "preset": asdict(preset)}))
+    settings = json.loads(
+        json.dumps({"seed": seed, "version": __version__, "format": FORMAT, "preset": asdict(preset)})
+    )
     if _begin(folder, settings):
-        counts = _read_json(folder / MANIFEST_FILE)["counts"]
-        return Synthesis(output=folder, was_complete=True, **_totals(counts))
+        manifest = _read_json(folder / MANIFEST_FILE)
+        try:
+            totals = _totals(manifest["counts"])
+        except (KeyError, TypeError, AttributeError) as error:
+            raise InputError(
+                f"{folder / MANIFEST_FILE}: expected the counts of a complete folder ({error!r})"
+            ) from error
+        return Synthesis(output=folder, was_complete=True, **totals)
     counts = _write_all(folder, seed, preset, show_progress)
     # Last: it says that the folder is complete.
     write_bytes(folder / MANIFEST_FILE, to_json({**settings, "counts": counts}))
@@ -192,9 +205,21 @@ def _totals(counts: Counts) -> dict[str, Any]:
 
 @contextmanager
 def _progress(preset: Preset, show: bool) -> Iterator[Callable[[], None]]:
-    """A bar that moves on by one stream at each call."""
+    """A bar that moves on by one stream at each call; lines where there is no terminal."""
     columns = (TextColumn("streams"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not show) as progress:
-        total = sum(kind.count for split in SPLITS for kind in preset.streams(split))
+    total = sum(kind.count for split in SPLITS for kind in preset.streams(split))
+    console = Console(stderr=True)
+    done, told = 0, time.monotonic()
+
+    with Progress(*columns, console=console, transient=True, disable=not (show and console.is_terminal)) as progress:
         bar = progress.add_task("", total=total)
-        yield lambda: progress.advance(bar)
+
+        def advance() -> None:
+            nonlocal done, told
+            done += 1
+            progress.advance(bar)
+            if show and not console.is_terminal and time.monotonic() - told > SECONDS_BETWEEN_LINES:
+                told = time.monotonic()
+                console.print(f"{done}/{total} streams", highlight=False)
+
+        yield advance
