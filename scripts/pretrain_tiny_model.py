@@ -38,12 +38,13 @@ from videochat_online.video import FrameTransform
 
 IMAGE_SIZE, PATCH_SIZE, VISION_WIDTH, WIDTH, NUM_HEADS = 64, 8, 64, 128, 4
 BATCH_SIZE, LEARNING_RATE = 64, 3e-3
-NUM_HELD_OUT = 256
-"""Images that only measure; a quarter where there are few."""
+NUM_HELD_OUT, FEWEST_IMAGES = 256, 8
+"""Images that only measure (a quarter where there are few), and that there have to be at all."""
 REPORT_FILE = "pretraining.json"
 _PLACES = [f" {name} {number}" for name in ("row", "column") for number in range(1, 5)]
 _CAPTION = re.compile(
-    r"(\w+) (\w+)(?: (upright|level|checks|weave)(?: lines)?)? (row \d|left|right) (column \d|top|bottom)"
+    r"(\w+) (\w+)(?: (upright|level|checks|weave)(?: lines)?)? "
+    r"(row \d(?= column)|(?:left|right)(?! column)) (column \d|top|bottom)"
 )
 
 
@@ -107,18 +108,29 @@ class Captions:
     """
 
     def __init__(self, data: Path, tokenizer: Any) -> None:
-        rows = [json.loads(line) for line in (data / "annotations" / "images.jsonl").read_text().splitlines()]
-        rows = [row for row in rows if row["conversations"][0]["value"].endswith(IMAGE_QUESTION)]
-        shapes = [_CAPTION.findall(row["conversations"][1]["value"]) for row in rows]
+        names, shapes = _read_captions(data / "annotations" / "images.jsonl")
         self.image_of_U = torch.tensor([number for number, found in enumerate(shapes) for _ in found])
         words = np.array([shape for found in shapes for shape in found])  # [U, W]
         words = words[:, words[0] != ""]  # without patterns where there are none
         found = [sorted(set(column)) for column in words.T]
         # In a sentence a word has a blank before it.
         self.word_ids = [torch.tensor([tokenizer.convert_tokens_to_ids(f" {w}") for w in place]) for place in found]
+        known = tokenizer.get_vocab()
+        unknown = [word for place in found for word in place if f" {word}" not in known]
+        if unknown:
+            raise InputError(
+                f"{data / 'vocabulary.json'}: expected all words of captions, found no {str(unknown[0])!r}"
+            )
         columns = [np.searchsorted(place, column) for place, column in zip(found, words.T, strict=True)]
         self.labels_UW = torch.from_numpy(np.stack(columns, axis=1))
-        images = [np.asarray(Image.open(data / "images" / "train" / row["image"])) for row in rows]
+        images = [_read_image(data / "images" / "train" / name) for name in names]
+        for name, image in zip(names, images, strict=True):
+            if image.shape != images[0].shape:
+                (height, width), (first_height, first_width) = image.shape[:2], images[0].shape[:2]
+                raise InputError(
+                    f"{data / 'images' / 'train' / name}: expected an image of {first_width} x {first_height} pixels "
+                    f"as the first, found {width} x {height}"
+                )
         self.pixels_NCSS = FrameTransform(size=IMAGE_SIZE)(np.stack(images))
         self._cells_UH = torch.tensor([_cell(*place) for place in words[:, -2:]])
 
@@ -141,6 +153,48 @@ class Captions:
         is_alone_U = torch.bincount(self.image_of_U)[self.image_of_U] == 1
         is_shared_U = (own & (count[self.image_of_U] > 1)).any(dim=1)
         return (own & ~is_shared_U[:, None]) | is_alone_U[:, None]
+
+
+def _read_captions(path: Path) -> tuple[list[str], list[list[tuple[str, ...]]]]:
+    """File names of images, and the words of each shape in them."""
+    names, shapes = [], []
+    for number, line in enumerate(_read_text(path).splitlines(), start=1):
+        try:
+            row = json.loads(line)
+            name, question, caption = row["image"], *(turn["value"] for turn in row["conversations"][:2])
+            is_caption, found = question.endswith(IMAGE_QUESTION), _CAPTION.findall(caption)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise InputError(
+                f"{path} line {number}: expected an image and a dialogue about it in JSON, found {line[:60]!r}"
+            ) from error
+        if is_caption and not (found and isinstance(name, str)):
+            raise InputError(f"{path} line {number}: expected a caption such as 'red dot left top', found {caption!r}")
+        if is_caption:
+            names.append(name)
+            shapes.append(found)
+    if len(names) < FEWEST_IMAGES:
+        raise InputError(f"{path}: expected at least {FEWEST_IMAGES} images with captions, found {len(names)}")
+    return names, shapes
+
+
+def _read_image(path: Path) -> np.ndarray:
+    """uint8 [H, W, 3]."""
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises depends on where a file is broken
+        raise InputError(f"{path}: expected an image, found none that can be read ({_reason(error)})") from error
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: expected a text file in UTF-8, found none ({_reason(error)})") from error
+
+
+def _reason(error: Exception) -> str:
+    return (isinstance(error, OSError) and error.strerror) or str(error)
 
 
 def _cell(first: str, second: str) -> tuple[int, int]:
@@ -182,29 +236,35 @@ def pretrain(data: Path, directory: Path, seed: int, num_steps: int) -> float:
         The part of words that are right in new images seen as one token.
 
     Raises:
-        InputError: there is no such data, or the directory holds a model made with other settings.
+        InputError: there is no such data, or it is damaged or too little; the directory cannot be made, or holds a
+            model made with other settings; a number out of range.
     """
-    settings = {"data": str(data), "seed": seed, "num_steps": num_steps}
+    if num_steps < 1:
+        raise InputError(f"--steps: expected at least 1, got {num_steps}")
+    if not 0 <= seed < 2**64:
+        raise InputError(f"--seed: expected a whole number from 0 to {2**64 - 1}, got {seed}")
+    settings = {"data": str(data.resolve()), "seed": seed, "num_steps": num_steps}
     finished = _finished(data, directory, settings)
     if finished is not None:
         return finished
-    words = json.loads((data / "vocabulary.json").read_text())["words"]
+    words = _vocabulary(data / "vocabulary.json")
     phrases = [OVBENCH_SYSTEM_MESSAGE, *(_PLACES if "row" in words else ())]
     last_s = _longest_stream_s(data)
     tokenizer = build_word_tokenizer(words, last_s, 2 if last_s < 60 else 1, phrases)
     torch.manual_seed(seed)
     network = new_network(len(tokenizer))
     network.config.image_token_id = special_ids(tokenizer).image_context
-    accuracy = _train(network, Captions(data, tokenizer), num_steps)
+    captions = Captions(data, tokenizer)
+    # Made before the work, so that nothing is lost where it cannot be.
+    unfinished = _make_folder(directory.resolve().with_name(f"{directory.resolve().name}.unfinished"))
+    accuracy = _train(network, captions, num_steps)
     transformers_logging.disable_progress_bar()
     silence_accelerator_notice()
-    unfinished = directory.with_name(f"{directory.name}.unfinished")
-    unfinished.mkdir(parents=True, exist_ok=True)
     network.save_pretrained(unfinished)
     tokenizer.save_pretrained(unfinished)
     report = {"settings": settings, "accuracy": accuracy}
     (unfinished / REPORT_FILE).write_text(json.dumps(report, indent=2) + "\n")
-    unfinished.rename(directory)
+    unfinished.rename(directory.resolve())
     return accuracy
 
 
@@ -216,11 +276,17 @@ def _train(network: VideoChatOnlineForConditionalGeneration, captions: Captions,
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min(1.0, (step + 1) / 20) * 0.5 * (1 + math.cos(math.pi * step / num_steps))
     )
-    num_held_out = min(NUM_HELD_OUT, len(captions) // 4)
+    num_held_out = min(NUM_HELD_OUT, len(captions.pixels_NCSS) // 4)
+    is_held_out_U = captions.image_of_U < num_held_out
     masks = [captions.masks(rows) for rows, _ in TokenSchedule().grids(network.config.grid)]
     visible = [mask.any(dim=1).nonzero()[:, 0] for mask in masks]
-    held_out = [found[found < num_held_out] for found in visible]
-    seen = [found[found >= num_held_out] for found in visible]
+    held_out = [found[is_held_out_U[found]] for found in visible]
+    seen = [found[~is_held_out_U[found]] for found in visible]
+    if not all(len(found) for found in [*seen, held_out[-1]]):
+        raise InputError(
+            f"expected shapes that no other one covers on grids of every size, to learn and to measure, found none "
+            f"among some of {num_held_out} images that measure and {len(captions.pixels_NCSS) - num_held_out} others"
+        )
     for step in track(range(num_steps), description="pretraining"):
         level = step % len(masks)
         chosen = seen[level][torch.randint(len(seen[level]), (BATCH_SIZE,))]
@@ -234,10 +300,36 @@ def _train(network: VideoChatOnlineForConditionalGeneration, captions: Captions,
         return loss_and_accuracy(network, captions, held_out[-1], masks[-1])[1]
 
 
+def _vocabulary(path: Path) -> list[str]:
+    text = _read_text(path)
+    try:
+        words = json.loads(text)["words"]
+        if isinstance(words, list) and words and all(isinstance(word, str) for word in words):
+            return list(words)
+    except (ValueError, TypeError, KeyError):
+        pass
+    raise InputError(f"{path}: expected a JSON object with a list of words, found something else")
+
+
 def _longest_stream_s(data: Path) -> int:
     """Of the benchmark: later times need no tokens of their own."""
-    rows = json.loads((data / "annotations" / "ovbench_test.json").read_text())
-    return int(max(row["clip"][1] for row in rows))
+    path = data / "annotations" / "ovbench_test.json"
+    text = _read_text(path)
+    try:
+        longest_s = int(max(row["clip"][1] for row in json.loads(text)))
+    except (ValueError, TypeError, KeyError, IndexError, OverflowError):
+        longest_s = 0
+    if longest_s < 1:
+        raise InputError(f"{path}: expected a JSON list of videos, each with its clip in seconds, found something else")
+    return longest_s
+
+
+def _make_folder(path: Path) -> Path:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{path}: expected a folder that can be made ({_reason(error)})") from error
+    return path
 
 
 def _finished(data: Path, directory: Path, settings: dict[str, Any]) -> float | None:
@@ -251,10 +343,16 @@ def _finished(data: Path, directory: Path, settings: dict[str, Any]) -> float | 
         if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
             raise InputError(f"{directory}: expected a new or empty directory, found something else in it")
         return None
-    found = json.loads(report.read_text())
-    if found["settings"] != settings:
-        raise InputError(f"{directory}: expected a model made with {settings}, found one made with {found['settings']}")
-    return float(found["accuracy"])
+    text = _read_text(report)
+    try:
+        found = json.loads(text)
+        accuracy = float(found["accuracy"])
+        there = found["settings"] | {"data": str(Path(found["settings"]["data"]).resolve())}
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{report}: expected settings and accuracy of a model, found something else") from error
+    if there != settings:
+        raise InputError(f"{directory}: expected a model made with {settings}, found one made with {there}")
+    return accuracy
 
 
 def main() -> int:

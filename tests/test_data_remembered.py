@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from train_cases import dialogue, tiny_encoder, write_media, write_registry
 from videochat_online.data import (
+    FrameSampling,
     SampleEncoder,
     TrainingDataset,
     load_registries,
     parse_row,
 )
+from videochat_online.data.lengths import TOKENS_PER_FRAME_LINE, estimate_length
 from videochat_online.data.remembered import MemoryLayout, thumbnails
 from videochat_online.errors import InputError
 from videochat_online.memory import make_memory
@@ -47,7 +51,7 @@ def encoder(tiny_model) -> SampleEncoder:
     ],
 )
 def test_a_row_is_what_a_session_would_say(encoder, media, tiny_model, name, options, ratios):
-    example = encoder.encode(parse_row(ROW, media), random.Random(0), memory=MemoryLayout(name, **options))
+    example = encoder.encode(parse_row(ROW, media), random.Random(0), memory=MemoryLayout(name, options))
     assert example.pool_ratios == ratios
     memory = make_memory(
         name, full_grid=(4, 4), **options, **({} if name in ("window", "uniform") else {"intervals": (8, 4, 1)})
@@ -57,10 +61,12 @@ def test_a_row_is_what_a_session_would_say(encoder, media, tiny_model, name, opt
     session.push(clip.pixels_TSSC[:7], clip.times_s[:7])
     asked = session.prepare("Where?").prompt.layout.input_ids
     assert example.input_ids[: len(asked)] == tuple(asked)
+    shown = [frame.index for frame in memory.read()]
+    assert torch.equal(example.pixels_TCSS, encoder.reader.transform(clip.pixels_TSSC[shown]))
 
 
 def test_only_the_last_questions_are_kept_and_all_of_them_learned(encoder, media):
-    layout = MemoryLayout("window", num_frames=2)
+    layout = MemoryLayout("window", {"num_frames": 2})
     text = encoder.tokenizer.decode(encoder.encode(parse_row(ROW, media), random.Random(0), memory=layout).input_ids)
     assert "Early?" not in text
     assert text.index("Where?") < text.index("Left.") < text.index("What?") < text.index("Red.")
@@ -72,7 +78,7 @@ def test_only_the_last_questions_are_kept_and_all_of_them_learned(encoder, media
 
 def test_frames_after_the_question_are_not_there_to_be_remembered(encoder, media):
     row = {"video": "clip.mp4", "conversations": dialogue("Where?", "Left.", times=(1.0,))}
-    example = encoder.encode(parse_row(row, media), random.Random(0), memory=MemoryLayout("window", num_frames=9))
+    example = encoder.encode(parse_row(row, media), random.Random(0), memory=MemoryLayout("window", {"num_frames": 9}))
     assert len(example.pool_ratios) == 2  # at 0.25 and 0.75 s
 
 
@@ -80,10 +86,60 @@ def test_the_frame_that_is_most_like_its_neighbour_leaves():
     pixels = np.zeros((4, 16, 16, 3), dtype=np.uint8)
     for place, columns in enumerate((slice(0, 4), slice(8, 12), slice(8, 12), slice(0, 8))):
         pixels[place, :, columns] = 200
-    found = MemoryLayout("pyramid", capacities=(3, 1)).remembered(pixels, (0.0, 1.0, 2.0, 3.0), (8, 8), (1, 1))
+    found = MemoryLayout("pyramid", {"capacities": (3, 1)}).remembered(pixels, (0.0, 1.0, 2.0, 3.0), (8, 8), (1, 1))
     assert [(frame.place, frame.ratio) for frame in found] == [(0, 1), (1, 2), (2, 1), (3, 1)]
-    found = MemoryLayout("pyramid", capacities=(3, 0)).remembered(pixels, (0.0, 1.0, 2.0, 3.0), (8, 8), (1, 1))
+    found = MemoryLayout("pyramid", {"capacities": (3, 0)}).remembered(pixels, (0.0, 1.0, 2.0, 3.0), (8, 8), (1, 1))
     assert [(frame.place, frame.ratio) for frame in found] == [(0, 1), (2, 1), (3, 1)]
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("window", {"num_frames": 6}),
+        ("uniform", {"num_frames": 5}),
+        ("pyramid", {"capacities": (2, 1, 3)}),
+        ("pyramid", {"capacities": (2, 1, 3), "policy": "paper"}),
+        ("fifo", {"capacities": (0, 2, 3)}),
+        ("keep_all", {}),
+    ],
+)
+def test_how_many_frames_of_each_size_are_left_is_a_matter_of_their_number_alone(name, options):
+    layout = MemoryLayout(name, options)
+    for num_frames in (1, 7, 30):
+        clips = [np.random.default_rng(seed).integers(0, 256, (num_frames, 16, 16, 3)) for seed in range(3)]
+        clips.append(np.zeros((num_frames, 16, 16, 3)))
+        left = [layout.remembered(clip.astype(np.uint8), range(num_frames), (8, 8), (8, 4, 1)) for clip in clips]
+        assert len({tuple(sorted(frame.ratio for frame in frames)) for frames in left}) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("window", {"num_frames": 2}), ("pyramid", {"capacities": (1, 1, 2)}), ("keep_all", {})],
+)
+def test_the_estimated_length_is_that_of_what_is_left(encoder, media, tmp_path, name, options):
+    sample = parse_row(ROW, media)
+    layout = MemoryLayout(name, options)
+    estimate = estimate_length(sample, encoder, memory=layout)
+    example = encoder.encode(sample, random.Random(0), memory=layout)
+    num_visual = sum((4 // ratio) ** 2 for ratio in example.pool_ratios)
+    num_letters = len("Where?Left.What?Red.")
+    assert estimate == num_visual + TOKENS_PER_FRAME_LINE * len(example.pool_ratios) + num_letters // 4
+    path = write_registry(tmp_path / "registry", media, a=[ROW], b=[ROW])
+    entries = json.loads(path.read_text())
+    entries["a"]["memory"] = {"name": name, **options}
+    path.write_text(json.dumps(entries))
+    data = TrainingDataset(load_registries(str(path)), encoder)
+    assert data.estimate_lengths() == [estimate, estimate_length(sample, encoder)]
+
+
+def test_a_long_video_is_no_longer_than_its_memory(encoder, media):
+    texts = {"conversations": dialogue("Where?", "Left."), "clip": [0.0, 500.0]}
+    layout = MemoryLayout("window", {"num_frames": 3})
+    long, longer = (
+        estimate_length(parse_row({"video": "clip.mp4", **texts}, media), some, memory=layout)
+        for some in (encoder, replace(encoder, sampling=FrameSampling(method="fps2", max_num_frames=200)))
+    )
+    assert long == longer == 3 * (16 + TOKENS_PER_FRAME_LINE) + len("Where?Left.") // 4
 
 
 def test_thumbnails_are_means_around_the_mean_of_the_clip():
@@ -109,6 +165,19 @@ def test_a_row_without_a_video_has_nothing_to_remember(encoder, media):
         ({"name": "pyramids"}, "entry 'a': memory: unknown memory 'pyramids'"),
         ({"name": "window", "capacities": [1, 1, 1]}, "entry 'a': memory: memory 'window' does not take capacities"),
         ({"name": "pyramid", "full_grid": [4, 4]}, "entry 'a': memory: memory 'pyramid' does not take full_grid here"),
+        ({"name": "pyramid", "capacities": 5}, "'a': memory: capacities: expected a list of whole numbers.*found 5"),
+        ({"name": "fifo", "capacities": []}, "'a': memory: capacities: expected a list of whole numbers.*found \\[\\]"),
+        ({"name": "pyramid", "capacities": "222"}, "memory: capacities: expected a list of whole numbers.*found '222'"),
+        ({"name": "pyramid", "capacities": [2, True, 1]}, "capacities: expected a list of whole numbers.*, True, 1"),
+        ({"name": "pyramid", "capacities": None}, "'a': memory: capacities: expected a value, found None"),
+        ({"name": "window", "num_frames": None}, "'a': memory: num_frames: expected a value, found None"),
+        ({"name": "window", "num_frames": "6"}, "'a': memory: num_frames of a window memory: expected .*, got '6'"),
+        ({"name": "uniform", "num_frames": [6]}, "'a': memory: num_frames of a uniform memory: expected .* \\[6\\]"),
+        ({"name": "window", "num_frames": 2.5}, "num_frames of a window memory: expected a whole number.*, got 2.5"),
+        ({"name": "uniform", "num_frames": True}, "num_frames of a uniform memory: expected a whole .*, got True"),
+        ({"name": "window", "num_frames": float("nan")}, "num_frames of a window memory: expected .*, got nan"),
+        ({"name": "window", "self": 1}, "'a': memory: memory 'window' does not take self here"),
+        ({"name": "pyramid", "policy": 5}, "'a': memory: unknown policy 5"),
         ({"name": "pyramid", "capacities": [0, 0, 0]}, "entry 'a': memory: capacities must be .* one of them above 0"),
         ({"capacities": [1, 1, 1]}, "entry 'a': memory: expected an object such as"),
         ("pyramid", "entry 'a': memory: expected an object such as .*found 'pyramid'"),

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from matplotlib.colors import to_rgba
 
 from comparison_sets import AGES_S, WINDOW, append, clone, finished_runs, make_run, make_set, rows_of
 from evaluation_sets import folder_set, make_config, run, write_set
@@ -153,7 +154,11 @@ class TestRefusals:
              "v2, v20, v21, v22, v23, v3, v4, v5 and 4 more"),
             (["pyramid", "window", "--where", "template=where_now", "evidence_age_s=20"], "all of template, evidence"),
             (["pyramid", "window", "--plot", "ages.jpg"], "--plot: expected the name of a PNG file such as ages.png"),
-            (["pyramid", "window", "--output", "."], ".: expected a file that can be written"),
+            (["pyramid", "window", "--output", "."], "--output: expected the name of a Markdown file such as ages.md"),
+            (["pyramid", "window", "--output", "set.json"], "name of a Markdown file such as ages.md, got set.json"),
+            (["pyramid", "window", "--output", "pyramid/report.md"], "--output: expected a file outside the runs that"),
+            (["pyramid", "window", "--output", "blind/../window/a/x.md"], "the runs that are compared, got blind/"),
+            (["pyramid", "window", "--plot", "window/ages.png"], "--plot: expected a file outside the runs that are"),
             (["pyramid", "window", "--output", "set.json/x.md"], "set.json: expected a file that can be written"),
         ],
     )  # fmt: skip
@@ -163,6 +168,15 @@ class TestRefusals:
         assert err.startswith("error: ")
         assert len(err.splitlines()) == 1
         assert words in err
+
+    def test_nothing_of_a_run_is_written_over(self, call, root, tmp_path):
+        copy = clone(root / "window", tmp_path / "copy")
+        (tmp_path / "link").symlink_to(copy)
+        before = {path.name: path.read_bytes() for path in copy.iterdir()}
+        for target in (copy / "metrics.json", copy / "report.md", tmp_path / "link" / "report.md", copy / "new.md"):
+            assert call("pyramid", copy, "--output", target)[0] == 2
+        assert {path.name: path.read_bytes() for path in copy.iterdir()} == before
+        assert call("pyramid", copy, "--output", tmp_path / "copy.md")[0] == 0
 
 
 class TestWhere:
@@ -311,6 +325,17 @@ class TestPlot:
         assert "%" in axes.get_ylabel()
         (legend,) = figure.legends
         assert [text.get_text() for text in legend.get_texts()] == ["x", "y", "chance"]
+
+    def test_labels_are_shown_as_they_are(self, root):
+        labels = ["_hidden", r"$\frac$ \$x$"]
+        figure = accuracy_by_age(compare_runs([root / "pyramid", root / "window"], labels=labels))
+        figure.draw_without_rendering()  # a formula that is none fails here
+        (legend,) = figure.legends
+        assert [text.get_text() for text in legend.get_texts()] == [*labels, "chance"]
+        assert not any(text.get_parse_math() for text in legend.get_texts())
+        (axes,) = figure.axes
+        colours = [to_rgba(drawn.lines[0].get_color()) for drawn in axes.containers]
+        assert [tuple(handle.get_color()[0]) for handle in legend.legend_handles[:2]] == colours
 
     def test_a_file(self, call, tmp_path):
         from PIL import Image

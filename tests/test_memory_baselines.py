@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
@@ -29,8 +31,16 @@ def test_window_keeps_the_newest(features_TCHW):
     assert [frame.index for frame in bank.read()] == [19, 20, 21, 22]
     assert torch.equal(bank.read()[0].tokens_CHW, features_TCHW[19])
     assert WindowMemoryBank().max_tokens == 4 * 256
-    with pytest.raises(InputError, match="num_frames 0"):
-        WindowMemoryBank(num_frames=0)
+
+
+@pytest.mark.parametrize(("bank", "least"), [(WindowMemoryBank, 1), (UniformMemoryBank, 2)])
+@pytest.mark.parametrize("value", [0, -1, True, 2.5, float("nan"), "6", [6], None])
+def test_num_frames_is_a_whole_number(bank, least, value):
+    with pytest.raises(
+        InputError, match=f"num_frames of a .* expected .* at least {least}, got {re.escape(repr(value))}"
+    ):
+        bank(num_frames=value)
+    assert bank(num_frames=least).max_tokens == 256 * least
 
 
 @pytest.mark.parametrize("num_frames", [2, 3, 5, 8, 16])
@@ -47,7 +57,7 @@ def test_uniform_spacing(features_TCHW, num_frames):
         assert len(indices) <= num_frames
         if newest + 1 >= num_frames:
             assert len(indices) > num_frames / 2
-    with pytest.raises(InputError, match="num_frames 1"):
+    with pytest.raises(InputError, match="at least 2, got 1"):
         UniformMemoryBank(num_frames=1)
 
 

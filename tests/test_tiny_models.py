@@ -195,6 +195,25 @@ class TestPretraining:
             script.pretrain(tmp_path, tmp_path / "model", seed=0, num_steps=2)
         assert not (tmp_path / "model").exists()
 
+    def test_the_data_are_the_same_by_any_path(self, data, pretrained, tmp_path, monkeypatch):
+        folder, accuracy = pretrained
+        monkeypatch.chdir(data.parent)
+        assert script.pretrain(Path(data.name), folder, seed=0, num_steps=2) == accuracy
+        (tmp_path / "link").symlink_to(data)
+        assert script.pretrain(tmp_path / "link", folder, seed=0, num_steps=2) == accuracy
+        (tmp_path / "before").mkdir()
+        report = json.loads((folder / script.REPORT_FILE).read_text("utf-8"))
+        assert report["settings"]["data"] == str(data.resolve())
+        for written in (str(tmp_path / "link"), data.name):
+            report["settings"]["data"] = written
+            (tmp_path / "before" / script.REPORT_FILE).write_text(json.dumps(report), "utf-8")
+            assert script.pretrain(data, tmp_path / "before", seed=0, num_steps=2) == accuracy
+
+    def test_a_relative_directory(self, data, pretrained, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        assert script.pretrain(data, Path("."), seed=0, num_steps=2) == pretrained[1]
+        assert (tmp_path / script.REPORT_FILE).is_file()
+
     def test_the_command(self, data, pretrained, monkeypatch, capsys):
         folder, accuracy = pretrained
         for seed, status in (("0", 0), ("1", 2)):
@@ -204,6 +223,118 @@ class TestPretraining:
         out, err = capsys.readouterr()
         assert out == f"{folder}: {100 * accuracy:.1f}% of caption words right in new images seen as one token\n"
         assert err.startswith(f"error: {folder}: expected a model made with ")
+
+
+IMAGES, WORDS_FILE, BENCHMARK = "annotations/images.jsonl", "vocabulary.json", "annotations/ovbench_test.json"
+ROW = {"image": "a.jpg", "conversations": [{"value": IMAGE_QUESTION}, {"value": "red dot left top"}]}
+
+
+def row(**changes) -> str:
+    return json.dumps(ROW | changes) + "\n"
+
+
+def captioned(caption: object) -> str:
+    return row(conversations=[ROW["conversations"][0], {"value": caption}])
+
+
+class TestRefusals:
+    """One line, status 2, and nothing written."""
+
+    @pytest.fixture
+    def copy(self, data, tmp_path) -> Path:
+        copy = tmp_path / "data"
+        shutil.copytree(data / "annotations", copy / "annotations")
+        shutil.copytree(data / "images", copy / "images")
+        shutil.copy(data / WORDS_FILE, copy)
+        return copy
+
+    @pytest.fixture
+    def refusal(self, monkeypatch, capsys):
+        def refusal(*arguments: object) -> str:
+            monkeypatch.setattr("sys.argv", ["pretrain_tiny_model.py", *map(str, arguments)])
+            assert script.main() == 2
+            out, err = capsys.readouterr()
+            assert (out, len(err.splitlines())) == ("", 1)
+            return err.removeprefix("error: ")
+
+        return refusal
+
+    @pytest.mark.parametrize(
+        ("file", "text", "words"),
+        [
+            (IMAGES, "", "expected at least 8 images with captions, found 0"),
+            (IMAGES, captioned("red dot left top") * 7, "expected at least 8 images with captions, found 7"),
+            (IMAGES, row(conversations=[{"value": "Why?"}, {"value": "So."}]) * 9, "images with captions, found 0"),
+            (IMAGES, row() + '{"image": ', " line 2: expected an image and a dialogue about it in JSON, found '{"),
+            (IMAGES, "[1]\n", " line 1: expected an image and a dialogue"),
+            (IMAGES, row(conversations=[]), " line 1: expected an image and a dialogue"),
+            (IMAGES, row(conversations={}), " line 1: expected an image and a dialogue"),
+            (IMAGES, captioned(None), " line 1: expected an image and a dialogue"),
+            (IMAGES, captioned("a cat"), " line 1: expected a caption such as 'red dot left top', found 'a cat'"),
+            (IMAGES, captioned("red dot row 1 top"), " line 1: expected a caption such as"),
+            (IMAGES, captioned("red dot left column 2"), " line 1: expected a caption such as"),
+            (IMAGES, b"\xff\xfe", ": expected a text file in UTF-8, found none ('utf-8' codec"),
+            (IMAGES, None, "expected a folder of `videochat-online synthesize`, found no annotations/images.jsonl"),
+            (WORDS_FILE, None, ": expected a text file in UTF-8, found none (No such file"),
+            (WORDS_FILE, "[", ": expected a JSON object with a list of words"),
+            (WORDS_FILE, '{"words": "abc"}', ": expected a JSON object with a list of words"),
+            (WORDS_FILE, '{"words": ["left", "right"]}', ": expected all words of captions, found no '"),
+            (BENCHMARK, None, ": expected a text file in UTF-8, found none (No such file"),
+            (BENCHMARK, "[]", ": expected a JSON list of videos, each with its clip"),
+            (BENCHMARK, '[{"clip": [0, Infinity]}]', ": expected a JSON list of videos, each with its clip"),
+            (BENCHMARK, '[{"clip": 4}]', ": expected a JSON list of videos, each with its clip"),
+        ],
+    )
+    def test_damaged_data(self, copy, tmp_path, refusal, file, text, words):
+        if text is None:
+            (copy / file).unlink()
+        else:
+            (copy / file).write_bytes(text if isinstance(text, bytes) else text.encode())
+        found = refusal(copy, tmp_path / "model", "--steps", 2)
+        assert found.startswith(str(copy if file == IMAGES and text is None else copy / file))
+        assert words in found
+        assert {path.name for path in tmp_path.iterdir()} == {"data"}
+
+    @pytest.mark.parametrize(
+        ("damage", "words"),
+        [
+            (lambda path: path.unlink(), "expected an image, found none that can be read (No such file"),
+            (lambda path: path.write_bytes(b"none"), "expected an image, found none that can be read (cannot identify"),
+            (lambda path: path.write_bytes(path.read_bytes()[:400]), "expected an image, found none that can be read"),
+            (lambda path: Image.new("RGB", (32, 16)).save(path), "an image of 64 x 64 pixels as the first, found 32 x"),
+        ],
+    )
+    def test_a_missing_or_broken_image(self, copy, tmp_path, refusal, damage, words):
+        name = json.loads((copy / IMAGES).read_text("utf-8").splitlines()[5])["image"]
+        damage(copy / "images" / "train" / name)
+        assert f"{copy / 'images' / 'train' / name}: " in (found := refusal(copy, tmp_path / "model", "--steps", 2))
+        assert words in found
+        assert {path.name for path in tmp_path.iterdir()} == {"data"}
+
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            (["--steps", 0], "--steps: expected at least 1, got 0"),
+            (["--seed", -1], "--seed: expected a whole number from 0 to 18446744073709551615, got -1"),
+            (["--seed", 2**64], "--seed: expected a whole number from 0 to "),
+        ],
+    )
+    def test_numbers_out_of_range(self, data, tmp_path, refusal, arguments, words):
+        assert words in refusal(data, tmp_path / "model", *arguments)
+        assert not any(tmp_path.iterdir())
+
+    @pytest.mark.parametrize("text", ["{", "[]", '{"settings": {}}', '{"settings": [], "accuracy": 1}', "{}", "\x00"])
+    def test_a_broken_report(self, data, tmp_path, refusal, text):
+        (tmp_path / script.REPORT_FILE).write_text(text, "utf-8")
+        words = f"{tmp_path / script.REPORT_FILE}: expected settings and accuracy of a model, found something else"
+        assert words in refusal(data, tmp_path)
+
+    def test_a_directory_below_a_file(self, data, tmp_path, refusal, monkeypatch):
+        monkeypatch.setattr(script, "_train", lambda *arguments: pytest.fail("trained for nothing"))
+        (tmp_path / "file").write_text("")
+        for directory in (tmp_path / "file" / "model", tmp_path / "file" / "more" / "model"):
+            assert ": expected a folder that can be made (" in refusal(data, directory)
+        assert "expected a new or empty directory" in refusal(data, tmp_path / "file")
 
 
 class TestSeveralShapes:
@@ -233,6 +364,29 @@ class TestSeveralShapes:
                     mask = [(r, c) == place and shown.count(place) == 1 for r in range(side) for c in range(side)]
                     expected.append([True] * side**2 if len(shapes) == 1 else mask)
             assert found.masks(side).tolist() == expected
+
+    def test_an_image_either_teaches_or_measures(self, several, monkeypatch):
+        """With all of its shapes."""
+        tokenizer = build_word_tokenizer(vocabulary("several"), 24, 2, script._PLACES)
+        captions, chosen_images = script.Captions(several, tokenizer), []
+
+        def recorded(network, captions, chosen, masks):
+            chosen_images.append(set(captions.image_of_U[chosen].tolist()))
+            return network.get_input_embeddings().weight.sum(), 0.0
+
+        monkeypatch.setattr(script, "loss_and_accuracy", recorded)
+        script._train(script.new_network(len(tokenizer)), captions, 30)
+        *teaching, measuring = chosen_images
+        assert len(teaching) == 30
+        assert max(measuring) < len(captions.pixels_NCSS) // 4 == min(set.union(*teaching))
+        assert len(captions) // 4 > len(captions.pixels_NCSS) // 4
+
+    def test_shapes_that_are_never_seen_alone_are_too_few(self, several, tmp_path):
+        tokenizer = build_word_tokenizer(vocabulary("several"), 24, 2, script._PLACES)
+        found = script.Captions(several, tokenizer)
+        found.masks = lambda side: torch.zeros(len(found), side**2, dtype=torch.bool)
+        with pytest.raises(InputError, match="expected shapes that no other one covers on grids of every size"):
+            script._train(script.new_network(len(tokenizer)), found, 1)
 
     def test_a_model_of_it_loads(self, several, tmp_path):
         assert 0 <= script.pretrain(several, tmp_path, seed=0, num_steps=2) <= 1

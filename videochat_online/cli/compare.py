@@ -43,8 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Compare, draw, write, print."""
-    if options.plot is not None and options.plot.suffix.lower() != ".png":
-        raise InputError(f"--plot: expected the name of a PNG file such as ages.png, got {options.plot}")
+    _check_target("--plot", options.plot, ".png", "the name of a PNG file such as ages.png", options.runs)
+    _check_target("--output", options.output, ".md", "the name of a Markdown file such as ages.md", options.runs)
     comparison = compare_runs(
         options.runs,
         labels=options.labels,
@@ -64,6 +64,17 @@ def run(options: argparse.Namespace) -> int:
         raise InputError(f"{error.filename}: expected a file that can be written ({error.strerror})") from error
     print(json.dumps(comparison.as_dict(), ensure_ascii=False) if options.json else text.rstrip("\n"))  # noqa: T201
     return 0
+
+
+def _check_target(flag: str, path: Path | None, ending: str, expected: str, runs: Sequence[Path]) -> None:
+    """A file of another kind is not written over by mistake, and a run is left as its evaluation left it."""
+    if path is None:
+        return
+    if path.suffix.lower() != ending:
+        raise InputError(f"{flag}: expected {expected}, got {path}")
+    for folder in runs:
+        if path.resolve().is_relative_to(folder.resolve()):
+            raise InputError(f"{flag}: expected a file outside the runs that are compared, got {path} in {folder}")
 
 
 def _parse_where(texts: Sequence[str]) -> dict[str, list[str]]:

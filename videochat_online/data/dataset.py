@@ -118,7 +118,7 @@ class TrainingDataset(Dataset[Example | SkippedSample]):
             sample = parse_row(self._files[set_number][row], entry.data_root)
         except InputError:
             return 1
-        return estimate_length(sample, self.encoder, self._tiling(entry))
+        return estimate_length(sample, self.encoder, self._tiling(entry), entry.memory)
 
     def _tiling(self, entry: RegistryEntry) -> Tiling:
         tiling = self.encoder.tiling

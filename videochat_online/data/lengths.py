@@ -6,9 +6,15 @@ the most that the settings allow is assumed.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
+import numpy as np
+
 from videochat_online.data.encoding import SampleEncoder
 from videochat_online.data.frames import Tiling
 from videochat_online.data.records import Sample
+from videochat_online.data.remembered import THUMBNAIL_SIDE, MemoryLayout
+from videochat_online.memory import Grid
 from videochat_online.video import choose_tile_grid
 
 CHARACTERS_PER_TOKEN = 4
@@ -16,18 +22,42 @@ TOKENS_PER_FRAME_LINE = 12
 """Of `Frame12 at 11.5s: <img></img>`, around the visual tokens."""
 
 
-def estimate_length(sample: Sample, encoder: SampleEncoder, tiling: Tiling | None = None) -> int:
-    """Estimated tokens of a sample's prompt."""
-    text = len(sample.query) + sum(len(turn.user) + len(turn.assistant) for turn in sample.turns)
+def estimate_length(
+    sample: Sample, encoder: SampleEncoder, tiling: Tiling | None = None, memory: MemoryLayout | None = None
+) -> int:
+    """Estimated tokens of a sample's prompt.
+
+    Args:
+        sample: validated.
+        encoder: of the run.
+        tiling: of the sample's set, instead of the run's.
+        memory: shows of a video what it would hold at the last question, which alone is kept.
+    """
+    turns = sample.turns
+    if memory is not None:
+        turns = tuple(turn for turn in turns if turn.time_s == turns[-1].time_s)
+    text = len(sample.query) + sum(len(turn.user) + len(turn.assistant) for turn in turns)
     if sample.kind == "image":
         visual = _image_tokens(sample, encoder, (tiling or encoder.tiling).for_images(len(sample.media)))
     elif sample.kind == "text":
         visual = 0
     else:
         num_frames = _num_frames(sample, encoder)
-        visual = sum(encoder.schedule.num_tokens(range(num_frames), encoder.full_grid))
+        if memory is None:
+            visual = sum(encoder.schedule.num_tokens(range(num_frames), encoder.full_grid))
+        else:
+            num_frames, visual = _held(memory, num_frames, encoder.full_grid, encoder.schedule.intervals)
         visual += TOKENS_PER_FRAME_LINE * num_frames
     return min(visual + text // CHARACTERS_PER_TOKEN, encoder.max_length)
+
+
+@lru_cache(maxsize=4096)
+def _held(memory: MemoryLayout, num_frames: int, full_grid: Grid, intervals: tuple[int, ...]) -> tuple[int, int]:
+    """Frames that are left of so many, and their tokens: what the frames show decides neither."""
+    blank_TSSC = np.zeros((num_frames, THUMBNAIL_SIDE, THUMBNAIL_SIDE, 3), dtype=np.uint8)
+    left = memory.remembered(blank_TSSC, range(num_frames), full_grid, intervals)
+    rows, columns = full_grid
+    return len(left), sum((rows // frame.ratio) * (columns // frame.ratio) for frame in left)
 
 
 def _image_tokens(sample: Sample, encoder: SampleEncoder, tiling: Tiling) -> int:

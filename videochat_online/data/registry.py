@@ -112,7 +112,8 @@ def _entry(path: Path, name: str, fields: Any) -> RegistryEntry:
             values[key] = fields[key]
     if "memory" in values:
         try:
-            values["memory"] = MemoryLayout(**values["memory"])
+            options = dict(values["memory"])
+            values["memory"] = MemoryLayout(options.pop("name"), options)
         except InputError as error:
             raise InputError(f"{where}: memory: {error}") from error
     for key in ("annotation", "data_root"):

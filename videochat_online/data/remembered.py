@@ -2,15 +2,15 @@
 
 A model that is to answer from a memory has to have seen what one leaves: gaps in the numbering, large old frames
 among small new ones. The memory itself decides, by the code that decides in a session. It compares thumbnails, since
-no vision tower runs where data is loaded; which of two alike frames leaves may differ from what features would say,
-the pattern that is left does not.
+no vision tower runs where data is loaded: where content decides which frames survive, others may survive here than
+features would keep. Only how many frames of each size are left is the same, whatever they show.
 
 Shape legend: `T` frames, `S` side in pixels, `C` values of a thumbnail.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,20 +40,28 @@ class MemoryLayout:
 
     Args:
         name: in `MEMORY_BANKS`.
-        **options: of that memory, without those that the model decides.
+        options: of that memory, without those that the model decides.
 
     Raises:
-        InputError: an unknown memory, or an option that it does not take here.
+        InputError: an unknown memory, or an option that it does not take here or not with this value.
     """
 
-    def __init__(self, name: str, **options: Any) -> None:
+    def __init__(self, name: str, /, options: Mapping[str, Any] | None = None) -> None:
+        options = dict(options or {})
         unknown = sorted(set(options) - (set(MEMORY_OPTIONS.get(name, options)) - set(OF_THE_MODEL)))
         if unknown:
             raise InputError(f"memory {name!r} does not take {', '.join(unknown)} here")
+        for key, value in options.items():
+            # `make_memory` would take None for an option that is not given.
+            if value is None:
+                raise InputError(f"{key}: expected a value, found None; leave it out for the default")
+        capacities = options.get("capacities", DEFAULT_INTERVALS)
+        if not (isinstance(capacities, (list, tuple)) and capacities and all(type(c) is int for c in capacities)):
+            raise InputError(f"capacities: expected a list of whole numbers, one for each tier, found {capacities!r}")
         self.name = name
         self.options = options
         # Made once at once: wrong names and values are found before the first row, whatever the model is.
-        num_levels = len(options.get("capacities", DEFAULT_INTERVALS))
+        num_levels = len(capacities)
         self.make((2**num_levels,) * 2, (1,) * num_levels)
 
     def remembered(

@@ -14,9 +14,9 @@ FEW_VIDEOS = 10
 """Resamples of fewer videos than this are nearly all alike."""
 
 
-def render_comparison(comparison: Comparison) -> str:
-    """The comparison as Markdown."""
-    parts = [f"# {len(comparison.runs)} runs side by side", _introduction(comparison)]
+def render_comparison(comparison: Comparison, heading: str | None = None) -> str:
+    """The comparison as Markdown, under a heading; without one, under the number of runs."""
+    parts = [f"# {heading or f'{len(comparison.runs)} runs side by side'}", _introduction(comparison)]
     parts.append(_overview(comparison))
     if "evidence_age_s" in comparison.runs[0].groups:
         parts += ["## By age of the evidence", "How long ago was on view what the answer needs.", _by_age(comparison)]

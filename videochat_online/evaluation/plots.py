@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
@@ -39,9 +40,10 @@ def accuracy_by_age(comparison: Comparison) -> Figure:
     axes = figure.add_subplot()
     num_runs = len(comparison.runs)
     apart = min(_MOST_APART, _SPREAD / num_runs)
+    lines_of_runs = []
     for place, run in enumerate(comparison.runs):
         scores = [figures.score for figures in run.groups["evidence_age_s"].values()]
-        axes.errorbar(
+        drawn = axes.errorbar(
             [band + apart * (place - (num_runs - 1) / 2) for band in range(len(scores))],
             [score.accuracy for score in scores],
             # An interval of percentiles need not hold the accuracy itself; a bar cannot have negative length.
@@ -57,10 +59,11 @@ def accuracy_by_age(comparison: Comparison) -> Figure:
             elinewidth=1,
             capsize=2,
         )
+        lines_of_runs.append(drawn)
     bands = comparison.runs[0].groups["evidence_age_s"]
     edges = [edge for band in range(len(bands)) for edge in (band - 0.5, band + 0.5)]
     chances = [figures.chance for figures in bands.values() for _ in range(2)]
-    (line_of_chance,) = axes.plot(edges, chances, linestyle="--", color="0.4", linewidth=1.2, label="chance")
+    (line_of_chance,) = axes.plot(edges, chances, linestyle="--", color="0.4", linewidth=1.2)
     names = [f"{name.removesuffix(' s')}\n{figures.score.num_questions:,} questions" for name, figures in bands.items()]
     axes.set_xticks(range(len(bands)), names)
     axes.set_xlim(-0.5, len(bands) - 0.5)
@@ -70,18 +73,23 @@ def accuracy_by_age(comparison: Comparison) -> Figure:
     axes.grid(axis="y", color="0.9")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    # Lines without bars come first by default; chance is no run.
-    handles, labels = axes.get_legend_handles_labels()
-    entries = sorted(zip(handles, labels, strict=True), key=lambda entry: entry[0] is line_of_chance)
+    _add_legend(figure, [*lines_of_runs, line_of_chance], [*(run.label for run in comparison.runs), "chance"])
+    return figure
+
+
+def _add_legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
+    """Above the plot, with the labels as they are: matplotlib leaves "_a" out and takes "$a$" for a formula."""
     num_columns = _LEGEND_WIDTH // (max(map(len, labels)) + _ENTRY_WIDTH)
-    figure.legend(
-        [handle for handle, _ in entries],
-        [label for _, label in entries],
+    legend = figure.legend(
+        handles,
+        ["shown"] * len(labels),
         loc="outside upper center",
         ncols=max(1, min(4, num_columns)),
         frameon=False,
     )
-    return figure
+    for text, label in zip(legend.get_texts(), labels, strict=True):
+        text.set_parse_math(False)
+        text.set_text(label)
 
 
 def plot_accuracy_by_age(comparison: Comparison, path: Path) -> None:

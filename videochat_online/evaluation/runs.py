@@ -6,8 +6,10 @@ Knows the files of a run and the settings that decide answers; computes nothing.
 from __future__ import annotations
 
 import json
+import reprlib
+import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,40 @@ FACTS = ("id", "video", "dataset", "answer_type", "sub_answer_type", "time_s", "
 """What every row says about its question; its `extra` may say more."""
 
 _COMPARED_SETTINGS = ("task", "model", "model_options", "generation", "answer_by", "protocol")
-_ROW_KEYS = (*FACTS, "options", "extra", "correct", "num_visual_tokens")
+
+_Rule = tuple[Callable[[Any], bool], str]
+"""Whether a value of a file can be used, and what is expected of it."""
+_ANY: _Rule = (lambda value: True, "anything")
+_TEXT: _Rule = (lambda value: isinstance(value, str), "a text")
+_TEXT_OR_NULL: _Rule = (lambda value: value is None or isinstance(value, str), "a text or null")
+_FLAG: _Rule = (lambda value: isinstance(value, bool), "true or false")
+_COUNT: _Rule = (lambda value: type(value) is int and value >= 0, "a whole number of at least 0")
+_NUMBER: _Rule = (lambda value: type(value) in (int, float) and abs(value) <= sys.float_info.max, "a number")
+_NUMBER_OR_NULL: _Rule = (lambda value: value is None or _NUMBER[0](value), "a number or null")
+_OBJECT: _Rule = (lambda value: isinstance(value, dict), "an object")
+_LIST: _Rule = (lambda value: isinstance(value, list) and len(value) > 0, "a list that is not empty")
+_LIST_OR_NULL: _Rule = (lambda value: value is None or isinstance(value, list), "a list or null")
+_OBJECTS: _Rule = (
+    lambda value: isinstance(value, list) and all(isinstance(one, dict) for one in value),
+    "a list of objects",
+)
+
+_SETTINGS = {**dict.fromkeys(_COMPARED_SETTINGS, _ANY), "generation": _OBJECT, "protocol": _OBJECT, "blind": _FLAG}
+_PROTOCOL = {"setting": _TEXT, "memory": _TEXT_OR_NULL, "memory_options": _OBJECT}
+_METRICS = {
+    **dict.fromkeys(("num_questions", "num_answered", "num_unanswered", "num_bad_videos"), _COUNT),
+    "bad_videos": _OBJECTS,
+}
+_ROW = {
+    **dict.fromkeys(FACTS, _TEXT),
+    "dataset": _TEXT_OR_NULL,
+    "time_s": _NUMBER,
+    "answer_index": _COUNT,
+    "options": _LIST,
+    "extra": _OBJECT,
+    "correct": _FLAG,
+    "num_visual_tokens": _COUNT,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,25 +86,27 @@ def read_run(folder: Path) -> Run:
     """A finished run.
 
     Raises:
-        InputError: no run, or one that did not answer every question.
+        InputError: no run, one that did not answer every question, or files that say something else than a run's:
+            names the file, the line and the key.
     """
     if not (folder / "run.json").is_file():
         found = "no run.json in it" if folder.is_dir() else "no such folder"
         raise InputError(f"{folder}: expected the output folder of an evaluation, found {found}")
     run = read_run_file(folder / "run.json")
     settings: dict[str, Any] = run["settings"]
-    _expect_keys(folder / "run.json", settings, (*_COMPARED_SETTINGS, "blind"))
+    _check_settings(f"{folder / 'run.json'}: settings", settings)
     if not (folder / "metrics.json").is_file():
         paths = [folder / "predictions.jsonl", *folder.glob("shards/*.predictions.jsonl")]
         num_answers = sum(len(RowFile(path, key="id").rows()) for path in paths)
-        total = run.get("counts", {}).get("num_questions")
+        counts = run.get("counts")
+        total = counts.get("num_questions") if isinstance(counts, dict) else None
         raise InputError(
             f"{folder}: the run is not finished: no metrics.json, {num_answers} answers"
             f"{'' if total is None else f' to {total} questions'}; its evaluate command, given again, goes on"
         )
     metrics = _read_metrics(folder / "metrics.json")
     if metrics["num_unanswered"]:
-        bad = "".join(f"; {row['video']}: {row['problem']}" for row in metrics["bad_videos"][:1])
+        bad = "".join(f"; {row.get('video')}: {row.get('problem')}" for row in metrics["bad_videos"][:1])
         raise InputError(
             f"{folder}: expected an answer to each of {metrics['num_questions']} questions, "
             f"{metrics['num_unanswered']} have none, {metrics['num_bad_videos']} videos could not be used{bad}"
@@ -77,7 +114,7 @@ def read_run(folder: Path) -> Run:
     path = folder / "predictions.jsonl"
     rows = RowFile(path, key="id").rows()
     for number, row in enumerate(rows, start=1):
-        _expect_keys(f"{path} line {number}", row, _ROW_KEYS)
+        _check_row(f"{path} line {number}", row)
     num_different = len({row["id"] for row in rows})
     if not len(rows) == num_different == metrics["num_answered"]:
         raise InputError(
@@ -172,11 +209,28 @@ def _read_metrics(path: Path) -> dict[str, Any]:
         metrics = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"{path}: expected the figures of an evaluation, found no JSON: {error}") from error
-    _expect_keys(path, metrics, ("num_questions", "num_answered", "num_unanswered", "num_bad_videos", "bad_videos"))
+    _expect(path, metrics, _METRICS)
     return dict(metrics)
 
 
-def _expect_keys(where: Path | str, values: Any, keys: Sequence[str]) -> None:
-    missing = [key for key in keys if key not in values] if isinstance(values, dict) else list(keys)
+def _check_settings(where: str, settings: dict[str, Any]) -> None:
+    _expect(where, settings, _SETTINGS)
+    protocol = settings["protocol"]
+    _expect(f"{where}: protocol", protocol, _PROTOCOL)
+    if "capacities" in protocol["memory_options"]:
+        _expect(f"{where}: protocol: memory_options", protocol["memory_options"], {"capacities": _LIST_OR_NULL})
+
+
+def _check_row(where: str, row: Row) -> None:
+    _expect(where, row, _ROW)
+    if "evidence_age_s" in row["extra"]:
+        _expect(f"{where}: extra", row["extra"], {"evidence_age_s": _NUMBER_OR_NULL})
+
+
+def _expect(where: Path | str, values: Any, rules: Mapping[str, _Rule]) -> None:
+    missing = [key for key in rules if key not in values] if isinstance(values, dict) else list(rules)
     if missing:
         raise InputError(f"{where}: expected {', '.join(missing)}, found no such entry")
+    for key, (is_right, expected) in rules.items():
+        if not is_right(values[key]):
+            raise InputError(f"{where}: {key}: expected {expected}, found {reprlib.repr(values[key])}")

@@ -30,7 +30,7 @@ class UniformMemoryBank(StoredMemoryBank):
         device: where frames are kept; None for that of the first frame.
 
     Raises:
-        InputError: `num_frames` below 2: one frame has no spacing.
+        InputError: `num_frames` is no whole number of at least 2: one frame has no spacing.
     """
 
     def __init__(
@@ -40,8 +40,10 @@ class UniformMemoryBank(StoredMemoryBank):
         full_grid: Grid = DEFAULT_FULL_GRID,
         device: torch.device | str | None = None,
     ) -> None:
-        if num_frames < 2:
-            raise InputError(f"a uniform memory needs at least 2 frames, got num_frames {num_frames}")
+        if isinstance(num_frames, bool) or not isinstance(num_frames, int) or num_frames < 2:
+            raise InputError(
+                f"num_frames of a uniform memory: expected a whole number of at least 2, got {num_frames!r}"
+            )
         self._num_frames = num_frames
         self._grid = check_grid(full_grid, "full_grid")
         super().__init__(

@@ -20,7 +20,7 @@ class WindowMemoryBank(StoredMemoryBank):
         device: where frames are kept; None for that of the first frame.
 
     Raises:
-        InputError: `num_frames` below 1.
+        InputError: `num_frames` is no whole number of at least 1.
     """
 
     def __init__(
@@ -30,8 +30,10 @@ class WindowMemoryBank(StoredMemoryBank):
         full_grid: Grid = DEFAULT_FULL_GRID,
         device: torch.device | str | None = None,
     ) -> None:
-        if num_frames < 1:
-            raise InputError(f"a window memory needs at least 1 frame, got num_frames {num_frames}")
+        if isinstance(num_frames, bool) or not isinstance(num_frames, int) or num_frames < 1:
+            raise InputError(
+                f"num_frames of a window memory: expected a whole number of at least 1, got {num_frames!r}"
+            )
         self._num_frames = num_frames
         self._grid = check_grid(full_grid, "full_grid")
         super().__init__(
