@@ -22,7 +22,12 @@ STAGES = [ROOT / f"shell/online_4b/videochat_online_4b_stage{stage}_ft.sh" for s
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one(tmp_path, tiny_dir):
+def test_two_processes_equal_one(tmp_path, tiny_dir, monkeypatch):
+    # DeepSpeed would compile something here, or wait for somebody who was killed while compiling.
+    lock = tmp_path / "extensions" / "deepspeed_shm_comm" / "lock"
+    lock.parent.mkdir(parents=True)
+    lock.touch()
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "extensions"))
     registry = write_registry(tmp_path / "registry", write_media(tmp_path / "media"), mixed=mixed_rows())
     keys = {"model_name_or_path": tiny_dir("phi3"), "meta_path": registry, "max_steps": 3}
     one = train(parse_arguments(None, flags(**keys, output_dir=tmp_path / "one", per_device_train_batch_size=8)))

@@ -11,6 +11,8 @@ from transformers import TrainingArguments
 
 from videochat_online.errors import InputError
 
+_SHARED_MEMORY_OP = "deepspeed_shm_comm"
+
 
 def join(training: TrainingArguments) -> None:
     """Connect this process with the others that torchrun has started, before the model is loaded.
@@ -30,6 +32,9 @@ def join(training: TrainingArguments) -> None:
     if training.deepspeed and device.type == "cpu":
         import deepspeed
 
+        # Optional, for summing on one machine, and compiled at its first use: that needs a C++ compiler, and a
+        # process that is killed meanwhile leaves a lock for which every later launch waits without end.
+        deepspeed.ops.__compatible_ops__[_SHARED_MEMORY_OP] = False
         deepspeed.init_distributed(dist_backend="gloo", auto_mpi_discovery=False, verbose=False)
 
 
