@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 import time
+from itertools import islice
 from pathlib import Path
 
 import psutil
@@ -20,16 +21,17 @@ from rich.console import Console
 import pretrain_tiny_model
 import quickstart
 from comparison_sets import append, make_set
-from quickstart import FailedCommandError, Phase, phases, run_phase
-from quickstart_claims import LABELS, SAME_MODEL, Claim, claims, show_comparison
-from synthetic_sets import TINY_SINGLE
+from quickstart import FailedCommandError, Phase, make_console, phases, run_phase
+from quickstart_claims import LABELS, ORDER_TITLE, PARTS, SAME_MODEL, Claim, claims, show_comparison
+from synthetic_sets import MANY_SEVERAL, TINY_SINGLE
 from videochat_online.cli import evaluate as evaluate_command
 from videochat_online.cli.main import build_parser, main, normalise_flags, parse
 from videochat_online.data import load_registries
+from videochat_online.errors import InputError
 from videochat_online.evaluation import Comparison
 from videochat_online.evaluation.comparison import ComparedRun, Figures
 from videochat_online.evaluation.metrics import Difference, Score
-from videochat_online.synthetic import PRESETS, synthesize
+from videochat_online.synthetic import PRESETS, make_streams, synthesize
 from videochat_online.train import parse_arguments
 from videochat_online.train.arguments import read_config
 
@@ -144,12 +146,43 @@ class TestCommands:
             budget.pop(name)
         assert set(budget.values()) == {96}
 
+    def test_memories_are_those_that_were_trained_with(self, output):
+        """All but recent 4 and the blind run."""
+        compared = {}
+        for name, arguments in evaluations(output).items():
+            protocol = evaluate_command._config(parse(normalise_flags(arguments), "evaluate")).protocol
+            sizes = {key: protocol.memory_options.get(key) for key in ("capacities", "num_frames")}
+            if name in ("pyramid", "fifo", "uniform", "recent"):
+                compared[protocol.memory] = {key: size for key, size in sizes.items() if size is not None}
+        entries = json.loads((output / "data" / "registries" / "stage2.json").read_text("utf-8")).values()
+        trained = {entry["memory"]["name"]: dict(entry["memory"]) for entry in entries if "memory" in entry}
+        for name, options in trained.items():
+            assert options.pop("name") == name
+        assert json.loads(json.dumps(compared)) == trained
+
 
 @pytest.fixture
-def logs(tmp_path) -> Path:
-    folder = tmp_path / "logs"
-    folder.mkdir()
+def folder(tmp_path) -> Path:
+    """An output folder that is claimed."""
+    folder = tmp_path / "output"
+    (folder / "logs").mkdir(parents=True)
     return folder
+
+
+@pytest.fixture
+def logs(folder) -> Path:
+    return folder / "logs"
+
+
+@pytest.fixture(autouse=True)
+def kept_handlers():
+    """Handlers as they are at the start of a program, and afterwards as before."""
+    handlers = {number: signal.getsignal(number) for number in quickstart.INTERRUPTIONS}
+    for number in handlers:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 def shell(text: str) -> list[str]:
@@ -157,7 +190,14 @@ def shell(text: str) -> list[str]:
 
 
 def quiet() -> Console:
-    return Console(file=io.StringIO())
+    return make_console(io.StringIO())
+
+
+def said(log: Path) -> list[str]:
+    """A log without its header lines, which say when."""
+    text = log.read_text()
+    assert re.match(r"# \d{4}-\d\d-\d\d \d\d:\d\d:\d\d[+-]\d{4} \$ ", text)
+    return [line for line in text.splitlines() if line and not line.startswith("# ")]
 
 
 def is_gone(file: Path) -> bool:
@@ -171,15 +211,31 @@ def is_gone(file: Path) -> bool:
 
 
 class TestRunPhase:
-    def test_time_and_memory(self, logs):
-        hold = "import time; held = bytearray(50_000_000); held[::4096] = b'x' * len(held[::4096]); time.sleep(0.7)"
+    def test_time_and_memory(self, folder, monkeypatch):
+        monkeypatch.setattr(quickstart, "SECONDS_BETWEEN_MEASUREMENTS", 0.1)
+        hold = "import time; held = bytearray(50_000_000); held[::4096] = b'x' * len(held[::4096]); time.sleep(1.5)"
         console = quiet()
-        little = run_phase(Phase("short", {"sleep": ["sleep", "0.3"]}), logs, console)
-        much = run_phase(Phase("held", {"python": [sys.executable, "-c", hold]}), logs, console)
-        assert 0.3 < little[0] < 5
-        assert 0.7 < much[0] < 10
-        assert little[1] > 0
+        little = run_phase(Phase("short", {"sleep": ["sleep", "0.3"]}), folder, console)
+        much = run_phase(Phase("held", {"python": [sys.executable, "-c", hold]}), folder, console)
+        assert 0.3 < little.seconds < 5
+        assert 1.5 < much.seconds < 15
+        assert little.memory_bytes > 0
+        assert much.memory_bytes - little.memory_bytes > 40e6
         assert "$ sleep 0.3\n" in console.file.getvalue()
+
+    def test_times_of_every_launch_are_kept(self, folder):
+        sleep = Phase("both", {"sleep": ["sleep", "0.3"]})
+        first = run_phase(sleep, folder, quiet())
+        with pytest.raises(FailedCommandError):
+            run_phase(Phase("bad", {"bad": shell("exit 1")}), folder, quiet())
+        second = run_phase(sleep, folder, quiet())
+        assert not first.resumed
+        assert second.resumed
+        times = json.loads((folder / "times.json").read_text())
+        kept = [(launch["phase"], launch["resumed"], launch["finished"]) for launch in times]
+        assert kept == [("both", False, True), ("bad", False, False), ("both", True, True)]
+        assert times[0]["seconds"] == first.seconds
+        assert times[1]["seconds"] > 0
 
     def test_the_memory_of_all_processes_counts(self, tmp_path):
         before = quickstart._memory()
@@ -189,17 +245,17 @@ class TestRunPhase:
             assert quickstart._memory() - before > 80_000_000
             child.communicate(b"\n")
 
-    def test_so_many_at_a_time(self, logs, tmp_path):
+    def test_so_many_at_a_time(self, folder, tmp_path):
         steps = {
             str(number): shell(f"date +%s.%N >{tmp_path}/{number}; sleep 0.5; date +%s.%N >>{tmp_path}/{number}")
             for number in range(4)
         }
-        run_phase(Phase("many", steps, at_once=2), logs, quiet())
+        run_phase(Phase("many", steps, at_once=2), folder, quiet())
         ranges = [tuple(map(float, (tmp_path / name).read_text().split())) for name in steps]
         together = [sum(begun <= start < ended for begun, ended in ranges) for start, _ in ranges]
         assert max(together) == 2
 
-    def test_a_failure_ends_the_others_and_shows_the_log(self, logs, tmp_path):
+    def test_a_failure_ends_the_others_and_shows_the_log(self, folder, tmp_path):
         steps = {
             "long": shell(f"echo $$ >{tmp_path}/parent; sleep 60 & echo $! >{tmp_path}/child; wait"),
             "bad": shell(f"while [ ! -s {tmp_path}/child ]; do sleep 0.05; done; seq 100; exit 7"),
@@ -208,31 +264,91 @@ class TestRunPhase:
         with pytest.raises(
             FailedCommandError, match=r"^bad ended with status 7; the end of \S+bad\.log:\n86\n"
         ) as caught:
-            run_phase(Phase("three", steps, at_once=2), logs, quiet())
+            run_phase(Phase("three", steps, at_once=2), folder, quiet())
         assert str(caught.value).endswith("\n99\n100")
         assert caught.value.status == 7
         assert is_gone(tmp_path / "parent")
         assert is_gone(tmp_path / "child")
         assert not (tmp_path / "never").exists()
 
-    def test_two_failures_at_once_are_one(self, logs):
+    def test_two_failures_at_once_are_one(self, folder):
         with pytest.raises(FailedCommandError, match="ended with status 5"):
-            run_phase(Phase("two", dict.fromkeys("ab", shell("exit 5")), at_once=2), logs, quiet())
+            run_phase(Phase("two", dict.fromkeys("ab", shell("exit 5")), at_once=2), folder, quiet())
 
-    def test_a_log_is_of_the_last_run(self, logs):
-        for text in ("a long line of the first run", "short"):
-            run_phase(Phase("echo", {"echo": ["echo", text]}), logs, quiet())
-        assert (logs / "echo.log").read_text() == "short\n"
+    def test_a_log_goes_on_where_it_was(self, folder):
+        for text in ("the first", "the second"):
+            run_phase(Phase("echo", {"echo": ["echo", text]}), folder, quiet())
+        log = folder / "logs" / "echo.log"
+        assert said(log) == ["the first", "the second"]
+        assert log.read_text().splitlines()[3].endswith("$ echo 'the second'")
+        with pytest.raises(FailedCommandError) as caught:
+            run_phase(Phase("echo", {"echo": shell("echo the third; exit 1")}), folder, quiet())
+        assert str(caught.value).endswith("echo.log:\nthe third")
 
-    def test_the_surroundings_of_a_command(self, logs, monkeypatch):
-        monkeypatch.setenv("OMP_NUM_THREADS", "64")
+    def test_the_surroundings_of_a_command(self, folder, monkeypatch):
+        outer = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "SLURM_NNODES": "4", "SLURM_JOB_NODELIST": "a,b"}
+        for name, value in (
+            {"OMP_NUM_THREADS": "64", "NNODES": "4", "NODE_RANK": "2", "MASTER_ADDR": "b"} | outer
+        ).items():
+            monkeypatch.setenv(name, value)
         code = "import os, json; print(json.dumps([os.getcwd(), dict(os.environ)]))"
-        run_phase(Phase("surroundings", {"python": [sys.executable, "-c", code]}, processes=2), logs, quiet())
-        folder, variables = json.loads((logs / "python.log").read_text())
+        run_phase(Phase("surroundings", {"python": [sys.executable, "-c", code]}, processes=2), folder, quiet())
+        place, variables = json.loads(said(folder / "logs" / "python.log")[0])
         wanted = {"OMP_NUM_THREADS": "1", "GPUS": "2", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
-        assert folder == str(ROOT)
+        wanted |= {"NNODES": "1", "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
+        assert place == str(ROOT)
         assert wanted.items() <= variables.items()
+        assert outer.keys() & variables.keys() == set()
         assert variables["PATH"].split(os.pathsep)[0] == str(Path(sys.executable).parent)
+
+    def test_two_quickstarts_have_ports_of_their_own(self, monkeypatch):
+        ports = set()
+        for number in (101, 102):
+            monkeypatch.setattr(os, "getpid", lambda number=number: number)
+            ports.add(quickstart._variables(2)["MASTER_PORT"])
+        assert len(ports) == 2
+        assert all(1024 < int(port) < 2**16 for port in ports)
+
+    @pytest.mark.parametrize("is_terminal", [False, True])
+    def test_what_commands_say_is_shown_as_it_is(self, folder, monkeypatch, is_terminal):
+        monkeypatch.setattr(quickstart, "SECONDS_BETWEEN_LINES", 0.1)
+        monkeypatch.setenv("TERM", "xterm")
+        monkeypatch.delenv("FORCE_COLOR", raising=False)
+        if is_terminal:
+            monkeypatch.setenv("FORCE_COLOR", "1")
+        console = quiet()
+        assert console.is_terminal is is_terminal
+        text = "[red] 1/2 [/nonsense] :smile: [x]"
+        command = [sys.executable, "-c", f"import time; print({text!r}, flush=True); time.sleep(1)", "p" * 200]
+        run_phase(Phase("odd", {"odd": command}), folder, console)
+        shown = console.file.getvalue()
+        assert f"odd: {text}" in shown
+        assert "p" * 200 in shown
+
+    def test_what_does_not_end_is_killed_and_nobody_waits_for_another(self, folder, tmp_path, monkeypatch):
+        monkeypatch.setattr(quickstart, "SECONDS_TO_END", 1.0)
+        deaf = (
+            "import os, signal, subprocess, sys, time\n"
+            "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+            "code, name, *others = sys.argv[1:]\n"
+            "for other in others: subprocess.Popen([sys.executable, '-c', code, code, other], start_new_session=True)\n"
+            "open(name, 'w').write(str(os.getpid()))\n"
+            "time.sleep(60)"
+        )
+        # One has a child in a session of its own, as torchrun has.
+        steps = {
+            name: [sys.executable, "-c", deaf, deaf, str(tmp_path / name), *others]
+            for name, others in {"parent": [str(tmp_path / "child")], "other": [], "third": []}.items()
+        }
+        ready = " && ".join(f"[ -s {tmp_path}/{name} ]" for name in ("parent", "other", "third", "child"))
+        steps["bad"] = shell(f"until {ready}; do sleep 0.05; done; exit 7")
+        with pytest.raises(FailedCommandError):
+            run_phase(Phase("deaf", steps, at_once=4), folder, quiet())
+        gone = time.monotonic()
+        assert all(is_gone(tmp_path / name) for name in ("parent", "other", "third", "child"))
+        (launch,) = json.loads((folder / "times.json").read_text())
+        assert launch["seconds"] < 20
+        assert time.monotonic() - gone < 5
 
     def test_news_are_the_latest_progress(self, logs):
         log = logs / "x.log"
@@ -242,39 +358,65 @@ class TestRunPhase:
             ("  0%|   | 1/20\r 10%|   | 2/20\rnoise\n", "10%|   | 2/20"),
             ("{'loss': '2.5'}\nnoise\n", "{'loss': '2.5'}"),
         ):
-            log.write_text(text)
-            assert quickstart._last_news(log) == news
+            log.write_text("99/99 of an earlier launch\n" + text)
+            assert quickstart._last_news(quickstart.Command(None, log, since=27)) == news
 
 
 @pytest.fixture
 def start(monkeypatch, tmp_path):
     """The script with phases of its own; gives its exit status."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
 
-    def run(*commands: list[str], holds: bool = True, flags: tuple[str, ...] = ()) -> int:
+    def run(*commands: list[str], holds: bool | Exception = True, flags: tuple[str, ...] = ()) -> int:
+        def show(*arguments, **options):
+            if isinstance(holds, BaseException):
+                raise holds
+            return holds
+
         found = [Phase(str(number), {str(number): command}) for number, command in enumerate(commands)]
         monkeypatch.setattr(quickstart, "phases", lambda *arguments: found)
-        monkeypatch.setattr(quickstart, "show_comparison", lambda *arguments, **options: holds)
+        monkeypatch.setattr(quickstart, "show_comparison", show)
         monkeypatch.setattr("sys.argv", ["quickstart.py", "--output", str(tmp_path / "output"), *flags])
         return quickstart.main()
 
-    yield run
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+    return run
 
 
 class TestMain:
     def test_the_status(self, start, capsys, tmp_path):
         assert start(["true"], ["true"]) == 0
-        assert re.search(r"\n0 +\d+ s   \d\.\d GiB\n1 +\d+ s ", capsys.readouterr().out)
+        out = capsys.readouterr().out
+        assert re.search(r"\n0 +\d+ s   \d\.\d GiB\n1 +\d+ s .*\ncomparison .*\ntogether .*GiB\n\nNext", out)
+        assert re.search(r"^-- 1: \d s   \d\.\d GiB of memory in the highest sample$", out, re.MULTILINE)
+        assert "   memory, highest sample\n" in out
+        assert "resumed" not in out
         assert start(["true"], holds=False) == 1
+        out = capsys.readouterr().out
+        assert re.search(r"\n0 .* GiB   resumed\ncomparison .* GiB\n", out)
+        assert "resumed: its last launch only; " in out
+        assert "\nNext" in out
         assert start(shell("echo what happened; exit 4"), shell(f"touch {tmp_path}/next")) == 4
-        assert "error: 0 ended with status 4; the end of " in (out := capsys.readouterr().out)
-        assert out.endswith("what happened\n")
+        out, err = capsys.readouterr()
+        assert err.startswith("error: 0 ended with status 4; the end of ")
+        assert err.endswith("what happened\n")
+        assert "\nNext" not in out
         assert not (tmp_path / "next").exists()
         assert start(shell("kill -9 $$")) == 1
 
-    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+    @pytest.mark.parametrize(
+        ("failure", "status", "said"),
+        [
+            (InputError("runs/fifo: expected an answer\nto each"), 2, "error: runs/fifo: expected an answer to each\n"),
+            (PermissionError(13, "Permission denied", "x.png"), 2, "error: [Errno 13] Permission denied: 'x.png'\n"),
+            (KeyboardInterrupt(), 130, "interrupted; the same command goes on from here\n"),
+        ],
+    )
+    def test_a_comparison_that_fails(self, start, capsys, failure, status, said):
+        assert start(["true"], holds=failure) == status
+        out, err = capsys.readouterr()
+        assert err == said
+        assert "\nNext" not in out
+
+    @pytest.mark.parametrize("number", quickstart.INTERRUPTIONS)
     def test_an_interruption_ends_what_runs(self, start, capsys, tmp_path, number):
         def interrupt():
             while not (tmp_path / "number").exists():
@@ -284,8 +426,111 @@ class TestMain:
 
         threading.Thread(target=interrupt, daemon=True).start()
         assert start(shell(f"echo $$ >{tmp_path}/number; sleep 60")) == 130
-        assert "the same command goes on from here" in capsys.readouterr().out
+        out, err = capsys.readouterr()
+        assert "the same command goes on from here" in err
+        assert "\nNext" not in out
         assert is_gone(tmp_path / "number")
+
+    def test_a_second_interruption_leaves_nothing_behind(self, start, tmp_path, monkeypatch):
+        """Each command takes a second to end; meanwhile come more signals."""
+        code = (
+            "import os, signal, sys, time\n"
+            "signal.signal(signal.SIGTERM, lambda *_: (time.sleep(1), sys.exit(1)))\n"
+            "open(sys.argv[1], 'w').write(str(os.getpid())); time.sleep(60)"
+        )
+        names = ("a", "b")
+        many = Phase("two", {name: [sys.executable, "-c", code, f"{tmp_path}/{name}"] for name in names}, at_once=2)
+
+        def interrupt():
+            while not all((tmp_path / name).exists() for name in names):
+                time.sleep(0.05)
+            for number in (*quickstart.INTERRUPTIONS, signal.SIGINT):
+                time.sleep(0.2)
+                os.kill(os.getpid(), number)
+
+        threading.Thread(target=interrupt, daemon=True).start()
+        original = quickstart.run_phase
+        monkeypatch.setattr(quickstart, "run_phase", lambda _, *rest: original(many, *rest))
+        assert start(["true"]) == 130
+        assert all(is_gone(tmp_path / name) for name in names)
+
+    def test_what_is_to_be_ignored_stays_ignored(self, start):
+        """As under nohup."""
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        assert start(["true"]) == 0
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+
+
+class TestFolder:
+    def refused(self, start, capsys, *flags: str) -> str:
+        assert start(["false"], flags=flags) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert re.fullmatch(r"error: [^\n]+\n", err)
+        return err
+
+    def test_it_is_of_one_seed_and_preset(self, start, capsys, folder):
+        (folder / "logs").rmdir()
+        assert start(["true"], flags=("--seed", "3")) == 0
+        assert json.loads((folder / "quickstart.json").read_text()) == {"seed": 3, "preset": "quickstart"}
+        assert start(["true"], flags=("--seed", "3", "--from_scratch")) == 0
+        before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+        capsys.readouterr()
+        for flags in (("--seed", "4"), ("--seed", "3", "--preset", "full")):
+            assert "'seed': 3, 'preset': 'quickstart'}; name another --output" in self.refused(start, capsys, *flags)
+        assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+        (folder / "quickstart.json").write_text("{")
+        assert "quickstart.json: expected seed and preset in JSON" in self.refused(start, capsys)
+
+    def test_what_others_made_is_left_alone(self, start, capsys, folder):
+        """`folder` has `logs` in it, but no `quickstart.json`."""
+        assert "found logs but no quickstart.json" in self.refused(start, capsys)
+        assert [path.name for path in folder.iterdir()] == ["logs"]
+
+    def test_where_nothing_can_be_written(self, start, capsys, tmp_path):
+        (tmp_path / "output").write_text("a file")
+        assert f"{tmp_path}/output: expected a folder, found a file" in self.refused(start, capsys)
+        assert "Not a directory" in self.refused(start, capsys, "--output", f"{tmp_path}/output/below")
+        assert "without a comma" in self.refused(start, capsys, "--output", f"{tmp_path}/a,b")
+        assert "from 0 to 4294967295, got -1" in self.refused(
+            start, capsys, "--output", f"{tmp_path}/c", "--seed", "-1"
+        )
+        assert [path.name for path in tmp_path.iterdir()] == ["output"]
+
+    def test_links_are_followed(self, start, capsys, tmp_path):
+        (tmp_path / "a,b").mkdir()
+        (tmp_path / "output").symlink_to(tmp_path / "a,b")
+        assert "without a comma" in self.refused(start, capsys)
+
+    def test_one_quickstart_at_a_time(self, start, capsys, tmp_path, folder):
+        (folder / "logs").rmdir()
+        again = "import quickstart; quickstart.phases = lambda *_: []; sys.exit(quickstart.main())"
+        command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT / 'scripts')!r}); {again}"]
+        assert start([*command, "--output", str(folder)]) == 2
+        out, err = capsys.readouterr()
+        assert err.endswith(
+            f"0.log:\nerror: {folder}: another quickstart, or a command that one left, is at work there\n"
+        )
+        assert "Traceback" not in err
+
+    def test_one_that_began_a_moment_earlier_keeps_it(self, start, capsys, folder, monkeypatch):
+        (folder / "logs").rmdir()
+        other = folder / "quickstart.json"
+        text = '{"seed": 9, "preset": "quickstart"}'
+        monkeypatch.setattr(quickstart.fcntl, "flock", lambda *_: other.write_text(text))
+        assert "found {'seed': 9, " in self.refused(start, capsys)
+        assert other.read_text() == text
+
+    def test_what_a_killed_quickstart_leaves_holds_the_folder(self, start, capsys, folder):
+        (folder / "logs").rmdir()
+        with quickstart.claimed(folder, {"seed": 0, "preset": "quickstart"}):
+            left = quickstart._start(["sleep", "60"], folder / "logs" / "left.log", 1).process
+        try:
+            assert "is at work there" in self.refused(start, capsys)
+        finally:
+            left.kill()
+            left.wait()
+        assert start(["true"]) == 0
 
 
 def figures(accuracy: float) -> Figures:
@@ -336,8 +581,37 @@ class TestClaims:
         assert [place for place, claim in enumerate(claims(*changed)) if not claim.holds] == [number]
 
     def test_in_words(self):
-        assert str(Claim("lead", 9.96, least=10)) == "FAILED lead: 10.0, expected at least 10"
-        assert str(Claim("distance", 2.5, most=3)) == "ok     distance: 2.5, expected at most 3"
+        assert str(Claim("lead", 9.96, least=10)) == "FAILED lead: 9.96, expected at least 10"
+        assert str(Claim("lead", 9.9999, least=10)) == "FAILED lead: 9.99, expected at least 10"
+        assert str(Claim("lead", 70.1 - 30.1, least=40)) == "ok     lead: 40.00, expected at least 40"
+        assert str(Claim("lead", 25.5, least=10)) == "ok     lead: 25.50, expected at least 10"
+        assert str(Claim("distance", 2.5, most=3)) == "ok     distance: 2.50, expected at most 3"
+        assert str(Claim("distance", 3.0001, most=3)) == "FAILED distance: 3.01, expected at most 3"
+
+    def test_they_are_those_of_the_document(self):
+        text = (
+            (ROOT / "docs" / "quickstart.md").read_text("utf-8").partition("\n## The claims\n")[2].partition("\n## ")[0]
+        )
+        rows = re.findall(r"^\| (.+?) \| (at .+?) \|$", text, re.MULTILINE)
+        found = claims(comparison(AT_THE_BOUNDS["all"]), comparison(AT_THE_BOUNDS["past"]))
+        assert rows == [(claim.text, claim.bound) for claim in found]
+
+
+def test_the_document_says_how_much_each_memory_is_trained_with(output):
+    text = (ROOT / "docs" / "quickstart.md").read_text("utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| `(\w+)` \| ([\d.]+) \|$", text, re.MULTILINE)
+    entries = json.loads((output / "data" / "registries" / "stage2.json").read_text("utf-8"))
+    found = [(name, entry["annotation"], entry["repeat_time"]) for name, entry in entries.items()]
+    assert [(f"synthetic_{name}", f"../annotations/{file}.jsonl", float(share)) for name, file, share in rows] == found
+
+
+def test_parts_of_the_larger_set_are_in_it():
+    streams = islice(make_streams(MANY_SEVERAL, 0, "test"), 20)
+    found = {question.detail for stream in streams for question in stream.questions}
+    (keys,) = {tuple(where) for where in PARTS["full"].values()}
+    assert keys == ("detail",)
+    assert [value for where in PARTS["full"].values() for value in where["detail"] if value not in found] == []
+    assert PARTS.keys() == quickstart.LONGER.keys()
 
 
 SHARES = {"fifo": 0.4, "uniform": 0.6, "recent": 0.25, "recent_4": 0.25, "blind": 0.25, "scratch": 0.8}
@@ -364,15 +638,21 @@ def test_tables_plot_and_claims_of_seven_runs(tmp_path, capsys, pyramid, holds):
             return place < (chance[one.extra["template"]] if name == "blind" else share)
 
         append(config, is_right)
-    assert show_comparison(tmp_path / "runs", tmp_path, preset="quickstart", with_scratch=True) is holds
+    # Once there is a run without stage 1 it is compared, whether it is asked for or not.
+    assert show_comparison(tmp_path / "runs", tmp_path, preset="quickstart", with_scratch=pyramid > 0.9) is holds
     out = capsys.readouterr().out
     report = (tmp_path / "comparison.md").read_text("utf-8")
     assert all(f"| {LABELS[name]} | " in report for name in LABELS)
     for text in (out, report):
         assert text.count("ok     ") + text.count("FAILED ") == 7
         assert ("FAILED " in text) is not holds
-        assert "# How the stream began\n" in text
+        assert re.findall("^# .+$", text, re.MULTILINE) == ["# All questions", f"# {ORDER_TITLE}", "# Claims"]
         assert "Only questions with template = first_shape, first_place." in text
         assert "- pyramid, no stage 1: `model` is " in text
     assert (tmp_path / "accuracy_by_age.png").stat().st_size > 10_000
     assert set(SAME_MODEL) | {"sliding_window", "scratch"} == LABELS.keys()
+    (tmp_path / "runs" / "scratch" / "metrics.json").unlink()
+    show_comparison(tmp_path / "runs", tmp_path, preset="quickstart", with_scratch=False)
+    assert LABELS["scratch"] not in (tmp_path / "comparison.md").read_text("utf-8")
+    with pytest.raises(InputError, match="runs/scratch: the run is not finished"):
+        show_comparison(tmp_path / "runs", tmp_path, preset="quickstart", with_scratch=True)
