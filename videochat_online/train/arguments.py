@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import socket
 from argparse import Action, ArgumentTypeError
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -143,10 +142,8 @@ def num_processes() -> int:
 
 def _be_the_only_process() -> None:
     """What torchrun would say to a single process: DeepSpeed asks for it."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    # Port 0: the store takes one that is free; a number looked up before could be taken until then.
+    os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
 
 
 def make_parser() -> HfArgumentParser:
