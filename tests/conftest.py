@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from make_tiny_model import make_tiny_model
 from videochat_online.model import VideoChatModel, load_model
 
 ROOT = Path(__file__).resolve().parents[1]
+# accelerate would go back to all cores otherwise, and sums would depend on how busy they are.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(scope="session", autouse=True)
