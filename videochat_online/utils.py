@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+from pathlib import Path
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file in hexadecimal; it may be larger than memory."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(2**20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def silence_accelerator_notice() -> None:

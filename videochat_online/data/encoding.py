@@ -20,6 +20,7 @@ from videochat_online.data.frames import FrameSampling, PixelReader, Pixels, Sam
 from videochat_online.data.layout import (
     frames_until,
     image_turns,
+    last_turns,
     online_turns,
     text_turns,
     tracking_turns,
@@ -160,9 +161,8 @@ class SampleEncoder:
         if memory is None:
             frames, ratios = self._scheduled(times_s)
         else:
+            turns = last_turns(turns)
             last_s = turns[-1].time_s
-            # Earlier questions go with frames that may be gone.
-            turns = tuple(turn for turn in turns if turn.time_s == last_s)
             seen_s = times_s if last_s is None else [t for t in times_s if t <= last_s + TIME_TOLERANCE_S]
             frames, ratios = self._remembered(clip.pixels_TSSC[: len(seen_s)], seen_s, memory)
         if sample.kind == "video":
@@ -187,11 +187,7 @@ class SampleEncoder:
     ) -> tuple[list[FrameUse], list[int]]:
         """The same of what a memory would hold after these frames."""
         left = memory.remembered(pixels_TSSC, times_s, self.full_grid, self.schedule.intervals)
-        rows, columns = self.full_grid
-        frames = [
-            FrameUse(frame.place, times_s[frame.place], (rows // frame.ratio) * (columns // frame.ratio))
-            for frame in left
-        ]
+        frames = [FrameUse(frame.place, times_s[frame.place], frame.num_tokens) for frame in left]
         return frames, [frame.ratio for frame in left]
 
 

@@ -65,6 +65,11 @@ def video_turns(turns: Sequence[DialogueTurn], frames: Sequence[FrameUse]) -> tu
     return (Turn(first, turns[0].assistant), *(Turn((turn.user,), turn.assistant) for turn in turns[1:]))
 
 
+def last_turns(turns: Sequence[DialogueTurn]) -> tuple[DialogueTurn, ...]:
+    """The turns of the last time; what a memory holds then may be without the frames that earlier ones are about."""
+    return tuple(turn for turn in turns if turn.time_s == turns[-1].time_s)
+
+
 def frames_until(frames: Sequence[FrameUse], time_s: float) -> Sequence[FrameUse]:
     """The frames that start at or before a time, as the prompt prints their times."""
     return [frame for frame in frames if frame.time_s <= time_s + TIME_TOLERANCE_S]

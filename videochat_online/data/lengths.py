@@ -12,6 +12,7 @@ import numpy as np
 
 from videochat_online.data.encoding import SampleEncoder
 from videochat_online.data.frames import Tiling
+from videochat_online.data.layout import last_turns
 from videochat_online.data.records import Sample
 from videochat_online.data.remembered import THUMBNAIL_SIDE, MemoryLayout
 from videochat_online.memory import Grid
@@ -35,7 +36,7 @@ def estimate_length(
     """
     turns = sample.turns
     if memory is not None:
-        turns = tuple(turn for turn in turns if turn.time_s == turns[-1].time_s)
+        turns = last_turns(turns)
     text = len(sample.query) + sum(len(turn.user) + len(turn.assistant) for turn in turns)
     if sample.kind == "image":
         visual = _image_tokens(sample, encoder, (tiling or encoder.tiling).for_images(len(sample.media)))
@@ -56,8 +57,7 @@ def _held(memory: MemoryLayout, num_frames: int, full_grid: Grid, intervals: tup
     """Frames that are left of so many, and their tokens: what the frames show decides neither."""
     blank_TSSC = np.zeros((num_frames, THUMBNAIL_SIDE, THUMBNAIL_SIDE, 3), dtype=np.uint8)
     left = memory.remembered(blank_TSSC, range(num_frames), full_grid, intervals)
-    rows, columns = full_grid
-    return len(left), sum((rows // frame.ratio) * (columns // frame.ratio) for frame in left)
+    return len(left), sum(frame.num_tokens for frame in left)
 
 
 def _image_tokens(sample: Sample, encoder: SampleEncoder, tiling: Tiling) -> int:

@@ -19,7 +19,7 @@ import torch
 
 from videochat_online.data.frames import Pixels
 from videochat_online.errors import InputError
-from videochat_online.memory import DEFAULT_INTERVALS, MEMORY_OPTIONS, Grid, MemoryBank, make_memory
+from videochat_online.memory import DEFAULT_INTERVALS, MEMORY_OPTIONS, Grid, MemoryBank, make_model_memory
 from videochat_online.types import FrameTokens
 
 THUMBNAIL_SIDE = 8
@@ -29,10 +29,11 @@ OF_THE_MODEL = ("full_grid", "grids", "intervals", "device")
 
 @dataclass(frozen=True, slots=True)
 class RememberedFrame:
-    """A frame that is left, and by how much its token grid is pooled in each direction."""
+    """A frame that is left, by how much its token grid is pooled in each direction, and the tokens that leaves."""
 
     place: int
     ratio: int
+    num_tokens: int
 
 
 class MemoryLayout:
@@ -79,7 +80,10 @@ class MemoryLayout:
         thumbnails_TC = torch.from_numpy(thumbnails(pixels_TSSC))
         for place, (values_C, time_s) in enumerate(zip(thumbnails_TC, times_s, strict=True)):
             memory.write(FrameTokens(values_C[:, None, None].expand(-1, *full_grid), place, time_s, place))
-        return [RememberedFrame(frame.index, full_grid[0] // frame.tokens_CHW.shape[1]) for frame in memory.read()]
+        return [
+            RememberedFrame(frame.index, full_grid[0] // frame.tokens_CHW.shape[1], frame.num_tokens)
+            for frame in memory.read()
+        ]
 
     def make(self, full_grid: Grid, intervals: Sequence[int]) -> MemoryBank:
         """An empty memory for a model's frames.
@@ -87,9 +91,7 @@ class MemoryLayout:
         Raises:
             InputError: the options do not fit the model's token grid and schedule.
         """
-        of_the_model = {"full_grid": full_grid, "intervals": tuple(intervals)}
-        taken = {name: of_the_model[name] for name in of_the_model if name in MEMORY_OPTIONS.get(self.name, ())}
-        return make_memory(self.name, **taken, **self.options)
+        return make_model_memory(self.name, full_grid, intervals, self.options)
 
 
 def thumbnails(pixels_TSSC: Pixels) -> np.ndarray:

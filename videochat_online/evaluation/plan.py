@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from videochat_online.evaluation.protocols import EvalProtocol
 from videochat_online.evaluation.records import EvalSet, EvalVideo, Task, total_questions
 from videochat_online.evaluation.results import Shard
 from videochat_online.streaming import GenerationSettings
+from videochat_online.utils import file_digest
 
 QUESTION_COST = 4.0
 """An answer costs about as much as encoding this many frames; only for sharing out and for the time left."""
@@ -81,7 +81,7 @@ class EvaluationConfig:
             "model": self.model,
             "model_options": dict(self.model_options),
             "generation": asdict(self.generation),
-            "annotations": [{"file": path.name, "sha256": _digest(path)} for path in self.annotations],
+            "annotations": [{"file": path.name, "sha256": file_digest(path)[:16]} for path in self.annotations],
             "data_root": None if self.blind or self.data_root is None else str(self.data_root.resolve()),
             "backend": self.backend,
             "max_videos": self.max_videos,
@@ -172,7 +172,3 @@ def _locate(library: MediaLibrary, video: EvalVideo) -> Located:
         return Located(video, library.find(video))
     except VideoError as error:
         return Located(video, problem=str(error))
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]

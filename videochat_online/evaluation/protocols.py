@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from videochat_online.errors import InputError
-from videochat_online.memory import MEMORY_BANKS, MEMORY_OPTIONS, MemoryBank, make_memory
+from videochat_online.memory import MEMORY_BANKS, MEMORY_OPTIONS, MemoryBank, make_model_memory
 from videochat_online.memory.schedule import Grid
 from videochat_online.text.questions import OVBENCH_SYSTEM_MESSAGE, SLIDING_WINDOW_SUFFIX, STREAMING_SUFFIX
 
@@ -75,9 +75,7 @@ class EvalProtocol:
         """
         if self.memory is None:
             raise InputError(f"setting {self.setting!r} has no memory")
-        of_the_model = {"full_grid": full_grid, "intervals": intervals}
-        taken = {name: value for name, value in of_the_model.items() if name in MEMORY_OPTIONS[self.memory]}
-        return make_memory(self.memory, **taken, **self.memory_options)
+        return make_model_memory(self.memory, full_grid, intervals, self.memory_options)
 
 
 PROTOCOLS: dict[str, EvalProtocol] = {

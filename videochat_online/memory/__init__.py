@@ -5,7 +5,7 @@ Pure: no model, no files. `MEMORY_BANKS` lists the implementations, `make_memory
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from videochat_online.errors import InputError
@@ -58,6 +58,17 @@ def make_memory(name: str, **options: Any) -> MemoryBank:
     return MEMORY_BANKS[name](**given)
 
 
+def make_model_memory(name: str, full_grid: Grid, intervals: Sequence[int], options: Mapping[str, Any]) -> MemoryBank:
+    """Make an empty memory for the frames of a model, which decides token grid and intervals.
+
+    Raises:
+        InputError: as `make_memory`.
+    """
+    of_the_model = {"full_grid": full_grid, "intervals": tuple(intervals)}
+    taken = {key: value for key, value in of_the_model.items() if key in MEMORY_OPTIONS.get(name, ())}
+    return make_memory(name, **taken, **options)
+
+
 __all__ = [
     "DEFAULT_FULL_GRID",
     "DEFAULT_INTERVALS",
@@ -74,6 +85,7 @@ __all__ = [
     "WindowMemoryBank",
     "demote_to_grid",
     "make_memory",
+    "make_model_memory",
     "pool_by_ratio",
     "pool_to_grid",
 ]

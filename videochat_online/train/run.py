@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -22,6 +21,7 @@ from videochat_online.train.report import TrainReport, make_report, read_report
 from videochat_online.train.rundir import REPORT_FILE, RunFolder, resolved_keys
 from videochat_online.train.saving import save_result
 from videochat_online.train.trainer import OnlineTrainer
+from videochat_online.utils import file_digest
 
 logger = logging.getLogger(__name__)
 
@@ -97,21 +97,17 @@ def dry_run(arguments: Arguments) -> dict[str, Any]:
 
 def set_facts(entries: Sequence[RegistryEntry]) -> dict[str, dict[str, Any]]:
     """What of each set decides its rows: a run does not go on when it has changed."""
-    facts = {}
-    for entry in entries:
-        digest = hashlib.sha256()
-        with entry.annotation.open("rb") as file:
-            while chunk := file.read(2**20):
-                digest.update(chunk)
-        facts[entry.name] = {
-            "annotation_sha256": digest.hexdigest(),
+    return {
+        entry.name: {
+            "annotation_sha256": file_digest(entry.annotation),
             "repeat_time": entry.repeat_time,
             "data_augment": entry.data_augment,
             "max_dynamic_patch": entry.max_dynamic_patch,
             "fps": entry.fps,
             "memory": None if entry.memory is None else {"name": entry.memory.name, **entry.memory.options},
         }
-    return facts
+        for entry in entries
+    }
 
 
 def _described(item: Example | SkippedSample) -> dict[str, Any]:
