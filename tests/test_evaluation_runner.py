@@ -12,7 +12,7 @@ from clips import write_clip
 from evaluation_sets import folder_set, make_config, noise, question, rows_of, run, write_frames, write_set
 from videochat_online.errors import InputError
 from videochat_online.evaluation import make_plan, resolve_protocol
-from videochat_online.evaluation.answering import LETTER_PREFIX, letter_ids
+from videochat_online.evaluation.answering import LETTER_PREFIX, letter_ids, option_ids
 from videochat_online.evaluation.frames import Footage
 from videochat_online.evaluation.tasks.ovbench import load_ovbench
 from videochat_online.evaluation.viewers import make_viewer
@@ -259,6 +259,38 @@ class TestAnswers:
         for letter, token in zip("ABCD", ids, strict=True):
             spelled = viewer.prepare(video.questions[0], "Which?", LETTER_PREFIX + letter).prompt.layout.input_ids
             assert spelled == (*bare[: len(bare) - dropped], token)
+
+    @pytest.mark.parametrize("llm", ["phi3", "qwen2"])
+    def test_text_likelihood_is_the_mean_over_an_options_tokens(self, tiny_dir, tmp_path, llm):
+        """Restated: each option's tokens after the question without options, the whole of it at once."""
+        model = load_model(tiny_dir(llm), device="cpu")
+        rows = [
+            {
+                "video_id": "v",
+                "fps": 4.0,
+                "questions": [question(1.0, options=["A. a red ball", "B. dog", "C. x", "D. a"])],
+            }
+        ]
+        annotations = write_set(tmp_path / "set.json", rows)
+        (asked,) = load_ovbench([annotations]).videos[0].questions
+        run(make_config(annotations, tmp_path / "out", blind=True, answer_by="text_likelihood"), model)
+        (row,) = rows_of(tmp_path / "out")
+        viewer = make_viewer(model, None, protocol_of("streaming"), [asked])
+        text = f"Question at 1.0s: {asked.question}\nAnswer:"
+        num_bare = len(viewer.prepare(asked, text).prompt.layout.input_ids)
+        means = []
+        for option in asked.options:
+            ids = viewer.prepare(asked, text, option).prompt.layout.input_ids
+            with torch.inference_mode():
+                logits = model.network.language_model(input_ids=torch.tensor([ids])).logits[0, num_bare - 1 : -1]
+            means.append(logits.log_softmax(-1).gather(1, torch.tensor([ids[num_bare:]]).T).mean())
+        assert row["option_probabilities"] == pytest.approx(torch.stack(means).softmax(-1).tolist(), abs=2e-6)
+        assert row["predicted_index"] == int(torch.stack(means).argmax())
+        assert row["text"] == asked.options[row["predicted_index"]]
+
+    def test_an_option_without_tokens_has_no_likelihood(self, tiny_model):
+        with pytest.raises(InputError, match="no tokens of option '' of its own"):
+            option_ids(tiny_model, ["dog", ""])
 
     def test_the_first_frame_may_come_too_late(self, tiny_model, tmp_path):
         (tmp_path / "media").mkdir()

@@ -1,4 +1,4 @@
-"""From a prompt to an answer: generated text, or the most likely letter.
+"""From a prompt to an answer: generated text, or the most likely letter or text of an option.
 
 Shapes: `L` tokens, `D` width of the language model.
 """
@@ -17,12 +17,12 @@ from videochat_online.evaluation.scoring import parse_answer
 from videochat_online.model import VideoChatModel
 from videochat_online.streaming import GenerationSettings
 from videochat_online.streaming.decoding import TextDecoder
-from videochat_online.streaming.generate import first_logits, generate_ids
+from videochat_online.streaming.generate import continuation_log_likelihoods, first_logits, generate_ids
 from videochat_online.streaming.prompting import Prompt
 from videochat_online.text import layout_prompt
 from videochat_online.types import Turn
 
-ANSWER_BY = ("generation", "likelihood")
+ANSWER_BY = ("generation", "likelihood", "text_likelihood")
 LETTER_PREFIX = "("
 """How a reply is made to begin where its letter is scored: the training answers are `(B) text`."""
 
@@ -32,10 +32,10 @@ class Reply:
     """What a model answered.
 
     Attributes:
-        text: as generated; with likelihood the chosen letter in brackets.
+        text: as generated; with likelihood the chosen letter in brackets, with text likelihood the chosen text.
         option: place of the option it means; None where it names none, or several.
         first_token_s: seconds from the finished prompt to the first token.
-        option_probabilities: of each letter among the letters; likelihood only.
+        option_probabilities: of each letter or text among those of all options; not where text is generated.
     """
 
     text: str
@@ -73,6 +73,33 @@ def answer_by_likelihood(
     return Reply(f"({ascii_uppercase[option]})", option, time.perf_counter() - start_s, probabilities)
 
 
+def answer_by_text_likelihood(model: VideoChatModel, prompt: Prompt, options: Sequence[str]) -> Reply:
+    """Compare the texts of the options as answers to a prompt that does not show them, by mean log-probability.
+
+    Source: the "cloze formulation" of OLMES (arXiv:2406.08446), which small models can be told apart with.
+    """
+    start_s = time.perf_counter()
+    means = continuation_log_likelihoods(model.network, prompt.embeds_LD, option_ids(model, options))
+    option = int(means.argmax())
+    return Reply(options[option], option, time.perf_counter() - start_s, tuple(means.softmax(-1).tolist()))
+
+
+def option_ids(model: VideoChatModel, options: Sequence[str]) -> list[tuple[int, ...]]:
+    """Ids of each option's text as a reply begins with it.
+
+    Raises:
+        InputError: the tokenizer does not keep a reply apart from what is before it, or makes nothing of an option.
+    """
+    bare = _ids_with(model, "")
+    spelled = [_ids_with(model, option) for option in options]
+    for option, ids in zip(options, spelled, strict=True):
+        if ids[: len(bare)] != bare or len(ids) == len(bare):
+            raise InputError(
+                f"answers by text likelihood: no tokens of option {option!r} of its own after the prompt's"
+            )
+    return [ids[len(bare) :] for ids in spelled]
+
+
 def letter_ids(model: VideoChatModel, num_options: int) -> tuple[int, list[int]]:
     """Ids that stand for the option letters after `LETTER_PREFIX`, whatever the tokenizer merges.
 
@@ -83,14 +110,9 @@ def letter_ids(model: VideoChatModel, num_options: int) -> tuple[int, list[int]]
     Raises:
         InputError: the tokenizer does not tell the letters apart at one place.
     """
-
-    def ids_with(prefix: str) -> tuple[int, ...]:
-        turns, template = [Turn(("?",))], model.template
-        return layout_prompt(turns, tokenizer=model.tokenizer, template=template, generation_prefix=prefix).input_ids
-
-    bare = ids_with(LETTER_PREFIX)
+    bare = _ids_with(model, LETTER_PREFIX)
     # With the bracket that follows in a reply: a tokenizer may have `B)` in one piece.
-    spelled = [ids_with(f"{LETTER_PREFIX}{letter})") for letter in ascii_uppercase[:num_options]]
+    spelled = [_ids_with(model, f"{LETTER_PREFIX}{letter})") for letter in ascii_uppercase[:num_options]]
     common = 0
     while all(common < len(ids) and ids[common] == spelled[0][common] for ids in spelled):
         common += 1
@@ -101,3 +123,9 @@ def letter_ids(model: VideoChatModel, num_options: int) -> tuple[int, list[int]]
             f" after {LETTER_PREFIX!r}"
         )
     return len(bare) - common, letters
+
+
+def _ids_with(model: VideoChatModel, prefix: str) -> tuple[int, ...]:
+    """Ids of some prompt whose reply begins with a text."""
+    turns, template = [Turn(("?",))], model.template
+    return layout_prompt(turns, tokenizer=model.tokenizer, template=template, generation_prefix=prefix).input_ids

@@ -11,13 +11,18 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import IO, Any
 
 import torch
 
 from videochat_online.errors import InputError, NoFrameError, VideoError
-from videochat_online.evaluation.answering import LETTER_PREFIX, answer_by_generation, answer_by_likelihood
+from videochat_online.evaluation.answering import (
+    LETTER_PREFIX,
+    answer_by_generation,
+    answer_by_likelihood,
+    answer_by_text_likelihood,
+)
 from videochat_online.evaluation.frames import Footage
 from videochat_online.evaluation.metrics import compute_metrics
 from videochat_online.evaluation.plan import EvaluationConfig, Located, Plan
@@ -167,8 +172,9 @@ class _Share:
 
     def _answer(self, model: VideoChatModel, viewer: Viewer, question: EvalQuestion, place: Located) -> Row:
         config, start_s = self._config, time.perf_counter()
-        text = config.task.prompt(question) + config.protocol.suffix
-        by_letter = config.answer_by == "likelihood"
+        by_letter, by_text = config.answer_by == "likelihood", config.answer_by == "text_likelihood"
+        asked = replace(question, options=()) if by_text else question
+        text = config.task.prompt(asked) + config.protocol.suffix
         row = _question_row(question, place.video.name)
         try:
             view = viewer.prepare(question, text, LETTER_PREFIX if by_letter else "")
@@ -178,6 +184,8 @@ class _Share:
         prepare_s = time.perf_counter() - start_s
         if by_letter:
             reply = answer_by_likelihood(model, view.prompt, len(question.options), config.generation)
+        elif by_text:
+            reply = answer_by_text_likelihood(model, view.prompt, question.options)
         else:
             reply = answer_by_generation(model, view.prompt, question.options, config.generation)
         row |= {

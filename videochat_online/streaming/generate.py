@@ -5,6 +5,7 @@ Knows the language model and its KV cache; knows nothing of streams, memories or
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -101,6 +102,34 @@ def first_logits(network: VideoChatOnlineForConditionalGeneration, embeds_LD: Te
     with fixed_regime(needs_long_regime(network, embeds_LD.shape[0] + max_new_tokens)):
         out = network.language_model(inputs_embeds=embeds_LD[None], use_cache=False, logits_to_keep=1)
     return out.logits[0, -1].float()
+
+
+@torch.inference_mode()
+def continuation_log_likelihoods(
+    network: VideoChatOnlineForConditionalGeneration, embeds_LD: Tensor, continuations: Sequence[Sequence[int]]
+) -> Tensor:
+    """Mean log-probability of the tokens of each of `N` continuations of a prompt: [N], fp32.
+
+    Raises:
+        InputError: prompt and continuation together can be longer than the language model's context.
+    """
+    model, longest = network.language_model, max(map(len, continuations))
+    _check_context(network, embeds_LD.shape[0], longest)
+    prompt_cache = DynamicCache(config=model.config)
+    means = []
+    with fixed_regime(needs_long_regime(network, embeds_LD.shape[0] + longest)):
+        first_V = model(inputs_embeds=embeds_LD[None], past_key_values=prompt_cache, logits_to_keep=1).logits[0]
+        for continuation in continuations:
+            ids_N = torch.tensor(continuation, device=embeds_LD.device)
+            logits_NV = first_V
+            if len(ids_N) > 1:
+                # A copy: what a continuation adds to a cache cannot be taken back in every kind of layer.
+                cache = copy.deepcopy(prompt_cache)
+                rest_NV = model(input_ids=ids_N[None, :-1], past_key_values=cache).logits[0]
+                logits_NV = torch.cat((first_V, rest_NV))
+            log_probabilities_NV = logits_NV.float().log_softmax(-1)
+            means.append(log_probabilities_NV.gather(1, ids_N[:, None]).mean())
+    return torch.stack(means)
 
 
 @torch.inference_mode()

@@ -44,8 +44,9 @@ def option_line(index: int, text: str) -> str:
 
 
 def ovbench_question(question: str, options: Sequence[str], *, asked_at_s: float) -> str:
-    """OVBench: the question with its time, then the options (texts without letters) a line each."""
-    return _with_options(f"Question at {asked_at_s}s: {question}\nOptions:", options)
+    """OVBench: the question with its time, then the options (texts without letters) a line each, if any."""
+    heading = "\nOptions:" if options else ""
+    return _with_options(f"Question at {asked_at_s}s: {question}{heading}", options)
 
 
 def multiple_choice_question(question: str, options: Sequence[str]) -> str:
