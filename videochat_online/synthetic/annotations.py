@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
-from videochat_online.synthetic.clips import ClipCutter, caption_rows
-from videochat_online.synthetic.draws import random_of
+from videochat_online.synthetic.clips import ClipCutter
+from videochat_online.synthetic.open_questions import OpenQuestions
 from videochat_online.synthetic.presets import Preset
-from videochat_online.synthetic.questions import TEMPLATES, Question
-from videochat_online.synthetic.rows import Row, image_row, offline_pair, offline_row, online_row, online_turn
+from videochat_online.synthetic.rows import Row, offline_pair, offline_row, online_row, online_turn
 from videochat_online.synthetic.streams import Stream
 
 IMAGES, DIALOGUES, RECALLS = "images", "dialogues", "recalls"
@@ -21,9 +20,11 @@ LINES = (IMAGES, DIALOGUES, RECALLS, STREAM_DIALOGUES)
 """Annotations written as JSON lines; the others are JSON lists, as their originals are."""
 
 
-MORE_ORDERS = 2
-"""In which a question with shuffled options is repeated in training rows."""
-STAGE1_REPEATS = {IMAGES: 0.3, "clips_of_2": 0.25, "clips_of_6": 1.5, "clips_of_8": 1.5}
+STAGE1_REPEATS = {
+    IMAGES: 0.3,
+    **{"clips_of_2": 0.25, "clips_of_6": 1.5, "clips_of_8": 1.5},
+    **{"clips_of_4": 1, "clips_of_24": 1.5},
+}
 DIALOGUE_REPEATS = 0.4
 MEMORY_REPEATS = (
     ({"name": "pyramid", "capacities": [4, 4, 16]}, 0.4),
@@ -42,23 +43,22 @@ class TrainingRows:
         self.rows: defaultdict[str, list[Row]] = defaultdict(list)
         self.seed = seed
         self._preset = preset
+        cutter: type[ClipCutter] | type[OpenQuestions] = ClipCutter if preset.world == "single" else OpenQuestions
         self._cutters = {
-            name: ClipCutter(seed, name) for name in (IMAGES, DIALOGUES, RECALLS, *(kind.name for kind in preset.clips))
+            name: cutter(seed, name) for name in (IMAGES, DIALOGUES, RECALLS, *(kind.name for kind in preset.clips))
         }
         self._num_streams = sum(kind.count for kind in preset.train)
-        self._orders = random_of("orders", seed)
         self._num_done = 0
 
     def add(self, stream: Stream) -> list[tuple[str, float]]:
         """Rows of one stream. Returns the images they need: (file name, time in the stream)."""
         self._num_done += 1
-        if self._preset.world == "single":
-            for kind in self._preset.clips:
-                self.rows[kind.name] += self._cutters[kind.name].offline_rows(stream.scene, stream.file, kind)
-            count = self._preset.dialogues_per_stream
-            self.rows[DIALOGUES] += self._cutters[DIALOGUES].online_rows(stream.scene, stream.file, count)
-            self.rows[RECALLS] += self._cutters[RECALLS].recall_rows(stream.scene, stream.file, count)
-        self.rows[STREAM_CLIPS] += self._stream_clips(stream)
+        for kind in self._preset.clips:
+            self.rows[kind.name] += self._cutters[kind.name].offline_rows(stream.scene, stream.file, kind)
+        count = self._preset.dialogues_per_stream
+        self.rows[DIALOGUES] += self._cutters[DIALOGUES].online_rows(stream.scene, stream.file, count)
+        self.rows[RECALLS] += self._cutters[RECALLS].recall_rows(stream.scene, stream.file, count)
+        self.rows[STREAM_CLIPS] += _stream_clips(stream)
         if stream.questions:
             self.rows[STREAM_DIALOGUES].append(_stream_dialogue(stream))
         images = list(self._image_rows(stream))
@@ -69,32 +69,7 @@ class TrainingRows:
         first = len(self.rows[IMAGES])
         num_due = round(self._preset.num_images * self._num_done / self._num_streams)
         names = [_image_name(number) for number in range(first, num_due)]
-        if self._preset.world == "single":
-            yield from self._cutters[IMAGES].image_rows(stream.scene, names)
-            return
-        seen = [question for question in stream.questions if TEMPLATES[question.template].is_in_frame]
-        for question, name in zip(seen, names, strict=False):
-            yield question.asked_at_s, image_row(name, self._pairs(question))
-        yield from caption_rows(stream.scene, names[len(seen) :], random_of("captions", self.seed, stream.scene.name))
-
-    def _stream_clips(self, stream: Stream) -> Iterator[Row]:
-        """For each time of asking, the stream up to it with what is asked then."""
-        for time_s in sorted({question.asked_at_s for question in stream.questions}):
-            asked = [question for question in stream.questions if question.asked_at_s == time_s]
-            yield offline_row(stream.file, 0, time_s, [pair for question in asked for pair in self._pairs(question)])
-
-    def _pairs(self, question: Question) -> list[tuple[str, str]]:
-        """A question with its answer; where options are shuffled, again in other orders.
-
-        Once the answer is known, to find its letter is all that is left to learn.
-        """
-        orders = [list(range(len(question.options)))]
-        if self._preset.world == "several":
-            orders += [self._orders.sample(orders[0], len(orders[0])) for _ in range(MORE_ORDERS)]
-        return [
-            offline_pair(question.text, [question.options[i] for i in order], order.index(question.answer_index))
-            for order in orders
-        ]
+        yield from self._cutters[IMAGES].image_rows(stream.scene, names)
 
 
 def registries(preset: Preset, names: list[str]) -> dict[str, dict[str, Row]]:
@@ -102,20 +77,13 @@ def registries(preset: Preset, names: list[str]) -> dict[str, dict[str, Row]]:
 
     The first stage goes from images to longer and longer clips, in the order of its entries.
     """
-    if preset.world == "single":
-        first = (IMAGES, *(kind.name for kind in preset.clips))
-        online, recalled, more = DIALOGUES, RECALLS, [STREAM_CLIPS, STREAM_DIALOGUES]
-    else:
-        first, more = (IMAGES, STREAM_CLIPS), []
-        online = recalled = STREAM_DIALOGUES
-    repeats = STAGE1_REPEATS if preset.world == "single" else {}
-    stages = {"stage1": {name: _entry(name) | {"repeat_time": repeats.get(name, 1)} for name in first}}
-    stages["stage2"] = {online: _entry(online) | {"repeat_time": DIALOGUE_REPEATS}}
+    first = (IMAGES, *(kind.name for kind in preset.clips))
+    stages = {"stage1": {name: _entry(name) | {"repeat_time": STAGE1_REPEATS.get(name, 1)} for name in first}}
+    stages["stage2"] = {DIALOGUES: _entry(DIALOGUES) | {"repeat_time": DIALOGUE_REPEATS}}
     for memory, repeat_time in MEMORY_REPEATS:
-        entry = _entry(recalled) | {"repeat_time": repeat_time, "memory": memory}
-        stages["stage2"][f"{recalled}_{memory['name']}"] = entry
-    if more:
-        stages["more"] = {name: _entry(name) for name in more}
+        entry = _entry(RECALLS) | {"repeat_time": repeat_time, "memory": memory}
+        stages["stage2"][f"{RECALLS}_{memory['name']}"] = entry
+    stages["more"] = {name: _entry(name) for name in (STREAM_CLIPS, STREAM_DIALOGUES)}
     files = {annotation_file(name) for name in names}
     return {
         f"{stage}.json": {
@@ -143,6 +111,14 @@ def _entry(name: str) -> Row:
 
 def _image_name(number: int) -> str:
     return f"{number:05d}.jpg"
+
+
+def _stream_clips(stream: Stream) -> Iterator[Row]:
+    """For each time of asking, the stream up to it with what is asked then."""
+    for time_s in sorted({question.asked_at_s for question in stream.questions}):
+        asked = [question for question in stream.questions if question.asked_at_s == time_s]
+        pairs = [offline_pair(question.text, question.options, question.answer_index) for question in asked]
+        yield offline_row(stream.file, 0, time_s, pairs)
 
 
 def _stream_dialogue(stream: Stream) -> Row:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from random import Random
 
 from videochat_online.synthetic.draws import Deck, random_of
 from videochat_online.synthetic.presets import ClipKind
@@ -17,7 +16,7 @@ from videochat_online.synthetic.questions import TEMPLATES, answer_of
 from videochat_online.synthetic.rows import Row, image_row, offline_pair, offline_row, online_row, online_turn
 from videochat_online.synthetic.scene import Scene
 from videochat_online.synthetic.single import CORE, OPTIONS, STREAM_S
-from videochat_online.synthetic.words import Cell, place_name
+from videochat_online.synthetic.words import place_name
 
 NUM_CANDIDATES = 12
 """Cuts to choose from; more would make the answers no more even."""
@@ -97,29 +96,6 @@ class ClipCutter:
             return CAPTION_QUESTION, _caption(clip)
         entity = self._random.choice(sorted(clip.spans))
         return COLOUR_QUESTION.format(colour=clip.entities[entity].colour), _description(clip, entity)
-
-
-def caption_rows(scene: Scene, names: Sequence[str], random: Random) -> Iterator[tuple[float, Row]]:
-    """(time, LLaVA row) of frames with several shapes at rest: what they are, and where.
-
-    `red square upright lines row 1 column 2, blue cross weave row 4 column 3`, row by row.
-    """
-    times_s = [time_s for time_s in range(int(scene.duration_s)) if _shapes_at_rest(scene, time_s)]
-    for name in names if times_s else ():
-        time_s = random.choice(times_s)
-        shapes = [(cell, scene.entities[entity]) for cell, entity in sorted(_shapes_at_rest(scene, time_s).items())]
-        caption = ", ".join(
-            f"{shape.name} {shape.pattern} {place_name(cell, scene.cells_per_side)}" for cell, shape in shapes
-        )
-        yield time_s, image_row(name, [(IMAGE_QUESTION, caption)])
-
-
-def _shapes_at_rest(scene: Scene, time_s: float) -> dict[Cell, int]:
-    """Cell -> thing; none at all where one is between two cells, or looks otherwise for a moment."""
-    seen = scene.state_at(time_s)
-    if any(one.cell is None or one.is_flashing or one.action for one in seen):
-        return {}
-    return {one.cell: one.entity for one in seen if one.cell is not None}
 
 
 def _starts_s(scene: Scene, length: int) -> list[int]:

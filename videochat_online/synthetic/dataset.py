@@ -39,7 +39,7 @@ from videochat_online.synthetic.write import write_bytes, write_folder, write_jp
 Counts = dict[str, dict[str, Any]]
 
 SETTINGS_FILE, MANIFEST_FILE = "synthesis.json", "manifest.json"
-FORMAT = 2
+FORMAT = 3
 """Raised whenever the same seed comes to give other bytes: a folder of before is then not taken for complete."""
 SECONDS_BETWEEN_LINES = 10.0
 """Where stderr is no terminal, progress is a line this often."""

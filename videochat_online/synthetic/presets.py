@@ -27,13 +27,13 @@ class StreamKind:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClipKind:
-    """Offline training clips cut from the training streams of the world "single".
+    """Offline training clips cut from the training streams.
 
     Attributes:
         name: of the annotation and the registry entry.
         min_s: shortest, in seconds; at 1 frame per second also the number of frames.
         max_s: longest.
-        per_stream: clips from each stream.
+        per_stream: clips from each stream; in the world "several", from each 24 s of it.
     """
 
     name: str
@@ -54,8 +54,9 @@ class Preset:
         train: streams for training.
         val: streams for watching a training run.
         test: streams of the benchmark.
-        clips: offline training clips ("single" only).
-        dialogues_per_stream: online training rows cut from each training stream ("single" only).
+        clips: offline training clips.
+        dialogues_per_stream: online training rows of two kinds cut from each training stream, as many of each;
+            in the world "several", from each 24 s of it.
         num_images: training images.
         folder_share: of the val and test streams, how many are folders of JPEG frames.
         variable_share: how many are videos of variable frame rate.
@@ -122,7 +123,11 @@ FULL = Preset(
     name="full",
     world="several",
     video_fps=8,
-    train=(StreamKind(seconds=24, count=3000, num_questions=2),),
+    train=(
+        StreamKind(seconds=24, count=2700, num_questions=2),
+        StreamKind(seconds=60, count=200, num_questions=5),
+        StreamKind(seconds=240, count=50, num_questions=12),
+    ),
     val=(StreamKind(seconds=24, count=200, num_questions=2),),
     test=(
         StreamKind(seconds=24, count=600, num_questions=2),
@@ -130,6 +135,11 @@ FULL = Preset(
         StreamKind(seconds=240, count=100, num_questions=12),
         StreamKind(seconds=960, count=100, num_questions=12),
     ),
+    clips=(
+        ClipKind(name="clips_of_4", min_s=1, max_s=4, per_stream=3),
+        ClipKind(name="clips_of_24", min_s=5, max_s=24, per_stream=3),
+    ),
+    dialogues_per_stream=2,
     num_images=9000,
     folder_share=0.1,
     variable_share=0.05,

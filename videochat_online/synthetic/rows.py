@@ -87,6 +87,17 @@ def online_turn(
     return float(time_s), question, option_line(answer_index, options[answer_index])
 
 
+def open_pair(text: str, answer: str) -> tuple[str, str]:
+    """A question without options or time, and its answer."""
+    return f"Question: {text}{STREAMING_SUFFIX}", answer
+
+
+def open_turn(text: str, answer: str, time_s: float, *, is_window: bool = False) -> tuple[float, str, str]:
+    """A question without options as the benchmark asks it at a time, and its answer; `is_window` as above."""
+    question = ovbench_question(text, (), asked_at_s=float(time_s))
+    return float(time_s), question + (SLIDING_WINDOW_SUFFIX if is_window else STREAMING_SUFFIX), answer
+
+
 def to_json(rows: object) -> bytes:
     """A JSON file; a list has an element on each line."""
     if isinstance(rows, list):

@@ -1,0 +1,188 @@
+"""Training rows of the world "several": questions without options, with the answer in words.
+
+Which letter stands before an answer among shuffled options is more than a tiny model learns in an hour, and while
+it does not, nothing teaches it the answers. Asked in the open it learns those. A clip is asked whatever its scene
+can answer, and answers come as evenly as scenes allow.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from itertools import permutations
+from random import Random
+
+from videochat_online.synthetic.clips import IMAGE_QUESTION, WINDOW_SHARE
+from videochat_online.synthetic.draws import random_of
+from videochat_online.synthetic.facts_several import PATH_S
+from videochat_online.synthetic.presets import ClipKind
+from videochat_online.synthetic.questions import TEMPLATES, Params, answer_of
+from videochat_online.synthetic.rows import Row, image_row, offline_row, online_row, open_pair, open_turn
+from videochat_online.synthetic.scene import Scene
+from videochat_online.synthetic.words import SPANS, Cell, place_name
+
+NUM_PAIRS = 8
+"""Questions about a clip: reading them costs less than reading its frames."""
+UNIT_S = 24
+"""A stream of this length gets the preset's number of rows, one of twice the length twice as many."""
+MIN_RECALL_S, MAX_DIALOGUE_S, MAX_TURNS = 8, 24, 4
+MOVING_SHARE = 0.2
+"""Of the clips that could end while something moves on, those that do: only these are asked where it goes."""
+FEWEST_COUNTED = 10
+BACK_S = (2, 8, 32, 128)
+_OF_A_THING = ("where_is", "pattern_now", "how_long_shaking", "action_order", "still_shaking", "still_there")
+
+
+class OpenQuestions:
+    """Cuts clips of one kind and asks about them; remembers which answers came how often."""
+
+    def __init__(self, seed: int, name: str) -> None:
+        self._random: Random = random_of("open", seed, name)
+        self._counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+
+    def offline_rows(self, scene: Scene, video: str, kind: ClipKind) -> Iterator[Row]:
+        """VideoChat2-IT rows: what a clip has shown by its end."""
+        for _ in range(_due(scene, kind.per_stream)):
+            start_s, end_s = self._cut(scene, kind.min_s, kind.max_s)
+            found = self._ask(scene.between(start_s, end_s), end_s - start_s, NUM_PAIRS)
+            yield offline_row(video, start_s, end_s, [open_pair(text, answer) for text, answer in found])
+
+    def online_rows(self, scene: Scene, video: str, count: int) -> Iterator[Row]:
+        """Dialogues: a question or two at each of up to four times."""
+        for _ in range(_due(scene, count)):
+            start_s, end_s = self._cut(scene, MIN_RECALL_S, MAX_DIALOGUE_S)
+            clip = scene.between(start_s, end_s)
+            times_s = [time_s for time_s in range(2, end_s - start_s) if clip.is_quiet(time_s - 1, time_s)]
+            asked_s = sorted(self._random.sample(times_s, min(MAX_TURNS - 1, len(times_s))))
+            is_window = self._random.random() < WINDOW_SHARE
+            turns = [
+                open_turn(text, answer, time_s, is_window=is_window)
+                for time_s in (*asked_s, end_s - start_s)
+                for text, answer in self._ask(clip, time_s, 2)
+            ]
+            yield online_row(video, start_s, end_s, turns)
+
+    def recall_rows(self, scene: Scene, video: str, count: int) -> Iterator[Row]:
+        """Questions at the end of a clip of any length: what a memory holds there has to do for each."""
+        for _ in range(_due(scene, count)):
+            start_s, end_s = self._cut(scene, MIN_RECALL_S, int(scene.duration_s))
+            found = self._ask(scene.between(start_s, end_s), end_s - start_s, NUM_PAIRS)
+            turns = [open_turn(text, answer, end_s - start_s) for text, answer in found]
+            yield online_row(video, start_s, end_s, turns)
+
+    def image_rows(self, scene: Scene, names: Sequence[str]) -> Iterator[tuple[float, Row]]:
+        """(time, LLaVA row) of frames at rest: what is on them, and where.
+
+        `red square upright lines row 1 column 2, blue cross weave row 4 column 3`, row by row.
+        """
+        times_s = [time_s for time_s in range(int(scene.duration_s)) if _shapes_at_rest(scene, time_s)]
+        for name in names if times_s else ():
+            time_s = self._random.choice(times_s)
+            shapes = [(cell, scene.entities[entity]) for cell, entity in sorted(_shapes_at_rest(scene, time_s).items())]
+            caption = ", ".join(
+                f"{shape.name} {shape.pattern} {place_name(cell, scene.cells_per_side)}" for cell, shape in shapes
+            )
+            yield time_s, image_row(name, [(IMAGE_QUESTION, caption)])
+
+    def _cut(self, scene: Scene, min_s: int, max_s: int) -> tuple[int, int]:
+        """Start and end in whole seconds: nothing moves in the first, nor, but for some, in the last."""
+        seconds = range(int(scene.duration_s) + 1)
+        quiet = [time_s for time_s in seconds[:-1] if scene.is_quiet(time_s, time_s + 1)]
+        while True:
+            start_s, length = self._random.choice(quiet), self._random.randint(min_s, max_s)
+            moving = [end_s for end_s in seconds[start_s + min_s : start_s + max_s + 1] if _moving_on(scene, end_s)]
+            if moving and self._random.random() < MOVING_SHARE:
+                return start_s, self._random.choice(moving)
+            if start_s + length - 1 in quiet:
+                return start_s, start_s + length
+
+    def _ask(self, clip: Scene, time_s: float, count: int) -> list[tuple[str, str]]:
+        """Up to `count` (question, answer), those whose answers came least often so far."""
+        seen = clip.until(time_s)
+        found = [
+            (template, TEMPLATES[template].text.format(**params), answer)
+            for template, params in _askable(seen, time_s)
+            if (answer := answer_of(seen, template, time_s, params, _firsts(seen))) is not None
+            and not self._is_too_common(template, answer)
+        ]
+        self._random.shuffle(found)
+        chosen = []
+        for _ in range(min(count, len(found))):
+            template, text, answer = min(found, key=lambda one: self._frequency(one[0], one[2]))
+            found.remove((template, text, answer))
+            self._counts[template][answer] += 1
+            chosen.append((text, answer))
+        return chosen
+
+    def _is_too_common(self, template: str, answer: str) -> bool:
+        """Whether more than two of three answers to a template have been this one."""
+        count, total = self._counts[template][answer], self._counts[template].total()
+        return count >= FEWEST_COUNTED and count > 2 * (total - count)
+
+    def _frequency(self, template: str, answer: str) -> int:
+        """How often the template would have come if all its answers came as often as this one, this time included."""
+        answers = self._counts[template]
+        return (answers[answer] + 1) * len({*answers, answer})
+
+
+def _due(scene: Scene, per_unit: int) -> int:
+    return max(1, round(per_unit * scene.duration_s / UNIT_S))
+
+
+def _askable(seen: Scene, time_s: float) -> Iterator[tuple[str, Params]]:
+    """Templates with their parameters for which a scene, cut off at the time of asking, may have an answer."""
+    shown = {seen.entities[entity].name: entity for entity in seen.spans}  # the newest of each name
+    named: list[tuple[Params, int]] = []
+    for entity in shown.values():
+        thing = seen.entities[entity]
+        named.append(({"colour": thing.colour, "shape": thing.shape}, entity))
+    yield from (("next_cell", params) for params, entity in named if entity in _moving_on(seen, time_s))
+    if not seen.is_quiet(time_s - 1, time_s):
+        return
+    yield "how_many", {}
+    if len(_firsts(seen)) > 1:
+        yield "first_of", {}
+    for event in seen.events:
+        if event.kind == "flash" and event.end_s <= time_s:
+            yield "flashed", {"seconds": round(time_s - event.start_s)}
+    for params, entity in named:
+        for template in _OF_A_THING:
+            if template != "how_long_shaking" or _is_span(seen, entity, time_s):
+                yield template, params
+        if seen.spans[entity][1] <= time_s:
+            yield "pattern_was", params
+        if any(move.start_s >= time_s - PATH_S for move in seen.events_of(entity, "move")):
+            yield "path", params
+        yield from (("where_was", {**params, "seconds": seconds}) for seconds in BACK_S)
+    for (first, _), (second, _) in permutations(named, 2):
+        yield "distance", {**first, "colour_2": second["colour"], "shape_2": second["shape"]}
+
+
+def _moving_on(scene: Scene, time_s: float) -> list[int]:
+    """Things that have gone one way for two cells or more, the last of them just now."""
+    found = []
+    for event in scene.events:
+        if event.kind == "move" and event.end_s == time_s:
+            before = scene.events_of(event.entity, "move")
+            found += [event.entity] * any(move.end_s == event.start_s for move in before)
+    return found
+
+
+def _firsts(seen: Scene) -> list[str]:
+    """Names of all that began alone: one of them was first."""
+    starts_s = Counter(start_s for start_s, _ in seen.spans.values())
+    return [seen.entities[entity].name for entity, (start_s, _) in seen.spans.items() if starts_s[start_s] == 1]
+
+
+def _is_span(seen: Scene, entity: int, time_s: float) -> bool:
+    """Whether a thing that shakes has done so for as long as questions have words for."""
+    shakes = [event for event in seen.events_of(entity, "shake") if event.start_s <= time_s < event.end_s]
+    return all(1 <= time_s - event.start_s <= 2 * len(SPANS) for event in shakes)
+
+
+def _shapes_at_rest(scene: Scene, time_s: float) -> dict[Cell, int]:
+    """Cell -> thing; none at all where one is between two cells, or looks otherwise for a moment."""
+    seen = scene.state_at(time_s)
+    if any(one.cell is None or one.is_flashing or one.action for one in seen):
+        return {}
+    return {one.cell: one.entity for one in seen if one.cell is not None}
