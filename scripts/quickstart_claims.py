@@ -8,25 +8,19 @@ from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from pathlib import Path
 
+from quickstart_phases import LABELS
 from videochat_online.evaluation import Comparison, compare_runs
 from videochat_online.evaluation.comparison_report import render_comparison
 from videochat_online.evaluation.plots import plot_accuracy_by_age
 
-LABELS = {
-    "pyramid": "pyramid 4/4/16",
-    "fifo": "FIFO pyramid 4/4/16",
-    "uniform": "uniform 6",
-    "recent": "recent 6",
-    "recent_4": "recent 4",
-    "blind": "blind",
-    "sliding_window": "sliding window 32 s",
-    "scratch": "pyramid, no stage 1",
-}
 SAME_MODEL = ("pyramid", "fifo", "uniform", "recent", "recent_4", "blind")
 ORDER_TITLE = "How the stream began"
 PARTS: dict[str, dict[str, dict[str, tuple[str, ...]]]] = {
     "quickstart": {ORDER_TITLE: {"template": ("first_shape", "first_place")}},
-    "full": {f"{detail.capitalize()} detail": {"detail": (detail,)} for detail in ("fine", "coarse")},
+    "full": {
+        f"{detail.capitalize()} patterns": {"template": ("pattern_now", "pattern_was"), "detail": (detail,)}
+        for detail in ("fine", "coarse")
+    },
 }
 """Questions that get tables of their own."""
 

@@ -20,9 +20,12 @@ from rich.console import Console
 
 import pretrain_tiny_model
 import quickstart
+import quickstart_processes
 from comparison_sets import append, make_set
-from quickstart import FailedCommandError, Phase, make_console, phases, run_phase
-from quickstart_claims import LABELS, ORDER_TITLE, PARTS, SAME_MODEL, Claim, claims, show_comparison
+from quickstart import make_console
+from quickstart_claims import ORDER_TITLE, PARTS, SAME_MODEL, Claim, claims, show_comparison
+from quickstart_phases import LABELS, PRESET_FLAGS, Phase, phases
+from quickstart_processes import FailedCommandError, run_phase
 from synthetic_sets import MANY_SEVERAL, TINY_SINGLE
 from videochat_online.cli import evaluate as evaluate_command
 from videochat_online.cli.main import build_parser, main, normalise_flags, parse
@@ -88,7 +91,7 @@ class TestCommands:
         fewer = [(phase.name, list(phase.commands)) for phase in phases(tmp_path, 3, from_scratch=False, preset="full")]
         assert fewer == [*every[:4], ("evaluation", runs)]
 
-    @pytest.mark.parametrize("preset", quickstart.LONGER)
+    @pytest.mark.parametrize("preset", PRESET_FLAGS)
     def test_streams_and_pretraining(self, tmp_path, preset, monkeypatch):
         program, *arguments = commands(tmp_path, preset)["synthesize"]
         options = build_parser("synthesize").parse_args(arguments)
@@ -102,7 +105,7 @@ class TestCommands:
         assert (program, script) == ("python", "scripts/pretrain_tiny_model.py")
         assert given[0][:3] == (tmp_path / "data", tmp_path / "base", 3)
 
-    @pytest.mark.parametrize("preset", quickstart.LONGER)
+    @pytest.mark.parametrize("preset", PRESET_FLAGS)
     def test_training_takes_every_flag(self, output, monkeypatch, preset):
         monkeypatch.chdir(ROOT)
         expected = {
@@ -177,7 +180,7 @@ def logs(folder) -> Path:
 @pytest.fixture(autouse=True)
 def kept_handlers():
     """Handlers as they are at the start of a program, and afterwards as before."""
-    handlers = {number: signal.getsignal(number) for number in quickstart.INTERRUPTIONS}
+    handlers = {number: signal.getsignal(number) for number in quickstart_processes.INTERRUPTIONS}
     for number in handlers:
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     yield
@@ -212,7 +215,7 @@ def is_gone(file: Path) -> bool:
 
 class TestRunPhase:
     def test_time_and_memory(self, folder, monkeypatch):
-        monkeypatch.setattr(quickstart, "SECONDS_BETWEEN_MEASUREMENTS", 0.1)
+        monkeypatch.setattr(quickstart_processes, "SECONDS_BETWEEN_MEASUREMENTS", 0.1)
         hold = "import time; held = bytearray(50_000_000); held[::4096] = b'x' * len(held[::4096]); time.sleep(1.5)"
         console = quiet()
         little = run_phase(Phase("short", {"sleep": ["sleep", "0.3"]}), folder, console)
@@ -238,11 +241,11 @@ class TestRunPhase:
         assert times[1]["seconds"] > 0
 
     def test_the_memory_of_all_processes_counts(self, tmp_path):
-        before = quickstart._memory()
+        before = quickstart_processes.used_memory()
         code = "held = b'x' * 80_000_000; print(flush=True); input()"
         with psutil.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1) as child:
             child.stdout.readline()
-            assert quickstart._memory() - before > 80_000_000
+            assert quickstart_processes.used_memory() - before > 80_000_000
             child.communicate(b"\n")
 
     def test_so_many_at_a_time(self, folder, tmp_path):
@@ -305,13 +308,13 @@ class TestRunPhase:
         ports = set()
         for number in (101, 102):
             monkeypatch.setattr(os, "getpid", lambda number=number: number)
-            ports.add(quickstart._variables(2)["MASTER_PORT"])
+            ports.add(quickstart_processes._variables(2)["MASTER_PORT"])
         assert len(ports) == 2
         assert all(1024 < int(port) < 2**16 for port in ports)
 
     @pytest.mark.parametrize("is_terminal", [False, True])
     def test_what_commands_say_is_shown_as_it_is(self, folder, monkeypatch, is_terminal):
-        monkeypatch.setattr(quickstart, "SECONDS_BETWEEN_LINES", 0.1)
+        monkeypatch.setattr(quickstart_processes, "SECONDS_BETWEEN_LINES", 0.1)
         monkeypatch.setenv("TERM", "xterm")
         monkeypatch.delenv("FORCE_COLOR", raising=False)
         if is_terminal:
@@ -326,7 +329,7 @@ class TestRunPhase:
         assert "p" * 200 in shown
 
     def test_what_does_not_end_is_killed_and_nobody_waits_for_another(self, folder, tmp_path, monkeypatch):
-        monkeypatch.setattr(quickstart, "SECONDS_TO_END", 1.0)
+        monkeypatch.setattr(quickstart_processes, "SECONDS_TO_END", 1.0)
         deaf = (
             "import os, signal, subprocess, sys, time\n"
             "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
@@ -359,7 +362,7 @@ class TestRunPhase:
             ("{'loss': '2.5'}\nnoise\n", "{'loss': '2.5'}"),
         ):
             log.write_text("99/99 of an earlier launch\n" + text)
-            assert quickstart._last_news(quickstart.Command(None, log, since=27)) == news
+            assert quickstart_processes._last_news(quickstart_processes.Command(None, log, since=27)) == news
 
 
 @pytest.fixture
@@ -416,7 +419,7 @@ class TestMain:
         assert err == said
         assert "\nNext" not in out
 
-    @pytest.mark.parametrize("number", quickstart.INTERRUPTIONS)
+    @pytest.mark.parametrize("number", quickstart_processes.INTERRUPTIONS)
     def test_an_interruption_ends_what_runs(self, start, capsys, tmp_path, number):
         def interrupt():
             while not (tmp_path / "number").exists():
@@ -444,7 +447,7 @@ class TestMain:
         def interrupt():
             while not all((tmp_path / name).exists() for name in names):
                 time.sleep(0.05)
-            for number in (*quickstart.INTERRUPTIONS, signal.SIGINT):
+            for number in (*quickstart_processes.INTERRUPTIONS, signal.SIGINT):
                 time.sleep(0.2)
                 os.kill(os.getpid(), number)
 
@@ -524,7 +527,7 @@ class TestFolder:
     def test_what_a_killed_quickstart_leaves_holds_the_folder(self, start, capsys, folder):
         (folder / "logs").rmdir()
         with quickstart.claimed(folder, {"seed": 0, "preset": "quickstart"}):
-            left = quickstart._start(["sleep", "60"], folder / "logs" / "left.log", 1).process
+            left = quickstart_processes._start(["sleep", "60"], folder / "logs" / "left.log", 1).process
         try:
             assert "is at work there" in self.refused(start, capsys)
         finally:
@@ -606,12 +609,12 @@ def test_the_document_says_how_much_each_memory_is_trained_with(output):
 
 
 def test_parts_of_the_larger_set_are_in_it():
-    streams = islice(make_streams(MANY_SEVERAL, 0, "test"), 20)
-    found = {question.detail for stream in streams for question in stream.questions}
-    (keys,) = {tuple(where) for where in PARTS["full"].values()}
-    assert keys == ("detail",)
-    assert [value for where in PARTS["full"].values() for value in where["detail"] if value not in found] == []
-    assert PARTS.keys() == quickstart.LONGER.keys()
+    streams = islice(make_streams(MANY_SEVERAL, 0, "test"), 50)
+    found = {(question.template, question.detail) for stream in streams for question in stream.questions}
+    for where in PARTS["full"].values():
+        assert where.keys() == {"template", "detail"}
+        assert {(template, detail) for template in where["template"] for detail in where["detail"]} <= found
+    assert PARTS.keys() == PRESET_FLAGS.keys()
 
 
 SHARES = {"fifo": 0.4, "uniform": 0.6, "recent": 0.25, "recent_4": 0.25, "blind": 0.25, "scratch": 0.8}
