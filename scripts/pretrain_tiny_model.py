@@ -250,7 +250,8 @@ def pretrain(data: Path, directory: Path, seed: int, num_steps: int) -> float:
     words = _vocabulary(data / "vocabulary.json")
     phrases = [OVBENCH_SYSTEM_MESSAGE, *(_PLACES if "row" in words else ())]
     last_s = _longest_stream_s(data)
-    tokenizer = build_word_tokenizer(words, last_s, 2 if last_s < 60 else 1, phrases)
+    is_long = last_s >= 60
+    tokenizer = build_word_tokenizer(words, last_s, 1 if is_long else 2, phrases, split_times=is_long)
     torch.manual_seed(seed)
     network = new_network(len(tokenizer))
     network.config.image_token_id = special_ids(tokenizer).image_context

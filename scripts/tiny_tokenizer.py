@@ -53,12 +53,13 @@ def build_tiny_tokenizer(texts: Iterable[str] = (), vocab_size: int = 600) -> Pr
     return _fast(tokenizer)
 
 
-LINE_PATTERN = r"Frame[0-9]+|(?: at [0-9]+\.[0-9]s)?: |\n?\(|[A-Z]\)| ?[A-Za-z]+|[^A-Za-z]"
+LINE_PATTERN = r"Frame[0-9]+|{time}: |\n?\(|[A-Z]\)| ?[A-Za-z]+|[^A-Za-z]"
 """Pieces of a prompt that are one token each where they are known: `Frame12`, ` at 11.0s: `, ` left`, `A)`."""
+WHOLE_TIME, SPLIT_TIME = r"(?: at [0-9]+\.[0-9]s)?", r" at [0-9]+|\.[0-9]s: |"
 
 
 def build_word_tokenizer(
-    words: Iterable[str], last_s: int, fps: int, phrases: Iterable[str] = ()
+    words: Iterable[str], last_s: int, fps: int, phrases: Iterable[str] = (), *, split_times: bool = False
 ) -> PreTrainedTokenizerFast:
     """A tokenizer that knows whole words, frame numbers and times; bytes for all other text.
 
@@ -69,11 +70,16 @@ def build_word_tokenizer(
         last_s: latest time to be known, in seconds.
         fps: frames per second: how many numbers and times there are.
         phrases: texts that are one token each, such as a system message that stands before everything.
+        split_times: a time is two tokens, as in ` at 11` and `.5s: `: half as many to learn in long streams, and
+            what is learned at one half of a second holds for the other.
     """
     numbers = range(last_s * fps + 1)
     phrases = list(phrases)
     known = [*phrases, *(f"Frame{number + 1}" for number in numbers)]
-    known += [f" at {number / fps:.1f}s: " for number in numbers]
+    if split_times:
+        known += [*(f" at {second}" for second in range(last_s + 1)), *(f".{tenth}s: " for tenth in range(10))]
+    else:
+        known += [f" at {number / fps:.1f}s: " for number in numbers]
     known += [": ", "(", "\n(", *(f"{letter})" for letter in "ABCDEFGH")]
     known += [variant for word in words for variant in (word, f" {word}")]
     known += [f"<0x{byte:02X}>" for byte in range(256)]
@@ -81,9 +87,8 @@ def build_word_tokenizer(
     # All alike: a piece that is known is one token, whatever it could be cut into.
     entries = [(token, 0.0 if token in tokens else -1.0) for token in dict.fromkeys([*tokens, *known])]
     tokenizer = Tokenizer(models.Unigram(entries, unk_id=0, byte_fallback=True))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(
-        Regex("|".join([*map(re.escape, phrases), LINE_PATTERN])), "isolated"
-    )
+    pattern = LINE_PATTERN.replace("{time}", SPLIT_TIME if split_times else WHOLE_TIME)
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("|".join([*map(re.escape, phrases), pattern])), "isolated")
     tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
     tokenizer.add_special_tokens(
         [AddedToken(token, rstrip=token in MARKERS, normalized=False, special=True) for token in tokens]

@@ -261,8 +261,8 @@ class TestAnswers:
             assert spelled == (*bare[: len(bare) - dropped], token)
 
     @pytest.mark.parametrize("llm", ["phi3", "qwen2"])
-    def test_text_likelihood_is_the_mean_over_an_options_tokens(self, tiny_dir, tmp_path, llm):
-        """Restated: each option's tokens after the question without options, the whole of it at once."""
+    def test_text_likelihood_is_that_of_the_whole_reply(self, tiny_dir, tmp_path, llm):
+        """Restated: each option's tokens and the end after the question without options, all of it at once."""
         model = load_model(tiny_dir(llm), device="cpu")
         rows = [
             {
@@ -278,14 +278,14 @@ class TestAnswers:
         viewer = make_viewer(model, None, protocol_of("streaming"), [asked])
         text = f"Question at 1.0s: {asked.question}\nAnswer:"
         num_bare = len(viewer.prepare(asked, text).prompt.layout.input_ids)
-        means = []
+        scores = []
         for option in asked.options:
-            ids = viewer.prepare(asked, text, option).prompt.layout.input_ids
+            ids = (*viewer.prepare(asked, text, option).prompt.layout.input_ids, model.stop_ids[0])
             with torch.inference_mode():
                 logits = model.network.language_model(input_ids=torch.tensor([ids])).logits[0, num_bare - 1 : -1]
-            means.append(logits.log_softmax(-1).gather(1, torch.tensor([ids[num_bare:]]).T).mean())
-        assert row["option_probabilities"] == pytest.approx(torch.stack(means).softmax(-1).tolist(), abs=2e-6)
-        assert row["predicted_index"] == int(torch.stack(means).argmax())
+            scores.append(logits.log_softmax(-1).gather(1, torch.tensor([ids[num_bare:]]).T).sum())
+        assert row["option_probabilities"] == pytest.approx(torch.stack(scores).softmax(-1).tolist(), abs=2e-6)
+        assert row["predicted_index"] == int(torch.stack(scores).argmax())
         assert row["text"] == asked.options[row["predicted_index"]]
 
     def test_an_option_without_tokens_has_no_likelihood(self, tiny_model):

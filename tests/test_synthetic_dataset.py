@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from argparse import ArgumentParser
@@ -36,7 +37,7 @@ from videochat_online.synthetic.questions import TEMPLATES, answer_of
 from videochat_online.synthetic.single import CORE
 from videochat_online.synthetic.streams import make_streams
 from videochat_online.synthetic.vocabulary import vocabulary, words_of
-from videochat_online.synthetic.words import PATTERNS
+from videochat_online.synthetic.words import PATTERNS, SEVERAL_COLOURS, SEVERAL_SHAPES
 from videochat_online.synthetic.write import write_jpeg
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -300,7 +301,7 @@ def test_clips_are_quiet_where_they_begin_and_end(made, preset):
 
 def test_recalls_ask_everything_at_the_end_of_a_clip(made, preset):
     rows = [row for name, row in training_rows(made) if name == "recalls"]
-    assert len(rows) == (9 if preset.world == "single" else 6)
+    assert len(rows) == (9 if preset.world == "single" else 12)
     for row in rows:
         humans = row["conversations"][::2]
         assert {turn["timestamps"] for turn in humans} == {row["clip"][1] - row["clip"][0]}
@@ -308,6 +309,10 @@ def test_recalls_ask_everything_at_the_end_of_a_clip(made, preset):
         assert len(set(asked)) == len(asked)
         if preset.world == "single":
             assert sorted(asked) == sorted(TEMPLATES[template].text for template in CORE)
+        else:
+            # What is answered about a thing would help with the next question about it.
+            named = re.findall(rf"(?:{'|'.join(SEVERAL_COLOURS)}) (?:{'|'.join(SEVERAL_SHAPES)})", " ".join(asked))
+            assert len(set(named)) == len(named) > 0
 
 
 def test_every_memory_that_the_quickstart_compares_is_trained_with(made):

@@ -62,6 +62,14 @@ class TestWordTokenizer:
         assert pieces(tokenizer, " zé") == ["<0x20>", "<0x7A>", "<0xC3>", "<0xA9>"]
         assert pieces(tokenizer, "<|user|>\nWhere") == ["<|user|>", "Where"], "markers swallow the line break"
 
+    def test_times_of_long_streams_are_two_tokens(self):
+        split = build_word_tokenizer(WORDS, last_s=60, fps=1, split_times=True)
+        assert pieces(split, "Frame12 at 5.5s: \n") == ["Frame12", " at 5", ".5s: ", "<0x0A>"]
+        assert pieces(split, "Frame3: ") == ["Frame3", ": "]
+        assert pieces(split, "Question at 60.0s: Where is") == ["Question", " at 60", ".0s: ", "Where", " is"]
+        text = "Frame61 at 59.9s: at 3.5 at last: (B) right at 61.0s: "
+        assert split.decode(split(text)["input_ids"], skip_special_tokens=True) == text
+
     @pytest.mark.parametrize(
         "text", ["zebra", " Zürich 你好 🙂", "Frame14 at 6.5s: 3.25", "a\n\n b\t(z) \x00", "Wherever (AB) is"]
     )

@@ -74,14 +74,15 @@ def answer_by_likelihood(
 
 
 def answer_by_text_likelihood(model: VideoChatModel, prompt: Prompt, options: Sequence[str]) -> Reply:
-    """Compare the texts of the options as answers to a prompt that does not show them, by mean log-probability.
+    """Compare how probable it is that the reply to a prompt without options is the text of each, and ends there.
 
     Source: the "cloze formulation" of OLMES (arXiv:2406.08446), which small models can be told apart with.
     """
     start_s = time.perf_counter()
-    means = continuation_log_likelihoods(model.network, prompt.embeds_LD, option_ids(model, options))
-    option = int(means.argmax())
-    return Reply(options[option], option, time.perf_counter() - start_s, tuple(means.softmax(-1).tolist()))
+    replies = [(*ids, model.stop_ids[0]) for ids in option_ids(model, options)]
+    scores = continuation_log_likelihoods(model.network, prompt.embeds_LD, replies)
+    option = int(scores.argmax())
+    return Reply(options[option], option, time.perf_counter() - start_s, tuple(scores.softmax(-1).tolist()))
 
 
 def option_ids(model: VideoChatModel, options: Sequence[str]) -> list[tuple[int, ...]]:

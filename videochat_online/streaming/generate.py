@@ -108,7 +108,7 @@ def first_logits(network: VideoChatOnlineForConditionalGeneration, embeds_LD: Te
 def continuation_log_likelihoods(
     network: VideoChatOnlineForConditionalGeneration, embeds_LD: Tensor, continuations: Sequence[Sequence[int]]
 ) -> Tensor:
-    """Mean log-probability of the tokens of each of `N` continuations of a prompt: [N], fp32.
+    """Log-probability of each of `N` continuations of a prompt, the sum over its tokens: [N], fp32.
 
     Raises:
         InputError: prompt and continuation together can be longer than the language model's context.
@@ -116,7 +116,7 @@ def continuation_log_likelihoods(
     model, longest = network.language_model, max(map(len, continuations))
     _check_context(network, embeds_LD.shape[0], longest)
     prompt_cache = DynamicCache(config=model.config)
-    means = []
+    sums = []
     with fixed_regime(needs_long_regime(network, embeds_LD.shape[0] + longest)):
         first_V = model(inputs_embeds=embeds_LD[None], past_key_values=prompt_cache, logits_to_keep=1).logits[0]
         for continuation in continuations:
@@ -128,8 +128,8 @@ def continuation_log_likelihoods(
                 rest_NV = model(input_ids=ids_N[None, :-1], past_key_values=cache).logits[0]
                 logits_NV = torch.cat((first_V, rest_NV))
             log_probabilities_NV = logits_NV.float().log_softmax(-1)
-            means.append(log_probabilities_NV.gather(1, ids_N[:, None]).mean())
-    return torch.stack(means)
+            sums.append(log_probabilities_NV.gather(1, ids_N[:, None]).sum())
+    return torch.stack(sums)
 
 
 @torch.inference_mode()

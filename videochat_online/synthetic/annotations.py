@@ -23,7 +23,7 @@ LINES = (IMAGES, DIALOGUES, RECALLS, STREAM_DIALOGUES)
 STAGE1_REPEATS = {
     IMAGES: 0.3,
     **{"clips_of_2": 0.25, "clips_of_6": 1.5, "clips_of_8": 1.5},
-    **{"clips_of_4": 1, "clips_of_24": 1.5},
+    **{"clips_of_4": 1, "clips_of_24": 1},
 }
 DIALOGUE_REPEATS = 0.4
 MEMORY_REPEATS = (

@@ -21,8 +21,8 @@ from videochat_online.synthetic.rows import Row, image_row, offline_row, online_
 from videochat_online.synthetic.scene import Scene
 from videochat_online.synthetic.words import SPANS, Cell, place_name
 
-NUM_PAIRS = 8
-"""Questions about a clip: reading them costs less than reading its frames."""
+NUM_PAIRS = 4
+"""Questions about a clip, each about other things: the answer to one would give away that to the next."""
 UNIT_S = 24
 """A stream of this length gets the preset's number of rows, one of twice the length twice as many."""
 MIN_RECALL_S, MAX_DIALOGUE_S, MAX_TURNS = 8, 24, 4
@@ -45,7 +45,8 @@ class OpenQuestions:
         for _ in range(_due(scene, kind.per_stream)):
             start_s, end_s = self._cut(scene, kind.min_s, kind.max_s)
             found = self._ask(scene.between(start_s, end_s), end_s - start_s, NUM_PAIRS)
-            yield offline_row(video, start_s, end_s, [open_pair(text, answer) for text, answer in found])
+            if found:
+                yield offline_row(video, start_s, end_s, [open_pair(text, answer) for text, answer in found])
 
     def online_rows(self, scene: Scene, video: str, count: int) -> Iterator[Row]:
         """Dialogues: a question or two at each of up to four times."""
@@ -60,7 +61,8 @@ class OpenQuestions:
                 for time_s in (*asked_s, end_s - start_s)
                 for text, answer in self._ask(clip, time_s, 2)
             ]
-            yield online_row(video, start_s, end_s, turns)
+            if turns:
+                yield online_row(video, start_s, end_s, turns)
 
     def recall_rows(self, scene: Scene, video: str, count: int) -> Iterator[Row]:
         """Questions at the end of a clip of any length: what a memory holds there has to do for each."""
@@ -68,7 +70,8 @@ class OpenQuestions:
             start_s, end_s = self._cut(scene, MIN_RECALL_S, int(scene.duration_s))
             found = self._ask(scene.between(start_s, end_s), end_s - start_s, NUM_PAIRS)
             turns = [open_turn(text, answer, end_s - start_s) for text, answer in found]
-            yield online_row(video, start_s, end_s, turns)
+            if turns:
+                yield online_row(video, start_s, end_s, turns)
 
     def image_rows(self, scene: Scene, names: Sequence[str]) -> Iterator[tuple[float, Row]]:
         """(time, LLaVA row) of frames at rest: what is on them, and where.
@@ -100,18 +103,19 @@ class OpenQuestions:
         """Up to `count` (question, answer), those whose answers came least often so far."""
         seen = clip.until(time_s)
         found = [
-            (template, TEMPLATES[template].text.format(**params), answer)
+            (template, TEMPLATES[template].text.format(**params), answer, _things(params))
             for template, params in _askable(seen, time_s)
             if (answer := answer_of(seen, template, time_s, params, _firsts(seen))) is not None
             and not self._is_too_common(template, answer)
         ]
         self._random.shuffle(found)
-        chosen = []
-        for _ in range(min(count, len(found))):
-            template, text, answer = min(found, key=lambda one: self._frequency(one[0], one[2]))
-            found.remove((template, text, answer))
+        chosen: list[tuple[str, str]] = []
+        while found and len(chosen) < count:
+            template, text, answer, things = min(found, key=lambda one: self._frequency(one[0], one[2]))
             self._counts[template][answer] += 1
             chosen.append((text, answer))
+            found = [one for one in found if one[0] != template and not things & one[3]]
+        self._random.shuffle(chosen)
         return chosen
 
     def _is_too_common(self, template: str, answer: str) -> bool:
@@ -156,6 +160,15 @@ def _askable(seen: Scene, time_s: float) -> Iterator[tuple[str, Params]]:
         yield from (("where_was", {**params, "seconds": seconds}) for seconds in BACK_S)
     for (first, _), (second, _) in permutations(named, 2):
         yield "distance", {**first, "colour_2": second["colour"], "shape_2": second["shape"]}
+
+
+def _things(params: Params) -> frozenset[str]:
+    """Colours and shapes of the things that a question names."""
+    return frozenset(
+        f"{params['colour' + suffix]} {params['shape' + suffix]}"
+        for suffix in ("", "_2")
+        if "colour" + suffix in params
+    )
 
 
 def _moving_on(scene: Scene, time_s: float) -> list[int]:

@@ -136,10 +136,10 @@ FULL = Preset(
         StreamKind(seconds=960, count=100, num_questions=12),
     ),
     clips=(
-        ClipKind(name="clips_of_4", min_s=1, max_s=4, per_stream=3),
-        ClipKind(name="clips_of_24", min_s=5, max_s=24, per_stream=3),
+        ClipKind(name="clips_of_4", min_s=1, max_s=4, per_stream=4),
+        ClipKind(name="clips_of_24", min_s=5, max_s=24, per_stream=6),
     ),
-    dialogues_per_stream=2,
+    dialogues_per_stream=4,
     num_images=9000,
     folder_share=0.1,
     variable_share=0.05,
