@@ -169,6 +169,20 @@ def test_accumulation_changes_nothing(run):
     assert len({round(loss, 3) for loss in at_once}) == 3
 
 
+def test_packing_changes_no_loss(run):
+    keys = {"train_sampling_strategy": "sequential", "max_steps": 3}
+    apart = losses(run("apart", per_device_train_batch_size=8, **keys))
+    packed = losses(run("packed", per_device_train_batch_size=1, packing_tokens=100_000, **keys))
+    assert packed == pytest.approx(apart, abs=1e-6)
+    assert packed[0] > packed[-1]
+
+
+def test_packs_of_an_epoch_hold_every_row(run):
+    report = run("packs", packing_tokens=300, per_device_train_batch_size=1, max_steps=-1)
+    assert report.losses[-1]["epoch"] == 1.0
+    assert 1 < report.steps < 8
+
+
 def test_grouping_by_length_trains_on_every_row(run):
     report = run("by_length", train_sampling_strategy="group_by_length", max_steps=-1)
     assert (report.steps, report.losses[-1]["epoch"]) == (4, 1.0)
@@ -341,6 +355,8 @@ def test_the_verdict_waits_for_enough_rows(tmp_path):
         ({"attn_implementation": "fast"}, "attn_implementation: expected auto, sdpa, flash_attention_2 or eager"),
         ({"eval_strategy": "steps", "eval_steps": 1}, "eval_strategy: expected no"),
         ({"activation_checkpointing_kwargs": '{"use_reentrant": true}'}, "expected use_reentrant false"),
+        ({"train_sampling_strategy": "group_by_length", "packing_tokens": 100}, "packing_tokens: expected train_samp"),
+        ({"packing_tokens": -1}, "packing_tokens: expected a number of tokens, or 0, found -1"),
         ({"train_sampling_strategy": "batch_rebalance"}, "train_sampling_strategy: expected random, sequential"),
     ],
 )

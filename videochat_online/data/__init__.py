@@ -5,6 +5,7 @@ from videochat_online.data.dataset import SetCount, SkippedSample, TrainingDatas
 from videochat_online.data.encoding import Example, SampleEncoder
 from videochat_online.data.frames import FrameSampling, PixelReader, Tiling
 from videochat_online.data.mixture import EpochSampler
+from videochat_online.data.packing import PackedDataset
 from videochat_online.data.records import Sample, parse_row
 from videochat_online.data.registry import RegistryEntry, load_registries, load_registry
 from videochat_online.data.rows import RowFile
@@ -16,6 +17,7 @@ __all__ = [
     "EpochSampler",
     "Example",
     "FrameSampling",
+    "PackedDataset",
     "PixelReader",
     "RegistryEntry",
     "RowFile",

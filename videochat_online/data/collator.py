@@ -1,9 +1,10 @@
-"""Examples -> one batch of tensors."""
+"""Examples -> one batch of tensors: padded side by side, or packed one after another."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -86,3 +87,41 @@ class Collator:
             "pool_ratios": ratios,
             BATCH_REPORT: BatchReport(len(items), skipped),
         }
+
+    def pack(self, packs: Iterable[Sequence[Example | SkippedSample]]) -> dict[str, Any]:
+        """Put all examples of a batch of packs one after another into one row, without padding.
+
+        Positions count from 0 in each example. That, and that there is no attention mask, is what transformers
+        knows packed rows by: no example attends to another. A row without any frame gets an example of nothing
+        but a blank one.
+
+            >>> question, text = Example((1, 9, 5), (-100, -100, 5), frame, (2,)), Example((1, 8), (-100, 8), None, ())
+            >>> collator.pack([(question, text)])
+            {'input_ids': tensor([[1, 9, 5, 1, 8]]),
+             'labels': tensor([[-100, -100, 5, -100, 8]]),
+             'position_ids': tensor([[0, 1, 2, 0, 1]]),
+             'pixel_values': tensor of shape [1, 3, 56, 56],
+             'pool_ratios': (2,),
+             'batch_report': BatchReport(num_items=2, skipped=())}
+        """
+        items = list(chain.from_iterable(packs))
+        examples = [item for item in items if isinstance(item, Example)]
+        skipped = tuple(item for item in items if isinstance(item, SkippedSample))
+        if not any(example.pool_ratios for example in examples):
+            examples.append(self._blank())
+        ids = list(chain.from_iterable(example.input_ids for example in examples))
+        # The first token of an example would be learned from the last of the one before.
+        labels = [(IGNORE_INDEX, *example.labels[1:]) for example in examples]
+        return {
+            "input_ids": torch.tensor([ids]),
+            "labels": torch.tensor([list(chain.from_iterable(labels))]),
+            "position_ids": torch.cat([torch.arange(len(example)) for example in examples])[None],
+            "pixel_values": torch.cat([e.pixels_TCSS for e in examples if e.pixels_TCSS is not None]),
+            "pool_ratios": tuple(ratio for example in examples for ratio in example.pool_ratios),
+            BATCH_REPORT: BatchReport(len(items), skipped),
+        }
+
+    def _blank(self) -> Example:
+        ids = (self.image_token_id,) * self.num_blank_tokens
+        pixels_TCSS = torch.zeros(1, 3, self.image_size, self.image_size)
+        return Example(ids, (IGNORE_INDEX,) * len(ids), pixels_TCSS, (self.blank_ratio,))

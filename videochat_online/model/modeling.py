@@ -200,7 +200,7 @@ class VideoChatOnlineForConditionalGeneration(PreTrainedModel, GenerationMixin):
         Args:
             input_ids: [B, L].
             attention_mask: [B, L].
-            position_ids: [B, L].
+            position_ids: [B, L]; without `attention_mask` a row may hold several sequences, each counted from 0.
             past_key_values: cache of the language model.
             inputs_embeds: [B, L, D], instead of `input_ids` and `pixel_values`.
             pixel_values: normalised frames and tiles of the whole batch, in order of appearance [T, 3, S, S].
@@ -213,6 +213,8 @@ class VideoChatOnlineForConditionalGeneration(PreTrainedModel, GenerationMixin):
             if pixel_values is not None:
                 visual = self.embed_frames(pixel_values, pool_ratios)
             inputs_embeds = self.fuse(input_ids, visual)
+        if labels is not None:
+            kwargs.setdefault("use_cache", False)  # with a cache transformers would not see that a row is packed
         return self.language_model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,

@@ -23,7 +23,7 @@ _LONG_REGIME: ContextVar[bool | None] = ContextVar("long_regime", default=None)
 
 @contextmanager
 def fixed_regime(long: bool | None) -> Iterator[None]:
-    """Hold the regime for every forward pass inside. None: by the positions of each pass, as in training."""
+    """Hold the regime for every forward pass inside. None: by the length of each sequence, as in training."""
     token = _LONG_REGIME.set(long)
     try:
         yield
@@ -37,6 +37,18 @@ def switch_length(language_model: nn.Module) -> int | None:
         if isinstance(module, LongRotaryEmbedding):
             return module.switch_length
     return None
+
+
+def sequence_lengths(position_ids: Tensor) -> Tensor:
+    """For each token the length of the sequence it belongs to, as far as it is there: [B, L].
+
+    Several sequences may be packed in a row; a new one starts where positions do not go on.
+    """
+    starts = torch.ones_like(position_ids)
+    starts[:, 1:] = position_ids.diff(dim=1) != 1
+    sequences = starts.cumsum(dim=1) - 1
+    lengths = torch.zeros_like(position_ids).scatter_reduce(1, sequences, position_ids + 1, "amax")
+    return lengths.gather(1, sequences)
 
 
 class LongRotaryEmbedding(nn.Module):
@@ -71,11 +83,13 @@ class LongRotaryEmbedding(nn.Module):
             Two tensors [B, L, head_dim].
         """
         long = _LONG_REGIME.get()
-        if long is None:
-            long = bool(position_ids.max() + 1 > self.switch_length)
         if self._short.device != x.device:
             self._short, self._long = self._short.to(x.device), self._long.to(x.device)
-        frequencies = self._long if long else self._short
+        if long is None:
+            is_long_BL = sequence_lengths(position_ids) > self.switch_length
+            frequencies = torch.where(is_long_BL[..., None], self._long, self._short)
+        else:
+            frequencies = self._long if long else self._short
         angles = position_ids[..., None].float() * frequencies
         angles = torch.cat((angles, angles), dim=-1)
         scaling = self.attention_scaling

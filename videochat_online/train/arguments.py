@@ -81,6 +81,9 @@ class DataArguments:
     use_thumbnail: bool | None = _option(None, "Add the whole image to its tiles; the checkpoint's by default.")
     pad2square: bool | None = _option(None, "Pad frames to squares, not squeeze them; the checkpoint's by default.")
     max_seq_length: int = _option(32768, "Longest prompt in tokens.")
+    packing_tokens: int = _option(
+        0, "Put samples of about so many tokens together into one sequence, which then counts as one; 0 does not."
+    )
     max_bad_fraction: float = _option(0.01, "Stop when more than this part of the rows cannot be used.")
     cache_frames_mb: float = _option(0.0, "Keep so many MB of decoded frames for the next epochs, in each process.")
     video_backend: str = _option("auto", "auto, pyav, decord or torchcodec.")
@@ -88,6 +91,8 @@ class DataArguments:
     def __post_init__(self) -> None:
         if not 0 <= self.max_bad_fraction <= 1:
             raise InputError(f"max_bad_fraction: expected a part between 0 and 1, found {self.max_bad_fraction}")
+        if self.packing_tokens < 0:
+            raise InputError(f"packing_tokens: expected a number of tokens, or 0, found {self.packing_tokens}")
 
 
 @dataclass

@@ -10,7 +10,15 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase, set_seed
 
 from videochat_online.constants import IGNORE_INDEX
-from videochat_online.data import Collator, Example, SampleEncoder, SkippedSample, TrainingDataset, load_registries
+from videochat_online.data import (
+    Collator,
+    Example,
+    PackedDataset,
+    SampleEncoder,
+    SkippedSample,
+    TrainingDataset,
+    load_registries,
+)
 from videochat_online.data.registry import RegistryEntry
 from videochat_online.errors import InputError
 from videochat_online.text import special_ids
@@ -57,11 +65,14 @@ def train(arguments: Arguments) -> TrainReport:
     with arguments.training.main_process_first(desc="opening the run's folder"):
         if arguments.training.process_index == 0:
             folder.open({name: asdict(count) for name, count in dataset.counts().items()}, sets, checkpoint)
+    collator, packing_tokens = make_collator(encoder, student.tokenizer), arguments.data.packing_tokens
+    is_shuffled = arguments.training.train_sampling_strategy == "random"
+    seed = arguments.training.seed
     trainer = OnlineTrainer(
         model=student.network,
         args=arguments.training,
-        train_dataset=dataset,
-        data_collator=make_collator(encoder, student.tokenizer),
+        train_dataset=PackedDataset(dataset, packing_tokens, is_shuffled, seed) if packing_tokens else dataset,
+        data_collator=collator.pack if packing_tokens else collator,
         tokenizer=student.tokenizer,
         max_bad_fraction=arguments.data.max_bad_fraction,
     )
@@ -145,4 +156,8 @@ def _check(arguments: Arguments) -> None:
         raise InputError(
             "train_sampling_strategy: expected random, sequential or group_by_length, found"
             f" {training.train_sampling_strategy!r}"
+        )
+    if arguments.data.packing_tokens and training.train_sampling_strategy == "group_by_length":
+        raise InputError(
+            "packing_tokens: expected train_sampling_strategy random or sequential: packs are equally long"
         )

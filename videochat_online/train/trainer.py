@@ -17,7 +17,7 @@ from torch.utils.data import Dataset, Sampler
 from transformers import PreTrainedTokenizerBase, Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
-from videochat_online.data import BATCH_REPORT, BatchReport, EpochSampler, SkippedSample, TrainingDataset
+from videochat_online.data import BATCH_REPORT, BatchReport, EpochSampler, PackedDataset, SkippedSample, TrainingDataset
 from videochat_online.errors import InputError
 from videochat_online.train.callbacks import KeepFrozenPartsOutOfTheGraph, TellEpoch
 from videochat_online.train.rundir import COMPLETE_MARK, SKIPPED_PREFIX
@@ -79,31 +79,32 @@ def read_skipped(folder: Path) -> list[SkippedSample]:
 
 
 class OnlineTrainer(Trainer):
-    """Trains on a `TrainingDataset`.
+    """Trains on a `TrainingDataset`, or on packs of its items.
 
     Args:
         tokenizer: saved beside each checkpoint's weights. (Trainer's own `processing_class` would change the
             model's special ids.)
         max_bad_fraction: more bad rows than this part of the seen ones end the run.
-        **kwargs: of `Trainer`; `train_dataset` must be a `TrainingDataset`.
+        **kwargs: of `Trainer`; `train_dataset` must be a `TrainingDataset`, or packs of one.
     """
 
     def __init__(self, *, tokenizer: PreTrainedTokenizerBase, max_bad_fraction: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.tokenizer = tokenizer
         dataset = self.train_dataset
-        if not isinstance(dataset, TrainingDataset):
-            raise TypeError(f"train_dataset: expected a TrainingDataset, got {type(dataset).__name__}")
+        if not isinstance(dataset, (TrainingDataset, PackedDataset)):
+            raise TypeError(f"train_dataset: expected a TrainingDataset or packs of it, got {type(dataset).__name__}")
+        single = dataset.dataset if isinstance(dataset, PackedDataset) else dataset
         grouped = self.args.train_sampling_strategy == "group_by_length"
         self._sampler = EpochSampler(
             len(dataset),
             seed=self.args.data_seed if self.args.data_seed is not None else self.args.seed,
-            lengths=dataset.estimate_lengths() if grouped else None,
+            lengths=single.estimate_lengths() if grouped else None,
             group_size=self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size,
             shuffle=self.args.train_sampling_strategy != "sequential",
         )
         self.skipped = SkippedLog(
-            Path(str(self.args.output_dir)), self.args.process_index, len(dataset), max_bad_fraction
+            Path(str(self.args.output_dir)), self.args.process_index, len(single), max_bad_fraction
         )
         self.add_callback(TellEpoch(self._sampler))
         self.add_callback(KeepFrozenPartsOutOfTheGraph())
