@@ -11,12 +11,12 @@ import random
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from videochat_online.data.storage import Location, local_copy
 from videochat_online.errors import VideoError
 from videochat_online.video import (
     DEFAULT_FRAME_RATE,
@@ -126,11 +126,11 @@ class PixelReader:
         self.transform = transform
         self.backend = backend
         self._cache = PixelCache(int(cache_mb * 2**20))
-        self._facts: dict[tuple[Path, float | None], _Facts] = {}
+        self._facts: dict[tuple[Location, float | None], _Facts] = {}
 
     def clip(
         self,
-        path: Path,
+        path: Location,
         sampling: FrameSampling,
         *,
         fps: float | None = None,
@@ -151,7 +151,7 @@ class PixelReader:
         """
         facts = self._facts.get((path, fps))
         if facts is None:
-            with open_video(path, fps=fps, backend=self.backend) as video:
+            with local_copy(path) as copy, open_video(copy, fps=fps, backend=self.backend) as video:
                 facts = _facts(video)
                 chosen = _choose(facts, sampling, clip_s, rng)
                 pixels = self._decode(video, facts, chosen.indices)
@@ -162,16 +162,16 @@ class PixelReader:
         chosen = _choose(facts, sampling, clip_s, rng)
         cached = self._cache.get((path, chosen.indices))
         if cached is None:
-            with open_video(path, fps=fps, backend=self.backend) as video:
+            with local_copy(path) as copy, open_video(copy, fps=fps, backend=self.backend) as video:
                 cached = self._decode(video, facts, chosen.indices)
             self._cache.put((path, chosen.indices), cached)
         return SampledClip(cached, chosen.times_s)
 
-    def images(self, files: Sequence[Path]) -> Pixels:
+    def images(self, files: Sequence[Location]) -> Pixels:
         """Image files as they are, one square each."""
         return np.concatenate([self.tiles(file, Tiling(dynamic=False)) for file in files])
 
-    def tiles(self, path: Path, tiling: Tiling) -> Pixels:
+    def tiles(self, path: Location, tiling: Tiling) -> Pixels:
         """One still image, cut into tiles.
 
         Raises:
@@ -179,7 +179,8 @@ class PixelReader:
         """
         pixels = self._cache.get((path, tiling))
         if pixels is None:
-            image = read_image(path)
+            with local_copy(path) as copy:
+                image = read_image(copy)
             if tiling.dynamic:
                 parts = tile_image(
                     image,

@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
+from videochat_online.data.storage import Location, location
 from videochat_online.errors import InputError
 
 Kind = Literal["text", "image", "video", "online", "tracking"]
@@ -63,7 +63,7 @@ class Sample:
 
     kind: Kind
     turns: tuple[DialogueTurn, ...] = ()
-    media: tuple[Path, ...] = ()
+    media: tuple[Location, ...] = ()
     clip_s: tuple[float, float] | None = None
     reset_times: bool = False
     fps: float | None = None
@@ -73,7 +73,7 @@ class Sample:
     sizes: tuple[tuple[int, int], ...] = ()
 
 
-def parse_row(row: Row, root: Path) -> Sample:
+def parse_row(row: Row, root: Location) -> Sample:
     """Validate a row of any known format.
 
     Args:
@@ -100,7 +100,7 @@ def parse_row(row: Row, root: Path) -> Sample:
     return Sample(kind=kind, turns=turns, media=images, system_message=system_message, sizes=_sizes(row, len(images)))
 
 
-def _questions(row: Row, root: Path) -> Sample:
+def _questions(row: Row, root: Location) -> Sample:
     """VideoChat2-IT: `QA: [{i, q, a}]`; the instruction `i` stands before the question."""
     pairs = row["QA"]
     if not isinstance(pairs, list) or not pairs:
@@ -122,9 +122,9 @@ def _questions(row: Row, root: Path) -> Sample:
     return Sample(kind="image", turns=tuple(turns), media=images, sizes=_sizes(row, len(images)))
 
 
-def _tracking(row: Row, root: Path) -> Sample:
+def _tracking(row: Row, root: Location) -> Sample:
     """Object tracks: an image file and a box for each time."""
-    folder = root / _path(row, "video")
+    folder = location(_path(row, "video"), root)
     names, boxes, query = row.get("all_image_files"), row.get("image_bboxes"), row.get("query_template")
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise InputError(f"all_image_files: expected a list of file names, found {_shown(names)}")
@@ -193,7 +193,7 @@ def _check_times(turns: Sequence[DialogueTurn]) -> None:
         previous_s = turn.time_s
 
 
-def _video(row: Row, root: Path) -> dict[str, Any]:
+def _video(row: Row, root: Location) -> dict[str, Any]:
     """Fields of a `Sample` about its video."""
     clip = row.get("clip")
     if clip is None and (row.get("start") is not None or row.get("end") is not None):
@@ -209,21 +209,21 @@ def _video(row: Row, root: Path) -> dict[str, Any]:
     if fps is not None and _number(fps, "fps") <= 0:
         raise InputError(f"fps: expected a number above 0, found {fps}")
     return {
-        "media": (root / _path(row, "video"),),
+        "media": (location(_path(row, "video"), root),),
         "clip_s": clip,
         "reset_times": bool(row.get("need_reset_timestamp", False)),
         "fps": fps,
     }
 
 
-def _images(row: Row, root: Path) -> tuple[Path, ...]:
+def _images(row: Row, root: Location) -> tuple[Location, ...]:
     raw = row.get("image")
     if not raw:
         return ()
     names = raw if isinstance(raw, list) else [raw]
     if not all(isinstance(name, str) and name for name in names):
         raise InputError(f"image: expected a path or a list of paths, found {_shown(raw)}")
-    return tuple(root / name for name in names)
+    return tuple(location(name, root) for name in names)
 
 
 def _sizes(row: Row, num_images: int) -> tuple[tuple[int, int], ...]:

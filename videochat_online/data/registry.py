@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from videochat_online.data.remembered import MemoryLayout
+from videochat_online.data.storage import Location, exists, location, read_bytes
 from videochat_online.errors import InputError
 
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
@@ -28,7 +29,7 @@ class RegistryEntry:
 
     Attributes:
         name: unique among all registries of a run.
-        annotation: JSON array or JSON lines.
+        annotation: JSON array or JSON lines, gzip allowed.
         data_root: what the paths in its rows are relative to.
         data_augment: degrade pictures by JPEG compression of random quality.
         repeat_time: how often each row counts in an epoch. 0.5 takes a random half, 1.5 all rows and a random
@@ -40,8 +41,8 @@ class RegistryEntry:
     """
 
     name: str
-    annotation: Path
-    data_root: Path
+    annotation: Location
+    data_root: Location
     data_augment: bool = False
     repeat_time: float = 1.0
     max_dynamic_patch: int | None = None
@@ -58,7 +59,7 @@ def load_registries(meta_path: str) -> tuple[RegistryEntry, ...]:
     Raises:
         InputError: names the registry, the entry and the key that is wrong.
     """
-    paths = [Path(part.strip()).expanduser() for part in meta_path.split(",") if part.strip()]
+    paths = [_expanded(part.strip()) for part in meta_path.split(",") if part.strip()]
     if not paths:
         raise InputError(f"meta_path: expected the path of a registry, found {meta_path!r}")
     entries: dict[str, RegistryEntry] = {}
@@ -70,16 +71,14 @@ def load_registries(meta_path: str) -> tuple[RegistryEntry, ...]:
     return tuple(entries.values())
 
 
-def load_registry(path: Path) -> tuple[RegistryEntry, ...]:
+def load_registry(path: Location) -> tuple[RegistryEntry, ...]:
     """Read one registry; paths in it are relative to its folder.
 
     Raises:
         InputError: as `load_registries`.
     """
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_no_duplicates)
-    except OSError as error:
-        raise InputError(f"{path}: expected a registry, found no readable file ({error.strerror})") from error
+        raw = json.loads(read_bytes(path, "a registry"), object_pairs_hook=_no_duplicates)
     except ValueError as error:
         raise InputError(f"{path}: expected a registry in JSON: {error}") from error
     if not isinstance(raw, dict) or not raw:
@@ -95,7 +94,7 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def _entry(path: Path, name: str, fields: Any) -> RegistryEntry:
+def _entry(path: Location, name: str, fields: Any) -> RegistryEntry:
     where = f"{path}: entry {name!r}"
     if not isinstance(fields, dict):
         raise InputError(f"{where}: expected an object with annotation and data_root, found {_kind(fields)}")
@@ -121,21 +120,25 @@ def _entry(path: Path, name: str, fields: Any) -> RegistryEntry:
             raise InputError(f"{where}: expected {key}, found none")
         values[key] = _resolve(path, f"{where}: {key}", fields[key])
     entry = RegistryEntry(name=name, **values)
-    if not entry.annotation.is_file():
+    if not exists(entry.annotation):
         raise InputError(f"{where}: annotation: expected a file, found none at {entry.annotation}")
-    if not entry.data_root.is_dir():
+    if not exists(entry.data_root, folder=True):
         raise InputError(f"{where}: data_root: expected a folder, found none at {entry.data_root}")
     return entry
 
 
-def _resolve(registry: Path, where: str, value: str) -> Path:
+def _resolve(registry: Location, where: str, value: str) -> Location:
     def expand(match: re.Match[str]) -> str:
         found = os.environ.get(match[1], match[2])
         if found is None:
             raise InputError(f"{where}: {value!r} needs the environment variable {match[1]}, which is not set")
         return found
 
-    return registry.parent / Path(_VARIABLE.sub(expand, value)).expanduser()
+    return _expanded(_VARIABLE.sub(expand, value), registry.parent)
+
+
+def _expanded(value: str, base: Location = Path()) -> Location:
+    return location(str(Path(value).expanduser()) if value.startswith("~") else value, base)
 
 
 def _kind(value: Any) -> str:

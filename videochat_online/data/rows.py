@@ -1,19 +1,21 @@
 """Annotation files as rows.
 
-Owns the two file formats (a JSON array, JSON lines) and how rows are held: as one block of bytes per file, so
-that a million rows cost what the file costs, and loader processes share them. Rows count from 0. Knows
-nothing of what is in a row.
+Owns the two file formats (a JSON array, JSON lines; either may be gzipped) and how rows are held: as one block of
+bytes per file, so that a million rows cost what the file costs, and loader processes share them. Rows count from 0.
+Knows nothing of what is in a row.
 """
 
 from __future__ import annotations
 
+import gzip
 import json
+import zlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from videochat_online.data.storage import Location, read_bytes
 from videochat_online.errors import InputError
 
 
@@ -27,12 +29,12 @@ class RowFile:
         InputError: no such file, no rows, or neither format. A broken line raises when its row is asked for.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Location) -> None:
         self.path = path
         try:
-            content = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
-        except OSError as error:
-            raise InputError(f"{path}: expected annotations, found no readable file ({error.strerror})") from error
+            content = _unzipped(read_bytes(path, "annotations")).removeprefix(b"\xef\xbb\xbf")
+        except (OSError, EOFError, zlib.error) as error:
+            raise InputError(f"{path}: expected annotations, found a broken gzip file ({error})") from error
         lines = _array_lines(path, content) if content.lstrip()[:1] == b"[" else _text_lines(content)
         self._content = b"".join(lines)
         self._stops = np.cumsum([len(line) for line in lines], dtype=np.int64)
@@ -57,11 +59,15 @@ class RowFile:
         return (self[number] for number in range(len(self)))
 
 
+def _unzipped(content: bytes) -> bytes:
+    return gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content
+
+
 def _text_lines(content: bytes) -> list[bytes]:
     return [line for line in content.split(b"\n") if line.strip()]
 
 
-def _array_lines(path: Path, content: bytes) -> list[bytes]:
+def _array_lines(path: Location, content: bytes) -> list[bytes]:
     try:
         rows = json.loads(content)
     except ValueError as error:

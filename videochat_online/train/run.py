@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -20,6 +21,7 @@ from videochat_online.data import (
     load_registries,
 )
 from videochat_online.data.registry import RegistryEntry
+from videochat_online.data.storage import read_bytes
 from videochat_online.errors import InputError
 from videochat_online.text import special_ids
 from videochat_online.train.arguments import Arguments
@@ -29,7 +31,6 @@ from videochat_online.train.report import TrainReport, make_report, read_report
 from videochat_online.train.rundir import REPORT_FILE, RunFolder, resolved_keys
 from videochat_online.train.saving import save_result
 from videochat_online.train.trainer import OnlineTrainer
-from videochat_online.utils import file_digest
 
 logger = logging.getLogger(__name__)
 
@@ -110,7 +111,7 @@ def set_facts(entries: Sequence[RegistryEntry]) -> dict[str, dict[str, Any]]:
     """What of each set decides its rows: a run does not go on when it has changed."""
     return {
         entry.name: {
-            "annotation_sha256": file_digest(entry.annotation),
+            "annotation_sha256": hashlib.sha256(read_bytes(entry.annotation, "annotations")).hexdigest(),
             "repeat_time": entry.repeat_time,
             "data_augment": entry.data_augment,
             "max_dynamic_patch": entry.max_dynamic_patch,

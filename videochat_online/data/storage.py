@@ -1,0 +1,109 @@
+"""Files here or elsewhere: local paths, and `s3://`, `hf://`, ... through fsspec.
+
+Owns the difference. Annotations are read in one piece; media are opened through a copy in the temporary folder, since
+decoders want real files and go through them more than once.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeAlias
+
+from upath import UPath
+
+from videochat_online.errors import InputError, VideoError
+
+Location: TypeAlias = "Path | UPath"
+"""A `Path` is here, a `UPath` is elsewhere."""
+
+
+def location(text: str, base: Location = Path()) -> Location:
+    """Where a text points to.
+
+    Args:
+        text: a path, or a URL with `://`.
+        base: folder that a relative path is in.
+
+    Raises:
+        InputError: no such kind of storage.
+    """
+    if "://" not in text:
+        path = Path(text)
+        return path if path.is_absolute() else base / text
+    try:
+        return UPath(text)
+    except (ValueError, ImportError) as error:
+        raise InputError(f"{text}: expected a path or a URL that fsspec knows: {error}") from error
+
+
+def exists(place: Location, *, folder: bool = False) -> bool:
+    """Whether there is a file, or a folder.
+
+    Raises:
+        InputError: the storage cannot be reached.
+    """
+    try:
+        return place.is_dir() if folder else place.is_file()
+    except Exception as error:
+        raise _unreachable(place, error) from error
+
+
+def read_bytes(place: Location, what: str) -> bytes:
+    """A whole file.
+
+    Args:
+        place: of the file.
+        what: it is expected to hold, for the error.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        return place.read_bytes()
+    except OSError as error:
+        cause = error.strerror or error
+        raise InputError(f"{place}: expected {what}, found no readable file ({cause})") from error
+    except Exception as error:
+        raise _unreachable(place, error) from error
+
+
+def _unreachable(place: Location, error: Exception) -> InputError:
+    """Every storage has errors of its own."""
+    return InputError(f"{place}: expected a storage that can be reached: {error}")
+
+
+@contextmanager
+def local_copy(place: Location) -> Iterator[Path]:
+    """A path that decoders can open: the place itself, or a copy of the file or folder for as long as this lasts.
+
+    Raises:
+        VideoError: it cannot be read; also from within, with the place's own name in place of the copy's.
+    """
+    if isinstance(place, Path):
+        yield place
+        return
+    with tempfile.TemporaryDirectory(prefix="videochat_online_") as folder:
+        copy = Path(folder) / (place.name or "media")
+        try:
+            if place.is_dir():
+                copy.mkdir()
+                for file in place.iterdir():
+                    if file.is_file():
+                        _copy(file, copy / file.name)
+            else:
+                _copy(place, copy)
+        except Exception as error:
+            raise VideoError(f"{place}: expected a file or folder that can be read, found none ({error})") from error
+        try:
+            yield copy
+        except VideoError as error:
+            raise VideoError(str(error).replace(str(copy), str(place))) from error
+
+
+def _copy(source: UPath, target: Path) -> None:
+    with source.open("rb") as here, target.open("wb") as there:
+        shutil.copyfileobj(here, there)
