@@ -127,7 +127,7 @@ def test_video(encoder, media):
 
 
 def test_online_rows_get_the_frames_up_to_each_turn(encoder, media):
-    turns = dialogue("<video>\nWhere?", "Left.", "And now?", "Here.", "Still?", "Yes.", times=(0.8, 0.9, 99.0))
+    turns = dialogue("<video>\nWhere?", "Left.", "And now?", "Here.", "Still?", "Yes.", times=(0.8, 0.9, 4.9))
     example = encode(encoder, {"video": "clip.mp4", "conversations": turns}, media)
     first = "Frame1 at 0.2s: <img>*16</img>\nFrame2 at 0.8s: <img>*1</img>\n"
     rest = "".join(f"Frame{n} at {t}s: <img>*{k}</img>\n" for n, t, k in ((3, 1.2, 1), (4, 1.8, 1), (5, 2.2, 4)))
@@ -211,7 +211,7 @@ def test_broken_videos_are_refused_only_where_a_needed_frame_is_missing(encoder,
 
 
 def test_frames_are_those_that_the_labels_say(encoder, media):
-    row = {"video": "clip.mp4", "conversations": dialogue("a", "b", times=(9.0,))}
+    row = {"video": "clip.mp4", "conversations": dialogue("a", "b", times=(4.9,))}
     example = encode(encoder, row, media)
     with open_video(media / "clip.mp4") as video:
         frames = np.concatenate([chunk.pixels_THWC for chunk in video.read()])
@@ -219,6 +219,59 @@ def test_frames_are_those_that_the_labels_say(encoder, media):
     chosen = [2, 8, 12, 18, 22, 28, 32, 38]
     assert torch.equal(example.pixels_TCSS, encoder.reader.transform(frames[chosen]))
     assert [f"at {index / 10:.1f}s" in written(encoder, example) for index in chosen] == [True] * 8
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"clip": [1.0, 5.1]}, r"clip: expected an end within the video, which has 4.0 s, found 5.1"),
+        ({"start": 20, "end": 30}, r"clip: expected an end within the video, which has 4.0 s, found 30"),
+        ({"time": 5.1}, r"turn 2: timestamps: expected a time within the video, which ends 4.0 s .*, found 5.1"),
+        (
+            {"time": 3.1, "clip": [2.0, 4.0], "need_reset_timestamp": True},
+            "turn 2: timestamps: expected a time within the video, which ends 2.0 s after the clip's start, found 3.1",
+        ),
+    ],
+)
+def test_times_beyond_the_video_are_refused(encoder, media, row, message):
+    """The four seconds would be shown for what came later."""
+    times = (0.5, row["time"]) if "time" in row else ()
+    fields = {key: value for key, value in row.items() if key != "time"}
+    row = {"video": "clip.mp4", "conversations": dialogue("a", "b", "c", "d", times=times)} | fields
+    with pytest.raises(InputError, match=message):
+        encode(encoder, row, media)
+    assert encode(replace(encoder, max_overrun_s=30), row, media)
+
+
+def test_times_may_be_rounded_beyond_the_end(encoder, media):
+    row = {"video": "clip.mp4", "conversations": dialogue("a", "b", times=(5.0,))}
+    assert len(encode(encoder, row, media).pool_ratios) == 8
+    assert encode(encoder, {"video": "clip.mp4", "clip": [1.0, 5.0], "conversations": dialogue("a", "b")}, media)
+
+
+@pytest.mark.parametrize(
+    ("boxes", "message"),
+    [
+        ([[0.1, 0.2, 0.3, 1.01], [0, 0, 1, 1]], None),
+        ([[0, 0, 1, 1], [0.1, -0.2, 0.3, 0.4]], "image_bboxes 1: expected a box within 0 to 1, found"),
+        ([[0, 0, 80, 60], [5, 5, 80, 61]], "image_bboxes 1: expected a box within 80 x 60 pixels, found"),
+        ([[0, 0, 81, 60], [5, 5, 80, 60]], "image_bboxes 0: expected a box within 80 x 60 pixels, found"),
+        ([[0, 0, 80, 60], [70, 50, 5, 5]], None),
+    ],
+)
+def test_boxes_outside_their_image_are_refused(encoder, media, boxes, message):
+    """Annotated in parts of the image or in pixels, whatever their corners' order."""
+    row = {
+        "video": ".",
+        "all_image_files": ["image0.png", "image1.png"],
+        "image_bboxes": [{"timestamp": float(t), "bbox": box} for t, box in enumerate(boxes)],
+        "query_template": "Follow <bbox>.",
+    }
+    if message is None:
+        assert len(encode(encoder, row, media).pool_ratios) == 2
+        return
+    with pytest.raises(InputError, match=message):
+        encode(encoder, row, media)
 
 
 def test_a_turn_without_new_frames_starts_with_a_line_break():

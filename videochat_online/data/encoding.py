@@ -7,6 +7,7 @@ or batches.
 from __future__ import annotations
 
 import io
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from videochat_online.data.checks import check_boxes, check_within_video
 from videochat_online.data.frames import FrameSampling, PixelReader, Pixels, SampledClip, Tiling
 from videochat_online.data.layout import (
     frames_until,
@@ -75,6 +77,8 @@ class SampleEncoder:
         sampling: which frames of a video.
         tiling: of still images.
         max_length: longest prompt, in tokens.
+        max_overrun_s: how far a row's times may lie beyond its video: they are rounded, and files often say less than
+            they hold.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -86,6 +90,7 @@ class SampleEncoder:
     sampling: FrameSampling
     tiling: Tiling
     max_length: int
+    max_overrun_s: float = 1.0
 
     def encode(
         self,
@@ -149,12 +154,14 @@ class SampleEncoder:
         if sample.kind == "tracking":
             places = uniform_subset(range(len(sample.media)), self.sampling.max_num_frames)
             pixels = self.reader.images([sample.media[place] for place in places])
-            clip = SampledClip(pixels, tuple(round(sample.boxes[place].time_s, 1) for place in places))
+            check_boxes(sample, places)
+            clip = SampledClip(pixels, tuple(round(sample.boxes[place].time_s, 1) for place in places), math.inf)
             turns = tracking_turns(sample, places, rng)
         else:
             clip = self.reader.clip(
                 sample.media[0], self.sampling, fps=sample.fps or fps, clip_s=sample.clip_s, rng=rng
             )
+            check_within_video(sample, clip.duration_s, self.max_overrun_s)
         times_s: Sequence[float] = clip.times_s
         if sample.reset_times:
             times_s = [round(time_s - times_s[0], 1) for time_s in times_s]

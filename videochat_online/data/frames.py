@@ -45,10 +45,12 @@ class SampledClip:
     Attributes:
         pixels_TSSC: uint8, resized, not normalised.
         times_s: start of each frame, rounded to 0.1 s as prompts print it.
+        duration_s: of the whole video.
     """
 
     pixels_TSSC: Pixels
     times_s: tuple[float, ...]
+    duration_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +88,10 @@ class _Facts:
     fps: float
     start_s: float
     is_folder: bool
+
+    @property
+    def duration_s(self) -> float:
+        return self.num_frames / self.fps
 
 
 class PixelCache:
@@ -158,14 +164,14 @@ class PixelReader:
             if self._cache.max_bytes:
                 self._facts[path, fps] = facts
             self._cache.put((path, chosen.indices), pixels)
-            return SampledClip(pixels, chosen.times_s)
+            return SampledClip(pixels, chosen.times_s, facts.duration_s)
         chosen = _choose(facts, sampling, clip_s, rng)
         cached = self._cache.get((path, chosen.indices))
         if cached is None:
             with local_copy(path) as copy, open_video(copy, fps=fps, backend=self.backend) as video:
                 cached = self._decode(video, facts, chosen.indices)
             self._cache.put((path, chosen.indices), cached)
-        return SampledClip(cached, chosen.times_s)
+        return SampledClip(cached, chosen.times_s, facts.duration_s)
 
     def images(self, files: Sequence[Location]) -> Pixels:
         """Image files as they are, one square each."""

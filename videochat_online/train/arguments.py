@@ -81,6 +81,7 @@ class DataArguments:
     use_thumbnail: bool | None = _option(None, "Add the whole image to its tiles; the checkpoint's by default.")
     pad2square: bool | None = _option(None, "Pad frames to squares, not squeeze them; the checkpoint's by default.")
     max_seq_length: int = _option(32768, "Longest prompt in tokens.")
+    max_overrun_s: float = _option(1.0, "How many seconds the times of a row may lie beyond its video.")
     packing_tokens: int = _option(
         0, "Put samples of about so many tokens together into one sequence, which then counts as one; 0 does not."
     )

@@ -110,6 +110,7 @@ def make_encoder(
             thumbnail=config.use_thumbnail,
         ),
         max_length=options.max_seq_length,
+        max_overrun_s=options.max_overrun_s,
     )
 
 

@@ -1,0 +1,50 @@
+"""Whether what a row says fits its media: times within the video, boxes within the images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from videochat_online.data.records import Sample
+from videochat_online.data.storage import Location, local_copy
+from videochat_online.errors import InputError
+from videochat_online.video import read_image
+
+
+def check_within_video(sample: Sample, duration_s: float, max_overrun_s: float) -> None:
+    """Fail where a clip or a turn ends more than so many seconds after the video.
+
+    Raises:
+        InputError: names the clip or the turn. Frames of another time would be shown for it.
+    """
+    limit_s = duration_s + max_overrun_s
+    if sample.clip_s is not None and sample.clip_s[1] > limit_s:
+        raise InputError(
+            f"clip: expected an end within the video, which has {duration_s:.1f} s, found {sample.clip_s[1]:g}"
+        )
+    start_s = sample.clip_s[0] if sample.clip_s is not None and sample.reset_times else 0.0
+    for number, turn in enumerate(sample.turns, start=1):
+        if turn.time_s is not None and start_s + turn.time_s > limit_s:
+            raise InputError(
+                f"conversations: turn {number}: timestamps: expected a time within the video, which ends"
+                f" {duration_s - start_s:.1f} s after the clip's start, found {turn.time_s:g}"
+            )
+
+
+def check_boxes(sample: Sample, places: Sequence[int]) -> None:
+    """Fail where a box of a track lies outside its image: in parts of it up to 1, else in pixels.
+
+    Raises:
+        InputError: names the box.
+    """
+    in_pixels = any(value > 1 for box in sample.boxes for value in box.box)
+    for place in places:
+        box = sample.boxes[place].box
+        width, height = _size(sample.media[place]) if in_pixels else (1, 1)
+        if not all(0 <= value <= limit for value, limit in zip(box, (width, height) * 2, strict=True)):
+            unit = f"{width} x {height} pixels" if in_pixels else "0 to 1"
+            raise InputError(f"image_bboxes {place}: expected a box within {unit}, found {list(box)}")
+
+
+def _size(path: Location) -> tuple[int, int]:
+    with local_copy(path) as copy:
+        return read_image(copy).size
