@@ -53,9 +53,10 @@ def build_tiny_tokenizer(texts: Iterable[str] = (), vocab_size: int = 600) -> Pr
     return _fast(tokenizer)
 
 
-LINE_PATTERN = r"Frame[0-9]+|{time}: |\n?\(|[A-Z]\)| ?[A-Za-z]+|[^A-Za-z]"
-"""Pieces of a prompt that are one token each where they are known: `Frame12`, ` at 11.0s: `, ` left`, `A)`."""
-WHOLE_TIME, SPLIT_TIME = r"(?: at [0-9]+\.[0-9]s)?", r" at [0-9]+|\.[0-9]s: |"
+TIMES = {False: r"(?: at [0-9]+\.[0-9]s)?: ", True: r" at [0-9]+|\.[0-9]s: |: "}
+"""` at 11.0s: ` in one piece, or in two (` at 11`, `.0s: `)."""
+OTHER_PIECES = r"Frame[0-9]+|\n?\(|[A-Z]\)| ?[A-Za-z]+|[^A-Za-z]"
+"""Pieces of a prompt that are one token each where they are known: `Frame12`, ` left`, `A)`; after all others."""
 
 
 def build_word_tokenizer(
@@ -87,8 +88,8 @@ def build_word_tokenizer(
     # All alike: a piece that is known is one token, whatever it could be cut into.
     entries = [(token, 0.0 if token in tokens else -1.0) for token in dict.fromkeys([*tokens, *known])]
     tokenizer = Tokenizer(models.Unigram(entries, unk_id=0, byte_fallback=True))
-    pattern = LINE_PATTERN.replace("{time}", SPLIT_TIME if split_times else WHOLE_TIME)
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("|".join([*map(re.escape, phrases), pattern])), "isolated")
+    pattern = "|".join([*map(re.escape, phrases), TIMES[split_times], OTHER_PIECES])
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), "isolated")
     tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
     tokenizer.add_special_tokens(
         [AddedToken(token, rstrip=token in MARKERS, normalized=False, special=True) for token in tokens]

@@ -13,10 +13,11 @@ from clips import write_clip
 from train_cases import dialogue, tiny_encoder, write_media
 from videochat_online.constants import IGNORE_INDEX
 from videochat_online.data import FrameSampling, PixelReader, SampleEncoder, Tiling, parse_row
-from videochat_online.data.encoding import check_encoder, trimmed
+from videochat_online.data.encoding import trimmed
 from videochat_online.data.frames import PixelCache
 from videochat_online.data.layout import online_turns
 from videochat_online.data.lengths import estimate_length
+from videochat_online.data.reading import check_reader
 from videochat_online.data.records import DialogueTurn
 from videochat_online.errors import InputError
 from videochat_online.memory import TokenSchedule
@@ -372,4 +373,4 @@ def test_lengths_count_visual_tokens(encoder, media):
 )
 def test_settings_that_fit_no_row(encoder, change, message):
     with pytest.raises(InputError, match=message):
-        check_encoder(replace(encoder, **change))
+        check_reader(replace(encoder, **change))

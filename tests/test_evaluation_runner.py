@@ -12,12 +12,14 @@ from clips import write_clip
 from evaluation_sets import folder_set, make_config, noise, question, rows_of, run, write_frames, write_set
 from videochat_online.errors import InputError
 from videochat_online.evaluation import make_plan, resolve_protocol
-from videochat_online.evaluation.answering import LETTER_PREFIX, letter_ids, option_ids
+from videochat_online.evaluation.answering import LETTER_PREFIX, letter_ids
 from videochat_online.evaluation.frames import Footage
 from videochat_online.evaluation.tasks.ovbench import load_ovbench
 from videochat_online.evaluation.viewers import make_viewer
 from videochat_online.model import VideoChatModel, load_model
 from videochat_online.streaming.generate import first_logits
+from videochat_online.text import layout_prompt
+from videochat_online.types import Turn
 from videochat_online.video import frame_step, open_video, sliding_window_indices, sliding_window_indices_at_times
 
 MEMORIES = {
@@ -260,37 +262,38 @@ class TestAnswers:
             spelled = viewer.prepare(video.questions[0], "Which?", LETTER_PREFIX + letter).prompt.layout.input_ids
             assert spelled == (*bare[: len(bare) - dropped], token)
 
-    @pytest.mark.parametrize("llm", ["phi3", "qwen2"])
-    def test_text_likelihood_is_that_of_the_whole_reply(self, tiny_dir, tmp_path, llm):
-        """Restated: each option's tokens and the end after the question without options, all of it at once."""
-        model = load_model(tiny_dir(llm), device="cpu")
-        rows = [
-            {
-                "video_id": "v",
-                "fps": 4.0,
-                "questions": [question(1.0, options=["A. a red ball", "B. dog", "C. x", "D. a"])],
-            }
-        ]
+    @pytest.mark.parametrize(("llm", "template"), [("phi3", None), ("qwen2", None), ("phi3", "internvl_zh")])
+    def test_text_likelihood_is_that_of_the_whole_reply(self, tiny_dir, tmp_path, llm, template):
+        """Restated: the labels of a training dialogue without options, all of it at once. Options may be empty."""
+        model = load_model(tiny_dir(llm), device="cpu", template=template)
+        fields = question(1.0, options=["A. a red ball", "B. dog", "C. ", "D. a"])
+        rows = [{"video_id": "v", "fps": 4.0, "questions": [fields]}]
         annotations = write_set(tmp_path / "set.json", rows)
         (asked,) = load_ovbench([annotations]).videos[0].questions
         run(make_config(annotations, tmp_path / "out", blind=True, answer_by="text_likelihood"), model)
         (row,) = rows_of(tmp_path / "out")
-        viewer = make_viewer(model, None, protocol_of("streaming"), [asked])
-        text = f"Question at 1.0s: {asked.question}\nAnswer:"
-        num_bare = len(viewer.prepare(asked, text).prompt.layout.input_ids)
         scores = []
         for option in asked.options:
-            ids = (*viewer.prepare(asked, text, option).prompt.layout.input_ids, model.stop_ids[0])
+            turn = Turn((f"Question at 1.0s: {asked.question}\nAnswer:",), option)
+            texts = {"template": model.template, "system_message": protocol_of("streaming").system_message}
+            layout = layout_prompt([turn], tokenizer=model.tokenizer, **texts)
+            ids, labels = torch.tensor([layout.input_ids]), torch.tensor(layout.labels[1:])
             with torch.inference_mode():
-                logits = model.network.language_model(input_ids=torch.tensor([ids])).logits[0, num_bare - 1 : -1]
-            scores.append(logits.log_softmax(-1).gather(1, torch.tensor([ids[num_bare:]]).T).sum())
+                logits = model.network.language_model(input_ids=ids).logits[0, :-1]
+            scores.append(-torch.nn.functional.cross_entropy(logits, labels, reduction="sum"))
         assert row["option_probabilities"] == pytest.approx(torch.stack(scores).softmax(-1).tolist(), abs=2e-6)
         assert row["predicted_index"] == int(torch.stack(scores).argmax())
         assert row["text"] == asked.options[row["predicted_index"]]
+        assert row.get("first_token_s") is None
 
-    def test_an_option_without_tokens_has_no_likelihood(self, tiny_model):
-        with pytest.raises(InputError, match="no tokens of option '' of its own"):
-            option_ids(tiny_model, ["dog", ""])
+    def test_of_equal_options_the_first_is_taken(self, tiny_model, tmp_path):
+        annotations = write_set(
+            tmp_path / "set.json",
+            [{"video_id": "v", "fps": 4.0, "questions": [question(1.0, options=["A. dog", "B. dog"])]}],
+        )
+        run(make_config(annotations, tmp_path / "out", blind=True, answer_by="text_likelihood"), tiny_model)
+        (row,) = rows_of(tmp_path / "out")
+        assert (row["option_probabilities"], row["predicted_index"]) == ([0.5, 0.5], 0)
 
     def test_the_first_frame_may_come_too_late(self, tiny_model, tmp_path):
         (tmp_path / "media").mkdir()

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from synthetic_sets import TINY_SEVERAL, TINY_SINGLE
-from videochat_online import __version__
+from videochat_online import __version__, progress
 from videochat_online.cli import synthesize as command
 from videochat_online.data import load_registries
 from videochat_online.errors import InputError
@@ -37,7 +37,7 @@ from videochat_online.synthetic.questions import TEMPLATES, answer_of
 from videochat_online.synthetic.single import CORE
 from videochat_online.synthetic.streams import make_streams
 from videochat_online.synthetic.vocabulary import vocabulary, words_of
-from videochat_online.synthetic.words import PATTERNS, SEVERAL_COLOURS, SEVERAL_SHAPES
+from videochat_online.synthetic.words import PATTERNS, SEVERAL_COLOURS, SEVERAL_SHAPES, place_name
 from videochat_online.synthetic.write import write_jpeg
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -237,17 +237,17 @@ def check_pair(scene, time_s, question, answer):
     raise AssertionError(f"no template asks {asked!r}")
 
 
-def check_open_pair(scene, time_s, asked, answer):
-    """A question without options has the answer that the scene gives; nothing moved but what is asked to move on."""
+def check_open_pair(clip, time_s, asked, answer):
+    """A question without options has the answer that the scene gives, and what it is about has been seen."""
     (template,) = (name for name in BUILDERS if asks(name, asked))
-    names = [scene.entities[entity].name for entity in scene.until(time_s).spans]
-    assert answer_of(scene, template, time_s, params_of(template, asked), names) == answer
+    params = params_of(template, asked)
+    names = [clip.entities[entity].name for entity in clip.until(time_s).spans]
+    assert answer_of(clip, template, time_s, params, names) == answer
     if template == "next_cell":
-        entity = latest(scene, params_of(template, asked))
-        straight = [(move.start_s, move.end_s) for move in scene.until(time_s).events_of(entity, "move")][-2:]
-        assert straight == [(time_s - 2, time_s - 1), (time_s - 1, time_s)]
-    else:
-        assert scene.is_quiet(time_s - 1, time_s)
+        return
+    assert clip.is_quiet(time_s - 1, time_s)
+    if template in ("still_shaking", "how_long_shaking", "action_order"):
+        assert all(event.start_s != time_s for event in clip.events_of(latest(clip, params)))
 
 
 def asks(template, text):
@@ -296,7 +296,7 @@ def test_clips_are_quiet_where_they_begin_and_end(made, preset):
         assert scene.is_quiet(start_s, start_s + 1)
         questions = [pair["q"] for pair in row.get("QA", ())] + [t["value"] for t in row.get("conversations", ())]
         if not any("be in one second" in question for question in questions):
-            assert scene.is_quiet(end_s - 1, end_s)
+            assert scene.between(start_s, end_s).is_quiet(end_s - start_s - 1, end_s - start_s)
 
 
 def test_recalls_ask_everything_at_the_end_of_a_clip(made, preset):
@@ -339,7 +339,7 @@ def test_a_damaged_manifest_is_named(tmp_path, content):
 
 
 def test_progress_is_told_in_lines_where_there_is_no_terminal(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(dataset, "SECONDS_BETWEEN_LINES", -1.0)
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", -1.0)
     preset = replace(TINY_SINGLE, train=(), val=(), test=(StreamKind(seconds=48, count=2),), num_images=0)
     synthesize(tmp_path / "set", seed=0, preset=preset, show_progress=True)
     assert capsys.readouterr().err.splitlines() == ["1/2 streams", "2/2 streams"]
@@ -410,25 +410,89 @@ def test_training_answers_are_balanced():
     assert all(abs(count - mean) < 4 * mean**0.5 for count in turns.values()), turns
 
 
-def test_open_questions_cover_all_templates_and_favour_no_answer():
-    """No answer is more than two of three; of closed answers that any scene can have, each comes as often."""
+@pytest.fixture(scope="module")
+def many_open_questions():
+    """(set, scene, start, time, question, answer) of many training rows."""
     preset = replace(TINY_SEVERAL, train=(StreamKind(seconds=24, count=150, num_questions=2),))
-    training = TrainingRows(preset, 0)
+    training, scenes, found = TrainingRows(preset, 0), {}, []
     for stream in make_streams(preset, 0, "train"):
         training.add(stream)
+        scenes[stream.file] = stream.scene
+    for name in ("clips_of_4", "clips_of_24", "dialogues", "recalls"):
+        for row in training.rows[name]:
+            pairs = [(row["end"] - row["start"], pair["q"], pair["a"]) for pair in row.get("QA", ())]
+            turns = iter(row.get("conversations", ()))
+            pairs += [
+                (turn["timestamps"], turn["value"], answer["value"]) for turn, answer in zip(turns, turns, strict=True)
+            ]
+            start_s, end_s = row.get("clip") or (row["start"], row["end"])
+            for time_s, question, answer in pairs:
+                asked = question.partition(": ")[2].split("\n")[0]
+                found.append((name, scenes[row["video"]], start_s, end_s, time_s, asked, answer))
+    return found
+
+
+def test_open_questions_are_true(many_open_questions):
+    """Also of what comes after the clip."""
+    num_next = 0
+    for _, scene, start_s, end_s, time_s, asked, answer in many_open_questions:
+        check_open_pair(scene.between(start_s, end_s), time_s, asked, answer)
+        if asks("next_cell", asked):
+            num_next += 1
+            params = params_of("next_cell", asked)
+            cell = scene.cell_at(latest(scene.until(start_s + time_s), params), start_s + time_s + 1)
+            assert place_name(cell, 4) == answer
+    assert num_next > 50
+
+
+def test_open_questions_cover_all_templates_and_favour_no_answer(many_open_questions):
+    """No answer is more than two of three; of closed answers that any scene can have, each comes as often."""
     answers = defaultdict(Counter)
-    for row in training.rows["clips_of_24"]:
-        for pair in row["QA"]:
-            asked = pair["q"].partition(": ")[2].split("\n")[0]
-            (template,) = (name for name in BUILDERS if asks(name, asked))
-            answers[template][pair["a"]] += 1
+    for name, *_, asked, answer in many_open_questions:
+        if name == "clips_of_24":
+            (template,) = (template for template in BUILDERS if asks(template, asked))
+            answers[template][answer] += 1
     assert set(answers) == set(BUILDERS)
     for template, found in answers.items():
         assert max(found.values()) <= 2 * (found.total() - max(found.values())) + 10, (template, found)
     for template, options in (("pattern_now", PATTERNS), ("pattern_was", PATTERNS), ("still_there", ("Yes", "No"))):
         assert set(answers[template]) == set(options)
         spread = max(answers[template].values()) - min(answers[template].values())
-        assert spread < 0.05 * answers[template].total() / len(options), answers[template]
+        assert spread < 0.1 * answers[template].total() / len(options), answers[template]
+
+
+def test_clips_of_every_length_are_cut(many_open_questions):
+    lengths = {(name, end_s - start_s) for name, _, start_s, end_s, *_ in many_open_questions}
+    assert {length for name, length in lengths if name == "clips_of_4"} == {1, 2, 3, 4}
+    assert {length for name, length in lengths if name == "clips_of_24"} >= set(range(5, 24))
+
+
+def test_presets_without_open_rows(tmp_path):
+    """None where none are asked for; a clip that no stream can have is refused, not looked for for ever."""
+    clips = (ClipKind(name="clips_of_24", min_s=5, max_s=24, per_stream=0),)
+    preset = replace(TINY_SEVERAL, clips=clips, dialogues_per_stream=0, num_images=0)
+    training = TrainingRows(preset, 0)
+    for stream in make_streams(preset, 0, "train"):
+        training.add(stream)
+    assert {name for name, rows in training.rows.items() if rows} == {"stream_clips", "stream_dialogues"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"clips": (ClipKind(name="a", min_s=3, max_s=2, per_stream=1),)}, "clips: expected 1 <= min_s <= max_s"),
+        ({"clips": (ClipKind(name="a", min_s=0, max_s=2, per_stream=1),)}, "clips: expected 1 <= min_s"),
+        ({"clips": (ClipKind(name="a", min_s=24, max_s=24, per_stream=1),)}, "min_s below the 24 s of the shortest"),
+        ({"clips": (ClipKind(name="a", min_s=1, max_s=2, per_stream=-1),)}, "per_stream of at least 0"),
+        (
+            {"test": (StreamKind(seconds=12, count=1, num_questions=1),)},
+            "expected streams of at least 24 s to ask about",
+        ),
+    ],
+)
+def test_presets_that_cannot_be_made(change, message):
+    with pytest.raises(InputError, match=message):
+        replace(TINY_SEVERAL, **change)
 
 
 def test_longer_streams_give_more_training_rows():

@@ -1,8 +1,10 @@
-"""Show versions, devices, kernels and video decoders; check a model directory.
+"""Show versions, devices, kernels and video decoders; check a model directory, or training sets.
 
     videochat-online doctor [--model DIR] [--json]
+    videochat-online doctor --registry FILE [--model DIR] [--report FILE.json]
 
-With --model, everything a session needs is loaded: exit status 2 and one line a problem when something is wrong.
+With --model, everything a session needs is loaded. With --registry, every row of its sets is read with its media, as
+training reads it; --model then says how large frames are. Exit status 2 when something is wrong.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from typing import Any
 import torch
 
 from videochat_online import __version__
+from videochat_online.cli.registry_report import add_registry_arguments, inspect_registries, registry_text
 from videochat_online.errors import InputError
 from videochat_online.model import VideoChatModel, load_model
 from videochat_online.video import BACKENDS
@@ -41,10 +44,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="DIR", help="model directory to check")
     parser.add_argument("--tokenizer", metavar="DIR", help="take the tokenizer from another directory")
     parser.add_argument("--json", action="store_true", help="one JSON object")
+    add_registry_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Print the report; the exit status says whether the model is sound."""
+    if options.registry:
+        return _check_registries(options)
     report = describe_machine()
     if options.model:
         report["model"] = describe_model(options.model, options.tokenizer)
@@ -53,6 +59,17 @@ def run(options: argparse.Namespace) -> int:
     if problem:
         print(f"error: {problem}", file=sys.stderr)  # noqa: T201
     return 2 if problem else 0
+
+
+def _check_registries(options: argparse.Namespace) -> int:
+    found = inspect_registries(options)
+    content = {name: one.to_json() for name, one in found.items()}
+    print(json.dumps(content, indent=2) if options.json else registry_text(found))  # noqa: T201
+    num_bad = sum(len(one.problems) for one in found.values())
+    if num_bad:
+        num_read = sum(one.inspected for one in found.values())
+        print(f"error: {num_bad} of {num_read} rows cannot be used", file=sys.stderr)  # noqa: T201
+    return 2 if num_bad else 0
 
 
 def describe_machine() -> dict[str, Any]:

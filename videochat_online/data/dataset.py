@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from torch.utils.data import Dataset
 
-from videochat_online.data.encoding import Example, SampleEncoder, check_encoder
-from videochat_online.data.frames import Tiling
+from videochat_online.data.encoding import Example, SampleEncoder
 from videochat_online.data.lengths import estimate_length
 from videochat_online.data.mixture import repeated_rows, unpack_key
+from videochat_online.data.reading import check_reader
 from videochat_online.data.records import parse_row
 from videochat_online.data.registry import RegistryEntry
 from videochat_online.data.rows import RowFile
@@ -53,7 +53,7 @@ class TrainingDataset(Dataset[Example | SkippedSample]):
     """
 
     def __init__(self, entries: Sequence[RegistryEntry], encoder: SampleEncoder, seed: int = 42) -> None:
-        check_encoder(encoder)
+        check_reader(encoder)
         for entry in entries:
             if entry.memory is not None:
                 try:
@@ -86,7 +86,7 @@ class TrainingDataset(Dataset[Example | SkippedSample]):
             return self.encoder.encode(
                 parse_row(row, entry.data_root),
                 rng,
-                tiling=self._tiling(entry),
+                tiling=entry.tiling(self.encoder.tiling),
                 fps=entry.fps,
                 augment=entry.data_augment,
                 memory=entry.memory,
@@ -105,7 +105,7 @@ class TrainingDataset(Dataset[Example | SkippedSample]):
         }
 
     def estimate_lengths(self) -> list[int]:
-        """Estimated tokens of each item, for grouping; 1 for a row that cannot be used."""
+        """Estimated tokens of each item, for grouping and packing; 1 for a row that cannot be used."""
         by_row: dict[tuple[int, int], int] = {}
         for place in zip(self._sets.tolist(), self._rows.tolist(), strict=True):
             if place not in by_row:
@@ -118,8 +118,4 @@ class TrainingDataset(Dataset[Example | SkippedSample]):
             sample = parse_row(self._files[set_number][row], entry.data_root)
         except InputError:
             return 1
-        return estimate_length(sample, self.encoder, self._tiling(entry), entry.memory)
-
-    def _tiling(self, entry: RegistryEntry) -> Tiling:
-        tiling = self.encoder.tiling
-        return tiling if entry.max_dynamic_patch is None else replace(tiling, max_tiles=entry.max_dynamic_patch)
+        return estimate_length(sample, self.encoder, entry.tiling(self.encoder.tiling), entry.memory)

@@ -1,4 +1,4 @@
-"""About how many tokens a sample has, without opening its media: for grouping by length, nothing else.
+"""About how many tokens a sample has, without opening its media: for grouping by length and for packing.
 
 Visual tokens dominate and are counted; where the row does not tell how long a video or how large an image is,
 the most that the settings allow is assumed.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import bisect
 import random
 from collections.abc import Iterator, Sequence
+from typing import TypeAlias
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -18,7 +19,7 @@ from videochat_online.data.dataset import SkippedSample, TrainingDataset
 from videochat_online.data.encoding import Example
 from videochat_online.data.mixture import pack_key, unpack_key
 
-Pack = tuple["Example | SkippedSample", ...]
+Pack: TypeAlias = "tuple[Example | SkippedSample, ...]"
 
 WINDOW = 4096
 """Items that are fitted to each other at a time; what does not fill a pack goes on to the next window."""

@@ -11,11 +11,12 @@ import json
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from videochat_online.data.frames import Tiling
 from videochat_online.data.remembered import MemoryLayout
 from videochat_online.data.storage import Location, exists, location, read_bytes
 from videochat_online.errors import InputError
@@ -48,6 +49,10 @@ class RegistryEntry:
     max_dynamic_patch: int | None = None
     fps: float | None = None
     memory: MemoryLayout | None = None
+
+    def tiling(self, default: Tiling) -> Tiling:
+        """How still images of this set are cut, where a run cuts others so."""
+        return default if self.max_dynamic_patch is None else replace(default, max_tiles=self.max_dynamic_patch)
 
 
 def load_registries(meta_path: str) -> tuple[RegistryEntry, ...]:

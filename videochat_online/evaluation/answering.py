@@ -12,6 +12,7 @@ from string import ascii_uppercase
 
 import torch
 
+from videochat_online.constants import IGNORE_INDEX
 from videochat_online.errors import InputError
 from videochat_online.evaluation.scoring import parse_answer
 from videochat_online.model import VideoChatModel
@@ -34,13 +35,13 @@ class Reply:
     Attributes:
         text: as generated; with likelihood the chosen letter in brackets, with text likelihood the chosen text.
         option: place of the option it means; None where it names none, or several.
-        first_token_s: seconds from the finished prompt to the first token.
+        first_token_s: seconds from the finished prompt to the first token; None where whole replies are compared.
         option_probabilities: of each letter or text among those of all options; not where text is generated.
     """
 
     text: str
     option: int | None
-    first_token_s: float
+    first_token_s: float | None
     option_probabilities: tuple[float, ...] | None = None
 
 
@@ -76,29 +77,21 @@ def answer_by_likelihood(
 def answer_by_text_likelihood(model: VideoChatModel, prompt: Prompt, options: Sequence[str]) -> Reply:
     """Compare how probable it is that the reply to a prompt without options is the text of each, and ends there.
 
+    Not averaged over tokens: options of many would win, since the later ones follow from the first. Of equal options
+    the first is taken.
+
     Source: the "cloze formulation" of OLMES (arXiv:2406.08446), which small models can be told apart with.
     """
-    start_s = time.perf_counter()
-    replies = [(*ids, model.stop_ids[0]) for ids in option_ids(model, options)]
+    replies = [reply_ids(model, option) for option in options]
     scores = continuation_log_likelihoods(model.network, prompt.embeds_LD, replies)
     option = int(scores.argmax())
-    return Reply(options[option], option, time.perf_counter() - start_s, tuple(scores.softmax(-1).tolist()))
+    return Reply(options[option], option, None, tuple(scores.softmax(-1).tolist()))
 
 
-def option_ids(model: VideoChatModel, options: Sequence[str]) -> list[tuple[int, ...]]:
-    """Ids of each option's text as a reply begins with it.
-
-    Raises:
-        InputError: the tokenizer does not keep a reply apart from what is before it, or makes nothing of an option.
-    """
-    bare = _ids_with(model, "")
-    spelled = [_ids_with(model, option) for option in options]
-    for option, ids in zip(options, spelled, strict=True):
-        if ids[: len(bare)] != bare or len(ids) == len(bare):
-            raise InputError(
-                f"answers by text likelihood: no tokens of option {option!r} of its own after the prompt's"
-            )
-    return [ids[len(bare) :] for ids in spelled]
+def reply_ids(model: VideoChatModel, text: str) -> tuple[int, ...]:
+    """Ids of a reply as training has them, its end included."""
+    layout = layout_prompt([Turn(("?",), text)], tokenizer=model.tokenizer, template=model.template)
+    return tuple(label for label in layout.labels if label != IGNORE_INDEX)
 
 
 def letter_ids(model: VideoChatModel, num_options: int) -> tuple[int, list[int]]:
@@ -111,9 +104,14 @@ def letter_ids(model: VideoChatModel, num_options: int) -> tuple[int, list[int]]
     Raises:
         InputError: the tokenizer does not tell the letters apart at one place.
     """
-    bare = _ids_with(model, LETTER_PREFIX)
+
+    def ids_with(prefix: str) -> tuple[int, ...]:
+        turns, template = [Turn(("?",))], model.template
+        return layout_prompt(turns, tokenizer=model.tokenizer, template=template, generation_prefix=prefix).input_ids
+
+    bare = ids_with(LETTER_PREFIX)
     # With the bracket that follows in a reply: a tokenizer may have `B)` in one piece.
-    spelled = [_ids_with(model, f"{LETTER_PREFIX}{letter})") for letter in ascii_uppercase[:num_options]]
+    spelled = [ids_with(f"{LETTER_PREFIX}{letter})") for letter in ascii_uppercase[:num_options]]
     common = 0
     while all(common < len(ids) and ids[common] == spelled[0][common] for ids in spelled):
         common += 1
@@ -124,9 +122,3 @@ def letter_ids(model: VideoChatModel, num_options: int) -> tuple[int, list[int]]
             f" after {LETTER_PREFIX!r}"
         )
     return len(bare) - common, letters
-
-
-def _ids_with(model: VideoChatModel, prefix: str) -> tuple[int, ...]:
-    """Ids of some prompt whose reply begins with a text."""
-    turns, template = [Turn(("?",))], model.template
-    return layout_prompt(turns, tokenizer=model.tokenizer, template=template, generation_prefix=prefix).input_ids

@@ -194,7 +194,7 @@ class _Share:
             "correct": reply.option == question.answer_index,
             "frames_used": [asdict(frame) for frame in view.frames],
             "num_visual_tokens": view.prompt.layout.num_visual_tokens,
-            "first_token_s": round(prepare_s + reply.first_token_s, 6),
+            "first_token_s": None if reply.first_token_s is None else round(prepare_s + reply.first_token_s, 6),
             "answer_s": round(time.perf_counter() - start_s, 6),
         }
         if reply.option_probabilities is not None:

@@ -200,7 +200,8 @@ class VideoChatOnlineForConditionalGeneration(PreTrainedModel, GenerationMixin):
         Args:
             input_ids: [B, L].
             attention_mask: [B, L].
-            position_ids: [B, L]; without `attention_mask` a row may hold several sequences, each counted from 0.
+            position_ids: [B, L]; without `attention_mask` and with `labels` (or `use_cache=False`) a row may hold
+                several sequences, each counted from 0.
             past_key_values: cache of the language model.
             inputs_embeds: [B, L, D], instead of `input_ids` and `pixel_values`.
             pixel_values: normalised frames and tiles of the whole batch, in order of appearance [T, 3, S, S].

@@ -23,7 +23,7 @@ _LONG_REGIME: ContextVar[bool | None] = ContextVar("long_regime", default=None)
 
 @contextmanager
 def fixed_regime(long: bool | None) -> Iterator[None]:
-    """Hold the regime for every forward pass inside. None: by the length of each sequence, as in training."""
+    """Hold the regime for every forward pass inside. None: by the length of each sequence, pads included."""
     token = _LONG_REGIME.set(long)
     try:
         yield

@@ -20,11 +20,7 @@ LINES = (IMAGES, DIALOGUES, RECALLS, STREAM_DIALOGUES)
 """Annotations written as JSON lines; the others are JSON lists, as their originals are."""
 
 
-STAGE1_REPEATS = {
-    IMAGES: 0.3,
-    **{"clips_of_2": 0.25, "clips_of_6": 1.5, "clips_of_8": 1.5},
-    **{"clips_of_4": 1, "clips_of_24": 1},
-}
+STAGE1_REPEATS = {IMAGES: 0.3, "clips_of_2": 0.25, "clips_of_6": 1.5, "clips_of_8": 1.5}
 DIALOGUE_REPEATS = 0.4
 MEMORY_REPEATS = (
     ({"name": "pyramid", "capacities": [4, 4, 16]}, 0.4),

@@ -6,7 +6,7 @@ Layout of the folder:
     images/train/                 training images
     scenes/SPLIT/                 what happens in each stream; `scene_from_dict` reads it
     annotations/                  ovbench_val.json, ovbench_test.json; training rows
-    registries/                   stage1.json, stage2.json (and more.json); paths relative to the registry file
+    registries/                   stage1.json, stage2.json, more.json; paths relative to the registry file
     vocabulary.json               all words
     manifest.json                 counts, written last: the folder is complete
 """
@@ -14,19 +14,14 @@ Layout of the folder:
 from __future__ import annotations
 
 import json
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from videochat_online import __version__
 from videochat_online.errors import InputError
+from videochat_online.progress import progress
 from videochat_online.synthetic.annotations import LINES, TrainingRows, annotation_file, registries
 from videochat_online.synthetic.draws import random_of
 from videochat_online.synthetic.presets import PRESETS, SPLITS, Preset
@@ -41,8 +36,6 @@ Counts = dict[str, dict[str, Any]]
 SETTINGS_FILE, MANIFEST_FILE = "synthesis.json", "manifest.json"
 FORMAT = 3
 """Raised whenever the same seed comes to give other bytes: a folder of before is then not taken for complete."""
-SECONDS_BETWEEN_LINES = 10.0
-"""Where stderr is no terminal, progress is a line this often."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +131,8 @@ def _read_json(path: Path) -> Row:
 def _write_all(folder: Path, seed: int, preset: Preset, show_progress: bool) -> Counts:
     counts: Counts = {"streams": {}, "questions": {}, "rows": {}}
     training = TrainingRows(preset, seed)
-    with _progress(preset, show_progress) as advance:
+    num_done, num_streams = 0, sum(kind.count for split in SPLITS for kind in preset.streams(split))
+    with progress("streams", show=show_progress) as tell:
         for split in SPLITS:
             rows = []
             for stream in make_streams(preset, seed, split):
@@ -148,7 +142,8 @@ def _write_all(folder: Path, seed: int, preset: Preset, show_progress: bool) -> 
                     path = folder / "images" / "train" / image
                     if not path.exists():
                         write_jpeg(path, Renderer(stream.scene, preset.size_px).frame(time_s))
-                advance()
+                num_done += 1
+                tell(num_done, num_streams)
             counts["streams"][split] = len(rows)
             if split != "train":
                 _write_new(folder / "annotations" / f"ovbench_{split}.json", to_json(rows))
@@ -201,25 +196,3 @@ def _write_new(path: Path, content: bytes) -> None:
 def _totals(counts: Counts) -> dict[str, Any]:
     questions = {split: sum(templates.values()) for split, templates in counts["questions"].items()}
     return {"num_streams": counts["streams"], "num_questions": questions, "num_rows": counts["rows"]}
-
-
-@contextmanager
-def _progress(preset: Preset, show: bool) -> Iterator[Callable[[], None]]:
-    """A bar that moves on by one stream at each call; lines where there is no terminal."""
-    columns = (TextColumn("streams"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    total = sum(kind.count for split in SPLITS for kind in preset.streams(split))
-    console = Console(stderr=True)
-    done, told = 0, time.monotonic()
-
-    with Progress(*columns, console=console, transient=True, disable=not (show and console.is_terminal)) as progress:
-        bar = progress.add_task("", total=total)
-
-        def advance() -> None:
-            nonlocal done, told
-            done += 1
-            progress.advance(bar)
-            if show and not console.is_terminal and time.monotonic() - told > SECONDS_BETWEEN_LINES:
-                told = time.monotonic()
-                console.print(f"{done}/{total} streams", highlight=False)
-
-        yield advance

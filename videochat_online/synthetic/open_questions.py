@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from itertools import permutations
 from random import Random
 
+from videochat_online.errors import InputError
 from videochat_online.synthetic.clips import IMAGE_QUESTION, WINDOW_SHARE
 from videochat_online.synthetic.draws import random_of
 from videochat_online.synthetic.facts_several import PATH_S
@@ -26,10 +27,13 @@ NUM_PAIRS = 4
 UNIT_S = 24
 """A stream of this length gets the preset's number of rows, one of twice the length twice as many."""
 MIN_RECALL_S, MAX_DIALOGUE_S, MAX_TURNS = 8, 24, 4
+"""Shortest clip with questions at its end, longest one with questions on the way, and times of asking there."""
 MOVING_SHARE = 0.2
 """Of the clips that could end while something moves on, those that do: only these are asked where it goes."""
 FEWEST_COUNTED = 10
+"""Answers of a kind from which on one is taken for too common."""
 BACK_S = (2, 8, 32, 128)
+"""How long ago `where_was` asks about; the benchmark's 512 s are longer than any training stream."""
 _OF_A_THING = ("where_is", "pattern_now", "how_long_shaking", "action_order", "still_shaking", "still_there")
 
 
@@ -42,16 +46,18 @@ class OpenQuestions:
 
     def offline_rows(self, scene: Scene, video: str, kind: ClipKind) -> Iterator[Row]:
         """VideoChat2-IT rows: what a clip has shown by its end."""
+        ends = _Ends(scene)
         for _ in range(_due(scene, kind.per_stream)):
-            start_s, end_s = self._cut(scene, kind.min_s, kind.max_s)
-            found = self._ask(scene.between(start_s, end_s), end_s - start_s, NUM_PAIRS)
+            start_s, end_s = self._cut(ends, kind.min_s, kind.max_s)
+            found = self._ask(scene.between(start_s, end_s), end_s - start_s, NUM_PAIRS, ends.moving.get(end_s, ()))
             if found:
                 yield offline_row(video, start_s, end_s, [open_pair(text, answer) for text, answer in found])
 
     def online_rows(self, scene: Scene, video: str, count: int) -> Iterator[Row]:
         """Dialogues: a question or two at each of up to four times."""
+        ends = _Ends(scene)
         for _ in range(_due(scene, count)):
-            start_s, end_s = self._cut(scene, MIN_RECALL_S, MAX_DIALOGUE_S)
+            start_s, end_s = self._cut(ends, MIN_RECALL_S, MAX_DIALOGUE_S)
             clip = scene.between(start_s, end_s)
             times_s = [time_s for time_s in range(2, end_s - start_s) if clip.is_quiet(time_s - 1, time_s)]
             asked_s = sorted(self._random.sample(times_s, min(MAX_TURNS - 1, len(times_s))))
@@ -59,16 +65,17 @@ class OpenQuestions:
             turns = [
                 open_turn(text, answer, time_s, is_window=is_window)
                 for time_s in (*asked_s, end_s - start_s)
-                for text, answer in self._ask(clip, time_s, 2)
+                for text, answer in self._ask(clip, time_s, 2, ends.moving.get(start_s + time_s, ()))
             ]
             if turns:
                 yield online_row(video, start_s, end_s, turns)
 
     def recall_rows(self, scene: Scene, video: str, count: int) -> Iterator[Row]:
         """Questions at the end of a clip of any length: what a memory holds there has to do for each."""
+        ends = _Ends(scene)
         for _ in range(_due(scene, count)):
-            start_s, end_s = self._cut(scene, MIN_RECALL_S, int(scene.duration_s))
-            found = self._ask(scene.between(start_s, end_s), end_s - start_s, NUM_PAIRS)
+            start_s, end_s = self._cut(ends, MIN_RECALL_S, int(scene.duration_s))
+            found = self._ask(scene.between(start_s, end_s), end_s - start_s, NUM_PAIRS, ends.moving.get(end_s, ()))
             turns = [open_turn(text, answer, end_s - start_s) for text, answer in found]
             if turns:
                 yield online_row(video, start_s, end_s, turns)
@@ -87,25 +94,27 @@ class OpenQuestions:
             )
             yield time_s, image_row(name, [(IMAGE_QUESTION, caption)])
 
-    def _cut(self, scene: Scene, min_s: int, max_s: int) -> tuple[int, int]:
+    def _cut(self, ends: _Ends, min_s: int, max_s: int) -> tuple[int, int]:
         """Start and end in whole seconds: nothing moves in the first, nor, but for some, in the last."""
-        seconds = range(int(scene.duration_s) + 1)
-        quiet = [time_s for time_s in seconds[:-1] if scene.is_quiet(time_s, time_s + 1)]
-        while True:
-            start_s, length = self._random.choice(quiet), self._random.randint(min_s, max_s)
-            moving = [end_s for end_s in seconds[start_s + min_s : start_s + max_s + 1] if _moving_on(scene, end_s)]
-            if moving and self._random.random() < MOVING_SHARE:
-                return start_s, self._random.choice(moving)
-            if start_s + length - 1 in quiet:
-                return start_s, start_s + length
+        cuts = defaultdict(list)
+        for start_s in (start_s for start_s, is_quiet in enumerate(ends.quiet) if is_quiet):
+            for end_s in range(start_s + min_s, min(start_s + max_s, len(ends.quiet)) + 1):
+                if end_s in ends.moving or ends.quiet[end_s - 1]:
+                    cuts[end_s in ends.moving].append((start_s, end_s))
+        if not cuts:
+            raise InputError(f"{ends.name}: expected a clip of {min_s} to {max_s} s to cut from it, found none")
+        is_moving = bool(cuts[True]) and (not cuts[False] or self._random.random() < MOVING_SHARE)
+        # A length first: there are more places for short clips.
+        length = self._random.choice(sorted({end_s - start_s for start_s, end_s in cuts[is_moving]}))
+        return self._random.choice([cut for cut in cuts[is_moving] if cut[1] - cut[0] == length])
 
-    def _ask(self, clip: Scene, time_s: float, count: int) -> list[tuple[str, str]]:
-        """Up to `count` (question, answer), those whose answers came least often so far."""
+    def _ask(self, clip: Scene, time_s: float, count: int, moving: Sequence[int]) -> list[tuple[str, str]]:
+        """Up to `count` (question, answer), those whose answers came least often; `moving` goes on after the clip."""
         seen = clip.until(time_s)
         found = [
             (template, TEMPLATES[template].text.format(**params), answer, _things(params))
-            for template, params in _askable(seen, time_s)
-            if (answer := answer_of(seen, template, time_s, params, _firsts(seen))) is not None
+            for template, params in _askable(seen, time_s, moving)
+            if (answer := answer_of(seen, template, time_s, params, _names(seen))) is not None
             and not self._is_too_common(template, answer)
         ]
         self._random.shuffle(found)
@@ -130,26 +139,28 @@ class OpenQuestions:
 
 
 def _due(scene: Scene, per_unit: int) -> int:
-    return max(1, round(per_unit * scene.duration_s / UNIT_S))
+    return max(1, round(per_unit * scene.duration_s / UNIT_S)) if per_unit else 0
 
 
-def _askable(seen: Scene, time_s: float) -> Iterator[tuple[str, Params]]:
+def _askable(seen: Scene, time_s: float, moving: Sequence[int]) -> Iterator[tuple[str, Params]]:
     """Templates with their parameters for which a scene, cut off at the time of asking, may have an answer."""
     shown = {seen.entities[entity].name: entity for entity in seen.spans}  # the newest of each name
     named: list[tuple[Params, int]] = []
     for entity in shown.values():
         thing = seen.entities[entity]
         named.append(({"colour": thing.colour, "shape": thing.shape}, entity))
-    yield from (("next_cell", params) for params, entity in named if entity in _moving_on(seen, time_s))
+    yield from (("next_cell", params) for params, entity in named if entity in moving)
     if not seen.is_quiet(time_s - 1, time_s):
         return
     yield "how_many", {}
-    if len(_firsts(seen)) > 1:
+    if len(_names(seen)) > 1:
         yield "first_of", {}
     for event in seen.events:
         if event.kind == "flash" and event.end_s <= time_s:
             yield "flashed", {"seconds": round(time_s - event.start_s)}
     for params, entity in named:
+        if any(event.start_s == time_s for event in seen.events_of(entity)):
+            continue  # what begins now has not been seen yet
         for template in _OF_A_THING:
             if template != "how_long_shaking" or _is_span(seen, entity, time_s):
                 yield template, params
@@ -171,20 +182,37 @@ def _things(params: Params) -> frozenset[str]:
     )
 
 
-def _moving_on(scene: Scene, time_s: float) -> list[int]:
-    """Things that have gone one way for two cells or more, the last of them just now."""
-    found = []
-    for event in scene.events:
-        if event.kind == "move" and event.end_s == time_s:
-            before = scene.events_of(event.entity, "move")
-            found += [event.entity] * any(move.end_s == event.start_s for move in before)
-    return found
+class _Ends:
+    """Where clips of a scene can begin and end.
+
+    Attributes:
+        name: of the scene.
+        quiet: for each second, whether nothing moves in it.
+        moving: whole seconds at which something has gone straight on for two cells or more, and goes on: its number.
+    """
+
+    def __init__(self, scene: Scene) -> None:
+        self.name = scene.name
+        seconds = int(scene.duration_s)
+        self.quiet = [scene.is_quiet(time_s, time_s + 1) for time_s in range(seconds - 1)]
+        self.quiet.append(scene.is_quiet(seconds - 1, seconds - 0.5))  # what happens at the very end is not shown
+        self.moving: defaultdict[int, list[int]] = defaultdict(list)
+        for entity in scene.spans:
+            moves = scene.events_of(entity, "move")
+            for before, move, after in zip(moves, moves[1:], moves[2:], strict=False):
+                is_unbroken = before.end_s == move.start_s and move.end_s == after.start_s
+                params = {"colour": scene.entities[entity].colour, "shape": scene.entities[entity].shape}
+                expected = answer_of(scene, "next_cell", move.end_s, params, ())
+                if is_unbroken and after.cell and expected == place_name(after.cell, scene.cells_per_side):
+                    self.moving[int(move.end_s)].append(entity)
 
 
-def _firsts(seen: Scene) -> list[str]:
-    """Names of all that began alone: one of them was first."""
-    starts_s = Counter(start_s for start_s, _ in seen.spans.values())
-    return [seen.entities[entity].name for entity, (start_s, _) in seen.spans.items() if starts_s[start_s] == 1]
+def _names(seen: Scene) -> list[str]:
+    """All that have been seen, where one of them was there before the others; else none."""
+    starts_s = [start_s for start_s, _ in seen.spans.values()]
+    if not starts_s or starts_s.count(min(starts_s)) > 1:
+        return []
+    return [seen.entities[entity].name for entity in seen.spans]
 
 
 def _is_span(seen: Scene, entity: int, time_s: float) -> bool:

@@ -86,7 +86,16 @@ class Preset:
                 f"video_fps: expected 8 in the world 'several' (its actions need it), got {self.video_fps}"
             )
         step = 12 if self.world == "several" else 48
+        shortest_s = min((kind.seconds for kind in self.train), default=step)
+        for clip in self.clips:
+            if not (1 <= clip.min_s <= clip.max_s and clip.min_s < shortest_s and clip.per_stream >= 0):
+                raise InputError(
+                    f"clips: expected 1 <= min_s <= max_s, min_s below the {shortest_s} s of the shortest training"
+                    f" stream and per_stream of at least 0, got {clip}"
+                )
         for kind in (*self.train, *self.val, *self.test):
+            if self.world == "several" and kind.num_questions and kind.seconds < 2 * step:
+                raise InputError(f"world 'several': expected streams of at least {2 * step} s to ask about, got {kind}")
             wrong_length = kind.seconds % step or (self.world == "single" and kind.seconds != step)
             if kind.seconds < step or kind.count < 0 or wrong_length:
                 lengths = "48 s" if self.world == "single" else "a multiple of 12 s"

@@ -83,7 +83,8 @@ class DataArguments:
     max_seq_length: int = _option(32768, "Longest prompt in tokens.")
     max_overrun_s: float = _option(1.0, "How many seconds the times of a row may lie beyond its video.")
     packing_tokens: int = _option(
-        0, "Put samples of about so many tokens together into one sequence, which then counts as one; 0 does not."
+        0,
+        "Put samples together into sequences of about so many tokens, each of which counts as one sample; 0 does not.",
     )
     max_bad_fraction: float = _option(0.01, "Stop when more than this part of the rows cannot be used.")
     cache_frames_mb: float = _option(0.0, "Keep so many MB of decoded frames for the next epochs, in each process.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils import is_flash_attn_2_available
 
 from videochat_online.data import FrameSampling, PixelReader, SampleEncoder, Tiling
+from videochat_online.data.reading import SampleReader
 from videochat_online.errors import CheckpointError, InputError
 from videochat_online.memory import TokenSchedule
 from videochat_online.model import VideoChatOnlineConfig, VideoChatOnlineForConditionalGeneration, load_network
@@ -87,14 +88,9 @@ def load_student(arguments: Arguments) -> Student:
     return Student(network, tokenizer, template)
 
 
-def make_encoder(
-    config: VideoChatOnlineConfig, tokenizer: PreTrainedTokenizerBase, template: ChatTemplate, options: DataArguments
-) -> SampleEncoder:
-    """What turns rows into examples for this model."""
-    return SampleEncoder(
-        tokenizer=tokenizer,
-        template=template,
-        system_message=config.system_message,
+def make_reader(config: VideoChatOnlineConfig, options: DataArguments) -> SampleReader:
+    """What reads rows and their media as this model is shown them."""
+    return SampleReader(
         reader=PixelReader(
             FrameTransform(size=config.image_size, pad_square=config.pad2square),
             backend=options.video_backend,
@@ -109,8 +105,21 @@ def make_encoder(
             max_tiles=config.max_dynamic_patch,
             thumbnail=config.use_thumbnail,
         ),
-        max_length=options.max_seq_length,
         max_overrun_s=options.max_overrun_s,
+    )
+
+
+def make_encoder(
+    config: VideoChatOnlineConfig, tokenizer: PreTrainedTokenizerBase, template: ChatTemplate, options: DataArguments
+) -> SampleEncoder:
+    """What turns rows into examples for this model."""
+    reader = make_reader(config, options)
+    return SampleEncoder(
+        **{field.name: getattr(reader, field.name) for field in fields(reader)},
+        tokenizer=tokenizer,
+        template=template,
+        system_message=config.system_message,
+        max_length=options.max_seq_length,
     )
 
 

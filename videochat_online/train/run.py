@@ -68,7 +68,7 @@ def train(arguments: Arguments) -> TrainReport:
             folder.open({name: asdict(count) for name, count in dataset.counts().items()}, sets, checkpoint)
     collator, packing_tokens = make_collator(encoder, student.tokenizer), arguments.data.packing_tokens
     is_shuffled = arguments.training.train_sampling_strategy == "random"
-    seed = arguments.training.seed
+    seed = arguments.training.seed if arguments.training.data_seed is None else arguments.training.data_seed
     trainer = OnlineTrainer(
         model=student.network,
         args=arguments.training,

@@ -1,0 +1,77 @@
+"""What `videochat-online doctor --registry` finds, as a table and as a report."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from videochat_online.data import load_registries
+from videochat_online.data.inspection import SetInspection, inspect_sets
+from videochat_online.data.reading import check_reader
+from videochat_online.errors import InputError
+from videochat_online.model import VideoChatOnlineConfig
+from videochat_online.progress import progress
+from videochat_online.train.arguments import DataArguments
+from videochat_online.train.preparation import make_reader
+
+PROBLEMS_SHOWN = 5
+
+
+def add_registry_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments that go with `--registry`."""
+    group = parser.add_argument_group("training sets")
+    group.add_argument("--registry", metavar="FILE", help="read every row of its sets; several with commas between")
+    group.add_argument("--max_rows", type=int, metavar="N", help="of each set, drawn at random (default: all)")
+    group.add_argument("--processes", type=int, metavar="N", help="that read at once (default: one for each core)")
+    group.add_argument("--sampling_method", default="fps1", metavar="NAME", help="as of a training run (default: fps1)")
+    group.add_argument("--max_num_frame", type=int, default=64, metavar="N", help="likewise (default: 64)")
+    group.add_argument("--max_overrun_s", type=float, default=1.0, metavar="X", help="likewise (default: 1)")
+    group.add_argument("--report", type=Path, metavar="FILE.json", help="write everything that was found")
+
+
+def inspect_registries(options: argparse.Namespace) -> dict[str, SetInspection]:
+    """Inspect the sets, with progress on stderr; writes the report.
+
+    Raises:
+        InputError: a registry or annotation that cannot be read, a number out of range, or no place for the report.
+    """
+    if options.max_rows is not None and options.max_rows < 1:
+        raise InputError(f"--max_rows: expected at least 1, got {options.max_rows}")
+    if options.processes is not None and options.processes < 0:
+        raise InputError(f"--processes: expected 0 or more, got {options.processes}")
+    if options.report is not None and not options.report.parent.is_dir():
+        raise InputError(f"--report: expected a file in a folder that is there, got {options.report}")
+    entries = load_registries(options.registry)
+    config = VideoChatOnlineConfig.from_pretrained(options.model) if options.model else VideoChatOnlineConfig()
+    keys = ("sampling_method", "max_num_frame", "max_overrun_s")
+    reader = make_reader(config, DataArguments(**{key: getattr(options, key) for key in keys}))
+    check_reader(reader)
+    num_processes = len(os.sched_getaffinity(0)) if options.processes is None else options.processes
+    with progress("rows") as tell:
+        found = inspect_sets(entries, reader, max_rows=options.max_rows, num_processes=num_processes, on_row=tell)
+    if options.report is not None:
+        content = {name: inspection.to_json() for name, inspection in found.items()}
+        try:
+            options.report.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"--report: expected a file that can be written, got {options.report}") from error
+    return found
+
+
+def registry_text(found: Mapping[str, SetInspection]) -> str:
+    """A line for each set, then the first problems of each."""
+    lines = [f"{'set':<32} {'rows':>9} {'read':>9} {'unusable':>9} {'pictures':>10}  kinds"]
+    for name, one in found.items():
+        kinds = ", ".join(f"{kind} {count:,}" for kind, count in sorted(one.kinds.items()))
+        lines.append(
+            f"{name:<32} {one.rows:>9,} {one.inspected:>9,} {len(one.problems):>9,} {one.num_pictures:>10,}  {kinds}"
+        )
+    for name, one in found.items():
+        for row, reason in one.problems[:PROBLEMS_SHOWN]:
+            lines.append(f"{name} row {row}: {reason}")
+        if len(one.problems) > PROBLEMS_SHOWN:
+            lines.append(f"{name}: and {len(one.problems) - PROBLEMS_SHOWN:,} more; --report FILE.json lists all")
+    return "\n".join(lines)

@@ -1,0 +1,130 @@
+"""Every row of some registries as training would read it, in parallel, and what cannot be used.
+
+What is found is what a run would skip, but for prompts that are too long: tokenizers are not needed here.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch.utils.data import DataLoader, Dataset
+
+from videochat_online.data.mixture import repeated_rows
+from videochat_online.data.reading import SampleReader
+from videochat_online.data.records import parse_row
+from videochat_online.data.registry import RegistryEntry
+from videochat_online.data.rows import RowFile
+from videochat_online.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class InspectedRow:
+    """One row: what kind it is, what it shows, or why it cannot be used. Rows count from 0."""
+
+    set_number: int
+    row: int
+    kind: str | None
+    num_pictures: int = 0
+    problem: str | None = None
+
+
+@dataclass(slots=True)
+class SetInspection:
+    """What was found in one set.
+
+    Attributes:
+        rows: in its file.
+        inspected: how many of them were looked at.
+        kinds: how many of each kind.
+        num_pictures: frames and tiles, all rows together.
+        problems: row number and reason of each that cannot be used.
+    """
+
+    rows: int
+    inspected: int = 0
+    kinds: Counter[str] = field(default_factory=Counter)
+    num_pictures: int = 0
+    problems: list[tuple[int, str]] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """As a report holds it."""
+        return {
+            "rows": self.rows,
+            "inspected": self.inspected,
+            "kinds": dict(self.kinds),
+            "pictures": self.num_pictures,
+            "bad": len(self.problems),
+            "problems": [{"row": row, "reason": reason} for row, reason in self.problems],
+        }
+
+
+def inspect_sets(
+    entries: Sequence[RegistryEntry],
+    reader: SampleReader,
+    *,
+    max_rows: int | None = None,
+    num_processes: int = 0,
+    seed: int = 0,
+    on_row: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, SetInspection]:
+    """Read rows with all their media.
+
+    Args:
+        entries: the sets.
+        reader: reads samples as the run would.
+        max_rows: of each set, drawn at random; None reads all.
+        num_processes: that read at once; 0 reads in this process.
+        seed: of the draws.
+        on_row: told how many rows are done, of how many.
+
+    Raises:
+        InputError: annotations that cannot be read at all.
+    """
+    rows = _Rows(entries, reader, max_rows, seed)
+    found = {entry.name: SetInspection(rows=len(file)) for entry, file in zip(entries, rows.files, strict=True)}
+    loader: Iterable[InspectedRow] = DataLoader(rows, batch_size=None, num_workers=num_processes)
+    for done, row in enumerate(loader, start=1):
+        inspection = found[entries[row.set_number].name]
+        inspection.inspected += 1
+        inspection.num_pictures += row.num_pictures
+        if row.problem is not None:
+            inspection.problems.append((row.row, row.problem))
+        elif row.kind is not None:
+            inspection.kinds[row.kind] += 1
+        on_row(done, len(rows))
+    return found
+
+
+class _Rows(Dataset[InspectedRow]):
+    def __init__(self, entries: Sequence[RegistryEntry], reader: SampleReader, max_rows: int | None, seed: int) -> None:
+        self.entries, self.reader, self.seed = entries, reader, seed
+        self.files = [RowFile(entry.annotation) for entry in entries]
+        self._places: list[tuple[int, int]] = []
+        for number, file in enumerate(self.files):
+            share = 1.0 if max_rows is None else min(1.0, max_rows / len(file))
+            chosen = repeated_rows(len(file), share, random.Random(f"{seed} {entries[number].name}"))
+            self._places += [(number, row) for row in chosen]
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: int) -> InspectedRow:
+        number, row = self._places[index]
+        entry, kind = self.entries[number], None
+        try:
+            sample = parse_row(self.files[number][row], entry.data_root)
+            kind = sample.kind
+            shown = self.reader.read(
+                sample,
+                random.Random(f"{self.seed} {index}"),
+                tiling=entry.tiling(self.reader.tiling),
+                fps=entry.fps,
+                memory=entry.memory,
+            )
+        except InputError as error:
+            return InspectedRow(number, row, kind, problem=str(error))
+        return InspectedRow(number, row, kind, len(shown.ratios))

@@ -1,0 +1,171 @@
+"""A validated sample -> the pictures it shows, in their places in its dialogue.
+
+Knows token grid and schedule as it is given them; knows nothing of tokenizers, templates or registries.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from videochat_online.data.checks import check_boxes, check_within_video
+from videochat_online.data.frames import FrameSampling, PixelReader, Pixels, SampledClip, Tiling
+from videochat_online.data.layout import (
+    frames_until,
+    image_turns,
+    last_turns,
+    online_turns,
+    text_turns,
+    tracking_turns,
+    video_turns,
+)
+from videochat_online.data.records import Sample
+from videochat_online.data.remembered import MemoryLayout
+from videochat_online.errors import InputError
+from videochat_online.memory import Grid, TokenSchedule
+from videochat_online.types import FrameUse, Turn
+from videochat_online.video import TIME_TOLERANCE_S, uniform_subset
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """What a sample shows, and its dialogue around it.
+
+    Attributes:
+        turns: with pictures in place.
+        pixels_TSSC: frames or tiles in order of appearance, not normalised; None for a text.
+        ratios: by how much each of the T is pooled.
+    """
+
+    turns: tuple[Turn, ...]
+    pixels_TSSC: Pixels | None = None
+    ratios: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleReader:
+    """Everything that reads samples; needs no tokenizer.
+
+    Attributes:
+        reader: reads frames and tiles.
+        full_grid: tokens of a full-size frame or tile, rows and columns.
+        schedule: which frame is pooled by how much.
+        sampling: which frames of a video.
+        tiling: of still images.
+        max_overrun_s: how far a row's times may lie beyond its video: they are rounded, and files often say less than
+            they hold.
+    """
+
+    reader: PixelReader
+    full_grid: Grid
+    schedule: TokenSchedule
+    sampling: FrameSampling
+    tiling: Tiling
+    max_overrun_s: float = 1.0
+
+    def read(
+        self,
+        sample: Sample,
+        rng: random.Random,
+        *,
+        tiling: Tiling | None = None,
+        fps: float | None = None,
+        memory: MemoryLayout | None = None,
+    ) -> Shown:
+        """Read what a sample shows and put it into its dialogue.
+
+        Args:
+            sample: validated.
+            rng: of all draws for this sample in this epoch.
+            tiling: of the sample's set, instead of the run's.
+            fps: frame rate of the set's frame folders, where the sample does not say.
+            memory: shows what it would hold at the last question, instead of all frames.
+
+        Raises:
+            InputError: unreadable media, placeholders or times that do not fit; a memory for a sample that is not a
+                video with questions.
+        """
+        if memory is not None and sample.kind not in ("video", "online"):
+            raise InputError(f"memory: expected a video with questions, found a sample of kind {sample.kind}")
+        if sample.kind == "text":
+            return Shown(turns=text_turns(sample.turns))
+        if sample.kind == "image":
+            return self._image(sample, tiling or self.tiling)
+        return self._video(sample, rng, fps, memory)
+
+    def _image(self, sample: Sample, tiling: Tiling) -> Shown:
+        tiling = tiling.for_images(len(sample.media))
+        images = [self.reader.tiles(path, tiling) for path in sample.media]
+        tokens_per_tile = self.full_grid[0] * self.full_grid[1]
+        turns = image_turns(sample.turns, [tokens_per_tile * len(tiles) for tiles in images])
+        pixels = np.concatenate(images)
+        return Shown(turns=turns, pixels_TSSC=pixels, ratios=(1,) * len(pixels))
+
+    def _video(self, sample: Sample, rng: random.Random, fps: float | None, memory: MemoryLayout | None) -> Shown:
+        turns = sample.turns
+        if sample.kind == "tracking":
+            places = uniform_subset(range(len(sample.media)), self.sampling.max_num_frames)
+            pixels = self.reader.images([sample.media[place] for place in places])
+            check_boxes(sample, places)
+            clip = SampledClip(pixels, tuple(round(sample.boxes[place].time_s, 1) for place in places), math.inf)
+            turns = tracking_turns(sample, places, rng)
+        else:
+            clip = self.reader.clip(
+                sample.media[0], self.sampling, fps=sample.fps or fps, clip_s=sample.clip_s, rng=rng
+            )
+            check_within_video(sample, clip.duration_s, self.max_overrun_s)
+        times_s: Sequence[float] = clip.times_s
+        if sample.reset_times:
+            times_s = [round(time_s - times_s[0], 1) for time_s in times_s]
+        if memory is None:
+            frames, ratios = self._scheduled(times_s)
+        else:
+            turns = last_turns(turns)
+            last_s = turns[-1].time_s
+            seen_s = times_s if last_s is None else [t for t in times_s if t <= last_s + TIME_TOLERANCE_S]
+            frames, ratios = self._remembered(clip.pixels_TSSC[: len(seen_s)], seen_s, memory)
+        if sample.kind == "video":
+            laid_out = video_turns(turns, frames)
+        else:
+            laid_out = online_turns(turns, frames)
+            frames = list(frames_until(frames, turns[-1].time_s or 0.0))
+        pixels_TSSC = clip.pixels_TSSC[[frame.index for frame in frames]]
+        return Shown(turns=laid_out, pixels_TSSC=pixels_TSSC, ratios=tuple(ratios[: len(frames)]))
+
+    def _scheduled(self, times_s: Sequence[float]) -> tuple[list[FrameUse], list[int]]:
+        """The frames that cost tokens, and by how much each is pooled; the schedule may leave some out."""
+        counts = self.schedule.num_tokens(range(len(times_s)), self.full_grid)
+        frames = [
+            FrameUse(index, time_s, count)
+            for index, (time_s, count) in enumerate(zip(times_s, counts, strict=True))
+            if count
+        ]
+        return frames, [self.schedule.ratio(frame.index) or 1 for frame in frames]
+
+    def _remembered(
+        self, pixels_TSSC: Pixels, times_s: Sequence[float], memory: MemoryLayout
+    ) -> tuple[list[FrameUse], list[int]]:
+        """The same of what a memory would hold after these frames."""
+        left = memory.remembered(pixels_TSSC, times_s, self.full_grid, self.schedule.intervals)
+        frames = [FrameUse(frame.place, times_s[frame.place], frame.num_tokens) for frame in left]
+        return frames, [frame.ratio for frame in left]
+
+
+def check_reader(reader: SampleReader) -> None:
+    """Fail before the first epoch on settings under which every sample would fail.
+
+    Raises:
+        InputError: an unknown sampling method, fewer than one frame, or a schedule the token grid cannot hold.
+    """
+    method, count = reader.sampling.method, reader.sampling.max_num_frames
+    if count < 1:
+        raise InputError(f"max_num_frame: expected at least 1, found {count}")
+    if method not in ("rand", "middle"):
+        rate = method.removeprefix("fps")
+        if rate == method or not rate.replace(".", "", 1).isdigit() or float(rate) <= 0:
+            raise InputError(f"sampling_method: expected fpsN (such as fps1), rand or middle, found {method!r}")
+    reader.schedule.grids(reader.full_grid)
