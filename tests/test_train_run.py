@@ -177,10 +177,20 @@ def test_packing_changes_no_loss(run):
     assert packed[0] > packed[-1]
 
 
-def test_packs_of_an_epoch_hold_every_row(run):
-    report = run("packs", packing_tokens=300, per_device_train_batch_size=1, max_steps=-1)
+def test_packs_of_an_epoch_hold_every_row(place, run):
+    report = run("packs", "bad", packing_tokens=300, per_device_train_batch_size=1, max_steps=-1, max_bad_fraction=0.5)
     assert report.losses[-1]["epoch"] == 1.0
-    assert 1 < report.steps < 8
+    assert 1 < report.steps < 16
+    assert {(row.set_name, row.row) for row in report.skipped} == {("spoilt", 0), ("spoilt", 9)}
+    assert [report.dataset[name].items for name in ("good", "spoilt")] == [6, 10]
+
+
+def test_all_rows_of_packs_are_seen(place, tiny_dir, monkeypatch):
+    seen = []
+    monkeypatch.setattr(SkippedLog, "add", lambda self, report: seen.append(report.num_items))
+    keys = {"packing_tokens": 300, "per_device_train_batch_size": 1, "max_steps": -1}
+    report = train(parse_arguments(None, arguments(place, tiny_dir, "seen", **keys)))
+    assert (sum(seen), len(seen)) == (8, report.steps)
 
 
 def test_grouping_by_length_trains_on_every_row(run):
@@ -206,6 +216,17 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(place, tiny_dir, whole)
     launches = json.loads((place / "killed" / "run.json").read_text())["launches"]
     assert [launched["resumed_from"] for launched in launches] == [None, "checkpoint-5"]
     assert not (place / "killed" / "checkpoint-6").exists()
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_with_the_same_packs(place, tiny_dir, run):
+    packing = {"packing_tokens": 300, "per_device_train_batch_size": 1, "save_strategy": "steps", "save_steps": 2}
+    whole = run("whole_packs", **packing, max_steps=7)
+    keys = arguments(place, tiny_dir, "killed_packs", **packing, max_steps=7)
+    assert launch(keys, kill_at_step=5).returncode == -9
+    done = launch(keys)
+    assert done.returncode == 0, done.stderr
+    assert losses(json.loads((place / "killed_packs" / "report.json").read_text())) == losses(whole)
 
 
 def test_a_resumed_loader_of_several_processes_draws_the_running_epoch():

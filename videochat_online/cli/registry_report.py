@@ -13,6 +13,7 @@ from videochat_online.data.inspection import SetInspection, inspect_sets
 from videochat_online.data.reading import check_reader
 from videochat_online.errors import InputError
 from videochat_online.model import VideoChatOnlineConfig
+from videochat_online.model.loading import load_config
 from videochat_online.progress import progress
 from videochat_online.train.arguments import DataArguments
 from videochat_online.train.preparation import make_reader
@@ -45,7 +46,7 @@ def inspect_registries(options: argparse.Namespace) -> dict[str, SetInspection]:
     if options.report is not None and not options.report.parent.is_dir():
         raise InputError(f"--report: expected a file in a folder that is there, got {options.report}")
     entries = load_registries(options.registry)
-    config = VideoChatOnlineConfig.from_pretrained(options.model) if options.model else VideoChatOnlineConfig()
+    config = load_config(Path(options.model).expanduser()) if options.model else VideoChatOnlineConfig()
     keys = ("sampling_method", "max_num_frame", "max_overrun_s")
     reader = make_reader(config, DataArguments(**{key: getattr(options, key) for key in keys}))
     check_reader(reader)

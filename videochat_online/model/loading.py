@@ -136,7 +136,7 @@ def load_model(
     place = _device(device)
     if quantization and place.type != "cuda":
         raise InputError(f"quantization {quantization!r} needs CUDA, the device is {place}")
-    config = _config(directory)
+    config = load_config(directory)
     weights_dtype = _dtype(dtype, place, config)
     chat_template = get_template(template or config.template)
     loaded_tokenizer = load_tokenizer(tokenizer or directory)
@@ -173,7 +173,12 @@ def _resolve(name_or_path: str | Path) -> Path:
         ) from error
 
 
-def _config(directory: Path) -> VideoChatOnlineConfig:
+def load_config(directory: Path) -> VideoChatOnlineConfig:
+    """Configuration of a checkpoint in a directory.
+
+    Raises:
+        CheckpointError: there is none, or none that can be read.
+    """
     if not (directory / "config.json").is_file():
         found = "no config.json in it" if directory.is_dir() else "a file" if directory.exists() else "nothing"
         raise CheckpointError(f"{directory}: expected a model directory with config.json, found {found}")

@@ -19,6 +19,7 @@ from videochat_online.data.reading import SampleReader
 from videochat_online.errors import CheckpointError, InputError
 from videochat_online.memory import TokenSchedule
 from videochat_online.model import VideoChatOnlineConfig, VideoChatOnlineForConditionalGeneration, load_network
+from videochat_online.model.loading import load_config
 from videochat_online.model.original import LORA_SCALING
 from videochat_online.text import (
     ChatTemplate,
@@ -207,10 +208,7 @@ def add_adapters(network: nn.Module, llm_rank: int, backbone_rank: int) -> None:
 
 def _configuration(directory: Path, options: ModelArguments, data: DataArguments) -> VideoChatOnlineConfig:
     """The checkpoint's configuration with what the run changes; it is saved with the result."""
-    if not (directory / "config.json").is_file():
-        found = "no config.json in it" if directory.is_dir() else "a file" if directory.exists() else "nothing"
-        raise CheckpointError(f"{directory}: expected a model directory with config.json, found {found}")
-    config = VideoChatOnlineConfig.from_pretrained(directory)
+    config = load_config(directory)
     changes: dict[str, Any] = {
         "template": options.conv_style,
         "drop_path_rate": options.drop_path_rate,

@@ -1,0 +1,127 @@
+"""`doctor --registry`: every planted fault is found, by set and row, and good rows are counted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from train_cases import dialogue, mixed_rows, online_rows, tiny_encoder, write_media, write_registry
+from videochat_online.cli.main import main
+from videochat_online.data import TrainingDataset, load_registries
+from videochat_online.data.dataset import SkippedSample
+from videochat_online.data.inspection import inspect_sets
+
+FAULTS = [
+    ({"video": "clip.mp4"}, "expected conversations, QA or image_bboxes, found video"),
+    ({"video": "none.mp4", "conversations": dialogue("a", "b")}, "none.mp4"),
+    ({"video": "cut.mp4", "conversations": dialogue("a", "b")}, "cut.mp4"),
+    ({"video": "clip.mp4", "conversations": dialogue("a", "b", "c", "d", times=(2.0, 1.0))}, "timestamps: expected at"),
+    ({"video": "clip.mp4", "conversations": dialogue("a", "b", times=(60.0,))}, "expected a time within the video"),
+    ({"video": "clip.mp4", "start": 3, "end": 2, "QA": [{"q": "a", "a": "b"}]}, "clip: expected 0 <= start <= end"),
+    ({"video": "clip.mp4", "clip": [9, 19], "QA": [{"q": "a", "a": "b"}]}, "clip: expected an end within the video"),
+    ({"image": "image0.png", "conversations": dialogue("<image><image>", "b")}, "expected <image> 1 times"),
+    ({"image": "clip.mp4", "conversations": dialogue("a", "b")}, "clip.mp4"),
+    (
+        {
+            "video": ".",
+            "all_image_files": ["image0.png"],
+            "image_bboxes": [{"timestamp": 0.0, "bbox": [0.5, 0.5, 0.9, -0.1]}],
+            "query_template": "Follow <bbox>.",
+        },
+        "image_bboxes 0: expected a box within 0 to 1",
+    ),
+    (["no object"], "expected a JSON object, found list"),
+]
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("inspection")
+    media = write_media(folder / "media")
+    whole = (media / "clip.mp4").read_bytes()
+    (media / "cut.mp4").write_bytes(whole[: len(whole) // 2])
+    return write_registry(folder, media, good=mixed_rows(), spoilt=[*(row for row, _ in FAULTS), *online_rows(2)])
+
+
+@pytest.mark.parametrize("num_processes", [0, 2])
+def test_every_fault_is_found_and_nothing_else(tiny_model, registry, num_processes):
+    told = []
+    found = inspect_sets(
+        load_registries(str(registry)),
+        tiny_encoder(tiny_model),
+        num_processes=num_processes,
+        on_row=lambda *progress: told.append(progress),
+    )
+    assert told[-1] == (8 + len(FAULTS) + 2,) * 2
+    good, spoilt = found["good"], found["spoilt"]
+    assert (good.rows, good.inspected, good.problems) == (8, 8, [])
+    assert good.kinds == {"online": 3, "image": 2, "video": 2, "text": 1}
+    assert [row for row, _ in spoilt.problems] == list(range(len(FAULTS)))
+    for (_, reason), (_, expected) in zip(spoilt.problems, FAULTS, strict=True):
+        assert expected in reason
+    assert spoilt.kinds == {"online": 2}
+
+
+def test_training_skips_what_is_found(tiny_model, registry):
+    encoder = tiny_encoder(tiny_model)
+    data = TrainingDataset(load_registries(str(registry)), encoder)
+    skipped = [item for item in map(data.__getitem__, range(len(data))) if isinstance(item, SkippedSample)]
+    found = inspect_sets(load_registries(str(registry)), encoder)["spoilt"].problems
+    assert [(item.set_name, item.row, item.reason) for item in skipped] == [("spoilt", *problem) for problem in found]
+
+
+def test_pictures_are_counted(tiny_model, registry):
+    entries = load_registries(str(registry))
+    encoder = tiny_encoder(tiny_model)
+    data = TrainingDataset(entries[:1], encoder)
+    assert inspect_sets(entries[:1], encoder)["good"].num_pictures == sum(
+        len(data[number].pool_ratios) for number in range(8)
+    )
+
+
+def test_some_rows_of_each_set(tiny_model, registry):
+    found = inspect_sets(load_registries(str(registry)), tiny_encoder(tiny_model), max_rows=3)
+    assert [inspection.inspected for inspection in found.values()] == [3, 3]
+    again = inspect_sets(load_registries(str(registry)), tiny_encoder(tiny_model), max_rows=3, seed=1)
+    assert found["spoilt"].problems != again["spoilt"].problems
+
+
+def test_the_command(tiny_dir, registry, tmp_path, capsys):
+    report = tmp_path / "report.json"
+    flags = ["doctor", "--registry", str(registry), "--model", str(tiny_dir()), "--processes", "0"]
+    assert main([*flags, "--report", str(report)]) == 2
+    out, err = capsys.readouterr()
+    assert err == f"error: {len(FAULTS)} of {8 + len(FAULTS) + 2} rows cannot be used\n"
+    lines = out.splitlines()
+    assert lines[1].split()[:4] == ["good", "8", "8", "0"]
+    assert lines[2].split()[:4] == ["spoilt", str(len(FAULTS) + 2), str(len(FAULTS) + 2), str(len(FAULTS))]
+    assert lines[3].startswith("spoilt row 0: expected conversations")
+    assert lines[-1] == f"spoilt: and {len(FAULTS) - 5} more; --report FILE.json lists all"
+    content = json.loads(report.read_text())
+    assert [problem["row"] for problem in content["spoilt"]["problems"]] == list(range(len(FAULTS)))
+    assert main([*flags, "--json", "--max_rows", "1"]) in (0, 2)
+    assert set(json.loads(capsys.readouterr().out)) == {"good", "spoilt"}
+
+
+def test_good_sets_pass(registry, tiny_dir, tmp_path, capsys):
+    good = write_registry(tmp_path, registry.parent / "media", good=mixed_rows())
+    assert main(["doctor", "--registry", str(good), "--model", str(tiny_dir()), "--processes", "0"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--max_rows", "0"], "--max_rows: expected at least 1, got 0"),
+        (["--processes", "-1"], "--processes: expected 0 or more, got -1"),
+        (["--report", "none/report.json"], "--report: expected a file in a folder that is there, got none/report.json"),
+        (["--sampling_method", "all"], "sampling_method: expected fpsN"),
+        (["--model", "none"], "none: expected a model directory with config.json, found nothing"),
+        (["--registry", "none.json"], "none.json: expected a registry, found no readable file"),
+    ],
+)
+def test_wrong_flags(registry, capsys, flags, message):
+    assert main(["doctor", "--registry", str(registry), "--processes", "0", *flags]) == 2
+    assert message in capsys.readouterr().err
