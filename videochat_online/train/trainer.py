@@ -21,6 +21,7 @@ from videochat_online.data import BATCH_REPORT, BatchReport, EpochSampler, Packe
 from videochat_online.errors import InputError
 from videochat_online.train.callbacks import KeepFrozenPartsOutOfTheGraph, TellEpoch
 from videochat_online.train.rundir import COMPLETE_MARK, SKIPPED_PREFIX
+from videochat_online.train.throughput import Throughput
 
 MIN_ITEMS_FOR_A_VERDICT = 100
 """So many items (or all there are) are taken as seen before too large a part of them can be bad."""
@@ -106,6 +107,7 @@ class OnlineTrainer(Trainer):
         self.skipped = SkippedLog(
             Path(str(self.args.output_dir)), self.args.process_index, len(single), max_bad_fraction
         )
+        self._throughput = Throughput(kwargs["model"], self.args.device)
         self.add_callback(TellEpoch(self._sampler))
         self.add_callback(KeepFrozenPartsOutOfTheGraph())
 
@@ -124,9 +126,16 @@ class OnlineTrainer(Trainer):
             report = batch.pop(BATCH_REPORT, None)
             if report is not None:
                 self.skipped.add(report)
+            self._throughput.add(batch)
         if isinstance(num_items, torch.Tensor):
             num_items = num_items.clamp(min=1)
         return batches, num_items
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """With tokens a second, padding and the like, over all processes since the last entry."""
+        if "loss" in logs:
+            logs |= self._throughput.take(self.accelerator.reduce)
+        super().log(logs, start_time)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """As transformers does, with the tokenizer; older checkpoints go only when this one is complete."""
