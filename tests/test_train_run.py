@@ -27,7 +27,7 @@ from videochat_online.train.callbacks import TellEpoch
 from videochat_online.train.preparation import choose_trainable
 from videochat_online.train.run import set_facts
 from videochat_online.train.rundir import RunFolder
-from videochat_online.train.trainer import SkippedLog, read_skipped
+from videochat_online.train.trainer import OnlineTrainer, SkippedLog, read_skipped
 
 
 @pytest.fixture(scope="module")
@@ -191,6 +191,51 @@ def test_all_rows_of_packs_are_seen(place, tiny_dir, monkeypatch):
     keys = {"packing_tokens": 300, "per_device_train_batch_size": 1, "max_steps": -1}
     report = train(parse_arguments(None, arguments(place, tiny_dir, "seen", **keys)))
     assert (sum(seen), len(seen)) == (8, report.steps)
+
+
+def test_parts_and_layers_have_rates_of_their_own(place, tiny_dir, monkeypatch):
+    """Restated by name; after one step of plain gradient descent each weight has moved by its own rate."""
+    monkeypatch.setattr(OnlineTrainer, "create_scheduler", lambda self, *rest, **options: made(self))
+    groups = []
+
+    def made(trainer):
+        names = {id(parameter): name for name, parameter in trainer.model.named_parameters()}
+        groups.extend((group["lr"], names[id(p)]) for group in trainer.optimizer.param_groups for p in group["params"])
+        raise KeyboardInterrupt
+
+    keys = {"vit_learning_rate": 1e-4, "mlp_learning_rate": 2e-3, "vit_layer_decay": 0.5, "llm_layer_decay": 0.9}
+    with pytest.raises(KeyboardInterrupt):
+        train(parse_arguments(None, arguments(place, tiny_dir, "rates", **keys)))
+    rates = {name: rate for rate, name in groups}
+    assert len(rates) == len(groups)
+    for start, expected in {
+        "vision_tower.embeddings.patch": 1e-4 * 0.25,
+        "vision_tower.encoder.layer.0.": 1e-4 * 0.5,
+        "vision_tower.encoder.layer.1.": 1e-4,
+        "projector.": 2e-3,
+        "language_model.model.embed_tokens.": 1e-3 * 0.81,
+        "language_model.model.layers.0.": 1e-3 * 0.9,
+        "language_model.model.layers.1.": 1e-3,
+        "language_model.model.norm.": 1e-3,
+        "language_model.lm_head.": 1e-3,
+    }.items():
+        found = {rate for name, rate in rates.items() if name.startswith(start)}
+        assert list(found) == [pytest.approx(expected)], start
+
+
+def test_rates_decide_how_far_weights_go(place, run, tiny_dir):
+    keys = {"optim": "sgd", "max_grad_norm": 0, "weight_decay": 0, "max_steps": 1}
+    run("one_rate", **keys)
+    run("own_rates", **keys, mlp_learning_rate=3e-3, llm_layer_decay=0.5)
+    before = load_model(tiny_dir("phi3"), device="cpu").network.state_dict()
+    alike, apart = state(place / "one_rate"), state(place / "own_rates")
+    for name, scale in (
+        ("projector.linear_1.weight", 3),
+        ("language_model.model.layers.0.mlp.down_proj.weight", 0.5),
+        ("language_model.model.layers.1.mlp.down_proj.weight", 1),
+    ):
+        moved = [(weights[name] - before[name]).norm() for weights in (alike, apart)]
+        assert float(moved[1] / moved[0]) == pytest.approx(scale, rel=1e-3)
 
 
 def test_grouping_by_length_trains_on_every_row(run):
@@ -377,6 +422,8 @@ def test_the_verdict_waits_for_enough_rows(tmp_path):
         ({"eval_strategy": "steps", "eval_steps": 1}, "eval_strategy: expected no"),
         ({"activation_checkpointing_kwargs": '{"use_reentrant": true}'}, "expected use_reentrant false"),
         ({"train_sampling_strategy": "group_by_length", "packing_tokens": 100}, "packing_tokens: expected train_samp"),
+        ({"vit_layer_decay": 0}, "vit_layer_decay: expected a part above 0 and up to 1, found 0.0"),
+        ({"mlp_learning_rate": 0}, "mlp_learning_rate: expected a number above 0, found 0.0"),
         ({"packing_tokens": -1}, "packing_tokens: expected a number of tokens, or 0, found -1"),
         ({"train_sampling_strategy": "batch_rebalance"}, "train_sampling_strategy: expected random, sequential"),
     ],

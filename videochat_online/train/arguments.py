@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 from argparse import Action, ArgumentTypeError
 from collections.abc import Mapping, Sequence
@@ -61,6 +62,19 @@ class ModelArguments:
     use_llm_lora: int = _option(0, "Rank of adapters in the language model; 0 has none. Merged at the end.")
     drop_path_rate: float | None = _option(None, "Stochastic depth of the vision tower; the checkpoint's by default.")
     force_image_size: int | None = _option(None, "Pixels a side of a frame; the checkpoint's by default.")
+    vit_learning_rate: float | None = _option(None, "Learning rate of the vision tower, instead of the run's.")
+    mlp_learning_rate: float | None = _option(None, "Learning rate of the projector, instead of the run's.")
+    vit_layer_decay: float = _option(1.0, "Each layer of the vision tower has so much of the rate of the one above.")
+    llm_layer_decay: float = _option(1.0, "Each layer of the language model has so much of the rate of the one above.")
+
+    def __post_init__(self) -> None:
+        for key in ("vit_learning_rate", "mlp_learning_rate"):
+            rate = getattr(self, key)
+            if rate is not None and not 0 < rate < math.inf:
+                raise InputError(f"{key}: expected a number above 0, found {rate}")
+        for key in ("vit_layer_decay", "llm_layer_decay"):
+            if not 0 < getattr(self, key) <= 1:
+                raise InputError(f"{key}: expected a part above 0 and up to 1, found {getattr(self, key)}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,6 +27,7 @@ from videochat_online.text import special_ids
 from videochat_online.train.arguments import Arguments
 from videochat_online.train.distributed import join
 from videochat_online.train.preparation import load_student, load_texts, make_encoder
+from videochat_online.train.rates import learning_rate_scales
 from videochat_online.train.report import TrainReport, make_report, read_report
 from videochat_online.train.rundir import REPORT_FILE, RunFolder, resolved_keys
 from videochat_online.train.saving import save_result
@@ -76,6 +77,7 @@ def train(arguments: Arguments) -> TrainReport:
         data_collator=collator.pack if packing_tokens else collator,
         tokenizer=student.tokenizer,
         max_bad_fraction=arguments.data.max_bad_fraction,
+        scales=learning_rate_scales(student.network, arguments.model, arguments.training.learning_rate),
     )
     if checkpoint is not None:
         logger.warning("%s: going on after %s", folder.path, checkpoint.name)

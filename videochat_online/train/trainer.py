@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from videochat_online.data import BATCH_REPORT, BatchReport, EpochSampler, PackedDataset, SkippedSample, TrainingDataset
 from videochat_online.errors import InputError
 from videochat_online.train.callbacks import KeepFrozenPartsOutOfTheGraph, TellEpoch
+from videochat_online.train.rates import scale_groups
 from videochat_online.train.rundir import COMPLETE_MARK, SKIPPED_PREFIX
 from videochat_online.train.throughput import Throughput
 
@@ -86,11 +87,20 @@ class OnlineTrainer(Trainer):
         tokenizer: saved beside each checkpoint's weights. (Trainer's own `processing_class` would change the
             model's special ids.)
         max_bad_fraction: more bad rows than this part of the seen ones end the run.
+        scales: by how much the learning rate is multiplied for each parameter that learns.
         **kwargs: of `Trainer`; `train_dataset` must be a `TrainingDataset`, or packs of one.
     """
 
-    def __init__(self, *, tokenizer: PreTrainedTokenizerBase, max_bad_fraction: float, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        tokenizer: PreTrainedTokenizerBase,
+        max_bad_fraction: float,
+        scales: Mapping[str, float],
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
+        self._scales = scales
         self.tokenizer = tokenizer
         dataset = self.train_dataset
         if not isinstance(dataset, (TrainingDataset, PackedDataset)):
@@ -130,6 +140,14 @@ class OnlineTrainer(Trainer):
         if isinstance(num_items, torch.Tensor):
             num_items = num_items.clamp(min=1)
         return batches, num_items
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """As transformers does; then parts and layers get their own learning rates."""
+        is_new = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        if is_new and any(scale != 1.0 for scale in self._scales.values()):
+            scale_groups(optimizer, self.model if model is None else model, self._scales)
+        return optimizer
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """With tokens a second, padding and the like, over all processes since the last entry."""
