@@ -16,6 +16,7 @@ from videochat_online.cli.main import main
 from videochat_online.data import load_registries, parse_row
 from videochat_online.model import load_model
 from videochat_online.train import parse_arguments, train
+from videochat_online.train.arguments import read_config
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = [ROOT / f"shell/online_4b/videochat_online_4b_stage{stage}_ft.sh" for stage in (1, 2)]
@@ -106,8 +107,55 @@ def test_several_nodes_by_hand_and_by_slurm(torchrun):
     assert wanted.replace("1234", "21234") in called
 
 
+@pytest.mark.parametrize(
+    ("script", "config", "processes"),
+    [
+        ("shell/online_4b/videochat_online_4b_lora_24gb.sh", "configs/train/stage2_lora.yaml", "1"),
+        ("shell/tiny/train_cpu.sh", "configs/train/tiny_stage1.yaml", "2"),
+    ],
+)
+def test_smaller_set_ups(torchrun, script, config, processes):
+    called = torchrun(ROOT / script, "--seed", "3")
+    assert " ".join(called[1:7]) == f"--nnodes 1 --node_rank 0 --nproc_per_node {processes}"
+    assert called[-4:] == ["--config", config, "--seed", "3"]
+
+
+def test_slurm_starts_a_script_on_each_node(tmp_path):
+    """From a copy of the script, as Slurm does; what srun gets is one command for each node."""
+    programs, spool = tmp_path / "bin", tmp_path / "spool"
+    programs.mkdir()
+    spool.mkdir()
+    (programs / "srun").write_text(f'#!/usr/bin/env bash\nprintf "%s\\n" "$PWD" "$@" >"{tmp_path}/called"\n')
+    (programs / "srun").chmod(0o755)
+    job = spool / "slurm_script"
+    job.write_text((ROOT / "shell/slurm/train.sh").read_text())
+    environment = {"PATH": f"{programs}:/usr/bin:/bin", "SLURM_SUBMIT_DIR": str(ROOT), "VIRTUAL_ENV": "somewhere"}
+    stage = "shell/online_4b/videochat_online_4b_stage2_ft.sh"
+    done = subprocess.run(["bash", job, stage, "--run_name", "two words"], env=environment, cwd=spool)
+    assert done.returncode == 0
+    called = (tmp_path / "called").read_text().splitlines()
+    assert called == [str(ROOT), "--kill-on-bad-exit=1", "bash", stage, "--run_name", "two words"]
+    wrong = subprocess.run(["bash", job, "none.sh"], env=environment, cwd=spool, capture_output=True, text=True)
+    assert wrong.returncode == 2
+    assert "found no script 'none.sh'" in wrong.stderr
+    del environment["SLURM_SUBMIT_DIR"]
+    by_hand = subprocess.run(["bash", job, stage], env=environment, capture_output=True, text=True)
+    assert by_hand.returncode != 0
+    assert "start this with sbatch" in by_hand.stderr
+
+
+@pytest.mark.parametrize("config", sorted((ROOT / "configs/train").glob("*.yaml")), ids=lambda path: path.stem)
+def test_configs_have_known_keys(config, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    keys = read_config(config)
+    arguments = parse_arguments(config, ["--deepspeed", "", "--bf16", "False"])
+    assert keys["conv_style" if "4b" in keys["output_dir"] else "seed"] is not None
+    assert arguments.training.output_dir == keys["output_dir"]
+    assert Path(keys["deepspeed"]).is_file()
+
+
 def test_stage_scripts_hold_no_hyper_parameters():
-    for script in (*STAGES, ROOT / "shell/online_4b/launch.sh"):
+    for script in (*STAGES, *(ROOT / "shell/tiny").glob("*.sh"), ROOT / "shell/online_4b/launch.sh"):
         lines = [line for line in script.read_text().splitlines() if not line.startswith("#")]
         assert not re.search(
             r"--(?!nnodes|node_rank|nproc_per_node|master_addr|master_port|config|dry)\w", "\n".join(lines)
