@@ -16,7 +16,7 @@ from videochat_online.data import FrameSampling, PixelReader, SampleEncoder, Til
 from videochat_online.data.encoding import trimmed
 from videochat_online.data.frames import PixelCache
 from videochat_online.data.layout import online_turns
-from videochat_online.data.lengths import estimate_length
+from videochat_online.data.lengths import estimate_sample
 from videochat_online.data.reading import check_reader
 from videochat_online.data.records import DialogueTurn
 from videochat_online.errors import InputError
@@ -352,12 +352,12 @@ def test_the_cache_is_bounded_and_forgets_what_was_not_used_longest():
 def test_lengths_count_visual_tokens(encoder, media):
     video = {"video": "clip.mp4", "clip": [0.0, 4.0], "conversations": dialogue("What?", "Red.")}
     text = {"conversations": dialogue("What?", "Red.")}
-    long, short = (estimate_length(parse_row(row, media), encoder) for row in (video, text))
+    long, short = (estimate_sample(parse_row(row, media), encoder).tokens for row in (video, text))
     assert short < 10
     assert long > 16 + 4 + 6
-    assert estimate_length(parse_row(video | {"clip": [0.0, 2.0]}, media), encoder) < long
+    assert estimate_sample(parse_row(video | {"clip": [0.0, 2.0]}, media), encoder).tokens < long
     online = {"video": "clip.mp4", "conversations": dialogue("What?", "Red.", times=(1.0,))}
-    assert estimate_length(parse_row(online, media), encoder) < long
+    assert estimate_sample(parse_row(online, media), encoder).tokens < long
     exact = len(encode(encoder, video, media))
     assert abs(long - exact) < exact / 2
 

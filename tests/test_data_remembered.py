@@ -19,7 +19,7 @@ from videochat_online.data import (
     load_registries,
     parse_row,
 )
-from videochat_online.data.lengths import TOKENS_PER_FRAME_LINE, estimate_length
+from videochat_online.data.lengths import TOKENS_PER_FRAME_LINE, estimate_sample
 from videochat_online.data.remembered import MemoryLayout, thumbnails
 from videochat_online.errors import InputError
 from videochat_online.memory import make_memory
@@ -119,7 +119,7 @@ def test_how_many_frames_of_each_size_are_left_is_a_matter_of_their_number_alone
 def test_the_estimated_length_is_that_of_what_is_left(encoder, media, tmp_path, name, options):
     sample = parse_row(ROW, media)
     layout = MemoryLayout(name, options)
-    estimate = estimate_length(sample, encoder, memory=layout)
+    estimate = estimate_sample(sample, encoder, memory=layout).tokens
     example = encoder.encode(sample, random.Random(0), memory=layout)
     num_visual = sum((4 // ratio) ** 2 for ratio in example.pool_ratios)
     num_letters = len("Where?Left.What?Red.")
@@ -129,14 +129,14 @@ def test_the_estimated_length_is_that_of_what_is_left(encoder, media, tmp_path, 
     entries["a"]["memory"] = {"name": name, **options}
     path.write_text(json.dumps(entries))
     data = TrainingDataset(load_registries(str(path)), encoder)
-    assert data.estimate_lengths() == [estimate, estimate_length(sample, encoder)]
+    assert data.estimate_lengths() == [estimate, estimate_sample(sample, encoder).tokens]
 
 
 def test_a_long_video_is_no_longer_than_its_memory(encoder, media):
     texts = {"conversations": dialogue("Where?", "Left."), "clip": [0.0, 500.0]}
     layout = MemoryLayout("window", {"num_frames": 3})
     long, longer = (
-        estimate_length(parse_row({"video": "clip.mp4", **texts}, media), some, memory=layout)
+        estimate_sample(parse_row({"video": "clip.mp4", **texts}, media), some, memory=layout).tokens
         for some in (encoder, replace(encoder, sampling=FrameSampling(method="fps2", max_num_frames=200)))
     )
     assert long == longer == 3 * (16 + TOKENS_PER_FRAME_LINE) + len("Where?Left.") // 4

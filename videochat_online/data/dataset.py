@@ -14,7 +14,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from videochat_online.data.encoding import Example, SampleEncoder
-from videochat_online.data.lengths import estimate_length
+from videochat_online.data.lengths import EstimatedSample, estimate_sample
 from videochat_online.data.mixture import repeated_rows, unpack_key
 from videochat_online.data.reading import check_reader
 from videochat_online.data.records import parse_row
@@ -106,16 +106,22 @@ class TrainingDataset(Dataset[Example | SkippedSample]):
 
     def estimate_lengths(self) -> list[int]:
         """Estimated tokens of each item, for grouping and packing; 1 for a row that cannot be used."""
-        by_row: dict[tuple[int, int], int] = {}
-        for place in zip(self._sets.tolist(), self._rows.tolist(), strict=True):
+        return [estimate.tokens for estimate in self.estimates()]
+
+    def estimates(self, items: Sequence[int] | None = None) -> list[EstimatedSample]:
+        """About what items hold, all of them by default; a single token for a row that cannot be used."""
+        by_row: dict[tuple[int, int], EstimatedSample] = {}
+        chosen = slice(None) if items is None else np.asarray(items)
+        places = list(zip(self._sets[chosen].tolist(), self._rows[chosen].tolist(), strict=True))
+        for place in places:
             if place not in by_row:
                 by_row[place] = self._estimate(*place)
-        return [by_row[place] for place in zip(self._sets.tolist(), self._rows.tolist(), strict=True)]
+        return [by_row[place] for place in places]
 
-    def _estimate(self, set_number: int, row: int) -> int:
+    def _estimate(self, set_number: int, row: int) -> EstimatedSample:
         entry = self.entries[set_number]
         try:
             sample = parse_row(self._files[set_number][row], entry.data_root)
         except InputError:
-            return 1
-        return estimate_length(sample, self.encoder, entry.tiling(self.encoder.tiling), entry.memory)
+            return EstimatedSample(1)
+        return estimate_sample(sample, self.encoder, entry.tiling(self.encoder.tiling), entry.memory)

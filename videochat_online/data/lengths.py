@@ -6,6 +6,7 @@ the most that the settings allow is assumed.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -23,10 +24,25 @@ TOKENS_PER_FRAME_LINE = 12
 """Of `Frame12 at 11.5s: <img></img>`, around the visual tokens."""
 
 
-def estimate_length(
+@dataclass(frozen=True, slots=True)
+class EstimatedSample:
+    """About what a sample's prompt holds.
+
+    Attributes:
+        tokens: all of them.
+        visual_tokens: those of pictures among them.
+        pictures: frames and tiles.
+    """
+
+    tokens: int
+    visual_tokens: int = 0
+    pictures: int = 0
+
+
+def estimate_sample(
     sample: Sample, encoder: SampleEncoder, tiling: Tiling | None = None, memory: MemoryLayout | None = None
-) -> int:
-    """Estimated tokens of a sample's prompt.
+) -> EstimatedSample:
+    """Estimated size of a sample's prompt.
 
     Args:
         sample: validated.
@@ -38,18 +54,18 @@ def estimate_length(
     if memory is not None:
         turns = last_turns(turns)
     text = len(sample.query) + sum(len(turn.user) + len(turn.assistant) for turn in turns)
+    pictures = visual = lines = 0
     if sample.kind == "image":
-        visual = _image_tokens(sample, encoder, (tiling or encoder.tiling).for_images(len(sample.media)))
-    elif sample.kind == "text":
-        visual = 0
-    else:
-        num_frames = _num_frames(sample, encoder)
+        pictures = _num_tiles(sample, encoder, (tiling or encoder.tiling).for_images(len(sample.media)))
+        visual = pictures * encoder.full_grid[0] * encoder.full_grid[1]
+    elif sample.kind != "text":
+        pictures = _num_frames(sample, encoder)
         if memory is None:
-            visual = sum(encoder.schedule.num_tokens(range(num_frames), encoder.full_grid))
+            visual = sum(encoder.schedule.num_tokens(range(pictures), encoder.full_grid))
         else:
-            num_frames, visual = _held(memory, num_frames, encoder.full_grid, encoder.schedule.intervals)
-        visual += TOKENS_PER_FRAME_LINE * num_frames
-    return min(visual + text // CHARACTERS_PER_TOKEN, encoder.max_length)
+            pictures, visual = _held(memory, pictures, encoder.full_grid, encoder.schedule.intervals)
+        lines = TOKENS_PER_FRAME_LINE * pictures
+    return EstimatedSample(min(visual + lines + text // CHARACTERS_PER_TOKEN, encoder.max_length), visual, pictures)
 
 
 @lru_cache(maxsize=4096)
@@ -60,7 +76,7 @@ def _held(memory: MemoryLayout, num_frames: int, full_grid: Grid, intervals: tup
     return len(left), sum(frame.num_tokens for frame in left)
 
 
-def _image_tokens(sample: Sample, encoder: SampleEncoder, tiling: Tiling) -> int:
+def _num_tiles(sample: Sample, encoder: SampleEncoder, tiling: Tiling) -> int:
     num_tiles = 0
     for place in range(len(sample.media)):
         if not tiling.dynamic:
@@ -76,7 +92,7 @@ def _image_tokens(sample: Sample, encoder: SampleEncoder, tiling: Tiling) -> int
             )
             count = columns * rows
         num_tiles += count + (1 if tiling.thumbnail and count > 1 else 0)
-    return num_tiles * encoder.full_grid[0] * encoder.full_grid[1]
+    return num_tiles
 
 
 def _num_frames(sample: Sample, encoder: SampleEncoder) -> int:

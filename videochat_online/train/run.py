@@ -26,6 +26,7 @@ from videochat_online.errors import InputError
 from videochat_online.text import special_ids
 from videochat_online.train.arguments import Arguments
 from videochat_online.train.distributed import join
+from videochat_online.train.estimate import blank_network, estimate_run
 from videochat_online.train.preparation import load_student, load_texts, make_encoder
 from videochat_online.train.rates import learning_rate_scales
 from videochat_online.train.report import TrainReport, make_report, read_report
@@ -93,7 +94,7 @@ def dry_run(arguments: Arguments) -> dict[str, Any]:
     """Check everything that can be checked without weights, and encode the first row of each set. Writes nothing.
 
     Returns:
-        For each set its rows, items, and what its first row becomes.
+        For each set its rows, items, and what its first row becomes; what `estimate_run` finds.
 
     Raises:
         InputError: as `train`.
@@ -101,12 +102,16 @@ def dry_run(arguments: Arguments) -> dict[str, Any]:
     _check(arguments)
     entries = load_registries(str(arguments.data.meta_path))
     RunFolder(str(arguments.training.output_dir), resolved_keys(arguments)).check(set_facts(entries))
-    encoder = make_encoder(*load_texts(arguments), arguments.data)
+    config, tokenizer, template = load_texts(arguments)
+    encoder = make_encoder(config, tokenizer, template, arguments.data)
+    network = blank_network(config, arguments.model)
     sets: dict[str, Any] = {}
     for entry in entries:
         dataset = TrainingDataset([entry], encoder, seed=arguments.training.seed)
         sets[entry.name] = asdict(dataset.counts()[entry.name]) | {"first_row": _described(dataset[0])}
-    return {"output_dir": str(arguments.training.output_dir), "sets": sets}
+    whole = TrainingDataset(entries, encoder, seed=arguments.training.seed)
+    estimate = estimate_run(arguments, network, whole)
+    return {"output_dir": str(arguments.training.output_dir), "sets": sets, "estimate": estimate}
 
 
 def set_facts(entries: Sequence[RegistryEntry]) -> dict[str, dict[str, Any]]:
