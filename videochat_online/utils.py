@@ -6,8 +6,10 @@ import hashlib
 import logging
 from pathlib import Path
 
+from upath import UPath
 
-def file_digest(path: Path) -> str:
+
+def file_digest(path: Path | UPath) -> str:
     """SHA-256 of a file in hexadecimal; it may be larger than memory."""
     digest = hashlib.sha256()
     with path.open("rb") as file:

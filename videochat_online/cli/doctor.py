@@ -63,8 +63,10 @@ def run(options: argparse.Namespace) -> int:
 
 def _check_registries(options: argparse.Namespace) -> int:
     found = inspect_registries(options)
-    content = {name: one.to_json() for name, one in found.items()}
-    print(json.dumps(content, indent=2) if options.json else registry_text(found))  # noqa: T201
+    if options.json:
+        print(json.dumps({name: one.to_json() for name, one in found.items()}, indent=2))  # noqa: T201
+    else:
+        print(registry_text(found))  # noqa: T201
     num_bad = sum(len(one.problems) for one in found.values())
     if num_bad:
         num_read = sum(one.inspected for one in found.values())

@@ -34,6 +34,7 @@ FEWEST_COUNTED = 10
 """Answers of a kind from which on one is taken for too common."""
 BACK_S = (2, 8, 32, 128)
 """How long ago `where_was` asks about; the benchmark's 512 s are longer than any training stream."""
+Starts = defaultdict[int, list[int]]
 _OF_A_THING = ("where_is", "pattern_now", "how_long_shaking", "action_order", "still_shaking", "still_there")
 
 
@@ -96,25 +97,24 @@ class OpenQuestions:
 
     def _cut(self, ends: _Ends, min_s: int, max_s: int) -> tuple[int, int]:
         """Start and end in whole seconds: nothing moves in the first, nor, but for some, in the last."""
-        cuts = defaultdict(list)
-        for start_s in (start_s for start_s, is_quiet in enumerate(ends.quiet) if is_quiet):
-            for end_s in range(start_s + min_s, min(start_s + max_s, len(ends.quiet)) + 1):
-                if end_s in ends.moving or ends.quiet[end_s - 1]:
-                    cuts[end_s in ends.moving].append((start_s, end_s))
-        if not cuts:
+        resting, moving = ends.starts(min_s, max_s)
+        if not (resting or moving):
             raise InputError(f"{ends.name}: expected a clip of {min_s} to {max_s} s to cut from it, found none")
-        is_moving = bool(cuts[True]) and (not cuts[False] or self._random.random() < MOVING_SHARE)
+        is_moving = bool(moving) and (not resting or self._random.random() < MOVING_SHARE)
+        starts = moving if is_moving else resting
         # A length first: there are more places for short clips.
-        length = self._random.choice(sorted({end_s - start_s for start_s, end_s in cuts[is_moving]}))
-        return self._random.choice([cut for cut in cuts[is_moving] if cut[1] - cut[0] == length])
+        length = self._random.choice(sorted(starts))
+        start_s = self._random.choice(starts[length])
+        return start_s, start_s + length
 
     def _ask(self, clip: Scene, time_s: float, count: int, moving: Sequence[int]) -> list[tuple[str, str]]:
         """Up to `count` (question, answer), those whose answers came least often; `moving` goes on after the clip."""
         seen = clip.until(time_s)
+        names = _names(seen)
         found = [
             (template, TEMPLATES[template].text.format(**params), answer, _things(params))
             for template, params in _askable(seen, time_s, moving)
-            if (answer := answer_of(seen, template, time_s, params, _names(seen))) is not None
+            if (answer := answer_of(seen, template, time_s, params, names)) is not None
             and not self._is_too_common(template, answer)
         ]
         self._random.shuffle(found)
@@ -200,11 +200,24 @@ class _Ends:
         for entity in scene.spans:
             moves = scene.events_of(entity, "move")
             for before, move, after in zip(moves, moves[1:], moves[2:], strict=False):
-                is_unbroken = before.end_s == move.start_s and move.end_s == after.start_s
+                if not (before.end_s == move.start_s and move.end_s == after.start_s and after.cell):
+                    continue
                 params = {"colour": scene.entities[entity].colour, "shape": scene.entities[entity].shape}
                 expected = answer_of(scene, "next_cell", move.end_s, params, ())
-                if is_unbroken and after.cell and expected == place_name(after.cell, scene.cells_per_side):
+                if expected == place_name(after.cell, scene.cells_per_side):
                     self.moving[int(move.end_s)].append(entity)
+        self._starts: dict[tuple[int, int], tuple[Starts, Starts]] = {}
+
+    def starts(self, min_s: int, max_s: int) -> tuple[Starts, Starts]:
+        """Length -> starts of the clips that end at rest, and of those that end while something moves on."""
+        if (min_s, max_s) not in self._starts:
+            found: tuple[Starts, Starts] = (defaultdict(list), defaultdict(list))
+            for start_s in (start_s for start_s, is_quiet in enumerate(self.quiet) if is_quiet):
+                for end_s in range(start_s + min_s, min(start_s + max_s, len(self.quiet)) + 1):
+                    if end_s in self.moving or self.quiet[end_s - 1]:
+                        found[end_s in self.moving][end_s - start_s].append(start_s)
+            self._starts[min_s, max_s] = found
+        return self._starts[min_s, max_s]
 
 
 def _names(seen: Scene) -> list[str]:

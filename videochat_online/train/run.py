@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -21,7 +20,6 @@ from videochat_online.data import (
     load_registries,
 )
 from videochat_online.data.registry import RegistryEntry
-from videochat_online.data.storage import read_bytes
 from videochat_online.errors import InputError
 from videochat_online.text import special_ids
 from videochat_online.train.arguments import Arguments
@@ -33,6 +31,7 @@ from videochat_online.train.report import TrainReport, make_report, read_report
 from videochat_online.train.rundir import REPORT_FILE, RunFolder, resolved_keys
 from videochat_online.train.saving import save_result
 from videochat_online.train.trainer import OnlineTrainer
+from videochat_online.utils import file_digest
 
 logger = logging.getLogger(__name__)
 
@@ -105,12 +104,13 @@ def dry_run(arguments: Arguments) -> dict[str, Any]:
     config, tokenizer, template = load_texts(arguments)
     encoder = make_encoder(config, tokenizer, template, arguments.data)
     network = blank_network(config, arguments.model)
+    dataset = TrainingDataset(entries, encoder, seed=arguments.training.seed)
     sets: dict[str, Any] = {}
-    for entry in entries:
-        dataset = TrainingDataset([entry], encoder, seed=arguments.training.seed)
-        sets[entry.name] = asdict(dataset.counts()[entry.name]) | {"first_row": _described(dataset[0])}
-    whole = TrainingDataset(entries, encoder, seed=arguments.training.seed)
-    estimate = estimate_run(arguments, network, whole)
+    first = 0
+    for name, count in dataset.counts().items():
+        sets[name] = asdict(count) | {"first_row": _described(dataset[first])}
+        first += count.items
+    estimate = estimate_run(arguments, network, dataset)
     return {"output_dir": str(arguments.training.output_dir), "sets": sets, "estimate": estimate}
 
 
@@ -118,7 +118,7 @@ def set_facts(entries: Sequence[RegistryEntry]) -> dict[str, dict[str, Any]]:
     """What of each set decides its rows: a run does not go on when it has changed."""
     return {
         entry.name: {
-            "annotation_sha256": hashlib.sha256(read_bytes(entry.annotation, "annotations")).hexdigest(),
+            "annotation_sha256": file_digest(entry.annotation),
             "repeat_time": entry.repeat_time,
             "data_augment": entry.data_augment,
             "max_dynamic_patch": entry.max_dynamic_patch,
