@@ -60,7 +60,7 @@ class Work:
 
 
 def work_of(batch: Mapping[str, Any], image_token_id: int) -> Work:
-    """What a batch of the collator holds, padded or packed; blank pictures do not count."""
+    """What a batch of the collator holds, padded or packed; a blank picture is one, since it is computed."""
     ids_BL, labels_BL, mask_BL = batch["input_ids"], batch["labels"], batch.get("attention_mask")
     if mask_BL is None:
         starts = (batch["position_ids"][0] == 0).nonzero()[:, 0]
