@@ -43,10 +43,10 @@ def dataset(encoder: SampleEncoder, registry: Path, seed: int = 0) -> TrainingDa
     return TrainingDataset(load_registries(str(registry)), encoder, seed)
 
 
-def weighted(registry: Path, **repeat_time: float) -> Path:
+def weighted(registry: Path, key: str = "repeat_time", **values: float) -> Path:
     entries = json.loads(registry.read_text(encoding="utf-8"))
-    for name, value in repeat_time.items():
-        entries[name]["repeat_time"] = value
+    for name, value in values.items():
+        entries[name][key] = value
     registry.write_text(json.dumps(entries), encoding="utf-8")
     return registry
 
@@ -96,6 +96,18 @@ def test_repeats(encoder, media, tmp_path):
     assert (len(part), len(set(part))) == (30, 30)
     assert part == repeated_rows(100, 0.3, random.Random(0)) != repeated_rows(100, 0.3, random.Random(1))
     assert len(repeated_rows(10, 0.001, random.Random(0))) == 1
+
+
+def test_weights_share_an_epoch_whatever_the_sizes_of_sets(encoder, media, tmp_path):
+    texts = [{"conversations": dialogue(f"Number {number}?", "Yes.")} for number in range(20)]
+    registry = write_registry(tmp_path, media, small=texts[:2], large=texts[2:])
+    data = dataset(encoder, weighted(registry, "weight", small=3, large=1))
+    assert data.counts() == {"small": SetCount(2, 15), "large": SetCount(18, 5)}
+    small = [data[number] for number in range(15)]
+    assert sorted(Counter(example.input_ids for example in small).values()) == [7, 8]
+    assert len({data[number].input_ids for number in range(15, 20)}) == 5
+    equal = dataset(encoder, weighted(registry, "weight", small=0.2, large=0.2))
+    assert equal.counts() == {"small": SetCount(2, 10), "large": SetCount(18, 10)}
 
 
 def test_unusable_settings_fail_at_once(encoder, media, tmp_path):

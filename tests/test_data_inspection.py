@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import av
 import pytest
 
-from train_cases import dialogue, mixed_rows, online_rows, tiny_encoder, write_media, write_registry
+from train_cases import dialogue, flags, mixed_rows, online_rows, tiny_encoder, write_media, write_registry
 from videochat_online.cli.main import main
 from videochat_online.data import TrainingDataset, load_registries
 from videochat_online.data.dataset import SkippedSample
 from videochat_online.data.inspection import inspect_sets
+from videochat_online.model import load_model
+from videochat_online.train import parse_arguments, train
 
 FAULTS = [
     ({"video": "clip.mp4"}, "expected conversations, QA or image_bboxes, found video"),
@@ -33,6 +36,10 @@ FAULTS = [
         "image_bboxes 0: expected a box within 0 to 1",
     ),
     (["no object"], "expected a JSON object, found list"),
+    ({"video": "empty.mp4", "conversations": dialogue("a", "b")}, "empty.mp4"),
+    ({"video": "nothing", "conversations": dialogue("a", "b")}, "nothing: expected"),
+    ({"video": "clip.mp4", "conversations": dialogue("caf\xe9", "b")}, "found a row that is not JSON"),
+    ({"conversations": dialogue("a", "b" * 1_000_001)}, "gpt: expected a text of at most 1,000,000 characters"),
 ]
 
 
@@ -42,7 +49,14 @@ def registry(tmp_path_factory) -> Path:
     media = write_media(folder / "media")
     whole = (media / "clip.mp4").read_bytes()
     (media / "cut.mp4").write_bytes(whole[: len(whole) // 2])
-    return write_registry(folder, media, good=mixed_rows(), spoilt=[*(row for row, _ in FAULTS), *online_rows(2)])
+    (media / "nothing").mkdir()
+    with av.open(str(media / "empty.mp4"), "w") as container:  # a video without a frame
+        stream = container.add_stream("libx264", rate=10)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+    path = write_registry(folder, media, good=mixed_rows(), spoilt=[*(row for row, _ in FAULTS), *online_rows(2)])
+    rows = folder / "spoilt.json"
+    rows.write_bytes(rows.read_bytes().replace(b"caf\\u00e9", b"caf\xe9"))  # as latin-1 has it
+    return path
 
 
 @pytest.mark.parametrize("num_processes", [0, 2])
@@ -70,6 +84,22 @@ def test_training_skips_what_is_found(tiny_model, registry):
     skipped = [item for item in map(data.__getitem__, range(len(data))) if isinstance(item, SkippedSample)]
     found = inspect_sets(load_registries(str(registry)), encoder)["spoilt"].problems
     assert [(item.set_name, item.row, item.reason) for item in skipped] == [("spoilt", *problem) for problem in found]
+
+
+def test_a_run_trains_on_the_rest_and_lists_the_same_rows(tiny_dir, registry, tmp_path):
+    annotations = {path: path.read_bytes() for path in registry.parent.glob("*.json")}
+    paths = {"output_dir": tmp_path / "run", "model_name_or_path": tiny_dir("phi3"), "meta_path": registry}
+    limits = {"max_num_frame": 64, "num_train_epochs": 2, "max_steps": -1, "max_bad_fraction": 0.9}
+    report = train(parse_arguments(None, flags(**paths | limits)))
+    found = inspect_sets(load_registries(str(registry)), tiny_encoder(load_model(tiny_dir("phi3"), device="cpu")))
+    assert [(row.set_name, row.row, row.reason) for row in report.skipped] == [
+        ("spoilt", *problem) for problem in found["spoilt"].problems
+    ]
+    assert len(report.skipped) == len(FAULTS)
+    assert report.losses[-1]["epoch"] == 2.0
+    learned = [entry["loss"] for entry in report.losses if entry["loss"]]
+    assert learned[-1] < learned[0] - 1
+    assert {path: path.read_bytes() for path in registry.parent.glob("*.json")} == annotations
 
 
 def test_pictures_are_counted(tiny_model, registry):

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from videochat_online.data import RowFile, load_registries
+from train_cases import dialogue
+from videochat_online.data import RowFile, load_registries, parse_row
 from videochat_online.errors import InputError
 
 
@@ -40,6 +41,14 @@ def test_several_registries_are_read_in_order(folder):
         load_registries(f"{first},{first}")
 
 
+def test_all_sets_have_weights_or_none(folder):
+    path = write(folder / "r.json", a=GOOD | {"weight": 3}, b=GOOD | {"weight": 1})
+    assert [entry.weight for entry in load_registries(path)] == [3, 1]
+    other = write(folder / "s.json", c=GOOD)
+    with pytest.raises(InputError, match="entry 'c': expected weight, as other entries have, found none"):
+        load_registries(f"{path},{other}")
+
+
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
@@ -51,6 +60,9 @@ def test_several_registries_are_read_in_order(folder):
         (GOOD | {"repeat_times": 2}, "entry 'x': unknown key 'repeat_times'; did you mean 'repeat_time'"),
         (GOOD | {"repeat_time": 0}, "entry 'x': repeat_time: expected a number above 0, found 0"),
         (GOOD | {"repeat_time": True}, "entry 'x': repeat_time: expected a number above 0, found True"),
+        (GOOD | {"weight": 0}, "entry 'x': weight: expected a number above 0, found 0"),
+        (GOOD | {"weight": float("inf")}, "entry 'x': weight: expected a number above 0, found inf"),
+        (GOOD | {"weight": 1, "repeat_time": 1}, "entry 'x': expected repeat_time or weight, found both"),
         (GOOD | {"max_dynamic_patch": 1.5}, "entry 'x': max_dynamic_patch: expected a whole number"),
         (GOOD | {"data_augment": "no"}, "entry 'x': data_augment: expected true or false, found 'no'"),
         ("rows.json", "entry 'x': expected an object with annotation and data_root, found str"),
@@ -95,16 +107,57 @@ def test_rows_of_both_formats_are_the_same(tmp_path):
         assert file[0] == rows[0]  # a copy each time: nobody can change a row for the next epoch
 
 
+@pytest.mark.parametrize("as_lines", [False, True])
+def test_bytes_that_are_not_utf8_spoil_their_own_row(tmp_path, as_lines):
+    rows = ['{"a": "你"}'.encode(), b'{"a": "caf\xe9"}', b'{"a": "\\ud83d\\ude00"}']
+    content = b"\n".join(rows) if as_lines else b"[" + b" ,\n".join(rows) + b" ] \n"
+    (tmp_path / "a.json").write_bytes(content)
+    file = RowFile(tmp_path / "a.json")
+    assert (len(file), file[0], file[2]) == (3, {"a": "你"}, {"a": "😀"})
+    with pytest.raises(InputError, match="found a row that is not JSON: 'utf-8' codec can't decode byte 0xe9"):
+        file[1]
+
+
+@pytest.mark.slow
+def test_a_line_of_200_mb(tmp_path):
+    """Many rows in it, one of which is half of it: that one cannot be used, and says so in a short line."""
+    row = json.dumps({"conversations": dialogue("What?", "An answer of some words. " * 20)})
+    huge = json.dumps({"conversations": dialogue("What?", "x" * 100_000_000)})
+    count = 100_000_000 // len(row)
+    path = tmp_path / "a.json"
+    with path.open("w", encoding="utf-8") as file:
+        file.write("[" + ", ".join([row] * count) + ", " + huge + ", " + '{"' + "k" * 10_000_000 + '": 1}' + "]")
+    assert path.stat().st_size > 200_000_000
+    rows = RowFile(path)
+    assert len(rows) == count + 2
+    assert parse_row(rows[count - 1], tmp_path).turns[0].assistant.startswith("An answer")
+    with pytest.raises(InputError, match="gpt: expected a text of at most 1,000,000 characters, found 100,000,000"):
+        parse_row(rows[count], tmp_path)
+    with pytest.raises(InputError, match="expected conversations, QA or image_bboxes, found kkk") as raised:
+        parse_row(rows[count + 1], tmp_path)
+    assert len(str(raised.value)) < 200
+
+
 def test_broken_annotations(tmp_path):
     path = tmp_path / "a.json"
-    for text, message in (("[1, ", "expected a JSON array"), ("", "found no rows"), ("[]", "found no rows")):
+    for text, message in (
+        ("[1, ", "expected a JSON array .* row 1: Expecting value"),
+        ('[{"a": 1} {"a": 2}]', "found no comma or end after row 0"),
+        ('[{"a": 1},]', "row 1: Expecting value"),
+        ('[{"a": 1}]\n[{"a": 2}]', "found more after the array's end"),
+        ('[{"a": 1}', "found no comma or end after row 0"),
+        ("[" * 100_000, "row 0: maximum recursion depth"),
+        ("", "found no rows"),
+        ("[]", "found no rows"),
+        (" [ ] ", "found no rows"),
+    ):
         path.write_text(text, encoding="utf-8")
         with pytest.raises(InputError, match=message):
             RowFile(path)
     path.write_text('{"a": 1}\n{"a":\n3\n', encoding="utf-8")
     file = RowFile(path)
     assert file[0] == {"a": 1}
-    with pytest.raises(InputError, match="a line that is not JSON"):
+    with pytest.raises(InputError, match="a row that is not JSON"):
         file[1]
     with pytest.raises(InputError, match="found int"):
         file[2]

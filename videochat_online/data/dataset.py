@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from videochat_online.data.encoding import Example, SampleEncoder
 from videochat_online.data.lengths import EstimatedSample, estimate_sample
-from videochat_online.data.mixture import repeated_rows, unpack_key
+from videochat_online.data.mixture import repeated_rows, repeats_of, unpack_key
 from videochat_online.data.reading import check_reader
 from videochat_online.data.records import parse_row
 from videochat_online.data.registry import RegistryEntry
@@ -41,7 +41,7 @@ class SetCount:
 
 
 class TrainingDataset(Dataset[Example | SkippedSample]):
-    """All sets of a run, mixed by `repeat_time`.
+    """All sets of a run, mixed by `repeat_time` or `weight`.
 
     Args:
         entries: of the registries.
@@ -65,12 +65,18 @@ class TrainingDataset(Dataset[Example | SkippedSample]):
         self.seed = seed
         self._files = [RowFile(entry.annotation) for entry in self.entries]
         items = [
-            repeated_rows(len(file), entry.repeat_time, random.Random(f"{seed} {entry.name}"))
-            for entry, file in zip(self.entries, self._files, strict=True)
+            repeated_rows(len(file), repeats, random.Random(f"{seed} {entry.name}"))
+            for entry, file, repeats in zip(self.entries, self._files, self._repeats(), strict=True)
         ]
         # Arrays, not lists: loader processes would copy the pages of a list as they count references.
         self._rows = np.concatenate([np.asarray(rows, dtype=np.int64) for rows in items])
         self._sets = np.repeat(np.arange(len(items)), [len(rows) for rows in items])
+
+    def _repeats(self) -> list[float]:
+        weights = [entry.weight for entry in self.entries if entry.weight is not None]
+        if not weights:
+            return [entry.repeat_time for entry in self.entries]
+        return repeats_of([len(file) for file in self._files], weights)
 
     def __len__(self) -> int:
         """Items in an epoch."""

@@ -24,6 +24,17 @@ def repeated_rows(num_rows: int, repeat_time: float, rng: random.Random) -> list
     return [*range(num_rows)] * whole + sorted(rng.sample(range(num_rows), num_extra))
 
 
+def repeats_of(num_rows: Sequence[int], weights: Sequence[float]) -> list[float]:
+    """How often the rows of each set count in an epoch of weighted sets, as many items as all have rows.
+
+    Args:
+        num_rows: of each set.
+        weights: of each set, against each other.
+    """
+    part = sum(num_rows) / sum(weights)
+    return [weight * part / rows for rows, weight in zip(num_rows, weights, strict=True)]
+
+
 def pack_key(epoch: int, index: int, num_items: int) -> int:
     """One number for an item and the epoch it is drawn in: loader processes need no other notice of the epoch."""
     return epoch * num_items + index

@@ -18,6 +18,9 @@ from videochat_online.errors import InputError
 Kind = Literal["text", "image", "video", "online", "tracking"]
 Row = Mapping[str, Any]
 
+MAX_TEXT = 1_000_000
+"""Characters of one text in a row: tens of times the longest prompt. Tokenizing more can take minutes."""
+
 _ROLES = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt"}
 
 
@@ -88,7 +91,8 @@ def parse_row(row: Row, root: Location) -> Sample:
     if "QA" in row:
         return _questions(row, root)
     if "conversations" not in row:
-        raise InputError(f"expected conversations, QA or image_bboxes, found {', '.join(row) or 'an empty row'}")
+        found = _cut(", ".join(row)) or "an empty row"
+        raise InputError(f"expected conversations, QA or image_bboxes, found {found}")
     system_message, turns = _dialogue(row["conversations"])
     if "video" in row:
         kind: Kind = "online" if any(turn.time_s is not None for turn in turns) else "video"
@@ -245,6 +249,8 @@ def _path(row: Row, key: str) -> str:
 def _text(value: Any, where: str) -> str:
     if not isinstance(value, str):
         raise InputError(f"{where}: expected a text, found {_shown(value)}")
+    if len(value) > MAX_TEXT:
+        raise InputError(f"{where}: expected a text of at most {MAX_TEXT:,} characters, found {len(value):,}")
     return value
 
 
@@ -257,5 +263,8 @@ def _number(value: Any, where: str) -> float:
 def _shown(value: Any) -> str:
     if value is None:
         return "none"
-    text = repr(value)
+    return _cut(repr(value))
+
+
+def _cut(text: str) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."

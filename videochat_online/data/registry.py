@@ -8,6 +8,7 @@ Owns the format of a registry and its validation. Knows nothing of rows, frames 
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Callable
@@ -35,6 +36,7 @@ class RegistryEntry:
         data_augment: degrade pictures by JPEG compression of random quality.
         repeat_time: how often each row counts in an epoch. 0.5 takes a random half, 1.5 all rows and a random
             half of them again.
+        weight: instead of `repeat_time`: the set's part of an epoch, against those of the other sets.
         max_dynamic_patch: most tiles of a still image in this set, instead of the run's.
         fps: frames per second of its frame folders, where a row does not say.
         memory: shows of each video what this memory would hold at the last question, which alone is kept; None
@@ -46,6 +48,7 @@ class RegistryEntry:
     data_root: Location
     data_augment: bool = False
     repeat_time: float = 1.0
+    weight: float | None = None
     max_dynamic_patch: int | None = None
     fps: float | None = None
     memory: MemoryLayout | None = None
@@ -73,6 +76,9 @@ def load_registries(meta_path: str) -> tuple[RegistryEntry, ...]:
             if entry.name in entries:
                 raise InputError(f"{path}: entry {entry.name!r} is also in another registry of {meta_path!r}")
             entries[entry.name] = entry
+    without = [name for name, entry in entries.items() if entry.weight is None]
+    if 0 < len(without) < len(entries):
+        raise InputError(f"{meta_path}: entry {without[0]!r}: expected weight, as other entries have, found none")
     return tuple(entries.values())
 
 
@@ -120,6 +126,8 @@ def _entry(path: Location, name: str, fields: Any) -> RegistryEntry:
             values["memory"] = MemoryLayout(options.pop("name"), options)
         except InputError as error:
             raise InputError(f"{where}: memory: {error}") from error
+    if "weight" in fields and "repeat_time" in fields:
+        raise InputError(f"{where}: expected repeat_time or weight, found both")
     for key in ("annotation", "data_root"):
         if key not in fields:
             raise InputError(f"{where}: expected {key}, found none")
@@ -158,7 +166,8 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "annotation": (lambda value: isinstance(value, str) and bool(value), "a path"),
     "data_root": (lambda value: isinstance(value, str), "a path"),
     "data_augment": (lambda value: isinstance(value, bool), "true or false"),
-    "repeat_time": (lambda value: _is_number(value) and value > 0, "a number above 0"),
+    "repeat_time": (lambda value: _is_number(value) and 0 < value < math.inf, "a number above 0"),
+    "weight": (lambda value: _is_number(value) and 0 < value < math.inf, "a number above 0"),
     "max_dynamic_patch": (lambda value: type(value) is int and value >= 1, "a whole number of at least 1"),
     "fps": (lambda value: _is_number(value) and value > 0, "a number above 0"),
     "memory": (

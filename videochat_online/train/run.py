@@ -119,7 +119,7 @@ def set_facts(entries: Sequence[RegistryEntry]) -> dict[str, dict[str, Any]]:
     return {
         entry.name: {
             "annotation_sha256": file_digest(entry.annotation),
-            "repeat_time": entry.repeat_time,
+            **({"repeat_time": entry.repeat_time} if entry.weight is None else {"weight": entry.weight}),
             "data_augment": entry.data_augment,
             "max_dynamic_patch": entry.max_dynamic_patch,
             "fps": entry.fps,
