@@ -37,6 +37,15 @@ def test_both_spellings_of_a_key(tmp_path):
         assert parse_arguments(path, [f"{flag}=4"]).data.max_num_frame == 4
 
 
+def test_objects(tmp_path):
+    path = config(tmp_path / "c.yaml", liger_kernel_config={"rope": False})
+    assert parse_arguments(path).training.liger_kernel_config == {"rope": False}
+    given = parse_arguments(path, ["--liger_kernel_config", '{"swiglu": true}'])
+    assert given.training.liger_kernel_config == {"swiglu": True}
+    with pytest.raises(InputError, match=r"liger_kernel_config: expected a JSON object, found .\[1\]"):
+        parse_arguments(config(tmp_path / "d.yaml", "liger_kernel_config: '[1]'"))
+
+
 def test_values_get_the_type_of_their_key(tmp_path):
     text = "learning_rate: 1e-4\nwarmup_steps: .03\nbf16: 'false'\nfreeze_llm: yes\nmax_num_frame: '12'\n"
     text += "reverse_memory_sample_ratio: [4, 2, 1]\nuse_thumbnail: true\ndata_seed:\ndrop_path_rate: 0\n"

@@ -8,12 +8,13 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
+from transformers import Trainer
 
 from clips import write_clip, write_folder
 from videochat_online.data import FrameSampling, PixelReader, SampleEncoder, Tiling
@@ -21,6 +22,7 @@ from videochat_online.memory import TokenSchedule
 from videochat_online.model import VideoChatModel
 
 ROOT = Path(__file__).resolve().parents[1]
+_COMPUTE_LOSS = Trainer.compute_loss
 
 KEYS: dict[str, object] = {
     "per_device_train_batch_size": 2,
@@ -137,13 +139,24 @@ def command(arguments: Sequence[object], processes: int = 0) -> list[str]:
 
 
 def launch(
-    arguments: Sequence[object], *, processes: int = 0, kill_at_step: int | None = None
+    arguments: Sequence[object], *, processes: int = 0, kill_at_step: int | None = None, **variables: str
 ) -> subprocess.CompletedProcess[str]:
     """Run `command` to its end, or until it kills itself at the start of an optimizer step."""
-    variables = environment() | ({} if kill_at_step is None else {"KILL_AT_STEP": str(kill_at_step)})
+    variables = environment() | variables | ({} if kill_at_step is None else {"KILL_AT_STEP": str(kill_at_step)})
     return subprocess.run(
         command(arguments, processes), capture_output=True, text=True, env=variables, cwd=ROOT, timeout=240
     )
+
+
+def spoilt_loss(factor: float) -> Callable[..., Any]:
+    """`Trainer.compute_loss` that multiplies the loss of a batch without pictures, by NaN for example."""
+
+    def compute_loss(self: Trainer, model: Any, inputs: Any, *arguments: Any, **options: Any) -> Any:
+        is_text = not inputs["pixel_values"].any()
+        loss = _COMPUTE_LOSS(self, model, inputs, *arguments, **options)
+        return loss * factor if is_text else loss
+
+    return compute_loss
 
 
 def main() -> int:
@@ -163,6 +176,8 @@ def main() -> int:
         import videochat_online.train.run as run
 
         run.OnlineTrainer = DyingTrainer
+    if "SPOIL_TEXTS_BY" in os.environ:
+        Trainer.compute_loss = spoilt_loss(float(os.environ["SPOIL_TEXTS_BY"]))
     parser = argparse.ArgumentParser()
     subcommand.add_arguments(parser)
     options, options.rest = parser.parse_known_args()

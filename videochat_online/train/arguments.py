@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_origin
 
 import torch
 import yaml
@@ -169,12 +169,23 @@ def _be_the_only_process() -> None:
 
 def make_parser() -> HfArgumentParser:
     """A parser of every key; its errors are `InputError`."""
-    return _Parser(
+    parser = _Parser(
         [ModelArguments, DataArguments, RunArguments],
         allow_abbrev=False,
         add_help=False,
         prog="videochat-online train",
     )
+    for action in _actions(parser).values():
+        if get_origin(action.type) is dict:  # which takes no text
+            action.type = _object
+    return parser
+
+
+def _object(text: str) -> dict[str, Any]:
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise ValueError
+    return value
 
 
 def parse_arguments(config: str | Path | None, overrides: Sequence[str] = ()) -> Arguments:
@@ -258,7 +269,8 @@ def _coerced_one(action: Action, value: Any, where: str) -> Any:
     try:
         converted = convert(str(value))
     except (ValueError, TypeError, ArgumentTypeError) as error:
-        expected = getattr(action.type, "__name__", "a value").replace("string_to_bool", "true or false")
+        expected = getattr(action.type, "__name__", "a value")
+        expected = {"string_to_bool": "true or false", "_object": "a JSON object"}.get(expected, expected)
         raise InputError(f"{where}: expected {expected}, found {value!r}") from error
     if action.choices and converted not in action.choices:
         raise InputError(f"{where}: expected one of {', '.join(map(str, action.choices))}, found {value!r}")

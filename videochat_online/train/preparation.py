@@ -12,6 +12,7 @@ from peft import LoraConfig, LoraModel
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.integrations.liger import apply_liger_kernel
 from transformers.utils import is_flash_attn_2_available
 
 from videochat_online.data import FrameSampling, PixelReader, SampleEncoder, Tiling
@@ -86,6 +87,8 @@ def load_student(arguments: Arguments) -> Student:
         network.resize_position_embeddings(config.image_size)
     _fit_tokenizer(network, tokenizer)
     choose_trainable(network, arguments.model)
+    if arguments.training.use_liger_kernel:
+        _use_liger(network, arguments.training.liger_kernel_config)
     return Student(network, tokenizer, template)
 
 
@@ -250,6 +253,14 @@ def _attention(name: str, arguments: Arguments) -> str:
     if name == "flash_attention_2" and not can_flash:
         raise InputError("attn_implementation: flash_attention_2 needs CUDA and the package flash-attn")
     return name
+
+
+def _use_liger(network: VideoChatOnlineForConditionalGeneration, options: dict[str, bool] | None) -> None:
+    """By hand: transformers chooses kernels by the kind of model, and ours is none that it knows."""
+    try:
+        apply_liger_kernel(network.language_model, options)
+    except ImportError as error:
+        raise InputError("use_liger_kernel: expected the package liger-kernel, found none") from error
 
 
 def _fit_tokenizer(network: VideoChatOnlineForConditionalGeneration, tokenizer: PreTrainedTokenizerBase) -> None:

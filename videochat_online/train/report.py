@@ -28,6 +28,7 @@ class TrainReport:
         seconds: of the last launch, without loading.
         steps_per_second: of the last launch.
         parameters: of the model, and those of them that learned.
+        nonfinite_batches: whose loss was not finite, and which taught nothing, of all launches.
     """
 
     finished: bool
@@ -39,6 +40,7 @@ class TrainReport:
     seconds: float
     steps_per_second: float
     parameters: dict[str, int]
+    nonfinite_batches: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """As written: the skipped rows are counted by set as well."""
@@ -65,6 +67,7 @@ def make_report(trainer: OnlineTrainer, dataset: dict[str, SetCount], metrics: d
         seconds=float(metrics.get("train_runtime", 0.0)),
         steps_per_second=float(metrics.get("train_steps_per_second", 0.0)),
         parameters=count_parameters(trainer),
+        nonfinite_batches=sum(entry.get("nonfinite_batches", 0) for entry in logged),
     )
 
 

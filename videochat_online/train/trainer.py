@@ -20,6 +20,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from videochat_online.data import BATCH_REPORT, BatchReport, EpochSampler, PackedDataset, SkippedSample, TrainingDataset
 from videochat_online.errors import InputError
 from videochat_online.train.callbacks import KeepFrozenPartsOutOfTheGraph, TellEpoch
+from videochat_online.train.finite import FiniteLosses
 from videochat_online.train.rates import scale_groups
 from videochat_online.train.rundir import COMPLETE_MARK, SKIPPED_PREFIX
 from videochat_online.train.throughput import Throughput
@@ -118,6 +119,7 @@ class OnlineTrainer(Trainer):
             Path(str(self.args.output_dir)), self.args.process_index, len(single), max_bad_fraction
         )
         self._throughput = Throughput(kwargs["model"], self.args.device)
+        self._finite = FiniteLosses(kwargs["model"])
         self.add_callback(TellEpoch(self._sampler))
         self.add_callback(KeepFrozenPartsOutOfTheGraph())
 
@@ -141,6 +143,17 @@ class OnlineTrainer(Trainer):
             num_items = num_items.clamp(min=1)
         return batches, num_items
 
+    def compute_loss(self, *arguments: Any, **options: Any) -> Any:
+        """As transformers does; a loss that is not finite is kept out of the gradients."""
+        loss = super().compute_loss(*arguments, **options)
+        self._finite.see(loss)
+        return loss
+
+    def training_step(self, *arguments: Any, **options: Any) -> torch.Tensor:
+        """As transformers does; a loss that is not finite counts as zero, as its gradients do."""
+        loss: torch.Tensor = super().training_step(*arguments, **options)
+        return torch.nan_to_num(loss, nan=0.0, posinf=0.0, neginf=0.0)
+
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """As transformers does; then parts and layers get their own learning rates."""
         is_new = self.optimizer is None
@@ -152,7 +165,7 @@ class OnlineTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """With tokens a second, padding and the like, over all processes since the last entry."""
         if "loss" in logs:
-            logs |= self._throughput.take(self.accelerator.reduce)
+            logs |= self._throughput.take(self.accelerator.reduce) | self._finite.take(self.accelerator.reduce)
         super().log(logs, start_time)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:

@@ -1,0 +1,164 @@
+"""A run that meets NaN, writes its curves, keeps few checkpoints, and leaves a model that others can read."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import Trainer
+
+from train_cases import flags, launch, mixed_rows, spoilt_loss, write_media, write_registry
+from videochat_online.cli.main import main
+from videochat_online.errors import InputError
+from videochat_online.model import VideoChatOnlineForConditionalGeneration, load_model
+from videochat_online.train import TrainReport, parse_arguments, preparation, train
+from videochat_online.train.finite import MAX_IN_A_ROW, FiniteLosses
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("robust")
+    return write_registry(folder, write_media(folder / "media"), mixed=mixed_rows())
+
+
+@pytest.fixture
+def keys(registry, tiny_dir, tmp_path) -> Callable[..., list[str]]:
+    """The command line of a run below `tmp_path`."""
+
+    def make(name: str, **changes: Any) -> list[str]:
+        paths = {"output_dir": tmp_path / name, "model_name_or_path": tiny_dir("phi3"), "meta_path": registry}
+        return flags(**paths | changes)
+
+    return make
+
+
+@pytest.fixture
+def run(keys) -> Callable[..., TrainReport]:
+    return lambda name, **changes: train(parse_arguments(None, keys(name, **changes)))
+
+
+def state(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+# Of eight samples a step one is a text alone.
+ONE_BY_ONE = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 8, "max_steps": 2}
+
+
+@pytest.mark.parametrize("factor", [math.nan, math.inf, -math.inf])
+def test_a_batch_whose_loss_is_not_finite_counts_as_zero(tmp_path, run, monkeypatch, factor):
+    monkeypatch.setattr(Trainer, "compute_loss", spoilt_loss(factor))
+    spoilt = run("spoilt", **ONE_BY_ONE)
+    monkeypatch.setattr(Trainer, "compute_loss", spoilt_loss(0.0))
+    zero = run("zero", **ONE_BY_ONE)
+    assert [entry["loss"] for entry in spoilt.losses] == [entry["loss"] for entry in zero.losses]
+    ours, theirs = state(tmp_path / "spoilt"), state(tmp_path / "zero")
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert (spoilt.nonfinite_batches, zero.nonfinite_batches) == (2, 0)
+    assert json.loads((tmp_path / "spoilt" / "report.json").read_text())["nonfinite_batches"] == 2
+
+
+def test_losses_that_stay_so_end_a_run():
+    network = torch.nn.Linear(1, 1)
+    losses = FiniteLosses(network)
+    for number in range(MAX_IN_A_ROW - 1):
+        losses.see(torch.tensor(math.nan))
+        assert (number, losses.take(lambda tensor: 2 * tensor)) == (number, {"nonfinite_batches": 2})
+    losses.see(torch.tensor(1.0))
+    assert losses.take(lambda tensor: tensor) == {}
+    for _ in range(MAX_IN_A_ROW):
+        losses.see(torch.tensor(math.nan))
+    with pytest.raises(InputError, match="the loss of 100 batches in a row was not finite"):
+        losses.take(lambda tensor: tensor)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [2, 3])
+def test_processes_of_which_one_meets_nan_go_on_alike(tmp_path, keys, run, monkeypatch, stage):
+    """ZeRO-2 and ZeRO-3 over two processes give what one process does without DeepSpeed."""
+    monkeypatch.setattr(Trainer, "compute_loss", spoilt_loss(math.nan))
+    one = run("one", **ONE_BY_ONE)
+    plan = ROOT / f"configs/deepspeed/zero{stage}.json"
+    both = {"per_device_train_batch_size": 1, "global_batch_size": 8, "max_steps": 2, "deepspeed": plan}
+    done = launch(keys("two", **both), processes=2, SPOIL_TEXTS_BY="nan")
+    assert done.returncode == 0, done.stderr[-3000:]
+    two = json.loads((tmp_path / "two" / "report.json").read_text())
+    assert two["nonfinite_batches"] == one.nonfinite_batches == 2
+    assert [entry["loss"] for entry in two["losses"]] == pytest.approx(
+        [entry["loss"] for entry in one.losses], abs=1e-5
+    )
+    ours, theirs = state(tmp_path / "two"), state(tmp_path / "one")
+    assert max(float((ours[name] - theirs[name]).abs().max()) for name in theirs) < 1e-4
+
+
+def test_the_last_checkpoints_are_kept(tmp_path, run):
+    run("few", max_steps=5, save_strategy="steps", save_steps=1, save_total_limit=2)
+    kept = sorted(folder.name for folder in (tmp_path / "few").glob("checkpoint-*"))
+    assert kept == ["checkpoint-4", "checkpoint-5"]
+    assert all((tmp_path / "few" / name / "complete.json").is_file() for name in kept)
+
+
+def test_curves_for_tensorboard(tmp_path, run, monkeypatch):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator", reason="tensorboard")
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "curves"))
+    report = run("watched", report_to="tensorboard", max_steps=3)
+    events = accumulator.EventAccumulator(str(tmp_path / "curves"))
+    events.Reload()
+    losses = [event.value for event in events.Scalars("train/loss")]
+    assert losses == pytest.approx([entry["loss"] for entry in report.losses], abs=1e-5)
+    assert {"train/tokens_per_s", "train/visual_tokens_per_s", "train/padding"} <= {*events.Tags()["scalars"]}
+
+
+@pytest.mark.slow
+def test_curves_for_wandb_without_a_network(tmp_path, run, monkeypatch):
+    wandb = pytest.importorskip("wandb", reason="wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    run("watched", report_to="wandb", max_steps=1)
+    wandb.finish()
+    (written,) = (tmp_path / "wandb").glob("offline-run-*/run-*.wandb")
+    for _ in range(100):  # a process of wandb's own writes it
+        if b"visual_tokens_per_s" in written.read_bytes():
+            return
+        time.sleep(0.3)
+    raise AssertionError(f"{written}: no figures of the run")
+
+
+def test_a_result_with_merged_adapters_reads_as_any_model_and_exports(tmp_path, run, tiny_dir, frames):
+    frozen = {"freeze_backbone": True, "freeze_llm": True}
+    run("lora", use_llm_lora=4, use_backbone_lora=2, max_steps=2, **frozen)
+    network = VideoChatOnlineForConditionalGeneration.from_pretrained(tmp_path / "lora").eval()
+    assert main(["convert", str(tmp_path / "lora"), str(tmp_path / "original"), "--format", "original"]) == 0
+    ours, theirs = (load_model(tmp_path / name, device="cpu") for name in ("lora", "original"))
+    before = load_model(tiny_dir("phi3"), device="cpu")
+    pixels = ours.transform(frames(2))
+    features = [one(pixels) for one in (network.encode, ours.network.encode, theirs.network.encode)]
+    assert torch.equal(features[0], features[1])
+    assert torch.equal(features[1], features[2])
+    assert not torch.allclose(features[0], before.network.encode(pixels), atol=1e-5)
+    ids = torch.tensor([[20, 30, 40]])
+    logits = [one(input_ids=ids).logits for one in (network, ours.network, theirs.network)]
+    assert torch.equal(logits[0], logits[1])
+    assert torch.equal(logits[1], logits[2])
+
+
+def test_liger_kernels_go_into_the_language_model(run, monkeypatch):
+    patched = []
+
+    def apply(model: torch.nn.Module, options: dict[str, bool] | None) -> None:
+        patched.append((type(model).__name__, options))
+        raise ImportError
+
+    monkeypatch.setattr(preparation, "apply_liger_kernel", apply)
+    with pytest.raises(InputError, match="use_liger_kernel: expected the package liger-kernel, found none"):
+        run("kernels", use_liger_kernel=True, liger_kernel_config='{"rope": false}')
+    assert patched == [("Phi3ForCausalLM", {"rope": False})]
