@@ -19,7 +19,7 @@ from videochat_online.errors import NoFrameError
 from videochat_online.evaluation.frames import READ_CHUNK, Footage, LabelledFrame
 from videochat_online.evaluation.protocols import EvalProtocol
 from videochat_online.evaluation.records import EvalQuestion
-from videochat_online.memory import TokenSchedule, pool_by_ratio
+from videochat_online.memory import TokenSchedule, pool_to_grid
 from videochat_online.model import VideoChatModel
 from videochat_online.streaming import StreamingSession
 from videochat_online.streaming.prompting import Prompt, build_prompt
@@ -157,7 +157,9 @@ class WindowViewer:
                 if ratio is None:
                     continue
                 if ratio not in projected:
-                    projected[ratio] = self._model.project(pool_by_ratio(tokens_CHW[None], [ratio])[0])
+                    rows, columns = tokens_CHW.shape[-2:]
+                    pooled_CHW = pool_to_grid(tokens_CHW, (rows // ratio, columns // ratio))
+                    projected[ratio] = self._model.project(pooled_CHW)
                 use = FrameUse(place, frame.time_s, num_tokens=len(projected[ratio]))
                 self._windows[name].append((use, projected[ratio]))
 

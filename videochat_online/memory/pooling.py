@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -51,7 +52,7 @@ def demote_to_grid(tokens_CHW: Tensor, grid: Grid) -> Tensor:
     return functional.interpolate(tokens_CHW[None], size=list(grid), mode="bilinear", align_corners=False)[0]
 
 
-def pool_by_ratio(features_TCHW: Tensor, ratios: Sequence[int]) -> list[Tensor]:
+def pool_by_ratio(features_TCHW: Tensor, ratios: Sequence[int]) -> Tensor:
     """Pool full-size frames, each by its own ratio: one pooling per ratio, whatever the frame count.
 
     With the ratios of a `TokenSchedule` it gives the tokens of a memory bank that is fed the frames one after
@@ -62,7 +63,7 @@ def pool_by_ratio(features_TCHW: Tensor, ratios: Sequence[int]) -> list[Tensor]:
         ratios: by how much each frame's grid is divided in each direction (1 keeps it).
 
     Returns:
-        For each frame its tokens [C, H / ratio, W / ratio].
+        [L, C]: the tokens of each frame, row by row of its pooled grid, one frame after another.
 
     Raises:
         InputError: counts of frames and ratios differ.
@@ -70,10 +71,12 @@ def pool_by_ratio(features_TCHW: Tensor, ratios: Sequence[int]) -> list[Tensor]:
     if len(ratios) != features_TCHW.shape[0]:
         raise InputError(f"{features_TCHW.shape[0]} frames of features but {len(ratios)} ratios")
     rows, columns = features_TCHW.shape[-2:]
-    pooled: list[Tensor] = [features_TCHW] * len(ratios)
-    for ratio in set(ratios):
-        places = [place for place, other in enumerate(ratios) if other == ratio]
-        tokens_NCHW = pool_to_grid(features_TCHW[places], (rows // ratio, columns // ratio))
-        for place, tokens_CHW in zip(places, tokens_NCHW.unbind(), strict=True):
-            pooled[place] = tokens_CHW
-    return pooled
+    stops = torch.tensor([(rows // ratio) * (columns // ratio) for ratio in ratios]).cumsum(0)
+    groups, places = [], []
+    for ratio in sorted(set(ratios)):
+        members = [number for number, other in enumerate(ratios) if other == ratio]
+        tokens_NCHW = pool_to_grid(features_TCHW[members], (rows // ratio, columns // ratio))
+        tokens_NLC = tokens_NCHW.flatten(2).transpose(1, 2)
+        groups.append(tokens_NLC.flatten(0, 1))
+        places.append((stops[members, None] - torch.arange(tokens_NLC.shape[1], 0, -1)).flatten())
+    return torch.cat(groups)[torch.cat(places).argsort()]

@@ -237,8 +237,7 @@ class VideoChatOnlineForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """
         features_TCHW = self.encode(pixels_TCSS)
         ratios = [1] * len(features_TCHW) if pool_ratios is None else pool_ratios
-        pooled = pool_by_ratio(features_TCHW, ratios)
-        return self.project(torch.cat([tokens_CHW.flatten(1).T for tokens_CHW in pooled]))
+        return self.project(pool_by_ratio(features_TCHW, ratios))
 
     def resize_position_embeddings(self, image_size: int) -> None:
         """Interpolate the vision tower's position embeddings to frames of `image_size` pixels, for good.
