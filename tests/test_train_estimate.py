@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from published_size import published_config
 from train_cases import flags, mixed_rows, write_media, write_registry
 from videochat_online.data.lengths import EstimatedSample
 from videochat_online.model import VideoChatOnlineConfig, load_model
@@ -45,21 +46,7 @@ def test_parameters_are_those_of_the_network(tiny_dir, parse):
 
 def test_the_published_size(parse):
     """4.15 billion: InternViT-300M, Phi-3-mini (3,821,079,552 by its own card) and the projector."""
-    text = {
-        "model_type": "phi3",
-        "hidden_size": 3072,
-        "intermediate_size": 8192,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 32,
-        "vocab_size": 32064,
-        "tie_word_embeddings": False,
-        "pad_token_id": 0,
-    }
-    vision = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
-    vision |= {"image_size": 448, "patch_size": 14, "attention_bias": True}
-    config = VideoChatOnlineConfig(text_config=text, vision_config=vision)
-    table = parameter_table(blank_network(config, parse().model))
+    table = parameter_table(blank_network(published_config(), parse().model))
     assert table["language_model"]["all"] == 3_821_079_552
     assert table["vision_tower"]["all"] == pytest.approx(304e6, rel=0.01)
     assert table["together"]["all"] == pytest.approx(4.15e9, rel=0.005)

@@ -173,7 +173,7 @@ def test_the_subcommand(capsys, tmp_path):
     assert "none.json: expected a registry" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("name", "num_sets"), [("online", 11), ("videochat2", 24), ("image", 26)])
+@pytest.mark.parametrize(("name", "num_sets"), [("online", 11), ("videochat2", 24), ("multimage", 1), ("image", 26)])
 def test_the_shipped_registries_load_where_the_data_is(tmp_path, monkeypatch, name, num_sets):
     path = ROOT / "anno_data" / f"finetune_{name}.json"
     monkeypatch.setenv("ANNO_ROOT", str(tmp_path / "annotations"))

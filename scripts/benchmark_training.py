@@ -1,0 +1,199 @@
+#!/usr/bin/env python
+"""What a training step costs beside the model: the visual path, the trainer, the loader.
+
+    python scripts/benchmark_training.py [--size tiny|vision|published] [--steps 20] [--frames 64] [--workers 1]
+
+`visual`: encode, pool each frame and project, against one pass of the tower and one of the projector on all tokens, in
+turns. `step`: our trainer with its loader, ours with batches made before, transformers' own with the same batches, on
+the mixed set of benchmark_loader.py. Only ratios of one run are worth keeping; docs/performance.md has records.
+`vision` has the real vision tower, `published` the whole 4B, with random weights; on a GPU in bfloat16.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+from transformers import Trainer, TrainingArguments
+
+from benchmark_loader import SIZES, Setup, machine, make_set
+from videochat_online.data import BATCH_REPORT, Collator, PackedDataset
+from videochat_online.train.throughput import FlopModel, Work, peak_flops, work_of
+from videochat_online.train.trainer import OnlineTrainer
+
+
+def visual(setup: Setup, options: argparse.Namespace) -> dict[str, Any]:
+    """Median time of the visual path over that of the bare parts, in turns, with the schedule's ratios."""
+    network, schedule = setup.network.eval(), setup.encoder.schedule
+    frames = torch.randn(options.frames, 3, *(2 * [network.config.image_size]), device=setup.device, dtype=setup.dtype)
+    ratios = [schedule.ratio(index) or 1 for index in range(options.frames)]
+    tokens = schedule.num_tokens(range(options.frames), setup.encoder.full_grid)
+    features = torch.randn(sum(tokens), network.config.feature_dim, device=setup.device, dtype=setup.dtype)
+
+    def bare() -> None:
+        network.encode(frames)
+        network.project(features)
+
+    seconds: dict[str, list[float]] = {"path": [], "bare": []}
+    with torch.inference_mode():
+        for turn in range(options.steps + 2):
+            for name, run in (("path", lambda: network.embed_frames(frames, ratios)), ("bare", bare)):
+                start = _now(setup.device)
+                run()
+                if turn >= 2:
+                    seconds[name].append(_now(setup.device) - start)
+    path, parts = (statistics.median(seconds[name]) for name in ("path", "bare"))
+    return {
+        "frames": options.frames,
+        "tokens": sum(tokens),
+        "path_ms": round(1e3 * path, 2),
+        "ratio": round(path / parts, 4),
+    }
+
+
+def step(setup: Setup, options: argparse.Namespace) -> dict[str, Any]:
+    """Seconds of an optimizer step of each trainer, its batches in the same order, and MFU where the peak is known."""
+    tokens = 8192 if setup.device.type == "cuda" else 1024
+    packs = PackedDataset(setup.dataset, tokens, False, 0)
+    ready = _Ready(packs)
+    reports: dict[str, Any] = {}
+    work = sum((work_of(setup.collator.pack([ready[n]]), 0) for n in range(len(ready))), Work())
+    for name, trainer in (
+        ("transformers", _plain(setup, ready, options)),
+        ("ours, ready batches", _ours(setup, ready, options)),
+        ("ours, with loader", _ours(setup, packs, options)),
+    ):
+        trainer.train()
+        # Steps are timed by their ends; the first two warm up.
+        ends = trainer.ends
+        reports[name] = {"step_s": round((ends[-1] - ends[1]) / (len(ends) - 2), 4)}
+    peak = peak_flops(setup.device)
+    flops = FlopModel(setup.network)(work) / len(ready)
+    for report in reports.values():
+        report["tokens_a_s"] = round(work.tokens / len(ready) / report["step_s"])
+        report["mfu"] = None if peak is None else round(flops / report["step_s"] / peak, 3)
+    base = reports["transformers"]["step_s"]
+    cached = reports["ours, ready batches"]["step_s"]
+    return reports | {
+        "ours over transformers": round(cached / base, 3),
+        "loader over ready": round(reports["ours, with loader"]["step_s"] / cached, 3),
+        "tokens a step": work.tokens // len(ready),
+    }
+
+
+class _Ready(PackedDataset):
+    """Packs whose examples were encoded before."""
+
+    def __init__(self, packs: PackedDataset) -> None:
+        self.__dict__.update(packs.__dict__)
+        self._made = [packs[number] for number in range(len(packs))]
+
+    def __getitem__(self, key: int) -> Any:
+        return self._made[key % len(self)]
+
+
+class _Timed:
+    """Writes down when each optimizer step ends."""
+
+    ends: list[float]
+
+    def training_step(self, *arguments: Any, **options: Any) -> Any:
+        loss = super().training_step(*arguments, **options)  # type: ignore[misc]
+        self.ends = [*getattr(self, "ends", []), _now(loss.device)]
+        return loss
+
+
+class _TimedPlain(_Timed, Trainer):
+    pass
+
+
+class _TimedOurs(_Timed, OnlineTrainer):
+    pass
+
+
+class _Batches(Dataset[Any]):
+    def __init__(self, packs: _Ready, collator: Collator) -> None:
+        self.made = [collator.pack([packs[number]]) for number in range(len(packs))]
+
+    def __len__(self) -> int:
+        return len(self.made)
+
+    def __getitem__(self, number: int) -> Any:
+        return {key: value for key, value in self.made[number].items() if key != BATCH_REPORT}
+
+
+def _arguments(setup: Setup, options: argparse.Namespace, folder: str, workers: int) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=folder,
+        max_steps=options.steps + 2,
+        per_device_train_batch_size=1,
+        learning_rate=1e-6,
+        bf16=setup.device.type == "cuda",
+        gradient_checkpointing=setup.device.type == "cuda",
+        gradient_checkpointing_kwargs={"use_reentrant": False},
+        remove_unused_columns=False,
+        report_to="none",
+        save_strategy="no",
+        logging_steps=10_000,
+        train_sampling_strategy="sequential",
+        disable_tqdm=True,
+        dataloader_num_workers=workers,
+        optim="adamw_torch_fused" if setup.device.type == "cuda" else "adamw_torch",
+        use_cpu=setup.device.type == "cpu",
+    )
+
+
+def _plain(setup: Setup, ready: _Ready, options: argparse.Namespace) -> Any:
+    arguments = _arguments(setup, options, tempfile.mkdtemp(), 0)
+    batches = _Batches(ready, setup.collator)
+    return _TimedPlain(model=setup.network, args=arguments, train_dataset=batches, data_collator=lambda items: items[0])
+
+
+def _ours(setup: Setup, packs: PackedDataset, options: argparse.Namespace) -> Any:
+    is_ready = isinstance(packs, _Ready)
+    workers = 0 if is_ready else options.workers
+    return _TimedOurs(
+        model=setup.network,
+        args=_arguments(setup, options, tempfile.mkdtemp(), workers),
+        train_dataset=packs,
+        data_collator=setup.collator.pack,
+        tokenizer=setup.tokenizer,
+        max_bad_fraction=0.0,
+        scales={},
+    )
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def main() -> int:
+    """Measure and print one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=SIZES, default="tiny")
+    parser.add_argument("--only", choices=("visual", "step"))
+    parser.add_argument("--steps", type=int, default=20, help="that are timed")
+    parser.add_argument("--frames", type=int, default=64, help="of the visual path")
+    parser.add_argument("--workers", type=int, default=1, help="processes of the loader")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        setup = Setup(options.size, make_set(Path(folder)))
+        result = machine(setup)
+        for name, measure in (("visual", visual), ("step", step)):
+            if options.only in (None, name):
+                result[name] = measure(setup, options)
+    print(json.dumps(result, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
