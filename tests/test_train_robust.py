@@ -6,6 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from transformers import Trainer
 from train_cases import flags, launch, mixed_rows, spoilt_loss, write_media, write_registry
 from videochat_online.cli.main import main
 from videochat_online.errors import InputError
-from videochat_online.model import VideoChatOnlineForConditionalGeneration, load_model
+from videochat_online.model import VideoChatOnlineForConditionalGeneration, load_model, loading
 from videochat_online.train import TrainReport, parse_arguments, preparation, train
 from videochat_online.train.finite import MAX_IN_A_ROW, FiniteLosses
 
@@ -149,6 +150,27 @@ def test_a_result_with_merged_adapters_reads_as_any_model_and_exports(tmp_path, 
     logits = [one(input_ids=ids).logits for one in (network, ours.network, theirs.network)]
     assert torch.equal(logits[0], logits[1])
     assert torch.equal(logits[1], logits[2])
+
+
+def matches(name: str, patterns: list[str]) -> bool:
+    return any(fnmatch(name, pattern) for pattern in patterns)
+
+
+def test_a_run_starts_from_a_model_on_the_hub(run, tiny_dir, monkeypatch):
+    """Plans ask for no weights."""
+    asked = []
+
+    def download(name: str, allow_patterns: list[str] | None) -> str:
+        asked.append((name, allow_patterns))
+        return str(tiny_dir("phi3"))
+
+    monkeypatch.setattr(loading, "snapshot_download", download)
+    report = run("from_hub", model_name_or_path="owner/name", max_steps=1)
+    assert report.steps == 1
+    (first, patterns), second = asked
+    assert (first, second) == ("owner/name", ("owner/name", None))
+    wanted = [name for name in ("config.json", "tokenizer.model", "model.safetensors") if matches(name, patterns)]
+    assert wanted == ["config.json", "tokenizer.model"]
 
 
 def test_liger_kernels_go_into_the_language_model(run, monkeypatch):

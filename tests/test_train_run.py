@@ -362,9 +362,11 @@ def test_a_run_whose_registry_has_changed_does_not_go_on(place, run, whole):
     assert run("whole", **WHOLE) == whole
 
 
-def test_bad_rows_are_counted_and_listed(place, run):
+def test_bad_rows_are_counted_and_listed(place, run, capsys):
     report = run("spoilt", registry="bad", max_bad_fraction=0.2, max_steps=8)
     assert [(row.set_name, row.row) for row in report.skipped] == [("spoilt", 0), ("spoilt", 9)]
+    logged = capsys.readouterr().out
+    assert "'samples_skipped': '2'" in logged or "'samples_skipped': 2" in logged
     listed = json.loads((place / "spoilt" / "report.json").read_text())["skipped"]
     assert (listed["count"], listed["by_set"]) == (2, {"spoilt": 2})
     assert listed["rows"][0]["reason"].endswith(

@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 QUANTIZATIONS = ("8bit", "4bit")
 ATTENTIONS = ("eager", "sdpa", "flash_attention_2")
+TEXT_FILES = ("*.json", "*.model", "*.txt")
+"""Configuration and tokenizer of a checkpoint on the Hub."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ def load_model(
         CheckpointError: the directory does not hold what its configuration promises.
         InputError: an option that does not exist or cannot be met here.
     """
-    directory = _resolve(name_or_path)
+    directory = resolve_checkpoint(name_or_path)
     place = _device(device)
     if quantization and place.type != "cuda":
         raise InputError(f"quantization {quantization!r} needs CUDA, the device is {place}")
@@ -154,12 +156,22 @@ def load_model(
     return VideoChatModel(network, loaded_tokenizer, chat_template, transform)
 
 
-def _resolve(name_or_path: str | Path) -> Path:
+def resolve_checkpoint(name_or_path: str | Path, *, with_weights: bool = True) -> Path:
+    """Directory of a checkpoint; what is "owner/name" and no directory is downloaded from the Hub, once.
+
+    Args:
+        name_or_path: as `load_model` takes it.
+        with_weights: without them, only what plans and prompts need is downloaded.
+
+    Raises:
+        CheckpointError: the Hub does not give it.
+    """
     path = Path(name_or_path).expanduser()
     if path.exists() or str(name_or_path).count("/") != 1 or str(name_or_path).startswith((".", "/")):
         return path  # what is wrong with it, if anything, is said where it is read
     try:
-        return Path(snapshot_download(str(name_or_path)))
+        wanted = None if with_weights else list(TEXT_FILES)
+        return Path(snapshot_download(str(name_or_path), allow_patterns=wanted))
     except (
         HfHubHTTPError,
         HFValidationError,

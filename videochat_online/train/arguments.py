@@ -47,7 +47,9 @@ class ModelArguments:
 
     _argument_group_name = "model"
 
-    model_name_or_path: str | None = _option(None, "Directory of the model to start from, of any known layout.")
+    model_name_or_path: str | None = _option(
+        None, "Model to start from: directory of any known layout, or owner/name on the Hub."
+    )
     conv_style: str | None = _option(None, "Chat template; the checkpoint's own by default.")
     model_dtype: str = _option(
         "auto", "Of the weights: float32, bfloat16 or auto (bfloat16 where DeepSpeed keeps fp32 masters)."

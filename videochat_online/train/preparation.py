@@ -20,7 +20,7 @@ from videochat_online.data.reading import SampleReader
 from videochat_online.errors import CheckpointError, InputError
 from videochat_online.memory import TokenSchedule
 from videochat_online.model import VideoChatOnlineConfig, VideoChatOnlineForConditionalGeneration, load_network
-from videochat_online.model.loading import load_config
+from videochat_online.model.loading import load_config, resolve_checkpoint
 from videochat_online.model.original import LORA_SCALING
 from videochat_online.text import (
     ChatTemplate,
@@ -57,7 +57,7 @@ def load_texts(arguments: Arguments) -> tuple[VideoChatOnlineConfig, PreTrainedT
         CheckpointError: no configuration or no tokenizer that can be read.
         InputError: options that do not fit together.
     """
-    directory = Path(arguments.model.model_name_or_path or "").expanduser()
+    directory = resolve_checkpoint(arguments.model.model_name_or_path or "", with_weights=False)
     config = _configuration(directory, arguments.model, arguments.data)
     template = get_template(config.template)
     tokenizer = load_tokenizer(directory)
@@ -76,7 +76,7 @@ def load_student(arguments: Arguments) -> Student:
     """
     config, tokenizer, template = load_texts(arguments)
     network = load_network(
-        Path(arguments.model.model_name_or_path or "").expanduser(),
+        resolve_checkpoint(arguments.model.model_name_or_path or ""),
         config=config,
         dtype=_dtype(arguments),
         attn_implementation=_attention(arguments.model.attn_implementation, arguments),

@@ -46,6 +46,11 @@ class SkippedLog:
         self._floor = min(num_items, MIN_ITEMS_FOR_A_VERDICT)
         self._new: set[tuple[str, int]] = set()
 
+    @property
+    def num_skipped(self) -> int:
+        """Rows that could not be used since this launch began, each once."""
+        return len(self._new)
+
     def add(self, report: BatchReport) -> None:
         """Count a batch.
 
@@ -165,7 +170,11 @@ class OnlineTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """With tokens a second, padding and the like, over all processes since the last entry."""
         if "loss" in logs:
-            logs |= self._throughput.take(self.accelerator.reduce) | self._finite.take(self.accelerator.reduce)
+            reduce = self.accelerator.reduce
+            logs |= self._throughput.take(reduce) | self._finite.take(reduce)
+            num_skipped = int(reduce(torch.tensor(self.skipped.num_skipped, device=self.args.device)))
+            if num_skipped:
+                logs["samples_skipped"] = num_skipped
         super().log(logs, start_time)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
