@@ -101,6 +101,19 @@ def test_processes_of_which_one_meets_nan_go_on_alike(tmp_path, keys, run, monke
     assert max(float((ours[name] - theirs[name]).abs().max()) for name in theirs) < 1e-4
 
 
+@pytest.mark.slow
+def test_packs_over_two_processes_are_those_of_one(tmp_path, keys, run):
+    packing = {"packing_tokens": 400, "train_sampling_strategy": "sequential", "per_device_train_batch_size": 1}
+    one = run("one", **packing, global_batch_size=2, max_steps=3)
+    plan = ROOT / "configs/deepspeed/zero2.json"
+    done = launch(keys("two", **packing, global_batch_size=2, max_steps=3, deepspeed=plan), processes=2)
+    assert done.returncode == 0, done.stderr[-3000:]
+    two = json.loads((tmp_path / "two" / "report.json").read_text())
+    assert [entry["loss"] for entry in two["losses"]] == pytest.approx(
+        [entry["loss"] for entry in one.losses], abs=1e-5
+    )
+
+
 def test_the_last_checkpoints_are_kept(tmp_path, run):
     run("few", max_steps=5, save_strategy="steps", save_steps=1, save_total_limit=2)
     kept = sorted(folder.name for folder in (tmp_path / "few").glob("checkpoint-*"))
