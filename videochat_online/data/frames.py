@@ -14,20 +14,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from videochat_online.data.storage import Location, local_copy
 from videochat_online.errors import VideoError
 from videochat_online.video import (
     DEFAULT_FRAME_RATE,
-    NORMALIZATIONS,
-    RESIZERS,
     FrameTransform,
     SampledFrames,
     VideoInfo,
     VideoSource,
     open_video,
-    pad_to_square,
     read_image,
     sample_clip,
     stack_images,
@@ -197,28 +193,18 @@ class PixelReader:
                 )
                 pixels = stack_images(parts)
             else:
-                pixels = self._resize(np.asarray(image, dtype=np.uint8)[None])
+                pixels = self.transform.squares(np.asarray(image, dtype=np.uint8)[None])
             self._cache.put((path, tiling), pixels)
         return pixels
 
     def _decode(self, video: VideoSource, facts: _Facts, indices: Sequence[int]) -> Pixels:
         # The middle of a frame's time, so that rounded time stamps cannot give its neighbour.
         asked_s = [facts.start_s + (index + 0.5) / facts.fps for index in indices]
-        pixels = np.concatenate([self._resize(chunk.pixels_THWC) for chunk in video.read(times_s=asked_s)])
+        pixels = np.concatenate([self.transform.squares(chunk.pixels_THWC) for chunk in video.read(times_s=asked_s)])
         ends_at_s = video.report.ends_at_s
         if ends_at_s is not None and asked_s[-1] > ends_at_s:
             raise VideoError(f"{video.info.source}: a frame at {asked_s[-1]:.1f} s is needed; {video.report.problem}")
         return pixels
-
-    def _resize(self, pixels_THWC: Pixels) -> Pixels:
-        """What `FrameTransform` does before normalising."""
-        size = self.transform.size
-        if self.transform.pad_square:
-            color = NORMALIZATIONS[self.transform.normalization].mean_color
-            pixels_THWC = stack_images([pad_to_square(Image.fromarray(frame), color) for frame in pixels_THWC])
-        if pixels_THWC.shape[1:3] == (size, size):
-            return pixels_THWC
-        return RESIZERS[self.transform.resize](pixels_THWC, size)
 
 
 def _facts(video: VideoSource) -> _Facts:

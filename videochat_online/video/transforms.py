@@ -147,12 +147,16 @@ class FrameTransform:
 
     def __call__(self, pixels_THWC: Pixels) -> Tensor:
         """uint8 [T,H,W,3] -> float32 [T,3,S,S]; InputError for another shape or type."""
+        return normalize(self.squares(pixels_THWC), self.normalization)
+
+    def squares(self, pixels_THWC: Pixels) -> Pixels:
+        """The first half of it: uint8 [T,H,W,3] -> uint8 [T,S,S,3]. Squares of that size stay as they are."""
         check_pixels(pixels_THWC)
         if self.pad_square:
             pixels_THWC = _pad_frames(pixels_THWC, find_normalization(self.normalization).mean_color)
         if pixels_THWC.shape[1:3] != (self.size, self.size):
             pixels_THWC = RESIZERS[self.resize](pixels_THWC, self.size)
-        return normalize(pixels_THWC, self.normalization)
+        return pixels_THWC
 
     def image(self, image: Image.Image) -> Tensor:
         """One image of any mode -> float32 [1,3,S,S]."""
