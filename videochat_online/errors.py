@@ -21,3 +21,7 @@ class CheckpointError(InputError):
 
 class NoFrameError(InputError):
     """A question was asked before the first frame arrived."""
+
+
+class NonFiniteError(InputError):
+    """The model's numbers are NaN or infinite: broken weights, or a dtype too small for them."""

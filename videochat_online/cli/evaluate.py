@@ -53,6 +53,7 @@ from videochat_online.evaluation import (
     resolve_protocol,
 )
 from videochat_online.evaluation.answering import ANSWER_BY
+from videochat_online.evaluation.decoding import DECODE_TIMEOUT_S
 from videochat_online.evaluation.protocols import FRAME_TIMES
 from videochat_online.evaluation.results import timestamp
 
@@ -91,6 +92,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("run")
     group.add_argument("--shard", metavar="I/N", help="part I (from 0) of N; under torchrun its rank")
     group.add_argument("--max_bad_fraction", type=float, default=0.1, metavar="X", help="of the videos (default: 0.1)")
+    group.add_argument(
+        "--decode_timeout_s",
+        type=float,
+        default=DECODE_TIMEOUT_S,
+        metavar="X",
+        help=f"a video that gives no frame for so long is bad (default: {DECODE_TIMEOUT_S:g})",
+    )
     group.add_argument("--max_videos", type=int, metavar="N", help="only the first N videos")
     add_model_arguments(parser, required=False)
     add_memory_arguments(parser)
@@ -138,6 +146,7 @@ def _config(options: argparse.Namespace) -> EvaluationConfig:
         blind=options.blind,
         backend=options.backend,
         max_bad_fraction=options.max_bad_fraction,
+        decode_timeout_s=options.decode_timeout_s,
         max_videos=options.max_videos,
         shard=_shard(options.shard),
     )

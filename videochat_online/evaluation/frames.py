@@ -95,6 +95,11 @@ class Footage:
     ) -> None:
         self.source.close()
 
+    @property
+    def problem(self) -> str | None:
+        """What was missing or broken so far, in a line."""
+        return self.source.report.problem
+
     def streaming_indices(self) -> list[int]:
         """Every n-th frame of the clip up to the last question, from the one shown at the clip's start on."""
         fps, protocol = self._fps, self._protocol

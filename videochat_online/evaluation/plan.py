@@ -11,6 +11,7 @@ from typing import Any
 
 from videochat_online.errors import InputError, VideoError
 from videochat_online.evaluation.answering import ANSWER_BY
+from videochat_online.evaluation.decoding import DECODE_TIMEOUT_S
 from videochat_online.evaluation.media import MediaLibrary
 from videochat_online.evaluation.protocols import EvalProtocol
 from videochat_online.evaluation.records import EvalSet, EvalVideo, Task, total_questions
@@ -39,6 +40,7 @@ class EvaluationConfig:
         blind: no frames at all.
         backend: video decoder.
         max_bad_fraction: more unusable videos than this part of all is an error.
+        decode_timeout_s: longest wait for the next frames of a video.
         max_videos: only the first so many; None for all.
         shard: the part that this process works on.
 
@@ -58,6 +60,7 @@ class EvaluationConfig:
     blind: bool = False
     backend: str = "auto"
     max_bad_fraction: float = 0.1
+    decode_timeout_s: float = DECODE_TIMEOUT_S
     max_videos: int | None = None
     shard: Shard = Shard()
 
@@ -66,6 +69,8 @@ class EvaluationConfig:
             raise InputError(f"--answer_by: expected one of {', '.join(ANSWER_BY)}, got {self.answer_by!r}")
         if not 0 <= self.max_bad_fraction <= 1:
             raise InputError(f"--max_bad_fraction: expected a part between 0 and 1, got {self.max_bad_fraction}")
+        if not 0 < self.decode_timeout_s < math.inf:
+            raise InputError(f"--decode_timeout_s: expected seconds above 0, got {self.decode_timeout_s}")
         if self.max_videos is not None and self.max_videos < 1:
             raise InputError(f"--max_videos: expected at least 1, got {self.max_videos}")
         if self.data_root is None and not self.blind:

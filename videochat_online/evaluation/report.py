@@ -44,7 +44,8 @@ def summary_figures(
         "num_questions": len(content.questions),
         "num_answered": len(predictions),
         "num_unanswered": len(content.questions) - len(predictions),
-        "num_without_frames": sum("error" in row for row in predictions),
+        "num_without_frames": sum(row.get("error_kind") == "NoFrameError" for row in predictions),
+        "num_not_finite": sum(row.get("error_kind") == "NonFiniteError" for row in predictions),
         "num_bad_videos": len(bad),
         "bad_videos": bad,
         "damaged_videos": damaged,
@@ -106,10 +107,12 @@ def _headline(metrics: Mapping[str, Any]) -> str:
         rows += [(f"mean of the cells without {left_out}", rest["cell_average"])]
         rows += [(f"all questions alike without {left_out}", rest["micro_average"])]
     known = [(name, score) for name, score in rows if score is not None]
+    num_not_finite = metrics.get("num_not_finite", 0)
+    not_finite = f", {num_not_finite} for which the model gave no finite number" if num_not_finite else ""
     counts = (
         f"{metrics['num_answered']} of {metrics['num_questions']} questions answered about {metrics['num_videos']} "
         f"videos; {metrics['num_unparsed']} answers name no option, {metrics['num_without_frames']} questions came "
-        f"before the first frame; {metrics['num_bad_videos']} videos could not be used. "
+        f"before the first frame{not_finite}; {metrics['num_bad_videos']} videos could not be used. "
         f"Chance: {_number(metrics['chance'])}."
     )
     return f"{counts}\n\n{_score_table(known)}"

@@ -16,14 +16,14 @@ from typing import IO, Any
 
 import torch
 
-from videochat_online.errors import InputError, NoFrameError, VideoError
+from videochat_online.errors import InputError, NoFrameError, NonFiniteError, VideoError
 from videochat_online.evaluation.answering import (
     LETTER_PREFIX,
     answer_by_generation,
     answer_by_likelihood,
     answer_by_text_likelihood,
 )
-from videochat_online.evaluation.frames import Footage
+from videochat_online.evaluation.decoding import FootageWorker
 from videochat_online.evaluation.metrics import compute_metrics
 from videochat_online.evaluation.plan import EvaluationConfig, Located, Plan
 from videochat_online.evaluation.records import EvalQuestion
@@ -31,6 +31,9 @@ from videochat_online.evaluation.report import cost_figures, summary_figures, wr
 from videochat_online.evaluation.results import Row, RowFile, RunFolder
 from videochat_online.evaluation.viewers import Viewer, make_viewer
 from videochat_online.model import VideoChatModel
+
+MAX_FAILED_IN_A_ROW = 5
+"""So many questions that a model gives no finite number for: it is broken for all others, too."""
 
 
 @dataclass
@@ -112,7 +115,7 @@ class _Share:
         self._config, self._plan, self._done = config, plan, done
         self._on_progress = on_progress
         self._open = [place for place in plan.share if not self._is_finished(place, gone_through)]
-        self._num_bad = 0
+        self._num_bad = self._num_failed_in_a_row = 0
         num_questions = sum(len(place.video.questions) for place in self._open)
         self._progress = Progress(num_questions, len(self._open))
 
@@ -124,31 +127,47 @@ class _Share:
         present = [place for place in self._open if place.problem is None]
         if not present:
             return
-        model = load_model()
-        if model.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(model.device)
-        for place in present:
-            self._answer_video(model, place, predictions, videos)
+        with FootageWorker(self._config.decode_timeout_s, (predictions.fileno(), videos.fileno())) as worker:
+            if any(place.path is not None for place in present):
+                worker.start()
+            model = load_model()
+            if model.device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats(model.device)
+            for place in present:
+                self._answer_video(model, worker, place, predictions, videos)
 
-    def _answer_video(self, model: VideoChatModel, place: Located, predictions: IO[bytes], videos: IO[bytes]) -> None:
+    def _answer_video(
+        self,
+        model: VideoChatModel,
+        worker: FootageWorker,
+        place: Located,
+        predictions: IO[bytes],
+        videos: IO[bytes],
+    ) -> None:
         config, cost, viewer, footage = self._config, _Cost(), None, None
         try:
             with ExitStack() as stack:
                 if place.path is not None:
                     dataset_fps = config.task.folder_fps.get(place.video.dataset or "")
-                    opened = Footage(
-                        place.path, place.video, config.protocol, backend=config.backend, folder_fps=dataset_fps
+                    opened = worker.open(
+                        place.path,
+                        place.video,
+                        config.protocol,
+                        model.transform,
+                        backend=config.backend,
+                        folder_fps=dataset_fps,
                     )
                     footage = stack.enter_context(opened)
                 viewer = make_viewer(model, footage, config.protocol, place.video.questions)
                 for row in self._answers(model, viewer, place, cost):
                     RowFile.append(predictions, row)
-                problem = None if footage is None else footage.source.report.problem
+                problem = None if footage is None else footage.problem
         except VideoError as error:
             self._report_bad(place, str(error), cost, 0 if viewer is None else viewer.num_encoded, videos)
             return
         row = _video_row(place, cost, viewer.num_encoded, model) | {"problem": problem, "is_bad": False}
         row["num_decoded"] = 0 if footage is None else footage.num_decoded
+        row["waited_s"] = 0.0 if footage is None else round(footage.waited_s, 6)
         RowFile.append(videos, row)
         self._advance()
 
@@ -178,16 +197,19 @@ class _Share:
         row = _question_row(question, place.video.name)
         try:
             view = viewer.prepare(question, text, LETTER_PREFIX if by_letter else "")
-        except NoFrameError as error:
+            prepare_s = time.perf_counter() - start_s
+            if by_letter:
+                reply = answer_by_likelihood(model, view.prompt, len(question.options), config.generation)
+            elif by_text:
+                reply = answer_by_text_likelihood(model, view.prompt, question.options)
+            else:
+                reply = answer_by_generation(model, view.prompt, question.options, config.generation)
+        except (NoFrameError, NonFiniteError) as error:
+            self._check_failure(error)
             nothing: Row = {"text": "", "predicted_index": None, "correct": False, "frames_used": []}
-            return row | nothing | {"num_visual_tokens": 0, "first_token_s": None, "answer_s": 0.0, "error": str(error)}
-        prepare_s = time.perf_counter() - start_s
-        if by_letter:
-            reply = answer_by_likelihood(model, view.prompt, len(question.options), config.generation)
-        elif by_text:
-            reply = answer_by_text_likelihood(model, view.prompt, question.options)
-        else:
-            reply = answer_by_generation(model, view.prompt, question.options, config.generation)
+            nothing |= {"num_visual_tokens": 0, "first_token_s": None, "answer_s": 0.0}
+            return row | nothing | {"error": str(error), "error_kind": type(error).__name__}
+        self._num_failed_in_a_row = 0
         row |= {
             "text": reply.text,
             "predicted_index": reply.option,
@@ -200,6 +222,13 @@ class _Share:
         if reply.option_probabilities is not None:
             row["option_probabilities"] = [round(value, 6) for value in reply.option_probabilities]
         return row
+
+    def _check_failure(self, error: Exception) -> None:
+        """A model that never gives a number would be asked thousands of questions."""
+        if isinstance(error, NonFiniteError):
+            self._num_failed_in_a_row += 1
+            if self._num_failed_in_a_row >= MAX_FAILED_IN_A_ROW:
+                raise InputError(f"{self._num_failed_in_a_row} questions in a row were not answered: {error}")
 
     def _report_bad(self, place: Located, problem: str, cost: _Cost, num_encoded: int, videos: IO[bytes]) -> None:
         row = _video_row(place, cost, num_encoded, None) | {"problem": problem, "is_bad": True}

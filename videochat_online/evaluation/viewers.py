@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 from torch import Tensor
 
 from videochat_online.errors import NoFrameError
+from videochat_online.evaluation.decoding import RemoteFootage
 from videochat_online.evaluation.frames import READ_CHUNK, Footage, LabelledFrame
 from videochat_online.evaluation.protocols import EvalProtocol
 from videochat_online.evaluation.records import EvalQuestion
@@ -25,6 +26,8 @@ from videochat_online.streaming import StreamingSession
 from videochat_online.streaming.prompting import Prompt, build_prompt
 from videochat_online.text import frame_segments
 from videochat_online.types import FrameUse, Turn
+
+Frames: TypeAlias = "Footage | RemoteFootage"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,7 @@ class Viewer(Protocol):
 class StreamingViewer:
     """A session that is asked without its history: what it answers leaves no trace."""
 
-    def __init__(self, model: VideoChatModel, footage: Footage, protocol: EvalProtocol) -> None:
+    def __init__(self, model: VideoChatModel, footage: Frames, protocol: EvalProtocol) -> None:
         memory = protocol.make_memory(model.config.grid, tuple(model.config.memory_intervals))
         self.session = StreamingSession(
             model, memory, system_message=protocol.system_message, with_times=protocol.with_times
@@ -98,7 +101,11 @@ class WindowViewer:
     """
 
     def __init__(
-        self, model: VideoChatModel, footage: Footage, protocol: EvalProtocol, questions: Sequence[EvalQuestion]
+        self,
+        model: VideoChatModel,
+        footage: Frames,
+        protocol: EvalProtocol,
+        questions: Sequence[EvalQuestion],
     ) -> None:
         self._model, self._protocol = model, protocol
         self._schedule = TokenSchedule(tuple(model.config.memory_intervals))
@@ -188,7 +195,10 @@ class BlindViewer:
 
 
 def make_viewer(
-    model: VideoChatModel, footage: Footage | None, protocol: EvalProtocol, questions: Sequence[EvalQuestion]
+    model: VideoChatModel,
+    footage: Frames | None,
+    protocol: EvalProtocol,
+    questions: Sequence[EvalQuestion],
 ) -> Viewer:
     """The viewer of a protocol; a blind one without footage."""
     if footage is None:

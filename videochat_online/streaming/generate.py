@@ -21,7 +21,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from videochat_online.errors import InputError
+from videochat_online.errors import InputError, NonFiniteError
 from videochat_online.model.modeling import VideoChatOnlineForConditionalGeneration
 from videochat_online.model.rope import fixed_regime, switch_length
 
@@ -101,7 +101,14 @@ def first_logits(network: VideoChatOnlineForConditionalGeneration, embeds_LD: Te
     """Logits of the first answer token after a prompt: [vocabulary], fp32."""
     with fixed_regime(needs_long_regime(network, embeds_LD.shape[0] + max_new_tokens)):
         out = network.language_model(inputs_embeds=embeds_LD[None], use_cache=False, logits_to_keep=1)
-    return out.logits[0, -1].float()
+    return _finite(out.logits[0, -1].float())
+
+
+def _finite(logits: Tensor) -> Tensor:
+    """Of NaN the first would be taken for the largest, and an answer would look like any other."""
+    if not bool(torch.isfinite(logits.max())):
+        raise NonFiniteError("the model gives logits that are NaN or infinite: try another dtype, or other weights")
+    return logits
 
 
 @torch.inference_mode()
@@ -127,7 +134,7 @@ def continuation_log_likelihoods(
                 cache = copy.deepcopy(prompt_cache)
                 rest_NV = model(input_ids=ids_N[None, :-1], past_key_values=cache).logits[0]
                 logits_NV = torch.cat((first_V, rest_NV))
-            log_probabilities_NV = logits_NV.float().log_softmax(-1)
+            log_probabilities_NV = _finite(logits_NV.float()).log_softmax(-1)
             sums.append(log_probabilities_NV.gather(1, ids_N[:, None]).sum())
     return torch.stack(sums)
 
@@ -149,6 +156,7 @@ def generate_ids(
 
     Raises:
         InputError: prompt and answer together can be longer than the language model's context.
+        NonFiniteError: no token can be told to be the likeliest.
     """
     _check_context(network, embeds_LD.shape[0], settings.max_new_tokens)
     model, device = network.language_model, embeds_LD.device
@@ -161,7 +169,7 @@ def generate_ids(
     for _ in range(settings.max_new_tokens):
         with fixed_regime(regime):
             out = model(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        scores = processors(ids, out.logits[:, -1].float())
+        scores = processors(ids, _finite(out.logits[:, -1].float()))
         if settings.temperature > 0:
             chosen = torch.multinomial(scores.softmax(-1), 1, generator=generator)
         else:
