@@ -1,0 +1,109 @@
+"""Calls in processes of their own, several at once, each killed after a time limit.
+
+What decodes a broken file may hang or crash. Here that costs one result, not the whole work.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+_SECONDS_TO_DIE = 5.0
+"""A killed process that waits for a dead disk stays: it is not waited for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """What became of a call that gave no result."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    place: int
+    process: BaseProcess
+    limit_s: float
+    deadline_s: float
+
+    def result(self, connection: Connection) -> Any:
+        """What it sent, once there is something to read; nothing comes from one that died."""
+        try:
+            return connection.recv()
+        except EOFError:
+            self.process.join(_SECONDS_TO_DIE)
+            return Lost(f"the process that read it ended with {_describe(self.process.exitcode)}")
+        finally:
+            connection.close()
+            self.process.join(_SECONDS_TO_DIE)
+
+    def stop(self, connection: Connection) -> Lost:
+        """Kill it."""
+        self.process.kill()
+        self.process.join(_SECONDS_TO_DIE)
+        connection.close()
+        return Lost(f"no result within {self.limit_s:g} s")
+
+
+def run_isolated(
+    function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], *, num_processes: int, limits_s: Sequence[float]
+) -> Iterator[tuple[int, Any]]:
+    """Yield place and result of each call as it is done; `Lost` where there is none, an error included.
+
+    Args:
+        function: of a module; it and what it takes and gives can be pickled.
+        calls: its arguments, call by call.
+        num_processes: at once, at least 1.
+        limits_s: seconds that each call may take.
+    """
+    # Elsewhere than on Linux a forked process may not use the system's libraries.
+    context = multiprocessing.get_context("fork") if sys.platform == "linux" else multiprocessing.get_context("spawn")
+    waiting = list(range(len(calls)))[::-1]
+    running: dict[Connection, _Running] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < num_processes:
+                place = waiting.pop()
+                receiver, sender = context.Pipe(duplex=False)
+                process = context.Process(target=_call, args=(sender, function, calls[place]), daemon=True)
+                process.start()
+                sender.close()
+                limit_s = limits_s[place]
+                running[receiver] = _Running(place, process, limit_s, time.monotonic() + limit_s)
+            left_s = min(one.deadline_s for one in running.values()) - time.monotonic()
+            ready = set(wait(list(running), max(0.0, left_s)))
+            for connection, one in list(running.items()):
+                if connection in ready:
+                    del running[connection]
+                    yield one.place, one.result(connection)
+                elif time.monotonic() >= one.deadline_s:
+                    del running[connection]
+                    yield one.place, one.stop(connection)
+    finally:
+        for connection, one in running.items():
+            one.stop(connection)
+
+
+def _call(sender: Connection, function: Callable[..., Any], call: tuple[Any, ...]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business, which then kills this process
+    try:
+        result = function(*call)
+    except Exception as error:  # whatever a broken file brings a decoder to
+        result = Lost(f"{type(error).__name__}: {error}")
+    sender.send(result)
+
+
+def _describe(exit_code: int | None) -> str:
+    if exit_code is None or exit_code >= 0:
+        return f"exit status {exit_code}"
+    try:
+        return f"signal {-exit_code} ({signal.Signals(-exit_code).name})"
+    except ValueError:
+        return f"signal {-exit_code}"
