@@ -1,10 +1,12 @@
-"""Show versions, devices, kernels and video decoders; check a model directory, or training sets.
+"""Show versions, devices, kernels and video decoders; check a model directory, training sets, or a benchmark.
 
     videochat-online doctor [--model DIR] [--json]
     videochat-online doctor --registry FILE [--model DIR] [--report FILE.json]
+    videochat-online doctor --annotations FILE [FILE ...] --data_root DIR [--task NAME] [--report FILE.json]
 
 With --model, everything a session needs is loaded. With --registry, every row of its sets is read with its media, as
-training reads it; --model then says how large frames are. Exit status 2 when something is wrong.
+training reads it; --model then says how large frames are. With --annotations, every video of a benchmark is found and
+decoded at both ends of what its questions need. Exit status 2 when something is wrong.
 """
 
 from __future__ import annotations
@@ -20,6 +22,12 @@ from typing import Any
 import torch
 
 from videochat_online import __version__
+from videochat_online.cli.benchmark_report import (
+    add_benchmark_arguments,
+    inspect_annotations,
+    inspection_text,
+    problem_of,
+)
 from videochat_online.cli.registry_report import add_registry_arguments, inspect_registries, registry_text
 from videochat_online.errors import InputError
 from videochat_online.model import VideoChatModel, load_model
@@ -45,12 +53,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tokenizer", metavar="DIR", help="take the tokenizer from another directory")
     parser.add_argument("--json", action="store_true", help="one JSON object")
     add_registry_arguments(parser)
+    add_benchmark_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Print the report; the exit status says whether the model is sound."""
+    if options.registry and options.annotations:
+        raise InputError("expected --registry or --annotations, got both")
     if options.registry:
         return _check_registries(options)
+    if options.annotations:
+        return _check_benchmark(options)
     report = describe_machine()
     if options.model:
         report["model"] = describe_model(options.model, options.tokenizer)
@@ -72,6 +85,15 @@ def _check_registries(options: argparse.Namespace) -> int:
         num_read = sum(one.inspected for one in found.values())
         print(f"error: {num_bad} of {num_read} rows cannot be used", file=sys.stderr)  # noqa: T201
     return 2 if num_bad else 0
+
+
+def _check_benchmark(options: argparse.Namespace) -> int:
+    found = inspect_annotations(options)
+    print(json.dumps(found.as_dict(), ensure_ascii=False) if options.json else inspection_text(found))  # noqa: T201
+    problem = problem_of(found)
+    if problem is not None:
+        print(f"error: {problem}", file=sys.stderr)  # noqa: T201
+    return 0 if problem is None else 2
 
 
 def describe_machine() -> dict[str, Any]:

@@ -27,7 +27,7 @@ COMMANDS = {
     "evaluate": "answer a benchmark's questions at their moments, score them, write a report",
     "compare": "put finished evaluations side by side: accuracy, differences, age of the evidence",
     "synthesize": "generate streams with questions whose answers are known, and training rows",
-    "doctor": "show versions, devices and decoders; check a model directory",
+    "doctor": "show versions, devices and decoders; check a model directory, training sets or a benchmark",
 }
 """Subcommands; each is the module of its name in this package, imported when it is called."""
 

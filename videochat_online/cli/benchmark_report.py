@@ -1,0 +1,95 @@
+"""What `videochat-online doctor --annotations` finds in a benchmark, as text and as a report."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+from videochat_online.errors import InputError
+from videochat_online.evaluation import TASKS, get_task
+from videochat_online.evaluation.anomalies import KINDS, NOTES
+from videochat_online.evaluation.inspection import Inspection, inspect_benchmark
+from videochat_online.progress import progress
+
+SHOWN = 5
+"""Reasons of each kind on the screen; the report has all."""
+
+
+def add_benchmark_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments that go with `--annotations`; `--processes` and `--report` come with the registries'."""
+    group = parser.add_argument_group("benchmark")
+    group.add_argument("--annotations", nargs="+", type=Path, metavar="FILE", help="check its videos and questions")
+    group.add_argument("--data_root", type=Path, metavar="DIR", help="the videos are somewhere below it")
+    group.add_argument("--task", default="ovbench", metavar="NAME", help=f"{', '.join(TASKS)} (default: ovbench)")
+    group.add_argument(
+        "--time_limit_s", type=float, default=300.0, metavar="X", help="for a video, then it is given up (default: 300)"
+    )
+    group.add_argument(
+        "--decode_all", action="store_true", help="decode whole videos, not only both ends of what questions need"
+    )
+
+
+def inspect_annotations(options: argparse.Namespace) -> Inspection:
+    """Inspect the benchmark, with progress on stderr; writes the report.
+
+    Raises:
+        InputError: annotations or data root that cannot be read, a number out of range, or no place for the report.
+    """
+    if options.data_root is None:
+        raise InputError("--data_root: expected the folder with the videos, got none")
+    if options.processes is not None and options.processes < 1:
+        raise InputError(f"--processes: expected 1 or more for a benchmark, got {options.processes}")
+    if not options.time_limit_s > 0:
+        raise InputError(f"--time_limit_s: expected a time above 0, got {options.time_limit_s:g}")
+    if options.report is not None and not options.report.parent.is_dir():
+        raise InputError(f"--report: expected a file in a folder that is there, got {options.report}")
+    with progress("files") as tell:
+        found = inspect_benchmark(
+            get_task(options.task),
+            options.annotations,
+            options.data_root,
+            num_processes=options.processes or len(os.sched_getaffinity(0)),
+            time_limit_s=options.time_limit_s,
+            decode_all=options.decode_all,
+            on_done=tell,
+        )
+    if options.report is not None:
+        try:
+            options.report.write_text(json.dumps(found.as_dict(), indent=1, ensure_ascii=False) + "\n", "utf-8")
+        except OSError as error:
+            raise InputError(f"--report: expected a file that can be written, got {options.report}") from error
+    return found
+
+
+def inspection_text(found: Inspection) -> str:
+    """Counts, then the first reasons."""
+    counts = found.as_dict()
+    lines = [
+        f"{counts['num_videos']:,} videos, {counts['num_questions']:,} questions: {counts['num_bad_videos']:,} videos "
+        f"with problems, {counts['num_bad_rows']:,} unusable rows, {counts['num_corrupt_archives']:,} corrupt archives"
+    ]
+    reasons: dict[str, list[str]] = {kind: [] for kind in KINDS}
+    for one in found.videos:
+        for finding in one.findings:
+            reasons[finding.kind].append(f"{one.name}: {finding.reason}")
+    rows = {f"{kind}{' (only a note)' if kind in NOTES else ''}: {KINDS[kind]}": reasons[kind] for kind in KINDS}
+    rows["rows that cannot be used"] = list(found.bad_rows)
+    rows["archives"] = [f"{path}: {facts.problem}" for path, facts in found.archives.items() if facts.problem]
+    for title, of_kind in rows.items():
+        if of_kind:
+            lines += [f"{len(of_kind):,} x {title}", *(f"    {line}" for line in of_kind[:SHOWN])]
+        if len(of_kind) > SHOWN:
+            lines.append(f"    and {len(of_kind) - SHOWN:,} more; --report FILE.json lists all")
+    return "\n".join(lines)
+
+
+def problem_of(found: Inspection) -> str | None:
+    """All that is wrong in one line; None if nothing is."""
+    if found.is_sound:
+        return None
+    return (
+        f"{found.num_bad_videos} of {len(found.videos)} videos have problems, {len(found.bad_rows)} rows cannot be "
+        f"used, {len(found.corrupt_archives)} archives are corrupt"
+    )

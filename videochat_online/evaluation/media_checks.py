@@ -1,0 +1,113 @@
+"""One video of a benchmark, opened and decoded where its questions need it.
+
+Runs in a process of its own (`isolation`): a broken file may hang or crash a decoder.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from videochat_online.errors import VideoError
+from videochat_online.evaluation.anomalies import Finding
+from videochat_online.evaluation.records import EvalVideo
+from videochat_online.video import TIME_TOLERANCE_S, VideoSource, open_video
+
+OVERRUN_S = 1.0
+"""A question may come this long after a video file's end: annotated times are rounded."""
+
+MANY_TIMES = 2
+"""A folder with more than so many times the frames of its clip may have another rate."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MediaFacts:
+    """What is there.
+
+    Attributes:
+        num_frames: in the file or folder; None where it could not be counted.
+        end_s: end of the last frame in the video's own time; None likewise.
+        findings: what is wrong with it, or odd.
+    """
+
+    num_frames: int | None = None
+    end_s: float | None = None
+    findings: tuple[Finding, ...] = ()
+
+
+def check_media(path: Path, video: EvalVideo, folder_fps: float | None, decode_all: bool) -> MediaFacts:
+    """Count frames, decode the first and the last one that its questions need, see whether the file is whole.
+
+    Args:
+        path: file or folder of frames.
+        video: what the annotation says about it.
+        folder_fps: rate of a folder of frames where the annotation has none.
+        decode_all: decode everything, not only at both ends.
+    """
+    rate = video.fps or folder_fps
+    if path.is_dir() and rate is None:
+        reason = f"{path}: expected a frame rate (fps) in the annotation of a folder of frames, found none"
+        return MediaFacts(findings=(Finding("no_fps", reason),))
+    try:
+        with open_video(path, fps=rate) as source:
+            starts_s = source.frame_times_s()
+            findings = [*_decode(source, starts_s, video, decode_all)]
+            declared_end_s = source.report.declared_end_s or 0.0
+            end_s = starts_s[-1] + 1 / _rate(source, starts_s)
+    except VideoError as error:
+        return MediaFacts(findings=(Finding("unreadable", str(error)),))
+    if path.is_dir():
+        findings += _counted(len(starts_s), video, rate or 0.0)
+    else:
+        # Of a file that breaks off, the damage has been named: questions are held against the length it should have.
+        findings += _late(video, max(end_s, declared_end_s))
+    return MediaFacts(num_frames=len(starts_s), end_s=round(end_s, 3), findings=tuple(findings))
+
+
+def _decode(source: VideoSource, starts_s: Sequence[float], video: EvalVideo, decode_all: bool) -> Iterator[Finding]:
+    """Both ends of what is needed, then the rest: decoded, or only counted."""
+    needed_s = (video.clip_s[0], max(video.clip_s[0], min(video.last_question_s, video.clip_s[1])))
+    # A frame with a negative start is what is shown at 0.
+    asked_s = sorted({max(0.0, _shown(starts_s, time_s)) for time_s in needed_s})
+    found_s = [time_s for chunk in source.read(times_s=asked_s) for time_s in chunk.times_s]
+    if decode_all:
+        next(source.read(times_s=[max(0.0, starts_s[0])]))  # a pass that begins with the first frame
+    source.finish(math.inf if decode_all else 0.0)
+    problem = source.report.problem
+    lacking_s = [asked for asked, found in zip(asked_s, found_s, strict=True) if found < _shown(starts_s, asked)]
+    if problem is None and lacking_s:
+        problem = f"expected a frame at {lacking_s[0]:g} s, found none that decodes"
+    if problem is not None:
+        yield Finding("damaged", problem)
+
+
+def _counted(num_frames: int, video: EvalVideo, fps: float) -> Iterator[Finding]:
+    """Too few frames shift or freeze what questions see; far too many mean another rate, or a longer video."""
+    end_s = video.clip_s[1] if math.isfinite(video.clip_s[1]) else video.last_question_s
+    expected = math.floor(fps * end_s + TIME_TOLERANCE_S)
+    said = f"expected {expected} frames ({fps:g} a second until {end_s:g} s), found {num_frames}"
+    if num_frames < expected:
+        yield Finding("few_frames", said)
+    elif math.isfinite(video.clip_s[1]) and num_frames > MANY_TIMES * max(1, expected):
+        yield Finding("many_frames", said)
+
+
+def _late(video: EvalVideo, end_s: float) -> Iterator[Finding]:
+    for question in video.questions:
+        if end_s + OVERRUN_S < question.time_s <= video.clip_s[1]:
+            yield Finding(
+                "late_question", f"{question.question[:60]!r} at {question.time_s:g} s: ends at {end_s:.1f} s"
+            )
+
+
+def _shown(starts_s: Sequence[float], time_s: float) -> float:
+    """Start of the frame on view at a time; of the first one before it begins."""
+    return starts_s[max(0, bisect_right(starts_s, time_s + TIME_TOLERANCE_S) - 1)]
+
+
+def _rate(source: VideoSource, starts_s: Sequence[float]) -> float:
+    span_s = starts_s[-1] - starts_s[0]
+    return source.info.average_fps or ((len(starts_s) - 1) / span_s if span_s > 0 else 1.0)
