@@ -11,7 +11,7 @@ from pathlib import Path
 from quickstart_phases import LABELS
 from videochat_online.evaluation import Comparison, compare_runs
 from videochat_online.evaluation.comparison_report import render_comparison
-from videochat_online.evaluation.plots import plot_accuracy_by_age
+from videochat_online.evaluation.plots import accuracy_by_age, save_figure
 
 SAME_MODEL = ("pyramid", "fifo", "uniform", "recent", "recent_4", "blind")
 ORDER_TITLE = "How the stream began"
@@ -106,7 +106,7 @@ def show_comparison(runs: Path, output: Path, *, preset: str, with_scratch: bool
     tables = {"All questions": compared(names)}
     tables |= {title: compared(names, where) for title, where in PARTS[preset].items()}
     plotted = PARTS[preset].get(ORDER_TITLE)
-    plot_accuracy_by_age(compared(SAME_MODEL, plotted), output / "accuracy_by_age.png")
+    save_figure(accuracy_by_age(compared(SAME_MODEL, plotted)), output / "accuracy_by_age.png")
     text = "\n".join(render_comparison(table, heading=title) for title, table in tables.items())
     found = claims(tables["All questions"], tables[ORDER_TITLE]) if ORDER_TITLE in tables else []
     verdict = "\n".join(map(str, found))

@@ -158,6 +158,9 @@ class TestRefusals:
             (["pyramid", "window", "--output", "set.json"], "name of a Markdown file such as ages.md, got set.json"),
             (["pyramid", "window", "--output", "pyramid/report.md"], "--output: expected a file outside the runs that"),
             (["pyramid", "window", "--output", "blind/../window/a/x.md"], "the runs that are compared, got blind/"),
+            (["pyramid", "window", "--radar", "types"], "--radar: expected the name of a PNG file such as types.png"),
+            (["pyramid", "window", "--radar", "window/types.png"], "--radar: expected a file outside the runs that"),
+            (["pyramid", "window", "--radar", "types.png"], "at least 3 types, found PastMemory, SpatialPerception"),
             (["pyramid", "window", "--plot", "window/ages.png"], "--plot: expected a file outside the runs that are"),
             (["pyramid", "window", "--output", "set.json/x.md"], "set.json: expected a file that can be written"),
         ],
@@ -226,7 +229,7 @@ class TestCommand:
         numbers = {"accuracy", "low", "high", "num_questions", "chance", "chance_standard_error", "difference"}
         tables = {"by_answer_type", "by_template", "by_evidence_age_s", "by_detail"}
         for run_ in found["runs"]:
-            assert run_.keys() == {"label", "folder", "visual_tokens_mean"} | numbers | tables
+            assert run_.keys() == {"label", "folder", "visual_tokens_mean", "averages"} | numbers | tables
             for figures in (run_, *(row for table in tables for row in run_[table].values())):
                 assert numbers <= figures.keys()
                 assert figures["difference"].keys() == {"difference", "low", "high", "num_videos", "excludes_zero"}

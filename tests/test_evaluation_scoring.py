@@ -182,8 +182,8 @@ def test_a_report_needs_no_figures():
     head = {"task": "t", "blind": True, "setting": "streaming", "model": "m|n", "answer_by": "generation"}
     counts = dict.fromkeys(("num_answered", "num_questions", "num_videos", "num_without_frames", "num_bad_videos"), 0)
     cost = dict.fromkeys(
-        ("peak_memory_bytes", "num_frames_encoded", "frames_per_s", "first_token_s_p50", "first_token_s_p95",
-         "visual_tokens_mean", "visual_tokens_max")
+        ("peak_memory_bytes", "num_frames_decoded", "num_frames_encoded", "frames_per_s", "first_token_s_p50",
+         "first_token_s_p95", "visual_tokens_mean", "visual_tokens_max")
     )  # fmt: skip
     rest = {"protocol": {}, "cost": cost, "bad_videos": [], "damaged_videos": [], "bad_rows": ["x row 1: y"]}
     text = render({**head, **counts, **rest, **compute_metrics([], get_task("ovbench"))})

@@ -1,7 +1,8 @@
 r"""Put finished evaluations side by side: accuracy, paired differences to a baseline, age of the evidence.
 
     videochat-online compare RUN RUN ... [--labels NAME NAME ...] [--baseline NAME] \
-        [--where KEY=VALUE[,VALUE] ...] [--across_protocols] [--plot FILE.png] [--output FILE.md] [--json]
+        [--where KEY=VALUE[,VALUE] ...] [--across_protocols] [--plot FILE.png] [--radar FILE.png] \
+        [--output FILE.md] [--json]
 
 A RUN is the output folder of `videochat-online evaluate`. All runs must have answered the same questions, with the
 same model, under the same protocol but for the memory; what differs is named. Prints Markdown.
@@ -17,7 +18,7 @@ from pathlib import Path
 from videochat_online.errors import InputError
 from videochat_online.evaluation import compare_runs
 from videochat_online.evaluation.comparison_report import render_comparison
-from videochat_online.evaluation.plots import plot_accuracy_by_age
+from videochat_online.evaluation.plots import accuracy_by_age, accuracy_by_type, save_figure
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--across_protocols", action="store_true", help="compare runs that differ in more than memory; say in what"
     )
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw accuracy by age of the evidence")
+    parser.add_argument("--radar", type=Path, metavar="FILE.png", help="draw accuracy by answer type")
     parser.add_argument("--output", type=Path, metavar="FILE.md", help="write the tables to a file, too")
     parser.add_argument("--json", action="store_true", help="one line of JSON instead of tables")
 
@@ -44,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Compare, draw, write, print."""
     _check_target("--plot", options.plot, ".png", "the name of a PNG file such as ages.png", options.runs)
+    _check_target("--radar", options.radar, ".png", "the name of a PNG file such as types.png", options.runs)
     _check_target("--output", options.output, ".md", "the name of a Markdown file such as ages.md", options.runs)
     comparison = compare_runs(
         options.runs,
@@ -53,11 +56,13 @@ def run(options: argparse.Namespace) -> int:
         across_protocols=options.across_protocols,
     )
     text = render_comparison(comparison)
+    drawings = ((accuracy_by_age, options.plot), (accuracy_by_type, options.radar))
+    figures = [(draw(comparison), path) for draw, path in drawings if path is not None]
     try:
-        for path in filter(None, (options.plot, options.output)):
+        for path in filter(None, (options.plot, options.radar, options.output)):
             path.parent.mkdir(parents=True, exist_ok=True)
-        if options.plot is not None:
-            plot_accuracy_by_age(comparison, options.plot)
+        for figure, path in figures:
+            save_figure(figure, path)
         if options.output is not None:
             options.output.write_text(text, encoding="utf-8")
     except OSError as error:

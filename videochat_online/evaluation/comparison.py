@@ -18,11 +18,13 @@ from videochat_online.evaluation.metrics import (
     EXTRA_KEYS,
     Difference,
     Score,
+    averages,
     chance,
     differences_by,
     scores_by,
     with_extra,
 )
+from videochat_online.evaluation.records import Task
 from videochat_online.evaluation.results import Row
 from videochat_online.evaluation.runs import (
     FACTS,
@@ -33,6 +35,7 @@ from videochat_online.evaluation.runs import (
     protocol_differences_between,
     read_run,
 )
+from videochat_online.evaluation.tasks import get_task
 
 GROUPS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "answer_type": lambda row: str(row["answer_type"]),
@@ -80,6 +83,7 @@ class ComparedRun:
         visual_tokens_mean: tokens of frames in a question's prompt, mean over the questions.
         overall: on all questions.
         groups: on the questions of each group, by what they are grouped by, a name in `GROUPS`.
+        averages: as results are published, see `metrics.averages`; None for a run on its own.
     """
 
     label: str
@@ -87,6 +91,7 @@ class ComparedRun:
     visual_tokens_mean: float
     overall: Figures
     groups: Mapping[str, Mapping[str, Figures]]
+    averages: Mapping[str, Any] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -95,7 +100,8 @@ class ComparedRun:
             for name, table in self.groups.items()
         }
         names = {"label": self.label, "folder": str(self.folder)}
-        return {**names, "visual_tokens_mean": round(self.visual_tokens_mean, 2), **self.overall.as_dict(), **groups}
+        overall = {"visual_tokens_mean": round(self.visual_tokens_mean, 2), **self.overall.as_dict()}
+        return {**names, **overall, "averages": self.averages, **groups}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,8 +180,9 @@ def compare_runs(
     narrowed = {key: tuple(values) for key, values in (where or {}).items()}
     questions = _narrow(runs[place].rows, narrowed)
     of_baseline = _answers(questions, runs[place])
+    task = get_task(runs[place].settings["task"])
     compared = [
-        _compare(name, run.folder, _answers(questions, run), of_baseline, seed)
+        _compare(name, run.folder, _answers(questions, run), of_baseline, seed, task)
         for name, run in zip(names, runs, strict=True)
     ]
     return Comparison(
@@ -241,7 +248,21 @@ def _answers(questions: Sequence[Row], run: Run) -> list[Row]:
     return [{**row, **{name: given[row["id"]][name] for name in ("correct", "num_visual_tokens")}} for row in questions]
 
 
-def _compare(label: str, folder: Path, rows: Sequence[Row], baseline: Sequence[Row], seed: int) -> ComparedRun:
+def single_run(label: str, folder: Path, rows: Sequence[Row], *, seed: int = 0) -> Comparison:
+    """A run beside nothing, so that it can be drawn like several; `rows` must not be empty."""
+    return Comparison(
+        baseline=label,
+        num_questions=len(rows),
+        num_videos=len({row["video"] for row in rows}),
+        where={},
+        protocol_differences=(),
+        runs=(_compare(label, folder, rows, rows, seed),),
+    )
+
+
+def _compare(
+    label: str, folder: Path, rows: Sequence[Row], baseline: Sequence[Row], seed: int, task: Task | None = None
+) -> ComparedRun:
     groups = {}
     for name, key in GROUPS.items():
         known, of_baseline = (some if name == "answer_type" else with_extra(some, name) for some in (rows, baseline))
@@ -253,6 +274,7 @@ def _compare(label: str, folder: Path, rows: Sequence[Row], baseline: Sequence[R
         visual_tokens_mean=fmean(row["num_visual_tokens"] for row in rows),
         overall=_figures(rows, baseline, lambda row: "all", seed)["all"],
         groups=groups,
+        averages=None if task is None else averages(rows, task, seed=seed),
     )
 
 

@@ -1,11 +1,12 @@
-"""A comparison for people: Markdown tables, a row for each run."""
+"""A comparison for people: Markdown tables with a row for each run, and one of averages with a column for each."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from videochat_online.evaluation.comparison import ComparedRun, Comparison, Figures
-from videochat_online.evaluation.report import cell
+from videochat_online.evaluation.report import cell, headline
 
 MOST_TEMPLATES = 8
 """More templates than this are too many columns: the answer types then stand for them."""
@@ -18,6 +19,8 @@ def render_comparison(comparison: Comparison, heading: str | None = None) -> str
     """The comparison as Markdown, under a heading; without one, under the number of runs."""
     parts = [f"# {heading or f'{len(comparison.runs)} runs side by side'}", _introduction(comparison)]
     parts.append(_overview(comparison))
+    if len((comparison.runs[0].averages or {}).get("cells", ())) > 1:
+        parts += ["## Averages", _averages(comparison)]
     if "evidence_age_s" in comparison.runs[0].groups:
         parts += ["## By age of the evidence", "How long ago was on view what the answer needs.", _by_age(comparison)]
     if comparison.protocol_differences:
@@ -72,6 +75,21 @@ def _kinds(run: ComparedRun) -> str | None:
     return "answer_type" if len(run.groups["answer_type"]) > 1 else None
 
 
+def _averages(comparison: Comparison) -> str:
+    """The table of a paper: averages, answer types and cells below each other, runs beside each other."""
+    columns = []
+    for run in comparison.runs:
+        averages = run.averages or {}
+        # Of one source, cells are the answer types again.
+        cells = averages["cells"] if len(averages["cells"]) > len(averages["answer_types"]) else {}
+        columns.append({**headline(averages), **averages["answer_types"], **cells})
+    rows = [
+        [name, *(_accuracy(column[name]) for column in columns), str(score["num_questions"])]
+        for name, score in columns[0].items()
+    ]
+    return _table(["", *(run.label for run in comparison.runs), "questions"], rows)
+
+
 def _by_age(comparison: Comparison) -> str:
     rows = [
         [run.label, *(_score(figures) for figures in run.groups["evidence_age_s"].values())] for run in comparison.runs
@@ -96,8 +114,11 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _score(figures: Figures) -> str:
-    score = figures.score
-    return f"{score.accuracy:.1f} ({score.low:.1f} to {score.high:.1f})"
+    return _accuracy(figures.score.as_dict())
+
+
+def _accuracy(score: Mapping[str, Any]) -> str:
+    return f"{score['accuracy']:.1f} ({score['low']:.1f} to {score['high']:.1f})"
 
 
 def _difference(figures: Figures) -> str:

@@ -92,6 +92,29 @@ def compute_metrics(rows: Sequence[Row], task: Task, *, seed: int = 0) -> dict[s
         task: how datasets form groups, and which cells are set apart.
         seed: of the bootstrap.
     """
+    figures = averages(rows, task, seed=seed)
+    by_cells = figures["cell_average"]
+    figures |= {
+        "accuracy": None if by_cells is None else by_cells["accuracy"],
+        "sub_answer_types": _named(
+            scores_by(rows, lambda row: f"{row['sub_answer_type']} / {task.group(row['dataset'])}", seed)
+        ),
+        "datasets": _named(scores_by(rows, lambda row: str(row["dataset"] or "other"), seed)),
+        "chance": round(chance(rows)[0], 3) if rows else None,
+        "num_correct": sum(bool(row["correct"]) for row in rows),
+        "num_unparsed": sum(row["predicted_index"] is None for row in rows),
+    }
+    return figures | _synthetic_tables(rows, seed)
+
+
+def averages(rows: Sequence[Row], task: Task, *, seed: int = 0) -> dict[str, Any]:
+    """The averages that results are published as: over cells, over answers, per cell and per type; as JSON.
+
+    Args:
+        rows: as for `compute_metrics`; only what they say of their question, and `correct`, counts.
+        task: likewise.
+        seed: likewise.
+    """
 
     def cell(row: Row) -> tuple[str, str]:
         return str(row["answer_type"]), task.group(row["dataset"])
@@ -99,18 +122,11 @@ def compute_metrics(rows: Sequence[Row], task: Task, *, seed: int = 0) -> dict[s
     apart = set(map(tuple, task.set_apart))
     rest = [row for row in rows if cell(row) not in apart]
     cells = scores_by(rows, cell, seed)
-    by_cells = _mean_over_groups(rows, cell, seed)
     figures: dict[str, Any] = {
-        "accuracy": None if by_cells is None else round(by_cells.accuracy, 3),
-        "cell_average": _dict(by_cells),
+        "cell_average": _dict(_mean_over_groups(rows, cell, seed)),
         "micro_average": _dict(micro_average(rows, seed)),
         "cells": {" / ".join(key): score.as_dict() for key, score in cells.items()},
         "answer_types": _named(scores_by(rows, lambda row: str(row["answer_type"]), seed)),
-        "sub_answer_types": _named(scores_by(rows, lambda row: f"{row['sub_answer_type']} / {cell(row)[1]}", seed)),
-        "datasets": _named(scores_by(rows, lambda row: str(row["dataset"] or "other"), seed)),
-        "chance": round(chance(rows)[0], 3) if rows else None,
-        "num_correct": sum(bool(row["correct"]) for row in rows),
-        "num_unparsed": sum(row["predicted_index"] is None for row in rows),
     }
     if apart & cells.keys():
         figures["without_object_existence"] = {
@@ -118,7 +134,7 @@ def compute_metrics(rows: Sequence[Row], task: Task, *, seed: int = 0) -> dict[s
             "cell_average": _dict(_mean_over_groups(rest, cell, seed)),
             "micro_average": _dict(micro_average(rest, seed)),
         }
-    return figures | _synthetic_tables(rows, seed)
+    return figures
 
 
 def _synthetic_tables(rows: Sequence[Row], seed: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The two summaries of a run: `metrics.json` for programs, `report.md` for people."""
+"""A run summed up: `metrics.json` for programs, `report.md` with plots for people, `result.json` to hand in."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from videochat_online.evaluation.plan import EvaluationConfig
+from videochat_online.evaluation.plots import plot_run
 from videochat_online.evaluation.records import EvalSet
 from videochat_online.evaluation.results import Row, RunFolder
+from videochat_online.evaluation.submission import submission
 
 _TABLES = {
     "cells": "By answer type and source",
@@ -60,6 +62,8 @@ def cost_figures(predictions: Sequence[Row], videos: Sequence[Row]) -> dict[str,
     waits_s = [row["first_token_s"] for row in predictions if row["first_token_s"] is not None]
     tokens = [row["num_visual_tokens"] for row in predictions]
     return {
+        # A video that could not be used has no count of its own.
+        "num_frames_decoded": sum(row.get("num_decoded", 0) for row in videos),
         "num_frames_encoded": num_encoded,
         "watch_s": round(watch_s, 3),
         "frames_per_s": round(num_encoded / watch_s, 3) if num_encoded and watch_s else None,
@@ -73,13 +77,15 @@ def cost_figures(predictions: Sequence[Row], videos: Sequence[Row]) -> dict[str,
 
 
 def write_report(folder: RunFolder, metrics: Mapping[str, Any]) -> None:
-    """Write both summaries."""
+    """Write all summaries of a complete run."""
+    rows = folder.all_predictions()
     folder.write("metrics.json", json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")
-    folder.write("report.md", render(metrics))
+    folder.write("result.json", json.dumps(submission(metrics, rows), indent=1, ensure_ascii=False) + "\n")
+    folder.write("report.md", render(metrics, plot_run(folder.path, rows)))
 
 
-def render(metrics: Mapping[str, Any]) -> str:
-    """The report as Markdown."""
+def render(metrics: Mapping[str, Any], plots: Mapping[str, str] | None = None) -> str:
+    """The report as Markdown; `plots` are titles and names of pictures beside it."""
     frames = "no frames (blind)" if metrics["blind"] else metrics["setting"]
     parts = [f"# {metrics['task']}, {frames}", _headline(metrics), "## Protocol", _protocol(metrics), "## Accuracy"]
     parts.append("Percent, with 95% intervals of a bootstrap over videos. An answer that names no option is wrong.")
@@ -87,6 +93,8 @@ def render(metrics: Mapping[str, Any]) -> str:
         if metrics.get(key):
             parts += [f"### {title}", _score_table(metrics[key].items())]
     parts += ["## Cost", _cost(metrics["cost"])]
+    if plots:
+        parts += ["## Plots", "\n\n".join(f"![{title}]({name})" for title, name in plots.items())]
     for key, title in (
         ("bad_videos", "Videos that could not be used"),
         ("damaged_videos", "Videos with damage, answered from what decodes"),
@@ -99,14 +107,18 @@ def render(metrics: Mapping[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _headline(metrics: Mapping[str, Any]) -> str:
-    rows = [("mean of the cells", metrics["cell_average"]), ("all questions alike", metrics["micro_average"])]
-    rest = metrics.get("without_object_existence")
+def headline(averages: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The averages over everything, by what they are called; those that there are."""
+    rows = {"mean of the cells": averages["cell_average"], "all questions alike": averages["micro_average"]}
+    rest = averages.get("without_object_existence")
     if rest:
         left_out = ", ".join(rest["left_out"])
-        rows += [(f"mean of the cells without {left_out}", rest["cell_average"])]
-        rows += [(f"all questions alike without {left_out}", rest["micro_average"])]
-    known = [(name, score) for name, score in rows if score is not None]
+        rows[f"mean of the cells without {left_out}"] = rest["cell_average"]
+        rows[f"all questions alike without {left_out}"] = rest["micro_average"]
+    return {name: score for name, score in rows.items() if score is not None}
+
+
+def _headline(metrics: Mapping[str, Any]) -> str:
     num_not_finite = metrics.get("num_not_finite", 0)
     not_finite = f", {num_not_finite} for which the model gave no finite number" if num_not_finite else ""
     counts = (
@@ -115,7 +127,7 @@ def _headline(metrics: Mapping[str, Any]) -> str:
         f"before the first frame{not_finite}; {metrics['num_bad_videos']} videos could not be used. "
         f"Chance: {_number(metrics['chance'])}."
     )
-    return f"{counts}\n\n{_score_table(known)}"
+    return f"{counts}\n\n{_score_table(headline(metrics).items())}"
 
 
 def _protocol(metrics: Mapping[str, Any]) -> str:
@@ -136,6 +148,7 @@ def _score_table(rows: Iterable[tuple[str, Mapping[str, Any]]]) -> str:
 def _cost(cost: Mapping[str, Any]) -> str:
     memory = cost["peak_memory_bytes"]
     values = {
+        "frames decoded": cost["num_frames_decoded"],
         "frames encoded": cost["num_frames_encoded"],
         "frames a second (decoding and encoding)": cost["frames_per_s"],
         "time to the first token, median, s": cost["first_token_s_p50"],

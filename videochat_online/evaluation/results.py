@@ -3,10 +3,10 @@
     run.json            settings (what a resumed run must share), command, versions
     predictions.jsonl   a row for each answer, appended as it is given
     videos.jsonl        a row for each video that was gone through: cost, damage, or why it could not be used
-    metrics.json, report.md   when all questions are answered
+    metrics.json, report.md, result.json, plots   when all questions are answered
 
 Shard i of n appends to `shards/i-of-n.predictions.jsonl` and `.videos.jsonl` instead; the shard that finishes
-last writes the whole. Nothing that is there is overwritten but the two summaries, and those as a whole.
+last writes the whole. Nothing that is there is overwritten but the summaries, and those as a whole.
 """
 
 from __future__ import annotations

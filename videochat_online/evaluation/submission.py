@@ -1,0 +1,54 @@
+"""`result.json`: a run's answers and scores in one file, to hand in.
+
+OVBench's leaderboard takes a file of that name by mail and publishes no format. Ours says everything in plain
+words; its first lines are the run, then a row for each question:
+
+    {"benchmark": "ovbench", "model": "MCG-NJU/VideoChatOnline-4B", "setting": "streaming", ..., "scores": {...},
+     "results": [{"id": "a.mp4@12s-0f3c", "video": "a.mp4", "time_s": 12.0, "question": "What?",
+                  "options": ["red", "blue"], "prediction": "B", "prediction_text": "blue", "response": "(B) blue",
+                  "answer": "A", "correct": false, "answer_type": "PastMemory", "sub_answer_type": "PastMemory-1",
+                  "dataset": "coin"}]}
+
+`prediction` is null where the response names no option; a question about a video that could not be used has no row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from string import ascii_uppercase
+from typing import Any
+
+_OF_THE_RUN = (
+    "model", "setting", "blind", "answer_by", "protocol", "num_videos", "num_questions", "num_answered", "bad_videos",
+)  # fmt: skip
+_SCORES = ("cell_average", "micro_average", "without_object_existence", "answer_types", "cells")
+_OF_A_QUESTION = ("answer_type", "sub_answer_type", "dataset")
+
+
+def submission(metrics: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The content of `result.json`.
+
+    Args:
+        metrics: content of `metrics.json`.
+        rows: of `predictions.jsonl`, in any order.
+    """
+    in_order = sorted(rows, key=lambda row: (row["dataset"] or "", row["video"], row["time_s"], row["id"]))
+    return {
+        "benchmark": metrics["task"],
+        **{name: metrics[name] for name in _OF_THE_RUN},
+        "scores": {name: metrics[name] for name in _SCORES if name in metrics},
+        "results": [_result(row) for row in in_order],
+    }
+
+
+def _result(row: Mapping[str, Any]) -> dict[str, Any]:
+    chosen = row["predicted_index"]
+    return {
+        **{name: row[name] for name in ("id", "video", "time_s", "question", "options")},
+        "prediction": None if chosen is None else ascii_uppercase[chosen],
+        "prediction_text": None if chosen is None else row["options"][chosen],
+        "response": row["text"],
+        "answer": ascii_uppercase[row["answer_index"]],
+        "correct": row["correct"],
+        **{name: row[name] for name in _OF_A_QUESTION},
+    }
