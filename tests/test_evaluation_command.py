@@ -61,6 +61,8 @@ class TestCommand:
             "videos.jsonl",
             "metrics.json",
             "report.md",
+            "result.json",
+            "first_token.png",
         }
 
     def test_json_is_what_the_file_says(self, call, tmp_path):
@@ -95,7 +97,13 @@ class TestCommand:
             assert counts["cells"] == {"PastMemory / object": 1, "PastMemory / other": 6}
             assert counts["missing_videos"] == ["absent"]
         assert not (tmp_path / "out").exists()
-        assert "videos" in call("--dry-run")[1]
+        assert "0 videos missing" in call("--dry-run", "--max_videos", 1)[1]
+
+    def test_a_dry_run_without_a_place_to_look_at(self, call):
+        for more, expected in (((), None), (("--blind",), 0)):
+            counts = json.loads(call("--dry-run", "--json", *more, without=("--data-root",))[1])
+            assert (counts["num_questions"], counts["num_missing_videos"]) == (6, expected)
+        assert "videos not looked for (no --data_root), 0 rows" in call("--dry-run", without=("--data-root",))[1]
 
     def test_shards_by_flag_and_by_rank(self, call, tmp_path, monkeypatch):
         status, out, _ = call("--shard", "0/2", "--json")
@@ -159,6 +167,40 @@ class TestCommand:
         assert status == 2
         assert "answer_by: " in err
         assert "protocol.fps: 8.0 there, 2.0 here" in err
+
+
+LMMS = ["ava.json", "coin.json", "hirest.json", "tao.json"]
+# With one TAO video more than the lmms sample has, and its six questions: two of each kind in these cells.
+CELLS = {
+    "FuturePrediction / action": 13, "FuturePrediction / event": 131, "FuturePrediction / object": 65,
+    "Hallucination / action": 47, "Hallucination / event": 210, "Hallucination / object": 65,
+    "PastMemory / action": 60, "PastMemory / event": 210, "PastMemory / object": 65,
+    "SpatialPerception / action": 60, "SpatialPerception / object": 64,
+    "SpatioTemporalPerception / action": 60, "SpatioTemporalPerception / object": 65,
+    "TemporalPerception / action": 40, "TemporalPerception / event": 181, "TemporalPerception / object": 64,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("files", "num_videos", "num_questions"),
+    [
+        (LMMS, 287, 1400),
+        ([f"nested/ovbench_{name}.json" for name in ("action", "event", "object")], 288, 1406),
+        ([f"nested/ovbench_{name}_flat.json" for name in ("action", "event", "object")], 288, 1406),
+    ],
+)
+def test_a_dry_run_of_the_published_files(shared_dir, capsys, files, num_videos, num_questions):
+    annotations = [str(shared_dir / "ovbench" / name) for name in files]
+    given = ["evaluate", "--dry_run", "--json", "--task", "ovbench", "--annotations", *annotations]
+    assert main([*given, "--data_root", str(shared_dir / "videos")]) == 0
+    counts = json.loads(capsys.readouterr().out)
+    assert (counts["num_videos"], counts["num_questions"]) == (num_videos, num_questions)
+    assert (counts["num_missing_videos"], counts["num_bad_rows"]) == (num_videos, 0)
+    assert counts["cells"].keys() == CELLS.keys()
+    if files == LMMS:
+        assert counts["cells"] == CELLS
+    assert sum(counts["cells"].values()) == num_questions
+    assert max(counts["cells"][name] - CELLS[name] for name in CELLS) <= 1
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,9 @@ r"""Answer a benchmark's questions at their moments of the stream, score them, w
 
 A question sees the frames that start at or before its time and nothing later; each frame is decoded and encoded
 once for all questions of its video. OUT gets predictions.jsonl (a row an answer, written at once), videos.jsonl,
-metrics.json and report.md. A run that was broken off goes on when it is started again with the same settings;
-with other settings it is refused. Under torchrun, or with --shard 0/4 ... 3/4, processes share the videos.
+metrics.json, report.md with plots, and result.json to hand in. A run that was broken off goes on when it is started
+again with the same settings; with other settings it is refused. Under torchrun, or with --shard 0/4 ... 3/4, processes
+share the videos.
 """
 
 from __future__ import annotations
@@ -79,7 +80,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--answer_by", default="generation", metavar="HOW", help=f"{' or '.join(ANSWER_BY)} (default: generation)"
     )
-    group.add_argument("--dry_run", action="store_true", help="load no model: count questions and missing videos")
+    group.add_argument(
+        "--dry_run", action="store_true", help="load no model: count questions and missing videos (with --data_root)"
+    )
     group.add_argument("--json", action="store_true", help="one line of JSON at the end")
     group = parser.add_argument_group("frames (default: as published for the setting)")
     group.add_argument("--fps", type=float, metavar="X", help="frames a second")
@@ -116,7 +119,9 @@ def run(options: argparse.Namespace) -> int:
     config = _config(options)
     plan = make_plan(config)
     if options.dry_run:
-        _show_counts(_counts(plan, config), options.json)
+        # Without a place to look at, nothing is known to be missing.
+        unknown = {"num_missing_videos": None} if options.data_root is None and not options.blind else {}
+        _show_counts(_counts(plan, config) | unknown, options.json)
         return 0
     facts = {"command": sys.argv, "started": timestamp(), "versions": _versions(), "counts": _counts(plan, config)}
     folder = RunFolder(config.output, config.settings(), facts, config.shard)
@@ -143,7 +148,7 @@ def _config(options: argparse.Namespace) -> EvaluationConfig:
         model_options={name: getattr(options, name) for name in _MODEL_OPTIONS},
         generation=settings_of(argparse.Namespace(**{**vars(options), "max_new_tokens": protocol.max_new_tokens})),
         answer_by=options.answer_by,
-        blind=options.blind,
+        blind=options.blind or (options.dry_run and options.data_root is None),
         backend=options.backend,
         max_bad_fraction=options.max_bad_fraction,
         decode_timeout_s=options.decode_timeout_s,
@@ -202,9 +207,11 @@ def _show_counts(counts: dict[str, Any], as_json: bool) -> None:
     if as_json:
         _write(json.dumps(counts, ensure_ascii=False))
         return
+    missing = counts["num_missing_videos"]
     _write(
-        f"{counts['num_videos']} videos, {counts['num_questions']} questions; {counts['num_missing_videos']} videos "
-        f"missing, {counts['num_bad_rows']} rows unusable"
+        f"{counts['num_videos']} videos, {counts['num_questions']} questions; "
+        f"{'videos not looked for (no --data_root)' if missing is None else f'{missing} videos missing'}, "
+        f"{counts['num_bad_rows']} rows unusable"
     )
     for name, count in counts["cells"].items():
         _write(f"  {name}: {count}")
