@@ -171,14 +171,19 @@ class TestPlantedFaults:
             "-R6.b": [],
         }
 
-    def test_a_lot_of_damage_in_the_middle_needs_all_of_it(self, tmp_path):
-        """Both ends decode; what lies between them, over 20 s, is only counted unless asked for."""
-        write_frames(tmp_path / "media" / "v", noise(60))
-        (tmp_path / "media" / "v" / "img125.png").write_bytes(b"torn")
-        annotations = write_set(tmp_path / "set.json", [row("v", question(60.0), fps=1.0)])
-        assert inspect(annotations, tmp_path / "media").is_sound
-        (one,) = inspect(annotations, tmp_path / "media", decode_all=True).videos
-        assert [finding.kind for finding in one.findings] == ["damaged"]
+    def test_damage_in_the_middle_needs_all_of_it(self, tmp_path):
+        """Both ends decode; what lies between them is only counted unless asked for."""
+        media = tmp_path / "media"
+        write_frames(media / "v", noise(60))
+        (media / "v" / "img125.png").write_bytes(b"torn")
+        path = write_video(media / "w.mp4", range(600))
+        content, middle = path.read_bytes(), path.stat().st_size // 2
+        path.write_bytes(content[:middle] + bytes(600) + content[middle + 600 :])
+        rows = [row("v", question(60.0), fps=1.0), row("w", question(59.9))]
+        annotations = write_set(tmp_path / "set.json", rows)
+        assert inspect(annotations, media).is_sound
+        found = inspect(annotations, media, decode_all=True).videos
+        assert [[finding.kind for finding in one.findings] for one in found] == [["damaged"], ["damaged"]]
 
 
 class TestArchives:
@@ -192,6 +197,10 @@ class TestArchives:
         found = inspect(annotations, tmp_path)
         assert found.is_sound
         assert len(found.archives) == 4
+        break_file(tmp_path / "frames.tar.gz", 0.5)
+        found = inspect(annotations, tmp_path)
+        assert (found.is_sound, found.num_bad_videos) == (False, 0)
+        assert found.corrupt_archives == [tmp_path / "frames.tar.gz"]
 
     @pytest.mark.parametrize("name", ["v.zip", "v.tar.gz", "all.tar"])
     def test_what_they_hold(self, tmp_path, name):
@@ -225,6 +234,15 @@ class TestArchives:
         else:
             break_file(path, part)
         assert check_archive(path, []).is_corrupt
+
+    def test_cut_off_between_two_members(self, tmp_path):
+        """Nothing but the mark at its end is missing, or a file more."""
+        path = tmp_path / "a.tar"
+        with tarfile.open(path, "w") as tar:
+            tar.add(write_frames(tmp_path / "v", noise(2)))
+            end = tar.offset
+        path.write_bytes(path.read_bytes()[:end])
+        assert check_archive(path, []).problem == f"breaks off after {end:,} bytes (unpacked)"
 
     def test_hidden_ones_and_those_of_frame_folders_are_left_out(self, tmp_path):
         skipped = (".b.zip", ".cache/c.zip", "frames/d.zip", "h.mp4")

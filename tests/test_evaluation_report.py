@@ -47,7 +47,7 @@ def call(capsys):
 class TestResult:
     @pytest.fixture
     def annotations(self, tmp_path):
-        annotations = folder_set(tmp_path, num_videos=2, times_s=(1.0, 3.0))
+        annotations = folder_set(tmp_path, num_videos=3, times_s=(1.0, 3.0))
         rows = json.loads(annotations.read_text())
         rows[0]["questions"][1]["options"] = ["A. là", "B. ici", "C. x"]
         rows.append({"video_id": "absent", "questions": [question(1.0)]})
@@ -58,12 +58,12 @@ class TestResult:
         result = json.loads((tmp_path / "out" / "result.json").read_text("utf-8"))
         assert (result["benchmark"], result["model"], result["setting"]) == ("ovbench", "tiny", "streaming")
         assert result["protocol"]["memory_options"]["capacities"] == [2, 2, 12]
-        assert (result["num_questions"], result["num_answered"]) == (5, 4)
+        assert (result["num_questions"], result["num_answered"]) == (7, 6)
         assert [row["video"] for row in result["bad_videos"]] == ["absent"]
         for name in ("cell_average", "micro_average", "answer_types", "cells"):
             assert result["scores"][name] == metrics[name]
         given = {row["id"]: row for row in rows_of(tmp_path / "out")}
-        assert len(result["results"]) == len(given) == 4
+        assert len(result["results"]) == len(given) == 6
         for row in result["results"]:
             answer = given[row["id"]]
             for name in ("video", "time_s", "question", "options", "answer_type", "sub_answer_type", "correct"):
@@ -137,6 +137,7 @@ class TestRadar:
     def test_a_corner_for_each_type(self):
         figure = accuracy_by_type(single_run("mine", None, rows_of_types()))
         (axes,) = figure.axes
+        assert (axes.get_theta_direction(), axes.get_theta_offset()) == (-1, np.pi / 2)  # clockwise from the top
         mine, chance = axes.lines
         assert list(mine.get_ydata()) == [100, 50, 50, 50, 100]
         assert list(chance.get_ydata()) == [50] * 5

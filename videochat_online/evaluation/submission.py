@@ -48,7 +48,7 @@ def _result(row: Mapping[str, Any]) -> dict[str, Any]:
         "prediction": None if chosen is None else ascii_uppercase[chosen],
         "prediction_text": None if chosen is None else row["options"][chosen],
         "response": row["text"],
-        "answer": ascii_uppercase[row["answer_index"]],
+        "answer": None if row["answer_index"] is None else ascii_uppercase[row["answer_index"]],
         "correct": row["correct"],
         **{name: row[name] for name in _OF_A_QUESTION},
     }
