@@ -34,6 +34,9 @@ from videochat_online.video import FrameTransform
 DECODE_TIMEOUT_S = 300.0
 """Longest wait for the next frames: a decoder that takes longer hangs."""
 
+SECONDS_TO_DIE = 5.0
+"""A killed process that waits for a dead disk stays: it is not waited for."""
+
 _ERRORS: dict[str, type[Exception]] = {"VideoError": VideoError, "InputError": InputError}
 
 
@@ -118,7 +121,7 @@ class FootageWorker:
         except (EOFError, ConnectionError) as error:
             process = self._process
             if process is not None:
-                process.join(5)
+                process.join(SECONDS_TO_DIE)
             code = 0 if process is None or process.exitcode is None else process.exitcode
             self.kill()
             how = (
@@ -133,7 +136,7 @@ class FootageWorker:
             self._connection.close()
         if self._process is not None:
             self._process.kill()
-            self._process.join()
+            self._process.join(SECONDS_TO_DIE)
         self._process = self._connection = None
 
     def _open_connection(self) -> Connection:
