@@ -28,7 +28,7 @@ LAYERS = (
     {"model"},
     {"data", "streaming", "synthetic"},
     {"train", "evaluation", "demo"},
-    {"cli"},
+    {"cli", "integrations"},
 )
 LEVELS = {name: level for level, names in enumerate(LAYERS) for name in names}
 FORBIDDEN_PAIRS = {("train", "streaming")}

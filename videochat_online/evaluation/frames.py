@@ -23,6 +23,7 @@ from videochat_online.video import (
     VideoSource,
     frame_step,
     open_video,
+    segment_centre_indices,
     sliding_window_indices,
     sliding_window_indices_at_times,
     streaming_indices,
@@ -138,6 +139,14 @@ class Footage:
                 max_num_frames=limit,
             )
         return [index for index in chosen if self._starts_s[index] <= question_s]
+
+    def offline_indices(self, last_index: int | None = None) -> list[int]:
+        """Every n-th frame of the whole video, or of its frames up to `last_index`, thinned to `max_frames`."""
+        num_frames = len(self._starts_s)
+        if last_index is not None:
+            num_frames = max(1, min(num_frames, last_index + 1))
+        limit = self._protocol.max_frames or num_frames
+        return segment_centre_indices(num_frames, self._fps, sample_fps=self._protocol.fps, num_segments=limit)
 
     def read(self, indices: Sequence[int]) -> Iterator[list[LabelledFrame]]:
         """Chosen frames (ascending) in groups, each decoded once and handed out once.

@@ -34,10 +34,10 @@ class EvalProtocol:
         memory: what remembers the stream; None where a question gets a window of frames instead.
         memory_options: options of that memory, without those that the model decides.
         window_s: how far a window reaches back.
-        max_frames: most frames of a window; more are thinned out evenly.
+        max_frames: most frames of a window, or of a whole video; more are thinned out evenly.
         frame_times: a frame of a video file is labelled, and counts as seen, with its "start" or its "end".
         with_times: whether frames are labelled with times at all.
-        system_message: before everything else.
+        system_message: before everything else; None: the checkpoint's own.
         suffix: after the options.
         max_new_tokens: of an answer.
     """
@@ -50,7 +50,7 @@ class EvalProtocol:
     max_frames: int | None
     frame_times: str = "start"
     with_times: bool = True
-    system_message: str = OVBENCH_SYSTEM_MESSAGE
+    system_message: str | None = OVBENCH_SYSTEM_MESSAGE
     suffix: str
     max_new_tokens: int
 

@@ -12,7 +12,7 @@ from videochat_online.errors import InputError
 from videochat_online.model.loading import VideoChatModel
 from videochat_online.streaming.decoding import TextDecoder, without_image_tokens
 from videochat_online.streaming.generate import GenerationSettings, generate_ids
-from videochat_online.streaming.prompting import build_prompt
+from videochat_online.streaming.prompting import Prompt, build_prompt
 from videochat_online.types import Segment, Turn, Visual
 from videochat_online.video.transforms import stack_images, tile_image
 
@@ -55,19 +55,22 @@ class ImageChat:
 
     def ask(self, question: str) -> str:
         """Answer a question about the images and remember the exchange."""
-        user: tuple[Segment, ...] = (question,)
-        if not self._turns:
-            user = (*self._placed_images(), question)
-        prompt = build_prompt(
-            self.model, [*self._turns, Turn(user)], self._visuals, system_message=self._system_message
-        )
+        prompt = self.prepare(question)
         decoder = TextDecoder(self.model.tokenizer)
         for token in generate_ids(self.model.network, prompt.embeds_LD, self.model.stop_ids, self.settings):
             if token not in self.model.stop_ids:
                 decoder.push(token)
         text = decoder.text.strip()
-        self._turns.append(Turn(user, without_image_tokens(text)))
+        self._turns.append(Turn(self._user(question), without_image_tokens(text)))
         return text
+
+    def prepare(self, question: str) -> Prompt:
+        """Lay out the prompt of a question, without answering."""
+        turns = [*self._turns, Turn(self._user(question))]
+        return build_prompt(self.model, turns, self._visuals, system_message=self._system_message)
+
+    def _user(self, question: str) -> tuple[Segment, ...]:
+        return (question,) if self._turns else (*self._placed_images(), question)
 
     def _placed_images(self) -> list[Segment]:
         # One image stands alone before the question, several are numbered, as InternVL2 was trained.

@@ -1,0 +1,5 @@
+#!/usr/bin/env bash
+# MVBench, 20 tasks, through lmms-eval.
+#   bash shell/eval/mvbench.sh --model_args pretrained=DIR --output_path OUT [FLAGS of lmms-eval]...
+set -euo pipefail
+exec bash "$(dirname "${BASH_SOURCE[0]}")/lmms_eval.sh" mvbench "$@"

@@ -1,0 +1,221 @@
+"""The model `videochat_online` of lmms-eval: its requests in, answers out, in their order.
+
+Owns the model arguments and what lmms-eval's generation keywords mean here. Loaded by lmms-eval alone; made for its
+version 0.7.3. lmms-eval shares the documents out among ranks itself; each rank answers its own.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from lmms_eval.api.model import lmms
+from tqdm import tqdm
+
+from videochat_online.errors import InputError
+from videochat_online.integrations.offline import OFFLINE, OfflineAnswerer
+from videochat_online.memory import MEMORY_OPTIONS
+from videochat_online.model import load_model
+from videochat_online.streaming import GenerationSettings
+from videochat_online.text.questions import OFFLINE_SUFFIX
+
+logger = logging.getLogger(__name__)
+
+_WITHOUT_MEANING = {"until", "do_sample", "num_beams", "use_cache"}
+"""Generation keywords that are no settings: handled apart, or at their only value."""
+_DEFAULT_STOP = "\n\n"
+"""lmms-eval adds it to every task that names no `until`; it would cut an answer after its first paragraph."""
+
+
+class VideoChatOnline(lmms):
+    """A checkpoint of this package, with the published setting of offline benchmarks unless an argument says otherwise.
+
+    Args:
+        pretrained: model directory, or owner/name on the Hub.
+        device: auto, cpu, cuda, cuda:N; "auto" takes the GPU of this rank.
+        dtype, attn_implementation, quantization, tokenizer, template: as `load_model`.
+        batch_size: 1.
+        fps: every n-th frame of a video is taken, n = its rate / `fps` rounded.
+        max_frames: of more, the centres of this many segments.
+        memory: name in `MEMORY_BANKS`.
+        capacities: of its tiers, with slashes: 24/24/144.
+        policy, num_frames: options of that memory.
+        with_times: label frames with their times.
+        reference_suffix: end each question in "Answer:", as the reference's own scripts do.
+        folder_fps: frames a second of videos that are folders of frames.
+        backend: video decoder.
+
+    Raises:
+        InputError: a value that cannot be met.
+    """
+
+    is_simple = True
+
+    def __init__(
+        self,
+        pretrained: str,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        attn_implementation: str = "auto",
+        quantization: str | None = None,
+        tokenizer: str | None = None,
+        template: str | None = None,
+        batch_size: int | str = 1,
+        fps: float = OFFLINE.fps,
+        max_frames: int | None = OFFLINE.max_frames,
+        memory: str = "pyramid",
+        capacities: str | int | None = None,
+        policy: str | None = None,
+        num_frames: int | None = None,
+        with_times: bool = OFFLINE.with_times,
+        reference_suffix: bool = False,
+        folder_fps: float | None = None,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        if str(batch_size) != "1":
+            raise InputError(f"batch_size: expected 1, since each video has a memory of its own; got {batch_size}")
+        given = {"capacities": _capacities(capacities), "policy": policy, "num_frames": num_frames}
+        taken = MEMORY_OPTIONS.get(memory, ())
+        options = {name: value for name, value in OFFLINE.memory_options.items() if name in taken}
+        protocol = replace(
+            OFFLINE,
+            fps=float(fps),
+            max_frames=max_frames,
+            memory=memory,
+            memory_options=options | {name: value for name, value in given.items() if value is not None},
+            with_times=with_times,
+            suffix=OFFLINE_SUFFIX if reference_suffix else "",
+        )
+        model = load_model(
+            pretrained,
+            device=_device_of_rank(device),
+            dtype=dtype,
+            attn_implementation=attn_implementation,
+            quantization=quantization,
+            tokenizer=tokenizer,
+            template=template,
+        )
+        self._device = model.device
+        self._answerer: OfflineAnswerer | None = OfflineAnswerer(
+            model, protocol, backend=backend, folder_fps=folder_fps
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where lmms-eval puts the counts that ranks exchange."""
+        return self._device
+
+    def generate_until(self, requests: Sequence[Any]) -> list[str]:
+        """An answer for each request, in order.
+
+        Raises:
+            InputError: names task, document and visuals.
+        """
+        answers = []
+        for request in tqdm(requests, desc="Answers", disable=self.rank != 0):
+            text, keywords, doc_to_visual, doc_id, task, split = request.args
+            visuals = self._visuals(doc_to_visual, doc_id, task, split)
+            with _named(task, doc_id, visuals):
+                answers.append(self._model().answer(text, visuals, *generation_of(keywords)))
+            self.cache_hook.add_partial("generate_until", (text, keywords), answers[-1])
+        return answers
+
+    def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
+        """For each request the loss of its continuation (the smallest is chosen) and whether it is the greedy one.
+
+        Requests that follow each other with the same question are the options of one document: read once.
+
+        Raises:
+            InputError: as `generate_until`.
+        """
+        found: list[tuple[float, bool]] = []
+        groups = itertools.groupby(requests, key=lambda request: (request.args[0], *request.args[3:]))
+        for (text, doc_id, task, split), group in groups:
+            same = list(group)
+            visuals = self._visuals(same[0].args[2], doc_id, task, split)
+            doc = self.task_dict[task][split][doc_id]
+            replies = [reply(doc) if callable(reply := request.args[1]) else reply for request in same]
+            with _named(task, doc_id, visuals):
+                found += self._model().losses(text, visuals, [reply.strip() for reply in replies])
+        return found
+
+    def generate_until_multi_round(self, requests: Sequence[Any]) -> list[str]:
+        """Not available: a document's later rounds show other videos.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError("tasks of several rounds (generate_until_multi_round) are not available for videochat_online")
+
+    def clean(self) -> None:
+        """Free the weights: lmms-eval calls this when all is answered, before a judge may be loaded."""
+        self._answerer = None
+        super().clean()
+
+    def _model(self) -> OfflineAnswerer:
+        if self._answerer is None:
+            raise InputError("expected requests before `clean`, which has freed the model")
+        return self._answerer
+
+    def _visuals(self, doc_to_visual: Any, doc_id: int, task: str, split: str) -> list[Any]:
+        found = doc_to_visual(self.task_dict[task][split][doc_id]) if doc_to_visual is not None else None
+        if found is None:
+            return []
+        return list(found) if isinstance(found, (list, tuple)) else [found]
+
+
+def generation_of(keywords: Mapping[str, Any]) -> tuple[GenerationSettings, tuple[str, ...]]:
+    """Settings and stops from lmms-eval's generation keywords. Greedy unless sampling is asked for.
+
+    Raises:
+        InputError: a value out of its range, or beam search.
+    """
+    if keywords.get("num_beams") not in (None, 1):
+        raise InputError(f"num_beams: expected 1, beam search is not available; got {keywords['num_beams']}")
+    settings = {name: keywords.get(name) for name in ("max_new_tokens", "temperature", "top_p", "top_k")}
+    unknown = sorted(set(keywords) - set(settings) - _WITHOUT_MEANING)
+    if unknown:
+        logger.warning("generation keywords without effect: %s", ", ".join(unknown))
+    does_sample = keywords.get("do_sample")
+    if does_sample and settings["temperature"] is None:
+        settings["temperature"] = 1.0
+    if does_sample is False:
+        settings["temperature"] = 0.0
+    if not settings["temperature"]:  # greedy: a top_p of 0 beside it means nothing
+        settings["top_p"] = settings["top_k"] = None
+    until = keywords.get("until") or ()
+    stops = (until,) if isinstance(until, str) else tuple(until)
+    given = {name: value for name, value in settings.items() if value is not None}
+    return GenerationSettings(**given), tuple(stop for stop in stops if stop != _DEFAULT_STOP)
+
+
+def _capacities(given: str | int | None) -> tuple[int, ...] | None:
+    if given is None:
+        return None
+    try:
+        return tuple(int(part) for part in str(given).split("/"))
+    except ValueError as error:
+        raise InputError(f"capacities: expected numbers with slashes as in 24/24/144, got {given!r}") from error
+
+
+def _device_of_rank(device: str) -> str:
+    rank = os.environ.get("LOCAL_RANK")
+    return f"cuda:{rank}" if device == "auto" and rank is not None and torch.cuda.is_available() else device
+
+
+@contextmanager
+def _named(task: str, doc_id: int, visuals: Sequence[Any]) -> Iterator[None]:
+    """An error says which document it is about."""
+    try:
+        yield
+    except InputError as error:
+        shown = [str(visual) if isinstance(visual, (str, dict)) else type(visual).__name__ for visual in visuals]
+        raise InputError(f"{task}, document {doc_id} ({', '.join(shown) or 'no visuals'}): {error}") from error
