@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from lmms_eval.api.instance import GenerationResult
 from lmms_eval.api.model import lmms
 from tqdm import tqdm
 
@@ -128,15 +129,16 @@ class VideoChatOnline(lmms):
             self.cache_hook.add_partial("generate_until", (text, keywords), answers[-1])
         return answers
 
-    def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
+    def loglikelihood(self, requests: Sequence[Any]) -> list[Any]:
         """For each request the loss of its continuation (the smallest is chosen) and whether it is the greedy one.
 
-        Requests that follow each other with the same question are the options of one document: read once.
+        Requests that follow each other with the same question are the options of one document: read once. The pairs
+        are wrapped as generated text would be: lmms-eval 0.7.3 turns a bare pair into a string, and fails on it.
 
         Raises:
             InputError: as `generate_until`.
         """
-        found: list[tuple[float, bool]] = []
+        found: list[Any] = []
         groups = itertools.groupby(requests, key=lambda request: (request.args[0], *request.args[3:]))
         for (text, doc_id, task, split), group in groups:
             same = list(group)
@@ -144,7 +146,8 @@ class VideoChatOnline(lmms):
             doc = self.task_dict[task][split][doc_id]
             replies = [reply(doc) if callable(reply := request.args[1]) else reply for request in same]
             with _named(task, doc_id, visuals):
-                found += self._model().losses(text, visuals, [reply.strip() for reply in replies])
+                pairs = self._model().losses(text, visuals, [reply.strip() for reply in replies])
+            found += [GenerationResult(text=pair) for pair in pairs]
         return found
 
     def generate_until_multi_round(self, requests: Sequence[Any]) -> list[str]:
