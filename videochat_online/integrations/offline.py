@@ -10,6 +10,7 @@ centres of 1,800 segments of a longer video, in a pyramid memory of 24/24/144 fr
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,6 +31,8 @@ from videochat_online.streaming.generate import continuation_log_likelihoods, ge
 from videochat_online.streaming.prompting import Prompt, build_prompt
 from videochat_online.types import Turn
 from videochat_online.video import IMAGE_EXTENSIONS, read_image
+
+logger = logging.getLogger(__name__)
 
 OFFLINE = EvalProtocol(
     setting="offline",
@@ -143,6 +146,8 @@ class OfflineAnswerer:
         with Footage(path, video, protocol, backend=self._backend) as footage:
             for group in footage.read(footage.offline_indices(last_index)):
                 session.push(np.stack([frame.pixels_HWC for frame in group]), [frame.time_s for frame in group])
+            if footage.source.report.problem:
+                logger.warning("%s: %s; answered from what can be read", path, footage.source.report.problem)
         self._watched = ((path, last_index), session)
         return session
 
