@@ -1,0 +1,185 @@
+"""The model that lmms-eval loads: arguments, requests in order, generation keywords, errors with names."""
+
+from __future__ import annotations
+
+import pkgutil
+import re
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from lmms_eval_stub import GenerationResult, import_with_stub
+from video_files import write_video
+from videochat_online.errors import InputError
+from videochat_online.integrations.offline import OFFLINE, OfflineAnswerer
+from videochat_online.streaming import GenerationSettings
+from videochat_online.text.questions import OFFLINE_SUFFIX
+
+ROOT = Path(__file__).resolve().parents[1]
+KEYWORDS = {
+    "max_new_tokens": 5,
+    "temperature": 0.0,
+    "top_p": 1.0,
+    "num_beams": 1,
+    "do_sample": False,
+    "until": ["\n\n"],
+}
+
+
+@pytest.fixture
+def adapter(monkeypatch):
+    yield import_with_stub(monkeypatch)
+    sys.modules.pop("videochat_online.integrations.lmms_eval", None)
+
+
+@pytest.fixture
+def lm(adapter, tiny_dir):
+    """The model with a small memory, and two clips as documents."""
+    return adapter.VideoChatOnline(str(tiny_dir()), device="cpu", capacities="1/1/2")
+
+
+@pytest.fixture
+def clips(tmp_path):
+    return [str(write_video(tmp_path / f"{length}.mp4", range(length))) for length in (12, 20)]
+
+
+def requests_for(lm, clips, texts, keywords=KEYWORDS):
+    """A request for each text, about the clips in turn."""
+    documents = [{"video": clips[i % len(clips)]} for i in range(len(texts))]
+    lm.task_dict = {"toy": {"test": documents}}
+    return [
+        SimpleNamespace(args=(text, dict(keywords), lambda doc: [doc["video"]], i, "toy", "test"))
+        for i, text in enumerate(texts)
+    ]
+
+
+def test_the_entry_point_names_the_model(adapter):
+    text = (ROOT / "pyproject.toml").read_text("utf-8")
+    found = re.search(r'\[project\.entry-points\."lmms_eval\.models"\]\nvideochat_online = "(.+)"\n', text)
+    manifest = pkgutil.resolve_name(found[1])()
+    assert manifest.model_id == "videochat_online"
+    assert pkgutil.resolve_name(manifest.simple_class_path) is adapter.VideoChatOnline
+    assert adapter.VideoChatOnline.is_simple
+
+
+def test_answers_come_in_the_order_of_the_requests(lm, clips, tiny_model):
+    texts = ["What?", "Where?", "When?"]
+    requests = requests_for(lm, clips, texts)
+    answers = lm.generate_until(requests)
+    protocol = lm._answerer.protocol
+    assert protocol.memory_options == {"capacities": (1, 1, 2), "policy": "reference"}
+    settings = GenerationSettings(max_new_tokens=5)
+    expected = [
+        OfflineAnswerer(tiny_model, protocol).answer(text, [clips[i % 2]], settings) for i, text in enumerate(texts)
+    ]
+    assert answers == expected
+    assert len(set(expected)) > 1
+    assert [(text, answer) for _, (text, _), answer in lm.partial] == list(zip(texts, expected, strict=True))
+
+
+def test_options_of_a_document_are_compared_together(lm, clips, monkeypatch):
+    lm.task_dict = {"toy": {"test": [{"video": clips[0], "right": " no"}, {"video": clips[1], "right": " yes"}]}}
+    options = [("What?", " a cup", 0), ("What?", lambda doc: doc["right"], 0), ("What?", " a cup", 1)]
+    requests = [
+        SimpleNamespace(args=(text, option, lambda doc: [doc["video"]], doc_id, "toy", "test"))
+        for text, option, doc_id in options
+    ]
+    asked = []
+    losses = lm._answerer.losses
+    monkeypatch.setattr(lm._answerer, "losses", lambda *given: (asked.append(given), losses(*given))[1])
+    found = lm.loglikelihood(requests)
+    assert asked == [("What?", [clips[0]], ["a cup", "no"]), ("What?", [clips[1]], ["a cup"])]
+    expected = [*losses("What?", [clips[0]], ["a cup", "no"]), *losses("What?", [clips[1]], ["a cup"])]
+    assert found == [GenerationResult(pair) for pair in expected]
+    assert expected[0][0] != expected[2][0]
+
+
+@pytest.mark.parametrize("kind", ["generate_until", "loglikelihood"])
+def test_an_error_names_task_document_and_video(lm, tmp_path, kind):
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    (request,) = requests_for(lm, [str(tmp_path / "broken.mp4")], ["What?"])
+    if kind == "loglikelihood":
+        request.args = (request.args[0], "no", *request.args[2:])
+    with pytest.raises(InputError, match=r"^toy, document 0 \(.*broken\.mp4\): "):
+        getattr(lm, kind)([request])
+
+
+def test_documents_without_visuals(lm):
+    for visuals in (None, lambda doc: None, lambda doc: []):
+        (request,) = requests_for(lm, ["none"], ["What?"])
+        request.args = (*request.args[:2], visuals, *request.args[3:])
+        (answer,) = lm.generate_until([request])
+        assert answer == lm._answerer.answer("What?", [], GenerationSettings(max_new_tokens=5))
+
+
+def test_the_weights_go_before_a_judge_comes(lm, clips):
+    requests = requests_for(lm, clips, ["What?"])
+    lm.clean()
+    assert lm.is_clean
+    assert lm._answerer is None
+    with pytest.raises(InputError, match="clean"):
+        lm.generate_until(requests)
+
+
+def test_rounds_are_refused(lm):
+    with pytest.raises(InputError, match="generate_until_multi_round"):
+        lm.generate_until_multi_round([])
+
+
+def test_arguments(adapter, tiny_dir):
+    def protocol(**arguments):
+        return adapter.VideoChatOnline(str(tiny_dir()), device="cpu", **arguments)._answerer.protocol
+
+    assert protocol() == OFFLINE
+    changed = protocol(fps=2, max_frames=64, with_times=True, reference_suffix=True, policy="paper", batch_size="1")
+    assert (changed.fps, changed.max_frames, changed.with_times, changed.suffix) == (2.0, 64, True, OFFLINE_SUFFIX)
+    assert changed.memory_options == {"capacities": (24, 24, 144), "policy": "paper"}
+    window = protocol(memory="window", num_frames=4)
+    assert (window.memory, window.memory_options) == ("window", {"num_frames": 4})
+    for wrong, message in (
+        ({"batch_size": 2}, "batch_size: expected 1"),
+        ({"capacities": "24,24"}, "capacities: expected numbers with slashes"),
+        ({"memory": "wndow"}, "unknown memory 'wndow'"),
+        ({"memory": "window", "capacities": "2/2/12"}, "does not take capacities"),
+        ({"fps": 0}, "fps above 0"),
+    ):
+        with pytest.raises(InputError, match=message):
+            protocol(**wrong)
+
+
+def test_each_rank_takes_its_own_gpu(adapter, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert adapter._device_of_rank("auto") == ("cuda:3" if torch.cuda.is_available() else "auto")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert adapter._device_of_rank("auto") == "cuda:3"
+    assert adapter._device_of_rank("cpu") == "cpu"
+    monkeypatch.delenv("LOCAL_RANK")
+    assert adapter._device_of_rank("auto") == "auto"
+
+
+@pytest.mark.parametrize(
+    ("keywords", "settings", "until"),
+    [
+        (KEYWORDS, {"max_new_tokens": 5}, ()),
+        ({}, {}, ()),
+        ({"temperature": 0, "top_p": 0, "top_k": 0}, {}, ()),
+        ({"temperature": 0.7, "do_sample": False}, {}, ()),
+        ({"temperature": 0.7, "top_p": 0.9, "top_k": 5}, {"temperature": 0.7, "top_p": 0.9, "top_k": 5}, ()),
+        ({"do_sample": True, "temperature": None}, {"temperature": 1.0}, ()),
+        ({"until": "</s>"}, {}, ("</s>",)),
+        ({"until": ["\n\n", "Question"], "num_beams": None}, {}, ("Question",)),
+    ],
+)
+def test_generation_keywords(adapter, keywords, settings, until):
+    assert adapter.generation_of(keywords) == (GenerationSettings(**settings), until)
+
+
+def test_generation_keywords_that_mean_nothing_here(adapter, caplog):
+    with pytest.raises(InputError, match="num_beams: expected 1"):
+        adapter.generation_of({"num_beams": 4})
+    adapter.generation_of({**KEYWORDS, "length_penalty": 2})
+    assert "length_penalty" in caplog.text
+    assert "until" not in caplog.text
