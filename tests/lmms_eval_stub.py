@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from dataclasses import dataclass
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 
@@ -15,8 +15,6 @@ class lmms:  # noqa: N801
     def __init__(self) -> None:
         self._rank, self._world_size = 0, 1
         self.task_dict: dict[str, Any] = {}
-        self.partial: list[Any] = []
-        self.cache_hook = SimpleNamespace(add_partial=lambda *arguments: self.partial.append(arguments))
         self.is_clean = False
 
     @property

@@ -13,7 +13,7 @@ import torch
 
 from lmms_eval_stub import GenerationResult, import_with_stub
 from video_files import write_video
-from videochat_online.errors import InputError
+from videochat_online.errors import InputError, VideoError
 from videochat_online.integrations.offline import OFFLINE, OfflineAnswerer
 from videochat_online.streaming import GenerationSettings
 from videochat_online.text.questions import OFFLINE_SUFFIX
@@ -68,7 +68,7 @@ def test_the_entry_point_names_the_model(adapter):
 def test_answers_come_in_the_order_of_the_requests(lm, clips, tiny_model):
     texts = ["What?", "Where?", "When?"]
     requests = requests_for(lm, clips, texts)
-    answers = lm.generate_until(requests)
+    answers = list(lm.generate_until(requests))
     protocol = lm._answerer.protocol
     assert protocol.memory_options == {"capacities": (1, 1, 2), "policy": "reference"}
     settings = GenerationSettings(max_new_tokens=5)
@@ -77,7 +77,6 @@ def test_answers_come_in_the_order_of_the_requests(lm, clips, tiny_model):
     ]
     assert answers == expected
     assert len(set(expected)) > 1
-    assert [(text, answer) for _, (text, _), answer in lm.partial] == list(zip(texts, expected, strict=True))
 
 
 def test_options_of_a_document_are_compared_together(lm, clips, monkeypatch):
@@ -90,7 +89,7 @@ def test_options_of_a_document_are_compared_together(lm, clips, monkeypatch):
     asked = []
     losses = lm._answerer.losses
     monkeypatch.setattr(lm._answerer, "losses", lambda *given: (asked.append(given), losses(*given))[1])
-    found = lm.loglikelihood(requests)
+    found = list(lm.loglikelihood(requests))
     assert asked == [("What?", [clips[0]], ["a cup", "no"]), ("What?", [clips[1]], ["a cup"])]
     expected = [*losses("What?", [clips[0]], ["a cup", "no"]), *losses("What?", [clips[1]], ["a cup"])]
     assert found == [GenerationResult(pair) for pair in expected]
@@ -104,7 +103,25 @@ def test_an_error_names_task_document_and_video(lm, tmp_path, kind):
     if kind == "loglikelihood":
         request.args = (request.args[0], "no", *request.args[2:])
     with pytest.raises(InputError, match=r"^toy, document 0 \(.*broken\.mp4\): "):
-        getattr(lm, kind)([request])
+        list(getattr(lm, kind)([request]))
+
+
+def test_so_does_one_of_the_task_s_own_search_for_the_video(lm, clips):
+    def cut(doc):
+        raise VideoError("no frames before the question")
+
+    (request,) = requests_for(lm, clips, ["What?"])
+    request.args = (*request.args[:2], cut, *request.args[3:])
+    with pytest.raises(InputError, match="^toy, document 0: no frames before the question$"):
+        list(lm.generate_until([request]))
+
+
+def test_what_was_answered_before_an_error_is_handed_out(lm, clips, tmp_path):
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    answers = lm.generate_until(requests_for(lm, [clips[0], str(tmp_path / "broken.mp4")], ["What?", "Where?"]))
+    assert next(answers)
+    with pytest.raises(InputError, match="document 1"):
+        next(answers)
 
 
 def test_documents_without_visuals(lm):
@@ -121,7 +138,7 @@ def test_the_weights_go_before_a_judge_comes(lm, clips):
     assert lm.is_clean
     assert lm._answerer is None
     with pytest.raises(InputError, match="clean"):
-        lm.generate_until(requests)
+        next(lm.generate_until(requests))
 
 
 def test_rounds_are_refused(lm):

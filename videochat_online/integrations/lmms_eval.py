@@ -114,22 +114,20 @@ class VideoChatOnline(lmms):
         """Where lmms-eval puts the counts that ranks exchange."""
         return self._device
 
-    def generate_until(self, requests: Sequence[Any]) -> list[str]:
-        """An answer for each request, in order.
+    def generate_until(self, requests: Sequence[Any]) -> Iterator[str]:
+        """An answer for each request, in order; one at a time, so that lmms-eval's cache has those of a broken run.
 
         Raises:
             InputError: names task, document and visuals.
         """
-        answers = []
         for request in tqdm(requests, desc="Answers", disable=self.rank != 0):
             text, keywords, doc_to_visual, doc_id, task, split = request.args
             visuals = self._visuals(doc_to_visual, doc_id, task, split)
             with _named(task, doc_id, visuals):
-                answers.append(self._model().answer(text, visuals, *generation_of(keywords)))
-            self.cache_hook.add_partial("generate_until", (text, keywords), answers[-1])
-        return answers
+                answer = self._model().answer(text, visuals, *generation_of(keywords))
+            yield answer
 
-    def loglikelihood(self, requests: Sequence[Any]) -> list[Any]:
+    def loglikelihood(self, requests: Sequence[Any]) -> Iterator[Any]:
         """For each request the loss of its continuation (the smallest is chosen) and whether it is the greedy one.
 
         Requests that follow each other with the same question are the options of one document: read once. The pairs
@@ -138,7 +136,6 @@ class VideoChatOnline(lmms):
         Raises:
             InputError: as `generate_until`.
         """
-        found: list[Any] = []
         groups = itertools.groupby(requests, key=lambda request: (request.args[0], *request.args[3:]))
         for (text, doc_id, task, split), group in groups:
             same = list(group)
@@ -147,8 +144,7 @@ class VideoChatOnline(lmms):
             replies = [reply(doc) if callable(reply := request.args[1]) else reply for request in same]
             with _named(task, doc_id, visuals):
                 pairs = self._model().losses(text, visuals, [reply.strip() for reply in replies])
-            found += [GenerationResult(text=pair) for pair in pairs]
-        return found
+            yield from (GenerationResult(text=pair) for pair in pairs)
 
     def generate_until_multi_round(self, requests: Sequence[Any]) -> list[str]:
         """Not available: a document's later rounds show other videos.
@@ -169,7 +165,8 @@ class VideoChatOnline(lmms):
         return self._answerer
 
     def _visuals(self, doc_to_visual: Any, doc_id: int, task: str, split: str) -> list[Any]:
-        found = doc_to_visual(self.task_dict[task][split][doc_id]) if doc_to_visual is not None else None
+        with _named(task, doc_id, ()):
+            found = doc_to_visual(self.task_dict[task][split][doc_id]) if doc_to_visual is not None else None
         if found is None:
             return []
         return list(found) if isinstance(found, (list, tuple)) else [found]
@@ -221,4 +218,5 @@ def _named(task: str, doc_id: int, visuals: Sequence[Any]) -> Iterator[None]:
         yield
     except InputError as error:
         shown = [str(visual) if isinstance(visual, (str, dict)) else type(visual).__name__ for visual in visuals]
-        raise InputError(f"{task}, document {doc_id} ({', '.join(shown) or 'no visuals'}): {error}") from error
+        about = f" ({', '.join(shown)})" if shown else ""
+        raise InputError(f"{task}, document {doc_id}{about}: {error}") from error
