@@ -66,7 +66,7 @@ def test_the_entry_point_names_the_model(adapter):
 
 
 def test_answers_come_in_the_order_of_the_requests(lm, clips, tiny_model):
-    texts = ["What?", "Where?", "When?"]
+    texts = ["What?", "Where?"]
     requests = requests_for(lm, clips, texts)
     answers = list(lm.generate_until(requests))
     protocol = lm._answerer.protocol
@@ -76,7 +76,7 @@ def test_answers_come_in_the_order_of_the_requests(lm, clips, tiny_model):
         OfflineAnswerer(tiny_model, protocol).answer(text, [clips[i % 2]], settings) for i, text in enumerate(texts)
     ]
     assert answers == expected
-    assert len(set(expected)) > 1
+    assert expected[0] != expected[1]
 
 
 def test_options_of_a_document_are_compared_together(lm, clips, monkeypatch):

@@ -91,10 +91,9 @@ def test_a_video_is_gone_through_once_for_questions_in_a_row_which_leave_no_trac
     answerer = OfflineAnswerer(tiny_model)
     first = answerer.answer("What happens?", [str(clip)], SHORT)
     assert sum(num_encoded) == 15
-    assert (
-        answerer.answer("And where?", [str(clip)], SHORT)
-        == session_with(tiny_model, frames_of(clip)[::2]).ask("And where?", settings=SHORT).text
-    )
+    second = answerer.answer("And where?", [str(clip)], SHORT)
+    assert sum(num_encoded) == 15
+    assert second == session_with(tiny_model, frames_of(clip)[::2]).ask("And where?", settings=SHORT).text
     num_encoded.clear()
     answerer.answer("What?", [{"video_path": str(clip), "timestep": 7}], SHORT)
     assert sum(num_encoded) == 4  # another part of it is another video

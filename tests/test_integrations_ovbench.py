@@ -12,7 +12,6 @@ import pytest
 import yaml
 
 from evaluation_sets import question, write_set
-from test_evaluation_tasks import lmms_row
 from video_files import draw_number, read_all, read_number, write_folder, write_video
 from videochat_online.errors import InputError, VideoError
 from videochat_online.evaluation import compute_metrics, get_task
@@ -21,6 +20,13 @@ from videochat_online.integrations.clips import ClipStore, write_clip
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "configs" / "lmms_eval" / "ovbench"
+
+
+def lmms_row(**changes):
+    """A question of the lmms layout."""
+    fields = {"video": "clip.mp4", "start": 0.0, "end": 4.0, "middle_frame_timestamp": 4.0, "question": "What?"}
+    answers = {"candidates": ["red", "blue"], "answer": "blue"}
+    return {**fields, **answers, "answer_type": "PastMemory", "sub_answer_type": "PastMemory-1", **changes}
 
 
 @pytest.fixture
@@ -125,7 +131,9 @@ def test_writing_a_clip(tmp_path):
     frames, times_s = read_all(tmp_path / "odd.mp4")
     assert [read_number(frame) for frame in frames] == [0, 1, 2]
     assert times_s == [0.0, 0.25, 0.5]
-    for frames, message in (([], "got none"), ([odd[0], (1.0, draw_number(1, 2))], "expected frames of one size")):
+    # So many that the file has been begun when the size changes.
+    changing = [*((t / 4, draw_number(t)) for t in range(120)), (30.0, draw_number(1, 2))]
+    for frames, message in (([], "got none"), (changing, "expected frames of one size")):
         with pytest.raises(VideoError, match=message):
             write_clip(tmp_path / "bad.mp4", frames, fps=4.0)
     assert [path.name for path in tmp_path.iterdir()] == ["odd.mp4"]

@@ -154,7 +154,7 @@ class OfflineAnswerer:
 
 def _image(visual: Any) -> Image.Image | None:
     if isinstance(visual, Image.Image):
-        return visual.convert("RGB")
+        return visual
     if isinstance(visual, (str, Path)) and Path(visual).suffix.lower() in IMAGE_EXTENSIONS:
         return read_image(visual)
     return None
