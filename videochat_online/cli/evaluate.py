@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import os
 import subprocess
 import sys
@@ -86,7 +87,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--json", action="store_true", help="one line of JSON at the end")
     group = parser.add_argument_group("frames (default: as published for the setting)")
     group.add_argument("--fps", type=float, metavar="X", help="frames a second")
-    group.add_argument("--window_s", type=float, metavar="X", help="sliding window: how far it reaches back")
+    group.add_argument(
+        "--window_s", type=_seconds_or_all, metavar="X", help="sliding window: how far it reaches back; all: the whole stream"
+    )
     group.add_argument("--max_frames", type=int, metavar="N", help="sliding window: most frames")
     group.add_argument(
         "--frame_times", metavar="NAME", help=f"{' or '.join(FRAME_TIMES)}: which time labels a frame (default: start)"
@@ -134,6 +137,7 @@ def run(options: argparse.Namespace) -> int:
 def _config(options: argparse.Namespace) -> EvaluationConfig:
     protocol = resolve_protocol(
         options.setting,
+        of_task=get_task(options.task).settings,
         memory=options.memory,
         memory_options={name: getattr(options, name) for name in _MEMORY_OPTIONS},
         **{name: getattr(options, name) for name in _PROTOCOL_OPTIONS},
@@ -155,6 +159,11 @@ def _config(options: argparse.Namespace) -> EvaluationConfig:
         max_videos=options.max_videos,
         shard=_shard(options.shard),
     )
+
+
+def _seconds_or_all(text: str) -> float:
+    """Seconds, or "all" for infinity."""
+    return math.inf if text == "all" else float(text)
 
 
 def _shard(argument: str | None) -> Shard:
@@ -191,7 +200,7 @@ def _versions() -> dict[str, str]:
 
 def _counts(plan: Plan, config: EvaluationConfig) -> dict[str, Any]:
     content, task = plan.content, config.task
-    cells = Counter(f"{question.answer_type} / {task.group(question.dataset)}" for question in content.questions)
+    cells = Counter(" / ".join(task.cell(question.answer_type, question.dataset)) for question in content.questions)
     return {
         "num_videos": len(content.videos),
         "num_questions": len(content.questions),
@@ -238,6 +247,9 @@ def _show_outcome(outcome: Outcome, config: EvaluationConfig, as_json: bool) -> 
             f"{score['accuracy']:.1f} ({score['low']:.1f} - {score['high']:.1f}) mean of {len(metrics['cells'])} cells,"
             f" {metrics['micro_average']['accuracy']:.1f} over all {metrics['num_answered']} answers"
         )
+    for name, average in metrics.get("averages", {}).items():
+        if average is not None:
+            _write(f"{average['accuracy']:.1f} ({average['low']:.1f} - {average['high']:.1f}) {name}")
     _write(f"{shown}\n{config.output / 'report.md'}")
 
 

@@ -14,7 +14,7 @@ import torch
 
 from videochat_online.constants import IGNORE_INDEX
 from videochat_online.errors import InputError
-from videochat_online.evaluation.scoring import parse_answer
+from videochat_online.evaluation.scoring import parse_reply
 from videochat_online.model import VideoChatModel
 from videochat_online.streaming import GenerationSettings
 from videochat_online.streaming.decoding import TextDecoder
@@ -34,7 +34,7 @@ class Reply:
 
     Attributes:
         text: as generated; with likelihood the chosen letter in brackets, with text likelihood the chosen text.
-        option: place of the option it means; None where it names none, or several.
+        option: place of the option it means, or the number; None where it names none, or several.
         first_token_s: seconds from the finished prompt to the first token; None where whole replies are compared.
         option_probabilities: of each letter or text among those of all options; not where text is generated.
     """
@@ -46,9 +46,9 @@ class Reply:
 
 
 def answer_by_generation(
-    model: VideoChatModel, prompt: Prompt, options: Sequence[str], settings: GenerationSettings
+    model: VideoChatModel, prompt: Prompt, options: Sequence[str], settings: GenerationSettings, kind: str = "choice"
 ) -> Reply:
-    """Generate, then parse the text."""
+    """Generate, then parse the text as an answer to a question of that kind."""
     decoder, first_token_s = TextDecoder(model.tokenizer), 0.0
     start_s = time.perf_counter()
     for count, token in enumerate(generate_ids(model.network, prompt.embeds_LD, model.stop_ids, settings)):
@@ -57,7 +57,7 @@ def answer_by_generation(
         if token not in model.stop_ids:
             decoder.push(token)
     text = decoder.text.strip()
-    return Reply(text, parse_answer(text, options), first_token_s)
+    return Reply(text, parse_reply(text, options, kind), first_token_s)
 
 
 def answer_by_likelihood(

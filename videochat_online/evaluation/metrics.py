@@ -102,7 +102,7 @@ def compute_metrics(rows: Sequence[Row], task: Task, *, seed: int = 0) -> dict[s
         "datasets": _named(scores_by(rows, lambda row: str(row["dataset"] or "other"), seed)),
         "chance": round(chance(rows)[0], 3) if rows else None,
         "num_correct": sum(bool(row["correct"]) for row in rows),
-        "num_unparsed": sum(row["predicted_index"] is None for row in rows),
+        "num_unparsed": sum(row["predicted_index"] is None and not row.get("polls") for row in rows),
     }
     return figures | _synthetic_tables(rows, seed)
 
@@ -117,7 +117,7 @@ def averages(rows: Sequence[Row], task: Task, *, seed: int = 0) -> dict[str, Any
     """
 
     def cell(row: Row) -> tuple[str, str]:
-        return str(row["answer_type"]), task.group(row["dataset"])
+        return task.cell(str(row["answer_type"]), row["dataset"])
 
     apart = set(map(tuple, task.set_apart))
     rest = [row for row in rows if cell(row) not in apart]
@@ -170,9 +170,10 @@ def age_bucket(age_s: float) -> str:
 def chance(rows: Sequence[Row]) -> tuple[float, float]:
     """Accuracy that guessing gives on average, and its standard error, both in percent; `rows` must not be empty.
 
-    A guess at question i is right with p_i = 1 / its options; the standard error is sqrt(mean(p_i (1 - p_i)) / n).
+    A guess at question i is right with p_i = 1 / its options (0 where there are none to guess from); the standard
+    error is sqrt(mean(p_i (1 - p_i)) / n).
     """
-    right = np.array([1 / len(row["options"]) for row in rows])
+    right = np.array([1 / len(row["options"]) if row["options"] else 0.0 for row in rows])
     return 100 * float(right.mean()), 100 * float(np.sqrt((right * (1 - right)).mean() / len(rows)))
 
 
@@ -230,6 +231,30 @@ def _mean_over_groups(rows: Sequence[Row], key: Callable[[Row], Hashable], seed:
     held_RK = ~np.isnan(resampled_RK)
     means_R = np.where(held_RK, resampled_RK, 0.0).sum(axis=1) / held_RK.sum(axis=1)
     return _score(float(np.mean(100 * correct_VK.sum(axis=0) / asked_VK.sum(axis=0))), means_R, len(rows))
+
+
+def mean_of_means(rows: Sequence[Row], key: Callable[[Row], tuple[str, str]], seed: int = 0) -> Score | None:
+    """Mean over groups, each the mean over its types, each counting the same; `key` gives group and type."""
+    if not rows:
+        return None
+    names, correct_VK, asked_VK = _counts(rows, key)
+    groups = [
+        [place for place, (group, _) in enumerate(names) if group == one] for one in sorted({name[0] for name in names})
+    ]
+    observed_1K = 100 * (correct_VK.sum(axis=0) / asked_VK.sum(axis=0))[None]
+    value_1, means_R = (
+        np.nanmean([_held_mean(accuracies[:, places]) for places in groups], axis=0)
+        for accuracies in (observed_1K, 100 * _ratios(correct_VK, asked_VK, seed))
+    )
+    return _score(float(value_1[0]), means_R, len(rows))
+
+
+def _held_mean(accuracies_RK: Array) -> Array:
+    """Mean [R] over the columns that hold questions; NaN where none does."""
+    held_RK = ~np.isnan(accuracies_RK)
+    num_held_R = held_RK.sum(axis=1)
+    sums_R = np.where(held_RK, accuracies_RK, 0.0).sum(axis=1)
+    return np.divide(sums_R, num_held_R, out=np.full(len(sums_R), np.nan), where=num_held_R > 0)
 
 
 def _counts(rows: Sequence[Row], key: Callable[[Row], Hashable]) -> tuple[list[Any], Array, Array]:

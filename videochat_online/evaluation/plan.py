@@ -161,14 +161,15 @@ def share_of(
 
 def estimated_cost(video: EvalVideo, protocol: EvalProtocol, *, blind: bool = False) -> float:
     """Frames to encode, answers included as frames."""
-    answers = QUESTION_COST * len(video.questions)
+    num_asked = len(video.moments)
+    answers = QUESTION_COST * num_asked
     if blind:
         return answers
     fps = protocol.fps if video.fps is None else min(protocol.fps, video.fps)
     start_s, end_s = video.clip_s
     span_s = max(0.0, min(video.last_question_s, end_s) - start_s)
     if protocol.memory is None:
-        span_s = min(span_s, len(video.questions) * (protocol.window_s or math.inf))
+        span_s = min(span_s, num_asked * (protocol.window_s or math.inf))
     return fps * span_s + answers
 
 

@@ -19,7 +19,7 @@ from typing import Any
 from videochat_online.errors import InputError
 from videochat_online.memory import MEMORY_BANKS, MEMORY_OPTIONS, MemoryBank, make_model_memory
 from videochat_online.memory.schedule import Grid
-from videochat_online.text.questions import OVBENCH_SYSTEM_MESSAGE, SLIDING_WINDOW_SUFFIX, STREAMING_SUFFIX
+from videochat_online.text.questions import KIND_SUFFIXES, OVBENCH_SYSTEM_MESSAGE, SLIDING_WINDOW_SUFFIX, STREAMING_SUFFIX
 
 FRAME_TIMES = ("start", "end")
 
@@ -33,12 +33,12 @@ class EvalProtocol:
         fps: frames a second; every n-th frame of the video is taken, n = its rate / `fps` rounded.
         memory: what remembers the stream; None where a question gets a window of frames instead.
         memory_options: options of that memory, without those that the model decides.
-        window_s: how far a window reaches back.
+        window_s: how far a window reaches back; None for the whole stream.
         max_frames: most frames of a window, or of a whole video; more are thinned out evenly.
         frame_times: a frame of a video file is labelled, and counts as seen, with its "start" or its "end".
         with_times: whether frames are labelled with times at all.
         system_message: before everything else; None: the checkpoint's own.
-        suffix: after the options.
+        suffix: after the options of a multiple-choice question.
         max_new_tokens: of an answer.
     """
 
@@ -66,6 +66,10 @@ class EvalProtocol:
             if not holds:
                 name = rule.split()[0]
                 raise InputError(f"protocol: expected {rule}, got {getattr(self, name)}")
+
+    def suffix_of(self, kind: str) -> str:
+        """What a question of a kind (`records.KINDS`) ends in."""
+        return KIND_SUFFIXES.get(kind, self.suffix)
 
     def make_memory(self, full_grid: Grid, intervals: tuple[int, ...]) -> MemoryBank:
         """An empty memory for frames of a model, which decides its grid and intervals.
@@ -103,16 +107,23 @@ PROTOCOLS: dict[str, EvalProtocol] = {
 
 
 def resolve_protocol(
-    setting: str, *, memory: str | None = None, memory_options: Mapping[str, Any] | None = None, **overrides: Any
+    setting: str,
+    *,
+    of_task: Mapping[str, Mapping[str, Any]] | None = None,
+    memory: str | None = None,
+    memory_options: Mapping[str, Any] | None = None,
+    **overrides: Any,
 ) -> EvalProtocol:
     """A preset with what the caller wants otherwise.
 
     Args:
         setting: name in `PROTOCOLS`.
+        of_task: `Task.settings`: what a benchmark has otherwise than the preset.
         memory: another memory than the preset's. `window` and `uniform` then get as many full-size frames as
             fit the preset's budget, unless `num_frames` says otherwise; `fifo` gets its capacities.
         memory_options: options of the memory; None values count as not given.
-        **overrides: other fields of `EvalProtocol`; None values count as not given.
+        **overrides: other fields of `EvalProtocol`; None values count as not given. A `window_s` of infinity is
+            the whole stream.
 
     Raises:
         InputError: an unknown setting or memory, a value out of its range, or an option that has no meaning
@@ -120,7 +131,7 @@ def resolve_protocol(
     """
     if setting not in PROTOCOLS:
         raise InputError(f"unknown setting {setting!r}: expected one of {sorted(PROTOCOLS)}")
-    preset = PROTOCOLS[setting]
+    preset = replace(PROTOCOLS[setting], **(of_task or {}).get(setting, {}))
     given = {name: value for name, value in overrides.items() if value is not None}
     options = {name: value for name, value in (memory_options or {}).items() if value is not None}
     if preset.memory is None:
@@ -132,6 +143,8 @@ def resolve_protocol(
     if preset.memory is not None:
         name = memory or preset.memory
         given |= {"memory": name, "memory_options": _memory_options(name, options, preset)}
+    elif given.get("window_s") == math.inf:
+        given["window_s"] = None
     return replace(preset, **given)
 
 

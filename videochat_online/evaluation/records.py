@@ -12,20 +12,48 @@ from pathlib import Path
 from typing import Any
 
 
+KINDS = ("choice", "yes_no", "count", "open")
+"""How a question is to be answered: with an option, with Yes or No, with a number, in words."""
+YES_NO = ("Yes", "No")
+"""Options of a yes-or-no question; they are not shown with letters."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proactive:
+    """What makes a question one that is to be answered when its time has come.
+
+    The model is polled at several moments. Once it says Yes, it is asked the question itself, at that moment.
+
+    Attributes:
+        polls: yes-or-no questions in time order, each at its own time.
+        due_s: when Yes is right.
+        tolerance_s: how far from that a Yes still counts.
+        output: what the question is then to be answered with.
+    """
+
+    polls: tuple[EvalQuestion, ...]
+    due_s: float
+    tolerance_s: float
+    output: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvalQuestion:
-    """A multiple-choice question at a moment of a video.
+    """A question at a moment of a video.
 
     Attributes:
         id: stable: the same for the same video, time, question and options, whatever the layout of the file.
         time_s: when it is asked, in the video's own time.
         question: its text alone.
-        options: texts without letters, as annotated (blanks at the end included).
-        answer_index: place of the right option.
+        options: texts without letters, as annotated (blanks at the end included); none where a number is asked for.
+        answer_index: place of the right option; the right number itself; the whole second that is due.
         answer_type: what is asked for, such as "PastMemory".
         sub_answer_type: its kind within the type, such as "PastMemory-4".
         dataset: where the video comes from, in lower case; None where unknown.
         extra: what else the row said, such as `evidence_age_s`.
+        kind: a name in `KINDS`.
+        context: lines about earlier questions and their right answers, which the prompt begins with.
+        proactive: when it is to be answered, where that is for the model to say.
     """
 
     id: str
@@ -37,6 +65,9 @@ class EvalQuestion:
     sub_answer_type: str
     dataset: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+    kind: str = "choice"
+    context: tuple[str, ...] = ()
+    proactive: Proactive | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,9 +93,19 @@ class EvalVideo:
     hint: str | None = None
 
     @property
+    def moments(self) -> tuple[tuple[EvalQuestion, EvalQuestion], ...]:
+        """What is asked, in time order, each with the question it belongs to: itself, or the one it is a poll of."""
+        asked = [
+            (part, question)
+            for question in self.questions
+            for part in ((question,) if question.proactive is None else question.proactive.polls)
+        ]
+        return tuple(sorted(asked, key=lambda moment: moment[0].time_s))
+
+    @property
     def last_question_s(self) -> float:
         """Nothing later than this has to be looked at."""
-        return max((question.time_s for question in self.questions), default=-math.inf)
+        return max((asked.time_s for asked, _ in self.moments), default=-math.inf)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +127,23 @@ class EvalSet:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Average:
+    """A figure that a benchmark publishes.
+
+    Attributes:
+        name: in `metrics.json`.
+        title: in the report.
+        groups: of answer types; the figure is not given where one of them has no answers.
+        per_question: whether every question counts alike; else it is the mean of the groups' means over types.
+    """
+
+    name: str
+    title: str
+    groups: tuple[str, ...]
+    per_question: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
     """A benchmark.
 
@@ -96,6 +154,10 @@ class Task:
         groups: from dataset to the group that forms cells with the answer types.
         set_apart: cells (answer type, group) that the averages are also given without.
         folder_fps: rate of folders of frames by dataset, where the annotation need not say it.
+        type_groups: from answer type to its group, where groups are of types and not of datasets.
+        averages: what it publishes, the most important first; none: the mean of the cells.
+        settings: for a setting, the values of its protocol that this benchmark has otherwise.
+        notes: what a reader of its report has to know.
     """
 
     name: str
@@ -104,6 +166,16 @@ class Task:
     groups: Mapping[str, str] = field(default_factory=dict)
     set_apart: Sequence[tuple[str, str]] = ()
     folder_fps: Mapping[str, float] = field(default_factory=dict)
+    type_groups: Mapping[str, str] = field(default_factory=dict)
+    averages: Sequence[Average] = ()
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+
+    def cell(self, answer_type: str, dataset: str | None) -> tuple[str, str]:
+        """Cell of a question: its type and its dataset's group, or its type's group and its type."""
+        if self.type_groups:
+            return self.type_groups[answer_type], answer_type
+        return answer_type, self.group(dataset)
 
     def group(self, dataset: str | None) -> str:
         """Group of a dataset; one that the task does not know is a group of its own."""

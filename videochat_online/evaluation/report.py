@@ -24,6 +24,8 @@ _TABLES = {
     "by_evidence_age_s_and_detail": "By age of the evidence and detail",
     "by_template": "By template",
 }
+_TABLES_OF_TYPES = {"cells": "By group and type", "datasets": "By source"}
+"""Where types form the groups, the cells say what tables by type would."""
 
 
 def summary_figures(
@@ -35,6 +37,7 @@ def summary_figures(
     damaged = [
         {"video": row["video"], "problem": row["problem"]} for row in videos if row["problem"] and not row["is_bad"]
     ]
+    notes = {"notes": list(config.task.notes)} if config.task.notes else {}
     return {
         "task": settings["task"],
         "setting": config.protocol.setting,
@@ -52,6 +55,7 @@ def summary_figures(
         "bad_videos": bad,
         "damaged_videos": damaged,
         "bad_rows": list(content.problems),
+        **notes,
     }
 
 
@@ -89,9 +93,11 @@ def render(metrics: Mapping[str, Any], plots: Mapping[str, str] | None = None) -
     frames = "no frames (blind)" if metrics["blind"] else metrics["setting"]
     parts = [f"# {metrics['task']}, {frames}", _headline(metrics), "## Protocol", _protocol(metrics), "## Accuracy"]
     parts.append("Percent, with 95% intervals of a bootstrap over videos. An answer that names no option is wrong.")
-    for key, title in _TABLES.items():
+    for key, title in (_TABLES_OF_TYPES if metrics.get("averages") else _TABLES).items():
         if metrics.get(key):
             parts += [f"### {title}", _score_table(metrics[key].items())]
+    if metrics.get("proactive"):
+        parts += ["### Output at the right time", _proactive(metrics["proactive"])]
     parts += ["## Cost", _cost(metrics["cost"])]
     if plots:
         parts += ["## Plots", "\n\n".join(f"![{title}]({name})" for title, name in plots.items())]
@@ -109,7 +115,8 @@ def render(metrics: Mapping[str, Any], plots: Mapping[str, str] | None = None) -
 
 def headline(averages: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """The averages over everything, by what they are called; those that there are."""
-    rows = {"mean of the cells": averages["cell_average"], "all questions alike": averages["micro_average"]}
+    rows = {averages["average_titles"][name]: score for name, score in averages.get("averages", {}).items()}
+    rows |= {"mean of the cells": averages["cell_average"], "all questions alike": averages["micro_average"]}
     rest = averages.get("without_object_existence")
     if rest:
         left_out = ", ".join(rest["left_out"])
@@ -127,7 +134,7 @@ def _headline(metrics: Mapping[str, Any]) -> str:
         f"before the first frame{not_finite}; {metrics['num_bad_videos']} videos could not be used. "
         f"Chance: {_number(metrics['chance'])}."
     )
-    return f"{counts}\n\n{_score_table(headline(metrics).items())}"
+    return "\n\n".join([counts, *metrics.get("notes", []), _score_table(headline(metrics).items())])
 
 
 def _protocol(metrics: Mapping[str, Any]) -> str:
@@ -143,6 +150,12 @@ def _score_table(rows: Iterable[tuple[str, Mapping[str, Any]]]) -> str:
         for name, row in rows
     ]
     return "\n".join(["| | accuracy | 95% | questions |", "|---|---:|---:|---:|", *lines])
+
+
+def _proactive(figures: Mapping[str, Any]) -> str:
+    rows = [(f"within {limit} of its time", score) for limit, score in figures["within"].items()]
+    rows += [("within its tolerance, and the right output", figures["in_time_and_right"])]
+    return f"{figures['num_polls']} polls; {figures['num_without_output']} times no output.\n\n{_score_table(rows)}"
 
 
 def _cost(cost: Mapping[str, Any]) -> str:

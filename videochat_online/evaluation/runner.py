@@ -23,9 +23,11 @@ from videochat_online.evaluation.answering import (
     answer_by_likelihood,
     answer_by_text_likelihood,
 )
+from videochat_online.evaluation.averages import published_averages
 from videochat_online.evaluation.decoding import FootageWorker
 from videochat_online.evaluation.metrics import compute_metrics
 from videochat_online.evaluation.plan import EvaluationConfig, Located, Plan
+from videochat_online.evaluation.polling import Polls
 from videochat_online.evaluation.records import EvalQuestion
 from videochat_online.evaluation.report import cost_figures, summary_figures, write_report
 from videochat_online.evaluation.results import Row, RowFile, RunFolder
@@ -158,7 +160,7 @@ class _Share:
                         folder_fps=dataset_fps,
                     )
                     footage = stack.enter_context(opened)
-                viewer = make_viewer(model, footage, config.protocol, place.video.questions)
+                viewer = make_viewer(model, footage, config.protocol, [asked for asked, _ in place.video.moments])
                 for row in self._answers(model, viewer, place, cost):
                     RowFile.append(predictions, row)
                 problem = None if footage is None else footage.problem
@@ -172,28 +174,37 @@ class _Share:
         self._advance()
 
     def _answers(self, model: VideoChatModel, viewer: Viewer, place: Located, cost: _Cost) -> Iterator[Row]:
-        for question in place.video.questions:
+        polls = Polls(lambda poll: self._answer(model, viewer, poll, place))
+        for asked, question in place.video.moments:
             start_s = time.perf_counter()
             # Also up to a question that was answered before: frames then go through in the same batches.
             before = viewer.num_encoded
-            viewer.watch_until(question)
+            viewer.watch_until(asked)
             if model.device.type == "cuda":
                 torch.cuda.synchronize(model.device)
             cost.watch_s += time.perf_counter() - start_s
             self._progress.frames_encoded += viewer.num_encoded - before
-            if question.id not in self._done:
+            row = None
+            if question.id not in self._done and asked is question:
                 row = self._answer(model, viewer, question, place)
+            elif question.id not in self._done:
+                settled = polls.take(asked, question)
+                row = settled and _question_row(question, place.video.name) | settled
+            if row is not None:
                 cost.answer_s += row["answer_s"]
                 yield row
-            cost.answered.add(question.id)
-            self._progress.questions_done += 1
-            self._on_progress(self._progress)
+                cost.answered.add(question.id)
+            if question.proactive is None or asked is question.proactive.polls[-1]:
+                cost.answered.add(question.id)
+                self._progress.questions_done += 1
+                self._on_progress(self._progress)
 
     def _answer(self, model: VideoChatModel, viewer: Viewer, question: EvalQuestion, place: Located) -> Row:
         config, start_s = self._config, time.perf_counter()
-        by_letter, by_text = config.answer_by == "likelihood", config.answer_by == "text_likelihood"
+        way = way_of_answering(question, config.answer_by)
+        by_letter, by_text = way == "likelihood", way == "text_likelihood"
         asked = replace(question, options=()) if by_text else question
-        text = config.task.prompt(asked) + config.protocol.suffix
+        text = config.task.prompt(asked) + config.protocol.suffix_of(question.kind)
         row = _question_row(question, place.video.name)
         try:
             view = viewer.prepare(question, text, LETTER_PREFIX if by_letter else "")
@@ -203,7 +214,7 @@ class _Share:
             elif by_text:
                 reply = answer_by_text_likelihood(model, view.prompt, question.options)
             else:
-                reply = answer_by_generation(model, view.prompt, question.options, config.generation)
+                reply = answer_by_generation(model, view.prompt, question.options, config.generation, question.kind)
         except (NoFrameError, NonFiniteError) as error:
             self._check_failure(error)
             nothing: Row = {"text": "", "predicted_index": None, "correct": False, "frames_used": []}
@@ -272,7 +283,7 @@ def summarize(config: EvaluationConfig, plan: Plan, folder: RunFolder) -> Outcom
         return Outcome(None, len(answered), len(missing), tuple(bad.values()))
     folder.write_merged(predictions, videos)
     metrics = summary_figures(config, plan.content, predictions, videos)
-    metrics |= compute_metrics(predictions, config.task)
+    metrics |= compute_metrics(predictions, config.task) | published_averages(predictions, config.task)
     metrics["cost"] = cost_figures(predictions, videos)
     write_report(folder, metrics)
     return Outcome(metrics, len(answered), 0, tuple(bad.values()))
@@ -286,8 +297,15 @@ def _check_bad(num_bad: int, num_videos: int, example: str, config: EvaluationCo
         )
 
 
+def way_of_answering(question: EvalQuestion, answer_by: str) -> str:
+    """Of a question that shows no letters, the texts are compared; of one without options, the text is generated."""
+    if not question.options:
+        return "generation"
+    return "text_likelihood" if answer_by == "likelihood" and question.kind != "choice" else answer_by
+
+
 def _question_row(question: EvalQuestion, video_name: str) -> Row:
-    return {
+    row: Row = {
         "id": question.id,
         "video": video_name,
         "dataset": question.dataset,
@@ -299,6 +317,7 @@ def _question_row(question: EvalQuestion, video_name: str) -> Row:
         "answer_index": question.answer_index,
         "extra": dict(question.extra),
     }
+    return row if question.kind == "choice" else row | {"kind": question.kind}
 
 
 def _video_row(place: Located, cost: _Cost, num_encoded: int, model: VideoChatModel | None) -> Row:

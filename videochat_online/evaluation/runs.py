@@ -33,6 +33,7 @@ _NUMBER: _Rule = (lambda value: type(value) in (int, float) and abs(value) <= sy
 _NUMBER_OR_NULL: _Rule = (lambda value: value is None or _NUMBER[0](value), "a number or null")
 _OBJECT: _Rule = (lambda value: isinstance(value, dict), "an object")
 _LIST: _Rule = (lambda value: isinstance(value, list) and len(value) > 0, "a list that is not empty")
+_ANY_LIST: _Rule = (lambda value: isinstance(value, list), "a list")
 _LIST_OR_NULL: _Rule = (lambda value: value is None or isinstance(value, list), "a list or null")
 _OBJECTS: _Rule = (
     lambda value: isinstance(value, list) and all(isinstance(one, dict) for one in value),
@@ -222,7 +223,8 @@ def _check_settings(where: str, settings: dict[str, Any]) -> None:
 
 
 def _check_row(where: str, row: Row) -> None:
-    _expect(where, row, _ROW)
+    has_options = row.get("kind") not in ("count", "open")
+    _expect(where, row, _ROW if has_options else {**_ROW, "options": _ANY_LIST})
     if "evidence_age_s" in row["extra"]:
         _expect(f"{where}: extra", row["extra"], {"evidence_age_s": _NUMBER_OR_NULL})
 

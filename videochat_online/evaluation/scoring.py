@@ -1,4 +1,4 @@
-"""The one answer parser: from what a model wrote to the option it means.
+"""The one answer parser: from what a model wrote to the option, the Yes or No, or the number it means.
 
 Stricter than the scripts of the reference, which take the article "a" for option A, the first of several
 letters for the answer, and any B in a word that follows a blank for option B.
@@ -28,6 +28,7 @@ _DENIED = re.compile(r"(?:\bnot|n['’]t|\bneither|\bnor)(?:\s+(?:be|option|choi
 _NOT_A_NOUN = re.compile(r"\s+(?:is|was|because|since|as|it|this|that|he|she|they|there|would|seems|fits|applies)\b")
 _WORD = re.compile(r"(?:(?<![\w.])[+-](?=\d))?[^\W_]+(?:[.,][0-9]+)*|->")
 _ENDS = re.compile(r"\s*(?:[.):;!?]|,)?\s*$")
+_NUMBER_WORDS = "zero one two three four five six seven eight nine ten eleven twelve".split()
 _DELIMITED = re.compile(r"[.):;,!?](?:\s|$)|\s*[:=]|\s+[-–—]+\s")
 
 
@@ -54,6 +55,47 @@ def parse_answer(text: str, options: Sequence[str]) -> int | None:
         if found:
             return letters.index(found[0]) if len(found) == 1 else None
     return _mentioned(words, option_words)
+
+
+def parse_yes_no(text: str) -> int | None:
+    """0 for Yes, 1 for No, None for neither or both.
+
+    The first word decides, or the only one of the two that occurs; a "Y" or "N" counts where it is the whole reply.
+    """
+    words = _words(text).split()
+    if not words:
+        return None
+    if words[0] in ("yes", "no"):
+        other = {"yes": "no", "no": "yes"}[words[0]]
+        return None if words[1:3] in (["or", other], ["and", other]) else ("yes", "no").index(words[0])
+    if words in (["y"], ["n"]):
+        return ("y", "n").index(words[0])
+    found = {"yes", "no"} & set(words)
+    return ("yes", "no").index(found.pop()) if len(found) == 1 else None
+
+
+def parse_count(text: str) -> int | None:
+    """The number of a reply, in digits or as a word up to twelve; None for none, or several that differ."""
+    found = set()
+    for word in _words(text).split():
+        if word.isdecimal() and word.isascii() and len(word) <= 9:
+            found.add(int(word))
+        elif word in _NUMBER_WORDS:
+            found.add(_NUMBER_WORDS.index(word))
+    return found.pop() if len(found) == 1 else None
+
+
+def parse_reply(text: str, options: Sequence[str], kind: str) -> int | None:
+    """What a reply to a question of a kind (`records.KINDS`) names; an open question has nothing to be named."""
+    if kind == "choice":
+        return parse_answer(text, options)
+    return {"yes_no": parse_yes_no, "count": parse_count}[kind](text) if kind != "open" else None
+
+
+def says(text: str, wanted: str) -> bool:
+    """Whether the words of a text occur in another, in their order; signs and capitals do not matter."""
+    words = _words(wanted)
+    return f" {words} " in f" {_words(text)} " if words else wanted.strip() in text
 
 
 def _words(text: str) -> str:

@@ -19,6 +19,12 @@ STREAMING_SUFFIX = "\nAnswer:"
 """After an OVBench question in the streaming setting."""
 SLIDING_WINDOW_SUFFIX = "\nOnly give the best option."
 """After an OVBench question in the sliding-window setting."""
+KIND_SUFFIXES = {
+    "yes_no": "\nAnswer only with Yes or No.",
+    "count": "\nAnswer only with a number.",
+    "open": STREAMING_SUFFIX,
+}
+"""After questions that have no options to choose from, by their kind."""
 OFFLINE_SUFFIX = "\nAnswer:  \n"
 """After an MVBench or VideoMME question."""
 BEST_OPTION_PREFIX = "Best option:("

@@ -16,8 +16,6 @@ them. A row that cannot be used is reported, never repaired.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import re
 from collections import Counter
@@ -27,9 +25,9 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
-from videochat_online.constants import SPECIAL_TOKENS
 from videochat_online.errors import InputError
 from videochat_online.evaluation.records import EvalQuestion, EvalSet, EvalVideo, Task
+from videochat_online.evaluation.tasks.reading import expect, expect_readable, is_number, question_id, read_rows
 from videochat_online.text.questions import option_index, option_text, ovbench_question
 
 GROUPS = {"ava": "action", "coin": "event", "hirest": "event", "tao": "object"}
@@ -63,12 +61,12 @@ def load_ovbench(paths: Sequence[Path]) -> EvalSet:
     problems: list[str] = []
     seen: Counter[str] = Counter()
     for path in paths:
-        for number, row in enumerate(_rows(path), start=1):
+        for number, row in enumerate(read_rows(path), start=1):
             where = f"{path.name} row {number}"
             try:
                 place = _place(row, path)
                 questions = row.get("questions", [row])
-                _expect(isinstance(questions, list), "questions", "a list", questions)
+                expect(isinstance(questions, list), "questions", "a list", questions)
             except InputError as error:
                 problems.append(f"{where}: {error}")
                 continue
@@ -106,30 +104,18 @@ def _videos(streams: Mapping[_Place, list[EvalQuestion]], hints: Mapping[_Place,
         )
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: expected an annotation file, found none ({error.strerror})") from error
-    except ValueError as error:
-        raise InputError(f"{path}: expected a JSON list of rows, found no JSON: {error}") from error
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise InputError(f"{path}: expected a JSON list of rows, found {type(rows).__name__}")
-    return rows
-
-
 def _place(row: Mapping[str, Any], path: Path) -> _Place:
     name = row.get("video_id", row.get("video"))
-    _expect(isinstance(name, str) and bool(name.strip()), "video_id or video", "a name", name)
+    expect(isinstance(name, str) and bool(name.strip()), "video_id or video", "a name", name)
     fps = row.get("fps")
-    _expect(fps is None or _is_number(fps, above=0.0), "fps", "a number above 0", fps)
+    expect(fps is None or is_number(fps, above=0.0), "fps", "a number above 0", fps)
     start_s, end_s = row.get("start", 0.0), None
     if "clip" in row:
         clip = row["clip"]
-        good = isinstance(clip, list) and len(clip) == 2 and all(map(_is_number, clip)) and clip[0] <= clip[1]
-        _expect(good, "clip", "[start, end] in seconds", clip)
+        good = isinstance(clip, list) and len(clip) == 2 and all(map(is_number, clip)) and clip[0] <= clip[1]
+        expect(good, "clip", "[start, end] in seconds", clip)
         start_s, end_s = clip
-    _expect(_is_number(start_s), "start", "a time in seconds", start_s)
+    expect(is_number(start_s), "start", "a time in seconds", start_s)
     dataset = row.get("dataset") or _dataset_of(path)
     rate = None if fps is None else float(fps)
     return _Place(str(name), float(start_s), None if end_s is None else float(end_s), rate, dataset and str(dataset))
@@ -142,28 +128,25 @@ def _dataset_of(path: Path) -> str | None:
 
 
 def _question(fields: Any, row: Mapping[str, Any], place: _Place) -> EvalQuestion:
-    _expect(isinstance(fields, dict), "question", "an object", fields)
+    expect(isinstance(fields, dict), "question", "an object", fields)
     in_lmms = "candidates" in fields
     time_key = "end" if in_lmms else "middle_frame_timestamp"
     time_s, text = fields.get(time_key), fields.get("question")
-    _expect(_is_number(time_s), time_key, "a time of at least 0 seconds", time_s)
-    _expect(isinstance(text, str) and bool(text.strip()), "question", "a text", text)
+    expect(is_number(time_s), time_key, "a time of at least 0 seconds", time_s)
+    expect(isinstance(text, str) and bool(text.strip()), "question", "a text", text)
     options = fields.get("candidates" if in_lmms else "options")
     good = isinstance(options, list) and all(isinstance(option, str) for option in options)
-    _expect(good and 2 <= len(options) <= len(ascii_uppercase), "options", "2 to 26 texts", options)
+    expect(good and 2 <= len(options) <= len(ascii_uppercase), "options", "2 to 26 texts", options)
     answer = fields.get("answer")
-    _expect(isinstance(answer, str), "answer", "a text", answer)
+    expect(isinstance(answer, str), "answer", "a text", answer)
     for key in ("answer_type", "sub_answer_type"):
-        _expect(isinstance(fields.get(key), str), key, "a text", fields.get(key))
-    everything = "\n".join((text, *options))
-    _expect(not re.search("[\ud800-\udfff]", everything), "text", "whole characters", text)
-    _expect(not any(token in everything for token in SPECIAL_TOKENS), "text", "no image tokens", text)
+        expect(isinstance(fields.get(key), str), key, "a text", fields.get(key))
+    expect_readable(text, *options)
     texts = tuple(options) if in_lmms else _without_letters(options)
     known = _OF_THE_VIDEO | _OF_A_QUESTION
     more = {key: value for key, value in {**row, **fields}.items() if key not in known}
-    digest = hashlib.sha256("\n".join((text, *texts)).encode()).hexdigest()[:8]
     return EvalQuestion(
-        id=f"{place.id}@{float(time_s):g}s-{digest}",
+        id=question_id(place.id, float(time_s), text, texts),
         time_s=float(time_s),
         question=text,
         options=texts,
@@ -178,26 +161,14 @@ def _question(fields: Any, row: Mapping[str, Any], place: _Place) -> EvalQuestio
 def _without_letters(options: Sequence[str]) -> tuple[str, ...]:
     letters = [match[1] if (match := _LETTERED.match(option)) else None for option in options]
     expected = list(ascii_uppercase[: len(options)])
-    _expect(letters == expected, "options", f"texts that begin with {expected[0]}. to {expected[-1]}.", list(options))
+    expect(letters == expected, "options", f"texts that begin with {expected[0]}. to {expected[-1]}.", list(options))
     return tuple(map(option_text, options))
 
 
 def _letter_index(answer: str, num_options: int) -> int:
     letters = ascii_uppercase[:num_options]
-    _expect(len(answer) == 1 and answer in letters, "answer", f"one of the letters {letters}", answer)
+    expect(len(answer) == 1 and answer in letters, "answer", f"one of the letters {letters}", answer)
     return letters.index(answer)
-
-
-def _is_number(value: Any, above: float | None = None) -> bool:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        return False
-    return value >= 0 if above is None else value > above
-
-
-def _expect(holds: bool, name: str, expected: str, found: Any) -> None:
-    if not holds:
-        shown = repr(found)
-        raise InputError(f"{name}: expected {expected}, got {shown if len(shown) <= 120 else shown[:117] + '...'}")
 
 
 def _prompt(question: EvalQuestion) -> str:

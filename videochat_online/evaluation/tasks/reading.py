@@ -1,0 +1,71 @@
+"""What the loaders of all benchmarks share: rows of a file, and saying what is wrong with a value."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from videochat_online.constants import SPECIAL_TOKENS
+from videochat_online.errors import InputError
+
+
+def read_rows(path: Path, *, flatten: bool = False) -> list[dict[str, Any]]:
+    """Rows of a JSON file.
+
+    Args:
+        path: the file.
+        flatten: whether a list of lists of rows is as good as a list of rows.
+
+    Raises:
+        InputError: no file, no JSON, or no list of objects.
+    """
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: expected an annotation file, found none ({error.strerror})") from error
+    except ValueError as error:
+        raise InputError(f"{path}: expected a JSON list of rows, found no JSON: {error}") from error
+    if flatten and isinstance(rows, list):
+        rows = [row for entry in rows for row in (entry if isinstance(entry, list) else [entry])]
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise InputError(f"{path}: expected a JSON list of rows, found {type(rows).__name__}")
+    return rows
+
+
+def question_id(video: str, time_s: float, text: str, options: Sequence[str]) -> str:
+    """The same for the same video, time, question and options."""
+    digest = hashlib.sha256("\n".join((text, *options)).encode()).hexdigest()[:8]
+    return f"{video}@{time_s:g}s-{digest}"
+
+
+def is_number(value: Any, above: float | None = None) -> bool:
+    """Whether a value is a finite number of at least 0, or above another."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        return False
+    return value >= 0 if above is None else value > above
+
+
+def expect(holds: bool, name: str, expected: str, found: Any) -> None:
+    """Raise an `InputError` that names a field, what it should be and what it is, unless `holds`."""
+    if not holds:
+        shown = repr(found)
+        raise InputError(f"{name}: expected {expected}, got {shown if len(shown) <= 120 else shown[:117] + '...'}")
+
+
+def expect_text(fields: dict[str, Any], key: str) -> str:
+    """A field that has to be a text with something in it."""
+    text = fields.get(key)
+    expect(isinstance(text, str) and bool(text.strip()), key, "a text", text)
+    return str(text)
+
+
+def expect_readable(text: str, *others: str) -> None:
+    """Texts that a prompt can hold: whole characters, none of the tokens that stand for pictures."""
+    everything = "\n".join((text, *others))
+    expect(not re.search("[\ud800-\udfff]", everything), "text", "whole characters", text)
+    expect(not any(token in everything for token in SPECIAL_TOKENS), "text", "no image tokens", text)
