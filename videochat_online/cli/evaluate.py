@@ -88,7 +88,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("frames (default: as published for the setting)")
     group.add_argument("--fps", type=float, metavar="X", help="frames a second")
     group.add_argument(
-        "--window_s", type=_seconds_or_all, metavar="X", help="sliding window: how far it reaches back; all: the whole stream"
+        "--window_s",
+        type=_seconds_or_all,
+        metavar="X",
+        help="sliding window: how far it reaches back; all: the whole stream",
     )
     group.add_argument("--max_frames", type=int, metavar="N", help="sliding window: most frames")
     group.add_argument(

@@ -19,7 +19,12 @@ from typing import Any
 from videochat_online.errors import InputError
 from videochat_online.memory import MEMORY_BANKS, MEMORY_OPTIONS, MemoryBank, make_model_memory
 from videochat_online.memory.schedule import Grid
-from videochat_online.text.questions import KIND_SUFFIXES, OVBENCH_SYSTEM_MESSAGE, SLIDING_WINDOW_SUFFIX, STREAMING_SUFFIX
+from videochat_online.text.questions import (
+    KIND_SUFFIXES,
+    OVBENCH_SYSTEM_MESSAGE,
+    SLIDING_WINDOW_SUFFIX,
+    STREAMING_SUFFIX,
+)
 
 FRAME_TIMES = ("start", "end")
 

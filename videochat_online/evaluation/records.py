@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-
 KINDS = ("choice", "yes_no", "count", "open")
 """How a question is to be answered: with an option, with Yes or No, with a number, in words."""
 YES_NO = ("Yes", "No")

@@ -28,7 +28,9 @@ _DENIED = re.compile(r"(?:\bnot|n['’]t|\bneither|\bnor)(?:\s+(?:be|option|choi
 _NOT_A_NOUN = re.compile(r"\s+(?:is|was|because|since|as|it|this|that|he|she|they|there|would|seems|fits|applies)\b")
 _WORD = re.compile(r"(?:(?<![\w.])[+-](?=\d))?[^\W_]+(?:[.,][0-9]+)*|->")
 _ENDS = re.compile(r"\s*(?:[.):;!?]|,)?\s*$")
-_NUMBER_WORDS = "zero one two three four five six seven eight nine ten eleven twelve".split()
+_NUMBER_WORDS = [
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+]  # fmt: skip
 _DELIMITED = re.compile(r"[.):;,!?](?:\s|$)|\s*[:=]|\s+[-–—]+\s")
 
 

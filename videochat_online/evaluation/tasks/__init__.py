@@ -5,8 +5,10 @@ from __future__ import annotations
 from videochat_online.errors import InputError
 from videochat_online.evaluation.records import Task
 from videochat_online.evaluation.tasks.ovbench import OVBENCH
+from videochat_online.evaluation.tasks.ovobench import OVOBENCH
+from videochat_online.evaluation.tasks.streamingbench import STREAMINGBENCH
 
-TASKS: dict[str, Task] = {"ovbench": OVBENCH}
+TASKS: dict[str, Task] = {task.name: task for task in (OVBENCH, OVOBENCH, STREAMINGBENCH)}
 
 
 def get_task(name: str) -> Task:

@@ -1,0 +1,227 @@
+"""StreamingBench: real-time, omni-source and contextual questions about streams; eighteen tasks in three groups.
+
+Four files, in any choice: real, omni, sqa (a list of such rows for each video) and proactive. One row of each:
+
+real, omni, sqa  {"time": "[0:03:17 - 0:03:27]", "video_path": "./videos/sample_348_real.mp4", "questions": [
+                     {"task_type": "Clips Summarize", "question": "Which of ...?", "time_stamp": "00:03:26",
+                      "answer": "A", "options": ["A. The individual ...", ...], "required_ability": ...}]}
+proactive        {..., "questions": [{"task_type": "Proactive Output", "time_stamp": "00:00:20", "question": "When the
+                     scoreboard shows 3 points for USA, output '3'.", "ground_truth_time_stamp": "00:00:29",
+                     "ground_truth_output": "3"}]}
+
+- A sequential question (sqa) gets the questions before it about its video, with their right answers, in its prompt.
+- A proactive question is polled each second from one second after it was put until 4 s after its time: whether now
+  is the time. At the first Yes it is asked itself. It is right when that Yes comes within 2 s of the time.
+- Of omni-source videos only the frames are used.
+
+A row that cannot be used is reported, never repaired: times that are none or beyond an hour (no video lasts so long),
+options whose letters are not A, B, C ... in order, a sequential question that is put before the one it follows. Options
+without letters are taken as they are; so is one that merely begins like a letter ("A.Lebrun.") where no other does.
+
+Source: arXiv:2411.03628; groups as in its tables. The wording of the questions is our own.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from string import ascii_uppercase
+from typing import Any
+
+from videochat_online.errors import InputError
+from videochat_online.evaluation.records import YES_NO, Average, EvalQuestion, EvalSet, EvalVideo, Proactive, Task
+from videochat_online.evaluation.tasks.reading import expect, expect_readable, expect_text, question_id, read_rows
+from videochat_online.text.questions import option_line, ovbench_question
+
+SEQUENTIAL, PROACTIVE = "Sequential Question Answering", "Proactive Output"
+TASKS_OF_GROUPS = {
+    "real_time": (
+        "Object Recognition", "Causal Reasoning", "Clips Summarize", "Attribute Recognition", "Event Understanding",
+        "Text-Rich Understanding", "Prospective Reasoning", "Spatial Understanding", "Action Recognition", "Counting",
+    ),
+    "omni_source": ("Emotion Recognition", "Scene Understanding", "Source Discrimination", "Multimodal Alignment"),
+    "contextual": ("Misleading Context Understanding", "Anomaly Context Understanding", SEQUENTIAL, PROACTIVE),
+}  # fmt: skip
+GROUPS = {task: group for group, tasks in TASKS_OF_GROUPS.items() for task in tasks}
+
+POLL_EVERY_S, POLL_BEYOND_S, TOLERANCE_S = 1, 4, 2.0
+"""How often is polled, for how long after the right time, and how far from that a Yes is right."""
+LONGEST_S = 3600
+_TIME = re.compile(r"(?:(\d{1,2}):)?([0-5]?\d):([0-5]?\d)")
+_LETTERED = re.compile(r"([A-Z])[.)]\s*(?=\S)")
+_KNOWN = {"task_type", "question", "time_stamp", "answer", "options", "ground_truth_time_stamp", "ground_truth_output"}
+
+
+def load_streamingbench(paths: Sequence[Path]) -> EvalSet:
+    """Read annotation files.
+
+    Raises:
+        InputError: a file that is missing or no JSON list, or files without a single usable question.
+    """
+    of_videos: dict[str, list[EvalQuestion]] = {}
+    problems: list[str] = []
+    seen: Counter[str] = Counter()
+    for where, row, fields in _entries(paths):
+        try:
+            expect(isinstance(fields, dict), "questions", "a list of objects", fields)
+            video = PurePosixPath(expect_text(row, "video_path")).name
+            question = _question(fields, row, video)
+            if question.answer_type == SEQUENTIAL:
+                question = _with_context(question, of_videos.get(video, []))
+        except InputError as error:
+            problems.append(f"{where}: {error}")
+            continue
+        seen[question.id] += 1
+        if seen[question.id] > 1:
+            question = replace(question, id=f"{question.id}-{seen[question.id]}")
+        of_videos.setdefault(video, []).append(question)
+    if not of_videos:
+        found = f"; the first row: {problems[0]}" if problems else ""
+        raise InputError(f"{', '.join(map(str, paths))}: expected questions of StreamingBench, found none{found}")
+    videos = (
+        EvalVideo(
+            name=video,
+            id=video,
+            clip_s=(0.0, math.inf),
+            fps=None,
+            dataset=questions[0].dataset,
+            questions=tuple(sorted(questions, key=lambda question: question.time_s)),
+        )
+        for video, questions in of_videos.items()
+    )
+    return EvalSet(tuple(videos), tuple(problems))
+
+
+def _entries(paths: Sequence[Path]) -> Iterator[tuple[str, dict[str, Any], Any]]:
+    """Each question with its row and where it stands; a row without a list of questions as one that is none."""
+    for path in paths:
+        for number, row in enumerate(read_rows(path, flatten=True), start=1):
+            questions = row.get("questions")
+            if not isinstance(questions, list):
+                yield f"{path.name} row {number}", row, questions
+                continue
+            for inner, fields in enumerate(questions, start=1):
+                yield f"{path.name} row {number} question {inner}", row, fields
+
+
+def _question(fields: dict[str, Any], row: dict[str, Any], video: str) -> EvalQuestion:
+    task = fields.get("task_type")
+    expect(task in GROUPS, "task_type", f"one of {', '.join(GROUPS)}", task)
+    text, time_s = expect_text(fields, "question"), _seconds(fields, "time_stamp")
+    is_proactive = task == PROACTIVE
+    options = () if is_proactive else _options(fields)
+    expect_readable(text, *options)
+    more = {"video_categories": row.get("video_categories")}
+    question = EvalQuestion(
+        id=question_id(video, time_s, text, options),
+        time_s=time_s,
+        question=text,
+        options=options,
+        answer_index=0 if is_proactive else _answer(fields, len(options)),
+        answer_type=str(task),
+        sub_answer_type=str(fields.get("required_ability", "unknown")),
+        dataset=_dataset(str(task)),
+        extra={key: value for key, value in {**more, **fields}.items() if key not in _KNOWN and value is not None},
+        kind="open" if is_proactive else "choice",
+    )
+    return _with_polls(question, fields) if is_proactive else question
+
+
+def _dataset(task: str) -> str:
+    """Which of the four files a task is in."""
+    special = {SEQUENTIAL: "sqa", PROACTIVE: "proactive"}
+    return special.get(task, "real" if GROUPS[task] == "real_time" else "omni")
+
+
+def _seconds(fields: dict[str, Any], key: str) -> float:
+    """Seconds of "0:05:11", "00:05:11" or "05:11"."""
+    value = fields.get(key)
+    match = _TIME.fullmatch(value.strip()) if isinstance(value, str) else None
+    time_s = -1 if match is None else 3600 * int(match[1] or 0) + 60 * int(match[2]) + int(match[3])
+    expect(0 <= time_s < LONGEST_S, key, "hours:minutes:seconds below an hour", value)
+    return float(time_s)
+
+
+def _options(fields: dict[str, Any]) -> tuple[str, ...]:
+    options = fields.get("options")
+    good = isinstance(options, list) and all(isinstance(option, str) and option.strip() for option in options)
+    expect(good and 2 <= len(options or ()) <= len(ascii_uppercase), "options", "2 to 26 texts", options)
+    texts = list(options or ())
+    matches = [_LETTERED.match(text) for text in texts]
+    if sum(match is not None for match in matches) <= 1:
+        return tuple(texts)
+    letters = ascii_uppercase[: len(texts)]
+    found = [match[1] if match is not None else None for match in matches]
+    expect(found == list(letters), "options", f"texts that begin with A. to {letters[-1]}., or none that does", options)
+    return tuple(text[match.end() :] for text, match in zip(texts, matches, strict=True) if match is not None)
+
+
+def _answer(fields: dict[str, Any], num_options: int) -> int:
+    answer, letters = fields.get("answer"), ascii_uppercase[:num_options]
+    good = isinstance(answer, str) and len(answer) == 1 and answer in letters
+    expect(good, "answer", f"one of the letters {letters}", answer)
+    return letters.index(str(answer))
+
+
+def _with_context(question: EvalQuestion, before: Sequence[EvalQuestion]) -> EvalQuestion:
+    """With what was asked and answered before in the video, as it follows from that."""
+    chain = [earlier for earlier in before if earlier.answer_type == SEQUENTIAL]
+    latest_s = max((earlier.time_s for earlier in chain), default=0.0)
+    expected = f"a time that is not before {latest_s:g} s, when the question it follows is put"
+    expect(question.time_s >= latest_s, "time_stamp", expected, question.time_s)
+    lines = []
+    for earlier in chain:
+        answer = option_line(earlier.answer_index, earlier.options[earlier.answer_index])
+        lines.append(f"At {earlier.time_s}s: {earlier.question} {answer}")
+    return replace(question, context=tuple(lines))
+
+
+def _with_polls(question: EvalQuestion, fields: dict[str, Any]) -> EvalQuestion:
+    output, due_s = expect_text(fields, "ground_truth_output"), _seconds(fields, "ground_truth_time_stamp")
+    expect(due_s >= question.time_s, "ground_truth_time_stamp", f"none before {question.time_s:g} s", due_s)
+    expect_readable(output)
+    times_s = range(int(question.time_s) + POLL_EVERY_S, int(due_s) + POLL_BEYOND_S + 1, POLL_EVERY_S)
+    polls = tuple(
+        replace(
+            question,
+            id=f"{question.id}/{time_s}s",
+            time_s=float(time_s),
+            question=f'{question.question} Is now the right time to output "{output}"?',
+            options=YES_NO,
+            answer_index=YES_NO.index("Yes" if abs(time_s - due_s) <= TOLERANCE_S else "No"),
+            kind="yes_no",
+        )
+        for time_s in times_s
+    )
+    proactive = Proactive(polls=polls, due_s=due_s, tolerance_s=TOLERANCE_S, output=output)
+    return replace(question, answer_index=round(due_s), proactive=proactive)
+
+
+def _prompt(question: EvalQuestion) -> str:
+    shown = question.options if question.kind == "choice" else ()
+    text = ovbench_question(question.question, shown, asked_at_s=question.time_s)
+    if not question.context:
+        return text
+    return "\n".join(("Earlier questions about this video and their answers:", *question.context, text))
+
+
+OVERALL = ("real_time", "omni_source", "contextual")
+STREAMINGBENCH = Task(
+    name="streamingbench",
+    load=load_streamingbench,
+    prompt=_prompt,
+    type_groups=GROUPS,
+    averages=(
+        Average(name="overall", title="overall: all questions alike", groups=OVERALL, per_question=True),
+        *(
+            Average(name=group, title=f"{group}: all its questions alike", groups=(group,), per_question=True)
+            for group in OVERALL
+        ),
+    ),
+    settings={"sliding_window": {"window_s": 60.0, "fps": 1.0}},
+    notes=("Only the frames of a video are used: its audio, which omni-source questions are about, is not heard.",),
+)
