@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmark_sets import benchmark_config
 from evaluation_sets import folder_set, question, rows_of, write_set
 from videochat_online.cli import evaluate as command
 from videochat_online.cli.main import COMMANDS, main
@@ -128,7 +129,7 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("arguments", "without", "words"),
         [
-            (["--task", "mvbench"], (), "unknown task 'mvbench': expected one of ['ovbench']"),
+            (["--task", "mvbench"], (), "unknown task 'mvbench': expected one of ['ovbench', 'ovobench'"),
             (
                 ["--setting", "offline"],
                 (),
@@ -138,6 +139,7 @@ class TestCommand:
             (["--memory", "window", "--capacities", "1"], (), "memory 'window' does not take capacities"),
             (["--setting", "sliding_window", "--memory", "window"], (), "does not use --memory"),
             (["--window_s", "3"], (), "setting 'streaming' does not use --window_s"),
+            (["--setting", "sliding_window", "--window_s", "-1"], (), "protocol: expected window_s above 0, got -1.0"),
             (["--fps", "0"], (), "protocol: expected fps above 0, got 0"),
             (["--frame_times", "middle"], (), "expected frame_times of start or end, got middle"),
             (["--answer_by", "guess"], (), "--answer_by: expected one of generation, likelihood"),
@@ -224,15 +226,43 @@ def test_the_mini_set_from_end_to_end(shared_dir, call, tmp_path, setting, rate,
     assert any(len(row["frames_used"]) > 10 for row in rows)
 
 
-@pytest.mark.parametrize("script", ["online_bench_stream.sh", "online_bench_sliding_window.sh"])
-def test_scripts_pass_arguments_on_and_keep_the_status(tmp_path, script):
+@pytest.mark.parametrize("setting", ["streaming", "sliding_window"])
+@pytest.mark.parametrize("task", ["ovobench", "streamingbench"])
+def test_other_benchmarks(call, tmp_path, task, setting):
+    made = benchmark_config(task, tmp_path / "set", tmp_path / "unused", setting=setting)
+    files = ["--task", task, "--setting", setting, "--annotations", *made.annotations, "--data-root", made.data_root]
+    given = ("--annotations", "--data-root")
+    status, out, _ = call(*files, "--dry-run", "--json", without=(*given, "--model", "--output"))
+    counts = json.loads(out)
+    cells = {"forward / REC": 2, "backward / EPM": 1} if task == "ovobench" else {"contextual / Proactive Output": 2}
+    assert (status, counts["num_missing_videos"], counts["num_bad_rows"]) == (0, 0, 0)
+    assert cells.items() <= counts["cells"].items()
+    assert sum(counts["cells"].values()) == counts["num_questions"] == {"ovobench": 9, "streamingbench": 7}[task]
+    whole = ["--window_s", "all"] if setting == "sliding_window" else []
+    status, out, err = call(*files, *whole, without=given)
+    assert (status, err) == (0, "")
+    assert {"ovobench": " three_way_total\n", "streamingbench": " overall\n"}[task] in out
+    settings = json.loads((tmp_path / "out" / "run.json").read_text())["settings"]
+    assert (settings["task"], settings["protocol"]["window_s"]) == (task, None)
+
+
+@pytest.mark.parametrize(
+    ("script", "fixed"),
+    [
+        ("online_bench_stream.sh", ["--task", "ovbench", "--setting", "streaming"]),
+        ("online_bench_sliding_window.sh", ["--task", "ovbench", "--setting", "sliding_window"]),
+        ("ovobench.sh", ["--task", "ovobench"]),
+        ("streamingbench.sh", ["--task", "streamingbench"]),
+    ],
+)
+def test_scripts_pass_arguments_on_and_keep_the_status(tmp_path, script, fixed):
     for name in ("videochat-online", "torchrun"):
         (tmp_path / name).write_text(f'#!/usr/bin/env bash\nprintf "%q " {name} "$@"\nexit 3\n')
         (tmp_path / name).chmod(0o755)
     environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    path, setting = ROOT / "shell" / "eval" / script, "streaming" if "stream" in script else "sliding_window"
+    path = ROOT / "shell" / "eval" / script
     done = subprocess.run(["bash", path, "--output", "my run"], env=environment, capture_output=True, text=True)
-    expected = ["evaluate", "--task", "ovbench", "--setting", setting, "--output", "my run"]
+    expected = ["evaluate", *fixed, "--output", "my run"]
     assert (done.returncode, shlex.split(done.stdout)) == (3, ["videochat-online", *expected])
     done = subprocess.run(["bash", path, "--blind"], env={**environment, "GPUS": "4"}, capture_output=True, text=True)
     assert done.returncode == 3

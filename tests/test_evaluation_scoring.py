@@ -11,6 +11,7 @@ import pytest
 from videochat_online.evaluation import compute_metrics, get_task, parse_answer
 from videochat_online.evaluation.metrics import age_bucket, micro_average
 from videochat_online.evaluation.report import render
+from videochat_online.evaluation.scoring import parse_reply, says
 
 FOUR = ("walking to the left", "sitting", "a cup", "no")
 TWO = ("Yes", "No")
@@ -189,3 +190,44 @@ def test_a_report_needs_no_figures():
     text = render({**head, **counts, **rest, **compute_metrics([], get_task("ovbench"))})
     assert "m\\|n" in text
     assert "- x row 1: y" in text
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("Yes", 0), ("no.", 1), ("**Yes**, he is.", 0), ("No, he is not; yes would be wrong.", 1), ("Y", 0), ("(n)", 1),
+        ("I would say yes", 0), ("The answer is: No", 1), ("", None), ("Maybe", None), ("Yes or no", None),
+        ("no and yes", None), ("It is yes or it is no", None), ("nothing", None), ("Not yet", None), ("Why", None),
+    ],
+)  # fmt: skip
+def test_yes_or_no(text, meant):
+    assert parse_reply(text, ("Yes", "No"), "yes_no") == meant
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("3", 3), (" 12.", 12), ("They did it 4 times.", 4), ("three times", 3), ("Zero", 0), ("(7)", 7),
+        ("2 ... 2", 2), ("", None), ("often", None), ("2 or 3", None), ("3.5", None), ("9" * 30, None),
+        ("once", None), ("two of 5", None),
+    ],
+)  # fmt: skip
+def test_counts(text, meant):
+    assert parse_reply(text, (), "count") == meant
+
+
+def test_each_kind_is_parsed_as_such():
+    assert parse_reply("(B)", ["a cup", "a table"], "choice") == 1
+    assert parse_reply("(B)", ("Yes", "No"), "yes_no") is None
+    assert parse_reply("Yes, 3.", (), "open") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted", "found"),
+    [
+        ("The score is 3.", "3", True), ("13", "3", False), ("SCORE 112!", "Score 112", True), ("a-b", "b a", False),
+        ("40 - 15", "40-15", True), ("x", "->", False), ("go -> there", "->", True), ("", "3", False),
+    ],
+)  # fmt: skip
+def test_says(text, wanted, found):
+    assert says(text, wanted) is found

@@ -1,0 +1,312 @@
+"""OVO-Bench and StreamingBench from end to end: every kind of question, causal, once, resumed, in shards, summed up."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+
+from benchmark_sets import benchmark_config
+from evaluation_sets import Shard, rows_of, run
+from videochat_online.errors import InputError
+from videochat_online.evaluation import get_task, resolve_protocol
+from videochat_online.evaluation.answering import Reply
+from videochat_online.evaluation.averages import average_of, published_averages
+from videochat_online.evaluation.metrics import compute_metrics
+from videochat_online.evaluation.polling import Polls
+from videochat_online.evaluation.runner import way_of_answering
+from videochat_online.evaluation.runs import read_run
+from videochat_online.evaluation.tasks.streamingbench import load_streamingbench
+from videochat_online.model import VideoChatModel
+
+TASKS, SETTINGS = ("ovobench", "streamingbench"), ("streaming", "sliding_window")
+NUM_QUESTIONS = {"ovobench": 9, "streamingbench": 7}
+COUNTED: list[int] = []
+
+
+class CountingModel(VideoChatModel):
+    """Notes how many frames go through the vision tower."""
+
+    def encode(self, pixels_THWC):
+        COUNTED.append(len(pixels_THWC))
+        return super().encode(pixels_THWC)
+
+
+class Stop(Exception):  # noqa: N818
+    """Ends a run from inside."""
+
+
+@pytest.fixture(params=[(task, setting) for task in TASKS for setting in SETTINGS], ids="-".join)
+def config(request, tmp_path):
+    """A configuration that answers by likelihood, so that polls are answered with Yes or No."""
+    task, setting = request.param
+
+    def make(output, **changes):
+        how = {"setting": setting, "answer_by": "likelihood", **changes}
+        return benchmark_config(task, tmp_path, tmp_path / output, **how)
+
+    return make
+
+
+class TestRuns:
+    def test_causal_and_every_frame_once(self, config, tiny_model, tmp_path):
+        COUNTED.clear()
+        model = CountingModel(**{field.name: getattr(tiny_model, field.name) for field in fields(VideoChatModel)})
+        made = config("out")
+        outcome = run(made, model)
+        assert outcome.num_answered == NUM_QUESTIONS[made.task.name]
+        for row in rows_of(tmp_path / "out"):
+            asked_s = row["polls"][-1]["time_s"] if row.get("polls") else row["time_s"]
+            assert row["frames_used"][-1]["time_s"] <= asked_s < row["frames_used"][-1]["time_s"] + 1.0
+        videos = rows_of(tmp_path / "out", "videos.jsonl")
+        assert sum(COUNTED) == sum(row["num_encoded"] for row in videos) == sum(row["num_decoded"] for row in videos)
+        # Clips have 60 and 80 frames: no question has its own pass.
+        assert all(row["num_encoded"] <= 80 for row in videos)
+
+    def test_generated_answers_are_of_their_kind(self, config, tiny_model, tmp_path):
+        run(config("out", answer_by="generation"), tiny_model)
+        rows = rows_of(tmp_path / "out")
+        assert count_kinds(rows) in ({"choice": 3, "yes_no": 4, "count": 2}, {"choice": 5, "open": 2})
+        for row in rows:
+            if not row.get("polls"):
+                assert row["correct"] == (row["predicted_index"] == row["answer_index"])
+
+    def test_broken_off_anywhere(self, config, tiny_model, tmp_path):
+        run(config("whole"), tiny_model)
+        whole = rows_of(tmp_path / "whole")
+        for num_answers in (1, 3):
+            made = config(f"after{num_answers}")
+
+            def stop(progress, limit=num_answers):
+                if progress.questions_done >= limit:
+                    raise Stop
+
+            with pytest.raises(Stop):
+                run(made, tiny_model, stop)
+            assert len(rows_of(made.output)) < len(whole)
+            run(made, tiny_model)
+            assert rows_of(made.output) == whole
+
+    @pytest.mark.parametrize("setting", SETTINGS)
+    @pytest.mark.parametrize("num_polls", [1, 4])
+    def test_broken_off_between_polls(self, tiny_model, tmp_path, monkeypatch, setting, num_polls):
+        def config(output):
+            return benchmark_config(
+                "streamingbench", tmp_path, tmp_path / output, setting=setting, answer_by="likelihood"
+            )
+
+        run(config("whole"), tiny_model)
+        taken = []
+
+        class Breaking(Polls):
+            def take(self, poll, question):
+                if len(taken) == num_polls:
+                    raise Stop
+                taken.append(poll.id)
+                return super().take(poll, question)
+
+        with monkeypatch.context() as patched:
+            patched.setattr("videochat_online.evaluation.runner.Polls", Breaking)
+            with pytest.raises(Stop):
+                run(config("out"), tiny_model)
+        assert len(rows_of(tmp_path / "out")) < 7
+        run(config("out"), tiny_model)
+        assert rows_of(tmp_path / "out") == rows_of(tmp_path / "whole")
+
+    @pytest.mark.parametrize("setting", SETTINGS)
+    def test_what_is_said_at_a_poll_is_of_its_moment(self, tiny_model, tmp_path, monkeypatch, setting):
+        """Yes at the fourth poll: the polls of two questions take turns, so that it is the first question's third."""
+        asked = []
+
+        def reply(model, prompt, options):
+            asked.append(prompt.layout.text)
+            return Reply("Yes", 0, None) if len(asked) == 4 else Reply("No", 1, None)
+
+        monkeypatch.setattr("videochat_online.evaluation.runner.answer_by_text_likelihood", reply)
+        made = benchmark_config("streamingbench", tmp_path, tmp_path / "out", setting=setting, answer_by="likelihood")
+        run(replace(made, annotations=(tmp_path / "questions_proactive.json",)), tiny_model)
+        first, second = rows_of(tmp_path / "out")
+        assert (first["time_s"], first["due_s"], first["output_s"]) == (1.0, 3.0, 4.0)
+        assert (first["correct"], first["predicted_index"], first["answer_index"]) == (True, 4, 3)
+        assert first["frames_used"][-1]["time_s"] <= 4.0
+        assert (second["output_s"], second["correct"], len(second["polls"])) == (None, False, 4)
+        # Three of the first's were not needed.
+        for time_s, text in zip((2, 3, 3, 4, 4, 5, 6), asked, strict=True):
+            assert f"Question at {time_s}.0s: When there are three" in text
+            assert "Answer only with Yes or No." in text
+            shown_s = [float(found) for found in re.findall(r"Frame\d+ at ([\d.]+)s", text)]
+            assert max(shown_s) <= time_s
+
+    def test_shards_give_the_same(self, config, tiny_model, tmp_path):
+        run(config("whole"), tiny_model)
+        for index in range(2):
+            outcome = run(config("parts", shard=Shard(index, 2)), tiny_model)
+        assert outcome.num_open == 0
+        assert sorted(rows_of(tmp_path / "parts"), key=str) == sorted(rows_of(tmp_path / "whole"), key=str)
+        figures = [json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("whole", "parts")]
+        assert figures[0]["averages"] == figures[1]["averages"]
+
+    def test_a_finished_run_can_be_read(self, config, tiny_model, tmp_path):
+        run(config("out"), tiny_model)
+        assert len(read_run(tmp_path / "out").rows) in NUM_QUESTIONS.values()
+
+
+def count_kinds(rows):
+    """How many rows there are of each kind."""
+    kinds = [row.get("kind", "choice") for row in rows]
+    return {kind: kinds.count(kind) for kind in sorted(set(kinds), key=kinds.index)}
+
+
+class TestReports:
+    def test_ovobench(self, tiny_model, tmp_path):
+        outcome = run(benchmark_config("ovobench", tmp_path, tmp_path / "out"), tiny_model)
+        metrics = outcome.metrics
+        assert metrics["accuracy_of"] == "three_way_total"
+        assert list(metrics["averages"]) == ["three_way_total", "two_way_total", "backward", "realtime", "forward"]
+        assert metrics["cells"].keys() == {
+            "backward / EPM", "backward / HLD", "realtime / OCR", "forward / REC", "forward / SSR", "forward / CRR",
+        }  # fmt: skip
+        report = (tmp_path / "out" / "report.md").read_text()
+        assert "| total: mean of backward, real-time and forward |" in report
+        assert "| forward / REC |" in report
+        assert "By answer type" not in report
+        assert "| window_s | null |" in report
+
+    def test_streamingbench(self, tiny_model, tmp_path):
+        made = benchmark_config("streamingbench", tmp_path, tmp_path / "out", answer_by="likelihood")
+        metrics = run(made, tiny_model).metrics
+        assert list(metrics["averages"]) == ["overall", "real_time", "omni_source", "contextual"]
+        assert metrics["averages"]["overall"]["num_questions"] == metrics["num_answered"] == 7
+        assert metrics["proactive"]["within"].keys() == {"1 s", "2 s", "3 s", "4 s"}
+        report = (tmp_path / "out" / "report.md").read_text()
+        assert "its audio, which omni-source questions are about, is not heard" in report
+        assert "### Output at the right time" in report
+
+    def test_ovbench_has_none_of_this(self):
+        assert published_averages([], get_task("ovbench")) == {}
+
+
+def random_rows(task, seed, num_rows=300):
+    rng, types = random.Random(seed), list(task.type_groups)
+    return [
+        {
+            "video": f"v{rng.randrange(40)}", "answer_type": rng.choice(types), "sub_answer_type": "x", "dataset": "d",
+            "options": ["a", "b"], "predicted_index": 0, "correct": rng.random() < 0.4,
+        }
+        for _ in range(num_rows)
+    ]  # fmt: skip
+
+
+def percent(rows):
+    return 100 * float(np.mean([row["correct"] for row in rows]))
+
+
+class TestAverages:
+    @pytest.mark.parametrize("seed", range(3))
+    def test_totals_of_ovobench_by_hand(self, seed):
+        task = get_task("ovobench")
+        rows = random_rows(task, seed)
+        of_groups = {group: [] for group in ("backward", "realtime", "forward")}
+        for name, group in task.type_groups.items():
+            of_groups[group].append(percent([row for row in rows if row["answer_type"] == name]))
+        means = {group: np.mean(values) for group, values in of_groups.items()}
+        figures = published_averages(rows, task)
+        assert figures["accuracy"] == figures["averages"]["three_way_total"]["accuracy"]
+        assert figures["accuracy"] == pytest.approx(np.mean(list(means.values())), abs=1e-3)
+        two = figures["averages"]["two_way_total"]
+        assert two["accuracy"] == pytest.approx((means["backward"] + means["realtime"]) / 2, abs=1e-3)
+        for group, mean in means.items():
+            assert figures["averages"][group]["accuracy"] == pytest.approx(mean, abs=1e-3)
+        assert all(score["low"] < score["accuracy"] < score["high"] for score in figures["averages"].values())
+        assert figures == published_averages(rows, task)
+
+    def test_all_questions_of_streamingbench_count_alike(self):
+        task = get_task("streamingbench")
+        rows = random_rows(task, 0)
+        averages = published_averages(rows, task)["averages"]
+        assert averages["overall"]["accuracy"] == pytest.approx(percent(rows), abs=1e-3)
+        omni = [row for row in rows if task.type_groups[row["answer_type"]] == "omni_source"]
+        assert averages["omni_source"]["accuracy"] == pytest.approx(percent(omni), abs=1e-3)
+
+    def test_a_total_without_one_of_its_groups_is_not_given(self):
+        task = get_task("ovobench")
+        rows = [row for row in random_rows(task, 0) if task.type_groups[row["answer_type"]] != "forward"]
+        figures = published_averages(rows, task)
+        assert figures["averages"]["three_way_total"] is figures["averages"]["forward"] is None
+        assert figures["accuracy_of"] == "two_way_total"
+        empty = published_averages([], task)
+        assert (empty["accuracy"], empty["accuracy_of"], set(empty["averages"].values())) == (None, None, {None})
+        assert compute_metrics([], task)["chance"] is None
+
+    def test_a_small_group_may_miss_in_a_resample(self):
+        task = get_task("ovobench")
+        rows = [{**row, "answer_type": "EPM"} for row in random_rows(task, 0)]
+        rows += [{**rows[0], "video": "alone", "answer_type": name, "correct": True} for name in ("OCR", "REC")]
+        score = average_of(rows, task, task.averages[0])
+        assert score.accuracy == pytest.approx((percent(rows[:300]) + 200) / 3)
+        assert np.isfinite([score.low, score.high]).all()
+        assert score.low < 45 < score.accuracy
+
+    def test_outputs_in_time(self):
+        task = get_task("streamingbench")
+        gaps = [None, 0.0, -1.0, 2.0, 3.0, 10.0]
+        rows = [
+            {
+                **random_rows(task, 0, 1)[0], "answer_type": "Proactive Output", "options": [], "due_s": 20.0,
+                "polls": [{}, {}], "output_s": None if gap is None else 20.0 + gap, "predicted_index": None,
+                "correct": gap is not None and abs(gap) <= 2, "output_correct": gap in (0.0, 3.0),
+            }
+            for gap in gaps
+        ]  # fmt: skip
+        figures = published_averages(rows, task)["proactive"]
+        assert (figures["num_without_output"], figures["num_polls"]) == (1, 12)
+        shares = [score["accuracy"] for score in figures["within"].values()]
+        assert shares == pytest.approx([100 * count / 6 for count in (2, 3, 4, 4)], abs=1e-3)
+        assert figures["in_time_and_right"]["accuracy"] == pytest.approx(100 / 6, abs=1e-3)
+        metrics = compute_metrics(rows, task)
+        assert (metrics["num_unparsed"], metrics["chance"]) == (0, 0.0)
+
+
+class TestProtocols:
+    def test_each_benchmark_has_its_window(self):
+        settings = {name: get_task(name).settings for name in ("ovbench", *TASKS)}
+        windows = {name: resolve_protocol("sliding_window", of_task=values) for name, values in settings.items()}
+        assert {name: (found.window_s, found.fps) for name, found in windows.items()} == {
+            "ovbench": (32.0, 2.0), "ovobench": (None, 2.0), "streamingbench": (60.0, 1.0),
+        }  # fmt: skip
+        assert windows["ovbench"] == resolve_protocol("sliding_window")
+        for name in TASKS:
+            assert resolve_protocol("streaming", of_task=get_task(name).settings) == resolve_protocol("streaming")
+
+    def test_the_command_line_goes_before(self):
+        settings = get_task("streamingbench").settings
+        assert resolve_protocol("sliding_window", of_task=settings, window_s=10.0).window_s == 10.0
+        assert resolve_protocol("sliding_window", of_task=settings, window_s=float("inf")).window_s is None
+        with pytest.raises(InputError, match="expected window_s above 0"):
+            resolve_protocol("sliding_window", of_task=settings, window_s=float("-inf"))
+
+    def test_what_a_question_ends_in(self):
+        protocol = resolve_protocol("sliding_window")
+        assert protocol.suffix_of("choice") == protocol.suffix == "\nOnly give the best option."
+        assert protocol.suffix_of("yes_no") == "\nAnswer only with Yes or No."
+        assert protocol.suffix_of("count") == "\nAnswer only with a number."
+
+    def test_ways_of_answering(self, tmp_path):
+        (tmp_path / "set").mkdir()
+        paths = benchmark_config("streamingbench", tmp_path / "set", tmp_path / "out").annotations
+        questions = {asked.answer_type: asked for asked in load_streamingbench(paths).questions}
+        choice, proactive = questions["Counting"], questions["Proactive Output"]
+        poll = proactive.proactive.polls[0]
+        ways = {how: [way_of_answering(asked, how) for asked in (choice, poll, proactive)] for how in HOW}
+        assert ways == HOW
+
+
+HOW = {
+    "generation": ["generation", "generation", "generation"],
+    "likelihood": ["likelihood", "text_likelihood", "generation"],
+    "text_likelihood": ["text_likelihood", "text_likelihood", "generation"],
+}
