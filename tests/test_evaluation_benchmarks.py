@@ -13,13 +13,13 @@ import pytest
 from benchmark_sets import benchmark_config
 from evaluation_sets import Shard, rows_of, run
 from videochat_online.errors import InputError
-from videochat_online.evaluation import get_task, resolve_protocol
+from videochat_online.evaluation import compare_runs, get_task, resolve_protocol
 from videochat_online.evaluation.answering import Reply
 from videochat_online.evaluation.averages import average_of, published_averages
 from videochat_online.evaluation.metrics import compute_metrics
 from videochat_online.evaluation.polling import Polls
 from videochat_online.evaluation.runner import way_of_answering
-from videochat_online.evaluation.runs import read_run
+from videochat_online.evaluation.runs import default_label
 from videochat_online.evaluation.tasks.streamingbench import load_streamingbench
 from videochat_online.model import VideoChatModel
 
@@ -150,9 +150,20 @@ class TestRuns:
         figures = [json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("whole", "parts")]
         assert figures[0]["averages"] == figures[1]["averages"]
 
-    def test_a_finished_run_can_be_read(self, config, tiny_model, tmp_path):
-        run(config("out"), tiny_model)
-        assert len(read_run(tmp_path / "out").rows) in NUM_QUESTIONS.values()
+    def test_finished_runs_can_be_compared(self, config, tiny_model, tmp_path):
+        made = config("out")
+        run(made, tiny_model)
+        run(config("blind", blind=True), tiny_model)
+        comparison = compare_runs([tmp_path / "out", tmp_path / "blind"])
+        assert [found.label for found in comparison.runs] == [default_label(made.settings()), "blind"]
+        assert comparison.num_questions == NUM_QUESTIONS[made.task.name]
+        figures = comparison.runs[0].groups["answer_type"]
+        no_options = {"ovobench": "REC", "streamingbench": "Proactive Output"}[made.task.name]
+        assert (figures[no_options].chance, figures[no_options].score.num_questions) == (0.0, 2)
+        rows = (tmp_path / "out" / "predictions.jsonl").read_text()
+        (tmp_path / "out" / "predictions.jsonl").write_text(rows.replace('"options": []', '"options": null', 1))
+        with pytest.raises(InputError, match="options: expected a list, found None"):
+            compare_runs([tmp_path / "out", tmp_path / "blind"])
 
 
 def count_kinds(rows):
