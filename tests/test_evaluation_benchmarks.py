@@ -75,6 +75,18 @@ class TestRuns:
             if not row.get("polls"):
                 assert row["correct"] == (row["predicted_index"] == row["answer_index"])
 
+    @pytest.mark.parametrize("setting", SETTINGS)
+    def test_generated_text_is_parsed_by_kind(self, tiny_model, tmp_path, monkeypatch, setting):
+        def generate(network, embeds_LD, stop_ids, settings):
+            yield from tiny_model.tokenizer("No 3", add_special_tokens=False).input_ids
+
+        monkeypatch.setattr("videochat_online.evaluation.answering.generate_ids", generate)
+        run(benchmark_config("ovobench", tmp_path, tmp_path / "out", setting=setting), tiny_model)
+        rows = {row["id"]: row for row in rows_of(tmp_path / "out")}
+        assert {row["text"] for row in rows.values()} == {"No 3"}
+        assert [rows[name]["predicted_index"] for name in ("0", "3-1", "3-2", "4-1", "4-2")] == [None, 3, 3, 1, 1]
+        assert [name for name in rows if rows[name]["correct"]] == ["4-2", "3-2", "5-1"]
+
     def test_broken_off_anywhere(self, config, tiny_model, tmp_path):
         run(config("whole"), tiny_model)
         whole = rows_of(tmp_path / "whole")

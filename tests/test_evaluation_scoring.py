@@ -197,7 +197,8 @@ def test_a_report_needs_no_figures():
     [
         ("Yes", 0), ("no.", 1), ("**Yes**, he is.", 0), ("No, he is not; yes would be wrong.", 1), ("Y", 0), ("(n)", 1),
         ("I would say yes", 0), ("The answer is: No", 1), ("", None), ("Maybe", None), ("Yes or no", None),
-        ("no and yes", None), ("It is yes or it is no", None), ("nothing", None), ("Not yet", None), ("Why", None),
+        ("no and yes", None), ("It is yes or it is no", None), ("nothing", None), ("N/A", None), ("Not yet", None),
+        ("Why", None),
     ],
 )  # fmt: skip
 def test_yes_or_no(text, meant):

@@ -204,4 +204,8 @@ class TestPolls:
         rows = [polls.take(poll, question) for poll in question.proactive.polls]
         assert rows[:-1] == [None] * 3
         assert rows[-1]["error"] == "no frame"
+        # One that saw something is enough.
+        replies = iter([{"error": "no frame"}, {}, {}, {}])
+        polls = Polls(lambda part: {**fields, "time_s": part.time_s, "predicted_index": None, **next(replies)})
+        assert "error" not in [polls.take(poll, question) for poll in question.proactive.polls][-1]
         assert Polls(lambda part: {}).take(question, replace(question, proactive=None)) is None
