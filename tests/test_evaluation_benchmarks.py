@@ -17,6 +17,7 @@ from videochat_online.evaluation import compare_runs, get_task, resolve_protocol
 from videochat_online.evaluation.answering import Reply
 from videochat_online.evaluation.averages import average_of, published_averages
 from videochat_online.evaluation.metrics import compute_metrics
+from videochat_online.evaluation.plan import QUESTION_COST, estimated_cost
 from videochat_online.evaluation.polling import Polls
 from videochat_online.evaluation.runner import way_of_answering
 from videochat_online.evaluation.runs import default_label
@@ -317,6 +318,14 @@ class TestProtocols:
         assert protocol.suffix_of("choice") == protocol.suffix == "\nOnly give the best option."
         assert protocol.suffix_of("yes_no") == "\nAnswer only with Yes or No."
         assert protocol.suffix_of("count") == "\nAnswer only with a number."
+
+    def test_a_window_of_the_whole_stream_costs_no_more_than_its_frames(self, tmp_path):
+        content = benchmark_config("ovobench", tmp_path, tmp_path / "out").task.load([tmp_path / "ovo.json"])
+        video = content.videos[0]
+        late = replace(video, questions=tuple(replace(asked, time_s=1000.0) for asked in video.questions[:2]))
+        protocol = resolve_protocol("sliding_window", of_task=get_task("ovobench").settings)
+        assert estimated_cost(late, protocol) == 2 * (64 + QUESTION_COST)
+        assert estimated_cost(late, resolve_protocol("streaming")) == 8000 + 2 * QUESTION_COST
 
     def test_ways_of_answering(self, tmp_path):
         (tmp_path / "set").mkdir()

@@ -88,7 +88,7 @@ class TestOddRows:
             (ovo_choice(None, "EPM", 1), "id: expected a number or a name, got None"),
             (ovo_choice(0, "EPM", 1), "id: expected one that no row before has, got 0"),
             (ovo_forward(9, "REC", []), "test_info: expected a list of tests, got []"),
-            (ovo_forward(9, "REC", [(1, 2.5)]), "test 1: count: expected a whole number of at least 0, got 2.5"),
+            (ovo_forward(9, "REC", [(1, 2.5)]), "test 1: count: expected a whole number from 0 to 999, got 2.5"),
             (ovo_forward(9, "REC", [(1, 2)], activity=" "), "test 1: activity: expected a text"),
             (ovo_forward(9, "SSR", [(1, 2, "cut")]), "test 1: type: expected a whole number from 0 to 1, got 2"),
             (ovo_forward(9, "CRR", [(1, 0)], test_info=["x"]), "test 1: test_info: expected an object, got 'x'"),
@@ -104,7 +104,7 @@ class TestOddRows:
     def test_a_bad_test_leaves_the_others(self, tmp_path):
         content = load(tmp_path, ovo_forward(7, "REC", [(1, 0), (2, -1), (3, 2)]))
         assert [asked.id for asked in content.questions] == ["7-1", "7-3"]
-        assert content.problems == ("rows.json row 1 test 2: count: expected a whole number of at least 0, got -1",)
+        assert content.problems == ("rows.json row 1 test 2: count: expected a whole number from 0 to 999, got -1",)
 
     def test_a_file_without_questions_is_an_error(self, tmp_path):
         with pytest.raises(InputError, match=r"expected questions of OVO-Bench, found none; the first row: rows.json"):

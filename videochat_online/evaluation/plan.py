@@ -170,7 +170,7 @@ def estimated_cost(video: EvalVideo, protocol: EvalProtocol, *, blind: bool = Fa
     span_s = max(0.0, min(video.last_question_s, end_s) - start_s)
     if protocol.memory is None:
         span_s = min(span_s, num_asked * (protocol.window_s or math.inf))
-    return fps * span_s + answers
+    return min(fps * span_s, num_asked * (protocol.max_frames or math.inf)) + answers
 
 
 def _locate(library: MediaLibrary, video: EvalVideo) -> Located:

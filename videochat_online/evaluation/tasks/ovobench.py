@@ -40,6 +40,8 @@ TASKS_OF_GROUPS = {
     "forward": ("REC", "SSR", "CRR"),
 }
 GROUPS = {task: group for group, tasks in TASKS_OF_GROUPS.items() for task in tasks}
+MOST_COUNTED = 999
+"""What is counted is done by people in minutes."""
 
 _FORWARD_PROMPTS = {
     "REC": "In this video people may do a certain thing again and again. Count how often anyone has done it from the"
@@ -144,12 +146,10 @@ def _options(row: Mapping[str, Any], kind: str) -> tuple[str, ...]:
 
 
 def _answer(test: Mapping[str, Any], kind: str, num_options: int) -> int:
-    key = {"choice": "gt", "count": "count", "yes_no": "type"}[kind]
+    key, most = {"choice": ("gt", num_options - 1), "yes_no": ("type", 1), "count": ("count", MOST_COUNTED)}[kind]
     value = test.get(key)
-    most = {"choice": num_options - 1, "yes_no": 1}.get(kind)
-    expected = "a whole number of at least 0" if most is None else f"a whole number from 0 to {most}"
-    good = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= (value if most is None else most)
-    expect(good, key, expected, value)
+    good = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= most
+    expect(good, key, f"a whole number from 0 to {most}", value)
     number = int(value or 0)
     return YES_NO.index("Yes" if number else "No") if kind == "yes_no" else number
 
