@@ -163,6 +163,11 @@ class TestCommand:
         assert words in err
         assert not (tmp_path / "out" / "metrics.json").exists()
 
+    def test_a_window_is_seconds_or_all(self, call, capsys):
+        with pytest.raises(SystemExit, match="2"):
+            call("--setting", "sliding_window", "--window_s", "1m")
+        assert "--window_s: expected seconds or all, got '1m'" in capsys.readouterr().err
+
     def test_another_run_is_refused(self, call, tmp_path):
         assert call()[0] == 0
         status, _, err = call("--fps", "2", "--answer_by", "likelihood")

@@ -107,6 +107,8 @@ class TestOddRows:
         assert content.problems == ("rows.json row 1 test 2: count: expected a whole number from 0 to 999, got -1",)
 
     def test_a_file_without_questions_is_an_error(self, tmp_path):
+        with pytest.raises(InputError, match=r"rows.json: expected a JSON list of rows, found in it list"):
+            load(tmp_path, ovo_rows())
         with pytest.raises(InputError, match=r"expected questions of OVO-Bench, found none; the first row: rows.json"):
             load(tmp_path, ovo_choice(0, "EPM", None))
 

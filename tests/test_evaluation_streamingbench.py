@@ -146,6 +146,13 @@ class TestPolls:
         assert [video.questions.index(question) for _, question in video.moments] == [0, 0, 1, 0, 1, 0, 1, 0, 1, 0]
         assert video.last_question_s == 7.0
 
+    def test_nothing_that_is_asked_shares_an_id(self, tmp_path):
+        twice = [
+            streaming_row("sample_1_proactive.mp4", streaming_proactive("00:01", due)) for due in ("00:03", "00:04")
+        ]
+        (video,) = load(tmp_path, *twice).videos
+        assert len({asked.id for asked, _ in video.moments}) == len(video.moments) == 13
+
     def test_other_questions_are_their_own_moment(self, tmp_path):
         (video,) = load(tmp_path, *streaming_files()["real"]).videos
         assert [asked is question for asked, question in video.moments] == [True, True]

@@ -166,7 +166,10 @@ def _config(options: argparse.Namespace) -> EvaluationConfig:
 
 def _seconds_or_all(text: str) -> float:
     """Seconds, or "all" for infinity."""
-    return math.inf if text == "all" else float(text)
+    try:
+        return math.inf if text == "all" else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected seconds or all, got {text!r}") from None
 
 
 def _shard(argument: str | None) -> Shard:

@@ -188,8 +188,8 @@ class _Share:
             if question.id not in self._done and asked is question:
                 row = self._answer(model, viewer, question, place)
             elif question.id not in self._done:
-                settled = polls.take(asked, question)
-                row = settled and _question_row(question, place.video.name) | settled
+                row = polls.take(asked, question)
+                row = None if row is None else _question_row(question, place.video.name) | row
             if row is not None:
                 cost.answer_s += row["answer_s"]
                 yield row

@@ -32,8 +32,10 @@ def read_rows(path: Path, *, flatten: bool = False) -> list[dict[str, Any]]:
         raise InputError(f"{path}: expected a JSON list of rows, found no JSON: {error}") from error
     if flatten and isinstance(rows, list):
         rows = [row for entry in rows for row in (entry if isinstance(entry, list) else [entry])]
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise InputError(f"{path}: expected a JSON list of rows, found {type(rows).__name__}")
+    others = [rows] if not isinstance(rows, list) else [row for row in rows if not isinstance(row, dict)]
+    if others:
+        where = "in it " if isinstance(rows, list) else ""
+        raise InputError(f"{path}: expected a JSON list of rows, found {where}{type(others[0]).__name__}")
     return rows
 
 

@@ -77,7 +77,7 @@ def load_streamingbench(paths: Sequence[Path]) -> EvalSet:
             continue
         seen[question.id] += 1
         if seen[question.id] > 1:
-            question = replace(question, id=f"{question.id}-{seen[question.id]}")
+            question = _renamed(question, f"{question.id}-{seen[question.id]}")
         of_videos.setdefault(video, []).append(question)
     if not of_videos:
         found = f"; the first row: {problems[0]}" if problems else ""
@@ -188,7 +188,7 @@ def _with_polls(question: EvalQuestion, fields: dict[str, Any]) -> EvalQuestion:
     polls = tuple(
         replace(
             question,
-            id=f"{question.id}/{time_s}s",
+            id=_poll_id(question.id, time_s),
             time_s=float(time_s),
             question=f'{question.question} Is now the right time to output "{output}"?',
             options=YES_NO,
@@ -199,6 +199,19 @@ def _with_polls(question: EvalQuestion, fields: dict[str, Any]) -> EvalQuestion:
     )
     proactive = Proactive(polls=polls, due_s=due_s, tolerance_s=TOLERANCE_S, output=output)
     return replace(question, answer_index=round(due_s), proactive=proactive)
+
+
+def _poll_id(question_id: str, time_s: float) -> str:
+    return f"{question_id}/{time_s:g}s"
+
+
+def _renamed(question: EvalQuestion, name: str) -> EvalQuestion:
+    """Under another id, with its polls: nothing that is asked may share one."""
+    proactive = question.proactive
+    if proactive is not None:
+        polls = tuple(replace(poll, id=_poll_id(name, poll.time_s)) for poll in proactive.polls)
+        proactive = replace(proactive, polls=polls)
+    return replace(question, id=name, proactive=proactive)
 
 
 def _prompt(question: EvalQuestion) -> str:
