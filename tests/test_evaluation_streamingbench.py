@@ -80,7 +80,7 @@ class TestOddRows:
         [
             (streaming_choice("00:12450"), "time_stamp: expected hours:minutes:seconds below an hour, got '00:12450'"),
             (streaming_choice("01:00:00"), "time_stamp: expected hours:minutes:seconds below an hour"),
-            (streaming_choice("00:61:00"), "time_stamp: expected hours:minutes:seconds"),
+            (streaming_choice("00:00:61"), "time_stamp: expected hours:minutes:seconds"),
             (streaming_choice(12), "time_stamp: expected hours:minutes:seconds"),
             (streaming_choice("00:01", "Cooking"), "task_type: expected one of Object Recognition"),
             (streaming_choice("00:01", options=["A. one", "C. two", "B. three"]), "begin with A. to C., or none"),
