@@ -243,12 +243,13 @@ def test_other_benchmarks(call, tmp_path, task, setting):
     assert (status, counts["num_missing_videos"], counts["num_bad_rows"]) == (0, 0, 0)
     assert cells.items() <= counts["cells"].items()
     assert sum(counts["cells"].values()) == counts["num_questions"] == {"ovobench": 9, "streamingbench": 7}[task]
-    whole = ["--window_s", "all"] if setting == "sliding_window" else []
+    whole = ["--window_s", "all"] if (task, setting) == ("streamingbench", "sliding_window") else []
     status, out, err = call(*files, *whole, without=given)
     assert (status, err) == (0, "")
     assert {"ovobench": " three_way_total\n", "streamingbench": " overall\n"}[task] in out
     settings = json.loads((tmp_path / "out" / "run.json").read_text())["settings"]
     assert (settings["task"], settings["protocol"]["window_s"]) == (task, None)
+    assert settings["protocol"]["fps"] == (8.0 if setting == "streaming" else 1.0 if whole else 2.0)
 
 
 @pytest.mark.parametrize(
