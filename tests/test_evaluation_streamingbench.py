@@ -207,12 +207,17 @@ class TestPolls:
     def test_polls_before_the_first_frame(self, tmp_path):
         question = only(tmp_path, streaming_proactive("00:00", "00:00"))
         fields = {"frames_used": [], "num_visual_tokens": 0, "first_token_s": None, "answer_s": 0.0, "text": ""}
-        polls = Polls(lambda part: {**fields, "time_s": part.time_s, "predicted_index": None, "error": "no frame"})
+        error = {"error": "no frame", "error_kind": "NoFrameError"}
+        polls = Polls(lambda part: {**fields, "time_s": part.time_s, "predicted_index": None, **error})
         rows = [polls.take(poll, question) for poll in question.proactive.polls]
         assert rows[:-1] == [None] * 3
-        assert rows[-1]["error"] == "no frame"
+        assert (rows[-1]["error"], rows[-1]["error_kind"]) == ("no frame", "NoFrameError")
         # One that saw something is enough.
-        replies = iter([{"error": "no frame"}, {}, {}, {}])
+        replies = iter([error, {}, {}, {}])
         polls = Polls(lambda part: {**fields, "time_s": part.time_s, "predicted_index": None, **next(replies)})
         assert "error" not in [polls.take(poll, question) for poll in question.proactive.polls][-1]
+        # But one that could not be answered may have been the one.
+        replies = iter([error, {"error": "NaN", "error_kind": "NonFiniteError"}, {}, {}])
+        polls = Polls(lambda part: {**fields, "time_s": part.time_s, "predicted_index": None, **next(replies)})
+        assert [polls.take(poll, question) for poll in question.proactive.polls][-1]["error"] == "NaN"
         assert Polls(lambda part: {}).take(question, replace(question, proactive=None)) is None

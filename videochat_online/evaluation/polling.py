@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from videochat_online.errors import NoFrameError
 from videochat_online.evaluation.records import YES_NO, EvalQuestion
 from videochat_online.evaluation.results import Row
 from videochat_online.evaluation.scoring import says
@@ -58,6 +59,8 @@ class Polls:
             "answer_s": round(sum(one["answer_s"] for one in asked), 6),
         }
         row |= {key: asked[-1][key] for key in ("frames_used", "num_visual_tokens", "first_token_s")}
-        if all("error" in one for one in asked):
-            row["error"] = asked[-1]["error"]
+        failed = [one for one in asked if "error" in one]
+        # That a poll came before the first frame says nothing as long as a later one did not; anything else is said.
+        if failed and (len(failed) == len(asked) or failed[-1]["error_kind"] != NoFrameError.__name__):
+            row |= {key: failed[-1][key] for key in ("error", "error_kind")}
         return row
