@@ -87,6 +87,9 @@ class TestRuns:
         assert {row["text"] for row in rows.values()} == {"No 3"}
         assert [rows[name]["predicted_index"] for name in ("0", "3-1", "3-2", "4-1", "4-2")] == [None, 3, 3, 1, 1]
         assert [name for name in rows if rows[name]["correct"]] == ["4-2", "3-2", "5-1"]
+        results = {row["id"]: row for row in json.loads((tmp_path / "out" / "result.json").read_text())["results"]}
+        said = [(results[name]["prediction"], results[name]["answer"]) for name in ("3-1", "4-1", "0")]
+        assert said == [(3, 1), ("B", "A"), (None, "B")]
 
     def test_broken_off_anywhere(self, config, tiny_model, tmp_path):
         run(config("whole"), tiny_model)

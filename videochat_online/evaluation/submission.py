@@ -9,7 +9,8 @@ words; its first lines are the run, then a row for each question:
                   "answer": "A", "correct": false, "answer_type": "PastMemory", "sub_answer_type": "PastMemory-1",
                   "dataset": "coin"}]}
 
-`prediction` is null where the response names no option; a question about a video that could not be used has no row.
+`prediction` is null where the response names no option, and a number where there are none to choose from; a question
+about a video that could not be used has no row.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any
 _OF_THE_RUN = (
     "model", "setting", "blind", "answer_by", "protocol", "num_videos", "num_questions", "num_answered", "bad_videos",
 )  # fmt: skip
-_SCORES = ("cell_average", "micro_average", "without_object_existence", "answer_types", "cells")
+_SCORES = ("averages", "cell_average", "micro_average", "without_object_existence", "answer_types", "cells")
 _OF_A_QUESTION = ("answer_type", "sub_answer_type", "dataset")
 
 
@@ -43,12 +44,18 @@ def submission(metrics: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) ->
 
 def _result(row: Mapping[str, Any]) -> dict[str, Any]:
     chosen = row["predicted_index"]
+    has_text = chosen is not None and bool(row["options"])
     return {
         **{name: row[name] for name in ("id", "video", "time_s", "question", "options")},
-        "prediction": None if chosen is None else ascii_uppercase[chosen],
-        "prediction_text": None if chosen is None else row["options"][chosen],
+        "prediction": _named(row, chosen),
+        "prediction_text": row["options"][chosen] if has_text else None,
         "response": row["text"],
-        "answer": None if row["answer_index"] is None else ascii_uppercase[row["answer_index"]],
+        "answer": _named(row, row["answer_index"]),
         "correct": row["correct"],
         **{name: row[name] for name in _OF_A_QUESTION},
     }
+
+
+def _named(row: Mapping[str, Any], index: int | None) -> str | int | None:
+    """Letter of an option; of a question without options, what it asks for: a number, or a second."""
+    return index if index is None or not row["options"] else ascii_uppercase[index]
