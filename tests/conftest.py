@@ -22,6 +22,17 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def _no_launch_left_behind():
+    """A process that trains alone through DeepSpeed tells itself what torchrun would."""
+    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    before = {name: os.environ.get(name) for name in names}
+    yield
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+
+
 @pytest.fixture(scope="session")
 def shared_dir() -> Path:
     """Recorded numbers and clips that live beside the project; most checkouts do not have them."""

@@ -20,7 +20,9 @@ from videochat_online.cli.main import main
 from videochat_online.errors import InputError
 from videochat_online.model import VideoChatOnlineForConditionalGeneration, load_model, loading
 from videochat_online.train import TrainReport, parse_arguments, preparation, train
+from videochat_online.train import run as run_module
 from videochat_online.train.finite import MAX_IN_A_ROW, FiniteLosses
+from videochat_online.train.rundir import RunFolder, resolved_keys
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -69,17 +71,101 @@ def test_a_batch_whose_loss_is_not_finite_counts_as_zero(tmp_path, run, monkeypa
 
 
 def test_losses_that_stay_so_end_a_run():
-    network = torch.nn.Linear(1, 1)
-    losses = FiniteLosses(network)
+    losses = FiniteLosses(torch.nn.Linear(1, 1))
     for number in range(MAX_IN_A_ROW - 1):
         losses.see(torch.tensor(math.nan))
-        assert (number, losses.take(lambda tensor: 2 * tensor)) == (number, {"nonfinite_batches": 2})
+        assert (number, losses.take(lambda tensor: 2 * tensor)) == (number, 2)
     losses.see(torch.tensor(1.0))
-    assert losses.take(lambda tensor: tensor) == {}
+    assert losses.take(lambda tensor: tensor) == 0
     for _ in range(MAX_IN_A_ROW):
         losses.see(torch.tensor(math.nan))
-    with pytest.raises(InputError, match="the loss of 100 batches in a row was not finite"):
+    with pytest.raises(InputError, match="100 batches in a row had no finite loss or gradients"):
         losses.take(lambda tensor: tensor)
+
+
+def test_a_gradient_that_is_not_finite_is_left_out(tmp_path, run, tiny_dir, monkeypatch):
+    """Of a finite loss: once in the run, in one part of the model."""
+    seen = []
+
+    def compute_loss(self, model, inputs, *rest, **options):
+        loss = compute(self, model, inputs, *rest, **options)
+        seen.append(loss)
+        if len(seen) == 2:
+            weight = getattr(model, "module", model).projector.linear_1.weight
+            loss = loss + (weight.sum() - weight.sum().detach()) * 1e38 * 1e38
+        return loss
+
+    compute = Trainer.compute_loss
+    monkeypatch.setattr(Trainer, "compute_loss", compute_loss)
+    report = run("gradient", max_steps=3)
+    assert report.nonfinite_batches == 1
+    assert all(torch.isfinite(tensor).all() for tensor in state(tmp_path / "gradient").values())
+    assert [entry["loss"] > 1 for entry in report.losses] == [True] * 3
+
+
+def test_a_run_that_diverges_ends_and_saves_nothing(tmp_path, run):
+    with pytest.raises(InputError, match="batches in a row had no finite loss"):
+        run("diverged", learning_rate=1e30, max_steps=6, logging_strategy="no")
+    assert not (tmp_path / "diverged" / "report.json").exists()
+    assert not (tmp_path / "diverged" / "model.safetensors").exists()
+
+
+def test_weights_that_are_not_finite_are_no_checkpoint(tmp_path, run, monkeypatch):
+    step = torch.optim.AdamW.step
+
+    def spoil(self, *arguments, **options):
+        result = step(self, *arguments, **options)
+        spoilt.append(None)
+        if len(spoilt) == 2:
+            self.param_groups[0]["params"][0].data.fill_(math.nan)
+        return result
+
+    spoilt: list[None] = []
+    monkeypatch.setattr(torch.optim.AdamW, "step", spoil)
+    with pytest.raises(InputError, match="1 tensors hold numbers that are not finite"):
+        run("spoilt", max_steps=4, save_strategy="steps", save_steps=1, save_total_limit=1)
+    assert [folder.name for folder in (tmp_path / "spoilt").glob("checkpoint-*")] == ["checkpoint-1"]
+
+
+def test_a_step_without_a_finite_loss_has_no_loss(tmp_path, run, monkeypatch):
+    bad = iter([False, True, False])
+    compute = Trainer.compute_loss
+    monkeypatch.setattr(
+        Trainer,
+        "compute_loss",
+        lambda self, *rest, **options: compute(self, *rest, **options) * (math.nan if next(bad) else 1),
+    )
+    report = run("gap", max_steps=3)
+    assert [entry["loss"] is None for entry in report.losses] == [False, True, False]
+    assert json.loads((tmp_path / "gap" / "report.json").read_text())["losses"][1]["loss"] is None
+    assert report.nonfinite_batches == 1
+
+
+@pytest.mark.parametrize("lora", [{}, {"freeze_llm": True, "use_llm_lora": 4}])
+def test_a_run_that_ended_while_its_result_was_written_only_writes_it(tmp_path, run, monkeypatch, lora):
+    """In the middle of an epoch, where transformers would train a step more."""
+    keys = {"max_steps": 3, "save_strategy": "steps", "save_steps": 3, "drop_path_rate": 0.5} | lora
+    whole = run("whole", **keys)
+    monkeypatch.setattr(run_module, "save_result", lambda trainer: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run("ended", **keys)
+    monkeypatch.undo()
+    done = run("ended", **keys)
+    assert (done.steps, done.losses) == (whole.steps, whole.losses)
+    ours, theirs = state(tmp_path / "ended"), state(tmp_path / "whole")
+    assert ours.keys() == theirs.keys()
+    assert all(torch.allclose(ours[name], theirs[name], atol=1e-7) for name in theirs)
+    names = [{file.name for file in (tmp_path / name).iterdir()} for name in ("ended", "whole")]
+    assert names[0] ^ names[1] <= {"training_args.bin"}
+
+
+def test_two_launches_do_not_meet_in_a_folder(tmp_path, run, keys):
+    folder = RunFolder(tmp_path / "mine", resolved_keys(parse_arguments(None, keys("mine"))))
+    folder.open({}, {}, None)
+    with pytest.raises(InputError, match="mine: another process is training in this folder"):
+        RunFolder(tmp_path / "mine", folder.keys).open({}, {}, None)
+    with pytest.raises(InputError, match="expected a folder that can be written to"):
+        RunFolder("/proc/none/run", folder.keys).open({}, {}, None)
 
 
 @pytest.mark.slow

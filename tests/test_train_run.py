@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from transformers import PreTrainedTokenizerFast, TrainerControl, TrainerState, 
 from make_tiny_model import tiny_config
 from tiny_tokenizer import build_tiny_tokenizer
 from train_cases import flags, launch, mixed_rows, online_rows, write_media, write_registry
+from videochat_online.cli.main import main
 from videochat_online.constants import SPECIAL_TOKENS
 from videochat_online.data import BatchReport, EpochSampler, SkippedSample, load_registries
 from videochat_online.errors import InputError
@@ -376,7 +378,7 @@ def test_bad_rows_are_counted_and_listed(place, run, capsys):
 
 
 def test_too_many_bad_rows_end_the_run(place, run):
-    with pytest.raises(InputError, match=r"2 of 16 rows cannot be used, more than max_bad_fraction 0.1 .*spoilt row"):
+    with pytest.raises(InputError, match=r"2 of \d+ samples so far cannot be used, of 16 in all: .*spoilt row"):
         run("hopeless", registry="bad", max_bad_fraction=0.1, max_steps=8)
     assert len(read_skipped(place / "hopeless")) == 2
     assert not (place / "hopeless" / "report.json").exists()
@@ -390,21 +392,43 @@ def test_a_batch_of_bad_rows_only_teaches_nothing(place, run, tiny_dir):
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_the_verdict_waits_for_enough_rows(tmp_path):
+def test_what_was_skipped_is_written_once_and_read_back(tmp_path):
     log = SkippedLog(tmp_path, 0, 1000, 0.05)
-    for row in range(5):
-        log.add(BatchReport(1, (SkippedSample("a", row, "broken"),)))
-    log.add(BatchReport(1, (SkippedSample("a", 4, "broken"),)))  # the same row in the next epoch
-    assert len(log.path.read_text().splitlines()) == 5
-    with pytest.raises(InputError, match="6 of 100 rows"):
-        log.add(BatchReport(1, (SkippedSample("a", 5, "broken"),)))
+    odd = SkippedSample("a", 7, "half\ud83d a character, a line\u2028end")
+    for skipped in (*(SkippedSample("a", row, "broken") for row in (*range(5), 4)), odd):
+        log.add(BatchReport(1, (skipped,)))
     log.add(BatchReport(993, ()))
-    log.add(BatchReport(1, (SkippedSample("a", 6, "broken"),)))
+    assert (log.num_seen, log.num_bad, log.num_skipped) == (1000, 7, 6)
     with (tmp_path / "skipped.0.jsonl").open("a") as file:
         file.write('{"set_name": "a", "ro')
-    assert [skipped.row for skipped in read_skipped(tmp_path)] == list(range(7))
-    with pytest.raises(InputError, match="1 of 10 rows"):
-        SkippedLog(tmp_path, 1, 10, 0).add(BatchReport(1, (SkippedSample("a", 0, "broken"),)))
+    assert read_skipped(tmp_path) == [*(SkippedSample("a", row, "broken") for row in range(5)), odd]
+
+
+def test_the_verdict_on_bad_rows_is_fair(tmp_path):
+    """Runs whose rows are bad as often as allowed go on; hopeless ones end early; in the end the limit is exact."""
+
+    def ends_at(part: float, num_items: int, allowed: float, seed: int) -> int | None:
+        log, draw = SkippedLog(tmp_path, 0, num_items, allowed), random.Random(seed)
+        bad = 0
+        for seen in range(1, num_items + 1):
+            bad += draw.random() < part
+            try:
+                log.check(seen, bad)
+            except InputError:
+                return seen
+        return None
+
+    assert [ends_at(0.005, 3000, 0.01, seed) for seed in range(40)] == [None] * 40
+    assert all(0 < (ends_at(0.2, 3000, 0.01, seed) or 9e9) < 100 for seed in range(40))
+    assert ends_at(1.0, 1000, 0.0, 0) == 1
+    log = SkippedLog(tmp_path, 0, 100, 0.05)
+    log.check(100, 5)
+    log.check(10, 5)
+    with pytest.raises(InputError, match="6 of 10 samples so far cannot be used, of 100 in all"):
+        log.check(10, 6)
+    log.check(200, 10)  # a second epoch has as many again
+    with pytest.raises(InputError, match="11 of 200 samples"):
+        log.check(200, 11)
 
 
 @pytest.mark.parametrize(
@@ -426,6 +450,19 @@ def test_the_verdict_waits_for_enough_rows(tmp_path):
         ({"train_sampling_strategy": "group_by_length", "packing_tokens": 100}, "packing_tokens: expected train_samp"),
         ({"vit_layer_decay": 0}, "vit_layer_decay: expected a part above 0 and up to 1, found 0.0"),
         ({"mlp_learning_rate": 0}, "mlp_learning_rate: expected a number above 0, found 0.0"),
+        ({"save_only_model": True}, "save_only_model: expected False, a run could not go on"),
+        ({"drop_path_rate": -1}, "drop_path_rate: expected a part from 0 to below 1, found -1"),
+        ({"force_image_size": -56}, "force_image_size: expected pixels above 0, found -56"),
+        ({"max_dynamic_patch": 0}, "max_dynamic_patch: expected at least 1, found 0"),
+        ({"max_seq_length": 0}, "max_seq_length: expected at least 1, found 0"),
+        ({"max_overrun_s": "nan"}, "max_overrun_s: expected a number of at least 0, found nan"),
+        ({"cache_frames_mb": "inf"}, "cache_frames_mb: expected a number of at least 0, found inf"),
+        ({"video_backend": "vhs"}, "video_backend: expected one of auto, .*, found 'vhs'"),
+        ({"per_device_train_batch_size": 0}, "per_device_train_batch_size: expected at least 1, found 0"),
+        ({"gradient_accumulation_steps": -1}, "gradient_accumulation_steps: expected at least 1, found -1"),
+        ({"seed": -1}, "seed: expected at least 0, found -1"),
+        ({"learning_rate": "inf"}, "learning_rate: expected a number of at least 0, found inf"),
+        ({"num_train_epochs": 0, "max_steps": -1}, "num_train_epochs: expected a number above 0, found 0"),
         ({"packing_tokens": -1}, "packing_tokens: expected a number of tokens, or 0, found -1"),
         ({"train_sampling_strategy": "batch_rebalance"}, "train_sampling_strategy: expected random, sequential"),
     ],
@@ -467,6 +504,17 @@ def test_a_larger_frame_is_trained_and_saved(place, run):
     run("large", force_image_size=224, max_num_frame=2, max_steps=1)
     model = load_model(place / "large", device="cpu")
     assert (model.config.image_size, model.config.grid, model.transform.size) == (224, (8, 8), 224)
+
+
+def test_a_dry_run_ends_with_an_error_where_no_row_of_a_set_can_be_used(place, tiny_dir, capsys):
+    write_registry(place / "lost", place / "media", good=online_rows(3), lost=[{"QA": 3}] * 20)
+    assert main(["train", *arguments(place, tiny_dir, "dry", registry="lost"), "--dry_run"]) == 2
+    out, err = capsys.readouterr()
+    assert [len(one["unusable"]) for one in json.loads(out)["sets"].values()] == [0, 8]
+    assert "warning: lost row 0: QA: expected a list" in err
+    assert "error: lost: none of the rows that were tried can be used" in err
+    assert main(["train", *arguments(place, tiny_dir, "dry", registry="bad"), "--dry_run"]) == 0
+    assert "warning: spoilt row 0:" in capsys.readouterr().err
 
 
 def test_a_dry_run_encodes_a_row_of_each_set_and_writes_nothing(place, tiny_dir):

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
+from videochat_online.errors import InputError
 from videochat_online.train import dry_run, parse_arguments, train
 from videochat_online.train.arguments import describe_keys
 from videochat_online.train.distributed import leave
@@ -35,7 +37,14 @@ def run(options: argparse.Namespace) -> int:
         return 0
     arguments = parse_arguments(options.config, options.rest)
     if options.dry_run:
-        print(json.dumps(dry_run(arguments), indent=2))  # noqa: T201
+        found = dry_run(arguments)
+        print(json.dumps(found, indent=2))  # noqa: T201
+        bad = {name: one["unusable"] for name, one in found["sets"].items() if one["unusable"]}
+        for name, rows in bad.items():
+            print(f"warning: {name} row {rows[0]['row']}: {rows[0]['reason']}", file=sys.stderr)  # noqa: T201
+        lost = [name for name, rows in bad.items() if len(rows) == found["sets"][name]["tried"]]
+        if lost:
+            raise InputError(f"{', '.join(lost)}: none of the rows that were tried can be used")
         return 0
     report = train(arguments)
     if arguments.training.process_index == 0:

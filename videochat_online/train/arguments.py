@@ -22,6 +22,7 @@ import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
 from videochat_online.errors import InputError
+from videochat_online.video import BACKENDS
 
 GONE = {
     "warmup_ratio": "warmup_steps takes a number below 1 as a fraction of all steps: warmup_steps 0.03",
@@ -74,6 +75,10 @@ class ModelArguments:
             rate = getattr(self, key)
             if rate is not None and not 0 < rate < math.inf:
                 raise InputError(f"{key}: expected a number above 0, found {rate}")
+        if self.drop_path_rate is not None and not 0 <= self.drop_path_rate < 1:
+            raise InputError(f"drop_path_rate: expected a part from 0 to below 1, found {self.drop_path_rate}")
+        if self.force_image_size is not None and self.force_image_size < 1:
+            raise InputError(f"force_image_size: expected pixels above 0, found {self.force_image_size}")
         for key in ("vit_layer_decay", "llm_layer_decay"):
             if not 0 < getattr(self, key) <= 1:
                 raise InputError(f"{key}: expected a part above 0 and up to 1, found {getattr(self, key)}")
@@ -109,6 +114,17 @@ class DataArguments:
     def __post_init__(self) -> None:
         if not 0 <= self.max_bad_fraction <= 1:
             raise InputError(f"max_bad_fraction: expected a part between 0 and 1, found {self.max_bad_fraction}")
+        for key in ("min_dynamic_patch", "max_dynamic_patch", "max_seq_length", "max_num_frame"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise InputError(f"{key}: expected at least 1, found {value}")
+        for key in ("max_overrun_s", "cache_frames_mb"):
+            if not 0 <= getattr(self, key) < math.inf:
+                raise InputError(f"{key}: expected a number of at least 0, found {getattr(self, key)}")
+        if self.video_backend != "auto" and self.video_backend not in BACKENDS:
+            raise InputError(
+                f"video_backend: expected one of auto, {', '.join(BACKENDS)}, found {self.video_backend!r}"
+            )
         if self.packing_tokens < 0:
             raise InputError(f"packing_tokens: expected a number of tokens, or 0, found {self.packing_tokens}")
 
@@ -128,6 +144,13 @@ class RunArguments(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
+        for key, least in (("per_device_train_batch_size", 1), ("gradient_accumulation_steps", 1), ("seed", 0)):
+            if getattr(self, key) < least:
+                raise InputError(f"{key}: expected at least {least}, found {getattr(self, key)}")
+        if not 0 <= self.learning_rate < math.inf:
+            raise InputError(f"learning_rate: expected a number of at least 0, found {self.learning_rate}")
+        if not (self.num_train_epochs > 0 or self.max_steps > 0):
+            raise InputError(f"num_train_epochs: expected a number above 0, found {self.num_train_epochs}")
         if self.global_batch_size is not None:
             # From the environment: DeepSpeed reads the accumulation while the base class is being set up.
             at_once = self.per_device_train_batch_size * num_processes()
@@ -220,11 +243,22 @@ def parse_arguments(config: str | Path | None, overrides: Sequence[str] = ()) ->
     plan = values["deepspeed"]
     if isinstance(plan, str) and not plan.lstrip().startswith("{") and not Path(plan).is_file():
         raise InputError(f"deepspeed: expected a JSON file, found none at {plan}")
+    if isinstance(plan, str) and not plan.lstrip().startswith("{"):
+        _check_plan(Path(plan))
     parts = [
         _build(kind, {f.name: values[f.name] for f in dataclasses.fields(kind) if f.init and f.name in values})
         for kind in (ModelArguments, DataArguments, RunArguments)
     ]
     return Arguments(*parts)
+
+
+def _check_plan(path: Path) -> None:
+    try:
+        is_object = isinstance(json.loads(path.read_text(encoding="utf-8")), dict)
+    except (OSError, ValueError) as error:
+        raise InputError(f"deepspeed: {path}: expected a JSON object: {error}") from error
+    if not is_object:
+        raise InputError(f"deepspeed: {path}: expected a JSON object")
 
 
 def read_config(path: Path, actions: Mapping[str, Action] | None = None) -> dict[str, Any]:

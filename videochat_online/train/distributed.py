@@ -39,15 +39,17 @@ def join(training: TrainingArguments) -> None:
 
 
 def leave() -> None:
-    """End a process that has done all its work; does nothing where processes were not joined.
+    """End a process of torchrun that has done all its work; does nothing where processes were not joined.
 
     gloo can abort while the interpreter shuts down, about once in six launches under load; torchrun would then
-    report a finished run as failed.
+    report a finished run as failed. A process that is not torchrun's may have other things to do.
     """
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
+    if not torch.distributed.is_torchelastic_launched():
+        return
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""Batches whose loss is NaN or infinite: they teach nothing, they are counted, and too many in a row end a run."""
+"""Batches whose loss or gradients are NaN or infinite: they teach nothing, are counted, and too many end a run."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from videochat_online.errors import InputError
 
 MAX_IN_A_ROW = 100
-"""So many batches of one process without a finite loss: the weights are spoilt, no further batch will help."""
+"""So many batches of one process without finite numbers: the weights are spoilt, no further batch will help."""
 
 
 class FiniteLosses:
-    """Keeps a batch whose loss is not finite out of the gradients of its step; other batches count as ever.
+    """Keeps numbers that are not finite out of the gradients of a step; other batches count as ever.
 
     Gradients are replaced as they come, one parameter after the other: a zero loss in place of the bad one would not
     do, since zero times NaN is NaN; and a process that left out its way back would be waited for by the others.
@@ -25,25 +25,39 @@ class FiniteLosses:
     """
 
     def __init__(self, network: nn.Module) -> None:
+        self._network = network
         self._is_finite = torch.tensor(True)
-        self._num_bad = torch.tensor(0)
-        self._in_a_row = torch.tensor(0)
+        self._is_bad = torch.tensor(False)
+        self._num_batches, self._is_open = 0, False
+        self._num_bad = self._in_a_row = torch.tensor(0)
         for parameter in network.parameters():
             if parameter.requires_grad:
                 parameter.register_hook(self._usable)
 
     def see(self, loss: Tensor) -> None:
         """Tell the loss of a batch before its way back."""
+        self._close()
         self._is_finite = torch.isfinite(loss.detach())
-        bad = (~self._is_finite).long()
+        self._is_bad = ~self._is_finite
+        self._is_open = True
+
+    def _usable(self, gradient: Tensor) -> Tensor:
+        is_usable = self._is_finite & torch.isfinite(gradient).all()
+        self._is_bad = self._is_bad | ~is_usable
+        return torch.where(is_usable, gradient, 0)
+
+    def _close(self) -> None:
+        """Count the running batch, if there is one."""
+        if not self._is_open:
+            return
+        self._is_open = False
+        self._num_batches += 1
+        bad = self._is_bad.long()
         self._num_bad = self._num_bad.to(bad.device) + bad
         self._in_a_row = (self._in_a_row.to(bad.device) + 1) * bad
 
-    def _usable(self, gradient: Tensor) -> Tensor:
-        return torch.where(self._is_finite, gradient, 0)
-
-    def take(self, reduce: Any) -> dict[str, float]:
-        """How many batches of all processes had to be left out since the last call, for a log; empty where none.
+    def take(self, reduce: Any) -> int:
+        """How many batches of all processes were not wholly usable since the last call.
 
         Args:
             reduce: sums a tensor over all processes; each of them has to call.
@@ -51,11 +65,44 @@ class FiniteLosses:
         Raises:
             InputError: too many in a row.
         """
+        self._close()
         if int(self._in_a_row) >= MAX_IN_A_ROW:
-            raise InputError(
-                f"the loss of {int(self._in_a_row)} batches in a row was not finite: lower learning_rate, or look at"
-                " the model to start from"
-            )
+            raise self._diverged(int(self._in_a_row))
         num_bad = int(reduce(self._num_bad))
         self._num_bad = torch.zeros_like(self._num_bad)
-        return {"nonfinite_batches": num_bad} if num_bad else {}
+        return num_bad
+
+    def check_end(self) -> None:
+        """At the end of a run.
+
+        Raises:
+            InputError: most of its batches were bad, the last of them all: it has diverged.
+        """
+        self._close()
+        if int(self._in_a_row) > max(1, self._num_batches // 2):
+            raise self._diverged(int(self._in_a_row))
+
+    def check_weights(self, reduce: Any) -> None:
+        """Before weights are saved.
+
+        Raises:
+            InputError: some are not finite.
+        """
+        device = self._is_finite.device
+        bad = torch.zeros((), dtype=torch.long, device=device)
+        for parameter in self._network.parameters():
+            if parameter.requires_grad:
+                local = getattr(parameter, "ds_tensor", parameter).detach()  # under ZeRO-3 this process's part
+                bad += (~torch.isfinite(local).all()).long().to(device)
+        num_bad = int(reduce(bad))
+        if num_bad:
+            raise InputError(
+                f"{num_bad} tensors hold numbers that are not finite: the run has diverged and is not saved; its last"
+                " checkpoint is from before"
+            )
+
+    def _diverged(self, num: int) -> InputError:
+        return InputError(
+            f"{num} batches in a row had no finite loss or gradients: lower learning_rate, or look at the model to"
+            " start from"
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ class TrainReport:
         finished: the run went through to its end.
         output_dir: where the model is.
         steps: optimizer steps of all launches.
-        losses: one entry for each logged step, of all launches.
+        losses: one entry for each logged step, of all launches; None for a number that is not finite.
         dataset: rows of each set, and the items it gives to an epoch.
         skipped: rows that could not be used, each once, with the reason.
         seconds: of the last launch, without loading.
@@ -34,7 +35,7 @@ class TrainReport:
     finished: bool
     output_dir: str
     steps: int
-    losses: tuple[dict[str, float], ...]
+    losses: tuple[dict[str, float | None], ...]
     dataset: dict[str, SetCount]
     skipped: tuple[SkippedSample, ...]
     seconds: float
@@ -61,13 +62,19 @@ def make_report(trainer: OnlineTrainer, dataset: dict[str, SetCount], metrics: d
         finished=True,
         output_dir=str(folder),
         steps=trainer.state.global_step,
-        losses=tuple({key: entry[key] for key in _STEP_KEYS if key in entry} for entry in logged),
+        losses=tuple(
+            # JSON has no NaN.
+            {key: entry[key] if math.isfinite(entry[key]) else None for key in _STEP_KEYS if key in entry}
+            for entry in logged
+        ),
         dataset=dataset,
         skipped=tuple(read_skipped(folder)),
         seconds=float(metrics.get("train_runtime", 0.0)),
         steps_per_second=float(metrics.get("train_steps_per_second", 0.0)),
         parameters=count_parameters(trainer),
-        nonfinite_batches=sum(entry.get("nonfinite_batches", 0) for entry in logged),
+        # Those since the last entry are in none.
+        nonfinite_batches=sum(entry.get("nonfinite_batches", 0) for entry in logged)
+        + trainer.finite.take(trainer.accelerator.reduce),
     )
 
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase, set_seed
+from transformers import PreTrainedTokenizerBase, TrainerState, set_seed
+from transformers.trainer import TRAINER_STATE_NAME
 
 from videochat_online.constants import IGNORE_INDEX
 from videochat_online.data import (
@@ -29,11 +30,14 @@ from videochat_online.train.preparation import load_student, load_texts, make_en
 from videochat_online.train.rates import learning_rate_scales
 from videochat_online.train.report import TrainReport, make_report, read_report
 from videochat_online.train.rundir import REPORT_FILE, RunFolder, resolved_keys
-from videochat_online.train.saving import save_result
+from videochat_online.train.saving import save_result, take_result
 from videochat_online.train.trainer import OnlineTrainer
 from videochat_online.utils import file_digest
 
 logger = logging.getLogger(__name__)
+
+ROWS_TRIED = 8
+"""Of each set in a dry run, from all over it; `doctor --registry` reads every row."""
 
 
 def train(arguments: Arguments) -> TrainReport:
@@ -79,21 +83,29 @@ def train(arguments: Arguments) -> TrainReport:
         max_bad_fraction=arguments.data.max_bad_fraction,
         scales=learning_rate_scales(student.network, arguments.model, arguments.training.learning_rate),
     )
-    if checkpoint is not None:
-        logger.warning("%s: going on after %s", folder.path, checkpoint.name)
-    output = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    save_result(trainer)
-    report = make_report(trainer, dataset.counts(), output.metrics)
+    last = None if checkpoint is None else TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+    metrics: dict[str, float] = {}
+    if checkpoint is not None and last is not None and last.global_step >= last.max_steps:
+        logger.warning("%s: %s was the last step; only the result is missing", folder.path, checkpoint.name)
+        trainer.state = last
+        take_result(trainer, checkpoint)
+    else:
+        if checkpoint is not None:
+            logger.warning("%s: going on after %s", folder.path, checkpoint.name)
+        metrics = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint)).metrics
+        save_result(trainer)
+    report = make_report(trainer, dataset.counts(), metrics)
     if arguments.training.process_index == 0:
         folder.write(REPORT_FILE, report.to_json())
     return report
 
 
 def dry_run(arguments: Arguments) -> dict[str, Any]:
-    """Check everything that can be checked without weights, and encode the first row of each set. Writes nothing.
+    """Check everything that can be checked without weights, and encode some rows of each set. Writes nothing.
 
     Returns:
-        For each set its rows, items, and what its first row becomes; what `estimate_run` finds.
+        For each set its rows, items, what its first row becomes, and which of the tried rows cannot be used; what
+        `estimate_run` finds.
 
     Raises:
         InputError: as `train`.
@@ -108,7 +120,10 @@ def dry_run(arguments: Arguments) -> dict[str, Any]:
     sets: dict[str, Any] = {}
     first = 0
     for name, count in dataset.counts().items():
-        sets[name] = asdict(count) | {"first_row": _described(dataset[first])}
+        tried = sorted({first + place * count.items // ROWS_TRIED for place in range(ROWS_TRIED)})
+        items = [dataset[place] for place in tried]
+        unusable = [{"row": item.row, "reason": item.reason} for item in items if isinstance(item, SkippedSample)]
+        sets[name] = asdict(count) | {"first_row": _described(items[0]), "tried": len(items), "unusable": unusable}
         first += count.items
     estimate = estimate_run(arguments, network, dataset)
     return {"output_dir": str(arguments.training.output_dir), "sets": sets, "estimate": estimate}
@@ -160,6 +175,8 @@ def _check(arguments: Arguments) -> None:
         raise InputError(
             "activation_checkpointing_kwargs: expected use_reentrant false, frozen parts would keep a graph"
         )
+    if training.save_only_model:
+        raise InputError("save_only_model: expected False, a run could not go on from such a checkpoint")
     if training.train_sampling_strategy not in ("random", "sequential", "group_by_length"):
         raise InputError(
             "train_sampling_strategy: expected random, sequential or group_by_length, found"

@@ -21,6 +21,11 @@ from typing import Any
 
 import yaml
 
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
+
 from videochat_online import __version__
 from videochat_online.errors import InputError
 from videochat_online.train.arguments import Arguments, num_processes
@@ -31,6 +36,8 @@ REPORT_FILE = "report.json"
 SKIPPED_PREFIX = "skipped"
 COMPLETE_MARK = "complete.json"
 """Written into a checkpoint as the last file, by which an interrupted one is told apart."""
+
+LOCK_FILE = ".lock"
 
 SECRET = ("hub_token",)
 """Keys that are never written down."""
@@ -52,6 +59,7 @@ _INCIDENTAL = (
     "max_bad_fraction",
     "skip_memory_metrics",
 )
+_DECIDING = ("dataloader_drop_last",)
 _INCIDENTAL_PREFIXES = ("logging_", "log_", "save_", "dataloader_", "hub_", "push_to_hub", "trackio_", "do_", "eval_")
 
 
@@ -145,7 +153,7 @@ class RunFolder:
                 f"{self.path}: the run was begun with other data ({recorded['dataset']}, now {dict(dataset)}); choose"
                 " another output_dir"
             )
-        self.path.mkdir(parents=True, exist_ok=True)
+        self._make_mine()
         launch = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "command": sys.argv,
@@ -169,6 +177,21 @@ class RunFolder:
             if not (folder / COMPLETE_MARK).is_file():
                 shutil.rmtree(folder)
 
+    def _make_mine(self) -> None:
+        """The folder, and a lock on it for as long as this process lives: launches must not meet in it."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.path / LOCK_FILE).open("w")
+        except OSError as error:
+            raise InputError(f"{self.path}: expected a folder that can be written to: {error.strerror}") from error
+        if fcntl is not None:
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise InputError(f"{self.path}: another process is training in this folder") from error
+            except OSError:  # some network file systems have no locks
+                return
+
     def last_checkpoint(self) -> Path | None:
         """The newest checkpoint that was written to its end."""
         return next((folder for folder in self._checkpoints() if (folder / COMPLETE_MARK).is_file()), None)
@@ -176,7 +199,9 @@ class RunFolder:
     def write(self, name: str, content: Any) -> None:
         """Write a JSON file of the run, all of it or nothing."""
         temporary = self.path / f".{name}.tmp"
-        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        # Half a character, from a row's path or text, is written as JSON spells it.
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
         temporary.replace(self.path / name)
 
     def _checkpoints(self) -> list[Path]:
@@ -200,7 +225,7 @@ def identity(keys: Mapping[str, Any]) -> dict[str, Any]:
     deciding = {
         key: value
         for key, value in sorted(keys.items())
-        if key not in _INCIDENTAL and not key.startswith(_INCIDENTAL_PREFIXES)
+        if key in _DECIDING or (key not in _INCIDENTAL and not key.startswith(_INCIDENTAL_PREFIXES))
     }
     return deciding | {"processes": num_processes()}
 

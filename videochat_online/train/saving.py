@@ -12,19 +12,41 @@ from torch import Tensor
 
 from videochat_online.model.checkpoint import tensor_names, weight_files
 from videochat_online.model.original import has_lora, merge_lora
+from videochat_online.train.rundir import COMPLETE_MARK
 from videochat_online.train.trainer import OnlineTrainer
+
+_OF_CHECKPOINTS = ("trainer_state.json", COMPLETE_MARK)
 
 
 def save_result(trainer: OnlineTrainer) -> Path:
     """Write weights, configuration and tokenizer into the run's folder, so that `load_model` reads it.
 
     Every process must call it: under ZeRO-3 each holds a part of the weights.
+
+    Raises:
+        InputError: the run has diverged; nothing is written.
     """
     folder = Path(str(trainer.args.output_dir))
+    trainer.finite.check_end()
+    trainer.finite.check_weights(trainer.accelerator.reduce)
     trainer.save_model(str(folder))
     trainer.accelerator.wait_for_everyone()
     if trainer.args.should_save:
         trainer.tokenizer.save_pretrained(folder)
+        if has_lora(tensor_names(folder)):
+            merge_saved(folder)
+    trainer.accelerator.wait_for_everyone()
+    return folder
+
+
+def take_result(trainer: OnlineTrainer, checkpoint: Path) -> Path:
+    """The same from a checkpoint after the last step: a run that was ended while its result was written."""
+    folder = Path(str(trainer.args.output_dir))
+    if trainer.args.should_save:
+        for file in checkpoint.iterdir():
+            is_text = file.suffix in (".json", ".model", ".txt", ".jinja") and file.name not in _OF_CHECKPOINTS
+            if is_text or file in weight_files(checkpoint):
+                shutil.copyfile(file, folder / file.name)
         if has_lora(tensor_names(folder)):
             merge_saved(folder)
     trainer.accelerator.wait_for_everyone()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,50 +27,66 @@ from videochat_online.train.rundir import COMPLETE_MARK, SKIPPED_PREFIX
 from videochat_online.train.throughput import Throughput
 
 MIN_ITEMS_FOR_A_VERDICT = 100
-"""So many items (or all there are) are taken as seen before too large a part of them can be bad."""
+"""So many samples (or all there are) are taken as seen before too large a part of them can be bad."""
+SLACK = 4.0
+"""Standard deviations by which bad samples must outnumber the allowed ones, unless all samples were seen: the first
+hundreds of a long run may well hold more of them than the rest."""
 
 
 class SkippedLog:
-    """The account of items that could not be used, of one process; each is written down at once.
+    """The account of samples that could not be used; each is written down at once.
 
     Args:
         folder: of the run. The file of a launch before this one is continued.
         process: rank of this process.
         num_items: in an epoch, over all processes.
-        max_fraction: more bad rows than this part of the seen ones end the run.
+        max_fraction: more bad samples than this part end the run.
     """
 
     def __init__(self, folder: Path, process: int, num_items: int, max_fraction: float) -> None:
         self.path = folder / f"{SKIPPED_PREFIX}.{process}.jsonl"
-        self.num_seen = 0
+        self.num_seen = self.num_bad = 0
+        self.num_items = num_items
         self.max_fraction = max_fraction
-        self._floor = min(num_items, MIN_ITEMS_FOR_A_VERDICT)
-        self._new: set[tuple[str, int]] = set()
+        self._written: set[tuple[str, int]] = set()
+        self._latest: SkippedSample | None = None
 
     @property
     def num_skipped(self) -> int:
-        """Rows that could not be used since this launch began, each once."""
-        return len(self._new)
+        """Rows that this process could not use since the launch began, each once."""
+        return len(self._written)
 
     def add(self, report: BatchReport) -> None:
-        """Count a batch.
+        """Count a batch."""
+        self.num_seen += report.num_items
+        self.num_bad += len(report.skipped)
+        for skipped in report.skipped:
+            self._latest = skipped
+            place = (skipped.set_name, skipped.row)
+            if place not in self._written:
+                self._written.add(place)
+                with self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+                    file.write(json.dumps(dataclasses.asdict(skipped), ensure_ascii=False) + "\n")
+
+    def check(self, num_seen: int, num_bad: int) -> None:
+        """Whether to go on.
+
+        Args:
+            num_seen: samples of all processes so far.
+            num_bad: those of them that could not be used.
 
         Raises:
-            InputError: too many rows cannot be used; names the latest.
+            InputError: too many; names the latest of this process.
         """
-        self.num_seen += report.num_items
-        for skipped in report.skipped:
-            place = (skipped.set_name, skipped.row)
-            if place not in self._new:
-                self._new.add(place)
-                with self.path.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(dataclasses.asdict(skipped), ensure_ascii=False) + "\n")
-        seen = max(self.num_seen, self._floor)
-        if report.skipped and len(self._new) > self.max_fraction * seen:
-            last = report.skipped[-1]
+        allowed = self.max_fraction * max(num_seen, min(self.num_items, MIN_ITEMS_FOR_A_VERDICT))
+        is_certain = num_bad > self.max_fraction * max(num_seen, self.num_items)
+        if is_certain or num_bad > allowed + SLACK * math.sqrt(allowed):
+            latest = self._latest
+            example = "" if latest is None else f", the latest: {latest.set_name} row {latest.row}: {latest.reason}"
             raise InputError(
-                f"{len(self._new)} of {seen} rows cannot be used, more than max_bad_fraction {self.max_fraction:g}"
-                f" allows; all are listed in {self.path}, the latest: {last.set_name} row {last.row}: {last.reason}"
+                f"{num_bad} of {num_seen} samples so far cannot be used, of {self.num_items} in all: more than"
+                f" max_bad_fraction {self.max_fraction:g} allows; all are listed in"
+                f" {self.path.parent}/{SKIPPED_PREFIX}.*.jsonl{example}"
             )
 
 
@@ -77,7 +94,7 @@ def read_skipped(folder: Path) -> list[SkippedSample]:
     """What all processes of all launches of a run have skipped, each row once."""
     found: dict[tuple[str, int], SkippedSample] = {}
     for path in sorted(folder.glob(f"{SKIPPED_PREFIX}.*.jsonl")):
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in path.read_text(encoding="utf-8").split("\n"):  # not at what else Unicode takes for a line's end
             try:
                 skipped = SkippedSample(**json.loads(line))
             except (ValueError, TypeError):
@@ -124,7 +141,8 @@ class OnlineTrainer(Trainer):
             Path(str(self.args.output_dir)), self.args.process_index, len(single), max_bad_fraction
         )
         self._throughput = Throughput(kwargs["model"], self.args.device)
-        self._finite = FiniteLosses(kwargs["model"])
+        self.finite = FiniteLosses(kwargs["model"])
+        self._num_batches = 0
         self.add_callback(TellEpoch(self._sampler))
         self.add_callback(KeepFrozenPartsOutOfTheGraph())
 
@@ -144,14 +162,17 @@ class OnlineTrainer(Trainer):
             if report is not None:
                 self.skipped.add(report)
             self._throughput.add(batch)
+        self._num_batches += len(batches)
+        counts = torch.tensor([self.skipped.num_seen, self.skipped.num_bad], device=self.args.device)
+        self.skipped.check(*self.accelerator.reduce(counts).tolist())
         if isinstance(num_items, torch.Tensor):
             num_items = num_items.clamp(min=1)
         return batches, num_items
 
     def compute_loss(self, *arguments: Any, **options: Any) -> Any:
-        """As transformers does; a loss that is not finite is kept out of the gradients."""
+        """As transformers does; numbers that are not finite are kept out of the gradients."""
         loss = super().compute_loss(*arguments, **options)
-        self._finite.see(loss)
+        self.finite.see(loss)
         return loss
 
     def training_step(self, *arguments: Any, **options: Any) -> torch.Tensor:
@@ -171,14 +192,26 @@ class OnlineTrainer(Trainer):
         """With tokens a second, padding and the like, over all processes since the last entry."""
         if "loss" in logs:
             reduce = self.accelerator.reduce
-            logs |= self._throughput.take(reduce) | self._finite.take(reduce)
-            num_skipped = int(reduce(torch.tensor(self.skipped.num_skipped, device=self.args.device)))
+            logs |= self._throughput.take(reduce)
+            counts = torch.tensor([self.skipped.num_skipped, self._num_batches], device=self.args.device)
+            num_skipped, num_batches = reduce(counts).tolist()
+            self._num_batches = 0
             if num_skipped:
                 logs["samples_skipped"] = num_skipped
+            num_bad = self.finite.take(reduce)
+            if num_bad:
+                logs["nonfinite_batches"] = num_bad
+            if num_bad and num_bad >= num_batches and not logs["loss"]:
+                logs["loss"] = math.nan  # nothing was learned, which is no loss of zero
         super().log(logs, start_time)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """As transformers does, with the tokenizer; older checkpoints go only when this one is complete."""
+        """As transformers does, with the tokenizer; older checkpoints go only when this one is complete.
+
+        Raises:
+            InputError: weights that are not finite; the older checkpoints are left.
+        """
+        self.finite.check_weights(self.accelerator.reduce)
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
             super()._save_checkpoint(model, trial)
