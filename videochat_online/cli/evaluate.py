@@ -3,11 +3,11 @@ r"""Answer a benchmark's questions at their moments of the stream, score them, w
     videochat-online evaluate --task ovbench --setting streaming|sliding_window --model DIR \
         --annotations FILE [FILE ...] --data-root DIR --output OUT [--memory NAME ...] [--blind] [--shard i/n]
 
-A question sees the frames that start at or before its time and nothing later; each frame is decoded and encoded
-once for all questions of its video. OUT gets predictions.jsonl (a row an answer, written at once), videos.jsonl,
-metrics.json, report.md with plots, and result.json to hand in. A run that was broken off goes on when it is started
-again with the same settings; with other settings it is refused. Under torchrun, or with --shard 0/4 ... 3/4, processes
-share the videos.
+A question sees the frames that start at or before its time and nothing later (--protocol reference: what it saw in
+the published scripts); each frame is decoded and encoded once for all questions of its video. OUT gets
+predictions.jsonl (a row an answer, written at once), videos.jsonl, metrics.json, report.md with plots, and result.json
+to hand in. A run that was broken off goes on when it is started again with the same settings; with other settings it is
+refused. Under torchrun, or with --shard 0/4 ... 3/4, processes share the videos.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
@@ -56,7 +57,7 @@ from videochat_online.evaluation import (
 )
 from videochat_online.evaluation.answering import ANSWER_BY
 from videochat_online.evaluation.decoding import DECODE_TIMEOUT_S
-from videochat_online.evaluation.protocols import FRAME_TIMES
+from videochat_online.evaluation.protocols import FRAME_RULES, FRAME_TIMES
 from videochat_online.evaluation.results import timestamp
 
 SECONDS_BETWEEN_LINES = 30.0
@@ -73,6 +74,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--task", default="ovbench", metavar="NAME", help=f"{', '.join(TASKS)} (default: ovbench)")
     group.add_argument(
         "--setting", default="streaming", metavar="NAME", help=f"{', '.join(PROTOCOLS)} (default: streaming)"
+    )
+    group.add_argument(
+        "--protocol",
+        default="causal",
+        metavar="NAME",
+        help=f"{' or '.join(FRAME_RULES)}: the published scripts' frames, look-ahead included (default: causal)",
     )
     group.add_argument("--annotations", nargs="+", type=Path, required=True, metavar="FILE", help="JSON files")
     group.add_argument("--data_root", type=Path, metavar="DIR", help="the videos are somewhere below it")
@@ -141,10 +148,12 @@ def _config(options: argparse.Namespace) -> EvaluationConfig:
     protocol = resolve_protocol(
         options.setting,
         of_task=get_task(options.task).settings,
+        protocol=options.protocol,
         memory=options.memory,
         memory_options={name: getattr(options, name) for name in _MEMORY_OPTIONS},
         **{name: getattr(options, name) for name in _PROTOCOL_OPTIONS},
     )
+    limited = argparse.Namespace(**{**vars(options), "max_new_tokens": protocol.max_new_tokens})
     return EvaluationConfig(
         task=get_task(options.task),
         protocol=protocol,
@@ -153,7 +162,7 @@ def _config(options: argparse.Namespace) -> EvaluationConfig:
         output=options.output or Path(),
         model=options.model or "",
         model_options={name: getattr(options, name) for name in _MODEL_OPTIONS},
-        generation=settings_of(argparse.Namespace(**{**vars(options), "max_new_tokens": protocol.max_new_tokens})),
+        generation=replace(settings_of(limited), min_new_tokens=protocol.min_new_tokens),
         answer_by=options.answer_by,
         blind=options.blind or (options.dry_run and options.data_root is None),
         backend=options.backend,
@@ -256,7 +265,8 @@ def _show_outcome(outcome: Outcome, config: EvaluationConfig, as_json: bool) -> 
     for name, average in metrics.get("averages", {}).items():
         if average is not None:
             _write(f"{average['accuracy']:.1f} ({average['low']:.1f} - {average['high']:.1f}) {name}")
-    _write(f"{shown}\n{config.output / 'report.md'}")
+    mark = "" if metrics["causal"] else ", not causal"
+    _write(f"{shown}{mark}\n{config.output / 'report.md'}")
 
 
 class _Display:

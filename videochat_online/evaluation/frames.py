@@ -83,6 +83,8 @@ class Footage:
             self._starts_s = self.source.frame_times_s()
             self._fps = self._rate()
             self._ends_s = (*self._starts_s[1:], self._starts_s[-1] + 1 / self._fps)
+            if not protocol.causal:
+                self._ends_s = _as_float32(self._ends_s)
         except BaseException:
             self.source.close()
             raise
@@ -102,21 +104,31 @@ class Footage:
         return self.source.report.problem
 
     def streaming_indices(self) -> list[int]:
-        """Every n-th frame of the clip up to the last question, from the one shown at the clip's start on."""
+        """Every n-th frame of the clip up to the last question, from the one shown at the clip's start on.
+
+        Not causal: up to the clip's end.
+        """
         fps, protocol = self._fps, self._protocol
         start_s, end_s = self._video.clip_s
-        clip_s = (start_s, max(start_s, min(end_s, self._video.last_question_s)))
+        stop_s = self._video.last_question_s if protocol.causal else self._ends_s[-1]
+        clip_s = (start_s, max(start_s, min(end_s, stop_s)))
         if self._is_folder:
             return streaming_indices(len(self._starts_s), fps, protocol.fps, clip_s)
         if protocol.frame_times == "end":
-            return streaming_indices_at_times(self._ends_s, fps, protocol.fps, clip_s)
+            tolerance_s = TIME_TOLERANCE_S if protocol.causal else 0.0
+            return streaming_indices_at_times(self._ends_s, fps, protocol.fps, clip_s, tolerance_s=tolerance_s)
         first = max(0, bisect_right(self._starts_s, start_s + TIME_TOLERANCE_S) - 1)
         stop = bisect_right(self._starts_s, clip_s[1] + TIME_TOLERANCE_S)
         return list(range(first, stop, frame_step(fps, protocol.fps)))
 
     def window_indices(self, question_s: float) -> list[int]:
-        """Frames of the window of a question: none starts after it, none ends before the clip begins."""
+        """Frames of the window of a question: none starts after it, none ends before the clip begins.
+
+        Not causal: the clip is not looked at, and a question before the first frame gets that one.
+        """
         protocol, fps = self._protocol, self._fps
+        if not protocol.causal:
+            return self._published_window(question_s)
         start_s, end_s = self._video.clip_s
         if question_s < start_s:
             return []
@@ -148,6 +160,25 @@ class Footage:
         limit = self._protocol.max_frames or num_frames
         return segment_centre_indices(num_frames, self._fps, sample_fps=self._protocol.fps, num_segments=limit)
 
+    def _published_window(self, question_s: float) -> list[int]:
+        protocol, window_s, limit = self._protocol, self._protocol.window_s, self._protocol.max_frames or 0
+        if self._is_folder:
+            return sliding_window_indices(
+                len(self._starts_s), self._fps, protocol.fps, question_s, window_s=window_s, max_num_frames=limit
+            )
+        if window_s is not None and question_s - window_s > self._ends_s[-1]:
+            window_s = None  # the scripts look for the window's first frame, find none, and begin at the first of all
+        return sliding_window_indices_at_times(
+            _as_float32(self._starts_s),
+            self._ends_s,
+            self._fps,
+            protocol.fps,
+            question_s,
+            window_s=window_s,
+            max_num_frames=limit,
+            tolerance_s=0.0,
+        )
+
     def read(self, indices: Sequence[int]) -> Iterator[list[LabelledFrame]]:
         """Chosen frames (ascending) in groups, each decoded once and handed out once.
 
@@ -167,6 +198,8 @@ class Footage:
                 yield group
 
     def _label(self, start_s: float) -> float:
+        if self._is_folder and not self._protocol.causal and self._protocol.memory is not None:
+            return round(start_s, 2)  # as the streaming script compares and prints it
         if self._protocol.frame_times == "start" or self._is_folder:
             return start_s
         return self._ends_s[max(0, bisect_right(self._starts_s, start_s + TIME_TOLERANCE_S) - 1)]
@@ -178,3 +211,8 @@ class Footage:
         if len(starts_s) > 1 and starts_s[-1] > starts_s[0]:
             return (len(starts_s) - 1) / (starts_s[-1] - starts_s[0])
         return 1.0
+
+
+def _as_float32(times_s: Sequence[float]) -> tuple[float, ...]:
+    """Times as the decoder of the published scripts gives them: 1.6 is later than a question at 1.6 s."""
+    return tuple(np.asarray(times_s, dtype=np.float32).tolist())

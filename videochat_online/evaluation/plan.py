@@ -167,7 +167,9 @@ def estimated_cost(video: EvalVideo, protocol: EvalProtocol, *, blind: bool = Fa
         return answers
     fps = protocol.fps if video.fps is None else min(protocol.fps, video.fps)
     start_s, end_s = video.clip_s
-    span_s = max(0.0, min(video.last_question_s, end_s) - start_s)
+    looks_ahead = not protocol.causal and protocol.memory is not None and math.isfinite(end_s)
+    stop_s = end_s if looks_ahead else min(video.last_question_s, end_s)
+    span_s = max(0.0, stop_s - start_s)
     if protocol.memory is None:
         span_s = min(span_s, num_asked * (protocol.window_s or math.inf))
     return min(fps * span_s, num_asked * (protocol.max_frames or math.inf)) + answers

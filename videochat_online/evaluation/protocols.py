@@ -3,10 +3,10 @@
 Owns the published settings of OVBench, each value of which can be overridden; the resolved protocol is part of
 a run's output. Knows no files and no model.
 
-Source: the released evaluation of VideoChat-Online on OVBench. Two of its habits are not presets. Its scripts
-label the frames of video files with their END times, training labels them with START times: `frame_times="end"`
-does as the scripts do. And it hands the last question of a video the frames up to the clip's end, which is
-looking ahead; here a question sees the frames that start at or before its time, and nothing else.
+Source: the released evaluation of VideoChat-Online on OVBench. By default two of its habits are left out. Its
+scripts label the frames of video files with their END times, training labels them with START times. And they hand
+the last question of a video the frames up to the clip's end, which is looking ahead; here a question sees the
+frames that start at or before its time, and nothing else. `protocol="reference"` does as the scripts do.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from videochat_online.text.questions import (
 )
 
 FRAME_TIMES = ("start", "end")
+FRAME_RULES = ("causal", "reference")
+"""Values of `--protocol`: no look-ahead, or the frames of the published scripts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +37,7 @@ class EvalProtocol:
 
     Attributes:
         setting: name in `PROTOCOLS`.
+        causal: a question sees no frame later than itself; otherwise it sees those of the published scripts.
         fps: frames a second; every n-th frame of the video is taken, n = its rate / `fps` rounded.
         memory: what remembers the stream; None where a question gets a window of frames instead.
         memory_options: options of that memory, without those that the model decides.
@@ -48,6 +51,7 @@ class EvalProtocol:
     """
 
     setting: str
+    causal: bool = True
     fps: float
     memory: str | None
     memory_options: Mapping[str, Any]
@@ -65,6 +69,7 @@ class EvalProtocol:
             "window_s above 0": self.window_s is None or (math.isfinite(self.window_s) and self.window_s > 0),
             "max_frames of at least 1": self.max_frames is None or self.max_frames >= 1,
             f"frame_times of {' or '.join(FRAME_TIMES)}": self.frame_times in FRAME_TIMES,
+            "frame_times of end in the published scripts": self.causal or self.frame_times == "end",
             "max_new_tokens of at least 1": self.max_new_tokens >= 1,
         }
         for rule, holds in rules.items():
@@ -75,6 +80,11 @@ class EvalProtocol:
     def suffix_of(self, kind: str) -> str:
         """What a question of a kind (`records.KINDS`) ends in."""
         return KIND_SUFFIXES.get(kind, self.suffix)
+
+    @property
+    def min_new_tokens(self) -> int:
+        """Of an answer; the published scripts do not let it be empty."""
+        return 0 if self.causal else 1
 
     def make_memory(self, full_grid: Grid, intervals: tuple[int, ...]) -> MemoryBank:
         """An empty memory for frames of a model, which decides its grid and intervals.
@@ -115,6 +125,7 @@ def resolve_protocol(
     setting: str,
     *,
     of_task: Mapping[str, Mapping[str, Any]] | None = None,
+    protocol: str = "causal",
     memory: str | None = None,
     memory_options: Mapping[str, Any] | None = None,
     **overrides: Any,
@@ -124,6 +135,7 @@ def resolve_protocol(
     Args:
         setting: name in `PROTOCOLS`.
         of_task: `Task.settings`: what a benchmark has otherwise than the preset.
+        protocol: one of `FRAME_RULES`; "reference" labels frames with their ends, too.
         memory: another memory than the preset's. `window` and `uniform` then get as many full-size frames as
             fit the preset's budget, unless `num_frames` says otherwise; `fifo` gets its capacities.
         memory_options: options of the memory; None values count as not given.
@@ -131,13 +143,17 @@ def resolve_protocol(
             the whole stream.
 
     Raises:
-        InputError: an unknown setting or memory, a value out of its range, or an option that has no meaning
+        InputError: an unknown setting, protocol or memory, a value out of its range, or an option that has no meaning
             in the setting.
     """
     if setting not in PROTOCOLS:
         raise InputError(f"unknown setting {setting!r}: expected one of {sorted(PROTOCOLS)}")
+    if protocol not in FRAME_RULES:
+        raise InputError(f"unknown protocol {protocol!r}: expected one of {list(FRAME_RULES)}")
     preset = replace(PROTOCOLS[setting], **(of_task or {}).get(setting, {}))
     given = {name: value for name, value in overrides.items() if value is not None}
+    if protocol == "reference":
+        given = {"causal": False, "frame_times": "end", **given}
     options = {name: value for name, value in (memory_options or {}).items() if value is not None}
     if preset.memory is None:
         unusable = [f"--{name}" for name in (*(["memory"] if memory else []), *options)]

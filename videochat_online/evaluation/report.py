@@ -14,6 +14,10 @@ from videochat_online.evaluation.records import EvalSet
 from videochat_online.evaluation.results import Row, RunFolder
 from videochat_online.evaluation.submission import submission
 
+NOT_CAUSAL = (
+    "**Not causal:** `--protocol reference` takes the frames of the published scripts. The last question of a video "
+    "sees frames up to the end of its clip. For comparison with published figures only."
+)
 _TABLES = {
     "cells": "By answer type and source",
     "answer_types": "By answer type",
@@ -41,6 +45,7 @@ def summary_figures(
     return {
         "task": settings["task"],
         "setting": config.protocol.setting,
+        "causal": config.protocol.causal,
         "model": settings["model"],
         "blind": config.blind,
         "answer_by": config.answer_by,
@@ -91,7 +96,8 @@ def write_report(folder: RunFolder, metrics: Mapping[str, Any]) -> None:
 def render(metrics: Mapping[str, Any], plots: Mapping[str, str] | None = None) -> str:
     """The report as Markdown; `plots` are titles and names of pictures beside it."""
     frames = "no frames (blind)" if metrics["blind"] else metrics["setting"]
-    parts = [f"# {metrics['task']}, {frames}", _headline(metrics), "## Protocol", _protocol(metrics), "## Accuracy"]
+    parts = [f"# {metrics['task']}, {frames}", *([] if metrics["causal"] else [NOT_CAUSAL]), _headline(metrics)]
+    parts += ["## Protocol", _protocol(metrics), "## Accuracy"]
     parts.append("Percent, with 95% intervals of a bootstrap over videos. An answer that names no option is wrong.")
     for key, title in (_TABLES_OF_TYPES if metrics.get("averages") else _TABLES).items():
         if metrics.get(key):

@@ -126,15 +126,19 @@ def read_run(folder: Path) -> Run:
 
 
 def default_label(settings: Mapping[str, Any]) -> str:
-    """What a run remembered: "pyramid 4/4/16", "window 6", "keep_all", "blind", or a setting without a memory."""
+    """What a run remembered: "pyramid 4/4/16", "window 6", "keep_all", "blind", or a setting without a memory.
+
+    A run that is not causal says so.
+    """
     protocol = settings["protocol"]
+    mark = "" if protocol.get("causal", True) else " (not causal)"
     if settings["blind"]:
-        return "blind"
+        return f"blind{mark}"
     if protocol["memory"] is None:
-        return str(protocol["setting"])
+        return f"{protocol['setting']}{mark}"
     options = protocol["memory_options"]
     sizes = options.get("capacities") or [options[name] for name in ("num_frames",) if name in options]
-    return f"{protocol['memory']} {'/'.join(map(str, sizes))}".strip()
+    return f"{protocol['memory']} {'/'.join(map(str, sizes))}".strip() + mark
 
 
 def labels_of(runs: Sequence[Run], given: Sequence[str] | None) -> list[str]:
@@ -202,6 +206,7 @@ def _comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
     left_out = {"protocol": ("memory", "memory_options"), "generation": ("max_new_tokens",)}  # the protocol has it, too
     for part, names in left_out.items():
         kept[part] = {name: value for name, value in kept[part].items() if name not in names}
+    kept["protocol"].setdefault("causal", True)  # runs from before there was another way
     return kept
 
 

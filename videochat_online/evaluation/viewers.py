@@ -1,7 +1,8 @@
 """How a question gets its frames: from a memory of the stream, from a window, or not at all.
 
 A viewer goes through one video once, forwards; each frame is encoded once for all questions. It never holds a
-frame later than the question when it builds the question's prompt: that is what makes an evaluation causal.
+frame later than the question when it builds the question's prompt: that is what makes an evaluation causal. Only
+under `--protocol reference` it does, as the published scripts do.
 
 Shapes: `T` frames, `C` channels, `H` `W` token grid, `L` tokens, `D` width of the language model.
 """
@@ -62,12 +63,17 @@ class Viewer(Protocol):
 class StreamingViewer:
     """A session that is asked without its history: what it answers leaves no trace."""
 
-    def __init__(self, model: VideoChatModel, footage: Frames, protocol: EvalProtocol) -> None:
+    def __init__(
+        self, model: VideoChatModel, footage: Frames, protocol: EvalProtocol, questions: Sequence[EvalQuestion]
+    ) -> None:
         memory = protocol.make_memory(model.config.grid, tuple(model.config.memory_intervals))
         self.session = StreamingSession(
             model, memory, system_message=protocol.system_message, with_times=protocol.with_times
         )
-        self._groups = footage.read(footage.streaming_indices())
+        indices = footage.streaming_indices()
+        self._groups = footage.read(indices)
+        self._causal, self._last_index = protocol.causal, indices[-1] if indices else -1
+        self._last_question = questions[-1].id if questions else None
         self._held: list[LabelledFrame] = []
 
     @property
@@ -76,10 +82,10 @@ class StreamingViewer:
         return self.session.num_frames
 
     def watch_until(self, question: EvalQuestion) -> None:
-        """Push every frame that is labelled with a time up to the question's; later ones wait."""
+        """Push every frame that the question may see; later ones wait."""
         while True:
             group = self._held or next(self._groups, [])
-            seen = [frame for frame in group if frame.time_s <= question.time_s]
+            seen = [frame for frame in group if self._may_see(question, frame)]
             self._held = group[len(seen) :]
             if seen:
                 pixels_THWC = np.stack([frame.pixels_HWC for frame in seen])
@@ -89,8 +95,19 @@ class StreamingViewer:
 
     def prepare(self, question: EvalQuestion, text: str, generation_prefix: str = "") -> View:
         """The prompt from what the session remembers."""
-        prepared = self.session.prepare(text, at_s=question.time_s, generation_prefix=generation_prefix)
+        # Without a time the session does not mind that frames come after the question.
+        at_s = question.time_s if self._causal else None
+        prepared = self.session.prepare(text, at_s=at_s, generation_prefix=generation_prefix)
         return View(prepared.frames, prepared.prompt)
+
+    def _may_see(self, question: EvalQuestion, frame: LabelledFrame) -> bool:
+        """Frames labelled with a time up to the question's.
+
+        As published, the last question of a video sees all of the clip, and no other one the clip's last frame.
+        """
+        if not self._causal and question.id == self._last_question:
+            return True
+        return frame.time_s <= question.time_s and (self._causal or frame.index != self._last_index)
 
 
 class WindowViewer:
@@ -204,7 +221,7 @@ def make_viewer(
     if footage is None:
         return BlindViewer(model, protocol)
     if protocol.memory is not None:
-        return StreamingViewer(model, footage, protocol)
+        return StreamingViewer(model, footage, protocol, questions)
     return WindowViewer(model, footage, protocol, questions)
 
 
