@@ -55,7 +55,7 @@ def folder(tmp_path):
         {"name": "shuffle", "kind": "pixel_shuffle", "files": ["cases/shuffle.safetensors"],
          "params": {"ps_version": "v2", "scale": 0.5}, "tolerance": {"atol": 0.01}},
         {"name": "schedule", "kind": "token_schedule", "files": ["cases/schedule.json"], "params": {}, "tolerance": {}},
-        {"name": "other", "kind": "sharding", "files": [], "params": {}},
+        {"name": "other", "kind": "oddity", "files": [], "params": {}},
     ]  # fmt: skip
     (tmp_path / "index.json").write_text(json.dumps({"cases": cases}))
     return tmp_path
@@ -79,7 +79,7 @@ def test_right_numbers_pass(folder, capsys):
     assert check_golden.main([str(folder)]) == 0
     out = capsys.readouterr().out
     assert "2/2 cases passed" in out
-    assert "sharding" in out
+    assert "oddity" in out
     assert "not covered" in out
 
 
@@ -186,6 +186,37 @@ def test_rows_that_the_reference_corrupts_can_fail(shared_dir, row):
     assert run_changed(case, "conversations_after", 0, "value", value="Else.") != []
     assert run_changed(case, "num_patches", value=[recorded["num_patches"][0] + 1]) != []
     assert run_changed(case, "is_video", value=[1 - recorded["is_video"][0]]) != []
+
+
+@pytest.mark.parametrize(
+    ("script", "paths"),
+    [
+        ("stream_single_time_fps2", [(3, "timestamps", 0), (12, "n_frames"), (5, "add_generation_prompt")]),
+        ("stream_multiturn_notime_fps1", [(2, "question"), (2, "history", 0, 0), (1, "system_message")]),
+        ("sliding_window_time_fps1", [(11, "question"), (0, "generation_config", "min_new_tokens"), (4, "answer")]),
+    ],
+)
+def test_what_the_published_scripts_ask_can_fail(shared_dir, script, paths):
+    cases = {case.name: case for case in check_golden.load_cases(shared_dir / "golden")}
+    case = cases[f"evalscript_{script}"]
+    assert run_changed(case, value=None) == []
+    for path in paths:
+        place = case.recorded["calls"]
+        for key in path:
+            place = place[key]
+        if isinstance(place, int):
+            value = place + 1
+        else:
+            value = re.sub(r"Frame\d+", "Frame0", place, count=1) if "Frame" in place else f"B{place}"
+        assert run_changed(case, "calls", *path, value=value) != [], path
+
+
+def test_shares_can_fail():
+    case = Case(root=None, entry={"name": "shares", "kind": "sharding"}, frames=None)
+    case.recorded = [{"total": 7, "world": 3, "shards": [[0, 3], [3, 5], [5, 7]]}]
+    assert run_changed(case, value=None) == []
+    assert run_changed(case, 0, "shards", 1, value=[3, 6]) != []
+    assert run_changed(case, 0, "total", value=8) != []
 
 
 def test_shapes_must_agree():

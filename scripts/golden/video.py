@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -143,20 +144,24 @@ def _check_video(case: Case, label: str, row: Row) -> None:
     else:
         # Rows whose path names AVA reach back to the start whatever their window says; all are shorter than 32 s.
         window_s = None if "AVA" in row["data_prefix"] else row["window"]
-        indices = sliding_window_indices_at_times(
+        window = partial(
+            sliding_window_indices_at_times,
             starts_s,
             ends_s,
             row["fps"],
             row["sample_fps"],
             row["timestamp"],
-            window_s=window_s,
             max_num_frames=row["max_num_frames"],
             tolerance_s=0.0,
         )
         if window_s is not None and row["timestamp"] - window_s > ends_s[-1]:
-            case.exclude(f"{label}: a window after the video's end makes the whole video the window; ours: last frame")
-            case.exact(f"{label} our indices", indices, [row["n_frames"] - 1])
-            return
+            case.exclude(
+                f"{label}: a window after the video's end makes the whole video the window; ours has the last frame, "
+                "and the whole video only under --protocol reference"
+            )
+            case.exact(f"{label} our indices", window(window_s=window_s), [row["n_frames"] - 1])
+            window_s = None
+        indices = window(window_s=window_s)
     case.exact(f"{label} indices", indices, row["indices"])
     _close_seconds(case, label, [ends_s[i] for i in indices], row["sec"])
 

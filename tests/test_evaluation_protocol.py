@@ -1,0 +1,177 @@
+"""`--protocol reference`: the frames of the published scripts, what else it changes, and where it is marked."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from clips import write_clip
+from evaluation_sets import folder_set, make_config, noise, question, rows_of, run, write_frames, write_set
+from videochat_online.cli.main import main
+from videochat_online.errors import InputError
+from videochat_online.evaluation import resolve_protocol
+from videochat_online.evaluation.frames import Footage
+from videochat_online.evaluation.plan import estimated_cost
+from videochat_online.evaluation.runs import default_label
+from videochat_online.evaluation.tasks.ovbench import load_ovbench
+from videochat_online.evaluation.viewers import make_viewer
+
+
+@pytest.fixture
+def times_of(tiny_model, tmp_path):
+    """Labels of the frames that each question is answered from."""
+
+    def seen(path, times_s, *, clip=None, fps=4.0, setting="streaming", **values):
+        row = {"video_id": "v", "fps": fps, "questions": [question(time_s) for time_s in times_s]}
+        (video,) = load_ovbench([write_set(tmp_path / "one.json", [row | ({"clip": clip} if clip else {})])]).videos
+        memory = "keep_all" if setting == "streaming" else None
+        protocol = resolve_protocol(setting, memory=memory, **values)
+        views = []
+        with Footage(path, video, protocol) as footage:
+            viewer = make_viewer(tiny_model, footage, protocol, video.questions)
+            for asked in video.questions:
+                viewer.watch_until(asked)
+                views.append(viewer.prepare(asked, asked.question))
+        return [[round(frame.time_s, 2) for frame in view.frames] for view in views]
+
+    return seen
+
+
+class TestStreaming:
+    def test_the_last_question_sees_the_clip_to_its_end(self, times_of, tmp_path):
+        folder = write_frames(tmp_path / "frames", noise(12))
+        asked = {"times_s": (1.0, 3.5), "clip": [1.0, 6.0], "fps": 1.0}
+        assert times_of(folder, **asked) == [[1.0], [1.0, 2.0, 3.0]]
+        assert times_of(folder, **asked, protocol="reference") == [[1.0], [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]]
+
+    def test_without_an_end_the_video_s_end_is_the_clip_s(self, times_of, tmp_path):
+        folder = write_frames(tmp_path / "frames", noise(5))
+        assert times_of(folder, (0.0,), fps=1.0, protocol="reference") == [[0.0, 1.0, 2.0, 3.0, 4.0]]
+
+    def test_a_question_after_the_last_frame_loses_that_frame(self, times_of, tmp_path):
+        folder = write_frames(tmp_path / "frames", noise(4))
+        asked = {"times_s": (2.0, 8.0, 9.0), "fps": 1.0}
+        whole = [0.0, 1.0, 2.0, 3.0]
+        assert times_of(folder, **asked) == [whole[:3], whole, whole]
+        assert times_of(folder, **asked, protocol="reference") == [whole[:3], whole[:3], whole]
+
+    def test_times_are_compared_as_the_decoder_of_the_scripts_gives_them(self, times_of, tmp_path):
+        assert float(np.float32(1.6)) > 1.6
+        clip = write_clip(tmp_path / "clip.mp4", num_frames=30, fps=10)
+        ends = times_of(clip, (1.6, 2.9), fps=2.0, frame_times="end", protocol="causal")
+        published = times_of(clip, (1.6, 2.9), fps=2.0, protocol="reference")
+        assert ends[0][-1] == 1.6
+        assert published[0] == ends[0][:-1]
+
+    def test_labels_of_folders_have_two_decimals(self, times_of, tmp_path):
+        folder = write_frames(tmp_path / "frames", noise(9))
+        # Frame 1 starts at 0.3333 s, and is labelled 0.33 s.
+        assert times_of(folder, (0.333, 9.0), fps=3.0)[0] == [0.0]
+        assert times_of(folder, (0.333, 9.0), fps=3.0, protocol="reference")[0] == [0.0, 0.33]
+
+
+class TestWindow:
+    def test_the_clip_is_not_looked_at(self, times_of, tmp_path):
+        folder = write_frames(tmp_path / "frames", noise(12))
+        asked = {"times_s": (3.0, 8.0), "clip": [2.0, 6.0], "fps": 1.0, "setting": "sliding_window", "window_s": 4.0}
+        assert times_of(folder, **asked) == [[2.0, 3.0], [2.0, 3.0, 4.0, 5.0, 6.0]]
+        assert times_of(folder, **asked, protocol="reference") == [[0.0, 1.0, 2.0, 3.0], [4.0, 5.0, 6.0, 7.0, 8.0]]
+
+    def test_a_window_after_the_video_is_the_whole_video(self, times_of, tmp_path):
+        clip = write_clip(tmp_path / "clip.mp4", num_frames=30, fps=10)
+        asked = {"times_s": (1.6, 30.0), "setting": "sliding_window", "window_s": 4.0, "max_frames": 3}
+        assert times_of(clip, **asked) == [[0.1, 0.6, 1.6], [2.9]]
+        # Labels are ends, and a frame that starts at 1.6 s is too late.
+        assert times_of(clip, **asked, protocol="reference") == [[0.1, 0.6, 1.6], [0.5, 1.5, 3.0]]
+
+
+class TestProtocol:
+    def test_what_it_changes(self):
+        for setting in ("streaming", "sliding_window"):
+            ours, published = (resolve_protocol(setting, protocol=name) for name in ("causal", "reference"))
+            assert ours == resolve_protocol(setting)
+            assert (ours.causal, ours.frame_times, ours.min_new_tokens) == (True, "start", 0)
+            assert (published.causal, published.frame_times, published.min_new_tokens) == (False, "end", 1)
+            assert (published.fps, published.suffix, published.max_new_tokens) == (
+                ours.fps, ours.suffix, ours.max_new_tokens,
+            )  # fmt: skip
+
+    def test_values_that_the_scripts_do_not_have(self):
+        with pytest.raises(InputError, match=r"unknown protocol 'paper': expected one of \['causal', 'reference'\]"):
+            resolve_protocol("streaming", protocol="paper")
+        with pytest.raises(InputError, match="expected frame_times of end in the published scripts, got start"):
+            resolve_protocol("streaming", protocol="reference", frame_times="start")
+
+    @pytest.mark.parametrize(("clip", "cost"), [([0.0, 20.0], 20 * 8 + 4), (None, 5 * 8 + 4)])
+    def test_shares_count_what_is_looked_ahead(self, tmp_path, clip, cost):
+        row = {"video_id": "v", "questions": [question(5.0)]} | ({"clip": clip} if clip else {})
+        (video,) = load_ovbench([write_set(tmp_path / "set.json", [row])]).videos
+        assert estimated_cost(video, resolve_protocol("streaming", protocol="reference")) == cost
+        assert estimated_cost(video, resolve_protocol("streaming")) == 5 * 8 + 4
+
+    def test_an_interrupted_run_gives_the_same(self, tiny_model, tmp_path):
+        annotations, values = folder_set(tmp_path, num_videos=1), {"protocol": "reference"}
+        run(make_config(annotations, tmp_path / "whole", protocol=values), tiny_model)
+        config = make_config(annotations, tmp_path / "broken", protocol=values)
+        run(config, tiny_model)
+        path = tmp_path / "broken" / "predictions.jsonl"
+        path.write_bytes(path.read_bytes()[:-20])
+        (tmp_path / "broken" / "videos.jsonl").write_bytes(b"")
+        run(config, tiny_model)
+        assert rows_of(tmp_path / "broken") == rows_of(tmp_path / "whole")
+        assert [row["frames_used"][-1]["time_s"] for row in rows_of(tmp_path / "whole")] == [1.0, 3.0, 5.75]
+
+
+class TestMarks:
+    @pytest.fixture
+    def call(self, tiny_dir, tmp_path, capsys):
+        annotations = folder_set(tmp_path, num_videos=2)
+        files = ["--annotations", annotations, "--data-root", tmp_path / "media", "--model", tiny_dir()]
+
+        def evaluate(name, *more):
+            arguments = ["evaluate", *files, "--output", tmp_path / name, "--max_new_tokens", 4, *more]
+            status = main([str(argument) for argument in arguments])
+            return status, capsys.readouterr()
+
+        return evaluate
+
+    def test_every_output_says_so(self, call, tmp_path):
+        for name, is_marked in (("causal", False), ("reference", True)):
+            status, written = call(name, "--protocol", name)
+            assert status == 0
+            assert (", not causal\n" in written.out) == is_marked
+            metrics = json.loads((tmp_path / name / "metrics.json").read_text())
+            assert metrics["causal"] == metrics["protocol"]["causal"] == (not is_marked)
+            report = (tmp_path / name / "report.md").read_text().splitlines()
+            assert report[2].startswith("**Not causal:** `--protocol reference`") == is_marked
+            settings = json.loads((tmp_path / name / "run.json").read_text())["settings"]
+            assert settings["generation"]["min_new_tokens"] == int(is_marked)
+            assert default_label(settings) == "pyramid 2/2/12" + (" (not causal)" if is_marked else "")
+
+    def test_the_default_is_causal(self, call, tmp_path):
+        call("default")
+        call("causal", "--protocol", "causal")
+        assert rows_of(tmp_path / "default") == rows_of(tmp_path / "causal")
+        status, written = call("default", "--protocol", "reference")
+        assert status == 2
+        assert "protocol.causal: true there, false here" in written.err
+
+    def test_the_two_are_not_compared_unless_told(self, call, tmp_path, capsys):
+        call("causal")
+        call("reference", "--protocol", "reference")
+        runs = [str(tmp_path / name) for name in ("causal", "reference")]
+        assert main(["compare", *runs]) == 2
+        assert "protocol.causal is false, not true" in capsys.readouterr().err
+        assert main(["compare", *runs, "--across_protocols"]) == 0
+        assert "pyramid 2/2/12 (not causal)" in capsys.readouterr().out
+
+    def test_runs_from_before_there_were_two_are_causal(self, call, tmp_path, capsys):
+        for name in ("causal", "earlier"):
+            call(name)
+        path = tmp_path / "earlier" / "run.json"
+        facts = json.loads(path.read_text())
+        del facts["settings"]["protocol"]["causal"]
+        path.write_text(json.dumps(facts))
+        assert main(["compare", str(tmp_path / "causal"), str(tmp_path / "earlier")]) == 0
