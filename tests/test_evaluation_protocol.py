@@ -60,10 +60,12 @@ class TestStreaming:
     def test_times_are_compared_as_the_decoder_of_the_scripts_gives_them(self, times_of, tmp_path):
         assert float(np.float32(1.6)) > 1.6
         clip = write_clip(tmp_path / "clip.mp4", num_frames=30, fps=10)
-        ends = times_of(clip, (1.6, 2.9), fps=2.0, frame_times="end", protocol="causal")
-        published = times_of(clip, (1.6, 2.9), fps=2.0, protocol="reference")
+        ends = times_of(clip, (1.6, 2.9), frame_times="end", protocol="causal")
+        published = times_of(clip, (1.6, 2.9), protocol="reference")
         assert ends[0][-1] == 1.6
         assert published[0] == ends[0][:-1]
+        assert float(np.float32(0.7)) < 0.7  # so that this frame ends before the clip begins
+        assert times_of(clip, (2.9,), clip=[0.7, 2.5], protocol="reference")[0][0] == 0.8
 
     def test_labels_of_folders_have_two_decimals(self, times_of, tmp_path):
         folder = write_frames(tmp_path / "frames", noise(9))
