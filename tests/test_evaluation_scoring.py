@@ -180,7 +180,14 @@ def test_no_answers():
 
 
 def test_a_report_needs_no_figures():
-    head = {"task": "t", "blind": True, "setting": "streaming", "model": "m|n", "answer_by": "generation"}
+    head = {
+        "task": "t",
+        "blind": True,
+        "causal": True,
+        "setting": "streaming",
+        "model": "m|n",
+        "answer_by": "generation",
+    }
     counts = dict.fromkeys(("num_answered", "num_questions", "num_videos", "num_without_frames", "num_bad_videos"), 0)
     cost = dict.fromkeys(
         ("peak_memory_bytes", "num_frames_decoded", "num_frames_encoded", "frames_per_s", "first_token_s_p50",
