@@ -11,7 +11,7 @@ from clips import write_clip
 from evaluation_sets import folder_set, make_config, noise, question, rows_of, run, write_frames, write_set
 from videochat_online.cli.main import main
 from videochat_online.errors import InputError
-from videochat_online.evaluation import resolve_protocol
+from videochat_online.evaluation import get_task, resolve_protocol
 from videochat_online.evaluation.frames import Footage
 from videochat_online.evaluation.plan import estimated_cost
 from videochat_online.evaluation.runs import default_label
@@ -105,6 +105,15 @@ class TestProtocol:
             resolve_protocol("streaming", protocol="paper")
         with pytest.raises(InputError, match="expected frame_times of end in the published scripts, got start"):
             resolve_protocol("streaming", protocol="reference", frame_times="start")
+
+    @pytest.mark.parametrize("task", ["ovobench", "streamingbench"])
+    def test_only_ovbench_has_published_frames(self, tmp_path, task):
+        values = {"task": get_task(task), "data_root": tmp_path}
+        make_config(tmp_path / "set.json", tmp_path / "out", **values)
+        with pytest.raises(
+            InputError, match=f"--protocol reference: expected a task with published frames, got {task}"
+        ):
+            make_config(tmp_path / "set.json", tmp_path / "out", protocol={"protocol": "reference"}, **values)
 
     @pytest.mark.parametrize(("clip", "cost"), [([0.0, 20.0], 20 * 8 + 4), (None, 5 * 8 + 4)])
     def test_shares_count_what_is_looked_ahead(self, tmp_path, clip, cost):

@@ -65,6 +65,8 @@ class EvaluationConfig:
     shard: Shard = Shard()
 
     def __post_init__(self) -> None:
+        if not (self.protocol.causal or self.task.has_published_frames):
+            raise InputError(f"--protocol reference: expected a task with published frames, got {self.task.name}")
         if self.answer_by not in ANSWER_BY:
             raise InputError(f"--answer_by: expected one of {', '.join(ANSWER_BY)}, got {self.answer_by!r}")
         if not 0 <= self.max_bad_fraction <= 1:

@@ -156,6 +156,7 @@ class Task:
         type_groups: from answer type to its group, where groups are of types and not of datasets.
         averages: what it publishes, the most important first; none: the mean of the cells.
         settings: for a setting, the values of its protocol that this benchmark has otherwise.
+        has_published_frames: whether `--protocol reference` is known for it.
         notes: what a reader of its report has to know.
     """
 
@@ -168,6 +169,7 @@ class Task:
     type_groups: Mapping[str, str] = field(default_factory=dict)
     averages: Sequence[Average] = ()
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    has_published_frames: bool = False
     notes: Sequence[str] = ()
 
     def cell(self, answer_type: str, dataset: str | None) -> tuple[str, str]:

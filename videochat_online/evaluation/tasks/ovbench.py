@@ -182,4 +182,5 @@ OVBENCH = Task(
     groups=GROUPS,
     set_apart=(("Hallucination", "object"),),
     folder_fps={"ava": 1.0},
+    has_published_frames=True,
 )
