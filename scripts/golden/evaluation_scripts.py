@@ -242,15 +242,20 @@ def check_sharding(case: Case) -> None:
     protocol, draw = resolve_protocol("streaming"), random.Random(0)
     for row in case.recorded:
         label = f"{row['total']} over {row['world']}"
-        sizes = [end - begin for begin, end in (place or (0, 0) for place in row["shards"])]
+        runs = [slice(*place) if place else slice(0) for place in row["shards"]]
+        sizes = [run.stop - (run.start or 0) for run in runs]
         equal = _shares(_videos([60.0] * row["total"]), protocol, row["world"])
         case.exact(f"{label}: sizes", [len(share) for share in equal], sizes)
         videos = _videos([draw.uniform(1.0, 600.0) for _ in range(row["total"])])
         shares = _shares(videos, protocol, row["world"])
         case.exact(f"{label}: each once", sorted(v.name for s in shares for v in s), sorted(v.name for v in videos))
-        loads = [sum(estimated_cost(video, protocol) for video in share) for share in shares]
+        loads, recorded = (
+            [sum(estimated_cost(video, protocol) for video in share) for share in split]
+            for split in (shares, [videos[run] for run in runs])
+        )
         largest = max(estimated_cost(video, protocol) for video in videos)
         case.exact(f"{label}: no share lags by more than one video", max(loads) - min(loads) <= largest, True)
+        case.exact(f"{label}: done no later than in the recorded split", max(loads) <= max(recorded), True)
 
 
 def _videos(lengths_s: Sequence[float]) -> list[EvalVideo]:
