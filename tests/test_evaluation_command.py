@@ -14,6 +14,7 @@ from benchmark_sets import benchmark_config
 from evaluation_sets import folder_set, question, rows_of, write_set
 from videochat_online.cli import evaluate as command
 from videochat_online.cli.main import COMMANDS, main
+from videochat_online.evaluation import Shard
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -21,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.fixture(autouse=True)
 def _registered(monkeypatch):
     monkeypatch.setitem(COMMANDS, "evaluate", command)
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", *(name for name in os.environ if name.startswith("SLURM_"))):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -113,6 +114,28 @@ class TestCommand:
         monkeypatch.setenv("WORLD_SIZE", "2")
         assert json.loads(call("--json")[1])["num_answered"] == 6
         assert len(rows_of(tmp_path / "out")) == 6
+
+    @pytest.mark.parametrize(
+        ("variables", "shard"),
+        [
+            ({"SLURM_ARRAY_TASK_ID": "2", "SLURM_ARRAY_TASK_COUNT": "4"}, Shard(2, 4)),
+            (
+                {"SLURM_ARRAY_TASK_ID": "14", "SLURM_ARRAY_TASK_COUNT": "3", "SLURM_ARRAY_TASK_MIN": "10"}
+                | {"SLURM_ARRAY_TASK_STEP": "2"},
+                Shard(2, 3),
+            ),
+            (
+                {"SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_TASK_COUNT": "2", "RANK": "3", "WORLD_SIZE": "8"},
+                Shard(11, 16),
+            ),
+            ({"RANK": "3", "WORLD_SIZE": "8"}, Shard(3, 8)),
+            ({}, Shard(0, 1)),
+        ],
+    )
+    def test_shards_by_slurm_and_torchrun(self, monkeypatch, variables, shard):
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        assert command._shard(None) == shard
 
     def test_blind_needs_no_data_root(self, call):
         status, out, _ = call("--blind", "--json", without=("--data-root",))

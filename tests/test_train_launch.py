@@ -144,6 +144,18 @@ def test_slurm_starts_a_script_on_each_node(tmp_path):
     assert "start this with sbatch" in by_hand.stderr
 
 
+def test_slurm_shares_a_benchmark_out_over_an_array(tmp_path):
+    (tmp_path / "script.sh").write_text(f'printf "%s\\n" "$PWD" "$@" >"{tmp_path}/called"\nexit 3\n')
+    job = tmp_path / "slurm_script"
+    job.write_text((ROOT / "shell/slurm/evaluate.sh").read_text())
+    environment = {"PATH": "/usr/bin:/bin", "SLURM_SUBMIT_DIR": str(tmp_path), "VIRTUAL_ENV": "somewhere"}
+    done = subprocess.run(["bash", job, "script.sh", "--output", "two words"], env=environment)
+    assert done.returncode == 3
+    assert (tmp_path / "called").read_text().splitlines() == [str(tmp_path), "--output", "two words"]
+    wrong = subprocess.run(["bash", job, "none.sh"], env=environment, capture_output=True, text=True)
+    assert (wrong.returncode, "found no script 'none.sh'" in wrong.stderr) == (2, True)
+
+
 @pytest.mark.parametrize("config", sorted((ROOT / "configs/train").glob("*.yaml")), ids=lambda path: path.stem)
 def test_configs_have_known_keys(config, monkeypatch):
     monkeypatch.chdir(ROOT)

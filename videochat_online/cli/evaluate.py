@@ -7,7 +7,7 @@ A question sees the frames that start at or before its time and nothing later (-
 the published scripts); each frame is decoded and encoded once for all questions of its video. OUT gets
 predictions.jsonl (a row an answer, written at once), videos.jsonl, metrics.json, report.md with plots, and result.json
 to hand in. A run that was broken off goes on when it is started again with the same settings; with other settings it is
-refused. Under torchrun, or with --shard 0/4 ... 3/4, processes share the videos.
+refused. Under torchrun, in a Slurm array, or with --shard 0/4 ... 3/4, processes share the videos.
 """
 
 from __future__ import annotations
@@ -182,11 +182,17 @@ def _seconds_or_all(text: str) -> float:
 
 
 def _shard(argument: str | None) -> Shard:
-    """What the flag says, else the rank that torchrun gives, else everything."""
+    """What the flag says, else the task of a Slurm array and the rank that torchrun gives in it, else everything."""
     if argument is not None:
         return Shard.parse(argument)
-    rank, world_size = os.environ.get("RANK"), os.environ.get("WORLD_SIZE")
-    return Shard() if rank is None or world_size is None else Shard.parse(f"{rank}/{world_size}")
+    env = os.environ
+    task, rank = Shard(), Shard()
+    if "SLURM_ARRAY_TASK_ID" in env and "SLURM_ARRAY_TASK_COUNT" in env:
+        first, step = int(env.get("SLURM_ARRAY_TASK_MIN", "0")), int(env.get("SLURM_ARRAY_TASK_STEP", "1"))
+        task = Shard.parse(f"{(int(env['SLURM_ARRAY_TASK_ID']) - first) // step}/{env['SLURM_ARRAY_TASK_COUNT']}")
+    if "RANK" in env and "WORLD_SIZE" in env:
+        rank = Shard.parse(f"{env['RANK']}/{env['WORLD_SIZE']}")
+    return Shard(task.index * rank.count + rank.index, task.count * rank.count)
 
 
 def _with_local_device(options: argparse.Namespace) -> argparse.Namespace:
