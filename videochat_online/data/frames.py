@@ -8,6 +8,7 @@ Shape legend: `T` frames or tiles, `S` side of the square in pixels.
 from __future__ import annotations
 
 import random
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from videochat_online.data.storage import Location, local_copy
 from videochat_online.errors import VideoError
 from videochat_online.video import (
     DEFAULT_FRAME_RATE,
+    TIME_TOLERANCE_S,
     FrameTransform,
     SampledFrames,
     VideoInfo,
@@ -149,7 +151,7 @@ class PixelReader:
             rng: the generator of "rand".
 
         Raises:
-            VideoError: unreadable, or broken off before the last frame that is needed.
+            VideoError: unreadable, broken off before the last frame that is needed, or one of them does not decode.
         """
         facts = self._facts.get((path, fps))
         if facts is None:
@@ -200,11 +202,37 @@ class PixelReader:
     def _decode(self, video: VideoSource, facts: _Facts, indices: Sequence[int]) -> Pixels:
         # The middle of a frame's time, so that rounded time stamps cannot give its neighbour.
         asked_s = [facts.start_s + (index + 0.5) / facts.fps for index in indices]
-        pixels = np.concatenate([self.transform.squares(chunk.pixels_THWC) for chunk in video.read(times_s=asked_s)])
+        squares, shown_s = [], []
+        for chunk in video.read(times_s=asked_s):
+            squares.append(self.transform.squares(chunk.pixels_THWC))
+            shown_s += chunk.times_s
+        _check_shown(video, [time_s - facts.start_s for time_s in asked_s], shown_s)
         ends_at_s = video.report.ends_at_s
         if ends_at_s is not None and asked_s[-1] > ends_at_s:
             raise VideoError(f"{video.info.source}: a frame at {asked_s[-1]:.1f} s is needed; {video.report.problem}")
-        return pixels
+        return np.concatenate(squares)
+
+
+def _check_shown(video: VideoSource, asked_s: Sequence[float], shown_s: Sequence[float]) -> None:
+    """VideoError where a wanted frame does not decode: the one before it would stand in its place.
+
+    Args:
+        video: after reading.
+        asked_s: times that were asked for, from the first frame on.
+        shown_s: start of the frame that came for each. One may come twice: a still part of a video is no fault.
+    """
+    if not video.report.num_errors:
+        return
+    # A first frame that does not decode moves the start of all that was asked for: count from the first packet.
+    starts_s = video.frame_times_s()
+    places = (bisect_right(starts_s, starts_s[0] + time_s + TIME_TOLERANCE_S) - 1 for time_s in asked_s)
+    wanted_s = {starts_s[place] for place in places}
+    num_missing = len(wanted_s - set(shown_s))
+    if num_missing:
+        raise VideoError(
+            f"{video.info.source}: expected {len(wanted_s)} frames of it, found {num_missing} of them unreadable;"
+            f" {video.report.problem}"
+        )
 
 
 def _facts(video: VideoSource) -> _Facts:

@@ -61,6 +61,8 @@ def read_image(path: str | os.PathLike[str]) -> Image.Image:
     Raises:
         VideoError: no such file, not an image, or a broken one.
     """
+    if os.path.exists(path) and not os.path.isfile(path):  # opening a pipe would wait for somebody to write into it
+        raise VideoError(f"{os.fspath(path)}: expected an image, found no regular file")
     try:
         with Image.open(path) as image:
             image.load()
