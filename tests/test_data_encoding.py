@@ -143,33 +143,34 @@ def test_online_rows_get_the_frames_up_to_each_turn(encoder, media):
 def test_frames_after_the_last_turn_are_left_out(encoder, media):
     example = encode(encoder, {"video": "clip.mp4", "conversations": dialogue("a", "b", times=(1.2,))}, media)
     assert len(example.pixels_TCSS) == 3
-    early = encode(encoder, {"video": "clip.mp4", "conversations": dialogue("a", "b", times=(0.0,))}, media)
-    assert early.pixels_TCSS is None
-    assert early.pool_ratios == ()
+    early = {"video": "clip.mp4", "conversations": dialogue("a", "b", times=(0.0,))}
+    with pytest.raises(InputError, match=r"expected a turn at 0.2 s, the first frame, or later, found none"):
+        encode(encoder, early, media)
 
 
 def test_times_count_from_the_clips_first_frame_where_they_are_reset(encoder, media):
     row = {"video": "clip.mp4", "clip": [2.0, 4.0], "conversations": dialogue("a", "b", times=(1.0,))}
     text = written(encoder, encode(encoder, row | {"need_reset_timestamp": True}, media))
     assert text.startswith(f"{U}Frame1 at 0.0s: <img>*16</img>\nFrame2 at 0.6s: <img>*1</img>\nFrame3 at 1.0s:")
-    assert encode(encoder, row, media).pixels_TCSS is None
+    with pytest.raises(InputError, match=r"expected a turn at 2.2 s, the first frame"):
+        encode(encoder, row, media)
 
 
 def test_tracks(encoder, media):
     row = {
         "video": "frames",
         "all_image_files": [f"frame{number}.png" for number in range(1, 5)],
-        "image_bboxes": [{"timestamp": float(t), "bbox": [t, 0, 0.5, 1]} for t in range(4)],
+        "image_bboxes": [{"timestamp": float(t), "bbox": [t / 10, 0, 0.5, 1]} for t in range(4)],
         "query_template": {"value": "<video>\nFollow <bbox>."},
     }
     asked = random.Random(1).randint(0, 3)
     assert asked == 1
     example = encode(encoder, row, media, seed=1)
     assert written(encoder, example) == (
-        f"{U}Frame1 at 0.0s: <img>*16</img>\nFrame2 at 1.0s: <img>*1</img>\nFollow [1, 0, 0.5, 1].{A}"
-        "~At 0.0s, [0, 0, 0.5, 1]\nAt 1.0s, [1, 0, 0.5, 1]<|end|>~"
-        f"{U}Frame3 at 2.0s: <img>*1</img>\n{A}~At 2.0s, [2, 0, 0.5, 1]<|end|>~"
-        f"{U}Frame4 at 3.0s: <img>*1</img>\n{A}~At 3.0s, [3, 0, 0.5, 1]<|end|>~"
+        f"{U}Frame1 at 0.0s: <img>*16</img>\nFrame2 at 1.0s: <img>*1</img>\nFollow [0.1, 0, 0.5, 1].{A}"
+        "~At 0.0s, [0.0, 0, 0.5, 1]\nAt 1.0s, [0.1, 0, 0.5, 1]<|end|>~"
+        f"{U}Frame3 at 2.0s: <img>*1</img>\n{A}~At 2.0s, [0.2, 0, 0.5, 1]<|end|>~"
+        f"{U}Frame4 at 3.0s: <img>*1</img>\n{A}~At 3.0s, [0.3, 0, 0.5, 1]<|end|>~"
     )
 
 
@@ -253,15 +254,15 @@ def test_times_may_be_rounded_beyond_the_end(encoder, media):
 @pytest.mark.parametrize(
     ("boxes", "message"),
     [
-        ([[0.1, 0.2, 0.3, 1.01], [0, 0, 1, 1]], None),
+        ([[0.1, 0.2, 0.3, 1.01], [0, 0, 1, 1]], "image_bboxes 0: expected a box within 0 to 1, found"),
         ([[0, 0, 1, 1], [0.1, -0.2, 0.3, 0.4]], "image_bboxes 1: expected a box within 0 to 1, found"),
         ([[0, 0, 80, 60], [5, 5, 80, 61]], "image_bboxes 1: expected a box within 80 x 60 pixels, found"),
         ([[0, 0, 81, 60], [5, 5, 80, 60]], "image_bboxes 0: expected a box within 80 x 60 pixels, found"),
-        ([[0, 0, 80, 60], [70, 50, 5, 5]], None),
+        ([[0, 0, 80, 60], [5, 5, 70, 50]], None),
     ],
 )
 def test_boxes_outside_their_image_are_refused(encoder, media, boxes, message):
-    """Annotated in parts of the image or in pixels, whatever their corners' order."""
+    """Annotated in parts of the image or in pixels."""
     row = {
         "video": ".",
         "all_image_files": ["image0.png", "image1.png"],

@@ -9,6 +9,9 @@ from videochat_online.data.storage import Location, local_copy
 from videochat_online.errors import InputError
 from videochat_online.video import read_image
 
+MIN_PIXELS = 2
+"""A coordinate from here on is in pixels."""
+
 
 def check_within_video(sample: Sample, duration_s: float, max_overrun_s: float) -> None:
     """Fail where a clip or a turn ends more than so many seconds after the video.
@@ -31,18 +34,33 @@ def check_within_video(sample: Sample, duration_s: float, max_overrun_s: float) 
 
 
 def check_boxes(sample: Sample, places: Sequence[int]) -> None:
-    """Fail where a box of a track lies outside its image: in parts of it up to 1, else in pixels.
+    """Fail where a box of a track is none, or lies outside its image.
+
+    Boxes are x1, y1, x2, y2, in parts of the image from 0 to 1 or in pixels, all of a track in one unit. A coordinate
+    of at least 2 says pixels: one between 1 and 2 is rather a part beyond the image's edge. A box of zeros and ones,
+    which stands for an object out of view, fits both.
+
+    Args:
+        sample: a track.
+        places: which of its images are used.
 
     Raises:
         InputError: names the box.
     """
-    in_pixels = any(value > 1 for box in sample.boxes for value in box.box)
+    boxes = [box.box for box in sample.boxes]
+    in_pixels = any(value >= MIN_PIXELS for box in boxes for value in box)
+    if in_pixels:
+        for place, box in enumerate(boxes):
+            if max(box) < MIN_PIXELS and not all(value in (0, 1) for value in box):
+                raise InputError(f"image_bboxes {place}: expected pixels, as in other boxes, found {list(box)}")
     for place in places:
-        box = sample.boxes[place].box
+        box = boxes[place]
         width, height = _size(sample.media[place]) if in_pixels else (1, 1)
         if not all(0 <= value <= limit for value, limit in zip(box, (width, height) * 2, strict=True)):
             unit = f"{width} x {height} pixels" if in_pixels else "0 to 1"
             raise InputError(f"image_bboxes {place}: expected a box within {unit}, found {list(box)}")
+        if box[2] < box[0] or box[3] < box[1]:
+            raise InputError(f"image_bboxes {place}: expected x1 <= x2 and y1 <= y2, found {list(box)}")
 
 
 def _size(path: Location) -> tuple[int, int]:

@@ -202,7 +202,8 @@ class PixelReader:
     def _decode(self, video: VideoSource, facts: _Facts, indices: Sequence[int]) -> Pixels:
         # The middle of a frame's time, so that rounded time stamps cannot give its neighbour.
         asked_s = [facts.start_s + (index + 0.5) / facts.fps for index in indices]
-        squares, shown_s = [], []
+        squares: list[Pixels] = []
+        shown_s: list[float] = []
         for chunk in video.read(times_s=asked_s):
             squares.append(self.transform.squares(chunk.pixels_THWC))
             shown_s += chunk.times_s

@@ -10,13 +10,11 @@ import random
 from collections.abc import Sequence
 
 from videochat_online.constants import IMAGE_PLACEHOLDER
-from videochat_online.data.records import DialogueTurn, Sample
+from videochat_online.data.records import VIDEO_PLACEHOLDER, DialogueTurn, Sample
 from videochat_online.errors import InputError
 from videochat_online.text import frame_segments, split_placeholders
 from videochat_online.types import FrameUse, Segment, Turn
 from videochat_online.video import TIME_TOLERANCE_S
-
-VIDEO_PLACEHOLDER = "<video>"
 
 
 def text_turns(turns: Sequence[DialogueTurn]) -> tuple[Turn, ...]:
@@ -101,11 +99,13 @@ def tracking_turns(sample: Sample, places: Sequence[int], rng: random.Random) ->
         places: which of its images are used, ascending.
         rng: draws the frame that is asked about.
     """
+    # Turns stand where their frames do, whose times are rounded as prompts print them.
     boxes = [sample.boxes[place] for place in places]
     asked = rng.randint(0, len(boxes) - 1)
     lines = [f"At {box.time_s}s, {list(box.box)}" for box in boxes]
     query = sample.query.replace("<bbox>", str(list(boxes[asked].box)))
     later = (
-        DialogueTurn("", line, box.time_s) for line, box in zip(lines[asked + 1 :], boxes[asked + 1 :], strict=True)
+        DialogueTurn("", line, round(box.time_s, 1))
+        for line, box in zip(lines[asked + 1 :], boxes[asked + 1 :], strict=True)
     )
-    return (DialogueTurn(query, "\n".join(lines[: asked + 1]), boxes[asked].time_s), *later)
+    return (DialogueTurn(query, "\n".join(lines[: asked + 1]), round(boxes[asked].time_s, 1)), *later)

@@ -27,7 +27,7 @@ from videochat_online.data.records import Sample
 from videochat_online.data.remembered import MemoryLayout
 from videochat_online.errors import InputError
 from videochat_online.memory import Grid, TokenSchedule
-from videochat_online.types import FrameUse, Turn
+from videochat_online.types import FrameUse, Turn, Visual
 from videochat_online.video import TIME_TOLERANCE_S, uniform_subset
 
 
@@ -128,11 +128,16 @@ class SampleReader:
             last_s = turns[-1].time_s
             seen_s = times_s if last_s is None else [t for t in times_s if t <= last_s + TIME_TOLERANCE_S]
             frames, ratios = self._remembered(clip.pixels_TSSC[: len(seen_s)], seen_s, memory)
+        if sample.kind != "video" and not frames_until(frames, turns[-1].time_s or 0.0):
+            raise InputError(f"expected a turn at {times_s[0]:g} s, the first frame, or later, found none")
         if sample.kind == "video":
             laid_out = video_turns(turns, frames)
         else:
             laid_out = online_turns(turns, frames)
             frames = list(frames_until(frames, turns[-1].time_s or 0.0))
+        num_places = sum(isinstance(segment, Visual) for turn in laid_out for segment in turn.user)
+        if num_places != len(frames):
+            raise InputError(f"expected as many frames as places for them, found {len(frames)} and {num_places}")
         pixels_TSSC = clip.pixels_TSSC[[frame.index for frame in frames]]
         return Shown(turns=laid_out, pixels_TSSC=pixels_TSSC, ratios=tuple(ratios[: len(frames)]))
 

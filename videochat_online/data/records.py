@@ -7,21 +7,30 @@ changed. Knows nothing of frames, tokens or templates.
 
 from __future__ import annotations
 
-import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from videochat_online.data.storage import Location, location
+from videochat_online.data.values import FPS_RANGE, MAX_COORDINATE, cut, number, path, shown, text, time_s
 from videochat_online.errors import InputError
 
 Kind = Literal["text", "image", "video", "online", "tracking"]
 Row = Mapping[str, Any]
 
-MAX_TEXT = 1_000_000
-"""Characters of one text in a row: tens of times the longest prompt. Tokenizing more can take minutes."""
+ROW_KEYS = ("conversations", "QA", "image_bboxes", "query_template")
+"""One of them is in each row."""
+
+VIDEO_PLACEHOLDER = "<video>"
+"""Where a text wants the frames of its video."""
 
 _ROLES = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt"}
+
+_LIKE_MEDIA = re.compile(
+    r"(image|img|picture|photo|video|vid|frame|media)s?([_ -]?(path|file|folder|name|url|list)s?)?", re.I
+)
+"""Keys of other formats; a row with one of them shows something, and is not to be learned as a text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,94 +100,120 @@ def parse_row(row: Row, root: Location) -> Sample:
     if "QA" in row:
         return _questions(row, root)
     if "conversations" not in row:
-        found = _cut(", ".join(row)) or "an empty row"
+        found = cut(", ".join(row)) or "an empty row"
         raise InputError(f"expected conversations, QA or image_bboxes, found {found}")
     system_message, turns = _dialogue(row["conversations"])
-    if "video" in row:
-        kind: Kind = "online" if any(turn.time_s is not None for turn in turns) else "video"
-        if kind == "online":
+    is_timed = any(turn.time_s is not None for turn in turns)
+    media_key = _media_key(row)
+    if media_key == "video":
+        if is_timed:
             _check_times(turns)
+        kind: Kind = "online" if is_timed else "video"
         return Sample(kind=kind, turns=turns, system_message=system_message, **_video(row, root))
-    images = _images(row, root)
+    if is_timed:
+        raise InputError("conversations: expected a video beside timestamps, found none")
+    if media_key is None and "video" in row and any(VIDEO_PLACEHOLDER in turn.user for turn in turns):
+        raise InputError(f"video: expected a path, as the text says {VIDEO_PLACEHOLDER}, found {shown(row['video'])}")
+    images = _images(row, root) if media_key else ()
     kind = "image" if images else "text"
     return Sample(kind=kind, turns=turns, media=images, system_message=system_message, sizes=_sizes(row, len(images)))
+
+
+def _media_key(row: Row) -> Literal["image", "video"] | None:
+    """Where the row names what it shows; None, an empty text and an empty list name nothing.
+
+    Raises:
+        InputError: both keys, or neither but one that other formats have. Its pictures would be lost in silence.
+    """
+    image, video = (row.get(key) not in (None, "", []) for key in ("image", "video"))
+    if image and video:
+        raise InputError("expected image or video, found both")
+    if image or video:
+        return "image" if image else "video"
+    for key, value in row.items():
+        if _LIKE_MEDIA.fullmatch(key) and value not in (None, "", []):
+            raise InputError(f"expected pictures at image, or a video at video, found {shown(key)}")
+    return None
 
 
 def _questions(row: Row, root: Location) -> Sample:
     """VideoChat2-IT: `QA: [{i, q, a}]`; the instruction `i` stands before the question."""
     pairs = row["QA"]
     if not isinstance(pairs, list) or not pairs:
-        raise InputError(f"QA: expected a list of questions and answers, found {_shown(pairs)}")
+        raise InputError(f"QA: expected a list of questions and answers, found {shown(pairs)}")
     turns = []
-    for number, pair in enumerate(pairs, start=1):
+    for count, pair in enumerate(pairs, start=1):
         if not isinstance(pair, dict):
-            raise InputError(f"QA {number}: expected an object with q and a, found {_shown(pair)}")
-        instruction, question = (_text(pair.get(key, ""), f"QA {number}: {key}") for key in "iq")
+            raise InputError(f"QA {count}: expected an object with q and a, found {shown(pair)}")
+        instruction, question = (text(pair.get(key, ""), f"QA {count}: {key}") for key in "iq")
         user = f"{instruction} {question}".strip()
         if not user:
-            raise InputError(f"QA {number}: expected an instruction i or a question q, found neither")
-        turns.append(DialogueTurn(user, _text(pair.get("a"), f"QA {number}: a").strip()))
-    if "video" in row:
+            raise InputError(f"QA {count}: expected an instruction i or a question q, found neither")
+        turns.append(DialogueTurn(user, text(pair.get("a"), f"QA {count}: a").strip()))
+    media_key = _media_key(row)
+    if media_key is None:
+        raise InputError("expected video or image beside QA, found neither")
+    if media_key == "video":
         return Sample(kind="video", turns=tuple(turns), **_video(row, root))
     images = _images(row, root)
-    if not images:
-        raise InputError("expected video or image beside QA, found neither")
     return Sample(kind="image", turns=tuple(turns), media=images, sizes=_sizes(row, len(images)))
 
 
 def _tracking(row: Row, root: Location) -> Sample:
     """Object tracks: an image file and a box for each time."""
-    folder = location(_path(row, "video"), root)
+    folder = location(path(row.get("video"), "video"), root)
     names, boxes, query = row.get("all_image_files"), row.get("image_bboxes"), row.get("query_template")
-    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-        raise InputError(f"all_image_files: expected a list of file names, found {_shown(names)}")
+    if not isinstance(names, list) or not names:
+        raise InputError(f"all_image_files: expected a list of file names, found {shown(names)}")
     if not isinstance(boxes, list) or len(boxes) != len(names):
         count = len(boxes) if isinstance(boxes, list) else 0
         raise InputError(f"image_bboxes: expected {len(names)} boxes, one for each image file, found {count}")
-    text = _text(query.get("value") if isinstance(query, dict) else query, "query_template")
-    if "<bbox>" not in text:
-        raise InputError(f"query_template: expected <bbox> where the asked box goes, found {text!r}")
-    return Sample(
-        kind="tracking",
-        media=tuple(folder / name for name in names),
-        boxes=tuple(_box(box, number) for number, box in enumerate(boxes)),
-        query=text,
-    )
+    asked = text(query.get("value") if isinstance(query, dict) else query, "query_template")
+    if "<bbox>" not in asked:
+        raise InputError(f"query_template: expected <bbox> where the asked box goes, found {shown(asked)}")
+    tracked = tuple(_box(box, place) for place, box in enumerate(boxes))
+    for place in range(1, len(tracked)):
+        before_s, now_s = tracked[place - 1].time_s, tracked[place].time_s
+        if now_s < before_s:
+            raise InputError(
+                f"image_bboxes {place}: timestamp: expected at least {before_s:g}, the box before's, found {now_s:g}"
+            )
+    media = tuple(folder / path(name, f"all_image_files {place}") for place, name in enumerate(names))
+    return Sample(kind="tracking", media=media, boxes=tracked, query=asked)
 
 
-def _box(raw: Any, number: int) -> BoxAt:
-    where = f"image_bboxes {number}"
+def _box(raw: Any, place: int) -> BoxAt:
+    where = f"image_bboxes {place}"
     if not isinstance(raw, dict) or not isinstance(raw.get("bbox"), list) or len(raw["bbox"]) != 4:
-        raise InputError(f"{where}: expected timestamp and bbox of 4 numbers, found {_shown(raw)}")
+        raise InputError(f"{where}: expected timestamp and bbox of 4 numbers, found {shown(raw)}")
     for value in raw["bbox"]:
-        _number(value, f"{where}: bbox")
-    _number(raw.get("timestamp"), f"{where}: timestamp")
-    return BoxAt(raw["timestamp"], tuple(raw["bbox"]))
+        number(value, f"{where}: bbox", lowest=-MAX_COORDINATE, highest=MAX_COORDINATE)
+    return BoxAt(time_s(raw.get("timestamp"), f"{where}: timestamp"), tuple(raw["bbox"]))
 
 
 def _dialogue(raw: Any) -> tuple[str | None, tuple[DialogueTurn, ...]]:
     """Alternating human and gpt messages, a system message before them allowed."""
     if not isinstance(raw, list) or not all(isinstance(message, dict) for message in raw):
-        raise InputError(f"conversations: expected a list of messages, found {_shown(raw)}")
+        raise InputError(f"conversations: expected a list of messages, found {shown(raw)}")
     system_message, messages = None, list(raw)
     if messages and messages[0].get("from") == "system":
-        system_message = _text(messages.pop(0).get("value"), "conversations: system")
+        system_message = text(messages.pop(0).get("value"), "conversations: system")
     if not messages or len(messages) % 2:
         raise InputError(f"conversations: expected pairs of human and gpt, found {len(messages)} messages")
     turns = []
-    for number in range(0, len(messages), 2):
-        human, reply = messages[number : number + 2]
+    for place in range(0, len(messages), 2):
+        where = f"conversations: turn {place // 2 + 1}"
+        human, reply = messages[place : place + 2]
         for message, expected in ((human, "human"), (reply, "gpt")):
             role = message.get("from")
-            if _ROLES.get(role) != expected:
-                raise InputError(f"conversations: turn {number // 2 + 1}: expected {expected}, found {role!r}")
-        where = f"conversations: turn {number // 2 + 1}"
-        time_s = human.get("timestamps")
+            if not isinstance(role, str) or _ROLES.get(role) != expected:
+                raise InputError(f"{where}: expected {expected}, found {shown(role)}")
+        said_s = human.get("timestamps")
         turns.append(
             DialogueTurn(
-                _text(human.get("value"), f"{where}: human"),
-                _text(reply.get("value"), f"{where}: gpt"),
-                None if time_s is None else _number(time_s, f"{where}: timestamps"),
+                text(human.get("value"), f"{where}: human"),
+                text(reply.get("value"), f"{where}: gpt"),
+                None if said_s is None else time_s(said_s, f"{where}: timestamps"),
             )
         )
     return system_message, tuple(turns)
@@ -186,13 +221,13 @@ def _dialogue(raw: Any) -> tuple[str | None, tuple[DialogueTurn, ...]]:
 
 def _check_times(turns: Sequence[DialogueTurn]) -> None:
     previous_s = 0.0
-    for number, turn in enumerate(turns, start=1):
+    for count, turn in enumerate(turns, start=1):
         if turn.time_s is None:
-            raise InputError(f"conversations: turn {number}: expected timestamps, as in the other turns, found none")
+            raise InputError(f"conversations: turn {count}: expected timestamps, as in the other turns, found none")
         if turn.time_s < previous_s:
             raise InputError(
-                f"conversations: turn {number}: timestamps: expected at least {previous_s:g}, the turn before's"
-                f" (or the start), found {turn.time_s:g}"
+                f"conversations: turn {count}: timestamps: expected at least {previous_s:g}, the turn before's, found"
+                f" {turn.time_s:g}"
             )
         previous_s = turn.time_s
 
@@ -204,30 +239,31 @@ def _video(row: Row, root: Location) -> dict[str, Any]:
         clip = [row.get("start"), row.get("end")]
     if clip is not None:
         if not isinstance(clip, list) or len(clip) != 2:
-            raise InputError(f"clip: expected start and end in seconds, found {_shown(clip)}")
-        start_s, end_s = (_number(value, "clip") for value in clip)
-        if not 0 <= start_s <= end_s:
+            raise InputError(f"clip: expected start and end in seconds, found {shown(clip)}")
+        start_s, end_s = (time_s(value, "clip") for value in clip)
+        if not start_s <= end_s:
             raise InputError(f"clip: expected 0 <= start <= end in seconds, found [{start_s:g}, {end_s:g}]")
         clip = (start_s, end_s)
     fps = row.get("fps")
-    if fps is not None and _number(fps, "fps") <= 0:
-        raise InputError(f"fps: expected a number above 0, found {fps}")
+    if fps is not None:
+        number(fps, "fps", lowest=FPS_RANGE[0], highest=FPS_RANGE[1])
+    resets = row.get("need_reset_timestamp")
+    if resets is not None and not isinstance(resets, bool):
+        raise InputError(f"need_reset_timestamp: expected true or false, found {shown(resets)}")
     return {
-        "media": (location(_path(row, "video"), root),),
+        "media": (location(path(row["video"], "video"), root),),
         "clip_s": clip,
-        "reset_times": bool(row.get("need_reset_timestamp", False)),
+        "reset_times": resets is True,
         "fps": fps,
     }
 
 
 def _images(row: Row, root: Location) -> tuple[Location, ...]:
-    raw = row.get("image")
-    if not raw:
-        return ()
+    raw = row["image"]
     names = raw if isinstance(raw, list) else [raw]
     if not all(isinstance(name, str) and name for name in names):
-        raise InputError(f"image: expected a path or a list of paths, found {_shown(raw)}")
-    return tuple(location(name, root) for name in names)
+        raise InputError(f"image: expected a path or a list of paths, found {shown(raw)}")
+    return tuple(location(path(name, "image"), root) for name in names)
 
 
 def _sizes(row: Row, num_images: int) -> tuple[tuple[int, int], ...]:
@@ -237,34 +273,3 @@ def _sizes(row: Row, num_images: int) -> tuple[tuple[int, int], ...]:
     if not len(width) == len(height) == num_images or not all(type(value) is int and value > 0 for value in values):
         return ()
     return tuple(zip(width, height, strict=True))
-
-
-def _path(row: Row, key: str) -> str:
-    value = row.get(key)
-    if not isinstance(value, str) or not value:
-        raise InputError(f"{key}: expected a path, found {_shown(value)}")
-    return value
-
-
-def _text(value: Any, where: str) -> str:
-    if not isinstance(value, str):
-        raise InputError(f"{where}: expected a text, found {_shown(value)}")
-    if len(value) > MAX_TEXT:
-        raise InputError(f"{where}: expected a text of at most {MAX_TEXT:,} characters, found {len(value):,}")
-    return value
-
-
-def _number(value: Any, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise InputError(f"{where}: expected a number, found {_shown(value)}")
-    return value
-
-
-def _shown(value: Any) -> str:
-    if value is None:
-        return "none"
-    return _cut(repr(value))
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= 60 else f"{text[:57]}..."

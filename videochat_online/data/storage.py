@@ -35,7 +35,9 @@ def location(text: str, base: Location = Path()) -> Location:
         path = Path(text)
         return path if path.is_absolute() else base / text
     try:
-        return UPath(text)
+        found = UPath(text)
+        str(found)  # what is wrong with a URL may only show when it is read
+        return found
     except (ValueError, ImportError) as error:
         raise InputError(f"{text}: expected a path or a URL that fsspec knows: {error}") from error
 
@@ -87,8 +89,8 @@ def local_copy(place: Location) -> Iterator[Path]:
         yield place
         return
     with tempfile.TemporaryDirectory(prefix="videochat_online_") as folder:
-        copy = Path(folder) / (place.name or "media")
         try:
+            copy = Path(folder) / (place.name or "media")
             if place.is_dir():
                 copy.mkdir()
                 for file in place.iterdir():

@@ -1,0 +1,97 @@
+"""Single values of a row or a registry: what is expected of each, and what was found, in a short line."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from videochat_online.errors import InputError
+
+MAX_TEXT = 1_000_000
+"""Characters of one text in a row: tens of times the longest prompt. Tokenizing more can take minutes."""
+
+MAX_PATH = 4096
+"""Characters of a path, as Linux has it; a URL is no longer."""
+
+MAX_TIME_S = 1e6
+"""Eleven days: no video is that long, and a larger number is a time in other units."""
+
+FPS_RANGE = (1e-3, 1e4)
+"""Frames per second, from a picture in a quarter of an hour to a high-speed camera."""
+
+MAX_COORDINATE = 1e6
+"""Pixels of a box: no image is that wide."""
+
+
+def text(value: Any, where: str) -> str:
+    """A text that a tokenizer takes.
+
+    Raises:
+        InputError: another type, too long, or half of a surrogate pair, which JSON can hold and UTF-8 cannot.
+    """
+    if not isinstance(value, str):
+        raise InputError(f"{where}: expected a text, found {shown(value)}")
+    if len(value) > MAX_TEXT:
+        raise InputError(f"{where}: expected a text of at most {MAX_TEXT:,} characters, found {len(value):,}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        found = f"half of a surrogate pair at character {error.start}"
+        raise InputError(f"{where}: expected a text that UTF-8 can hold, found {found}") from error
+    return value
+
+
+def path(value: Any, where: str) -> str:
+    """A path or URL that the system can look for.
+
+    Raises:
+        InputError: another type, empty, too long, or with characters that no name has.
+    """
+    if not isinstance(value, str) or not value:
+        raise InputError(f"{where}: expected a path, found {shown(value)}")
+    if len(value) > MAX_PATH:
+        raise InputError(f"{where}: expected a path of at most {MAX_PATH:,} characters, found {len(value):,}")
+    try:
+        name = os.fsencode(value)  # takes the escapes that stand for bytes of a name which is not UTF-8
+    except UnicodeEncodeError as error:
+        raise InputError(f"{where}: expected a path, found {shown(value)}") from error
+    if b"\0" in name:
+        raise InputError(f"{where}: expected a path, found {shown(value)}")
+    return value
+
+
+def number(value: Any, where: str, *, lowest: float, highest: float) -> float:
+    """A number within a range.
+
+    Raises:
+        InputError: another type, not finite, or out of range.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise InputError(f"{where}: expected a number, found {shown(value)}")
+    if not lowest <= value <= highest:  # whole numbers of JSON may be too large for a float
+        raise InputError(f"{where}: expected a number {span(lowest, highest)}, found {shown(value)}")
+    return value
+
+
+def time_s(value: Any, where: str) -> float:
+    """A time in seconds, at least 0.
+
+    Raises:
+        InputError: as `number`.
+    """
+    return number(value, where, lowest=0.0, highest=MAX_TIME_S)
+
+
+def span(lowest: float, highest: float) -> str:
+    """A range as an error says it."""
+    return " ".join(f"{word} {end:,.12g}" for word, end in (("from", lowest), ("to", highest)))
+
+
+def shown(value: Any) -> str:
+    """A value as an error quotes it."""
+    return "none" if value is None else cut(repr(value))
+
+
+def cut(long: str) -> str:
+    """At most 60 characters, for errors; without halves of surrogate pairs, which no file or terminal takes."""
+    return (long if len(long) <= 60 else f"{long[:57]}...").encode("utf-8", "backslashreplace").decode()
