@@ -161,3 +161,40 @@ def test_broken_annotations(tmp_path):
         file[1]
     with pytest.raises(InputError, match="found int"):
         file[2]
+
+
+HELD = {"version": 2, "data": [{"conversations": dialogue("a", "b")}] * 2}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (json.dumps(HELD).encode(), "expected rows, found an object with key 'data' that holds them"),
+        (json.dumps([HELD]).encode(), "expected rows, found an object with key 'data' that holds them"),
+        (json.dumps(HELD, indent=1).encode(), 'found JSON over lines: \'{ "version": 2, "data": '),
+        (json.dumps({"conversations": dialogue("a", "b")}, indent=1).encode(), "found JSON over lines: '{ \"conv"),
+        (
+            json.dumps([[{"conversations": []}] * 30]).encode(),
+            "found none in the first 1: row 0: expected a JSON object",
+        ),
+        (b"video,question\n" + b"a.mp4,What?\n" * 30, "found none in the first 20: row 0: expected a JSON object"),
+        ('[{"conversations": 1}]'.encode("utf-16"), "expected annotations in UTF-8, found UTF-16 or UTF-32"),
+        ('[{"conversations": 1}]'.encode("utf-16-be"), "expected annotations in UTF-8, found UTF-16 or UTF-32"),
+        ('{"conversations": 1}'.encode("utf-32"), "expected annotations in UTF-8, found UTF-16 or UTF-32"),
+    ],
+)
+def test_a_file_that_holds_no_rows_is_refused_as_a_whole(tmp_path, content, message):
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(InputError, match=message) as raised:
+        RowFile(tmp_path / "a.json")
+    assert len(str(raised.value)) < 300
+
+
+def test_files_whose_form_is_odd_but_clear(tmp_path):
+    row = {"conversations": dialogue("a", "b")}
+    line = json.dumps(row).encode()
+    bom = b"\xef\xbb\xbf"
+    for content in (bom + bom + line, bom + bom + b"[" + line + b"]", line, b"[1,\n" + line + b"\n]"):
+        (tmp_path / "a.json").write_bytes(content)
+        file = RowFile(tmp_path / "a.json")
+        assert file[len(file) - 1] == row

@@ -2,7 +2,7 @@
 
 Owns the two file formats (a JSON array, JSON lines; either may be gzipped) and how rows are held: as one block of
 bytes per file, so that a million rows cost what the file costs, and loader processes share them. Rows count from 0.
-Knows nothing of what is in a row.
+Knows nothing of what is in a row, but for the keys that tell it from an object that holds rows.
 """
 
 from __future__ import annotations
@@ -16,9 +16,18 @@ from typing import Any
 
 import numpy as np
 
+from videochat_online.data.records import ROW_KEYS
 from videochat_online.data.storage import Location, read_bytes
+from videochat_online.data.values import shown
 from videochat_online.errors import InputError
 
+ROWS_LOOKED_AT = 20
+"""A file none of whose first rows is an object holds something else, rather than bad rows only."""
+
+_CLOSING = re.compile(rb"[\s\]}]+")
+"""The last line of an object that is written over several lines."""
+
+_BOM = b"\xef\xbb\xbf"
 _NOT_BLANK = re.compile(r"[^ \t\r\n]")
 
 
@@ -29,20 +38,31 @@ class RowFile:
         path: a JSON array of objects, or one object a line.
 
     Raises:
-        InputError: no such file, no rows, or neither format. A broken line raises when its row is asked for.
+        InputError: no such file, no rows, neither format, or another encoding than UTF-8. A broken line raises when
+            its row is asked for.
     """
 
     def __init__(self, path: Location) -> None:
         self.path = path
         try:
-            content = _unzipped(read_bytes(path, "annotations")).removeprefix(b"\xef\xbb\xbf")
+            content = _unzipped(read_bytes(path, "annotations"))
         except (OSError, EOFError, zlib.error) as error:
             raise InputError(f"{path}: expected annotations, found a broken gzip file ({error})") from error
+        if b"\0" in content[:4]:  # in UTF-8, JSON has none
+            raise InputError(f"{path}: expected annotations in UTF-8, found UTF-16 or UTF-32")
+        while content.startswith(_BOM):
+            content = content.removeprefix(_BOM)
         lines = _array_lines(path, content) if content.lstrip()[:1] == b"[" else _text_lines(content)
+        if len(lines) > 1 and _CLOSING.fullmatch(lines[-1]):
+            found = shown(" ".join(content[:100].decode("utf-8", "replace").split()))
+            raise InputError(
+                f"{path}: expected a JSON array of rows, or one row a line, found JSON over lines: {found}"
+            )
         self._content = b"".join(lines)
         self._stops = np.cumsum([len(line) for line in lines], dtype=np.int64)
         if not lines:
             raise InputError(f"{path}: expected annotations, found no rows")
+        self._check_first_rows()
 
     def __len__(self) -> int:
         return len(self._stops)
@@ -57,6 +77,24 @@ class RowFile:
         if not isinstance(row, dict):
             raise InputError(f"expected a JSON object, found {type(row).__name__}")
         return row
+
+    def _check_first_rows(self) -> None:
+        """InputError where one object holds all rows, or none of the first rows is an object."""
+        reasons = []
+        for number in range(min(ROWS_LOOKED_AT, len(self))):
+            try:
+                first = self[number]
+            except InputError as error:
+                reasons.append(str(error))
+                continue
+            if len(self) == 1 and not first.keys() & set(ROW_KEYS):
+                for key, value in first.items():
+                    if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+                        raise InputError(
+                            f"{self.path}: expected rows, found an object with key {shown(key)} that holds them"
+                        )
+            return
+        raise InputError(f"{self.path}: expected rows, found none in the first {len(reasons)}: row 0: {reasons[0]}")
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return (self[number] for number in range(len(self)))
