@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from videochat_online.data.encoding import Example, SampleEncoder
 from videochat_online.data.lengths import EstimatedSample, estimate_sample
-from videochat_online.data.mixture import repeated_rows, repeats_of, unpack_key
+from videochat_online.data.mixture import check_epoch, repeated_rows, repeats_of, unpack_key
 from videochat_online.data.reading import check_reader
 from videochat_online.data.records import parse_row
 from videochat_online.data.registry import RegistryEntry
@@ -64,9 +64,11 @@ class TrainingDataset(Dataset[Example | SkippedSample]):
         self.encoder = encoder
         self.seed = seed
         self._files = [RowFile(entry.annotation) for entry in self.entries]
+        all_repeats = self._repeats()
+        check_epoch([len(file) for file in self._files], all_repeats)
         items = [
             repeated_rows(len(file), repeats, random.Random(f"{seed} {entry.name}"))
-            for entry, file, repeats in zip(self.entries, self._files, self._repeats(), strict=True)
+            for entry, file, repeats in zip(self.entries, self._files, all_repeats, strict=True)
         ]
         # Arrays, not lists: loader processes would copy the pages of a list as they count references.
         self._rows = np.concatenate([np.asarray(rows, dtype=np.int64) for rows in items])
@@ -128,6 +130,8 @@ class TrainingDataset(Dataset[Example | SkippedSample]):
         entry = self.entries[set_number]
         try:
             sample = parse_row(self._files[set_number][row], entry.data_root)
+            return estimate_sample(sample, self.encoder, entry.tiling(self.encoder.tiling), entry.memory)
         except InputError:
             return EstimatedSample(1)
-        return estimate_sample(sample, self.encoder, entry.tiling(self.encoder.tiling), entry.memory)
+        except Exception as error:
+            raise RuntimeError(f"{entry.name}: row {row}: {type(error).__name__}: {error}") from error

@@ -13,6 +13,28 @@ import torch
 from torch.utils.data import Sampler
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
+from videochat_online.errors import InputError
+
+MAX_EPOCH_ITEMS = 2**31
+"""More than any machine holds the numbers of, or trains on."""
+
+
+def check_epoch(num_rows: Sequence[int], repeats: Sequence[float]) -> None:
+    """Fail before the items of an epoch are listed where they are too many.
+
+    Args:
+        num_rows: of each set.
+        repeats: how often each set's rows count.
+
+    Raises:
+        InputError: says how many there would be.
+    """
+    num_items = sum(rows * repeat for rows, repeat in zip(num_rows, repeats, strict=True))
+    if num_items > MAX_EPOCH_ITEMS:
+        raise InputError(
+            f"repeat_time: expected at most {MAX_EPOCH_ITEMS:,} items in an epoch of all sets, found {num_items:,.0f}"
+        )
+
 
 def repeated_rows(num_rows: int, repeat_time: float, rng: random.Random) -> list[int]:
     """Row numbers of one set in an epoch: every row `int(repeat_time)` times, and a random part once more.

@@ -8,7 +8,6 @@ Owns the format of a registry and its validation. Knows nothing of rows, frames 
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from typing import Any
 from videochat_online.data.frames import Tiling
 from videochat_online.data.remembered import MemoryLayout
 from videochat_online.data.storage import Location, exists, location, read_bytes
+from videochat_online.data.values import FPS_RANGE, shown, span
 from videochat_online.errors import InputError
 
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
@@ -117,7 +117,7 @@ def _entry(path: Location, name: str, fields: Any) -> RegistryEntry:
     values: dict[str, Any] = {}
     for key, (check, expected) in _FIELDS.items():
         if key in fields and not check(fields[key]):
-            raise InputError(f"{where}: {key}: expected {expected}, found {fields[key]!r}")
+            raise InputError(f"{where}: {key}: expected {expected}, found {shown(fields[key])}")
         if key in fields:
             values[key] = fields[key]
     if "memory" in values:
@@ -158,18 +158,19 @@ def _kind(value: Any) -> str:
     return f"an empty {type(value).__name__}" if value in ({}, [], "") else type(value).__name__
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def _is_within(value: Any, lowest: float, highest: float) -> bool:
+    # Whole numbers of JSON may be too large for a float: compared, they need not become one.
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and lowest <= value <= highest
 
 
 _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "annotation": (lambda value: isinstance(value, str) and bool(value), "a path"),
     "data_root": (lambda value: isinstance(value, str), "a path"),
     "data_augment": (lambda value: isinstance(value, bool), "true or false"),
-    "repeat_time": (lambda value: _is_number(value) and 0 < value < math.inf, "a number above 0"),
-    "weight": (lambda value: _is_number(value) and 0 < value < math.inf, "a number above 0"),
+    "repeat_time": (lambda value: _is_within(value, 1e-6, 1e6), "a number from 0.000001 to 1,000,000"),
+    "weight": (lambda value: _is_within(value, 1e-6, 1e6), "a number from 0.000001 to 1,000,000"),
     "max_dynamic_patch": (lambda value: type(value) is int and value >= 1, "a whole number of at least 1"),
-    "fps": (lambda value: _is_number(value) and value > 0, "a number above 0"),
+    "fps": (lambda value: _is_within(value, *FPS_RANGE), f"a number {span(*FPS_RANGE)}"),
     "memory": (
         lambda value: isinstance(value, dict) and isinstance(value.get("name"), str),
         'an object such as {"name": "pyramid", "capacities": [2, 2, 12]}',

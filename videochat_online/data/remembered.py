@@ -18,11 +18,18 @@ import numpy as np
 import torch
 
 from videochat_online.data.frames import Pixels
+from videochat_online.data.values import shown
 from videochat_online.errors import InputError
 from videochat_online.memory import DEFAULT_INTERVALS, MEMORY_OPTIONS, Grid, MemoryBank, make_model_memory
 from videochat_online.types import FrameTokens
 
 THUMBNAIL_SIDE = 8
+MAX_FRAMES = 1_000_000
+"""Of a memory: more than eleven days at a frame a second. Memories allocate as many places."""
+
+MAX_TIERS = 16
+"""Each tier halves the token grid."""
+
 OF_THE_MODEL = ("full_grid", "grids", "intervals", "device")
 """Options of a memory that follow from the model; a registry does not set them."""
 
@@ -56,9 +63,15 @@ class MemoryLayout:
             # `make_memory` would take None for an option that is not given.
             if value is None:
                 raise InputError(f"{key}: expected a value, found None; leave it out for the default")
+            numbers = value if isinstance(value, (list, tuple)) else [value]
+            if len(numbers) > MAX_TIERS or any(isinstance(n, (int, float)) and n > MAX_FRAMES for n in numbers):
+                limits = f"numbers of at most {MAX_FRAMES:,}, and at most {MAX_TIERS} of them"
+                raise InputError(f"{key}: expected {limits}, found {shown(value)}")
         capacities = options.get("capacities", DEFAULT_INTERVALS)
         if not (isinstance(capacities, (list, tuple)) and capacities and all(type(c) is int for c in capacities)):
-            raise InputError(f"capacities: expected a list of whole numbers, one for each tier, found {capacities!r}")
+            raise InputError(
+                f"capacities: expected a list of whole numbers, one for each tier, found {shown(capacities)}"
+            )
         self.name = name
         self.options = options
         # Made once at once: wrong names and values are found before the first row, whatever the model is.
