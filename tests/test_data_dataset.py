@@ -24,7 +24,9 @@ from videochat_online.data import (
     TrainingDataset,
     load_registries,
 )
-from videochat_online.data.mixture import pack_key, repeated_rows, unpack_key
+from videochat_online.data import dataset as dataset_module
+from videochat_online.data import mixture as mixture_module
+from videochat_online.data.mixture import check_epoch, pack_key, repeated_rows, unpack_key
 from videochat_online.errors import InputError
 from videochat_online.train.run import make_collator
 
@@ -84,6 +86,9 @@ def test_a_fault_of_the_program_names_the_row_and_is_no_bad_row(encoder, media, 
     monkeypatch.setattr(SampleEncoder, "encode", lambda *_, **__: 1 / 0)
     with pytest.raises(RuntimeError, match="one: row 1: ZeroDivisionError"):
         data[1]
+    monkeypatch.setattr(dataset_module, "estimate_sample", lambda *_: 1 / 0)
+    with pytest.raises(RuntimeError, match="one: row 1: ZeroDivisionError"):
+        data.estimates([1])
 
 
 def test_repeats(encoder, media, tmp_path):
@@ -96,6 +101,15 @@ def test_repeats(encoder, media, tmp_path):
     assert (len(part), len(set(part))) == (30, 30)
     assert part == repeated_rows(100, 0.3, random.Random(0)) != repeated_rows(100, 0.3, random.Random(1))
     assert len(repeated_rows(10, 0.001, random.Random(0))) == 1
+
+
+def test_an_epoch_has_an_end(encoder, media, tmp_path, monkeypatch):
+    registry = write_registry(tmp_path, media, a=online_rows(4), b=online_rows(1))
+    with pytest.raises(InputError, match="expected at most 2,147,483,648 items in an epoch of all sets, found 4,000"):
+        check_epoch([1000, 3000], [1e6, 1e6])
+    monkeypatch.setattr(mixture_module, "MAX_EPOCH_ITEMS", 10)
+    with pytest.raises(InputError, match="repeat_time: .* at most 10 items .* found 13"):
+        dataset(encoder, weighted(registry, a=3))
 
 
 def test_weights_share_an_epoch_whatever_the_sizes_of_sets(encoder, media, tmp_path):
@@ -216,3 +230,11 @@ def test_loader_processes_give_the_same_batches(encoder, media, tmp_path, collat
         assert (ours["input_ids"] == theirs["input_ids"]).all()
         assert (ours["pixel_values"] == theirs["pixel_values"]).all()
     assert sum(len(batch[BATCH_REPORT].skipped) for batch in batches[0]) == 1
+
+
+def test_signs_are_tokens_of_their_own(encoder, media, tmp_path):
+    """A Chinese text has a token a character, and is not taken for a quarter of its length."""
+    texts = ["\u4f60\u597d" * 50, "hi \u00e9\u0436 " * 20]
+    rows = [{"conversations": dialogue("a", text)} for text in texts]
+    data = dataset(encoder, write_registry(tmp_path, media, one=rows))
+    assert data.estimate_lengths() == [100, 121 // 4]

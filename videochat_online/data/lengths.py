@@ -20,6 +20,11 @@ from videochat_online.memory import Grid
 from videochat_online.video import choose_tile_grid
 
 CHARACTERS_PER_TOKEN = 4
+"""Of texts in letters."""
+
+FIRST_SIGN = "\u2e80"
+"""From here on characters are signs: Chinese, Japanese and Korean ones, emoji. Each counts as a token."""
+
 TOKENS_PER_FRAME_LINE = 12
 """Of `Frame12 at 11.5s: <img></img>`, around the visual tokens."""
 
@@ -53,7 +58,7 @@ def estimate_sample(
     turns = sample.turns
     if memory is not None:
         turns = last_turns(turns)
-    text = len(sample.query) + sum(len(turn.user) + len(turn.assistant) for turn in turns)
+    text = _text_tokens("".join([sample.query, *(turn.user + turn.assistant for turn in turns)]))
     pictures = visual = lines = 0
     if sample.kind == "image":
         pictures = _num_tiles(sample, encoder, (tiling or encoder.tiling).for_images(len(sample.media)))
@@ -65,7 +70,12 @@ def estimate_sample(
         else:
             pictures, visual = _held(memory, pictures, encoder.full_grid, encoder.schedule.intervals)
         lines = TOKENS_PER_FRAME_LINE * pictures
-    return EstimatedSample(min(visual + lines + text // CHARACTERS_PER_TOKEN, encoder.max_length), visual, pictures)
+    return EstimatedSample(min(visual + lines + text, encoder.max_length), visual, pictures)
+
+
+def _text_tokens(text: str) -> int:
+    num_signs = 0 if text.isascii() else sum(character >= FIRST_SIGN for character in text)
+    return num_signs + (len(text) - num_signs) // CHARACTERS_PER_TOKEN
 
 
 @lru_cache(maxsize=4096)
