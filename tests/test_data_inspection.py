@@ -9,11 +9,12 @@ import av
 import pytest
 
 from train_cases import dialogue, flags, mixed_rows, online_rows, tiny_encoder, write_media, write_registry
+from videochat_online.cli import registry_report
 from videochat_online.cli.main import main
-from videochat_online.data import TrainingDataset, load_registries
+from videochat_online.data import SampleEncoder, TrainingDataset, load_registries
 from videochat_online.data.dataset import SkippedSample
 from videochat_online.data.inspection import inspect_sets
-from videochat_online.model import load_model
+from videochat_online.model import load_model, loading
 from videochat_online.train import parse_arguments, train
 
 FAULTS = [
@@ -135,6 +136,59 @@ def test_the_command(tiny_dir, registry, tmp_path, capsys):
     assert set(json.loads(capsys.readouterr().out)) == {"good", "spoilt"}
 
 
+def test_a_fault_of_the_program_is_a_problem_of_its_row(tiny_model, registry, monkeypatch):
+    read = SampleEncoder.read
+
+    def read_no_texts(self, sample, *arguments, **options):
+        return None["x"] if sample.kind == "text" else read(self, sample, *arguments, **options)
+
+    monkeypatch.setattr(SampleEncoder, "read", read_no_texts)
+    good = inspect_sets(load_registries(str(registry))[:1], tiny_encoder(tiny_model))["good"]
+    assert good.problems == [(5, "a fault of the program: TypeError: 'NoneType' object is not subscriptable")]
+
+
+def test_a_set_without_a_usable_row_and_names_that_are_not_utf8(registry, tiny_dir, tmp_path, capsys):
+    row = {"image": "caf\udce9.png", "conversations": dialogue("a", "b")}
+    lost = write_registry(tmp_path, registry.parent / "media", lost=[row] * 2)
+    flags = ["doctor", "--registry", str(lost), "--model", str(tiny_dir()), "--processes", "0"]
+    assert main([*flags, "--report", str(tmp_path / "report.json")]) == 2
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2] == "lost: expected rows that can be used, found none among 2"
+    assert "caf\\udce9.png: expected an image" in lines[3]
+    found = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    assert "caf\udce9.png" in found["lost"]["problems"][0]["reason"]
+
+
+def test_a_report_that_cannot_be_written_is_said_before_a_row_is_read(registry, tmp_path, monkeypatch, capsys):
+    flags = ["doctor", "--registry", str(registry), "--processes", "0", "--max_rows", "1", "--report"]
+    with monkeypatch.context() as patch:
+        patch.setattr(registry_report, "inspect_sets", lambda *_, **__: pytest.fail("rows were read"))
+        assert main([*flags, str(tmp_path)]) == 2
+        assert "--report: expected a file that can be written" in capsys.readouterr().err
+    with monkeypatch.context() as patch:  # the disk is full: what was found is shown all the same
+        patch.setattr(Path, "write_text", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "No space left")))
+        assert main([*flags, str(tmp_path / "new.json")]) == 2
+    out, err = capsys.readouterr()
+    assert out.splitlines()[1].split()[0] == "good"
+    assert "new.json (No space left)" in err
+    assert not (tmp_path / "new.json").exists()
+
+
+def test_a_model_of_the_hub(registry, tiny_dir, monkeypatch, capsys):
+    """Only its texts are downloaded: frames are as large as its configuration says."""
+    asked = []
+
+    def download(name, allow_patterns):
+        asked.append((name, allow_patterns is not None))
+        return str(tiny_dir())
+
+    monkeypatch.setattr(loading, "snapshot_download", download)
+    flags = ["doctor", "--registry", str(registry), "--processes", "0", "--max_rows", "1"]
+    assert main([*flags, "--model", "owner/name"]) in (0, 2)
+    assert asked == [("owner/name", True)]
+    assert capsys.readouterr().out.startswith("set ")
+
+
 def test_good_sets_pass(registry, tiny_dir, tmp_path, capsys):
     good = write_registry(tmp_path, registry.parent / "media", good=mixed_rows())
     assert main(["doctor", "--registry", str(good), "--model", str(tiny_dir()), "--processes", "0"]) == 0
@@ -149,6 +203,7 @@ def test_good_sets_pass(registry, tiny_dir, tmp_path, capsys):
         (["--report", "none/report.json"], "--report: expected a file in a folder that is there, got none/report.json"),
         (["--sampling_method", "all"], "sampling_method: expected fpsN"),
         (["--model", "none"], "none: expected a model directory with config.json, found nothing"),
+        (["--registry", ""], "meta_path: expected the path of a registry, found ''"),
         (["--registry", "none.json"], "none.json: expected a registry, found no readable file"),
     ],
 )

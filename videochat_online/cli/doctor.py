@@ -1,7 +1,7 @@
 """Show versions, devices, kernels and video decoders; check a model directory, training sets, or a benchmark.
 
-    videochat-online doctor [--model DIR] [--json]
-    videochat-online doctor --registry FILE [--model DIR] [--report FILE.json]
+    videochat-online doctor [--model MODEL] [--json]
+    videochat-online doctor --registry FILE [--model MODEL] [--report FILE.json]
     videochat-online doctor --annotations FILE [FILE ...] --data_root DIR [--task NAME] [--report FILE.json]
 
 With --model, everything a session needs is loaded. With --registry, every row of its sets is read with its media, as
@@ -28,7 +28,12 @@ from videochat_online.cli.benchmark_report import (
     inspection_text,
     problem_of,
 )
-from videochat_online.cli.registry_report import add_registry_arguments, inspect_registries, registry_text
+from videochat_online.cli.registry_report import (
+    add_registry_arguments,
+    inspect_registries,
+    registry_text,
+    write_registry_report,
+)
 from videochat_online.errors import InputError
 from videochat_online.model import VideoChatModel, load_model
 from videochat_online.video import BACKENDS
@@ -49,7 +54,7 @@ PACKAGES += ("flash-attn", "liger-kernel", "bitsandbytes")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the subcommand."""
-    parser.add_argument("--model", metavar="DIR", help="model directory to check")
+    parser.add_argument("--model", metavar="MODEL", help="to check: a directory, or OWNER/NAME on the Hugging Face Hub")
     parser.add_argument("--tokenizer", metavar="DIR", help="take the tokenizer from another directory")
     parser.add_argument("--json", action="store_true", help="one JSON object")
     add_registry_arguments(parser)
@@ -58,9 +63,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the report; the exit status says whether the model is sound."""
-    if options.registry and options.annotations:
+    if options.registry is not None and options.annotations:
         raise InputError("expected --registry or --annotations, got both")
-    if options.registry:
+    if options.registry is not None:
         return _check_registries(options)
     if options.annotations:
         return _check_benchmark(options)
@@ -80,6 +85,8 @@ def _check_registries(options: argparse.Namespace) -> int:
         print(json.dumps({name: one.to_json() for name, one in found.items()}, indent=2))  # noqa: T201
     else:
         print(registry_text(found))  # noqa: T201
+    if options.report is not None:
+        write_registry_report(found, options.report)
     num_bad = sum(len(one.problems) for one in found.values())
     if num_bad:
         num_read = sum(one.inspected for one in found.values())

@@ -13,7 +13,7 @@ from videochat_online.data.inspection import SetInspection, inspect_sets
 from videochat_online.data.reading import check_reader
 from videochat_online.errors import InputError
 from videochat_online.model import VideoChatOnlineConfig
-from videochat_online.model.loading import load_config
+from videochat_online.model.loading import load_config, resolve_checkpoint
 from videochat_online.progress import progress
 from videochat_online.train.arguments import DataArguments
 from videochat_online.train.preparation import make_reader
@@ -34,32 +34,54 @@ def add_registry_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def inspect_registries(options: argparse.Namespace) -> dict[str, SetInspection]:
-    """Inspect the sets, with progress on stderr; writes the report.
+    """Inspect the sets, with progress on stderr.
 
     Raises:
-        InputError: a registry or annotation that cannot be read, a number out of range, or no place for the report.
+        InputError: a registry or annotation that cannot be read, a number out of range, or no place for the report:
+            before the first row is read.
     """
     if options.max_rows is not None and options.max_rows < 1:
         raise InputError(f"--max_rows: expected at least 1, got {options.max_rows}")
     if options.processes is not None and options.processes < 0:
         raise InputError(f"--processes: expected 0 or more, got {options.processes}")
-    if options.report is not None and not options.report.parent.is_dir():
-        raise InputError(f"--report: expected a file in a folder that is there, got {options.report}")
+    if options.report is not None:
+        _check_writable(options.report)
     entries = load_registries(options.registry)
-    config = load_config(Path(options.model).expanduser()) if options.model else VideoChatOnlineConfig()
+    config = VideoChatOnlineConfig()
+    if options.model:
+        config = load_config(resolve_checkpoint(options.model, with_weights=False))
     keys = ("sampling_method", "max_num_frame", "max_overrun_s")
     reader = make_reader(config, DataArguments(**{key: getattr(options, key) for key in keys}))
     check_reader(reader)
     num_processes = len(os.sched_getaffinity(0)) if options.processes is None else options.processes
     with progress("rows") as tell:
-        found = inspect_sets(entries, reader, max_rows=options.max_rows, num_processes=num_processes, on_row=tell)
-    if options.report is not None:
-        content = {name: inspection.to_json() for name, inspection in found.items()}
-        try:
-            options.report.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise InputError(f"--report: expected a file that can be written, got {options.report}") from error
-    return found
+        return inspect_sets(entries, reader, max_rows=options.max_rows, num_processes=num_processes, on_row=tell)
+
+
+def write_registry_report(found: Mapping[str, SetInspection], path: Path) -> None:
+    """Everything that was found, as JSON. Names of files need not be UTF-8: escapes hold all of them.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    content = {name: inspection.to_json() for name, inspection in found.items()}
+    try:
+        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"--report: expected a file that can be written, got {path} ({error.strerror})") from error
+
+
+def _check_writable(path: Path) -> None:
+    """InputError where nothing can be written; what is there stays as it is."""
+    if not path.parent.is_dir():
+        raise InputError(f"--report: expected a file in a folder that is there, got {path}")
+    was_there = path.exists()
+    try:
+        path.open("ab").close()
+        if not was_there:
+            path.unlink()
+    except OSError as error:
+        raise InputError(f"--report: expected a file that can be written, got {path} ({error.strerror})") from error
 
 
 def registry_text(found: Mapping[str, SetInspection]) -> str:
@@ -71,8 +93,11 @@ def registry_text(found: Mapping[str, SetInspection]) -> str:
             f"{name:<32} {one.rows:>9,} {one.inspected:>9,} {len(one.problems):>9,} {one.num_pictures:>10,}  {kinds}"
         )
     for name, one in found.items():
+        if len(one.problems) == one.inspected:
+            lines.append(f"{name}: expected rows that can be used, found none among {one.inspected:,}")
         for row, reason in one.problems[:PROBLEMS_SHOWN]:
             lines.append(f"{name} row {row}: {reason}")
         if len(one.problems) > PROBLEMS_SHOWN:
             lines.append(f"{name}: and {len(one.problems) - PROBLEMS_SHOWN:,} more; --report FILE.json lists all")
-    return "\n".join(lines)
+    # A name that is not UTF-8 is in a reason as halves of surrogate pairs, which no terminal takes.
+    return "\n".join(lines).encode("utf-8", "backslashreplace").decode()

@@ -18,6 +18,7 @@ from videochat_online.data.reading import SampleReader
 from videochat_online.data.records import parse_row
 from videochat_online.data.registry import RegistryEntry
 from videochat_online.data.rows import RowFile
+from videochat_online.data.values import cut
 from videochat_online.errors import InputError
 
 
@@ -127,4 +128,8 @@ class _Rows(Dataset[InspectedRow]):
             )
         except InputError as error:
             return InspectedRow(number, row, kind, problem=str(error))
+        # Training ends here, and should; an inspection goes on to the other rows, and says which one it was.
+        except Exception as error:
+            reason = f"a fault of the program: {type(error).__name__}: {cut(str(error))}"
+            return InspectedRow(number, row, kind, problem=reason)
         return InspectedRow(number, row, kind, len(shown.ratios))
