@@ -69,6 +69,11 @@ def test_a_frame_that_is_rightly_shown_again_is_no_fault(reader, tmp_path):
     assert num_pictures(clip.pixels_TSSC) < len(clip.pixels_TSSC)
 
 
+def test_a_name_that_is_too_long_is_said_once(reader, tmp_path):
+    with pytest.raises(VideoError, match="x: expected a readable image, found File name too long$"):
+        reader.tiles(tmp_path / ("x" * 300), Tiling())
+
+
 def test_what_is_no_regular_file_is_not_waited_for(reader, tmp_path):
     folder = write_folder(tmp_path / "frames", ["0.png", "2.png"])
     os.mkfifo(folder / "1.png")

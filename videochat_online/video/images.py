@@ -173,4 +173,4 @@ def _describe(error: BaseException) -> str:
     """One line about a cause, without the path that PIL repeats in it."""
     if isinstance(error, Image.UnidentifiedImageError):
         return "no known image format"
-    return (str(error) or type(error).__name__).splitlines()[0]
+    return (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0]
