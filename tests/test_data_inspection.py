@@ -140,11 +140,11 @@ def test_a_fault_of_the_program_is_a_problem_of_its_row(tiny_model, registry, mo
     read = SampleEncoder.read
 
     def read_no_texts(self, sample, *arguments, **options):
-        return None["x"] if sample.kind == "text" else read(self, sample, *arguments, **options)
+        return {}["x"] if sample.kind == "text" else read(self, sample, *arguments, **options)
 
     monkeypatch.setattr(SampleEncoder, "read", read_no_texts)
     good = inspect_sets(load_registries(str(registry))[:1], tiny_encoder(tiny_model))["good"]
-    assert good.problems == [(5, "a fault of the program: TypeError: 'NoneType' object is not subscriptable")]
+    assert good.problems == [(5, "a fault of the program: KeyError: 'x'")]
 
 
 def test_a_set_without_a_usable_row_and_names_that_are_not_utf8(registry, tiny_dir, tmp_path, capsys):

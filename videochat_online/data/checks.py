@@ -36,7 +36,8 @@ def check_within_video(sample: Sample, duration_s: float, max_overrun_s: float) 
 def check_boxes(sample: Sample, places: Sequence[int]) -> None:
     """Fail where a box of a track is none, or lies outside its image.
 
-    Boxes are x1, y1, x2, y2, in parts of the image from 0 to 1 or in pixels, all of a track in one unit. A coordinate
+    Boxes are four numbers, of two corners or of a corner and a size: they are written as they stand, and which it is
+    cannot be told. They are parts of the image from 0 to 1 or pixels, all of a track in one unit. A coordinate
     of at least 2 says pixels: one between 1 and 2 is rather a part beyond the image's edge. A box of zeros and ones,
     which stands for an object out of view, fits both.
 
@@ -59,8 +60,6 @@ def check_boxes(sample: Sample, places: Sequence[int]) -> None:
         if not all(0 <= value <= limit for value, limit in zip(box, (width, height) * 2, strict=True)):
             unit = f"{width} x {height} pixels" if in_pixels else "0 to 1"
             raise InputError(f"image_bboxes {place}: expected a box within {unit}, found {list(box)}")
-        if box[2] < box[0] or box[3] < box[1]:
-            raise InputError(f"image_bboxes {place}: expected x1 <= x2 and y1 <= y2, found {list(box)}")
 
 
 def _size(path: Location) -> tuple[int, int]:
