@@ -14,6 +14,7 @@ from benchmark_sets import benchmark_config
 from evaluation_sets import folder_set, question, rows_of, write_set
 from videochat_online.cli import evaluate as command
 from videochat_online.cli.main import COMMANDS, main
+from videochat_online.errors import InputError
 from videochat_online.evaluation import Shard
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -135,7 +136,11 @@ class TestCommand:
     def test_shards_by_slurm_and_torchrun(self, monkeypatch, variables, shard):
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
-        assert command._shard(None) == shard
+        assert command._shard(None, "SLURM_ARRAY_TASK_ID" in variables) == shard
+        assert command._shard(None, False).count == int(variables.get("WORLD_SIZE", "1"))
+        if "SLURM_ARRAY_TASK_ID" not in variables:
+            with pytest.raises(InputError, match="--slurm_array: expected a task of a Slurm array"):
+                command._shard(None, True)
 
     def test_blind_needs_no_data_root(self, call):
         status, out, _ = call("--blind", "--json", without=("--data-root",))

@@ -80,7 +80,7 @@ class TestRefusals:
         make_set(tmp_path, num_videos=23, ages_s=AGES_S[:3])
         fewer = make_run(tmp_path, "fewer", 1.0)
         with pytest.raises(
-            InputError, match=rf"0 only in \S+pyramid, 4 only in {more}, 0 with another right"
+            InputError, match=rf"0 only in \S+pyramid, 4 only in {more}, 0 with another question"
         ) as caught:
             compare_runs([root / "pyramid", more])
         assert "'Question 0?' about v24 at 61 s" in str(caught.value)
@@ -88,13 +88,14 @@ class TestRefusals:
             compare_runs([root / "pyramid", fewer])
         assert "'Question 3?' about v0 at 64 s" in str(caught.value)
 
-    def test_another_right_answer(self, root, tmp_path):
+    @pytest.mark.parametrize("change", [{"answer_index": 2}, {"question": "Why?"}, {"time_s": 63.5}])
+    def test_another_right_answer(self, root, tmp_path, change):
         copy = clone(root / "window", tmp_path / "copy")
         lines = (copy / "predictions.jsonl").read_text("utf-8").splitlines()
-        lines[5] = json.dumps({**json.loads(lines[5]), "answer_index": 2})
+        lines[5] = json.dumps(json.loads(lines[5]) | change)
         (copy / "predictions.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
         name = json.loads(lines[5])["id"]
-        with pytest.raises(InputError, match=f"1 with another right answer; the first: {name} "):
+        with pytest.raises(InputError, match=f"1 with another question, time or right answer; the first: {name} "):
             compare_runs([root / "pyramid", copy])
 
     def test_a_run_that_is_not_finished(self, root, tmp_path):

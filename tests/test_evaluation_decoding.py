@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import time
 
@@ -13,11 +14,11 @@ import pytest
 from clips import write_clip
 from evaluation_sets import folder_set, make_config, question, rows_of, run, write_set
 from videochat_online.errors import InputError, VideoError
-from videochat_online.evaluation import resolve_protocol
+from videochat_online.evaluation import RunFolder, Shard, evaluate, make_plan, resolve_protocol
 from videochat_online.evaluation.decoding import FootageWorker
 from videochat_online.evaluation.frames import Footage
 from videochat_online.evaluation.records import EvalQuestion, EvalVideo
-from videochat_online.video import FrameTransform
+from videochat_online.video import FrameTransform, open_video
 
 TRANSFORM = FrameTransform(size=32)
 
@@ -140,10 +141,59 @@ def test_an_evaluation_goes_on_after_a_decoder_that_does_not(tmp_path, tiny_mode
     assert rows_of(tmp_path / "out") == expected
 
 
-def test_a_fault_of_the_program_is_no_bad_video(tmp_path, tiny_model, monkeypatch):
-    monkeypatch.setattr(Footage, "streaming_indices", lambda self: 1 / 0)
-    with pytest.raises(RuntimeError, match="video0: the decoding process failed:(.|\n)*ZeroDivisionError"):
-        run(make_config(folder_set(tmp_path), tmp_path / "out"), tiny_model)
+def test_a_fault_while_decoding_costs_one_video(tmp_path, tiny_model, monkeypatch, caplog):
+    """Odd files bring decoders to errors of any kind; the log has the whole of it."""
+    indices = Footage.streaming_indices
+    odd = "video1"
+    monkeypatch.setattr(Footage, "streaming_indices", lambda self: 1 / 0 if self._video.name == odd else indices(self))
+    outcome = run(make_config(folder_set(tmp_path), tmp_path / "out", max_bad_fraction=0.5), tiny_model)
+    assert outcome.bad_videos == (
+        f"video1: {tmp_path}/media/video1: decoding failed: ZeroDivisionError: division by zero",
+    )
+    assert outcome.num_answered == 6
+    assert "Traceback" in caplog.text
+
+
+def test_a_video_of_an_unknown_codec_is_no_video(tmp_path, clip):
+    odd = tmp_path / "odd.mp4"
+    odd.write_bytes(clip.read_bytes().replace(b"avc1", b"zzz1"))
+    with pytest.raises(VideoError, match="odd.mp4: expected a video of a codec that FFmpeg knows"):
+        open_video(odd)
+
+
+def test_answers_of_a_model_that_breaks_are_not_kept(tmp_path, tiny_model):
+    """The run ends, and the questions of its end are asked again once the weights are whole."""
+    annotations = folder_set(tmp_path)
+    config = make_config(annotations, tmp_path / "out")
+    head = tiny_model.network.language_model.lm_head
+    calls = []
+
+    def spoil(module, inputs, output):
+        calls.append(None)
+        return output * float("nan") if len(calls) > 8 else None
+
+    hook = head.register_forward_hook(spoil)
+    try:
+        with pytest.raises(InputError, match="5 questions in a row were not answered"):
+            run(config, tiny_model)
+    finally:
+        hook.remove()
+    kept = rows_of(tmp_path / "out")
+    assert 0 < len(kept) < 9
+    assert not any("error" in row for row in kept)
+    outcome = run(config, tiny_model)
+    assert (outcome.num_answered, outcome.metrics["num_not_finite"]) == (9, 0)
+
+
+def test_videos_that_are_missing_end_a_shard_before_its_model_is_loaded(tmp_path, tiny_model):
+    annotations = folder_set(tmp_path, num_videos=6)
+    for number in (0, 1, 2):
+        shutil.rmtree(tmp_path / "media" / f"video{number}")
+    for index in range(6):
+        config = make_config(annotations, tmp_path / "out", shard=Shard(index, 6))
+        folder = RunFolder(config.output, config.settings(), {}, config.shard)
+        with pytest.raises(InputError, match="3 of 6 videos cannot be used"):
+            evaluate(config, make_plan(config), folder, lambda: pytest.fail("the model was loaded"))
 
 
 @pytest.mark.parametrize("answer_by", ["generation", "likelihood"])
@@ -177,3 +227,14 @@ def test_numbers_that_are_not_finite_are_no_answer(tmp_path, tiny_model, monkeyp
             run(make_config(many, tmp_path / "none", answer_by=answer_by), tiny_model)
     finally:
         hook.remove()
+
+
+def test_other_weights_at_the_same_place_are_another_run(tmp_path, tiny_dir, tiny_model):
+    place = shutil.copytree(tiny_dir(), tmp_path / "model")
+    config = make_config(folder_set(tmp_path), tmp_path / "out", model=str(place))
+    run(config, tiny_model)
+    assert run(config, tiny_model).num_answered == 9
+    weights = place / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x7f")
+    with pytest.raises(InputError, match="weights: "):
+        run(make_config(tmp_path / "set.json", tmp_path / "out", model=str(place)), tiny_model)

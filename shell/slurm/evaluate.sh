@@ -15,4 +15,4 @@ if [[ ! -f ${1:-} ]]; then
     exit 2
 fi
 [[ -n ${VIRTUAL_ENV:-} || ! -f .venv/bin/activate ]] || source .venv/bin/activate
-exec bash "$@"
+exec bash "$@" --slurm_array

@@ -7,7 +7,7 @@ A question sees the frames that start at or before its time and nothing later (-
 the published scripts); each frame is decoded and encoded once for all questions of its video. OUT gets
 predictions.jsonl (a row an answer, written at once), videos.jsonl, metrics.json, report.md with plots, and result.json
 to hand in. A run that was broken off goes on when it is started again with the same settings; with other settings it is
-refused. Under torchrun, in a Slurm array, or with --shard 0/4 ... 3/4, processes share the videos.
+refused. Under torchrun, with --slurm_array, or with --shard 0/4 ... 3/4, processes share the videos.
 """
 
 from __future__ import annotations
@@ -107,6 +107,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--backend", default="auto", metavar="NAME", help="video decoder (default: auto)")
     group = parser.add_argument_group("run")
     group.add_argument("--shard", metavar="I/N", help="part I (from 0) of N; under torchrun its rank")
+    group.add_argument("--slurm_array", action="store_true", help="tasks of a Slurm array share the videos")
     group.add_argument("--max_bad_fraction", type=float, default=0.1, metavar="X", help="of the videos (default: 0.1)")
     group.add_argument(
         "--decode_timeout_s",
@@ -169,7 +170,7 @@ def _config(options: argparse.Namespace) -> EvaluationConfig:
         max_bad_fraction=options.max_bad_fraction,
         decode_timeout_s=options.decode_timeout_s,
         max_videos=options.max_videos,
-        shard=_shard(options.shard),
+        shard=_shard(options.shard, options.slurm_array),
     )
 
 
@@ -181,13 +182,15 @@ def _seconds_or_all(text: str) -> float:
         raise argparse.ArgumentTypeError(f"expected seconds or all, got {text!r}") from None
 
 
-def _shard(argument: str | None) -> Shard:
+def _shard(argument: str | None, is_array: bool) -> Shard:
     """What the flag says, else the task of a Slurm array and the rank that torchrun gives in it, else everything."""
     if argument is not None:
         return Shard.parse(argument)
     env = os.environ
     task, rank = Shard(), Shard()
-    if "SLURM_ARRAY_TASK_ID" in env and "SLURM_ARRAY_TASK_COUNT" in env:
+    if is_array:
+        if "SLURM_ARRAY_TASK_ID" not in env or "SLURM_ARRAY_TASK_COUNT" not in env:
+            raise InputError("--slurm_array: expected a task of a Slurm array, found none in the environment")
         first, step = int(env.get("SLURM_ARRAY_TASK_MIN", "0")), int(env.get("SLURM_ARRAY_TASK_STEP", "1"))
         task = Shard.parse(f"{(int(env['SLURM_ARRAY_TASK_ID']) - first) // step}/{env['SLURM_ARRAY_TASK_COUNT']}")
     if "RANK" in env and "WORLD_SIZE" in env:

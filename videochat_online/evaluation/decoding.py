@@ -8,6 +8,7 @@ Shape legend: `T` frames, `S` side of the square that the vision tower takes, in
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -30,6 +31,8 @@ from videochat_online.evaluation.frames import Footage, LabelledFrame
 from videochat_online.evaluation.protocols import EvalProtocol
 from videochat_online.evaluation.records import EvalVideo
 from videochat_online.video import FrameTransform
+
+logger = logging.getLogger(__name__)
 
 DECODE_TIMEOUT_S = 300.0
 """Longest wait for the next frames: a decoder that takes longer hangs."""
@@ -218,7 +221,9 @@ class RemoteFootage:
             raise _ERRORS[kind](value)
         if kind == "fault":
             self._is_reading = False
-            raise RuntimeError(f"{self._path}: the decoding process failed:\n{value}")
+            # An odd file brings decoders to anything; it costs this video, and the log says what it was.
+            logger.error("%s: decoding failed:\n%s", self._path, value)
+            raise VideoError(f"{self._path}: decoding failed: {value.strip().splitlines()[-1]}")
         return kind, value
 
 

@@ -53,11 +53,11 @@ class MediaLibrary:
             self._by_name = defaultdict(list)
             for path in _walk(self._root):
                 self._by_name[path.name].append(path)
-        last = Path(video.id).name
-        exact = self._by_name.get(last, [])
-        if exact:
-            return exact
-        return [path for ending in VIDEO_EXTENSIONS for path in self._by_name.get(last + ending, [])]
+        last, folder = Path(video.id).name, Path(video.id).parent.name
+        found = self._by_name.get(last, [])
+        found = found or [path for ending in VIDEO_EXTENSIONS for path in self._by_name.get(last + ending, [])]
+        # Another folder's 105.mp4 is another video.
+        return [path for path in found if not folder or path.parent.name == folder]
 
     def _choose(self, video: EvalVideo, found: list[Path]) -> Path:
         """Narrow several down: the path the annotation hints at, the dataset's own folder, a folder of frames."""
@@ -84,7 +84,7 @@ def _folders(path: Path, root: Path) -> set[str]:
 
 def _walk(folder: Path, depth: int = 0) -> Iterator[Path]:
     """Video files and folders of frames; what lies in a folder of frames is not looked at."""
-    folders, has_frames = [], False
+    folders, videos, has_frames = [], [], False
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
@@ -95,12 +95,12 @@ def _walk(folder: Path, depth: int = 0) -> Iterator[Path]:
                     folders.append(Path(entry.path))
                 elif ending in IMAGE_EXTENSIONS:
                     has_frames = True
-                    break
                 elif ending in VIDEO_EXTENSIONS:
-                    yield Path(entry.path)
+                    videos.append(Path(entry.path))
     except OSError as error:
         raise InputError(f"{folder}: expected a readable folder below the data root ({error.strerror})") from error
-    if has_frames:
+    yield from videos
+    if has_frames and not videos:  # beside videos, a picture is a thumbnail
         yield folder
         return
     if depth < _MAX_DEPTH:

@@ -16,6 +16,7 @@ from videochat_online.evaluation.media import MediaLibrary
 from videochat_online.evaluation.protocols import EvalProtocol
 from videochat_online.evaluation.records import EvalSet, EvalVideo, Task, total_questions
 from videochat_online.evaluation.results import Shard
+from videochat_online.model.checkpoint import weights_digest
 from videochat_online.streaming import GenerationSettings
 from videochat_online.utils import file_digest
 
@@ -86,6 +87,7 @@ class EvaluationConfig:
             "blind": self.blind,
             "answer_by": self.answer_by,
             "model": self.model,
+            "weights": weights_digest(self.model),
             "model_options": dict(self.model_options),
             "generation": asdict(self.generation),
             "annotations": [{"file": path.name, "sha256": file_digest(path)[:16]} for path in self.annotations],
@@ -112,10 +114,12 @@ class Plan:
     Attributes:
         content: all videos and questions, and the rows that could not be used.
         share: this shard's videos, in the set's order, each with its place.
+        missing_anywhere: videos of the whole set that are not there.
     """
 
     content: EvalSet
     share: tuple[Located, ...]
+    missing_anywhere: tuple[Located, ...] = ()
 
     @property
     def missing(self) -> tuple[Located, ...]:
@@ -142,7 +146,9 @@ def make_plan(config: EvaluationConfig) -> Plan:
     if config.blind or config.data_root is None:
         return Plan(content, tuple(Located(video) for video in share))
     library = MediaLibrary(config.data_root)
-    return Plan(content, tuple(_locate(library, video) for video in share))
+    everywhere = {video.name: _locate(library, video) for video in content.videos}
+    missing = tuple(place for place in everywhere.values() if place.problem is not None)
+    return Plan(content, tuple(everywhere[video.name] for video in share), missing)
 
 
 def share_of(

@@ -118,11 +118,17 @@ class _Share:
         self._on_progress = on_progress
         self._open = [place for place in plan.share if not self._is_finished(place, gone_through)]
         self._num_bad = self._num_failed_in_a_row = 0
+        self._withheld: list[Row] = []
         num_questions = sum(len(place.video.questions) for place in self._open)
         self._progress = Progress(num_questions, len(self._open))
 
     def work(self, load_model: Callable[[], VideoChatModel], predictions: IO[bytes], videos: IO[bytes]) -> None:
         """Go through the videos that are not finished; the missing ones first, they need no model."""
+        if self._plan.missing_anywhere:
+            example = self._plan.missing_anywhere[0]
+            _check_bad(
+                len(self._plan.missing_anywhere), len(self._plan.content.videos), f"{example.problem}", self._config
+            )
         for place in self._open:
             if place.problem is not None:
                 self._report_bad(place, place.problem, _Cost(), 0, videos)
@@ -137,6 +143,20 @@ class _Share:
                 torch.cuda.reset_peak_memory_stats(model.device)
             for place in present:
                 self._answer_video(model, worker, place, predictions, videos)
+        self._flush(predictions)
+
+    def _write(self, row: Row, predictions: IO[bytes]) -> None:
+        """Questions without a finite number wait for a later one with: the row of them that ends a run is no answer."""
+        if row.get("error_kind") == NonFiniteError.__name__:
+            self._withheld.append(row)
+            return
+        self._flush(predictions)
+        RowFile.append(predictions, row)
+
+    def _flush(self, predictions: IO[bytes]) -> None:
+        for row in self._withheld:
+            RowFile.append(predictions, row)
+        self._withheld.clear()
 
     def _answer_video(
         self,
@@ -162,7 +182,7 @@ class _Share:
                     footage = stack.enter_context(opened)
                 viewer = make_viewer(model, footage, config.protocol, [asked for asked, _ in place.video.moments])
                 for row in self._answers(model, viewer, place, cost):
-                    RowFile.append(predictions, row)
+                    self._write(row, predictions)
                 problem = None if footage is None else footage.problem
         except VideoError as error:
             self._report_bad(place, str(error), cost, 0 if viewer is None else viewer.num_encoded, videos)

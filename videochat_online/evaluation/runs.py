@@ -170,8 +170,11 @@ def labels_of(runs: Sequence[Run], given: Sequence[str] | None) -> list[str]:
     return list(given)
 
 
+_OF_A_QUESTION = ("question", "options", "time_s", "answer_index")
+
+
 def check_same_questions(run: Run, baseline: Run) -> None:
-    """Same ids, each with the same right answer.
+    """Same ids, each with the same question, options, time and right answer.
 
     Raises:
         InputError: how many are not, and the first of them.
@@ -179,14 +182,14 @@ def check_same_questions(run: Run, baseline: Run) -> None:
     here, there = ({row["id"]: row for row in some.rows} for some in (run, baseline))
     missing = [row for row in baseline.rows if row["id"] not in here]
     added = [row for row in run.rows if row["id"] not in there]
-    judged = [row for row in run.rows if there.get(row["id"], row)["answer_index"] != row["answer_index"]]
+    judged = [row for row in run.rows if any(there.get(row["id"], row)[key] != row[key] for key in _OF_A_QUESTION)]
     differing = [*missing, *added, *judged]
     if differing:
         first = differing[0]
         raise InputError(
             f"{run.folder} and {baseline.folder} did not answer the same questions: {len(missing)} only in "
-            f"{baseline.folder}, {len(added)} only in {run.folder}, {len(judged)} with another right answer; the "
-            f"first: {first['id']} ({first['question']!r} about {first['video']} at {first['time_s']:g} s)"
+            f"{baseline.folder}, {len(added)} only in {run.folder}, {len(judged)} with another question, time or right "
+            f"answer; the first: {first['id']} ({first['question']!r} about {first['video']} at {first['time_s']:g} s)"
         )
 
 

@@ -5,6 +5,7 @@ Layouts: our own, the published one of InternVL2 / VideoChat-Online (LoRA-wrappe
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 import re
@@ -292,3 +293,25 @@ def export_original(network: PreTrainedModel, directory: str | Path, max_shard_s
     save_torch_state_dict(contiguous, directory, max_shard_size=max_shard_size)
     text = json.dumps(original_config(network.config), indent=2, ensure_ascii=False, default=str)
     (directory / "config.json").write_text(text + "\n", encoding="utf-8")
+
+
+_DIGESTED = 2**20
+
+
+def weights_digest(name_or_path: str | Path) -> str | None:
+    """What tells the weights of a directory from others at the same place; None for a name on the Hub, or no weights.
+
+    Of each file its size, beginning and end count: a whole one takes minutes to read.
+    """
+    directory = Path(name_or_path).expanduser()
+    if not name_or_path or not directory.is_dir():
+        return None
+    digest = hashlib.sha256()
+    for file in sorted(path for path in directory.iterdir() if path.suffix in (".safetensors", ".bin")):
+        size = file.stat().st_size
+        digest.update(f"{file.name} {size}\n".encode())
+        with file.open("rb") as opened:
+            digest.update(opened.read(_DIGESTED))
+            opened.seek(max(0, size - _DIGESTED))
+            digest.update(opened.read())
+    return digest.hexdigest()[:16]

@@ -99,6 +99,9 @@ def open_container(path: Path) -> tuple[InputContainer, VideoStream]:
         found = f"a text file ({container.format.name})" if streams else f"no video stream (only: {types})"
         container.close()
         raise VideoError(f"{path}: expected a video file, found {found}")
+    if getattr(streams[0], "codec_context", None) is None:  # PyAV's types promise one
+        container.close()
+        raise VideoError(f"{path}: expected a video of a codec that FFmpeg knows, found another one")
     return container, streams[0]
 
 
