@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
-from train_cases import flags, mixed_rows, online_rows, write_media, write_registry
+from train_cases import arguments, losses, online_rows, state, write_good_and_bad, write_registry
 from videochat_online.cli.main import main
 from videochat_online.data import BatchReport, SkippedSample
 from videochat_online.errors import InputError
@@ -23,12 +22,7 @@ from videochat_online.train.trainer import SkippedLog, read_skipped
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Media and registries; runs go beside them."""
-    folder = tmp_path_factory.mktemp("train")
-    media = write_media(folder / "media")
-    write_registry(folder / "good", media, mixed=mixed_rows())
-    missing = {"video": "none.mp4", "QA": [{"q": "a", "a": "b"}]}
-    write_registry(folder / "bad", media, good=online_rows(6), spoilt=[missing, *online_rows(8), {"QA": 3}])
-    return folder
+    return write_good_and_bad(tmp_path_factory.mktemp("train"))
 
 
 @pytest.fixture(scope="module")
@@ -39,22 +33,6 @@ def run(place: Path, tiny_dir: Callable[[str], Path]) -> Callable[..., TrainRepo
         return train(parse_arguments(None, arguments(place, tiny_dir, name, registry, **keys)))
 
     return start
-
-
-def arguments(
-    place: Path, tiny_dir: Callable[[str], Path], name: str, registry: str = "good", **keys: Any
-) -> list[str]:
-    paths = {"output_dir": place / name, "model_name_or_path": tiny_dir("phi3")}
-    return flags(**paths | {"meta_path": place / registry / "registry.json"} | keys)
-
-
-def losses(report: TrainReport | dict[str, Any]) -> list[float]:
-    entries = report["losses"] if isinstance(report, dict) else report.losses
-    return [entry["loss"] for entry in entries]
-
-
-def state(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "model.safetensors")
 
 
 def test_bad_rows_are_counted_and_listed(place, run, capsys):

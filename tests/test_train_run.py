@@ -10,13 +10,12 @@ import pytest
 import torch
 import yaml
 from accelerate.data_loader import prepare_data_loader, skip_first_batches
-from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerFast, TrainerControl, TrainerState, TrainingArguments
 
 from make_tiny_model import tiny_config
 from tiny_tokenizer import build_tiny_tokenizer
-from train_cases import flags, launch, mixed_rows, online_rows, write_media, write_registry
+from train_cases import arguments, launch, losses, online_rows, state, write_good_and_bad, write_registry
 from videochat_online.constants import SPECIAL_TOKENS
 from videochat_online.data import EpochSampler, load_registries
 from videochat_online.errors import InputError
@@ -33,12 +32,7 @@ from videochat_online.train.trainer import OnlineTrainer, SkippedLog
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Media and registries; runs go beside them."""
-    folder = tmp_path_factory.mktemp("train")
-    media = write_media(folder / "media")
-    write_registry(folder / "good", media, mixed=mixed_rows())
-    missing = {"video": "none.mp4", "QA": [{"q": "a", "a": "b"}]}
-    write_registry(folder / "bad", media, good=online_rows(6), spoilt=[missing, *online_rows(8), {"QA": 3}])
-    return folder
+    return write_good_and_bad(tmp_path_factory.mktemp("train"))
 
 
 @pytest.fixture(scope="module")
@@ -49,22 +43,6 @@ def run(place: Path, tiny_dir: Callable[[str], Path]) -> Callable[..., TrainRepo
         return train(parse_arguments(None, arguments(place, tiny_dir, name, registry, **keys)))
 
     return start
-
-
-def arguments(
-    place: Path, tiny_dir: Callable[[str], Path], name: str, registry: str = "good", **keys: Any
-) -> list[str]:
-    paths = {"output_dir": place / name, "model_name_or_path": tiny_dir("phi3")}
-    return flags(**paths | {"meta_path": place / registry / "registry.json"} | keys)
-
-
-def losses(report: TrainReport | dict[str, Any]) -> list[float]:
-    entries = report["losses"] if isinstance(report, dict) else report.losses
-    return [entry["loss"] for entry in entries]
-
-
-def state(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "model.safetensors")
 
 
 # Two epochs of four steps, with noise of the trainer's own random numbers.

@@ -13,13 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 from transformers import Trainer
 
 from clips import write_clip, write_folder
 from videochat_online.data import FrameSampling, PixelReader, SampleEncoder, Tiling
 from videochat_online.memory import TokenSchedule
 from videochat_online.model import VideoChatModel
+from videochat_online.train import TrainReport
 
 ROOT = Path(__file__).resolve().parents[1]
 _COMPUTE_LOSS = Trainer.compute_loss
@@ -121,6 +124,34 @@ def write_registry(folder: Path, media: Path, **sets: Sequence[Any]) -> Path:
     path = folder / "registry.json"
     path.write_text(json.dumps(entries), encoding="utf-8")
     return path
+
+
+def write_good_and_bad(folder: Path) -> Path:
+    """Media, and two registries: `good`, and `bad`, whose second set has a bad row at each end."""
+    media = write_media(folder / "media")
+    write_registry(folder / "good", media, mixed=mixed_rows())
+    missing = {"video": "none.mp4", "QA": [{"q": "a", "a": "b"}]}
+    write_registry(folder / "bad", media, good=online_rows(6), spoilt=[missing, *online_rows(8), {"QA": 3}])
+    return folder
+
+
+def arguments(
+    place: Path, tiny_dir: Callable[[str], Path], name: str, registry: str = "good", **keys: Any
+) -> list[str]:
+    """The command line of a run in a folder of `write_good_and_bad`."""
+    paths = {"output_dir": place / name, "model_name_or_path": tiny_dir("phi3")}
+    return flags(**paths | {"meta_path": place / registry / "registry.json"} | keys)
+
+
+def losses(report: TrainReport | dict[str, Any]) -> list[float]:
+    """Of each logged step."""
+    entries = report["losses"] if isinstance(report, dict) else report.losses
+    return [entry["loss"] for entry in entries]
+
+
+def state(folder: Path) -> dict[str, torch.Tensor]:
+    """The weights of a result."""
+    return load_file(folder / "model.safetensors")
 
 
 def environment() -> dict[str, str]:

@@ -9,10 +9,8 @@ Shape legend: `T` frames, `S` side of the square that the vision tower takes, in
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import os
 import signal
-import sys
 import time
 import traceback
 from collections.abc import Iterator, Sequence
@@ -28,6 +26,7 @@ import torch
 
 from videochat_online.errors import InputError, VideoError
 from videochat_online.evaluation.frames import Footage, LabelledFrame
+from videochat_online.evaluation.isolation import IS_FORKED, SECONDS_TO_DIE, describe_exit, process_context
 from videochat_online.evaluation.protocols import EvalProtocol
 from videochat_online.evaluation.records import EvalVideo
 from videochat_online.video import FrameTransform
@@ -36,9 +35,6 @@ logger = logging.getLogger(__name__)
 
 DECODE_TIMEOUT_S = 300.0
 """Longest wait for the next frames: a decoder that takes longer hangs."""
-
-SECONDS_TO_DIE = 5.0
-"""A killed process that waits for a dead disk stays: it is not waited for."""
 
 _ERRORS: dict[str, type[Exception]] = {"VideoError": VideoError, "InputError": InputError}
 
@@ -69,11 +65,9 @@ class FootageWorker:
         """Start the process if there is none: best before a model is loaded, while there is little to copy."""
         if self._process is not None:
             return
-        # As torch's own loaders do: a fork shares what is imported, and never touches CUDA.
-        is_forked = sys.platform == "linux"
-        context: Any = multiprocessing.get_context("fork" if is_forked else "spawn")
+        context = process_context()
         ours, theirs = context.Pipe()
-        inherited = (ours.fileno(), *self._private) if is_forked else ()
+        inherited = (ours.fileno(), *self._private) if IS_FORKED else ()
         self._process = context.Process(target=_serve, args=(theirs, inherited), daemon=True, name="decoder")
         self._process.start()
         theirs.close()
@@ -125,12 +119,9 @@ class FootageWorker:
             process = self._process
             if process is not None:
                 process.join(SECONDS_TO_DIE)
-            code = 0 if process is None or process.exitcode is None else process.exitcode
+            how = describe_exit(None if process is None else process.exitcode)
             self.kill()
-            how = (
-                f"was ended by {_signal_name(-code)}" if code is not None and code < 0 else f"ended with status {code}"
-            )
-            raise VideoError(f"{path}: its decoder {how}") from error
+            raise VideoError(f"{path}: its decoder ended with {how}") from error
         return kind, value
 
     def kill(self) -> None:
@@ -285,10 +276,3 @@ class _Desk:
         places = [(frame.index, frame.time_s) for frame in group]
         self._connection.send(("group", (places, pixels_TSSC.shape)))
         self._connection.send_bytes(pixels_TSSC.data.cast("B"))
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"

@@ -15,7 +15,9 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-_SECONDS_TO_DIE = 5.0
+IS_FORKED = sys.platform == "linux"
+
+SECONDS_TO_DIE = 5.0
 """A killed process that waits for a dead disk stays: it is not waited for."""
 
 
@@ -38,16 +40,16 @@ class _Running:
         try:
             return connection.recv()
         except EOFError:
-            self.process.join(_SECONDS_TO_DIE)
-            return Lost(f"the process that read it ended with {_describe(self.process.exitcode)}")
+            self.process.join(SECONDS_TO_DIE)
+            return Lost(f"the process that read it ended with {describe_exit(self.process.exitcode)}")
         finally:
             connection.close()
-            self.process.join(_SECONDS_TO_DIE)
+            self.process.join(SECONDS_TO_DIE)
 
     def stop(self, connection: Connection) -> Lost:
         """Kill it."""
         self.process.kill()
-        self.process.join(_SECONDS_TO_DIE)
+        self.process.join(SECONDS_TO_DIE)
         connection.close()
         return Lost(f"no result within {self.limit_s:g} s")
 
@@ -63,8 +65,7 @@ def run_isolated(
         num_processes: at once, at least 1.
         limits_s: seconds that each call may take.
     """
-    # Elsewhere than on Linux a forked process may not use the system's libraries.
-    context = multiprocessing.get_context("fork") if sys.platform == "linux" else multiprocessing.get_context("spawn")
+    context = process_context()
     waiting = list(range(len(calls)))[::-1]
     running: dict[Connection, _Running] = {}
     try:
@@ -100,7 +101,13 @@ def _call(sender: Connection, function: Callable[..., Any], call: tuple[Any, ...
     sender.send(result)
 
 
-def _describe(exit_code: int | None) -> str:
+def process_context() -> Any:
+    """How processes are started: by a fork where libraries can be used after one, as torch does for its loaders."""
+    return multiprocessing.get_context("fork" if IS_FORKED else "spawn")
+
+
+def describe_exit(exit_code: int | None) -> str:
+    """How a process has ended: "exit status 3", "signal 9 (SIGKILL)"."""
     if exit_code is None or exit_code >= 0:
         return f"exit status {exit_code}"
     try:

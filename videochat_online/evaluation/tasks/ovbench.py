@@ -27,7 +27,14 @@ from typing import Any
 
 from videochat_online.errors import InputError
 from videochat_online.evaluation.records import EvalQuestion, EvalSet, EvalVideo, Task
-from videochat_online.evaluation.tasks.reading import expect, expect_readable, is_number, question_id, read_rows
+from videochat_online.evaluation.tasks.reading import (
+    expect,
+    expect_questions,
+    expect_readable,
+    is_number,
+    question_id,
+    read_rows,
+)
 from videochat_online.text.questions import option_index, option_text, ovbench_question
 
 GROUPS = {"ava": "action", "coin": "event", "hirest": "event", "tao": "object"}
@@ -82,9 +89,7 @@ def load_ovbench(paths: Sequence[Path]) -> EvalSet:
                 streams.setdefault(place, []).append(question)
                 if "image_file" in row:
                     hints.setdefault(place, str(row["image_file"]))
-    if not streams:
-        found = f"; the first row: {problems[0]}" if problems else ""
-        raise InputError(f"{', '.join(map(str, paths))}: expected questions of OVBench, found none{found}")
+    expect_questions(streams, paths, "OVBench", problems)
     return EvalSet(tuple(_videos(streams, hints)), tuple(problems))
 
 

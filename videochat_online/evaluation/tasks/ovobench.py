@@ -23,15 +23,22 @@ Source: arXiv:2501.05510; groups and totals as in its tables. The wording of the
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from string import ascii_uppercase
 from typing import Any
 
 from videochat_online.errors import InputError
-from videochat_online.evaluation.records import YES_NO, Average, EvalQuestion, EvalSet, EvalVideo, Task
-from videochat_online.evaluation.tasks.reading import expect, expect_readable, expect_text, is_number, read_rows
+from videochat_online.evaluation.records import YES_NO, Average, EvalQuestion, EvalSet, Task
+from videochat_online.evaluation.tasks.reading import (
+    expect,
+    expect_options,
+    expect_questions,
+    expect_readable,
+    expect_text,
+    is_number,
+    read_rows,
+    whole_videos,
+)
 from videochat_online.text.questions import ovbench_question
 
 TASKS_OF_GROUPS = {
@@ -84,21 +91,8 @@ def load_ovobench(paths: Sequence[Path]) -> EvalSet:
                     continue
                 seen.add(question.id)
                 of_videos.setdefault(video, []).append(question)
-    if not of_videos:
-        found = f"; the first row: {problems[0]}" if problems else ""
-        raise InputError(f"{', '.join(map(str, paths))}: expected questions of OVO-Bench, found none{found}")
-    videos = (
-        EvalVideo(
-            name=video,
-            id=video,
-            clip_s=(0.0, math.inf),
-            fps=None,
-            dataset=_source(video),
-            questions=tuple(sorted(questions, key=lambda question: question.time_s)),
-        )
-        for video, questions in of_videos.items()
-    )
-    return EvalSet(tuple(videos), tuple(problems))
+    expect_questions(of_videos, paths, "OVO-Bench", problems)
+    return EvalSet(whole_videos(of_videos), tuple(problems))
 
 
 def _tests(row: Mapping[str, Any]) -> list[tuple[int | None, Any]]:
@@ -139,10 +133,7 @@ def _question(row: dict[str, Any], test: Any, place: int | None) -> EvalQuestion
 def _options(row: Mapping[str, Any], kind: str) -> tuple[str, ...]:
     if kind != "choice":
         return YES_NO if kind == "yes_no" else ()
-    options = row.get("options")
-    good = isinstance(options, list) and all(isinstance(option, str) and option.strip() for option in options)
-    expect(good and 2 <= len(options or ()) <= len(ascii_uppercase), "options", "2 to 26 texts", options)
-    return tuple(options or ())
+    return expect_options(row)
 
 
 def _answer(test: Mapping[str, Any], kind: str, num_options: int) -> int:

@@ -6,12 +6,14 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Sized
 from pathlib import Path
+from string import ascii_uppercase
 from typing import Any
 
 from videochat_online.constants import SPECIAL_TOKENS
 from videochat_online.errors import InputError
+from videochat_online.evaluation.records import EvalQuestion, EvalVideo
 
 
 def read_rows(path: Path, *, flatten: bool = False) -> list[dict[str, Any]]:
@@ -71,3 +73,33 @@ def expect_readable(text: str, *others: str) -> None:
     everything = "\n".join((text, *others))
     expect(not re.search("[\ud800-\udfff]", everything), "text", "whole characters", text)
     expect(not any(token in everything for token in SPECIAL_TOKENS), "text", "no image tokens", text)
+
+
+def expect_options(fields: Mapping[str, Any]) -> tuple[str, ...]:
+    """A field `options` that has to be a list of texts with something in them, one for each letter at most."""
+    options = fields.get("options")
+    good = isinstance(options, list) and all(isinstance(option, str) and option.strip() for option in options)
+    expect(good and 2 <= len(options or ()) <= len(ascii_uppercase), "options", "2 to 26 texts", options)
+    return tuple(options or ())
+
+
+def expect_questions(found: Sized, paths: Sequence[Path], benchmark: str, problems: Sequence[str]) -> None:
+    """Raise an `InputError` with the first problem if files hold no question that can be used."""
+    if not found:
+        first = f"; the first row: {problems[0]}" if problems else ""
+        raise InputError(f"{', '.join(map(str, paths))}: expected questions of {benchmark}, found none{first}")
+
+
+def whole_videos(of_videos: Mapping[str, Sequence[EvalQuestion]]) -> tuple[EvalVideo, ...]:
+    """Videos that are streamed from their start, by name, with their questions in order of time."""
+    return tuple(
+        EvalVideo(
+            name=video,
+            id=video,
+            clip_s=(0.0, math.inf),
+            fps=None,
+            dataset=questions[0].dataset,
+            questions=tuple(sorted(questions, key=lambda question: question.time_s)),
+        )
+        for video, questions in of_videos.items()
+    )

@@ -23,7 +23,6 @@ Source: arXiv:2411.03628; groups as in its tables. The wording of the questions 
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -33,8 +32,17 @@ from string import ascii_uppercase
 from typing import Any
 
 from videochat_online.errors import InputError
-from videochat_online.evaluation.records import YES_NO, Average, EvalQuestion, EvalSet, EvalVideo, Proactive, Task
-from videochat_online.evaluation.tasks.reading import expect, expect_readable, expect_text, question_id, read_rows
+from videochat_online.evaluation.records import YES_NO, Average, EvalQuestion, EvalSet, Proactive, Task
+from videochat_online.evaluation.tasks.reading import (
+    expect,
+    expect_options,
+    expect_questions,
+    expect_readable,
+    expect_text,
+    question_id,
+    read_rows,
+    whole_videos,
+)
 from videochat_online.text.questions import option_line, ovbench_question
 
 SEQUENTIAL, PROACTIVE = "Sequential Question Answering", "Proactive Output"
@@ -79,21 +87,8 @@ def load_streamingbench(paths: Sequence[Path]) -> EvalSet:
         if seen[question.id] > 1:
             question = _renamed(question, f"{question.id}-{seen[question.id]}")
         of_videos.setdefault(video, []).append(question)
-    if not of_videos:
-        found = f"; the first row: {problems[0]}" if problems else ""
-        raise InputError(f"{', '.join(map(str, paths))}: expected questions of StreamingBench, found none{found}")
-    videos = (
-        EvalVideo(
-            name=video,
-            id=video,
-            clip_s=(0.0, math.inf),
-            fps=None,
-            dataset=questions[0].dataset,
-            questions=tuple(sorted(questions, key=lambda question: question.time_s)),
-        )
-        for video, questions in of_videos.items()
-    )
-    return EvalSet(tuple(videos), tuple(problems))
+    expect_questions(of_videos, paths, "StreamingBench", problems)
+    return EvalSet(whole_videos(of_videos), tuple(problems))
 
 
 def _entries(paths: Sequence[Path]) -> Iterator[tuple[str, dict[str, Any], Any]]:
@@ -147,16 +142,15 @@ def _seconds(fields: dict[str, Any], key: str) -> float:
 
 
 def _options(fields: dict[str, Any]) -> tuple[str, ...]:
-    options = fields.get("options")
-    good = isinstance(options, list) and all(isinstance(option, str) and option.strip() for option in options)
-    expect(good and 2 <= len(options or ()) <= len(ascii_uppercase), "options", "2 to 26 texts", options)
-    texts = list(options or ())
+    texts = expect_options(fields)
     matches = [_LETTERED.match(text) for text in texts]
     if sum(match is not None for match in matches) <= 1:
-        return tuple(texts)
+        return texts
     letters = ascii_uppercase[: len(texts)]
     found = [match[1] if match is not None else None for match in matches]
-    expect(found == list(letters), "options", f"texts that begin with A. to {letters[-1]}., or none that does", options)
+    expect(
+        found == list(letters), "options", f"texts that begin with A. to {letters[-1]}., or none that does", list(texts)
+    )
     return tuple(text[match.end() :] for text, match in zip(texts, matches, strict=True) if match is not None)
 
 
