@@ -262,15 +262,24 @@ class TestAnswers:
             spelled = viewer.prepare(video.questions[0], "Which?", LETTER_PREFIX + letter).prompt.layout.input_ids
             assert spelled == (*bare[: len(bare) - dropped], token)
 
-    @pytest.mark.parametrize(("llm", "template"), [("phi3", None), ("qwen2", None), ("phi3", "internvl_zh")])
-    def test_text_likelihood_is_that_of_the_whole_reply(self, tiny_dir, tmp_path, llm, template):
+    @pytest.mark.parametrize(
+        ("llm", "template", "setting"),
+        [
+            ("phi3", None, "streaming"),
+            ("phi3", None, "sliding_window"),
+            ("qwen2", None, "streaming"),
+            ("phi3", "internvl_zh", "streaming"),
+        ],
+    )
+    def test_text_likelihood_is_that_of_the_whole_reply(self, tiny_dir, tmp_path, llm, template, setting):
         """Restated: the labels of a training dialogue without options, all of it at once. Options may be empty."""
         model = load_model(tiny_dir(llm), device="cpu", template=template)
         fields = question(1.0, options=["A. a red ball", "B. dog", "C. ", "D. a"])
         rows = [{"video_id": "v", "fps": 4.0, "questions": [fields]}]
         annotations = write_set(tmp_path / "set.json", rows)
         (asked,) = load_ovbench([annotations]).videos[0].questions
-        run(make_config(annotations, tmp_path / "out", blind=True, answer_by="text_likelihood"), model)
+        way = {"blind": True, "answer_by": "text_likelihood"}
+        run(make_config(annotations, tmp_path / "out", setting=setting, **way), model)
         (row,) = rows_of(tmp_path / "out")
         scores = []
         for option in asked.options:

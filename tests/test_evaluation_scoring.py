@@ -37,6 +37,11 @@ CASES = [
     ("a man is walking", FOUR, None), ("A man", FOUR, None), ("The answer is a man", FOUR, None),
     ("The option is A person sitting", FOUR, 1), ("there is a table", FOUR, None), ("It's a", FOUR, None),
     ("a cup", FOUR, 2), ("A cup", FOUR, 2), ("It is a cup.", FOUR, 2),
+    # Said to be wrong, or repeated before the choice.
+    ("A is wrong", FOUR, None), ("A is wrong, so B", FOUR, 1), ("(B) sitting is not right", FOUR, None),
+    ("B isn't it", FOUR, None), ("A (not B)", FOUR, 0), ("A (it moves)", FOUR, 0), ("C was not seen; D", FOUR, 3),
+    ("(A) Yes\n(B) No\nAnswer: B", TWO, 1), ("(A) Yes (B) No. The answer is (A).", TWO, 0),
+    ("Best option: (A) Yes (B) No", TWO, None), ("(A) is right", FOUR, 0),
     # Option texts.
     ("Yes", TWO, 0), ("No.", TWO, 1), ("NO", TWO, 1), ("yes, it is", TWO, 0), ("walking to the left", FOUR, 0),
     ("The man is walking left", ("left", "walking left"), 1), ("3", ("2", "1", "0", "3"), 3), ("-5", ("5", "-5"), 1),
@@ -205,7 +210,8 @@ def test_a_report_needs_no_figures():
         ("Yes", 0), ("no.", 1), ("**Yes**, he is.", 0), ("No, he is not; yes would be wrong.", 1), ("Y", 0), ("(n)", 1),
         ("I would say yes", 0), ("The answer is: No", 1), ("", None), ("Maybe", None), ("Yes or no", None),
         ("no and yes", None), ("It is yes or it is no", None), ("nothing", None), ("N/A", None), ("Not yet", None),
-        ("Why", None),
+        ("Why", None), ("Yes/No", None), ("yes / no", None), ("I would not say yes", None), ("It is not yes.", None),
+        ("I don't think yes", None), ("I do not see him, so no", 1), ("Yes, no doubt", 0),
     ],
 )  # fmt: skip
 def test_yes_or_no(text, meant):
@@ -217,7 +223,8 @@ def test_yes_or_no(text, meant):
     [
         ("3", 3), (" 12.", 12), ("They did it 4 times.", 4), ("three times", 3), ("Zero", 0), ("(7)", 7),
         ("2 ... 2", 2), ("", None), ("often", None), ("2 or 3", None), ("3.5", None), ("9" * 30, None),
-        ("once", None), ("two of 5", None),
+        ("Once", 1), ("He does it once.", 1), ("once he sits", None), ("once he sits, 3", 3), ("two of 5", None),
+        ("twice", 2), ("Thrice!", 3), ("3.0", 3), ("3x", 3), ("3.05", None), ("-3", None), ("3.000", None),
     ],
 )  # fmt: skip
 def test_counts(text, meant):

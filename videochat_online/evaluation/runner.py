@@ -223,8 +223,11 @@ class _Share:
         config, start_s = self._config, time.perf_counter()
         way = way_of_answering(question, config.answer_by)
         by_letter, by_text = way == "likelihood", way == "text_likelihood"
-        asked = replace(question, options=()) if by_text else question
-        text = config.task.prompt(asked) + config.protocol.suffix_of(question.kind)
+        asked, kind = question, question.kind
+        if by_text:
+            # Options that are not shown cannot be chosen from.
+            asked, kind = replace(question, options=()), "open" if kind == "choice" else kind
+        text = config.task.prompt(asked) + config.protocol.suffix_of(kind)
         row = _question_row(question, place.video.name)
         try:
             view = viewer.prepare(question, text, LETTER_PREFIX if by_letter else "")

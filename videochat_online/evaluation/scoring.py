@@ -25,12 +25,21 @@ _BRACKETED = re.compile(r"[(\[]\s*([A-Za-z])\s*[)\]]")
 _ANOTHER = re.compile(rf"\s*(?:/|\+|&|,|\bor\b|\band\b)\s*(?:\bor\b\s*)?{_OPEN}?(?P<other>[A-Z])(?![A-Za-z0-9])")
 _DENIED = re.compile(r"(?:\bnot|n['’]t|\bneither|\bnor)(?:\s+(?:be|option|choice|answer))?\s*$", re.IGNORECASE)
 # What may follow a bare "A" that is no article.
-_NOT_A_NOUN = re.compile(r"\s+(?:is|was|because|since|as|it|this|that|he|she|they|there|would|seems|fits|applies)\b")
+_NOT_A_NOUN = re.compile(
+    r"\s*\(|\s+(?:is|was|isn|because|since|as|it|this|that|he|she|they|there|would|seems|fits|applies)\b"
+)
+_RULED_OUT = re.compile(
+    r"(?:is|was|seems|would be|can|could) (?:wrong|incorrect|false|not|ruled out)\b|(?:isn|wasn) t\b"
+)
 _WORD = re.compile(r"(?:(?<![\w.])[+-](?=\d))?[^\W_]+(?:[.,][0-9]+)*|->")
 _ENDS = re.compile(r"\s*(?:[.):;!?]|,)?\s*$")
 _NUMBER_WORDS = [
     "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
 ]  # fmt: skip
+_TIMES = {"once": 1, "twice": 2, "thrice": 3}
+_WHOLE = re.compile(r"(\d{1,9})(?:\.0{1,2})?x?", re.ASCII)
+_YES_OR_NO = re.compile(r"\W*(?:yes\W{0,3}(?:/|or\b|and\b)\W*no|no\W{0,3}(?:/|or\b|and\b)\W*yes)\b", re.IGNORECASE)
+_NEGATIONS = {"not", "never", "t", "cannot"}
 _DELIMITED = re.compile(r"[.):;,!?](?:\s|$)|\s*[:=]|\s+[-–—]+\s")
 
 
@@ -38,8 +47,9 @@ def parse_answer(text: str, options: Sequence[str]) -> int | None:
     """Option that a text means, or None where it names none or does not decide between several.
 
     In this order: the text is an option, word for word; a letter after a cue ("The answer is (C)", the last such
-    cue counts); a letter at the beginning; a single letter in brackets; a single capital on its own; a single
-    option whose words occur. Letters beyond the options are none. "A" before a noun is an article.
+    cue counts; only one after them where the text repeats all options); a letter at the beginning; a single letter
+    in brackets; a single capital on its own; a single option whose words occur. Letters beyond the options are none,
+    nor are those that are said to be wrong. "A" before a noun is an article.
 
     Args:
         text: what the model wrote.
@@ -51,7 +61,8 @@ def parse_answer(text: str, options: Sequence[str]) -> int | None:
     if words and words in option_words and not re.fullmatch(r"\W*[A-Za-z]\W*", text):
         return option_words.index(words)
     if _lists_all(words, option_words, letters):
-        return None
+        found = _cued(text, letters, option_words, after_list=True)
+        return letters.index(found[0]) if len(found) == 1 else None
     for find in (_cued, _leading, _bracketed, _alone):
         found = find(text, letters, option_words)
         if found:
@@ -63,27 +74,36 @@ def parse_yes_no(text: str) -> int | None:
     """0 for Yes, 1 for No, None for neither or both.
 
     The first word decides, or the only one of the two that occurs; a "Y" or "N" counts where it is the whole reply.
+    "I would not say yes" is neither.
     """
     words = _words(text).split()
-    if not words:
+    if not words or _YES_OR_NO.match(text):
         return None
     if words[0] in ("yes", "no"):
-        other = {"yes": "no", "no": "yes"}[words[0]]
-        return None if words[1:3] in (["or", other], ["and", other]) else ("yes", "no").index(words[0])
+        return ("yes", "no").index(words[0])
     if words in (["y"], ["n"]):
         return ("y", "n").index(words[0])
     found = {"yes", "no"} & set(words)
+    if found == {"yes"} and _NEGATIONS & set(words[max(0, words.index("yes") - 3) : words.index("yes")]):
+        return None
     return ("yes", "no").index(found.pop()) if len(found) == 1 else None
 
 
 def parse_count(text: str) -> int | None:
-    """The number of a reply, in digits or as a word up to twelve; None for none, or several that differ."""
+    """The number of a reply, in digits or as a word up to twelve; None for none, or several that differ.
+
+    "3.0", "3x" and "twice" are numbers, too; "once" is one where it ends the reply and cannot mean "as soon as".
+    """
     found = set()
-    for word in _words(text).split():
-        if word.isdecimal() and word.isascii() and len(word) <= 9:
-            found.add(int(word))
+    words = _words(text).split()
+    for place, word in enumerate(words):
+        whole = _WHOLE.fullmatch(word)
+        if whole is not None:
+            found.add(int(whole[1]))
         elif word in _NUMBER_WORDS:
             found.add(_NUMBER_WORDS.index(word))
+        elif word in _TIMES and (word != "once" or place == len(words) - 1):
+            found.add(_TIMES[word])
     return found.pop() if len(found) == 1 else None
 
 
@@ -110,9 +130,11 @@ def _lists_all(words: str, option_words: Sequence[str], letters: str) -> bool:
     return all(f"{letter.lower()} {option}" in words for letter, option in zip(letters, option_words, strict=True))
 
 
-def _cued(text: str, letters: str, option_words: Sequence[str]) -> list[str]:
+def _cued(text: str, letters: str, option_words: Sequence[str], *, after_list: bool = False) -> list[str]:
     found: list[str] = []
     for match in _CUED.finditer(text):
+        if after_list and not _lists_all(_words(text[: match.start()]), option_words, letters):
+            continue
         named = _named(match, text, letters, option_words)
         found = named or found
     return found
@@ -130,7 +152,8 @@ def _leading(text: str, letters: str, option_words: Sequence[str]) -> list[str]:
 
 
 def _bracketed(text: str, letters: str, option_words: Sequence[str]) -> list[str]:
-    return sorted({letter.upper() for letter in _BRACKETED.findall(text)} & set(letters))
+    found = [match for match in _BRACKETED.finditer(text) if match[1].upper() in letters]
+    return sorted({m[1].upper() for m in found if not _is_denied(m, text, option_words[letters.index(m[1].upper())])})
 
 
 def _alone(text: str, letters: str, option_words: Sequence[str]) -> list[str]:
@@ -144,14 +167,14 @@ def _alone(text: str, letters: str, option_words: Sequence[str]) -> list[str]:
 def _named(match: re.Match[str], text: str, letters: str, option_words: Sequence[str]) -> list[str]:
     """Letters that a match stands for: none for an article, several for "A or B"."""
     letter, rest = match["letter"].upper(), text[match.end() :]
-    if letter not in letters or _DENIED.search(text[: match.start()]):
+    if letter not in letters or _is_denied(match, text, option_words[letters.index(letter)]):
         return []
     is_marked = bool(match["open"] or match["close"] or _ENDS.match(rest) or _DELIMITED.match(rest))
     is_article = letter in "AI" and not (
         "\n" in rest[:1] or "\t" in rest[:1] or _NOT_A_NOUN.match(rest) or _ANOTHER.match(rest)
     )
-    follows = _words(rest)
-    repeats = bool(follows) and follows.startswith(option_words[letters.index(letter)] or "\0")
+    follows, option = _words(rest), option_words[letters.index(letter)]
+    repeats = bool(follows) and follows.startswith(option or "\0")
     if not (is_marked or repeats or (match["letter"].isupper() and not is_article)):
         return []
     another = _ANOTHER.match(rest)
@@ -159,8 +182,15 @@ def _named(match: re.Match[str], text: str, letters: str, option_words: Sequence
     return sorted({letter, *others})
 
 
+def _is_denied(match: re.Match[str], text: str, option: str) -> bool:
+    """Whether a letter stands after a "not", or before an "is wrong", the words of its option perhaps between."""
+    follows = _words(text[match.end() :])
+    return bool(_DENIED.search(text[: match.start()]) or _RULED_OUT.match(follows.removeprefix(option).lstrip()))
+
+
 def _mentioned(words: str, option_words: Sequence[str]) -> int | None:
     """The option whose words occur; one inside another gives way to the longer one."""
-    found = [i for i, option in enumerate(option_words) if option and f" {option} " in f" {words} "]
+    after = {i: f" {words} ".partition(f" {option} ")[1:] for i, option in enumerate(option_words) if option}
+    found = [i for i, (option, rest) in after.items() if option and not _RULED_OUT.match(rest)]
     longest = [i for i in found if not any(i != j and option_words[i] in option_words[j] for j in found)]
     return longest[0] if len(longest) == 1 else None
