@@ -50,7 +50,7 @@ def test_frames_arrive_while_another_thread_waits_to_save(session, frames, tmp_p
 
 def test_a_reply_that_spells_a_reserved_token_does_not_break_the_next_question(session, monkeypatch):
     monkeypatch.setattr(
-        "videochat_online.streaming.session.TextDecoder.text", property(lambda self: "the tag <img>, closed by </img>")
+        "videochat_online.streaming.speaking.TextDecoder.text", property(lambda self: "the tag <img>, closed by </img>")
     )
     answer = session.ask("Which tag shows a picture?")
     assert answer.text == "the tag <img>, closed by </img>"

@@ -5,6 +5,7 @@ import threading
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from videochat_online.errors import InputError, NoFrameError
 from videochat_online.memory import KeepAllMemoryBank, PyramidMemoryBank, WindowMemoryBank
@@ -240,7 +241,7 @@ class TestStreaming:
             yield
 
         with monkeypatch.context() as patch:
-            patch.setattr("videochat_online.streaming.session.generate_ids", fail)
+            patch.setattr("videochat_online.streaming.speaking.generate_ids", fail)
             with pytest.raises(RuntimeError, match="out of memory"):
                 session.ask("What?")
         assert session.history == ()
@@ -444,3 +445,44 @@ def test_tensors_and_lists_of_frames_are_taken_too(tiny_model, frames):
 def test_encode_batch_must_be_positive(tiny_model):
     with pytest.raises(InputError, match="encode_batch"):
         StreamingSession(tiny_model, encode_batch=0)
+
+
+def test_a_prepared_question_is_answered_from_its_snapshot(tiny_model, frames):
+    """Frames that arrive between question and answer change nothing; those after it are seen by the next one."""
+    pixels = frames(12)
+    alone = new_session(tiny_model)
+    alone.push(pixels[:5], range(5))
+    expected = alone.ask("What now?").text
+    session = new_session(tiny_model)
+    session.push(pixels[:5], range(5))
+    prepared = session.prepare("What now?")
+    session.push(pixels[5:], range(5, 12))
+    assert "".join(session.stream_prepared(prepared)).strip() == expected
+    assert session.history == alone.history
+    assert session.history[0].num_frames_seen == 5
+    with pytest.raises(InputError, match="'What now\\?' was prepared for another state of the dialogue"):
+        next(session.stream_prepared(prepared))
+    session.reset()
+    with pytest.raises(InputError, match="another state of the dialogue"):
+        next(session.stream_prepared(prepared))
+
+
+def test_what_is_remembered_is_what_a_question_uses(tiny_model, frames):
+    session = new_session(tiny_model)
+    assert session.remembered() == ()
+    session.push(frames(40), range(40))
+    assert session.remembered() == session.prepare("What now?").frames
+
+
+def test_an_image_answer_comes_in_pieces_and_can_be_stopped(tiny_model, frames):
+    image = Image.fromarray(frames(1)[0])
+    whole = ImageChat(tiny_model, [image], SHORT).ask("What?")
+    chat = ImageChat(tiny_model, [image], SHORT)
+    pieces = list(chat.stream("What?"))
+    assert "".join(pieces).strip() == whole
+    assert len(pieces) > 1
+    stopped = chat.stream("And?")
+    said = next(stopped)
+    stopped.close()
+    assert chat.prepare("So?").layout.text.count(said.strip()) >= 1
+    assert "And?" in chat.prepare("So?").layout.text

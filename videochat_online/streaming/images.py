@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from functools import partial
 
 import torch
 from PIL import Image
@@ -10,9 +11,10 @@ from torch import Tensor
 
 from videochat_online.errors import InputError
 from videochat_online.model.loading import VideoChatModel
-from videochat_online.streaming.decoding import TextDecoder, without_image_tokens
-from videochat_online.streaming.generate import GenerationSettings, generate_ids
+from videochat_online.streaming.decoding import without_image_tokens
+from videochat_online.streaming.generate import GenerationSettings
 from videochat_online.streaming.prompting import Prompt, build_prompt
+from videochat_online.streaming.speaking import result_of, stream_text
 from videochat_online.types import Segment, Turn, Visual
 from videochat_online.video.transforms import stack_images, tile_image
 
@@ -55,12 +57,13 @@ class ImageChat:
 
     def ask(self, question: str) -> str:
         """Answer a question about the images and remember the exchange."""
-        prompt = self.prepare(question)
-        decoder = TextDecoder(self.model.tokenizer)
-        for token in generate_ids(self.model.network, prompt.embeds_LD, self.model.stop_ids, self.settings):
-            if token not in self.model.stop_ids:
-                decoder.push(token)
-        text = decoder.text.strip()
+        return result_of(self.stream(question))
+
+    def stream(self, question: str) -> Generator[str, None, str]:
+        """Like `ask`, piece by piece. Closing the iterator stops; what was said so far is then the answer."""
+        return stream_text(self.model, self.prepare(question), self.settings, partial(self._record, question))
+
+    def _record(self, question: str, text: str) -> str:
         self._turns.append(Turn(self._user(question), without_image_tokens(text)))
         return text
 

@@ -15,6 +15,7 @@ import threading
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +25,10 @@ from torch import Tensor
 from videochat_online.errors import InputError, NoFrameError
 from videochat_online.memory import MemoryBank, PyramidMemoryBank
 from videochat_online.model.loading import VideoChatModel
-from videochat_online.streaming.decoding import TextDecoder, without_image_tokens
-from videochat_online.streaming.generate import GenerationSettings, generate_ids
+from videochat_online.streaming.decoding import without_image_tokens
+from videochat_online.streaming.generate import GenerationSettings
 from videochat_online.streaming.prompting import Prompt, build_prompt
+from videochat_online.streaming.speaking import result_of, stream_text
 from videochat_online.streaming.state import Exchange, SessionState, load_state, save_state
 from videochat_online.text import frame_segments
 from videochat_online.types import Answer, FrameTokens, FrameUse, Turn
@@ -39,6 +41,7 @@ class PreparedQuestion:
     question: str
     asked_at_s: float
     num_frames_seen: int
+    num_exchanges: int
     frames: tuple[FrameUse, ...]
     prompt: Prompt
 
@@ -101,6 +104,11 @@ class StreamingSession:
         with self._state_lock:
             return tuple(self._history)
 
+    def remembered(self) -> tuple[FrameUse, ...]:
+        """What the memory holds now, in time order: what a question would be answered from."""
+        with self._state_lock:
+            return tuple(FrameUse(f.index, f.time_s, f.num_tokens) for f in self.memory.read())
+
     def push(self, pixels_THWC: npt.ArrayLike, times_s: Sequence[float]) -> None:
         """Take frames in: each is encoded here, once, and remembered as the memory decides.
 
@@ -156,13 +164,7 @@ class StreamingSession:
             NoFrameError: nothing has arrived yet, or nothing before `at_s`.
             InputError: a frame later than `at_s` has already arrived, or the question holds a visual token.
         """
-        run = self._run(question, at_s, settings, generation_prefix)
-        while True:
-            try:
-                next(run)
-            except StopIteration as end:
-                answer: Answer = end.value
-                return answer
+        return result_of(self._run(question, at_s, settings, generation_prefix))
 
     def stream(
         self,
@@ -179,26 +181,34 @@ class StreamingSession:
         """
         return self._run(question, at_s, settings, generation_prefix)
 
+    def stream_prepared(
+        self, prepared: PreparedQuestion, *, settings: GenerationSettings | None = None
+    ) -> Iterator[str]:
+        """Like `stream`, from the snapshot that `prepare` took: frames may have arrived since.
+
+        Raises:
+            InputError: the session was reset since, or another question was answered.
+        """
+        with self._alone():
+            with self._state_lock:
+                num_exchanges, num_frames = len(self._history), self._num_frames
+            if num_exchanges != prepared.num_exchanges or num_frames < prepared.num_frames_seen:
+                raise InputError(
+                    f"{prepared.question!r} was prepared for another state of the dialogue: prepare it again"
+                )
+            yield from self._generate(prepared, settings)
+
     def _run(
         self, question: str, at_s: float | None, settings: GenerationSettings | None, generation_prefix: str
     ) -> Generator[str, None, Answer]:
         with self._alone():
             prepared = self._prepare(question, at_s=at_s, generation_prefix=generation_prefix)
-            decoder = TextDecoder(self.model.tokenizer)
-            stop_ids = self.model.stop_ids
-            ids = generate_ids(self.model.network, prepared.prompt.embeds_LD, stop_ids, settings or self.settings)
-            try:
-                for token in ids:
-                    piece = "" if token in stop_ids else decoder.push(token)
-                    if piece:
-                        yield piece
-                rest = decoder.finish()
-                if rest:
-                    yield rest
-            except GeneratorExit:
-                self._record(prepared, decoder.text.strip())
-                raise
-            return self._record(prepared, decoder.text.strip())
+            return (yield from self._generate(prepared, settings))
+
+    def _generate(
+        self, prepared: PreparedQuestion, settings: GenerationSettings | None
+    ) -> Generator[str, None, Answer]:
+        return stream_text(self.model, prepared.prompt, settings or self.settings, partial(self._record, prepared))
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -243,7 +253,7 @@ class StreamingSession:
             system_message=self._system_message,
             generation_prefix=generation_prefix,
         )
-        return PreparedQuestion(question, asked_at_s, num_frames, frames, prompt)
+        return PreparedQuestion(question, asked_at_s, num_frames, len(history), frames, prompt)
 
     def _asking_time(self, at_s: float | None) -> float:
         if at_s is not None and not (math.isfinite(at_s) and at_s >= 0):
