@@ -183,7 +183,7 @@ class StreamingSession:
 
     def stream_prepared(
         self, prepared: PreparedQuestion, *, settings: GenerationSettings | None = None
-    ) -> Iterator[str]:
+    ) -> Generator[str, None, Answer]:
         """Like `stream`, from the snapshot that `prepare` took: frames may have arrived since.
 
         Raises:
@@ -196,7 +196,7 @@ class StreamingSession:
                 raise InputError(
                     f"{prepared.question!r} was prepared for another state of the dialogue: prepare it again"
                 )
-            yield from self._generate(prepared, settings)
+            return (yield from self._generate(prepared, settings))
 
     def _run(
         self, question: str, at_s: float | None, settings: GenerationSettings | None, generation_prefix: str
@@ -283,6 +283,11 @@ class StreamingSession:
             self._projected.clear()
             self._history = list(self._initial_history)
             self._num_frames, self._last_time_s = 0, -math.inf
+
+    def forget_dialogue(self) -> None:
+        """Forget the questions asked so far, and keep the frames."""
+        with self._alone(), self._state_lock:
+            self._history = list(self._initial_history)
 
     def save(self, path: str | Path) -> None:
         """Write frames, dialogue and counters to one file, from which `restore` goes on identically."""

@@ -1,0 +1,162 @@
+"""Who is watching: a bounded number of streams, each of one viewer, freed when it is closed or left alone."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from videochat_online.demo.gate import ModelGate
+from videochat_online.demo.live import LiveStream
+from videochat_online.demo.player import FilePlayer
+from videochat_online.demo.records import StreamOptions
+from videochat_online.errors import InputError
+from videochat_online.model import VideoChatModel
+
+logger = logging.getLogger(__name__)
+
+SECONDS_BETWEEN_LOOKS = 5.0
+"""How often it is looked for streams that nobody uses any more."""
+
+
+class BusyError(InputError):
+    """All places are taken; another try may find one."""
+
+
+class UnknownStreamError(InputError):
+    """There is no such stream, or not any more."""
+
+
+@dataclass
+class Watching:
+    """A viewer's stream with what belongs to it.
+
+    Attributes:
+        id: hard to guess; whoever has it may use the stream.
+        stream: takes frames and questions.
+        folder: for files of this viewer; removed with the stream.
+        player: of the file being watched; None for frames that come from elsewhere.
+        opened_s: when it began, as `time.time`.
+        used_s: when it was last used, in seconds of the pool's clock.
+    """
+
+    id: str
+    stream: LiveStream
+    folder: Path
+    player: FilePlayer | None = None
+    opened_s: float = field(default_factory=time.time)
+    used_s: float = 0.0
+
+    def close(self) -> None:
+        """End everything, remove the viewer's files."""
+        if self.player is not None:
+            self.player.close()
+        self.stream.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class StreamPool:
+    """All streams of one server, and the model that they share.
+
+    Args:
+        model: shared.
+        max_streams: at once.
+        idle_s: seconds after which a stream that nobody uses is closed.
+        now: clock of idle time, for tests.
+    """
+
+    def __init__(
+        self,
+        model: VideoChatModel,
+        *,
+        max_streams: int = 8,
+        idle_s: float = 120.0,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if max_streams < 1:
+            raise InputError(f"max_streams: expected at least 1, got {max_streams}")
+        if not idle_s > 0:
+            raise InputError(f"idle_s: expected a time above 0 s, got {idle_s}")
+        self.model, self.gate = model, ModelGate()
+        self.max_streams, self.idle_s = max_streams, idle_s
+        self._now = now
+        self._folder = Path(tempfile.mkdtemp(prefix="videochat_online_"))
+        self._watching: dict[str, Watching] = {}
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        self._reaper = threading.Thread(target=self._reap_for_ever, name="reaper", daemon=True)
+        self._reaper.start()
+
+    def __len__(self) -> int:
+        with self._lock:
+            return len(self._watching)
+
+    def open(self, options: StreamOptions) -> Watching:
+        """A new stream.
+
+        Raises:
+            BusyError: all places are taken.
+            InputError: options that the memory does not take, or the server is shutting down.
+        """
+        self.reap()
+        with self._lock:
+            if self._closed.is_set():
+                raise InputError("the server is shutting down")
+            if len(self._watching) >= self.max_streams:
+                raise BusyError(f"all {self.max_streams} places are taken: try again in a minute")
+            stream = LiveStream(self.model, options, self.gate)
+            name = secrets.token_urlsafe(18)
+            folder = self._folder / name
+            folder.mkdir()
+            watching = Watching(id=name, stream=stream, folder=folder, used_s=self._now())
+            self._watching[name] = watching
+            return watching
+
+    def find(self, name: str) -> Watching:
+        """The stream of that id, which counts as used.
+
+        Raises:
+            UnknownStreamError: there is none.
+        """
+        with self._lock:
+            watching = self._watching.get(name)
+            if watching is None:
+                raise UnknownStreamError("no such stream: it was closed, or left alone for too long")
+            watching.used_s = self._now()
+            return watching
+
+    def close(self, name: str) -> None:
+        """End a stream and free its place; nothing happens if there is none."""
+        with self._lock:
+            watching = self._watching.pop(name, None)
+        if watching is not None:
+            watching.close()
+
+    def reap(self) -> None:
+        """Close the streams that nobody has used for too long."""
+        with self._lock:
+            late_s = self._now() - self.idle_s
+            idle = [name for name, watching in self._watching.items() if watching.used_s < late_s]
+        for name in idle:
+            logger.info("closing a stream that nobody has used for %g s", self.idle_s)
+            self.close(name)
+
+    def close_all(self) -> None:
+        """End every stream; none can be opened after that."""
+        self._closed.set()
+        with self._lock:
+            names = list(self._watching)
+        for name in names:
+            self.close(name)
+        self._reaper.join()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _reap_for_ever(self) -> None:
+        while not self._closed.wait(SECONDS_BETWEEN_LOOKS):
+            self.reap()
