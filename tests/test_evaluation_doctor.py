@@ -15,7 +15,7 @@ import pytest
 
 from clips import write_clip
 from evaluation_sets import noise, question, write_frames, write_set
-from video_files import write_video
+from video_files import packet_spans, write_video
 from videochat_online.cli.main import main
 from videochat_online.errors import InputError
 from videochat_online.evaluation import get_task, inspection
@@ -184,6 +184,19 @@ class TestPlantedFaults:
         assert inspect(annotations, media).is_sound
         found = inspect(annotations, media, decode_all=True).videos
         assert [[finding.kind for finding in one.findings] for one in found] == [["damaged"], ["damaged"]]
+
+    @pytest.mark.parametrize("decode_all", [False, True])
+    def test_damage_at_the_start_is_damage(self, tmp_path, decode_all):
+        media = tmp_path / "media"
+        (write_frames(media / "v", noise(8)) / "img95.png").write_bytes(b"torn")
+        path = write_video(media / "w.mp4", range(40), container_options={"movflags": "faststart"})
+        (start, size), *_ = packet_spans(path)
+        content = path.read_bytes()
+        path.write_bytes(content[:start] + bytes(size) + content[start + size :])
+        annotations = write_set(tmp_path / "set.json", [row("v", question(1.5), fps=4.0), row("w")])
+        found = inspect(annotations, media, decode_all=decode_all).videos
+        assert [[finding.kind for finding in one.findings] for one in found] == [["damaged"], ["damaged"]]
+        assert [one.facts.num_frames for one in found] == [8, 40]
 
 
 class TestArchives:

@@ -10,6 +10,7 @@ import torch
 
 from clips import write_clip
 from evaluation_sets import folder_set, make_config, noise, question, rows_of, run, write_frames, write_set
+from video_files import packet_spans, write_video
 from videochat_online.errors import InputError
 from videochat_online.evaluation import make_plan, resolve_protocol
 from videochat_online.evaluation.answering import LETTER_PREFIX, letter_ids
@@ -317,6 +318,44 @@ class TestAnswers:
             assert later["frames_used"][0]["time_s"] == pytest.approx(2.0)
             assert outcome.metrics["num_without_frames"] == 1
             assert outcome.metrics["micro_average"]["num_questions"] == 2
+
+    @pytest.mark.parametrize("setting", ["streaming", "sliding_window"])
+    @pytest.mark.parametrize("kind", ["file", "folder"])
+    def test_damage_at_the_start_costs_the_questions_before_the_first_good_frame(
+        self, tiny_model, tmp_path, setting, kind
+    ):
+        """Ten frames a second: without the first keyframe of a file nothing decodes up to the second one."""
+        if kind == "file":
+            (tmp_path / "media").mkdir()
+            path = write_video(
+                tmp_path / "media" / "v.mp4", range(60), keyframe_every=10, container_options={"movflags": "faststart"}
+            )
+            (start, size), *_ = packet_spans(path)
+            content = path.read_bytes()
+            path.write_bytes(content[:start] + bytes(size) + content[start + size :])
+            lost = "10 frames before 1 s do not decode; decoding errors: 1, the first at 0.000 s"
+        else:
+            folder = write_frames(tmp_path / "media" / "v.mp4", noise(60))
+            for number in range(10):
+                (folder / f"img{95 + number}.png").write_bytes(b"torn")
+            lost = "decoding errors: 10, the first img95.png"
+        rows = [{"video_id": "v.mp4", "fps": 10.0, "questions": [question(time_s) for time_s in (0.5, 1.25, 3.0)]}]
+        annotations = write_set(tmp_path / "set.json", rows)
+        protocol = {"fps": 5.0} | ({"memory": "keep_all"} if setting == "streaming" else {})
+        config = make_config(annotations, tmp_path / "out", setting=setting, protocol=protocol, max_bad_fraction=0.0)
+        outcome = run(config, tiny_model)
+        early, *others = rows_of(tmp_path / "out")
+        assert (early["error_kind"], early["frames_used"], early["correct"]) == ("NoFrameError", [], False)
+        if setting == "streaming":
+            assert [[frame["time_s"] for frame in row["frames_used"]] for row in others] == [
+                pytest.approx([1.0, 1.2]), pytest.approx([1.0 + 0.2 * i for i in range(11)])
+            ]  # fmt: skip
+        else:
+            assert [row["frames_used"][-1]["time_s"] for row in others] == pytest.approx([1.2, 3.0])
+            assert others[1]["frames_used"][0]["time_s"] == pytest.approx(1.0)
+        assert (outcome.bad_videos, outcome.metrics["num_without_frames"]) == ((), 1)
+        ((damaged,),) = [outcome.metrics["damaged_videos"]]
+        assert damaged["problem"].startswith(lost)
 
 
 class TestBadVideos:

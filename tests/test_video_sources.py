@@ -72,6 +72,9 @@ class TestFolders:
         assert read_numbers(read_video(folder, fps=1)) == [1]
         with pytest.raises(VideoError, match="no readable frame starts at or before 0 s"):
             list(read_video(folder, times_s=[0.0]))
+        with open_video(folder) as video:
+            assert read_numbers(video.read(times_s=[0.0, 0.5, 1.0, 1.5], may_begin_late=True)) == [1, 1]
+            assert read_numbers(video.read(times_s=[0.5], may_begin_late=True)) == []
 
     def test_a_list_of_images_keeps_its_order(self, tmp_path):
         folder = write_folder(tmp_path / "frames", ["0.png", "1.png", "2.png"])

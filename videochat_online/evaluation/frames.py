@@ -6,7 +6,7 @@ frames (by their rate), and the reading of chosen frames. Knows no model.
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,8 +100,15 @@ class Footage:
 
     @property
     def problem(self) -> str | None:
-        """What was missing or broken so far, in a line."""
-        return self.source.report.problem
+        """What was missing or broken so far, in a line.
+
+        A decoder that waits for the next keyframe gives no error for the frames until then: of those at the start no
+        report says how many they are.
+        """
+        first_s = self.source.info.start_s
+        num_lost = bisect_left(self._starts_s, first_s - TIME_TOLERANCE_S)
+        lost = f"{num_lost} frames before {first_s:g} s do not decode" if num_lost else None
+        return "; ".join(part for part in (lost, self.source.report.problem) if part) or None
 
     def streaming_indices(self) -> list[int]:
         """Every n-th frame of the clip up to the last question, from the one shown at the clip's start on.
@@ -182,12 +189,15 @@ class Footage:
     def read(self, indices: Sequence[int]) -> Iterator[list[LabelledFrame]]:
         """Chosen frames (ascending) in groups, each decoded once and handed out once.
 
-        A frame that cannot be decoded is left out: the one before it is not shown in its place.
+        A frame that cannot be decoded is left out: the one before it is not shown in its place. Where the video's first
+        frames cannot be, it begins with the first one that can.
         """
         # A frame with a negative start is what is shown at 0.
         times_s = [max(0.0, self._starts_s[index]) for index in indices]
         position, last_s = 0, None
-        for chunk in self.source.read(times_s=times_s, chunk=READ_CHUNK):
+        for chunk in self.source.read(times_s=times_s, chunk=READ_CHUNK, may_begin_late=True):
+            if last_s is None:
+                position = bisect_left(times_s, chunk.times_s[0] - TIME_TOLERANCE_S)
             group = []
             for pixels_HWC, time_s in zip(chunk.pixels_THWC, chunk.times_s, strict=True):
                 if time_s != last_s:

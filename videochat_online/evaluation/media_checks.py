@@ -72,9 +72,11 @@ def _decode(source: VideoSource, starts_s: Sequence[float], video: EvalVideo, de
     needed_s = (video.clip_s[0], max(video.clip_s[0], min(video.last_question_s, video.clip_s[1])))
     # A frame with a negative start is what is shown at 0.
     asked_s = sorted({max(0.0, _shown(starts_s, time_s)) for time_s in needed_s})
-    found_s = [time_s for chunk in source.read(times_s=asked_s) for time_s in chunk.times_s]
+    found_s = [time_s for chunk in source.read(times_s=asked_s, may_begin_late=True) for time_s in chunk.times_s]
+    found_s = [-math.inf] * (len(asked_s) - len(found_s)) + found_s  # before the first frame that decodes is none
     if decode_all:
-        next(source.read(times_s=[max(0.0, starts_s[0])]))  # a pass that begins with the first frame
+        # A pass that begins with the first frame.
+        next(source.read(times_s=[max(0.0, starts_s[0])], may_begin_late=True), None)
     source.finish(math.inf if decode_all else 0.0)
     problem = source.report.problem
     lacking_s = [asked for asked, found in zip(asked_s, found_s, strict=True) if found < _shown(starts_s, asked)]

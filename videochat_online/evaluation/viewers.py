@@ -155,7 +155,7 @@ class WindowViewer:
         """The prompt from the question's window."""
         window = self._windows[question.id]
         if not window:
-            raise NoFrameError(f"question {question.id}: no frame starts at or before {question.time_s} s")
+            raise NoFrameError(f"question {question.id}: no frame that decodes starts at or before {question.time_s} s")
         frames = tuple(frame for frame, _ in window)
         lines = frame_segments(frames, with_times=self._protocol.with_times)
         prompt = build_prompt(

@@ -146,8 +146,8 @@ class OfflineAnswerer:
         with Footage(path, video, protocol, backend=self._backend) as footage:
             for group in footage.read(footage.offline_indices(last_index)):
                 session.push(np.stack([frame.pixels_HWC for frame in group]), [frame.time_s for frame in group])
-            if footage.source.report.problem:
-                logger.warning("%s: %s; answered from what can be read", path, footage.source.report.problem)
+            if footage.problem:
+                logger.warning("%s: %s; answered from what can be read", path, footage.problem)
         self._watched = ((path, last_index), session)
         return session
 

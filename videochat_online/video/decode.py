@@ -79,6 +79,7 @@ class VideoSource:
         start_s: float | None = None,
         end_s: float | None = None,
         chunk: int = 8,
+        may_begin_late: bool = False,
     ) -> Iterator[FrameChunk]:
         """Frames in time order, at most `chunk` at a time.
 
@@ -92,6 +93,7 @@ class VideoSource:
             end_s: frames (asked times) up to and including here. Nothing later is handed out, and decoding
                 stops with the frame that proves to be later.
             chunk: most frames per chunk; one chunk is held at a time.
+            may_begin_late: of `times_s`, those before the first readable frame give no frame, instead of an error.
 
         With neither `fps` nor `times_s`: every frame that starts within [start_s, end_s].
 
@@ -109,7 +111,8 @@ class VideoSource:
         if times_s is not None:
             asked_s = _check_times(times_s, start_s, end_s)
             frames = reader.frames(asked_s[0] if asked_s else None)
-            return group_frames(frames_at_times(frames, asked_s, reader.skip, info), chunk)
+            found = frames_at_times(frames, asked_s, reader.skip, info, may_begin_late=may_begin_late)
+            return group_frames(found, chunk)
         frames = reader.frames(start_s)
         if fps is not None:
             _check_rate(fps)

@@ -61,20 +61,27 @@ def frames_at_rate(
 
 
 def frames_at_times(
-    frames: Iterable[LazyFrame], times_s: tuple[float, ...], skip: Callable[[float], None], info: VideoInfo
+    frames: Iterable[LazyFrame],
+    times_s: tuple[float, ...],
+    skip: Callable[[float], None],
+    info: VideoInfo,
+    *,
+    may_begin_late: bool = False,
 ) -> Iterator[LoadedFrame]:
     """Exactly one frame for each asked time (ascending); after the video's end, the last frame.
 
     Raises:
-        VideoError: no readable frame starts at or before a time.
+        VideoError: no readable frame starts at or before a time; with `may_begin_late` such times give nothing.
     """
     num_found = 0
     for loaded in _shown_at(frames, times_s, skip, past_end=True):
         if loaded is None:
+            if may_begin_late:
+                continue
             break
         num_found += 1
         yield loaded
-    if num_found < len(times_s):
+    if num_found < len(times_s) and not may_begin_late:
         raise VideoError(
             f"{info.source}: expected times within the video, but no readable frame starts at or before "
             f"{times_s[num_found]:g} s (the video starts at {info.start_s:g} s)"
