@@ -5,11 +5,19 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import time
+from contextlib import suppress
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
+from evaluation_sets import folder_set, make_config, run
+from videochat_online.evaluation.frames import Footage
 from videochat_online.evaluation.isolation import Lost, run_isolated
+from videochat_online.video import FrameTransform
 
 
 def behave(how, path):
@@ -54,6 +62,61 @@ def test_what_is_left_is_killed_when_the_caller_goes_away(tmp_path):
     assert len(multiprocessing.active_children()) == 2
     running.close()
     assert multiprocessing.active_children() == []
+
+
+def wait_for(is_so):
+    deadline = time.monotonic() + 60
+    while not is_so() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return is_so()
+
+
+def is_running(pid):
+    """False also for one that has ended but whose new parent has not noticed."""
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def hang(path):
+    """Write down the own process, then be deaf to all but a kill."""
+    path.with_suffix(".partial").write_text(str(os.getpid()))
+    path.with_suffix(".partial").replace(path)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    time.sleep(600)
+
+
+def evaluate_with_a_decoder_that_hangs(place, monkeypatch):
+    monkeypatch.setattr(Footage, "__init__", lambda *arguments, **options: hang(place))
+    config = make_config(folder_set(place.parent, num_videos=1), place.parent / "out", decode_timeout_s=600.0)
+    model = SimpleNamespace(device=torch.device("cpu"), transform=FrameTransform())  # no more is asked of it
+    return lambda: run(config, model)
+
+
+def inspect_what_hangs(place, monkeypatch):
+    return lambda: list(run_isolated(hang, [(place,)], num_processes=1, limits_s=[600.0]))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process may outlive its parent")
+@pytest.mark.parametrize("work", [evaluate_with_a_decoder_that_hangs, inspect_what_hangs])
+def test_what_hangs_dies_with_a_run_that_is_killed(tmp_path, monkeypatch, work):
+    place = tmp_path / "pid"
+    parent = multiprocessing.get_context("fork").Process(target=work(place, monkeypatch))
+    parent.start()
+    try:
+        assert wait_for(place.exists)
+        child = int(place.read_text())
+        assert child != parent.pid
+        assert is_running(child)
+    finally:
+        parent.kill()
+        parent.join()
+    try:
+        assert wait_for(lambda: not is_running(child))
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
 
 
 def test_no_calls():

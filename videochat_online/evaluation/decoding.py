@@ -26,7 +26,13 @@ import torch
 
 from videochat_online.errors import InputError, VideoError
 from videochat_online.evaluation.frames import Footage, LabelledFrame
-from videochat_online.evaluation.isolation import IS_FORKED, SECONDS_TO_DIE, describe_exit, process_context
+from videochat_online.evaluation.isolation import (
+    IS_FORKED,
+    SECONDS_TO_DIE,
+    describe_exit,
+    die_with_parent,
+    process_context,
+)
 from videochat_online.evaluation.protocols import EvalProtocol
 from videochat_online.evaluation.records import EvalVideo
 from videochat_online.video import FrameTransform
@@ -220,6 +226,7 @@ class RemoteFootage:
 
 def _serve(connection: Connection, inherited: Sequence[int]) -> None:
     """The process: answer until nobody asks any more, which shows when nobody else has the other end open."""
+    die_with_parent()
     for descriptor in inherited:
         os.close(descriptor)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
