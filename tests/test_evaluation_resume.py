@@ -14,7 +14,7 @@ import pytest
 
 from evaluation_sets import Shard, folder_set, make_config, noise, question, rows_of, run, write_frames, write_set
 from videochat_online.errors import InputError
-from videochat_online.evaluation import make_plan, resolve_protocol
+from videochat_online.evaluation import make_plan, plan, resolve_protocol
 from videochat_online.evaluation.plan import estimated_cost, share_of
 from videochat_online.evaluation.results import RowFile
 from videochat_online.evaluation.tasks.ovbench import load_ovbench
@@ -165,6 +165,23 @@ class TestRefusal:
 
     def test_a_wider_limit_is_no_other_setting(self, annotations, tmp_path, tiny_model, whole):
         assert run(make_config(annotations, tmp_path / "whole", max_bad_fraction=0.9), tiny_model).num_answered == 9
+
+    def test_where_the_videos_are_is_no_setting(self, annotations, tmp_path, tiny_model, whole):
+        """It is only noted: the same questions about the same videos, moved elsewhere, go on."""
+        with pytest.raises(Stop):
+            run(make_config(annotations, tmp_path / "out"), tiny_model, stop_after(4))
+        (tmp_path / "media").rename(tmp_path / "moved")
+        run(make_config(annotations, tmp_path / "out", tmp_path / "moved"), tiny_model)
+        assert rows_of(tmp_path / "out") == whole
+        settings = json.loads((tmp_path / "out" / "run.json").read_text())["settings"]
+        assert settings["data_root"] == str(tmp_path / "media")
+
+    def test_files_are_digested_once_a_run(self, annotations, tmp_path, tiny_model, monkeypatch):
+        digested = []
+        monkeypatch.setattr(plan, "file_digest", lambda path: digested.append(path) or "0" * 64)
+        monkeypatch.setattr(plan, "weights_digest", lambda name: digested.append(name) or "1")
+        run(make_config(annotations, tmp_path / "out"), tiny_model)
+        assert sorted(map(str, digested)) == [str(annotations), "tiny"]
 
     def test_a_folder_that_holds_something_else(self, annotations, tmp_path, tiny_model):
         (tmp_path / "out").mkdir()

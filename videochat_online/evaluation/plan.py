@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,12 @@ class EvaluationConfig:
             raise InputError("--data_root: expected the folder with the videos, got none (only --blind needs none)")
 
     def settings(self) -> dict[str, Any]:
-        """What decides the answers: a resumed run must share all of it."""
+        """What decides the answers, which a resumed run must share, and where the videos are."""
+        return dict(self._settings)
+
+    @cached_property
+    def _settings(self) -> dict[str, Any]:
+        # Once a run: annotations and weights are read for their digests.
         settings = {
             "task": self.task.name,
             "protocol": asdict(self.protocol),

@@ -29,6 +29,9 @@ except ImportError:  # not on Windows; two runs of one shard are then not kept a
 
 Row = dict[str, Any]
 
+_ONLY_NOTED = ("data_root",)
+"""Settings that a run may go on with otherwise: videos that were moved are the same videos."""
+
 
 @dataclass(frozen=True, slots=True)
 class Shard:
@@ -70,7 +73,8 @@ class RunFolder:
         if not (path / "run.json").exists():
             _create(path / "run.json", json.dumps({"settings": settings, **facts}, indent=2) + "\n")
         self.run: dict[str, Any] = read_run_file(path / "run.json")
-        found = [f"{name}: {a} there, {b} here" for name, a, b in differences(self.run["settings"], settings)]
+        compared = differences(self.run["settings"], settings)
+        found = [f"{name}: {a} there, {b} here" for name, a, b in compared if name not in _ONLY_NOTED]
         if found:
             raise InputError(f"{path} holds a run of other settings: {'; '.join(found)}")
         if shard.count > 1:
