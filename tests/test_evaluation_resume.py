@@ -14,7 +14,7 @@ import pytest
 
 from evaluation_sets import Shard, folder_set, make_config, noise, question, rows_of, run, write_frames, write_set
 from videochat_online.errors import InputError
-from videochat_online.evaluation import make_plan, plan, resolve_protocol
+from videochat_online.evaluation import RunFolder, evaluate, make_plan, plan, resolve_protocol
 from videochat_online.evaluation.plan import estimated_cost, share_of
 from videochat_online.evaluation.results import RowFile
 from videochat_online.evaluation.tasks.ovbench import load_ovbench
@@ -182,6 +182,51 @@ class TestRefusal:
         monkeypatch.setattr(plan, "weights_digest", lambda name: digested.append(name) or "1")
         run(make_config(annotations, tmp_path / "out"), tiny_model)
         assert sorted(map(str, digested)) == [str(annotations), "tiny"]
+
+    def test_a_run_without_answers_gives_way(self, annotations, tmp_path, tiny_model):
+        """Its model did not load; what it noted of a bad video is forgotten with it, and how many shards it had."""
+        output = tmp_path / "out"
+        (tmp_path / "media" / "video1").rename(tmp_path / "video1")
+        limit = {"max_bad_fraction": 0.5}
+
+        def start_in_vain(**changes):
+            config = make_config(annotations, output, **limit, **changes)
+            folder = RunFolder(config.output, config.settings(), {}, config.shard)
+            with pytest.raises(Stop):
+                evaluate(config, make_plan(config), folder, fail_to_load)
+
+        def fail_to_load():
+            raise Stop
+
+        start_in_vain(model="another")
+        assert (output / "videos.jsonl").stat().st_size
+        start_in_vain(model="another", shard=Shard(0, 2))
+        start_in_vain(shard=Shard(0, 3))
+        (tmp_path / "video1").rename(tmp_path / "media" / "video1")
+        assert run(make_config(annotations, output), tiny_model).num_answered == 9
+        assert {row["is_bad"] for row in rows_of(output, "videos.jsonl")} == {False}
+        assert json.loads((output / "run.json").read_text())["settings"]["model"] == "tiny"
+        with pytest.raises(InputError, match=r'other settings: model: "tiny" there, "another" here'):
+            run(make_config(annotations, output, model="another"), tiny_model)
+
+    def test_a_run_that_is_about_to_answer_does_not(self, annotations, tmp_path, tiny_model):
+        """It has written nothing yet, but it holds its file."""
+        config = make_config(annotations, tmp_path / "out")
+        folder = RunFolder(config.output, config.settings(), {}, config.shard)
+        before = (tmp_path / "out" / "run.json").read_bytes()
+        with folder.predictions.appending():
+            for changes in ({"model": "another"}, {"shard": Shard(0, 2)}):
+                with pytest.raises(InputError, match="holds a run "):
+                    run(make_config(annotations, tmp_path / "out", **changes), tiny_model)
+        assert (tmp_path / "out" / "run.json").read_bytes() == before
+
+    def test_a_finished_run_whose_videos_are_all_bad_does_not(self, annotations, tmp_path, tiny_model):
+        for path in (tmp_path / "media").glob("*/*.png"):
+            path.write_bytes(b"x")
+        run(make_config(annotations, tmp_path / "out", max_bad_fraction=1.0), tiny_model)
+        assert rows_of(tmp_path / "out") == []
+        with pytest.raises(InputError, match="holds a run of other settings"):
+            run(make_config(annotations, tmp_path / "out", max_bad_fraction=1.0, model="another"), tiny_model)
 
     def test_a_folder_that_holds_something_else(self, annotations, tmp_path, tiny_model):
         (tmp_path / "out").mkdir()

@@ -56,6 +56,8 @@ class Shard:
 class RunFolder:
     """The folder of one run, made or taken up again.
 
+    A run without any answer, such as one whose model did not load, gives way to one of other settings.
+
     Args:
         path: new, empty, or holding this very run.
         settings: what decides the answers, as JSON holds it; compared with what `run.json` says.
@@ -70,16 +72,16 @@ class RunFolder:
         self.path, self.shard = path, shard
         _check_is_ours(path)
         path.mkdir(parents=True, exist_ok=True)
-        if not (path / "run.json").exists():
-            _create(path / "run.json", json.dumps({"settings": settings, **facts}, indent=2) + "\n")
-        self.run: dict[str, Any] = read_run_file(path / "run.json")
-        compared = differences(self.run["settings"], settings)
-        found = [f"{name}: {a} there, {b} here" for name, a, b in compared if name not in _ONLY_NOTED]
-        if found:
-            raise InputError(f"{path} holds a run of other settings: {'; '.join(found)}")
+        text = json.dumps({"settings": settings, **facts}, indent=2) + "\n"
+        with _alone(path):
+            if not (path / "run.json").exists():
+                _create(path / "run.json", text)
+            self.run: dict[str, Any] = read_run_file(path / "run.json")
+            found = self._other_settings(settings) or self._other_sharding()
+            if found is not None:
+                self._begin_anew(text, found)
         if shard.count > 1:
             (path / "shards").mkdir(exist_ok=True)
-        self._check_sharding()
         self.predictions = RowFile(self._file("predictions"), key="id")
         self.videos = RowFile(self._file("videos"), key="video")
 
@@ -114,17 +116,33 @@ class RunFolder:
         paths = [self._file(name, index) for index in range(self.shard.count)]
         return [path for path in paths if path.exists()]
 
-    def _check_sharding(self) -> None:
+    def _other_settings(self, settings: Mapping[str, Any]) -> str | None:
+        compared = differences(self.run["settings"], settings)
+        found = [f"{name}: {a} there, {b} here" for name, a, b in compared if name not in _ONLY_NOTED]
+        return f"{self.path} holds a run of other settings: {'; '.join(found)}" if found else None
+
+    def _other_sharding(self) -> str | None:
         """Parts are of one count: otherwise a question could be answered twice."""
         found = sorted({path.name.split(".")[0].split("-of-")[1] for path in self.path.glob("shards/*-of-*.jsonl")})
         if not found and (self.path / "predictions.jsonl").exists():
             found = ["1"]
-        others = [count for count in found if count != str(self.shard.count)]
-        if others:
-            raise InputError(
-                f"{self.path} holds a run in {', '.join(others)} shards: expected to go on with as many, got "
-                f"{self.shard.count}"
-            )
+        others = ", ".join(count for count in found if count != str(self.shard.count))
+        expected = f"expected to go on with as many, got {self.shard.count}"
+        return f"{self.path} holds a run in {others} shards: {expected}" if others else None
+
+    def _begin_anew(self, text: str, found: str) -> None:
+        """Make this run of a folder without answers; InputError where there are some, or will be."""
+        answers = self._row_files("predictions")
+        if (self.path / "metrics.json").exists() or any(path.stat().st_size or _is_locked(path) for path in answers):
+            raise InputError(found)
+        for path in (*answers, *self._row_files("videos")):
+            path.unlink()
+        self.write("run.json", text)
+        self.run = read_run_file(self.path / "run.json")
+
+    def _row_files(self, name: str) -> list[Path]:
+        """Of any number of shards."""
+        return [*self.path.glob(f"{name}.jsonl"), *self.path.glob(f"shards/*.{name}.jsonl")]
 
 
 class RowFile:
@@ -188,6 +206,29 @@ class RowFile:
 
 def _line(row: Row) -> str:
     return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Wait until no other process is within: shards that are started together settle what the folder is of."""
+    with contextlib.ExitStack() as stack:
+        if fcntl is not None:
+            descriptor = os.open(folder, os.O_RDONLY)
+            stack.callback(os.close, descriptor)
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+
+
+def _is_locked(path: Path) -> bool:
+    """Whether a process is `appending`."""
+    if fcntl is not None:
+        with open(path, "rb") as file, contextlib.suppress(OSError):  # a file system without locks
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+    return False
 
 
 def _check_is_ours(path: Path) -> None:
