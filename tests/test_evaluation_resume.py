@@ -17,6 +17,7 @@ from videochat_online.errors import InputError
 from videochat_online.evaluation import RunFolder, evaluate, make_plan, plan, resolve_protocol
 from videochat_online.evaluation.plan import estimated_cost, share_of
 from videochat_online.evaluation.results import RowFile
+from videochat_online.evaluation.runs import read_run
 from videochat_online.evaluation.tasks.ovbench import load_ovbench
 
 SLOW_RUN = """
@@ -250,6 +251,60 @@ class TestRefusal:
         with pytest.raises(InputError, match="absent: expected the folder with the videos"):
             run(make_config(annotations, tmp_path / "out", tmp_path / "absent"), tiny_model)
         assert not (tmp_path / "out").exists()
+
+
+class TestRowsPutTogether:
+    """Files that were concatenated by hand."""
+
+    def append(self, output, change=lambda row: row, name="predictions.jsonl"):
+        """A line of the file once more, changed."""
+        row = json.loads((output / name).read_text().splitlines()[1])
+        with (output / name).open("a") as file:
+            file.write(json.dumps(change(row)) + "\n")
+        return row
+
+    def test_the_same_answers_twice_are_left_out(self, annotations, tmp_path, whole, caplog):
+        output = tmp_path / "whole"
+        self.append(output)
+        self.append(output, lambda row: row | {"answer_s": 9.0})
+        outcome = run(make_config(annotations, output), None)
+        assert f"{output}: 2 rows of answers that are there already are left out" in caplog.text
+        assert (outcome.num_answered, outcome.metrics["num_answered"]) == (9, 9)
+        assert rows_of(output) == whole
+        assert len(read_run(output).rows) == 9
+        caplog.clear()
+        run(make_config(annotations, output), None)
+        assert caplog.text == ""
+
+    def test_in_several_shards(self, annotations, tmp_path, tiny_model, whole, caplog):
+        output = tmp_path / "out"
+        run(make_config(annotations, output, shard=Shard(0, 2)), tiny_model)
+        first, second = (output / "shards" / f"{index}-of-2.predictions.jsonl" for index in range(2))
+        second.write_bytes(first.read_bytes())
+        run(make_config(annotations, output, shard=Shard(1, 2)), tiny_model)
+        assert rows_of(output) == whole
+        assert "6 rows of answers" in caplog.text
+
+    def test_different_answers_are_refused(self, annotations, tmp_path, whole):
+        output = tmp_path / "whole"
+        row = self.append(output, lambda row: row | {"text": "B", "predicted_index": None})
+        with pytest.raises(InputError) as error:
+            run(make_config(annotations, output), None)
+        path = output / "predictions.jsonl"
+        assert str(error.value).startswith(
+            f"{path} line 10: expected one answer to {row['id']}, found another than in {path} line 2: "
+        )
+        assert f'text: {json.dumps(row["text"])}, now "B"' in str(error.value)
+
+    @pytest.mark.parametrize(("name", "key"), [("predictions.jsonl", "id"), ("videos.jsonl", "video")])
+    def test_rows_of_another_set_are_refused(self, annotations, tmp_path, whole, name, key):
+        output = tmp_path / "whole"
+        before = (output / name).read_bytes()
+        for odd, words in (("elsewhere", "'elsewhere'"), (["x"], r"\['x'\]")):
+            self.append(output, lambda row, odd=odd: row | {key: odd}, name)
+            with pytest.raises(InputError, match=rf"{name} line \d+: expected .* of this set, found {key} {words}"):
+                run(make_config(annotations, output), None)
+            (output / name).write_bytes(before)
 
 
 class TestShards:

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -27,7 +28,12 @@ try:
 except ImportError:  # not on Windows; two runs of one shard are then not kept apart
     fcntl = None  # type: ignore[assignment]
 
+logger = logging.getLogger(__name__)
+
 Row = dict[str, Any]
+
+TIMINGS = ("first_token_s", "answer_s")
+"""What may differ between two rows of one answer."""
 
 _ONLY_NOTED = ("data_root",)
 """Settings that a run may go on with otherwise: videos that were moved are the same videos."""
@@ -85,9 +91,46 @@ class RunFolder:
         self.predictions = RowFile(self._file("predictions"), key="id")
         self.videos = RowFile(self._file("videos"), key="video")
 
+    def check_rows(self, questions: Collection[str], videos: Collection[str]) -> None:
+        """Look at what somebody else may have put together; warns of rows that are there twice.
+
+        Args:
+            questions: ids that there may be answers to.
+            videos: names that there may be rows of.
+
+        Raises:
+            InputError: a row about something else, or two different answers to a question; names file, line and id.
+        """
+        num_rows = 0
+        for name, key, known in (("predictions", "id", questions), ("videos", "video", videos)):
+            for path in self._parts(name):
+                for number, row in enumerate(RowFile(path, key=key).rows(), start=1):
+                    if not isinstance(row[key], str) or row[key] not in known:
+                        raise InputError(f"{path} line {number}: expected {name} of this set, found {key} {row[key]!r}")
+                    num_rows += name == "predictions"
+        num_doubled = num_rows - len(self.all_predictions())
+        if num_doubled:
+            logger.warning("%s: %d rows of answers that are there already are left out", self.path, num_doubled)
+
     def all_predictions(self) -> list[Row]:
-        """Rows of all shards so far."""
-        return [row for path in self._parts("predictions") for row in RowFile(path, key="id").rows()]
+        """Rows of all shards so far, one a question.
+
+        Raises:
+            InputError: two different answers to a question.
+        """
+        found: dict[str, tuple[str, Row]] = {}
+        for path in self._parts("predictions"):
+            for number, row in enumerate(RowFile(path, key="id").rows(), start=1):
+                where, first = found.setdefault(row["id"], (f"{path} line {number}", row))
+                if first is row:
+                    continue
+                others = [f"{name}: {a}, now {b}" for name, a, b in differences(first, row) if name not in TIMINGS]
+                if others:
+                    raise InputError(
+                        f"{path} line {number}: expected one answer to {row['id']}, found another than in {where}: "
+                        f"{'; '.join(others)}"
+                    )
+        return [row for _, row in found.values()]
 
     def all_videos(self) -> list[Row]:
         """Of each video the latest row, over all shards."""
@@ -95,8 +138,8 @@ class RunFolder:
         return list(latest.values())
 
     def write_merged(self, predictions: Sequence[Row], videos: Sequence[Row]) -> None:
-        """Put the rows of all shards into one file each; without shards they are there already."""
-        if self.shard.count > 1:
+        """Put the rows of all shards into one file each; without shards they are there already, perhaps twice."""
+        if self.shard.count > 1 or len(self.predictions.rows()) != len(predictions):
             for name, rows in (("predictions", predictions), ("videos", videos)):
                 self.write(f"{name}.jsonl", "".join(_line(row) for row in rows))
 

@@ -92,11 +92,14 @@ def evaluate(
         on_progress: called after every answer and every video.
 
     Raises:
-        InputError: more bad videos than `max_bad_fraction` allows; what was answered is kept.
+        InputError: more bad videos than `max_bad_fraction` allows, and what was answered is kept; or rows in the
+            folder that are not of this set.
     """
     with ExitStack() as stack:
         predictions = stack.enter_context(folder.predictions.appending())
         videos = stack.enter_context(folder.videos.appending())
+        content = plan.content
+        folder.check_rows({question.id for question in content.questions}, {video.name for video in content.videos})
         done = {row["id"] for row in folder.predictions.rows()}
         gone_through = {row["video"] for row in folder.videos.rows() if not row["is_bad"]}
         _Share(config, plan, done, gone_through, on_progress).work(load_model, predictions, videos)
