@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import fields
 
 import pytest
 import torch
 
 from clips import write_clip
-from evaluation_sets import folder_set, make_config, noise, question, rows_of, run, write_frames, write_set
+from evaluation_sets import Shard, folder_set, make_config, noise, question, rows_of, run, write_frames, write_set
 from video_files import packet_spans, write_video
 from videochat_online.errors import InputError
 from videochat_online.evaluation import make_plan, resolve_protocol
@@ -356,6 +357,66 @@ class TestAnswers:
         assert (outcome.bad_videos, outcome.metrics["num_without_frames"]) == ((), 1)
         ((damaged,),) = [outcome.metrics["damaged_videos"]]
         assert damaged["problem"].startswith(lost)
+
+
+class TestLongPrompts:
+    """A memory that grows, and a context that ends between the first and the second question of each video."""
+
+    @pytest.fixture
+    def limited(self, tiny_model, tmp_path, monkeypatch):
+        """Settings of the run, and a function that sets the context's length to that of a question's prompt."""
+        annotations = folder_set(tmp_path)
+        settings = {"protocol": {"memory": "keep_all"}}
+        text = tiny_model.network.config.text_config
+        monkeypatch.setattr(text, "max_position_embeddings", 1)
+        config = make_config(annotations, tmp_path / "none", max_bad_fraction=1.0, **settings)
+        run(config, tiny_model)
+        lengths = [int(re.search(r"a prompt of (\d+) tokens", row["error"])[1]) for row in rows_of(tmp_path / "none")]
+        assert lengths[0] < lengths[1] < lengths[2]
+        return (
+            annotations,
+            settings,
+            lambda question: monkeypatch.setattr(text, "max_position_embeddings", lengths[question] + 4),
+        )
+
+    @pytest.mark.parametrize("answer_by", ["generation", "likelihood", "text_likelihood"])
+    def test_few_are_wrong_and_counted(self, tiny_model, tmp_path, limited, answer_by):
+        annotations, settings, limit_to = limited
+        limit_to(0)
+        config = make_config(annotations, tmp_path / "out", max_bad_fraction=0.7, answer_by=answer_by, **settings)
+        metrics = run(config, tiny_model).metrics
+        rows = rows_of(tmp_path / "out")
+        assert [row.get("error_kind") for row in rows] == [None, "PromptTooLongError", "PromptTooLongError"] * 3
+        assert not any(row["correct"] for row in rows if "error" in row)
+        assert (metrics["num_too_long"], metrics["num_answered"]) == (6, 9)
+        assert "6 questions count as wrong: with their frames they" in (tmp_path / "out" / "report.md").read_text()
+
+    def test_many_end_the_run(self, tiny_model, tmp_path, limited):
+        annotations, settings, limit_to = limited
+        limit_to(1)
+        config = make_config(annotations, tmp_path / "out", max_bad_fraction=0.15, **settings)
+        words = (
+            r"2 of 9 questions cannot be used, more than max_bad_fraction 0.15 allows; the latest: video1: question "
+            r"video1@5.5s-\w+: a prompt of \d+ tokens and an answer of up to 4: the language model's context is \d+"
+        )
+        for _ in range(2):  # those that were counted before count again
+            with pytest.raises(InputError, match=words):
+                run(config, tiny_model)
+            assert len(rows_of(tmp_path / "out")) == 5
+        config = make_config(annotations, tmp_path / "out", max_bad_fraction=0.4, **settings)
+        assert run(config, tiny_model).metrics["num_too_long"] == 3
+
+    def test_those_of_all_shards_count(self, tiny_model, tmp_path, limited):
+        annotations, settings, limit_to = limited
+        limit_to(1)
+        configs = [
+            make_config(annotations, tmp_path / "out", shard=Shard(index, 3), max_bad_fraction=0.25, **settings)
+            for index in range(3)
+        ]
+        for config in configs[:2]:
+            run(config, tiny_model)
+        with pytest.raises(InputError, match="3 of 9 questions cannot be used"):
+            run(configs[2], tiny_model)
 
 
 class TestBadVideos:

@@ -23,5 +23,9 @@ class NoFrameError(InputError):
     """A question was asked before the first frame arrived."""
 
 
+class PromptTooLongError(InputError):
+    """A prompt and its answer have more tokens than the language model has positions."""
+
+
 class NonFiniteError(InputError):
     """The model's numbers are NaN or infinite: broken weights, or a dtype too small for them."""

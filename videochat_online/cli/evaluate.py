@@ -108,7 +108,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("run")
     group.add_argument("--shard", metavar="I/N", help="part I (from 0) of N; under torchrun its rank")
     group.add_argument("--slurm_array", action="store_true", help="tasks of a Slurm array share the videos")
-    group.add_argument("--max_bad_fraction", type=float, default=0.1, metavar="X", help="of the videos (default: 0.1)")
+    group.add_argument(
+        "--max_bad_fraction", type=float, default=0.1, metavar="X", help="of videos or questions (default: 0.1)"
+    )
     group.add_argument(
         "--decode_timeout_s",
         type=float,

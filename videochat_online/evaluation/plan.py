@@ -41,7 +41,8 @@ class EvaluationConfig:
         answer_by: name in `ANSWER_BY`.
         blind: no frames at all.
         backend: video decoder.
-        max_bad_fraction: more unusable videos than this part of all is an error.
+        max_bad_fraction: more unusable videos, rows, or questions with too long a prompt, than this part of all is an
+            error.
         decode_timeout_s: longest wait for the next frames of a video.
         max_videos: only the first so many; None for all.
         shard: the part that this process works on.

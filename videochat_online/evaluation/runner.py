@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from typing import IO, Any
 
 import torch
 
-from videochat_online.errors import InputError, NoFrameError, NonFiniteError, VideoError
+from videochat_online.errors import InputError, NoFrameError, NonFiniteError, PromptTooLongError, VideoError
 from videochat_online.evaluation.answering import (
     LETTER_PREFIX,
     answer_by_generation,
@@ -92,17 +92,17 @@ def evaluate(
         on_progress: called after every answer and every video.
 
     Raises:
-        InputError: more bad videos than `max_bad_fraction` allows, and what was answered is kept; or rows in the
-            folder that are not of this set.
+        InputError: more bad videos, or questions with too long a prompt, than `max_bad_fraction` allows, and what was
+            answered is kept; or rows in the folder that are not of this set.
     """
     with ExitStack() as stack:
         predictions = stack.enter_context(folder.predictions.appending())
         videos = stack.enter_context(folder.videos.appending())
         content = plan.content
         folder.check_rows({question.id for question in content.questions}, {video.name for video in content.videos})
-        done = {row["id"] for row in folder.predictions.rows()}
+        answered = folder.predictions.rows()
         gone_through = {row["video"] for row in folder.videos.rows() if not row["is_bad"]}
-        _Share(config, plan, done, gone_through, on_progress).work(load_model, predictions, videos)
+        _Share(config, plan, answered, gone_through, on_progress).work(load_model, predictions, videos)
     return summarize(config, plan, folder)
 
 
@@ -113,14 +113,15 @@ class _Share:
         self,
         config: EvaluationConfig,
         plan: Plan,
-        done: set[str],
+        answered: Sequence[Row],
         gone_through: set[str],
         on_progress: Callable[[Progress], None],
     ) -> None:
-        self._config, self._plan, self._done = config, plan, done
+        self._config, self._plan, self._done = config, plan, {row["id"] for row in answered}
         self._on_progress = on_progress
         self._open = [place for place in plan.share if not self._is_finished(place, gone_through)]
         self._num_bad = self._num_failed_in_a_row = 0
+        self._num_too_long = len(_too_long(answered))
         self._withheld: list[Row] = []
         num_questions = sum(len(place.video.questions) for place in self._open)
         self._progress = Progress(num_questions, len(self._open))
@@ -153,6 +154,9 @@ class _Share:
         if row.get("error_kind") == NonFiniteError.__name__:
             self._withheld.append(row)
             return
+        if _too_long([row]):
+            self._num_too_long += 1
+            _check_too_long(self._num_too_long, row, self._plan, self._config)
         self._flush(predictions)
         RowFile.append(predictions, row)
 
@@ -241,7 +245,7 @@ class _Share:
                 reply = answer_by_text_likelihood(model, view.prompt, question.options)
             else:
                 reply = answer_by_generation(model, view.prompt, question.options, config.generation, question.kind)
-        except (NoFrameError, NonFiniteError) as error:
+        except (NoFrameError, NonFiniteError, PromptTooLongError) as error:
             self._check_failure(error)
             nothing: Row = {"text": "", "predicted_index": None, "correct": False, "frames_used": []}
             nothing |= {"num_visual_tokens": 0, "first_token_s": None, "answer_s": 0.0}
@@ -288,7 +292,7 @@ def summarize(config: EvaluationConfig, plan: Plan, folder: RunFolder) -> Outcom
     """Read what all shards have written; write metrics and report once nothing is missing.
 
     Raises:
-        InputError: too many bad videos.
+        InputError: too many bad videos, or questions with too long a prompt.
     """
     videos = folder.all_videos()
     bad = {row["video"]: f"{row['video']}: {row['problem']}" for row in videos if row["is_bad"]}
@@ -296,6 +300,9 @@ def summarize(config: EvaluationConfig, plan: Plan, folder: RunFolder) -> Outcom
         _check_bad(len(bad), len(plan.content.videos), next(iter(bad.values())), config)
     order = {question.id: place for place, question in enumerate(plan.content.questions)}
     predictions = sorted(folder.all_predictions(), key=lambda row: order[row["id"]])
+    too_long = _too_long(predictions)
+    if too_long:
+        _check_too_long(len(too_long), too_long[-1], plan, config)
     answered = {row["id"] for row in predictions}
     seen = {row["video"] for row in videos}
     missing = [
@@ -308,19 +315,32 @@ def summarize(config: EvaluationConfig, plan: Plan, folder: RunFolder) -> Outcom
     if missing:
         return Outcome(None, len(answered), len(missing), tuple(bad.values()))
     folder.write_merged(predictions, videos)
-    metrics = summary_figures(config, plan.content, predictions, videos)
+    metrics = summary_figures(config, plan.content, predictions, videos) | {"num_too_long": len(too_long)}
+    if too_long:
+        note = f"{len(too_long)} questions count as wrong: with their frames they are longer than the model's context."
+        metrics["notes"] = [*metrics.get("notes", []), note]
     metrics |= compute_metrics(predictions, config.task) | published_averages(predictions, config.task)
     metrics["cost"] = cost_figures(predictions, videos)
     write_report(folder, metrics)
     return Outcome(metrics, len(answered), 0, tuple(bad.values()))
 
 
-def _check_bad(num_bad: int, num_videos: int, example: str, config: EvaluationConfig) -> None:
-    if num_bad > config.max_bad_fraction * num_videos:
+def _check_bad(num_bad: int, num_all: int, example: str, config: EvaluationConfig, what: str = "videos") -> None:
+    if num_bad > config.max_bad_fraction * num_all:
         raise InputError(
-            f"{num_bad} of {num_videos} videos cannot be used, more than max_bad_fraction "
+            f"{num_bad} of {num_all} {what} cannot be used, more than max_bad_fraction "
             f"{config.max_bad_fraction:g} allows; the latest: {example}"
         )
+
+
+def _too_long(rows: Sequence[Row]) -> list[Row]:
+    return [row for row in rows if row.get("error_kind") == PromptTooLongError.__name__]
+
+
+def _check_too_long(num_too_long: int, row: Row, plan: Plan, config: EvaluationConfig) -> None:
+    """How long a prompt becomes is known once its frames are: it cannot be refused at the start."""
+    example = f"{row['video']}: question {row['id']}: {row['error']}"
+    _check_bad(num_too_long, len(plan.content.questions), example, config, "questions")
 
 
 def way_of_answering(question: EvalQuestion, answer_by: str) -> str:

@@ -21,7 +21,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from videochat_online.errors import InputError, NonFiniteError
+from videochat_online.errors import InputError, NonFiniteError, PromptTooLongError
 from videochat_online.model.modeling import VideoChatOnlineForConditionalGeneration
 from videochat_online.model.rope import fixed_regime, switch_length
 
@@ -90,7 +90,7 @@ def needs_long_regime(network: VideoChatOnlineForConditionalGeneration, total_le
 def _check_context(network: VideoChatOnlineForConditionalGeneration, num_prompt: int, max_new_tokens: int) -> None:
     limit = network.config.text_config.max_position_embeddings
     if num_prompt + max_new_tokens > limit:
-        raise InputError(
+        raise PromptTooLongError(
             f"a prompt of {num_prompt} tokens and an answer of up to {max_new_tokens}: the language model's context "
             f"is {limit}; use a smaller memory or a shorter answer"
         )
@@ -98,7 +98,13 @@ def _check_context(network: VideoChatOnlineForConditionalGeneration, num_prompt:
 
 @torch.inference_mode()
 def first_logits(network: VideoChatOnlineForConditionalGeneration, embeds_LD: Tensor, max_new_tokens: int) -> Tensor:
-    """Logits of the first answer token after a prompt: [vocabulary], fp32."""
+    """Logits of the first answer token after a prompt: [vocabulary], fp32.
+
+    Raises:
+        PromptTooLongError: prompt and token are longer than the language model's context.
+        NonFiniteError: no token can be told to be the likeliest.
+    """
+    _check_context(network, embeds_LD.shape[0], 1)
     with fixed_regime(needs_long_regime(network, embeds_LD.shape[0] + max_new_tokens)):
         out = network.language_model(inputs_embeds=embeds_LD[None], use_cache=False, logits_to_keep=1)
     return _finite(out.logits[0, -1].float())
@@ -118,7 +124,7 @@ def continuation_log_likelihoods(
     """Log-probability of each of `N` continuations of a prompt, the sum over its tokens: [N], fp32.
 
     Raises:
-        InputError: prompt and continuation together can be longer than the language model's context.
+        PromptTooLongError: prompt and continuation together can be longer than the language model's context.
     """
     model, longest = network.language_model, max(map(len, continuations))
     _check_context(network, embeds_LD.shape[0], longest)
@@ -155,7 +161,7 @@ def generate_ids(
         settings: how ids are chosen.
 
     Raises:
-        InputError: prompt and answer together can be longer than the language model's context.
+        PromptTooLongError: prompt and answer together can be longer than the language model's context.
         NonFiniteError: no token can be told to be the likeliest.
     """
     _check_context(network, embeds_LD.shape[0], settings.max_new_tokens)
