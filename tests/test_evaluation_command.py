@@ -102,6 +102,30 @@ class TestCommand:
         assert not (tmp_path / "out").exists()
         assert "0 videos missing" in call("--dry-run", "--max_videos", 1)[1]
 
+    def test_a_dry_run_of_a_shard(self, call, annotations):
+        """The set's counts stay the set's; two of its three videos are in the other share, or missing."""
+        rows = json.loads(annotations.read_text())
+        rows.append({"video_id": "absent", "clip": [0.0, 600.0], "questions": [question(500.0)]})
+        write_set(annotations, rows)
+        given = ("--dry-run", "--shard")
+        shards = []
+        for shard in ("0/2", "1/2"):
+            counts = json.loads(call(*given, shard, "--json")[1])
+            assert (counts["num_videos"], counts["num_questions"], counts["num_missing_videos"]) == (3, 7, 1)
+            assert counts["missing_videos"] == ["absent"]
+            shards.append(counts["shard"])
+        assert shards == [
+            {"index": 0, "count": 2, "num_videos": 1, "num_questions": 1, "num_missing_videos": 1},
+            {"index": 1, "count": 2, "num_videos": 2, "num_questions": 6, "num_missing_videos": 0},
+        ]
+        lines = call(*given, "1/2")[1].splitlines()
+        assert lines[:2] == [
+            "3 videos, 7 questions; 1 videos missing, 0 rows unusable",
+            "shard 1/2 of them: 2 videos, 6 questions; 0 videos missing",
+        ]
+        shard = json.loads(call(*given, "1/2", "--json", without=("--data-root",))[1])["shard"]
+        assert shard["num_missing_videos"] is None
+
     def test_a_dry_run_without_a_place_to_look_at(self, call):
         for more, expected in (((), None), (("--blind",), 0)):
             counts = json.loads(call("--dry-run", "--json", *more, without=("--data-root",))[1])

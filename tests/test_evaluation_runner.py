@@ -177,6 +177,17 @@ class TestFrames:
         expected = [0.0, 0.5, 1.0, 1.5] if frame_times == "start" else [0.1, 0.6, 1.1, 1.6]
         assert [frame.time_s for frame in view.frames] == pytest.approx(expected)
 
+    def test_an_end_may_be_later_than_a_window_s_question(self, tiny_model, tmp_path):
+        """Only the label changes: the frame on view at 1.63 s began at 1.6 s and ends at 1.7 s."""
+        clip = write_clip(tmp_path / "clip.mp4", num_frames=40, fps=10)
+        labels = {}
+        for frame_times in ("start", "end"):
+            protocol = resolve_protocol("sliding_window", frame_times=frame_times)
+            view, _ = view_of(tiny_model, clip, video_of(tmp_path, 1.63), protocol)
+            labels[frame_times] = [frame.time_s for frame in view.frames]
+        assert labels["start"] == pytest.approx([0.1, 0.6, 1.1, 1.6])
+        assert labels["end"] == pytest.approx([0.2, 0.7, 1.2, 1.7])
+
     def test_windows_agree_with_the_sampling_rules(self, tiny_model, tmp_path):
         clip = write_clip(tmp_path / "clip.mp4", num_frames=120, fps=10)
         folder = write_frames(tmp_path / "frames", noise(60))

@@ -58,6 +58,7 @@ from videochat_online.evaluation import (
 from videochat_online.evaluation.answering import ANSWER_BY
 from videochat_online.evaluation.decoding import DECODE_TIMEOUT_S
 from videochat_online.evaluation.protocols import FRAME_RULES, FRAME_TIMES
+from videochat_online.evaluation.records import total_questions
 from videochat_online.evaluation.results import timestamp
 
 SECONDS_BETWEEN_LINES = 30.0
@@ -102,7 +103,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--max_frames", type=int, metavar="N", help="sliding window: most frames")
     group.add_argument(
-        "--frame_times", metavar="NAME", help=f"{' or '.join(FRAME_TIMES)}: which time labels a frame (default: start)"
+        "--frame_times",
+        metavar="NAME",
+        help=f"{' or '.join(FRAME_TIMES)}: which time of a file's frame is its label (default: start); an end may be "
+        "later than a sliding window's question",
     )
     group.add_argument("--backend", default="auto", metavar="NAME", help="video decoder (default: auto)")
     group = parser.add_argument_group("run")
@@ -137,7 +141,10 @@ def run(options: argparse.Namespace) -> int:
     if options.dry_run:
         # Without a place to look at, nothing is known to be missing.
         unknown = {"num_missing_videos": None} if options.data_root is None and not options.blind else {}
-        _show_counts(_counts(plan, config) | unknown, options.json)
+        counts = _counts(plan, config) | unknown
+        if config.shard.count > 1:
+            counts["shard"] = _shard_counts(plan, config.shard) | unknown
+        _show_counts(counts, options.json)
         return 0
     facts = {"command": sys.argv, "started": timestamp(), "versions": _versions(), "counts": _counts(plan, config)}
     folder = RunFolder(config.output, config.settings(), facts, config.shard)
@@ -225,16 +232,27 @@ def _versions() -> dict[str, str]:
 
 
 def _counts(plan: Plan, config: EvaluationConfig) -> dict[str, Any]:
+    """Of the whole set, whatever the shard."""
     content, task = plan.content, config.task
     cells = Counter(" / ".join(task.cell(question.answer_type, question.dataset)) for question in content.questions)
     return {
         "num_videos": len(content.videos),
         "num_questions": len(content.questions),
-        "num_missing_videos": len(plan.missing),
+        "num_missing_videos": len(plan.missing_anywhere),
         "num_bad_rows": len(content.problems),
         "cells": dict(sorted(cells.items())),
-        "missing_videos": [place.video.name for place in plan.missing],
+        "missing_videos": [place.video.name for place in plan.missing_anywhere],
         "bad_rows": list(content.problems),
+    }
+
+
+def _shard_counts(plan: Plan, shard: Shard) -> dict[str, Any]:
+    return {
+        "index": shard.index,
+        "count": shard.count,
+        "num_videos": len(plan.share),
+        "num_questions": total_questions([place.video for place in plan.share]),
+        "num_missing_videos": len(plan.missing),
     }
 
 
@@ -242,16 +260,20 @@ def _show_counts(counts: dict[str, Any], as_json: bool) -> None:
     if as_json:
         _write(json.dumps(counts, ensure_ascii=False))
         return
-    missing = counts["num_missing_videos"]
-    _write(
-        f"{counts['num_videos']} videos, {counts['num_questions']} questions; "
-        f"{'videos not looked for (no --data_root)' if missing is None else f'{missing} videos missing'}, "
-        f"{counts['num_bad_rows']} rows unusable"
-    )
+    _write(f"{_numbers(counts)}, {counts['num_bad_rows']} rows unusable")
+    if "shard" in counts:
+        shard = counts["shard"]
+        _write(f"shard {shard['index']}/{shard['count']} of them: {_numbers(shard)}")
     for name, count in counts["cells"].items():
         _write(f"  {name}: {count}")
     for problem in (*counts["missing_videos"], *counts["bad_rows"]):
         _write(f"  unusable: {problem}")
+
+
+def _numbers(counts: dict[str, Any]) -> str:
+    missing = counts["num_missing_videos"]
+    looked_for = "videos not looked for (no --data_root)" if missing is None else f"{missing} videos missing"
+    return f"{counts['num_videos']} videos, {counts['num_questions']} questions; {looked_for}"
 
 
 def _show_outcome(outcome: Outcome, config: EvaluationConfig, as_json: bool) -> None:

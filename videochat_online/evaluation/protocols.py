@@ -43,7 +43,9 @@ class EvalProtocol:
         memory_options: options of that memory, without those that the model decides.
         window_s: how far a window reaches back; None for the whole stream.
         max_frames: most frames of a window, or of a whole video; more are thinned out evenly.
-        frame_times: a frame of a video file is labelled, and counts as seen, with its "start" or its "end".
+        frame_times: a frame of a video file is labelled with its "start" or its "end". With a memory it counts as seen
+            from that time on; a window has the frames that start up to its question either way, so that the last one
+            may be labelled with a time after it.
         with_times: whether frames are labelled with times at all.
         system_message: before everything else; None: the checkpoint's own.
         suffix: after the options of a multiple-choice question.
