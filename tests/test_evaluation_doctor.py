@@ -12,10 +12,12 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from clips import write_clip
 from evaluation_sets import noise, question, write_frames, write_set
 from video_files import packet_spans, write_video
+from videochat_online.cli import benchmark_report
 from videochat_online.cli.main import main
 from videochat_online.errors import InputError
 from videochat_online.evaluation import get_task, inspection
@@ -198,6 +200,31 @@ class TestPlantedFaults:
         assert [[finding.kind for finding in one.findings] for one in found] == [["damaged"], ["damaged"]]
         assert [one.facts.num_frames for one in found] == [8, 40]
 
+    @pytest.mark.parametrize(
+        ("names", "said"),
+        [
+            (["0001", "0002", "0005"], "2 numbers are left out, the first between 0002.png and 0005.png"),
+            (
+                ["a_1", "a_3", "a_5", "a_9", "a_11", "a_19"],
+                "4 numbers are left out, the first between a_5.png and a_9.png",
+            ),
+            (["8", "9", "10", "11"], None),
+            (["33", "67", "100", "133", "167"], None),
+            (["frame2_7b", "frame2_8b", "frame3_1b"], None),
+            (["x", "1", "7"], None),
+            (["1"], None),
+        ],
+    )
+    def test_numbers_that_are_left_out(self, tmp_path, names, said):
+        (tmp_path / "media" / "v").mkdir(parents=True)
+        for name, pixels_HWC in zip(names, noise(len(names)), strict=True):
+            Image.fromarray(pixels_HWC).save(tmp_path / "media" / "v" / f"{name}.png")
+        fields = {"fps": 1.0, "clip": [0.0, float(len(names))]}
+        annotations = write_set(tmp_path / "set.json", [row("v", question(0.5), **fields)])
+        (found,) = inspect(annotations, tmp_path / "media").videos
+        assert found.findings == ([] if said is None else [Finding("frame_gaps", said)])
+        assert len(found.problems) == len(found.findings)
+
 
 class TestArchives:
     def test_intact_ones_beside_whole_folders_are_no_matter(self, tmp_path):
@@ -296,6 +323,24 @@ class TestCommand:
             "video": "fine", "path": str(planted[1] / "frames" / "fine"), "num_questions": 2, "num_frames": 24,
             "end_s": 6.0, "problems": [], "notes": [],
         }  # fmt: skip
+
+    def test_the_report_s_place_is_checked_first(self, planted, tmp_path, capsys, monkeypatch):
+        """Not after hours; and what was there stays, and nothing is left behind."""
+        monkeypatch.setattr(benchmark_report, "inspect_benchmark", lambda *_, **__: pytest.fail("files were read"))
+        given = ["doctor", "--annotations", str(planted[0]), "--data_root", str(planted[1]), "--report"]
+        for place in (tmp_path, tmp_path / "none" / "report.json"):
+            assert main([*given, str(place)]) == 2
+            assert "--report: expected a file" in capsys.readouterr().err
+        (tmp_path / "old.json").write_text("{}")
+
+        def stop(*_, **__):
+            raise InputError("stopped")
+
+        monkeypatch.setattr(benchmark_report, "inspect_benchmark", stop)
+        for name in ("old.json", "new.json"):
+            assert main([*given, str(tmp_path / name)]) == 2
+            assert "stopped" in capsys.readouterr().err
+        assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"old.json": "{}"}
 
     def test_json(self, call, planted):
         status, out, _ = call("--json")

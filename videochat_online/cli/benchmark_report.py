@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from pathlib import Path
 
+from videochat_online.cli.options import check_report_place
 from videochat_online.errors import InputError
 from videochat_online.evaluation import TASKS, get_task
 from videochat_online.evaluation.anomalies import KINDS, NOTES
@@ -32,10 +32,11 @@ def add_benchmark_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def inspect_annotations(options: argparse.Namespace) -> Inspection:
-    """Inspect the benchmark, with progress on stderr; writes the report.
+    """Inspect the benchmark, with progress on stderr.
 
     Raises:
-        InputError: annotations or data root that cannot be read, a number out of range, or no place for the report.
+        InputError: annotations or data root that cannot be read, a number out of range, or no place for the report:
+            before the first file is looked at.
     """
     if options.data_root is None:
         raise InputError("--data_root: expected the folder with the videos, got none")
@@ -43,10 +44,9 @@ def inspect_annotations(options: argparse.Namespace) -> Inspection:
         raise InputError(f"--processes: expected 1 or more for a benchmark, got {options.processes}")
     if not options.time_limit_s > 0:
         raise InputError(f"--time_limit_s: expected a time above 0, got {options.time_limit_s:g}")
-    if options.report is not None and not options.report.parent.is_dir():
-        raise InputError(f"--report: expected a file in a folder that is there, got {options.report}")
+    check_report_place(options.report)
     with progress("files") as tell:
-        found = inspect_benchmark(
+        return inspect_benchmark(
             get_task(options.task),
             options.annotations,
             options.data_root,
@@ -55,12 +55,6 @@ def inspect_annotations(options: argparse.Namespace) -> Inspection:
             decode_all=options.decode_all,
             on_done=tell,
         )
-    if options.report is not None:
-        try:
-            options.report.write_text(json.dumps(found.as_dict(), indent=1, ensure_ascii=False) + "\n", "utf-8")
-        except OSError as error:
-            raise InputError(f"--report: expected a file that can be written, got {options.report}") from error
-    return found
 
 
 def inspection_text(found: Inspection) -> str:

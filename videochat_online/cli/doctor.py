@@ -28,11 +28,11 @@ from videochat_online.cli.benchmark_report import (
     inspection_text,
     problem_of,
 )
+from videochat_online.cli.options import write_report
 from videochat_online.cli.registry_report import (
     add_registry_arguments,
     inspect_registries,
     registry_text,
-    write_registry_report,
 )
 from videochat_online.errors import InputError
 from videochat_online.model import VideoChatModel, load_model
@@ -81,12 +81,12 @@ def run(options: argparse.Namespace) -> int:
 
 def _check_registries(options: argparse.Namespace) -> int:
     found = inspect_registries(options)
+    content = {name: one.to_json() for name, one in found.items()}
     if options.json:
-        print(json.dumps({name: one.to_json() for name, one in found.items()}, indent=2))  # noqa: T201
+        print(json.dumps(content, indent=2))  # noqa: T201
     else:
         print(registry_text(found))  # noqa: T201
-    if options.report is not None:
-        write_registry_report(found, options.report)
+    write_report(options.report, content)
     num_bad = sum(len(one.problems) for one in found.values())
     if num_bad:
         num_read = sum(one.inspected for one in found.values())
@@ -97,6 +97,7 @@ def _check_registries(options: argparse.Namespace) -> int:
 def _check_benchmark(options: argparse.Namespace) -> int:
     found = inspect_annotations(options)
     print(json.dumps(found.as_dict(), ensure_ascii=False) if options.json else inspection_text(found))  # noqa: T201
+    write_report(options.report, found.as_dict())
     problem = problem_of(found)
     if problem is not None:
         print(f"error: {problem}", file=sys.stderr)  # noqa: T201

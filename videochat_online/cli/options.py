@@ -1,9 +1,13 @@
-"""Arguments that several subcommands share: which model, which memory, how answers are generated."""
+"""What several subcommands share: which model, which memory, how answers are generated, where reports go."""
 
 from __future__ import annotations
 
 import argparse
+import json
+from pathlib import Path
+from typing import Any
 
+from videochat_online.errors import InputError
 from videochat_online.memory import MEMORY_BANKS, MEMORY_OPTIONS, POLICIES, MemoryBank, make_memory
 from videochat_online.model import VideoChatModel, load_model
 from videochat_online.model.loading import DTYPES, QUANTIZATIONS
@@ -91,3 +95,32 @@ def settings_of(options: argparse.Namespace) -> GenerationSettings:
         repetition_penalty=options.repetition_penalty,
         seed=options.seed,
     )
+
+
+def check_report_place(path: Path | None) -> None:
+    """Before hours of work: InputError where `--report` cannot be written; what is there stays as it is."""
+    if path is None:
+        return
+    if not path.parent.is_dir():
+        raise InputError(f"--report: expected a file in a folder that is there, got {path}")
+    was_there = path.exists()
+    try:
+        path.open("ab").close()
+        if not was_there:
+            path.unlink()
+    except OSError as error:
+        raise InputError(f"--report: expected a file that can be written, got {path} ({error.strerror})") from error
+
+
+def write_report(path: Path | None, content: Any) -> None:
+    """Write `--report` as JSON, if it was given. Names of files need not be UTF-8: escapes hold all of them.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    if path is None:
+        return
+    try:
+        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"--report: expected a file that can be written, got {path} ({error.strerror})") from error

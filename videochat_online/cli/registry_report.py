@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from videochat_online.cli.options import check_report_place
 from videochat_online.data import load_registries
 from videochat_online.data.inspection import SetInspection, inspect_sets
 from videochat_online.data.reading import check_reader
@@ -44,8 +44,7 @@ def inspect_registries(options: argparse.Namespace) -> dict[str, SetInspection]:
         raise InputError(f"--max_rows: expected at least 1, got {options.max_rows}")
     if options.processes is not None and options.processes < 0:
         raise InputError(f"--processes: expected 0 or more, got {options.processes}")
-    if options.report is not None:
-        _check_writable(options.report)
+    check_report_place(options.report)
     entries = load_registries(options.registry)
     config = VideoChatOnlineConfig()
     if options.model:
@@ -56,32 +55,6 @@ def inspect_registries(options: argparse.Namespace) -> dict[str, SetInspection]:
     num_processes = len(os.sched_getaffinity(0)) if options.processes is None else options.processes
     with progress("rows") as tell:
         return inspect_sets(entries, reader, max_rows=options.max_rows, num_processes=num_processes, on_row=tell)
-
-
-def write_registry_report(found: Mapping[str, SetInspection], path: Path) -> None:
-    """Everything that was found, as JSON. Names of files need not be UTF-8: escapes hold all of them.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
-    content = {name: inspection.to_json() for name, inspection in found.items()}
-    try:
-        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"--report: expected a file that can be written, got {path} ({error.strerror})") from error
-
-
-def _check_writable(path: Path) -> None:
-    """InputError where nothing can be written; what is there stays as it is."""
-    if not path.parent.is_dir():
-        raise InputError(f"--report: expected a file in a folder that is there, got {path}")
-    was_there = path.exists()
-    try:
-        path.open("ab").close()
-        if not was_there:
-            path.unlink()
-    except OSError as error:
-        raise InputError(f"--report: expected a file that can be written, got {path} ({error.strerror})") from error
 
 
 def registry_text(found: Mapping[str, SetInspection]) -> str:

@@ -16,6 +16,7 @@ KINDS = {
     "damaged": "a part does not decode, or the file breaks off",
     "no_fps": "a folder of frames without a rate",
     "few_frames": "fewer frames than the rate gives for the clip",
+    "frame_gaps": "numbers left out among the names of a folder of frames",
     "late_question": "asked after the video's end",
     "outside_clip": "asked before the clip begins or after it ends",
     "duplicate": "the same question about the same moment again",

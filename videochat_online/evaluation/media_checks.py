@@ -6,7 +6,9 @@ Runs in a process of its own (`isolation`): a broken file may hang or crash a de
 from __future__ import annotations
 
 import math
+import re
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +16,15 @@ from pathlib import Path
 from videochat_online.errors import VideoError
 from videochat_online.evaluation.anomalies import Finding
 from videochat_online.evaluation.records import EvalVideo
-from videochat_online.video import TIME_TOLERANCE_S, VideoSource, open_video
+from videochat_online.video import TIME_TOLERANCE_S, VideoSource, list_frame_files, open_video
 
 OVERRUN_S = 1.0
 """A question may come this long after a video file's end: annotated times are rounded."""
 
 MANY_TIMES = 2
 """A folder with more than so many times the frames of its clip may have another rate."""
+
+_NUMBERED = re.compile(r"(?P<before>.*?)(?P<number>[0-9]+)(?P<after>[^0-9]*)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +64,7 @@ def check_media(path: Path, video: EvalVideo, folder_fps: float | None, decode_a
     except VideoError as error:
         return MediaFacts(findings=(Finding("unreadable", str(error)),))
     if path.is_dir():
-        findings += _counted(len(starts_s), video, rate or 0.0)
+        findings += [*_gaps(list_frame_files(path)), *_counted(len(starts_s), video, rate or 0.0)]
     else:
         # Of a file that breaks off, the damage has been named: questions are held against the length it should have.
         findings += _late(video, max(end_s, declared_end_s))
@@ -95,6 +99,24 @@ def _counted(num_frames: int, video: EvalVideo, fps: float) -> Iterator[Finding]
         yield Finding("few_frames", said)
     elif math.isfinite(video.clip_s[1]) and num_frames > MANY_TIMES * max(1, expected):
         yield Finding("many_frames", said)
+
+
+def _gaps(files: Sequence[Path]) -> Iterator[Finding]:
+    """Numbers that are left out where all names differ by one: frame i is shown at i / rate, so the rest is too early.
+
+    Numbers may go up in steps, the commonest of which is the rule.
+    """
+    names = [_NUMBERED.fullmatch(file.stem) for file in files]
+    numbers = [int(name["number"]) for name in names if name is not None]
+    if len({name and (name["before"], name["after"]) for name in names}) != 1 or len(numbers) != len(files):
+        return
+    steps = Counter(later - number for number, later in zip(numbers, numbers[1:], strict=False) if later > number)
+    step = min(steps, key=lambda size: (-steps[size], size), default=1)
+    missing = [max(0, (later - number) // step - 1) for number, later in zip(numbers, numbers[1:], strict=False)]
+    if any(missing):
+        place = next(place for place, count in enumerate(missing) if count)
+        between = f"{files[place].name} and {files[place + 1].name}"
+        yield Finding("frame_gaps", f"{sum(missing)} numbers are left out, the first between {between}")
 
 
 def _late(video: EvalVideo, end_s: float) -> Iterator[Finding]:
