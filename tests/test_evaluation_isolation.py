@@ -16,7 +16,7 @@ import torch
 
 from evaluation_sets import folder_set, make_config, run
 from videochat_online.evaluation.frames import Footage
-from videochat_online.evaluation.isolation import Lost, run_isolated
+from videochat_online.isolation import Lost, run_isolated
 from videochat_online.video import FrameTransform
 
 

@@ -23,7 +23,7 @@ MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 60
 
 # Imports point down; beside each other only in the lowest row.
 LAYERS = (
-    {"types", "constants", "errors", "utils", "progress"},
+    {"types", "constants", "errors", "utils", "progress", "isolation"},
     {"memory", "video", "text"},
     {"model"},
     {"data", "streaming", "synthetic"},

@@ -26,15 +26,15 @@ import torch
 
 from videochat_online.errors import InputError, VideoError
 from videochat_online.evaluation.frames import Footage, LabelledFrame
-from videochat_online.evaluation.isolation import (
+from videochat_online.evaluation.protocols import EvalProtocol
+from videochat_online.evaluation.records import EvalVideo
+from videochat_online.isolation import (
     IS_FORKED,
     SECONDS_TO_DIE,
     describe_exit,
     die_with_parent,
     process_context,
 )
-from videochat_online.evaluation.protocols import EvalProtocol
-from videochat_online.evaluation.records import EvalVideo
 from videochat_online.video import FrameTransform
 
 logger = logging.getLogger(__name__)

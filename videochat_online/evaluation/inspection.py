@@ -15,10 +15,10 @@ from typing import Any
 from videochat_online.errors import VideoError
 from videochat_online.evaluation.anomalies import Finding, annotation_findings
 from videochat_online.evaluation.archives import ArchiveFacts, check_archive, find_archives
-from videochat_online.evaluation.isolation import Lost, run_isolated
 from videochat_online.evaluation.media import MediaLibrary
 from videochat_online.evaluation.media_checks import MediaFacts, check_media
 from videochat_online.evaluation.records import EvalSet, EvalVideo, Task
+from videochat_online.isolation import Lost, run_isolated
 
 BYTES_PER_SECOND = 10e6
 """Archives get so much more time the larger they are: less than this is a disk that does not answer."""
