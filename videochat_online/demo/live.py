@@ -23,7 +23,7 @@ import numpy.typing as npt
 from videochat_online.demo.answers import LiveAnswer, Pieces, speak
 from videochat_online.demo.gate import ModelGate
 from videochat_online.demo.pictures import THUMBNAIL_PX, VIEW_PX, check_picture, to_jpeg
-from videochat_online.demo.records import ENCODE_BATCH, MemoryView, StreamOptions, StreamStatus
+from videochat_online.demo.records import ENCODE_BATCH, SECONDS_TO_END, MemoryView, StreamOptions, StreamStatus
 from videochat_online.demo.trace import MemoryTrace
 from videochat_online.errors import InputError
 from videochat_online.memory import make_model_memory
@@ -31,9 +31,6 @@ from videochat_online.model import VideoChatModel
 from videochat_online.streaming import StreamingSession
 
 logger = logging.getLogger(__name__)
-
-SECONDS_TO_END = 10.0
-"""A thread that is in the middle of a call of the model is waited for, not longer than this."""
 
 
 @dataclass(frozen=True, slots=True)

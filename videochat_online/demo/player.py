@@ -14,6 +14,7 @@ from pathlib import Path
 
 from videochat_online.demo.clock import Clock, RealClock
 from videochat_online.demo.live import LiveStream
+from videochat_online.demo.records import SECONDS_TO_END
 from videochat_online.errors import InputError
 from videochat_online.video import VideoSource, open_video
 
@@ -27,8 +28,6 @@ MAX_LAG_S = 0.5
 
 SPEEDS = (0.25, 16.0)
 """Slowest and fastest."""
-
-SECONDS_TO_END = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,14 +8,18 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
+
+from PIL import Image
 
 from videochat_online.demo.gate import ModelGate
 from videochat_online.demo.live import LiveStream
-from videochat_online.demo.player import FilePlayer
+from videochat_online.demo.player import PlayerStatus
 from videochat_online.demo.records import StreamOptions
+from videochat_online.demo.stills import LiveImages
 from videochat_online.errors import InputError
 from videochat_online.model import VideoChatModel
 
@@ -33,31 +37,54 @@ class UnknownStreamError(InputError):
     """There is no such stream, or not any more."""
 
 
+class Player(Protocol):
+    """Puts frames into a stream."""
+
+    def status(self) -> PlayerStatus:
+        """Where it is now."""
+        ...
+
+    def close(self) -> None:
+        """Stop."""
+        ...
+
+
 @dataclass
 class Watching:
     """A viewer's stream with what belongs to it.
 
     Attributes:
         id: hard to guess; whoever has it may use the stream.
-        stream: takes frames and questions.
+        dialogue: takes frames and questions, or is about images and takes questions only.
         folder: for files of this viewer; removed with the stream.
-        player: of the file being watched; None for frames that come from elsewhere.
+        player: of the file or URL being watched; None for frames that come from elsewhere.
         opened_s: when it began, as `time.time`.
         used_s: when it was last used, in seconds of the pool's clock.
     """
 
     id: str
-    stream: LiveStream
+    dialogue: LiveStream | LiveImages
     folder: Path
-    player: FilePlayer | None = None
+    player: Player | None = None
     opened_s: float = field(default_factory=time.time)
     used_s: float = 0.0
+
+    @property
+    def stream(self) -> LiveStream:
+        """What takes frames.
+
+        Raises:
+            InputError: it is a dialogue about images.
+        """
+        if isinstance(self.dialogue, LiveImages):
+            raise InputError("expected a stream, found a dialogue about images: it takes questions only")
+        return self.dialogue
 
     def close(self) -> None:
         """End everything, remove the viewer's files."""
         if self.player is not None:
             self.player.close()
-        self.stream.close()
+        self.dialogue.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
@@ -97,8 +124,8 @@ class StreamPool:
         with self._lock:
             return len(self._watching)
 
-    def open(self, options: StreamOptions) -> Watching:
-        """A new stream.
+    def open(self, options: StreamOptions, images: Sequence[Image.Image] | None = None) -> Watching:
+        """A new stream, or a dialogue about images.
 
         Raises:
             BusyError: all places are taken.
@@ -110,13 +137,21 @@ class StreamPool:
                 raise InputError("the server is shutting down")
             if len(self._watching) >= self.max_streams:
                 raise BusyError(f"all {self.max_streams} places are taken: try again in a minute")
-            stream = LiveStream(self.model, options, self.gate)
-            name = secrets.token_urlsafe(18)
-            folder = self._folder / name
-            folder.mkdir()
-            watching = Watching(id=name, stream=stream, folder=folder, used_s=self._now())
-            self._watching[name] = watching
+            dialogue: LiveStream | LiveImages
+            if images is None:
+                dialogue = LiveStream(self.model, options, self.gate)
+            else:
+                dialogue = LiveImages(self.model, images, options, self.gate)
+            folder = self.make_folder()
+            watching = Watching(id=folder.name, dialogue=dialogue, folder=folder, used_s=self._now())
+            self._watching[watching.id] = watching
             return watching
+
+    def make_folder(self) -> Path:
+        """A new folder for files of one viewer; what is left in it goes with the server."""
+        folder = self._folder / secrets.token_urlsafe(18)
+        folder.mkdir()
+        return folder
 
     def find(self, name: str) -> Watching:
         """The stream of that id, which counts as used.

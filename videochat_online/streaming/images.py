@@ -67,6 +67,10 @@ class ImageChat:
         self._turns.append(Turn(self._user(question), without_image_tokens(text)))
         return text
 
+    def forget_dialogue(self) -> None:
+        """Forget the questions asked so far, and keep the images."""
+        self._turns.clear()
+
     def prepare(self, question: str) -> Prompt:
         """Lay out the prompt of a question, without answering."""
         turns = [*self._turns, Turn(self._user(question))]

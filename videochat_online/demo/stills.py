@@ -1,0 +1,121 @@
+"""Chat about still images, with the questions, answers and turns of a stream but without its time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from PIL import Image
+
+from videochat_online.demo.answers import LiveAnswer, Pieces, speak
+from videochat_online.demo.gate import ModelGate
+from videochat_online.demo.pictures import VIEW_PX, to_jpeg
+from videochat_online.demo.records import SECONDS_TO_END, StreamOptions
+from videochat_online.errors import InputError
+from videochat_online.model import VideoChatModel
+from videochat_online.streaming import ImageChat
+
+
+class LiveImages:
+    """One viewer's dialogue about images; the model sees them when the first question is asked.
+
+    Args:
+        model: shared.
+        images: RGB.
+        options: of these, how answers are generated and the system message.
+        gate: whose turn it is at the model.
+    """
+
+    def __init__(
+        self, model: VideoChatModel, images: Sequence[Image.Image], options: StreamOptions, gate: ModelGate
+    ) -> None:
+        if not images:
+            raise InputError("expected at least one image, got none")
+        self.options = options
+        self._model, self._images, self._gate = model, list(images), gate
+        self._chat: ImageChat | None = None
+        self._answers: list[LiveAnswer] = []
+        self._speaker: threading.Thread | None = None
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+
+    @property
+    def num_images(self) -> int:
+        """How many there are."""
+        return len(self._images)
+
+    @property
+    def answers(self) -> tuple[LiveAnswer, ...]:
+        """All that was asked, the oldest first."""
+        with self._lock:
+            return tuple(self._answers)
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether no more questions are taken."""
+        return self._closed.is_set()
+
+    def ask(self, question: str) -> LiveAnswer:
+        """Ask about the images.
+
+        Raises:
+            InputError: an empty question, an answer is still being given, or the dialogue is closed.
+        """
+        if not question.strip():
+            raise InputError("expected a question, got an empty one")
+        with self._lock:
+            self._check_silent()
+            answer = LiveAnswer(question.strip(), None)
+            self._answers.append(answer)
+        self._speaker = threading.Thread(
+            target=speak, args=(answer, lambda: self._begin(answer.question), self._gate), name="answer", daemon=True
+        )
+        self._speaker.start()
+        return answer
+
+    def _begin(self, question: str) -> Pieces:
+        if self._chat is None:
+            options = self.options
+            self._chat = ImageChat(self._model, self._images, options.generation, system_message=options.system_message)
+        return self._chat.stream(question)
+
+    def stop_answer(self) -> None:
+        """End the answer that is being given, if there is one."""
+        for answer in self.answers[-1:]:
+            answer.stop()
+
+    def forget_dialogue(self) -> None:
+        """Begin a new dialogue about the same images.
+
+        Raises:
+            InputError: an answer is still being given.
+        """
+        with self._lock:
+            self._check_silent()
+            self._answers.clear()
+            if self._chat is not None:
+                self._chat.forget_dialogue()
+
+    def _check_silent(self) -> None:
+        if self._closed.is_set():
+            raise InputError("the dialogue is closed")
+        if self._answers and not self._answers[-1].is_over:
+            raise InputError("an answer is still being given: wait for it, or stop it")
+
+    def pictures(self, timeout_s: float = 5.0) -> Iterator[bytes]:
+        """The images side by side, as JPEG, again and again; ends when the dialogue is closed."""
+        height = min(image.height for image in self._images)
+        scaled = [image.resize((max(1, round(image.width * height / image.height)), height)) for image in self._images]
+        picture = to_jpeg(np.concatenate([np.asarray(image) for image in scaled], axis=1), VIEW_PX)
+        yield picture
+        while not self._closed.wait(timeout_s):
+            yield picture
+
+    def close(self) -> None:
+        """Stop the answer and let go of the images."""
+        self._closed.set()
+        self.stop_answer()
+        if self._speaker is not None:
+            self._speaker.join(SECONDS_TO_END)
+        self._chat = None
