@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 
 from comparison_sets import WINDOW, clone, finished_runs, make_run, make_set, rows_of
-from videochat_online.evaluation import compare_runs
-from videochat_online.evaluation.metrics import NUM_RESAMPLES, Difference, age_bucket, chance, differences_by
+from videochat_online.evaluation import compare_runs, get_task
+from videochat_online.evaluation.averages import averages
+from videochat_online.evaluation.bootstrap import NUM_RESAMPLES, Difference, chance, differences_by
+from videochat_online.evaluation.metrics import age_bucket
+from videochat_online.evaluation.report import headline
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +96,124 @@ class TestPairedDifferences:
         p = [1 / 2, 1 / 4, 1 / 4, 1 / 5]
         assert chance(rows) == pytest.approx((100 * sum(p) / 4, 100 * sum(x * (1 - x) for x in p) ** 0.5 / 4))
         assert chance([{"options": ["x"] * 4}] * 300)[1] == pytest.approx(2.5)
+
+
+def answers_of_task(task, seed):
+    """Two runs: eight videos with questions of half the cells each, every cell somewhere, one of them in one video."""
+    rng = random.Random(seed)
+    cells = task.published_cells
+    asked = [(f"v{v}", cell) for v in range(8) for cell in cells[1:] if v == 0 or rng.random() < 0.5]
+    source = {"action": "ava", "event": "coin", "object": "tao"}
+    rows = []
+    for place, (video, cell) in enumerate([*asked, ("v3", cells[0])]):
+        answer_type, dataset = (cell[1], "any") if task.type_groups else (cell[0], source[cell[1]])
+        options = ["x"] * rng.choice((2, 3, 4))
+        row = {"id": str(place), "video": video, "answer_type": answer_type, "dataset": dataset, "options": options}
+        rows.append({**row, "cell": cell})
+    return tuple([{**row, "correct": rng.random() < share} for row in rows] for share in (0.7, 0.45))
+
+
+def percent_of(rows):
+    return 100 * sum(row["correct"] for row in rows) / len(rows)
+
+
+def mean_of_cells(rows):
+    cells = {row["cell"] for row in rows}
+    return sum(percent_of([row for row in rows if row["cell"] == cell]) for cell in cells) / len(cells)
+
+
+def mean_of_groups(rows):
+    groups = {row["cell"][0] for row in rows}
+    return sum(mean_of_cells([row for row in rows if row["cell"][0] == group]) for group in groups) / len(groups)
+
+
+def in_groups(*groups):
+    return lambda row: row["cell"][0] in groups
+
+
+def everything(row):
+    return True
+
+
+STATISTICS = {
+    "ovbench": {
+        "cell_average": (everything, mean_of_cells),
+        "micro_average": (everything, percent_of),
+        "without_object_existence.cell_average": (
+            lambda row: row["cell"] != ("Hallucination", "object"), mean_of_cells
+        ),
+    },
+    "ovobench": {
+        "cell_average": (everything, mean_of_cells),
+        "averages.three_way_total": (everything, mean_of_groups),
+        "averages.two_way_total": (in_groups("backward", "realtime"), mean_of_groups),
+        "averages.forward": (in_groups("forward"), mean_of_cells),
+    },
+    "streamingbench": {
+        "averages.overall": (everything, percent_of),
+        "averages.contextual": (in_groups("contextual"), percent_of),
+    },
+}  # fmt: skip
+"""For each published average the questions it is about, and what is computed from them."""
+
+
+class TestAverages:
+    @pytest.mark.parametrize("name", STATISTICS)
+    def test_differences_agree_with_a_slow_restatement(self, name):
+        """Each average is computed anew from the questions of each resample, for both runs."""
+        runs = answers_of_task(get_task(name), seed=1)
+        figures = averages(runs[0], get_task(name), baseline=random.Random(0).sample(runs[1], len(runs[1])))
+        for path, (keep, statistic) in STATISTICS[name].items():
+            found = figures
+            for key in path.split("."):
+                found = found[key]
+            rows, baseline = ([row for row in some if keep(row)] for some in runs)
+            videos = sorted({row["video"] for row in rows})
+            weights = np.random.default_rng(0).multinomial(
+                len(videos), np.full(len(videos), 1 / len(videos)), size=NUM_RESAMPLES
+            )
+            samples = []
+            for times in weights:
+                drawn = [video for video, count in zip(videos, times, strict=True) for _ in range(count)]
+                places = [place for video in drawn for place, row in enumerate(rows) if row["video"] == video]
+                samples.append([statistic([some[place] for place in places]) for some in (rows, baseline)])
+            mine, theirs = np.array(samples).T
+            expected = (statistic(rows) - statistic(baseline), *np.percentile(mine - theirs, (2.5, 97.5)))
+            shown = found["difference"]
+            assert (shown["difference"], shown["low"], shown["high"]) == pytest.approx(expected, abs=1e-3)
+            assert shown["num_videos"] == len(videos)
+            expected = (statistic(rows), *np.percentile(mine, (2.5, 97.5)))
+            assert (found["accuracy"], found["low"], found["high"]) == pytest.approx(expected, abs=1e-3)
+            guessed = [{**row, "correct": 1 / len(row["options"])} for row in rows]
+            assert found["chance"] == pytest.approx(statistic(guessed), abs=1e-3)
+
+    def test_cells_and_types_have_differences_too(self):
+        task = get_task("ovbench")
+        rows, baseline = answers_of_task(task, seed=2)
+        figures = averages(rows, task, baseline=baseline)
+        for table, key in (
+            ("cells", lambda row: " / ".join(row["cell"])),
+            ("answer_types", lambda r: r["answer_type"]),
+        ):
+            expected = differences_by(rows, baseline, key)
+            assert {name: score["difference"] for name, score in figures[table].items()} == {
+                name: gained.as_dict() for name, gained in expected.items()
+            }
+        assert "difference" not in averages(rows, task)["cell_average"]
+
+    def test_a_mean_of_some_of_the_cells_says_so(self):
+        task = get_task("ovbench")
+        rows, _ = answers_of_task(task, seed=3)
+        assert [*headline(averages(rows, task))][0] == "mean of 16 cells"
+        part = averages([row for row in rows if row["cell"][1] != "event"], task)
+        titles = ["mean of 12 of 16 cells", "all questions alike"]
+        apart = " without Hallucination / object"
+        assert [*headline(part)] == [*titles, f"mean of 11 of 15 cells{apart}", f"all questions alike{apart}"]
+        kinds = ("FuturePrediction", "Hallucination", "PastMemory", "TemporalPerception")
+        assert part["lacking"] == {"cell_average": [f"{kind} / event" for kind in kinds]}
+        # A set of one's own has cells of its own.
+        own = averages([*rows[:5], {**rows[5], "dataset": "mine"}], task)
+        assert ([*headline(own)][0], own["lacking"]) == ("mean of 6 cells", {})
 
 
 class TestFigures:

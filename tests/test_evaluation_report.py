@@ -229,23 +229,38 @@ class TestAverages:
         labels = ["--labels", "pyramid", "blind", "recent 4"]
         status, out = call(*folders, *labels)
         assert status == 0
-        lines = out[out.index("## Averages") : out.index("## By age")].splitlines()[2:-1]
-        assert lines[0] == "|  | pyramid | blind | recent 4 | questions |"
+        lines = out[out.index("## Averages") : out.index("### Differences")].splitlines()[2:-1]
+        assert lines[0] == "|  | pyramid | blind | recent 4 | chance | questions |"
         expected = []
         of_runs = [json.loads((folder / "metrics.json").read_text("utf-8")) for folder in folders]
         rest = [run["without_object_existence"] for run in of_runs]
-        kinds = [("mean of the cells", [run["cell_average"] for run in of_runs])]
+        kinds = [("mean of 9 cells", [run["cell_average"] for run in of_runs])]
         kinds += [("all questions alike", [run["micro_average"] for run in of_runs])]
-        kinds += [("mean of the cells without Hallucination / object", [run["cell_average"] for run in rest])]
+        kinds += [("mean of 8 cells without Hallucination / object", [run["cell_average"] for run in rest])]
         kinds += [("all questions alike without Hallucination / object", [run["micro_average"] for run in rest])]
         for table in ("answer_types", "cells"):
             kinds += [(name, [run[table][name] for run in of_runs]) for name in of_runs[0][table]]
         for name, scores in kinds:
             shown = [f"{one['accuracy']:.1f} ({one['low']:.1f} to {one['high']:.1f})" for one in scores]
-            expected.append(f"| {name} | {' | '.join(shown)} | {scores[0]['num_questions']} |")
+            expected.append(
+                f"| {name} | {' | '.join(shown)} | {scores[0]['chance']:.1f} | {scores[0]['num_questions']} |"
+            )
         assert lines[2:] == expected
         assert len(expected) == 4 + 3 + 9
+        compared = json.loads(call(*folders, *labels, "--json")[1])["runs"]
+        lines = out[out.index("### Differences to pyramid") : out.index("## By age")].splitlines()[2:-1]
+        assert lines[0] == "|  | blind | recent 4 |"
+        for row, (name, _) in zip(lines[2:], kinds, strict=True):
+            assert row.startswith(f"| {name} | ")
+        shown = [run["averages"]["cell_average"]["difference"] for run in compared]
+        assert (shown[0]["difference"], shown[0]["low"], shown[0]["high"]) == (0, 0, 0)
+        gained = [f"{one['difference']:+.1f} ({one['low']:+.1f} to {one['high']:+.1f})" for one in shown[1:]]
+        bold = [f"**{text}**" if one["excludes_zero"] else text for text, one in zip(gained, shown[1:], strict=True)]
+        assert lines[2] == f"| mean of 9 cells | {' | '.join(bold)} |"
+        assert bold[0].startswith("**-")
         narrowed = json.loads(call(*folders, *labels, "--where", "dataset=ava", "--json")[1])["runs"]
         assert narrowed[0]["averages"]["micro_average"]["num_questions"] == 8
-        assert narrowed[0]["averages"].keys() == {"cell_average", "micro_average", "cells", "answer_types"}
+        assert narrowed[0]["averages"].keys() == {
+            "cell_average", "micro_average", "cells", "answer_types", "lacking", "average_titles",
+        }  # fmt: skip
         assert "## Averages" not in call(*folders, *labels, "--where", "dataset=ava", "evidence_age_s=3")[1]

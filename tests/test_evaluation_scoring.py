@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from videochat_online.evaluation import compute_metrics, get_task, parse_answer
-from videochat_online.evaluation.metrics import age_bucket, micro_average
+from videochat_online.evaluation.bootstrap import scores_by
+from videochat_online.evaluation.metrics import age_bucket
 from videochat_online.evaluation.report import render
 from videochat_online.evaluation.scoring import parse_reply, says
 
@@ -107,6 +108,10 @@ def percent(rows):
     return 100 * sum(row["correct"] for row in rows) / len(rows)
 
 
+def guessing(rows):
+    return 100 * float(np.mean([1 / len(row["options"]) for row in rows]))
+
+
 def grouped(rows, key):
     found = {}
     for row in rows:
@@ -136,7 +141,13 @@ def test_figures_agree_with_a_slow_restatement(seed):
     assert without["cell_average"]["accuracy"] == pytest.approx(mean, abs=1e-3)
     assert without["micro_average"]["accuracy"] == pytest.approx(percent(sum(rest.values(), [])), abs=1e-3)
     assert metrics["num_unparsed"] == sum(row["predicted_index"] is None for row in rows)
-    assert metrics["chance"] == pytest.approx(100 * np.mean([1 / len(row["options"]) for row in rows]), abs=1e-3)
+    assert metrics["micro_average"]["chance"] == pytest.approx(guessing(rows), abs=1e-3)
+    # What stands beside a mean over cells is a mean over cells, too.
+    mean = np.mean([guessing(members) for members in cells.values()])
+    assert metrics["chance"] == metrics["cell_average"]["chance"] == pytest.approx(mean, abs=1e-3)
+    assert abs(metrics["chance"] - metrics["micro_average"]["chance"]) > 0.01
+    mean = np.mean([guessing(members) for members in rest.values()])
+    assert without["cell_average"]["chance"] == pytest.approx(mean, abs=1e-3)
     for name, members in grouped(rows, lambda row: row["answer_type"]).items():
         assert metrics["answer_types"][name]["accuracy"] == pytest.approx(percent(members), abs=1e-3)
     for name, members in grouped(rows, lambda row: age_bucket(row["extra"]["evidence_age_s"])).items():
@@ -154,6 +165,10 @@ def test_an_answer_that_says_nothing_is_wrong_and_counted():
     assert metrics["num_unparsed"] == 50
 
 
+def everything(row):
+    return "all"
+
+
 def test_intervals_hold_the_truth_and_depend_on_videos():
     rng = random.Random(0)
     inside = 0
@@ -162,13 +177,14 @@ def test_intervals_hold_the_truth_and_depend_on_videos():
             {**row, "video": f"v{place}", "correct": rng.random() < 0.5}
             for place, row in enumerate(random_rows(trial, num_rows=120))
         ]
-        score = micro_average(rows, seed=trial)
+        score = scores_by(rows, everything, seed=trial)["all"]
         inside += score.low <= 50 <= score.high
     assert 34 <= inside <= 40
     # The same answers, but all questions of a video right or wrong together: far less is known.
-    alone = micro_average(rows)
+    alone = scores_by(rows, everything)["all"]
     rows.sort(key=lambda row: row["correct"])
-    clustered = micro_average([{**row, "video": f"v{place // 20}"} for place, row in enumerate(rows)])
+    together = [{**row, "video": f"v{place // 20}"} for place, row in enumerate(rows)]
+    clustered = scores_by(together, everything)["all"]
     assert clustered.high - clustered.low > 2 * (alone.high - alone.low)
 
 

@@ -291,13 +291,16 @@ def _show_outcome(outcome: Outcome, config: EvaluationConfig, as_json: bool) -> 
     score = metrics["cell_average"]
     shown = "nothing was answered"
     if score is not None:
+        name = metrics["average_titles"].get("cell_average", "mean of the cells")
         shown = (
-            f"{score['accuracy']:.1f} ({score['low']:.1f} - {score['high']:.1f}) mean of {len(metrics['cells'])} cells,"
+            f"{score['accuracy']:.1f} ({score['low']:.1f} - {score['high']:.1f}) {name},"
             f" {metrics['micro_average']['accuracy']:.1f} over all {metrics['num_answered']} answers"
         )
     for name, average in metrics.get("averages", {}).items():
         if average is not None:
             _write(f"{average['accuracy']:.1f} ({average['low']:.1f} - {average['high']:.1f}) {name}")
+        elif name in metrics["lacking"]:
+            _write(f"- {name}: incomplete, lacks {', '.join(metrics['lacking'][name])}")
     mark = "" if metrics["causal"] else ", not causal"
     _write(f"{shown}{mark}\n{config.output / 'report.md'}")
 

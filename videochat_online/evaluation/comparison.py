@@ -14,16 +14,9 @@ from statistics import fmean
 from typing import Any
 
 from videochat_online.errors import InputError
-from videochat_online.evaluation.metrics import (
-    EXTRA_KEYS,
-    Difference,
-    Score,
-    averages,
-    chance,
-    differences_by,
-    scores_by,
-    with_extra,
-)
+from videochat_online.evaluation.averages import averages
+from videochat_online.evaluation.bootstrap import Difference, Score, chance, differences_by, scores_by
+from videochat_online.evaluation.metrics import EXTRA_KEYS, with_extra
 from videochat_online.evaluation.records import Task
 from videochat_online.evaluation.results import Row
 from videochat_online.evaluation.runs import (
@@ -274,7 +267,7 @@ def _compare(
         visual_tokens_mean=fmean(row["num_visual_tokens"] for row in rows),
         overall=_figures(rows, baseline, lambda row: "all", seed)["all"],
         groups=groups,
-        averages=None if task is None else averages(rows, task, seed=seed),
+        averages=None if task is None else averages(rows, task, seed=seed, baseline=baseline),
     )
 
 

@@ -20,7 +20,7 @@ def render_comparison(comparison: Comparison, heading: str | None = None) -> str
     parts = [f"# {heading or f'{len(comparison.runs)} runs side by side'}", _introduction(comparison)]
     parts.append(_overview(comparison))
     if len((comparison.runs[0].averages or {}).get("cells", ())) > 1:
-        parts += ["## Averages", _averages(comparison)]
+        parts += ["## Averages", _averages(comparison), *_differences(comparison)]
     if "evidence_age_s" in comparison.runs[0].groups:
         parts += ["## By age of the evidence", "How long ago was on view what the answer needs.", _by_age(comparison)]
     if comparison.protocol_differences:
@@ -40,7 +40,7 @@ def _introduction(comparison: Comparison) -> str:
     guessing = comparison.runs[0].overall
     lines = [
         f"{_count(comparison.num_questions, 'question')} about {_count(comparison.num_videos, 'video')}. Accuracy in "
-        "percent, with 95% intervals of a bootstrap over videos. Guessing gives "
+        "percent, with 95% intervals of a bootstrap over videos. Guessing at all of them gives "
         f"{guessing.chance:.1f}, with a standard error of {guessing.chance_standard_error:.1f}.",
         f"Differences are to {cell(comparison.baseline)}, in points, the same videos resampled for both runs; "
         "**bold**: the interval excludes 0.",
@@ -59,7 +59,7 @@ def _overview(comparison: Comparison) -> str:
     rows = []
     for run in comparison.runs:
         is_baseline = run.label == comparison.baseline
-        difference = "baseline" if is_baseline else _difference(run.overall)
+        difference = "baseline" if is_baseline else _difference(run.overall.difference.as_dict())
         accuracies = [f"{run.groups[kinds][name].score.accuracy:.1f}" for name in run.groups[kinds]] if kinds else []
         rows.append([run.label, f"{run.visual_tokens_mean:.1f}", _score(run.overall), difference, *accuracies])
     first = comparison.runs[0]
@@ -77,17 +77,29 @@ def _kinds(run: ComparedRun) -> str | None:
 
 def _averages(comparison: Comparison) -> str:
     """The table of a paper: averages, answer types and cells below each other, runs beside each other."""
-    columns = []
-    for run in comparison.runs:
-        averages = run.averages or {}
-        # Of one source, cells are the answer types again.
-        cells = averages["cells"] if len(averages["cells"]) > len(averages["answer_types"]) else {}
-        columns.append({**headline(averages), **averages["answer_types"], **cells})
-    rows = [
-        [name, *(_accuracy(column[name]) for column in columns), str(score["num_questions"])]
-        for name, score in columns[0].items()
-    ]
-    return _table(["", *(run.label for run in comparison.runs), "questions"], rows)
+    columns = [_column(run) for run in comparison.runs]
+    rows = []
+    for name, first in columns[0].items():
+        scores = (column[name] for column in columns)
+        of_all = [f"{first['chance']:.1f}", str(first["num_questions"])] if first else ["-", "-"]
+        rows.append([name, *("-" if score is None else _accuracy(score) for score in scores), *of_all])
+    return _table(["", *(run.label for run in comparison.runs), "chance", "questions"], rows)
+
+
+def _differences(comparison: Comparison) -> list[str]:
+    """The same rows, of each run what it is beyond the baseline."""
+    others = [run for run in comparison.runs if run.label != comparison.baseline]
+    columns = [{name: score for name, score in _column(run).items() if score is not None} for run in others]
+    rows = [[name, *(_difference(column[name]["difference"]) for column in columns)] for name in columns[0]]
+    title = f"### Differences to {cell(comparison.baseline)}"
+    return [title, _table(["", *(run.label for run in others)], rows)]
+
+
+def _column(run: ComparedRun) -> dict[str, Mapping[str, Any] | None]:
+    averages = run.averages or {}
+    # Of one source, cells are the answer types again.
+    cells = averages["cells"] if len(averages["cells"]) > len(averages["answer_types"]) else {}
+    return {**headline(averages), **averages["answer_types"], **cells}
 
 
 def _by_age(comparison: Comparison) -> str:
@@ -121,10 +133,9 @@ def _accuracy(score: Mapping[str, Any]) -> str:
     return f"{score['accuracy']:.1f} ({score['low']:.1f} to {score['high']:.1f})"
 
 
-def _difference(figures: Figures) -> str:
-    gained = figures.difference
-    text = f"{gained.difference:+.1f} ({gained.low:+.1f} to {gained.high:+.1f})"
-    return f"**{text}**" if gained.excludes_zero else text
+def _difference(gained: Mapping[str, Any]) -> str:
+    text = f"{gained['difference']:+.1f} ({gained['low']:+.1f} to {gained['high']:+.1f})"
+    return f"**{text}**" if gained["excludes_zero"] else text
 
 
 def _count(number: int, noun: str) -> str:

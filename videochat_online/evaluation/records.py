@@ -151,6 +151,7 @@ class Task:
         load: reads annotation files.
         prompt: question and options as the model reads them, without what a protocol appends.
         groups: from dataset to the group that forms cells with the answer types.
+        cells: that it publishes an average over, where groups are of datasets; none: whatever cells there are.
         set_apart: cells (answer type, group) that the averages are also given without.
         folder_fps: rate of folders of frames by dataset, where the annotation need not say it.
         type_groups: from answer type to its group, where groups are of types and not of datasets.
@@ -164,6 +165,7 @@ class Task:
     load: Callable[[Sequence[Path]], EvalSet]
     prompt: Callable[[EvalQuestion], str]
     groups: Mapping[str, str] = field(default_factory=dict)
+    cells: Sequence[tuple[str, str]] = ()
     set_apart: Sequence[tuple[str, str]] = ()
     folder_fps: Mapping[str, float] = field(default_factory=dict)
     type_groups: Mapping[str, str] = field(default_factory=dict)
@@ -171,6 +173,11 @@ class Task:
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     has_published_frames: bool = False
     notes: Sequence[str] = ()
+
+    @property
+    def published_cells(self) -> tuple[tuple[str, str], ...]:
+        """All cells that belong to its averages; none where it does not say."""
+        return tuple((group, kind) for kind, group in self.type_groups.items()) or tuple(self.cells)
 
     def cell(self, answer_type: str, dataset: str | None) -> tuple[str, str]:
         """Cell of a question: its type and its dataset's group, or its type's group and its type."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from videochat_online.evaluation.averages import WITHOUT
 from videochat_online.evaluation.plan import EvaluationConfig
 from videochat_online.evaluation.plots import plot_run
 from videochat_online.evaluation.records import EvalSet
@@ -119,16 +120,15 @@ def render(metrics: Mapping[str, Any], plots: Mapping[str, str] | None = None) -
     return "\n\n".join(parts) + "\n"
 
 
-def headline(averages: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """The averages over everything, by what they are called; those that there are."""
-    rows = {averages["average_titles"][name]: score for name, score in averages.get("averages", {}).items()}
-    rows |= {"mean of the cells": averages["cell_average"], "all questions alike": averages["micro_average"]}
-    rest = averages.get("without_object_existence")
-    if rest:
-        left_out = ", ".join(rest["left_out"])
-        rows[f"mean of the cells without {left_out}"] = rest["cell_average"]
-        rows[f"all questions alike without {left_out}"] = rest["micro_average"]
-    return {name: score for name, score in rows.items() if score is not None}
+def headline(averages: Mapping[str, Any]) -> dict[str, Mapping[str, Any] | None]:
+    """The averages over everything, by what they are called; None for one that lacks some of what belongs to it."""
+    scores = {**averages, **averages.get("averages", {})}
+    scores |= {f"{WITHOUT}.{name}": score for name, score in averages.get(WITHOUT, {}).items()}
+    rows = {}
+    for name, title in averages["average_titles"].items():
+        lacking = "" if scores[name] else f" (incomplete: lacks {', '.join(averages['lacking'][name])})"
+        rows[f"{title}{lacking}"] = scores[name]
+    return rows
 
 
 def _headline(metrics: Mapping[str, Any]) -> str:
@@ -137,8 +137,7 @@ def _headline(metrics: Mapping[str, Any]) -> str:
     counts = (
         f"{metrics['num_answered']} of {metrics['num_questions']} questions answered about {metrics['num_videos']} "
         f"videos; {metrics['num_unparsed']} answers name no option, {metrics['num_without_frames']} questions came "
-        f"before the first frame{not_finite}; {metrics['num_bad_videos']} videos could not be used. "
-        f"Chance: {_number(metrics['chance'])}."
+        f"before the first frame{not_finite}; {metrics['num_bad_videos']} videos could not be used."
     )
     return "\n\n".join([counts, *metrics.get("notes", []), _score_table(headline(metrics).items())])
 
@@ -149,13 +148,17 @@ def _protocol(metrics: Mapping[str, Any]) -> str:
     return "\n".join(["| | |", "|---|---|", *lines])
 
 
-def _score_table(rows: Iterable[tuple[str, Mapping[str, Any]]]) -> str:
-    lines = [
-        f"| {cell(name)} | {_number(row['accuracy'])} | {_number(row['low'])} - {_number(row['high'])} "
-        f"| {row['num_questions']} |"
-        for name, row in rows
-    ]
-    return "\n".join(["| | accuracy | 95% | questions |", "|---|---:|---:|---:|", *lines])
+def _score_table(rows: Iterable[tuple[str, Mapping[str, Any] | None]]) -> str:
+    """With what guessing gives, where the scores say it."""
+    listed = list(rows)
+    has_chance = any(row and "chance" in row for _, row in listed)
+    lines = []
+    for name, row in listed:
+        chance = [_number(row["chance"] if row else None)] if has_chance else []
+        values = [_number(row["accuracy"]), f"{_number(row['low'])} - {_number(row['high'])}"] if row else ["-", "-"]
+        lines.append(f"| {' | '.join([cell(name), *values, *chance, str(row['num_questions']) if row else '-'])} |")
+    head = ["accuracy", "95%", *(["chance"] if has_chance else []), "questions"]
+    return "\n".join([f"| | {' | '.join(head)} |", "|---|" + "---:|" * len(head), *lines])
 
 
 def _proactive(figures: Mapping[str, Any]) -> str:

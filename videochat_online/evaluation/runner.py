@@ -23,7 +23,6 @@ from videochat_online.evaluation.answering import (
     answer_by_likelihood,
     answer_by_text_likelihood,
 )
-from videochat_online.evaluation.averages import published_averages
 from videochat_online.evaluation.decoding import FootageWorker
 from videochat_online.evaluation.metrics import compute_metrics
 from videochat_online.evaluation.plan import EvaluationConfig, Located, Plan
@@ -319,7 +318,7 @@ def summarize(config: EvaluationConfig, plan: Plan, folder: RunFolder) -> Outcom
     if too_long:
         note = f"{len(too_long)} questions count as wrong: with their frames they are longer than the model's context."
         metrics["notes"] = [*metrics.get("notes", []), note]
-    metrics |= compute_metrics(predictions, config.task) | published_averages(predictions, config.task)
+    metrics |= compute_metrics(predictions, config.task)
     metrics["cost"] = cost_figures(predictions, videos)
     write_report(folder, metrics)
     return Outcome(metrics, len(answered), 0, tuple(bad.values()))

@@ -22,7 +22,9 @@ from typing import Any
 _OF_THE_RUN = (
     "model", "setting", "blind", "answer_by", "protocol", "num_videos", "num_questions", "num_answered", "bad_videos",
 )  # fmt: skip
-_SCORES = ("averages", "cell_average", "micro_average", "without_object_existence", "answer_types", "cells")
+_SCORES = (
+    "averages", "cell_average", "micro_average", "without_object_existence", "lacking", "answer_types", "cells",
+)  # fmt: skip
 _OF_A_QUESTION = ("answer_type", "sub_answer_type", "dataset")
 
 

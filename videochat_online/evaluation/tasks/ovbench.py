@@ -39,6 +39,13 @@ from videochat_online.text.questions import option_index, option_text, ovbench_q
 
 GROUPS = {"ava": "action", "coin": "event", "hirest": "event", "tao": "object"}
 
+CELLS = (
+    *((kind, group) for kind in ("FuturePrediction", "Hallucination", "PastMemory", "TemporalPerception")
+      for group in ("action", "event", "object")),
+    *((kind, group) for kind in ("SpatialPerception", "SpatioTemporalPerception") for group in ("action", "object")),
+)  # fmt: skip
+"""No question about events asks where something is."""
+
 _OF_THE_VIDEO = {"video_id", "video", "dataset", "clip", "fps", "start", "end", "questions", "image_file"}
 _OF_A_QUESTION = {
     "middle_frame_timestamp", "question", "options", "candidates", "answer", "answer_type", "sub_answer_type",
@@ -185,6 +192,7 @@ OVBENCH = Task(
     load=load_ovbench,
     prompt=_prompt,
     groups=GROUPS,
+    cells=CELLS,
     set_apart=(("Hallucination", "object"),),
     folder_fps={"ava": 1.0},
     has_published_frames=True,

@@ -1,0 +1,246 @@
+"""Accuracies and their differences with intervals from a bootstrap over videos. All in percent.
+
+Knows no benchmark: what is averaged over is said by keys. A resample draws whole videos, since the questions of one
+video are not independent; two runs are resampled together, so that what they share cancels out. Intervals are
+percentiles.
+
+Shapes: `V` videos, `K` columns (values of a key), `R` resamples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+NUM_RESAMPLES = 1000
+
+Array = npt.NDArray[np.float64]
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Accuracy in percent, its 95% interval, and the number of questions behind it."""
+
+    accuracy: float
+    low: float
+    high: float
+    num_questions: int
+
+    def as_dict(self) -> dict[str, float | int]:
+        """For JSON."""
+        return {
+            "accuracy": round(self.accuracy, 3),
+            "low": round(self.low, 3),
+            "high": round(self.high, 3),
+            "num_questions": self.num_questions,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Accuracy of one run minus that of another on the same questions, in percentage points.
+
+    Attributes:
+        difference: above 0 where the first is better.
+        low: lower end of the 95% interval.
+        high: its upper end.
+        num_videos: behind it.
+    """
+
+    difference: float
+    low: float
+    high: float
+    num_videos: int
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the interval does; never for a single video, whose resamples are all alike."""
+        return self.num_videos > 1 and (self.low > 0 or self.high < 0)
+
+    def as_dict(self) -> dict[str, float | int | bool]:
+        """For JSON."""
+        return {
+            "difference": round(self.difference, 3),
+            "low": round(self.low, 3),
+            "high": round(self.high, 3),
+            "num_videos": self.num_videos,
+            "excludes_zero": self.excludes_zero,
+        }
+
+
+def scores_by(rows: Sequence[Row], key: Callable[[Row], Hashable], seed: int = 0) -> dict[Any, Score]:
+    """Accuracy for each value of `key`, ages by age, the rest by name."""
+    names, correct_VK, asked_VK = _counts(rows, key)
+    resampled_RK = 100 * _ratios(correct_VK, asked_VK, seed)
+    scores = {}
+    for column, name in enumerate(names):
+        asked = asked_VK[:, column].sum()
+        scores[name] = _score(100 * correct_VK[:, column].sum() / asked, resampled_RK[:, column], int(asked))
+    return scores
+
+
+def differences_by(
+    rows: Sequence[Row], baseline: Sequence[Row], key: Callable[[Row], Hashable], seed: int = 0
+) -> dict[Any, Difference]:
+    """Paired difference between two runs for each value of `key`: a resample holds the same videos of both.
+
+    Args:
+        rows: answers of a run.
+        baseline: another run's answers to the same questions, in any order.
+        key: as for `scores_by`.
+        seed: of the bootstrap.
+
+    Raises:
+        ValueError: the questions are not the same.
+    """
+    names, gained_VK, asked_VK = _gains(rows, baseline, key)
+    resampled_RK = 100 * _ratios(gained_VK, asked_VK, seed)
+    differences = {}
+    for column, name in enumerate(names):
+        asked_V = asked_VK[:, column]
+        gained = 100 * float(gained_VK[:, column].sum() / asked_V.sum())
+        differences[name] = Difference(gained, *_interval(resampled_RK[:, column]), int((asked_V > 0).sum()))
+    return differences
+
+
+def mean_of_means(rows: Sequence[Row], key: Callable[[Row], tuple[str, Hashable]], seed: int = 0) -> Score:
+    """Mean over groups, each the mean over its types, each counting the same.
+
+    Args:
+        rows: answers of a run, at least one.
+        key: group and type of a question.
+        seed: of the bootstrap. A resample may hold no question of a small type: the mean is then over the others.
+    """
+    value, means_R = _mean_and_resamples(*_counts(rows, key), seed)
+    return _score(value, means_R, len(rows))
+
+
+def difference_of_means(
+    rows: Sequence[Row], baseline: Sequence[Row], key: Callable[[Row], tuple[str, Hashable]], seed: int = 0
+) -> Difference:
+    """Paired difference between two runs' `mean_of_means`; arguments and errors as for `differences_by`."""
+    names, gained_VK, asked_VK = _gains(rows, baseline, key)
+    # Both runs asked the same, so the difference of their means is the mean of what was gained.
+    value, means_R = _mean_and_resamples(names, gained_VK, asked_VK, seed)
+    return Difference(value, *_interval(means_R), len(asked_VK))
+
+
+def chances_by(rows: Sequence[Row], key: Callable[[Row], Hashable]) -> dict[Any, float]:
+    """Accuracy in percent that guessing gives on average, for each value of `key`."""
+    names, right_VK, asked_VK = _counts(rows, key, chance_of_right)
+    return dict(zip(names, map(float, _accuracies(right_VK, asked_VK)[0]), strict=True))
+
+
+def mean_of_chances(rows: Sequence[Row], key: Callable[[Row], tuple[str, Hashable]]) -> float:
+    """`mean_of_means` that guessing gives on average, in percent."""
+    names, right_VK, asked_VK = _counts(rows, key, chance_of_right)
+    return float(_means(names, _accuracies(right_VK, asked_VK))[0])
+
+
+def chance_of_right(row: Row) -> float:
+    """That a guess is: 1 / its options, 0 where there are none to guess from."""
+    return 1 / len(row["options"]) if row["options"] else 0.0
+
+
+def chance(rows: Sequence[Row]) -> tuple[float, float]:
+    """Accuracy that guessing gives on average, and its standard error, both in percent; `rows` must not be empty.
+
+    A guess at question i is right with probability p_i; the standard error is sqrt(mean(p_i (1 - p_i)) / n).
+    """
+    right = np.array([chance_of_right(row) for row in rows])
+    return 100 * float(right.mean()), 100 * float(np.sqrt((right * (1 - right)).mean() / len(rows)))
+
+
+def _mean_and_resamples(names: Sequence[Any], correct_VK: Array, asked_VK: Array, seed: int) -> tuple[float, Array]:
+    observed = float(_means(names, _accuracies(correct_VK, asked_VK))[0])
+    return observed, _means(names, 100 * _ratios(correct_VK, asked_VK, seed))
+
+
+def _accuracies(correct_VK: Array, asked_VK: Array) -> Array:
+    """Of all videos, as the only row: [1, K]."""
+    return 100 * (correct_VK.sum(axis=0) / asked_VK.sum(axis=0))[None]
+
+
+def _means(names: Sequence[tuple[str, Hashable]], accuracies_RK: Array) -> Array:
+    """Means [R] over groups of means over types, of what each row has; NaN stands for what it has not."""
+    groups = sorted({group for group, _ in names})
+    columns = ([place for place, (group, _) in enumerate(names) if group == one] for one in groups)
+    return _held_mean(np.stack([_held_mean(accuracies_RK[:, places]) for places in columns], axis=1))
+
+
+def _held_mean(accuracies_RK: Array) -> Array:
+    """Mean [R] over the columns that hold questions; NaN where none does."""
+    held_RK = ~np.isnan(accuracies_RK)
+    num_held_R = held_RK.sum(axis=1)
+    sums_R = np.where(held_RK, accuracies_RK, 0.0).sum(axis=1)
+    return np.divide(sums_R, num_held_R, out=np.full(len(sums_R), np.nan), where=num_held_R > 0)
+
+
+def _gains(
+    rows: Sequence[Row], baseline: Sequence[Row], key: Callable[[Row], Hashable]
+) -> tuple[list[Any], Array, Array]:
+    """As `_counts`, with right answers of a run beyond the baseline's in place of right answers."""
+    if sorted((row["id"], row["video"]) for row in rows) != sorted((row["id"], row["video"]) for row in baseline):
+        raise ValueError("expected answers to the same questions about the same videos, got others")
+    names, correct_VK, asked_VK = _counts(rows, key)
+    return names, correct_VK - _counts(baseline, key)[1], asked_VK
+
+
+def _counts(
+    rows: Sequence[Row],
+    key: Callable[[Row], Hashable],
+    value: Callable[[Row], float] = lambda row: bool(row["correct"]),
+) -> tuple[list[Any], Array, Array]:
+    """Values of `key`, and for each video and value how many answers were right and how many were asked."""
+    keyed = [(str(row["video"]), key(row), value(row)) for row in rows]
+    names = sorted({name for _, name, _ in keyed}, key=_order)
+    videos = {video: place for place, video in enumerate(sorted({video for video, _, _ in keyed}))}
+    columns = {name: place for place, name in enumerate(names)}
+    correct_VK, asked_VK = np.zeros((len(videos), len(names))), np.zeros((len(videos), len(names)))
+    for video, name, right in keyed:
+        asked_VK[videos[video], columns[name]] += 1
+        correct_VK[videos[video], columns[name]] += right
+    return names, correct_VK, asked_VK
+
+
+def _ratios(correct_VK: Array, asked_VK: Array, seed: int) -> Array:
+    """Accuracies [R, K] of resamples of as many videos as there are; NaN where nothing was asked."""
+    num_videos = len(correct_VK)
+    if num_videos == 0:
+        return np.zeros((NUM_RESAMPLES, 0))
+    weights_RV = _weights(num_videos, seed)
+    asked_RK = weights_RV @ asked_VK
+    return np.divide(weights_RV @ correct_VK, asked_RK, out=np.full(asked_RK.shape, np.nan), where=asked_RK > 0)
+
+
+@lru_cache(maxsize=2)
+def _weights(num_videos: int, seed: int) -> Array:
+    """How often each resample draws each video, [R, V]. Kept: tables of one set draw alike, and drawing is slow."""
+    weights_RV = np.random.default_rng(seed).multinomial(
+        num_videos, np.full(num_videos, 1 / num_videos), size=NUM_RESAMPLES
+    )
+    drawn: Array = weights_RV.astype(np.float64)
+    drawn.flags.writeable = False
+    return drawn
+
+
+def _score(accuracy: float, resampled_R: Array, num_questions: int) -> Score:
+    return Score(float(accuracy), *_interval(resampled_R), num_questions)
+
+
+def _interval(resampled_R: Array) -> tuple[float, float]:
+    """Where 95% of the resamples lie; those that hold no question say nothing."""
+    low, high = np.nanpercentile(resampled_R, (2.5, 97.5))
+    return float(low), float(high)
+
+
+def _order(name: Any) -> tuple[float, str]:
+    """Buckets of age by their lower end, all else by name."""
+    first = str(name).removeprefix("over ").split("-")[0].split(" ")[0]
+    return (float(first) if first.isdigit() and str(name).find(" s") > 0 else -1.0, str(name))
