@@ -38,6 +38,16 @@ def call(capsys, root, monkeypatch):
     return compare
 
 
+def run_with_bad_videos(root, output, *bad, late=None):
+    """A finished run that could not use some videos, one of them from its last question on."""
+    config = make_config(root / "set.json", output, max_bad_fraction=1.0, protocol=WINDOW)
+
+    def is_right(video, one):
+        return None if video in bad or (video == late and one.question == "Question 3?") else True
+
+    return append(config, is_right)
+
+
 class TestRefusals:
     @pytest.mark.parametrize(
         ("changes", "words"),
@@ -107,11 +117,22 @@ class TestRefusals:
             compare_runs([root / "pyramid", tmp_path / "part"])
 
     def test_a_run_with_a_bad_video(self, root, tmp_path):
-        config = make_config(root / "set.json", tmp_path / "bad")
-        append(config, lambda video, one: None if video == "v3" else True)
-        words = "to each of 96 questions, 4 have none, 1 videos could not be used; v3: no frame decodes"
-        with pytest.raises(InputError, match=words):
-            compare_runs([root / "pyramid", tmp_path / "bad"])
+        bad = run_with_bad_videos(root, tmp_path / "bad", "v3")
+        with pytest.raises(InputError) as caught:
+            compare_runs([root / "pyramid", bad])
+        said = str(caught.value)
+        assert f"4 only in {root / 'pyramid'}, 0 only in {bad}, 0 with another question" in said
+        assert said.endswith(f"; {bad} could not use v3 (--common_questions compares those that all runs answered)")
+        with pytest.raises(InputError, match=rf"; {bad} could not use v3 \(--common_questions"):
+            compare_runs([bad, root / "pyramid"])
+
+    def test_runs_with_nothing_in_common(self, root, tmp_path):
+        halves = [[f"v{number}" for number in range(24) if number % 2 == half] for half in (0, 1)]
+        folders = [run_with_bad_videos(root, tmp_path / str(place), *half) for place, half in enumerate(halves)]
+        with pytest.raises(InputError, match="expected questions that all 2 runs answered, found none"):
+            compare_runs(folders, only_common=True)
+        with pytest.raises(InputError, match="expected answers, found none about a video that could be used"):
+            compare_runs([run_with_bad_videos(root, tmp_path / "none", *halves[0], *halves[1]), root / "pyramid"])
 
     def test_a_folder_that_is_no_run(self, root, tmp_path):
         with pytest.raises(InputError, match="output folder of an evaluation, found no such folder"):
@@ -183,6 +204,48 @@ class TestRefusals:
         assert call("pyramid", copy, "--output", tmp_path / "copy.md")[0] == 0
 
 
+class TestCommonQuestions:
+    def test_questions_that_a_run_lost_are_left_out_of_all(self, call, root, tmp_path):
+        folders = [root / "pyramid", run_with_bad_videos(root, tmp_path / "bad", "v3", "v5")]
+        status, out, err = call(*folders, "--common_questions", "--json", "--labels", "whole", "bad")
+        assert (status, err) == (0, "")
+        found = json.loads(out)
+        assert (found["num_questions"], found["num_videos"]) == (88, 22)
+        assert [(run["num_left_out"], run["bad_videos"]) for run in found["runs"]] == [(8, []), (8, ["v3", "v5"])]
+        kept = [row["correct"] for row in rows_of(root / "pyramid") if row["video"] not in ("v3", "v5")]
+        assert found["runs"][0]["accuracy"] == pytest.approx(100 * sum(kept) / 88, abs=1e-3)
+        assert found["runs"][0]["averages"]["micro_average"]["num_questions"] == 88
+        text = call(*folders, "--common_questions", "--labels", "whole", "bad")[1]
+        assert "88 questions about 22 videos." in text
+        assert "Left out are questions that not every run answered: 8 of whole, 8 of bad." in text
+        assert "Videos that could not be used: v3, v5 (bad)." in text
+
+    def test_runs_that_lost_the_same_are_alike(self, root, tmp_path):
+        folders = [run_with_bad_videos(root, tmp_path / name, "v3") for name in ("one", "two")]
+        compared = compare_runs(folders)
+        assert (compared.num_questions, [run.num_left_out for run in compared.runs]) == (92, [4, 4])
+
+    def test_whole_runs_lose_nothing(self, root):
+        folders = [root / "pyramid", root / "window"]
+        assert compare_runs(folders, only_common=True) == compare_runs(folders)
+        assert "Left out" not in render_comparison(compare_runs(folders))
+
+    def test_another_right_answer_is_refused_still(self, root, tmp_path):
+        copy = clone(root / "window", tmp_path / "copy")
+        text = (copy / "predictions.jsonl").read_text("utf-8")
+        (copy / "predictions.jsonl").write_text(text.replace('"Question 0?"', '"Why?"', 1), "utf-8")
+        with pytest.raises(InputError, match="1 with another question, time or right answer; the first: ") as caught:
+            compare_runs([root / "pyramid", copy], only_common=True)
+        assert "--common_questions" not in str(caught.value)
+
+    def test_answers_of_a_bad_video_do_not_count(self, root, tmp_path):
+        """It was answered up to its third question; none of its answers is compared, and they hinder nothing."""
+        bad = run_with_bad_videos(root, tmp_path / "bad", late="v3")
+        assert len(rows_of(bad)) == 95
+        compared = compare_runs([root / "pyramid", bad], only_common=True)
+        assert (compared.num_questions, compared.runs[1].bad_videos) == (92, ("v3",))
+
+
 class TestWhere:
     def test_by_values_of_one_key(self, root):
         folders = [root / "pyramid", root / "window"]
@@ -230,7 +293,9 @@ class TestCommand:
         numbers = {"accuracy", "low", "high", "num_questions", "chance", "chance_standard_error", "difference"}
         tables = {"by_answer_type", "by_template", "by_evidence_age_s", "by_detail"}
         for run_ in found["runs"]:
-            assert run_.keys() == {"label", "folder", "visual_tokens_mean", "averages"} | numbers | tables
+            others = {"label", "folder", "num_left_out", "bad_videos", "visual_tokens_mean", "averages"}
+            assert run_.keys() == others | numbers | tables
+            assert (run_["num_left_out"], run_["bad_videos"]) == (0, [])
             for figures in (run_, *(row for table in tables for row in run_[table].values())):
                 assert numbers <= figures.keys()
                 assert figures["difference"].keys() == {"difference", "low", "high", "num_videos", "excludes_zero"}

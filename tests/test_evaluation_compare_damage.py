@@ -88,6 +88,7 @@ def test_rows_that_are_none(capsys, root, tmp_path, change, words):
     ("change", "words"),
     [
         ({"num_unanswered": None}, "num_unanswered: expected a whole number of at least 0, found None"),
+        ({"num_left_out": "1"}, "num_left_out: expected a whole number of at least 0, found '1'"),
         ({"num_answered": "8"}, "num_answered: expected a whole number of at least 0, found '8'"),
         ({"bad_videos": ["v0"]}, "bad_videos: expected a list of objects, found ['v0']"),
         ({"bad_videos": None, "num_unanswered": 1}, "bad_videos: expected a list of objects, found None"),

@@ -12,7 +12,7 @@ import torch
 from clips import write_clip
 from evaluation_sets import Shard, folder_set, make_config, noise, question, rows_of, run, write_frames, write_set
 from video_files import packet_spans, write_video
-from videochat_online.errors import InputError
+from videochat_online.errors import InputError, VideoError
 from videochat_online.evaluation import make_plan, resolve_protocol
 from videochat_online.evaluation.answering import LETTER_PREFIX, letter_ids
 from videochat_online.evaluation.frames import Footage
@@ -458,6 +458,34 @@ class TestBadVideos:
         # With a wider limit the same run goes on.
         outcome = run(make_config(annotations, tmp_path / "out", max_bad_fraction=0.5), tiny_model)
         assert outcome.num_answered == 6
+
+    def test_a_video_that_turns_bad_is_left_out_as_a_whole(self, tiny_model, tmp_path, monkeypatch):
+        """Of its three questions one was answered before: that answer is kept, counted and listed, and not scored."""
+        annotations, read = folder_set(tmp_path), Footage.read
+
+        def read_or_fail(self, indices):
+            for frame in (frame for group in read(self, indices) for frame in group):
+                if self._video.name == "video1" and frame.time_s > 2:
+                    raise VideoError("video1: gone")
+                yield [frame]
+
+        config = make_config(annotations, tmp_path / "out", max_bad_fraction=0.5, setting="sliding_window")
+        monkeypatch.setattr(Footage, "read", read_or_fail)
+        metrics = run(config, tiny_model).metrics
+        assert [row["video"] for row in rows_of(tmp_path / "out")].count("video1") == 1
+        counts = ("num_questions", "num_answered", "num_left_out", "num_unanswered")
+        assert [metrics[name] for name in counts] == [9, 6, 1, 2]
+        assert metrics["bad_videos"] == [{"video": "video1", "problem": "video1: gone", "num_left_out": 1}]
+        assert metrics["micro_average"]["num_questions"] == metrics["datasets"]["other"]["num_questions"] == 6
+        result = json.loads((tmp_path / "out" / "result.json").read_text())
+        assert {row["video"] for row in result["results"]} == {"video0", "video2"}
+        report = (tmp_path / "out" / "report.md").read_text()
+        assert "1 answers of 1 bad videos are left out." in report
+        assert "- `video1`: video1: gone (1 answers left out)" in report
+        # Once it can be read, all of it counts.
+        monkeypatch.setattr(Footage, "read", read)
+        metrics = run(config, tiny_model).metrics
+        assert [metrics[name] for name in counts] == [9, 9, 0, 0]
 
     def test_a_repaired_video_is_answered_by_the_next_run(self, tiny_model, tmp_path, annotations):
         run(make_config(annotations, tmp_path / "out", max_bad_fraction=0.5), tiny_model)

@@ -1,8 +1,8 @@
 r"""Put finished evaluations side by side: accuracy, paired differences to a baseline, age of the evidence.
 
     videochat-online compare RUN RUN ... [--labels NAME NAME ...] [--baseline NAME] \
-        [--where KEY=VALUE[,VALUE] ...] [--across_protocols] [--plot FILE.png] [--radar FILE.png] \
-        [--output FILE.md] [--json]
+        [--where KEY=VALUE[,VALUE] ...] [--across_protocols] [--common_questions] [--plot FILE.png] \
+        [--radar FILE.png] [--output FILE.md] [--json]
 
 A RUN is the output folder of `videochat-online evaluate`. All runs must have answered the same questions, with the
 same model, under the same protocol but for the memory; what differs is named. Prints Markdown.
@@ -37,6 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--across_protocols", action="store_true", help="compare runs that differ in more than memory; say in what"
     )
+    parser.add_argument(
+        "--common_questions", action="store_true", help="only questions that all runs answered; say how many are not"
+    )
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw accuracy by age of the evidence")
     parser.add_argument("--radar", type=Path, metavar="FILE.png", help="draw accuracy by answer type")
     parser.add_argument("--output", type=Path, metavar="FILE.md", help="write the tables to a file, too")
@@ -54,6 +57,7 @@ def run(options: argparse.Namespace) -> int:
         baseline=options.baseline,
         where=_parse_where(options.where),
         across_protocols=options.across_protocols,
+        only_common=options.common_questions,
     )
     text = render_comparison(comparison)
     drawings = ((accuracy_by_age, options.plot), (accuracy_by_type, options.radar))

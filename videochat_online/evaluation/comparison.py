@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -23,8 +23,9 @@ from videochat_online.evaluation.runs import (
     FACTS,
     ProtocolDifference,
     Run,
-    check_same_questions,
+    common_questions,
     labels_of,
+    listed,
     protocol_differences_between,
     read_run,
 )
@@ -35,9 +36,6 @@ GROUPS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     **EXTRA_KEYS,
 }
 """What questions are grouped by; all but the first only where the set says it."""
-
-_MOST_LISTED = 20
-"""Of the values that there are, when a wrong one was asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +74,10 @@ class ComparedRun:
         visual_tokens_mean: tokens of frames in a question's prompt, mean over the questions.
         overall: on all questions.
         groups: on the questions of each group, by what they are grouped by, a name in `GROUPS`.
-        averages: as results are published, see `metrics.averages`; None for a run on its own.
+        averages: as results are published, each with its difference to the baseline, see `averages.averages`; None
+            for a run on its own.
+        num_left_out: questions of its set that not every run answered, so that they are not compared.
+        bad_videos: that it could not use.
     """
 
     label: str
@@ -85,6 +86,8 @@ class ComparedRun:
     overall: Figures
     groups: Mapping[str, Mapping[str, Figures]]
     averages: Mapping[str, Any] | None = None
+    num_left_out: int = 0
+    bad_videos: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -93,8 +96,9 @@ class ComparedRun:
             for name, table in self.groups.items()
         }
         names = {"label": self.label, "folder": str(self.folder)}
+        left_out = {"num_left_out": self.num_left_out, "bad_videos": list(self.bad_videos)}
         overall = {"visual_tokens_mean": round(self.visual_tokens_mean, 2), **self.overall.as_dict()}
-        return {**names, **overall, "averages": self.averages, **groups}
+        return {**names, **left_out, **overall, "averages": self.averages, **groups}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,6 +143,7 @@ def compare_runs(
     baseline: str | None = None,
     where: Mapping[str, Sequence[str]] | None = None,
     across_protocols: bool = False,
+    only_common: bool = False,
     seed: int = 0,
 ) -> Comparison:
     """Read runs, refuse what cannot be compared, and compute the figures.
@@ -149,6 +154,7 @@ def compare_runs(
         baseline: label of the run to measure against; None for the first.
         where: for each key of a question the values to keep, as text; all keys have to fit.
         across_protocols: list settings that differ instead of refusing them.
+        only_common: leave questions out that not every run answered instead of refusing them.
         seed: of the bootstrap; the default gives the intervals of `metrics.json`.
 
     Raises:
@@ -160,8 +166,7 @@ def compare_runs(
     if baseline is not None and baseline not in names:
         raise InputError(f"--baseline: expected one of {', '.join(map(repr, names))}, got {baseline!r}")
     place = 0 if baseline is None else names.index(baseline)
-    for run in runs:
-        check_same_questions(run, runs[place])
+    common = common_questions(runs, place, only_common=only_common)
     found = protocol_differences_between(runs, names, place)
     if found and not across_protocols:
         label = found[0].label
@@ -171,11 +176,15 @@ def compare_runs(
             f"(--across_protocols compares them nevertheless)"
         )
     narrowed = {key: tuple(values) for key, values in (where or {}).items()}
-    questions = _narrow(runs[place].rows, narrowed)
+    questions = _narrow(common, narrowed)
     of_baseline = _answers(questions, runs[place])
     task = get_task(runs[place].settings["task"])
     compared = [
-        _compare(name, run.folder, _answers(questions, run), of_baseline, seed, task)
+        replace(
+            _compare(name, run.folder, _answers(questions, run), of_baseline, seed, task),
+            num_left_out=run.num_questions - len(common),
+            bad_videos=run.bad_videos,
+        )
         for name, run in zip(names, runs, strict=True)
     ]
     return Comparison(
@@ -195,11 +204,11 @@ def _narrow(questions: Sequence[Row], where: Mapping[str, tuple[str, ...]]) -> l
         present = [row[key] for row in facts if key in row]
         if not present:
             names = {name for of_row in facts for name in of_row}
-            raise InputError(f"--where: no question has {key!r}; there are {_listed(names)}")
+            raise InputError(f"--where: no question has {key!r}; there are {listed(sorted(names))}")
         for value in values:
             if not any(_means(value, fact) for fact in present):
                 there = {_as_text(fact) for fact in present}
-                raise InputError(f"--where: no question has {key} = {value!r}; there are {_listed(there)}")
+                raise InputError(f"--where: no question has {key} = {value!r}; there are {listed(sorted(there))}")
     kept = [
         row
         for row, of_row in zip(questions, facts, strict=True)
@@ -228,11 +237,6 @@ def _means(text: str, fact: Any) -> bool:
 
 def _as_text(fact: Any) -> str:
     return fact if isinstance(fact, str) else json.dumps(fact)
-
-
-def _listed(names: set[str]) -> str:
-    rest = f" and {len(names) - _MOST_LISTED} more" if len(names) > _MOST_LISTED else ""
-    return ", ".join(sorted(names)[:_MOST_LISTED]) + rest
 
 
 def _answers(questions: Sequence[Row], run: Run) -> list[Row]:

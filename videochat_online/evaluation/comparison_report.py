@@ -7,6 +7,7 @@ from typing import Any
 
 from videochat_online.evaluation.comparison import ComparedRun, Comparison, Figures
 from videochat_online.evaluation.report import cell, headline
+from videochat_online.evaluation.runs import listed
 
 MOST_TEMPLATES = 8
 """More templates than this are too many columns: the answer types then stand for them."""
@@ -45,12 +46,24 @@ def _introduction(comparison: Comparison) -> str:
         f"Differences are to {cell(comparison.baseline)}, in points, the same videos resampled for both runs; "
         "**bold**: the interval excludes 0.",
     ]
+    lines += _left_out(comparison)
     if comparison.where:
         kept = "; ".join(f"{key} = {', '.join(values)}" for key, values in comparison.where.items())
         lines.append(f"Only questions with {cell(kept)}.")
     if comparison.num_videos < FEW_VIDEOS:
         lines.append(f"Fewer than {FEW_VIDEOS} videos: the intervals say little.")
     return "\n".join(lines)
+
+
+def _left_out(comparison: Comparison) -> list[str]:
+    """Which questions not every run answered, and why."""
+    short = [run for run in comparison.runs if run.num_left_out]
+    if not short:
+        return []
+    counts = ", ".join(f"{run.num_left_out:,} of {cell(run.label)}" for run in short)
+    lines = [f"Left out are questions that not every run answered: {counts}."]
+    bad = [f"{cell(listed(run.bad_videos))} ({cell(run.label)})" for run in comparison.runs if run.bad_videos]
+    return lines + ([f"Videos that could not be used: {'; '.join(bad)}."] if bad else [])
 
 
 def _overview(comparison: Comparison) -> str:

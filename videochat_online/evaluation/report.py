@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -34,11 +35,20 @@ _TABLES_OF_TYPES = {"cells": "By group and type", "datasets": "By source"}
 
 
 def summary_figures(
-    config: EvaluationConfig, content: EvalSet, predictions: Sequence[Row], videos: Sequence[Row]
+    config: EvaluationConfig,
+    content: EvalSet,
+    predictions: Sequence[Row],
+    left_out: Sequence[Row],
+    videos: Sequence[Row],
 ) -> dict[str, Any]:
-    """What was evaluated, how, and what could not be."""
+    """What was evaluated, how, and what could not be; `left_out` are answers about videos that turned out bad."""
     settings = config.settings()
-    bad = [{"video": row["video"], "problem": row["problem"]} for row in videos if row["is_bad"]]
+    num_left_out = Counter(row["video"] for row in left_out)
+    bad = [
+        {"video": row["video"], "problem": row["problem"], "num_left_out": num_left_out[row["video"]]}
+        for row in videos
+        if row["is_bad"]
+    ]
     damaged = [
         {"video": row["video"], "problem": row["problem"]} for row in videos if row["problem"] and not row["is_bad"]
     ]
@@ -54,7 +64,8 @@ def summary_figures(
         "num_videos": len(content.videos),
         "num_questions": len(content.questions),
         "num_answered": len(predictions),
-        "num_unanswered": len(content.questions) - len(predictions),
+        "num_left_out": len(left_out),
+        "num_unanswered": len(content.questions) - len(predictions) - len(left_out),
         "num_without_frames": sum(row.get("error_kind") == "NoFrameError" for row in predictions),
         "num_not_finite": sum(row.get("error_kind") == "NonFiniteError" for row in predictions),
         "num_bad_videos": len(bad),
@@ -86,9 +97,8 @@ def cost_figures(predictions: Sequence[Row], videos: Sequence[Row]) -> dict[str,
     }
 
 
-def write_report(folder: RunFolder, metrics: Mapping[str, Any]) -> None:
-    """Write all summaries of a complete run."""
-    rows = folder.all_predictions()
+def write_report(folder: RunFolder, metrics: Mapping[str, Any], rows: Sequence[Row]) -> None:
+    """Write all summaries of a complete run; `rows` are the answers that count."""
     folder.write("metrics.json", json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")
     folder.write("result.json", json.dumps(submission(metrics, rows), indent=1, ensure_ascii=False) + "\n")
     folder.write("report.md", render(metrics, plot_run(folder.path, rows)))
@@ -113,8 +123,7 @@ def render(metrics: Mapping[str, Any], plots: Mapping[str, str] | None = None) -
         ("damaged_videos", "Videos with damage, answered from what decodes"),
     ):
         if metrics[key]:
-            lines = [f"- `{row['video']}`: {row['problem']}" for row in metrics[key]]
-            parts += [f"## {title}", "\n".join(lines)]
+            parts += [f"## {title}", "\n".join(map(_problem, metrics[key]))]
     if metrics["bad_rows"]:
         parts += ["## Rows that could not be used", "\n".join(f"- {line}" for line in metrics["bad_rows"])]
     return "\n\n".join(parts) + "\n"
@@ -139,6 +148,9 @@ def _headline(metrics: Mapping[str, Any]) -> str:
         f"videos; {metrics['num_unparsed']} answers name no option, {metrics['num_without_frames']} questions came "
         f"before the first frame{not_finite}; {metrics['num_bad_videos']} videos could not be used."
     )
+    if metrics.get("num_left_out"):
+        num_videos = sum(row["num_left_out"] > 0 for row in metrics["bad_videos"])
+        counts += f" {metrics['num_left_out']} answers of {num_videos} bad videos are left out."
     return "\n\n".join([counts, *metrics.get("notes", []), _score_table(headline(metrics).items())])
 
 
@@ -146,6 +158,11 @@ def _protocol(metrics: Mapping[str, Any]) -> str:
     values: dict[str, Any] = {"model": metrics["model"], "answer_by": metrics["answer_by"], **metrics["protocol"]}
     lines = [f"| {name} | {cell(json.dumps(value, ensure_ascii=False))} |" for name, value in values.items()]
     return "\n".join(["| | |", "|---|---|", *lines])
+
+
+def _problem(row: Mapping[str, Any]) -> str:
+    left_out = f" ({row['num_left_out']} answers left out)" if row.get("num_left_out") else ""
+    return f"- `{row['video']}`: {row['problem']}{left_out}"
 
 
 def _score_table(rows: Iterable[tuple[str, Mapping[str, Any] | None]]) -> str:

@@ -297,6 +297,12 @@ def _create(path: Path, text: str) -> None:
     partial.unlink(missing_ok=True)
 
 
+def split_answers(rows: Sequence[Row], bad_videos: Collection[str]) -> tuple[list[Row], list[Row]]:
+    """Answers that count, and those that do not: a video that turned out bad later on is left out as a whole."""
+    counted = [row for row in rows if row["video"] not in bad_videos]
+    return counted, [row for row in rows if row["video"] in bad_videos]
+
+
 def read_run_file(path: Path) -> dict[str, Any]:
     """What a run's `run.json` says.
 

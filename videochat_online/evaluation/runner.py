@@ -29,7 +29,7 @@ from videochat_online.evaluation.plan import EvaluationConfig, Located, Plan
 from videochat_online.evaluation.polling import Polls
 from videochat_online.evaluation.records import EvalQuestion
 from videochat_online.evaluation.report import cost_figures, summary_figures, write_report
-from videochat_online.evaluation.results import Row, RowFile, RunFolder
+from videochat_online.evaluation.results import Row, RowFile, RunFolder, split_answers
 from videochat_online.evaluation.viewers import Viewer, make_viewer
 from videochat_online.model import VideoChatModel
 
@@ -314,13 +314,15 @@ def summarize(config: EvaluationConfig, plan: Plan, folder: RunFolder) -> Outcom
     if missing:
         return Outcome(None, len(answered), len(missing), tuple(bad.values()))
     folder.write_merged(predictions, videos)
-    metrics = summary_figures(config, plan.content, predictions, videos) | {"num_too_long": len(too_long)}
-    if too_long:
-        note = f"{len(too_long)} questions count as wrong: with their frames they are longer than the model's context."
+    counted, left_out = split_answers(predictions, bad)
+    num_too_long = len(_too_long(counted))
+    metrics = summary_figures(config, plan.content, counted, left_out, videos) | {"num_too_long": num_too_long}
+    if num_too_long:
+        note = f"{num_too_long} questions count as wrong: with their frames they are longer than the model's context."
         metrics["notes"] = [*metrics.get("notes", []), note]
-    metrics |= compute_metrics(predictions, config.task)
+    metrics |= compute_metrics(counted, config.task)
     metrics["cost"] = cost_figures(predictions, videos)
-    write_report(folder, metrics)
+    write_report(folder, metrics, counted)
     return Outcome(metrics, len(answered), 0, tuple(bad.values()))
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from videochat_online.errors import InputError
-from videochat_online.evaluation.results import Row, RowFile, differences, read_run_file
+from videochat_online.evaluation.results import Row, RowFile, differences, read_run_file, split_answers
 
 FACTS = ("id", "video", "dataset", "answer_type", "sub_answer_type", "time_s", "question", "answer_index")
 """What every row says about its question; its `extra` may say more."""
@@ -43,7 +43,7 @@ _OBJECTS: _Rule = (
 _SETTINGS = {**dict.fromkeys(_COMPARED_SETTINGS, _ANY), "generation": _OBJECT, "protocol": _OBJECT, "blind": _FLAG}
 _PROTOCOL = {"setting": _TEXT, "memory": _TEXT_OR_NULL, "memory_options": _OBJECT}
 _METRICS = {
-    **dict.fromkeys(("num_questions", "num_answered", "num_unanswered", "num_bad_videos"), _COUNT),
+    **dict.fromkeys(("num_questions", "num_answered", "num_unanswered", "num_bad_videos", "num_left_out"), _COUNT),
     "bad_videos": _OBJECTS,
 }
 _ROW = {
@@ -65,12 +65,16 @@ class Run:
     Attributes:
         folder: as given.
         settings: what decided its answers, from `run.json`.
-        rows: of `predictions.jsonl`, one a question.
+        rows: of `predictions.jsonl`, one a question about a video that could be used.
+        num_questions: of its set, with those about videos that could not be used.
+        bad_videos: names of these.
     """
 
     folder: Path
     settings: Mapping[str, Any]
     rows: tuple[Row, ...]
+    num_questions: int
+    bad_videos: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +91,8 @@ def read_run(folder: Path) -> Run:
     """A finished run.
 
     Raises:
-        InputError: no run, one that did not answer every question, or files that say something else than a run's:
-            names the file, the line and the key.
+        InputError: no run, one that is not finished or answered nothing, or files that say something else than a
+            run's: names the file, the line and the key.
     """
     if not (folder / "run.json").is_file():
         found = "no run.json in it" if folder.is_dir() else "no such folder"
@@ -106,23 +110,28 @@ def read_run(folder: Path) -> Run:
             f"{'' if total is None else f' to {total} questions'}; its evaluate command, given again, goes on"
         )
     metrics = _read_metrics(folder / "metrics.json")
-    if metrics["num_unanswered"]:
-        bad = "".join(f"; {row.get('video')}: {row.get('problem')}" for row in metrics["bad_videos"][:1])
-        raise InputError(
-            f"{folder}: expected an answer to each of {metrics['num_questions']} questions, "
-            f"{metrics['num_unanswered']} have none, {metrics['num_bad_videos']} videos could not be used{bad}"
-        )
     path = folder / "predictions.jsonl"
     rows = RowFile(path, key="id").rows()
     for number, row in enumerate(rows, start=1):
         _check_row(f"{path} line {number}", row)
     num_different = len({row["id"] for row in rows})
-    if not len(rows) == num_different == metrics["num_answered"]:
+    num_answers = metrics["num_answered"] + metrics["num_left_out"]
+    if not len(rows) == num_different == num_answers:
         raise InputError(
-            f"{path}: expected a row for each of {metrics['num_answered']} answers, found {len(rows)} rows of "
+            f"{path}: expected a row for each of {num_answers} answers, found {len(rows)} rows of "
             f"{num_different} questions"
         )
-    return Run(folder=folder, settings=settings, rows=tuple(rows))
+    bad_videos = tuple(str(row.get("video")) for row in metrics["bad_videos"])
+    counted, _ = split_answers(rows, bad_videos)
+    if not counted:
+        raise InputError(f"{folder}: expected answers, found none about a video that could be used")
+    return Run(
+        folder=folder,
+        settings=settings,
+        rows=tuple(counted),
+        num_questions=metrics["num_questions"],
+        bad_videos=bad_videos,
+    )
 
 
 def default_label(settings: Mapping[str, Any]) -> str:
@@ -170,27 +179,59 @@ def labels_of(runs: Sequence[Run], given: Sequence[str] | None) -> list[str]:
     return list(given)
 
 
+MOST_LISTED = 20
+"""Of the values or videos that there are, when a wrong one was asked for or some are missing."""
 _OF_A_QUESTION = ("question", "options", "time_s", "answer_index")
 
 
-def check_same_questions(run: Run, baseline: Run) -> None:
-    """Same ids, each with the same question, options, time and right answer.
+def common_questions(runs: Sequence[Run], place: int, *, only_common: bool = False) -> list[Row]:
+    """Rows of the run at `place` whose questions all runs answered: by id, question, options, time and right answer.
+
+    Args:
+        runs: to be compared.
+        place: of the baseline.
+        only_common: whether a run may have answered more or fewer than the baseline.
 
     Raises:
-        InputError: how many are not, and the first of them.
+        InputError: the runs did not answer the same questions: how many, and the first of them or the videos that one
+            of the runs could not use; or none that is common to all.
     """
+    for run in runs:
+        _check_same_questions(run, runs[place], only_common)
+    common = set.intersection(*({row["id"] for row in run.rows} for run in runs))
+    if not common:
+        raise InputError(f"--common_questions: expected questions that all {len(runs)} runs answered, found none")
+    return [row for row in runs[place].rows if row["id"] in common]
+
+
+def _check_same_questions(run: Run, baseline: Run, only_common: bool) -> None:
     here, there = ({row["id"]: row for row in some.rows} for some in (run, baseline))
     missing = [row for row in baseline.rows if row["id"] not in here]
     added = [row for row in run.rows if row["id"] not in there]
     judged = [row for row in run.rows if any(there.get(row["id"], row)[key] != row[key] for key in _OF_A_QUESTION)]
-    differing = [*missing, *added, *judged]
-    if differing:
-        first = differing[0]
-        raise InputError(
-            f"{run.folder} and {baseline.folder} did not answer the same questions: {len(missing)} only in "
-            f"{baseline.folder}, {len(added)} only in {run.folder}, {len(judged)} with another question, time or right "
-            f"answer; the first: {first['id']} ({first['question']!r} about {first['video']} at {first['time_s']:g} s)"
-        )
+    differing = [*judged] if only_common else [*missing, *added, *judged]
+    if not differing:
+        return
+    first = differing[0]
+    where = f"{first['id']} ({first['question']!r} about {first['video']} at {first['time_s']:g} s)"
+    said = (
+        f"{run.folder} and {baseline.folder} did not answer the same questions: {len(missing)} only in "
+        f"{baseline.folder}, {len(added)} only in {run.folder}, {len(judged)} with another question, time or right "
+        f"answer; the first: {where}"
+    )
+    lost = [
+        f"{some.folder} could not use {listed(unused)}"
+        for some, rows in ((run, missing), (baseline, added))
+        if (unused := sorted({row["video"] for row in rows} & set(some.bad_videos)))
+    ]
+    hint = "" if judged else " (--common_questions compares those that all runs answered)"
+    raise InputError("; ".join([said, *lost]) + hint)
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first of them, and how many more there are."""
+    rest = f" and {len(names) - MOST_LISTED} more" if len(names) > MOST_LISTED else ""
+    return ", ".join(names[:MOST_LISTED]) + rest
 
 
 def protocol_differences_between(runs: Sequence[Run], labels: Sequence[str], place: int) -> list[ProtocolDifference]:
@@ -218,6 +259,8 @@ def _read_metrics(path: Path) -> dict[str, Any]:
         metrics = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"{path}: expected the figures of an evaluation, found no JSON: {error}") from error
+    if isinstance(metrics, dict):
+        metrics.setdefault("num_left_out", 0)  # runs from before such answers were left out
     _expect(path, metrics, _METRICS)
     return dict(metrics)
 

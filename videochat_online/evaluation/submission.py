@@ -10,7 +10,7 @@ words; its first lines are the run, then a row for each question:
                   "dataset": "coin"}]}
 
 `prediction` is null where the response names no option, and a number where there are none to choose from; a question
-about a video that could not be used has no row.
+about a video that could not be used has no row, and neither has one that was answered before that showed.
 """
 
 from __future__ import annotations
