@@ -16,6 +16,8 @@ from videochat_online.cli import evaluate as command
 from videochat_online.cli.main import COMMANDS, main
 from videochat_online.errors import InputError
 from videochat_online.evaluation import Shard
+from videochat_online.evaluation.conditions import run_conditions
+from videochat_online.model.checkpoint import weights_digest
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -52,6 +54,15 @@ def call(tmp_path, tiny_dir, annotations, capsys):
     return run
 
 
+def test_conditions_of_processes_that_differ():
+    """One of two shards had a GPU; a video that could not be used needed no model."""
+    loaded = [{"device": "cuda (X)", "dtype": "bfloat16"}, {"device": "cpu", "dtype": "bfloat16"}]
+    settings = {"model_options": {"dtype": "auto", "tokenizer": None}, "generation": {}, "protocol": {}}
+    found = run_conditions({"settings": settings}, [{"loaded": one} for one in loaded] + [{"is_bad": True}])
+    assert found == {"dtype": "bfloat16", "device": "cpu, cuda (X)"}
+    assert run_conditions({"settings": settings}, []) == {"dtype": "auto"}
+
+
 class TestCommand:
     def test_readable(self, call, tmp_path):
         status, out, err = call()
@@ -67,6 +78,26 @@ class TestCommand:
             "result.json",
             "first_token.png",
         }
+
+    def test_conditions_are_in_every_summary(self, call, tmp_path, tiny_dir):
+        """What was asked for and what it came to, in the report as in the files; once each."""
+        assert call("--temperature", 0.5, "--seed", 3)[0] == 0
+        run, metrics, result = (
+            json.loads((tmp_path / "out" / name).read_text()) for name in ("run.json", "metrics.json", "result.json")
+        )
+        found = metrics["conditions"]
+        assert result["conditions"] == found
+        expected = {"weights": weights_digest(tiny_dir()), "dtype": "float32", "attn_implementation": "sdpa"}
+        expected |= {"device": "cpu", "temperature": 0.5, "seed": 3, **run["versions"]}
+        assert found == found | expected
+        assert found["template"] == json.loads((tiny_dir() / "config.json").read_text())["template"]
+        assert {"git", "torch", "transformers"} <= found.keys()
+        assert not {"quantization", "tokenizer", "max_new_tokens"} & found.keys()
+        report = (tmp_path / "out" / "report.md").read_text()
+        section = report[report.index("## Conditions") : report.index("## Accuracy")]
+        for name, value in {"model": str(tiny_dir()), **found}.items():
+            assert f"| {name} | {json.dumps(value)} |" in section
+        assert report.count("| model |") == 1
 
     def test_json_is_what_the_file_says(self, call, tmp_path):
         status, out, _ = call("--json", "--memory", "window", "--num-frames", 2)

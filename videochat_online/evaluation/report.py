@@ -108,7 +108,7 @@ def render(metrics: Mapping[str, Any], plots: Mapping[str, str] | None = None) -
     """The report as Markdown; `plots` are titles and names of pictures beside it."""
     frames = "no frames (blind)" if metrics["blind"] else metrics["setting"]
     parts = [f"# {metrics['task']}, {frames}", *([] if metrics["causal"] else [NOT_CAUSAL]), _headline(metrics)]
-    parts += ["## Protocol", _protocol(metrics), "## Accuracy"]
+    parts += ["## Protocol", _protocol(metrics), "## Conditions", _conditions(metrics), "## Accuracy"]
     parts.append("Percent, with 95% intervals of a bootstrap over videos. An answer that names no option is wrong.")
     for key, title in (_TABLES_OF_TYPES if metrics.get("averages") else _TABLES).items():
         if metrics.get(key):
@@ -155,7 +155,14 @@ def _headline(metrics: Mapping[str, Any]) -> str:
 
 
 def _protocol(metrics: Mapping[str, Any]) -> str:
-    values: dict[str, Any] = {"model": metrics["model"], "answer_by": metrics["answer_by"], **metrics["protocol"]}
+    return _value_table({"answer_by": metrics["answer_by"], **metrics["protocol"]})
+
+
+def _conditions(metrics: Mapping[str, Any]) -> str:
+    return _value_table({"model": metrics["model"], **metrics.get("conditions", {})})
+
+
+def _value_table(values: Mapping[str, Any]) -> str:
     lines = [f"| {name} | {cell(json.dumps(value, ensure_ascii=False))} |" for name, value in values.items()]
     return "\n".join(["| | |", "|---|---|", *lines])
 

@@ -23,6 +23,7 @@ from videochat_online.evaluation.answering import (
     answer_by_likelihood,
     answer_by_text_likelihood,
 )
+from videochat_online.evaluation.conditions import loaded_conditions, run_conditions
 from videochat_online.evaluation.decoding import FootageWorker
 from videochat_online.evaluation.metrics import compute_metrics
 from videochat_online.evaluation.plan import EvaluationConfig, Located, Plan
@@ -196,6 +197,7 @@ class _Share:
         row = _video_row(place, cost, viewer.num_encoded, model) | {"problem": problem, "is_bad": False}
         row["num_decoded"] = 0 if footage is None else footage.num_decoded
         row["waited_s"] = 0.0 if footage is None else round(footage.waited_s, 6)
+        row["loaded"] = loaded_conditions(model)
         RowFile.append(videos, row)
         self._advance()
 
@@ -320,6 +322,7 @@ def summarize(config: EvaluationConfig, plan: Plan, folder: RunFolder) -> Outcom
     if num_too_long:
         note = f"{num_too_long} questions count as wrong: with their frames they are longer than the model's context."
         metrics["notes"] = [*metrics.get("notes", []), note]
+    metrics["conditions"] = run_conditions(folder.run, videos)
     metrics |= compute_metrics(counted, config.task)
     metrics["cost"] = cost_figures(predictions, videos)
     write_report(folder, metrics, counted)

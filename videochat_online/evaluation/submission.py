@@ -20,7 +20,8 @@ from string import ascii_uppercase
 from typing import Any
 
 _OF_THE_RUN = (
-    "model", "setting", "blind", "answer_by", "protocol", "num_videos", "num_questions", "num_answered", "bad_videos",
+    "model", "setting", "blind", "answer_by", "protocol", "conditions", "num_videos", "num_questions", "num_answered",
+    "bad_videos",
 )  # fmt: skip
 _SCORES = (
     "averages", "cell_average", "micro_average", "without_object_existence", "lacking", "answer_types", "cells",
