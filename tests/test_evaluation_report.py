@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
 from PIL import Image
 
 from comparison_sets import WINDOW, make_run, make_set, rows_of
@@ -164,6 +167,21 @@ class TestRadar:
         circle = axes.get_window_extent()
         assert names[0].y0 >= circle.y1
         assert names[len(types) // 2].y1 <= circle.y0
+
+    def test_runs_that_coincide_are_all_seen(self):
+        one = single_run("0", None, rows_of_types())
+        runs = tuple(replace(one.runs[0], label=str(number)) for number in range(3))
+        figure = accuracy_by_type(replace(one, runs=runs))
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        (axes,) = figure.axes
+        box = axes.get_window_extent()
+        height = figure.bbox.height
+        rows, columns = (slice(int(a), int(b)) for a, b in ((height - box.y1, height - box.y0), (box.x0, box.x1)))
+        pixels_HWC = np.asarray(canvas.buffer_rgba())[rows, columns, :3].astype(int)
+        for line in axes.lines[:3]:
+            colour = np.array([round(255 * value) for value in to_rgb(line.get_color())])
+            assert (np.abs(pixels_HWC - colour).max(axis=2) < 10).sum() > 100, line.get_label()
 
     def test_two_types_enclose_nothing(self, tmp_path):
         rows = rows_of_types(TYPES[:2])

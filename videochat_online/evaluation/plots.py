@@ -23,6 +23,9 @@ logger = logging.getLogger(__name__)
 # Okabe and Ito's colours, which people with any colour vision tell apart; markers do so in print.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = "osD^vPX*<>"
+_WIDTHS, _SIZES = (4.0, 1.5), (11.0, 4.5)
+"""Points of the first and the last outline of a radar, and of its markers: those that coincide are all seen."""
+_DASHES = ("solid", (0, (6, 3)), (0, (3, 2)), (0, (1, 1.5)))
 _SPREAD, _MOST_APART = 0.5, 0.08
 """Width that the runs' points share in a band, which is 1 wide, and most of it between two: bars side by side."""
 _LEGEND_WIDTH, _ENTRY_WIDTH = 96, 8
@@ -127,8 +130,12 @@ def accuracy_by_type(comparison: Comparison) -> Figure:
     lines = []
     for place, run in enumerate(comparison.runs):
         values = [figures.score.accuracy for figures in run.groups["answer_type"].values()]
+        num_runs = len(comparison.runs)
+        share = place / (num_runs - 1) if num_runs > 1 else 1.0
+        width, size = (first + share * (last - first) for first, last in (_WIDTHS, _SIZES))
         colour, marker = _COLOURS[place % len(_COLOURS)], _MARKERS[place % len(_MARKERS)]
-        lines.append(outline(values, color=colour, marker=marker, markersize=5, linewidth=1.5, label=run.label))
+        style = {"color": colour, "marker": marker, "linestyle": _DASHES[place % len(_DASHES)]}
+        lines.append(outline(values, markersize=size, linewidth=width, label=run.label, **style))
     chances = [figures.chance for figures in kinds.values()]
     lines.append(outline(chances, color="0.4", linestyle="--", linewidth=1.2, label="chance"))
     names = [f"{_broken(kind)}\n{figures.score.num_questions:,} questions" for kind, figures in kinds.items()]
