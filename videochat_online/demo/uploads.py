@@ -1,0 +1,235 @@
+"""What a viewer may upload: videos and images that are really such, within limits.
+
+A file is opened for the first time in a process of its own, which can be killed and has little to use. An image
+leaves that process as a picture written anew, so that nothing of the original is read by the server itself; a video
+is kept as it is, and played by the server.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+import secrets
+import shutil
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from videochat_online.demo.guard import SUFFIX_OF_FORMAT, confine, open_listed, safe_name
+from videochat_online.errors import InputError
+from videochat_online.isolation import Lost, run_isolated
+from videochat_online.video import IMAGE_EXTENSIONS, open_video, read_image
+from videochat_online.video.container import ContainerPass, Tally
+
+VIDEO_SUFFIXES = frozenset(
+    {".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".webm", ".avi", ".gif"}
+    | {".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".flv", ".wmv", ".asf", ".ogv", ".ogg"}
+)
+
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM")
+"""PIL's names; others run programs (EPS) or are drawn at a size of their own (WMF)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UploadLimits:
+    """What is too much.
+
+    Attributes:
+        max_bytes: of a file.
+        max_duration_s: of a video.
+        max_pixels: of a video's frame: 4K. Several wait for the model at a time.
+        max_image_pixels: of an image: a phone's.
+        video_suffixes: of names, in small letters.
+        image_suffixes: of names, in small letters.
+        max_examination_s: seconds that opening may take.
+        max_memory_bytes: that opening may take.
+
+    Raises:
+        InputError: a limit that lets nothing in.
+    """
+
+    max_bytes: int = 512 * 2**20
+    max_duration_s: float = 3600.0
+    max_pixels: int = 4096 * 2304
+    max_image_pixels: int = 50_000_000
+    video_suffixes: frozenset[str] = VIDEO_SUFFIXES
+    image_suffixes: frozenset[str] = IMAGE_EXTENSIONS
+    max_examination_s: float = 30.0
+    max_memory_bytes: int = 4 * 2**30
+
+    def __post_init__(self) -> None:
+        for name in ("max_bytes", "max_duration_s", "max_pixels", "max_image_pixels", "max_examination_s"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"{name}: expected a number above 0, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AcceptedUpload:
+    """A file that may be watched.
+
+    Attributes:
+        kind: "video" or "image".
+        path: where it is now.
+        name: the viewer's name for it, fit to be shown.
+        width: columns as shown.
+        height: rows as shown.
+        duration_s: of a video, as measured; None where it carries no times.
+        fps: of a video, on average; None where unknown.
+        problem: what is missing in the file, in one line; None where nothing is known to be.
+    """
+
+    kind: str
+    path: Path
+    name: str
+    width: int
+    height: int
+    duration_s: float | None = None
+    fps: float | None = None
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Refused:
+    """Why; sent from the process that has looked."""
+
+    reason: str
+
+
+def accept_upload(path: Path, name: str, folder: Path, limits: UploadLimits | None = None) -> AcceptedUpload:
+    """Take an uploaded file over: move it into `folder` and look at it there.
+
+    The file at `path` is used up: kept in `folder` under a name of our own, or deleted if it is refused once it was
+    taken. A video that is damaged but shows something is accepted, with a `problem`.
+
+    Args:
+        path: where the server has put it.
+        name: what the viewer calls it; only its suffix is used.
+        folder: of this viewer.
+        limits: the defaults where None.
+
+    Raises:
+        InputError: not a file of an allowed kind, too large, too long, broken, or one that cannot be opened in time.
+    """
+    limits = limits or UploadLimits()
+    shown, suffix = safe_name(name), Path(name.replace("\0", "_")).suffix.lower()
+    kind = "video" if suffix in limits.video_suffixes else "image" if suffix in limits.image_suffixes else None
+    if kind is None:
+        allowed = ", ".join(sorted(limits.video_suffixes | limits.image_suffixes))
+        raise InputError(f"{shown}: expected a video or an image ({allowed}), found another kind of file")
+    _check_file(path, shown, limits)
+    taken = folder / f"{kind}_{secrets.token_hex(8)}"
+    kept: Path | None = None
+    try:
+        _move(path, taken)
+        _check_file(taken, shown, limits)  # again: nobody else can exchange it now
+        examine = _examine_video if kind == "video" else _examine_image
+        # One call, its own process: what hangs or crashes there ends there.
+        ((_, found),) = run_isolated(
+            _confined, [(examine, taken, limits)], num_processes=1, limits_s=[limits.max_examination_s]
+        )
+        if isinstance(found, Lost):
+            raise InputError(f"{shown}: expected a readable {kind}, but it could not be opened ({found.reason})")
+        if isinstance(found, _Refused):
+            raise InputError(f"{shown}: {found.reason}")
+        kept = taken.with_suffix(found.pop("suffix"))
+        if kind == "video":
+            taken.replace(kept)
+        return AcceptedUpload(kind=kind, path=kept, name=shown, **found)
+    except OSError as error:
+        raise InputError(f"{shown}: the server could not keep it ({error.strerror})") from error
+    finally:
+        for file in (taken, taken.with_suffix(".png")):  # the latter may be half written
+            if file != kept:
+                file.unlink(missing_ok=True)
+
+
+def _check_file(path: Path, shown: str, limits: UploadLimits) -> None:
+    """A regular file of a size that is taken."""
+    try:
+        status = path.lstat()
+    except (OSError, ValueError) as error:
+        raise InputError(f"{shown}: expected an uploaded file, found none") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise InputError(f"{shown}: expected a regular file, found a link, a folder or a device")
+    if status.st_size == 0:
+        raise InputError(f"{shown}: expected a file with something in it, found an empty one (0 bytes)")
+    if status.st_size > limits.max_bytes:
+        raise InputError(f"{shown}: expected at most {limits.max_bytes} bytes, found {status.st_size}")
+
+
+def _move(path: Path, to: Path) -> None:
+    """Rename, or copy across devices; never follows a link."""
+    try:
+        path.rename(to)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        source = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+        with open(source, "rb") as file, to.open("xb") as copy:
+            shutil.copyfileobj(file, copy)
+        path.unlink()
+
+
+def _confined(examine: Any, path: Path, limits: UploadLimits) -> dict[str, Any] | _Refused:
+    confine(limits.max_memory_bytes, cpu_s=math.ceil(limits.max_examination_s))
+    try:
+        return examine(path, limits)
+    except InputError as error:
+        return _Refused(str(error).replace(f"{path}: ", ""))
+    except MemoryError:
+        return _Refused("expected a file that can be opened, found one that takes too much memory")
+
+
+def _examine_video(path: Path, limits: UploadLimits) -> dict[str, Any]:
+    with path.open("rb") as file, open_listed(file, SUFFIX_OF_FORMAT, {"protocol_whitelist": "none"}) as container:
+        suffix = SUFFIX_OF_FORMAT[container.format.name]
+    duration_s = _measure(path, limits)
+    with open_video(path) as source:
+        source.finish(max_decode_s=0.0)  # counts the packets: is everything there that was declared
+        info, problem = source.info, source.report.problem
+    return {
+        "suffix": suffix,
+        "width": info.width,
+        "height": info.height,
+        "duration_s": duration_s,
+        "fps": info.average_fps,
+        "problem": problem,
+    }
+
+
+def _measure(path: Path, limits: UploadLimits) -> float | None:
+    """Seconds from the first picture to the last packet's end: what a container declares may be a lie."""
+    tally = Tally()
+    reading = ContainerPass(path, tally, is_threaded=False)
+    with reading.container:
+        codec = reading.stream.codec_context
+        if codec.width * codec.height > limits.max_pixels:
+            raise InputError(
+                f"expected frames of at most {limits.max_pixels} pixels, found {codec.width} x {codec.height}"
+            )
+        first_s: float | None = None
+        for packet in reading.packets():
+            time_s = None if packet is None else reading.time_of(packet.pts)
+            first_s = time_s if first_s is None else first_s
+            if first_s is not None and tally.ends_at_s - first_s > limits.max_duration_s:
+                raise InputError(f"expected a video of at most {limits.max_duration_s:g} s, found a longer one")
+    return None if first_s is None else max(0.0, tally.ends_at_s - first_s)
+
+
+def _examine_image(path: Path, limits: UploadLimits) -> dict[str, Any]:
+    try:
+        with Image.open(path, formats=IMAGE_FORMATS) as image:
+            width, height = image.size
+    except Image.UnidentifiedImageError:
+        raise InputError("expected an image, found no known image format") from None
+    except Image.DecompressionBombError:
+        raise InputError(f"expected an image of at most {limits.max_image_pixels} pixels, found many more") from None
+    if width * height > limits.max_image_pixels:
+        raise InputError(f"expected an image of at most {limits.max_image_pixels} pixels, found {width} x {height}")
+    picture = read_image(path)
+    picture.save(path.with_suffix(".png"), compress_level=1)
+    return {"suffix": ".png", "width": picture.width, "height": picture.height}
