@@ -1,0 +1,294 @@
+"""Plays a video of the network into a stream, as it arrives and no faster than real time.
+
+A process of its own connects, reads and decodes: it can be killed, and what a hostile server does to a decoder
+happens there. Frames come back as plain bytes over a pipe. Nothing is read ahead but what the pipe holds, so that a
+file is fetched at the pace at which it plays.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+import signal
+import struct
+import threading
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+
+import av.error
+import av.stream
+import numpy as np
+import numpy.typing as npt
+from av.container import InputContainer
+from av.video.reformatter import VideoReformatter
+
+from videochat_online.demo.addresses import ResolvedUrl
+from videochat_online.demo.clock import Clock, RealClock
+from videochat_online.demo.fetching import HttpFile
+from videochat_online.demo.guard import SUFFIX_OF_FORMAT, confine, open_listed
+from videochat_online.demo.live import LiveStream
+from videochat_online.demo.player import MAX_LAG_S, SECONDS_TO_END, VIEW_FPS, PlayerStatus
+from videochat_online.demo.relay import RtspRelay
+from videochat_online.errors import InputError
+from videochat_online.isolation import SECONDS_TO_DIE, describe_exit, die_with_parent, process_context
+from videochat_online.video.container import MAX_READ_ERRORS, reason
+from videochat_online.video.pyav_reader import to_pixels
+
+logger = logging.getLogger(__name__)
+
+LIVE_FORMATS = frozenset({"mpjpeg", "rtsp"})
+"""Sources that give a frame when there is one; the times that they write beside it may be made up."""
+
+HEADER = struct.Struct("<dII")
+"""Media time in seconds, NaN where it is unknown; height; width. Pixels follow, or a text where the height is 0."""
+
+MAX_GAP_S = 60.0
+"""A jump in the times of a stream that is not waited for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoteLimits:
+    """What is too much.
+
+    Attributes:
+        max_bytes: received over HTTP.
+        max_duration_s: of watching.
+        max_pixels: of a frame.
+        stall_s: seconds without a frame, the first one included.
+        max_memory_bytes: of the process that decodes.
+
+    Raises:
+        InputError: a limit that lets nothing in.
+    """
+
+    max_bytes: int = 4 * 2**30
+    max_duration_s: float = 3600.0
+    max_pixels: int = 4096 * 2304
+    stall_s: float = 15.0
+    max_memory_bytes: int = 4 * 2**30
+
+    def __post_init__(self) -> None:
+        for name in ("max_bytes", "max_duration_s", "max_pixels", "stall_s", "max_memory_bytes"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"{name}: expected a number above 0, got {getattr(self, name)}")
+
+
+class RemoteReader:
+    """One address being played into one stream; begins at once. The first frame is at 0 s.
+
+    Args:
+        url: from `check_url`.
+        stream: takes the frames, at the times at which they are shown.
+        limits: the defaults where None.
+        clock: another than the machine's, for tests.
+    """
+
+    def __init__(
+        self,
+        url: ResolvedUrl,
+        stream: LiveStream,
+        *,
+        limits: RemoteLimits | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self._url, self._stream, self._limits = url, stream, limits or RemoteLimits()
+        self._clock: Clock = clock or RealClock()
+        self._changed = threading.Condition()
+        self._state = "connecting"
+        self._problem: str | None = None
+        self._position_s = 0.0
+        self._is_closed = False
+        self._begun_s: float | None = None
+        # Media time `_from_s` is shown at clock time `_since`; None: it has to be set anew by the next frame.
+        self._from_s = 0.0
+        self._since: float | None = None
+        self._thread = threading.Thread(target=self._run, name="remote", daemon=True)
+        self._thread.start()
+
+    def status(self) -> PlayerStatus:
+        """Where it is now: a `PlayerStatus` whose state may be "connecting", and whose length is unknown."""
+        with self._changed:
+            return PlayerStatus(
+                state=self._state, position_s=self._position_s, duration_s=None, speed=1.0, problem=self._problem
+            )
+
+    def wait_until_over(self, timeout_s: float | None = None) -> bool:
+        """Wait for the end of the video; False if it is not reached by then."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._state in ("ended", "failed"), timeout_s)
+
+    def close(self) -> None:
+        """Stop playing and hang up."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+        self._thread.join(SECONDS_TO_END)
+
+    def _run(self) -> None:
+        try:
+            problem = self._play()
+        except InputError as error:
+            problem = str(error)
+        except Exception as error:  # the thread's last resort: the viewer has to be told, whatever it was
+            logger.exception("a reader of the network failed")
+            problem = f"the player has failed: {type(error).__name__}"
+        with self._changed:
+            # What has shown something has ended, however it came to it.
+            self._state = "failed" if self._begun_s is None and problem is not None else "ended"
+            self._problem = problem
+            self._changed.notify_all()
+
+    def _play(self) -> str | None:
+        """Play to the end; what is wrong with it."""
+        context = process_context()
+        receiver, sender = context.Pipe(duplex=False)
+        fps = max(VIEW_FPS, self._stream.options.fps)
+        process = context.Process(target=_read, args=(sender, self._url, self._limits, fps), daemon=True)
+        process.start()
+        sender.close()
+        try:
+            while True:
+                message = self._receive(receiver, process.sentinel)
+                if message is None:
+                    return None
+                if not message:
+                    process.join(SECONDS_TO_DIE)
+                    return f"the process that read it ended with {describe_exit(process.exitcode)}"
+                media_s, height, width = HEADER.unpack_from(message)
+                if not height:
+                    return message[HEADER.size :].decode() or None
+                pixels = np.frombuffer(message, np.uint8, offset=HEADER.size).reshape(height, width, 3)
+                if not self._show(pixels, media_s):
+                    return None
+        finally:
+            process.kill()
+            process.join(SECONDS_TO_DIE)
+            receiver.close()
+
+    def _receive(self, receiver: Connection, sentinel: int) -> bytes | None:
+        """The next message; empty if the process has ended without one, None if the reader is closed."""
+        deadline_s = time.monotonic() + self._limits.stall_s
+        while not self._is_closed:
+            ready = wait([receiver, sentinel], 0.1)
+            if receiver in ready:
+                try:
+                    return receiver.recv_bytes(HEADER.size + 3 * self._limits.max_pixels)
+                except (EOFError, OSError):
+                    return b""
+            if ready:
+                return b""
+            if time.monotonic() > deadline_s:
+                raise InputError(f"{self._url.host}: no frame came for {self._limits.stall_s:g} s")
+        return None
+
+    def _show(self, pixels_HWC: npt.NDArray[np.uint8], media_s: float) -> bool:
+        """Show a frame when it is due; False if there is nobody to see it."""
+        with self._changed:
+            self._wait_until_due(media_s)
+            if self._is_closed or self._stream.is_closed:
+                return False
+            now_s = self._clock.now()
+            if self._begun_s is None:
+                self._begun_s, self._state = now_s, "playing"
+            time_s = now_s - self._begun_s
+        if time_s > self._limits.max_duration_s:
+            raise InputError(f"expected at most {self._limits.max_duration_s:g} s of video: it was stopped there")
+        self._stream.receive(pixels_HWC, time_s)
+        with self._changed:
+            self._position_s = time_s
+        return True
+
+    def _wait_until_due(self, media_s: float) -> None:
+        while not self._is_closed and math.isfinite(media_s):
+            if self._since is None:
+                self._from_s, self._since = media_s, self._clock.now()
+            left_s = (media_s - self._from_s) - (self._clock.now() - self._since)
+            if left_s <= 0:
+                if left_s < -MAX_LAG_S:
+                    self._since = None
+                return
+            if left_s > MAX_GAP_S:
+                self._from_s, self._since = media_s, self._clock.now()
+                return
+            self._clock.wait(self._changed, left_s)
+
+
+def _read(sender: Connection, url: ResolvedUrl, limits: RemoteLimits, fps: float) -> None:
+    """Read, decode and send at most `fps` frames a second, then a text that says what was wrong; in a process."""
+    die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the server's business, which then kills this process
+    confine(limits.max_memory_bytes)
+    try:
+        problem = _read_http(sender, url, limits, fps) if url.scheme != "rtsp" else _read_rtsp(sender, url, limits, fps)
+    except InputError as error:
+        problem = str(error)
+    except MemoryError:
+        problem = "expected a video that can be decoded, found one that takes too much memory"
+    sender.send_bytes(HEADER.pack(math.nan, 0, 0) + (problem or "").encode())
+
+
+def _read_http(sender: Connection, url: ResolvedUrl, limits: RemoteLimits, fps: float) -> str | None:
+    # Twice: it is the server that waits for a frame, and tells of it.
+    with closing(HttpFile(url, max_bytes=limits.max_bytes, timeout_s=2 * limits.stall_s)) as file:
+        formats = [*SUFFIX_OF_FORMAT, "mpjpeg"]
+        with open_listed(file, formats, {"protocol_whitelist": "none"}) as container:
+            problem = _send_frames(sender, container, limits, fps)
+        return file.problem or problem
+
+
+def _read_rtsp(sender: Connection, url: ResolvedUrl, limits: RemoteLimits, fps: float) -> str | None:
+    options = {"rtsp_transport": "tcp", "protocol_whitelist": "tcp", "allowed_media_types": "video"}
+    with closing(RtspRelay(url, timeout_s=2 * limits.stall_s)) as relay:
+        try:
+            with open_listed(relay.url, ["rtsp"], options) as container:
+                return relay.problem or _send_frames(sender, container, limits, fps)
+        except InputError:
+            if relay.problem is None:
+                raise
+            return relay.problem
+
+
+def _send_frames(sender: Connection, container: InputContainer, limits: RemoteLimits, fps: float) -> str | None:
+    """Send the frames of the first video; returns what could not be read."""
+    streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
+    if not streams:
+        raise InputError("expected a video, found no pictures in it")
+    stream, reformatter = streams[0], VideoReformatter()
+    _check_size(stream.codec_context.width, stream.codec_context.height, limits)
+    is_live = container.format.name in LIVE_FORMATS
+    problem, num_errors = None, 0
+    first_s, last_slot = math.nan, -1
+    packets: Callable[[], av.Packet] = container.demux(stream).__next__
+    for _ in itertools.count():
+        try:
+            frames = packets().decode()
+            num_errors = 0
+        except (StopIteration, av.error.EOFError):
+            return problem
+        except av.error.FFmpegError as error:
+            problem, num_errors = problem or f"while reading ({reason(error)})", num_errors + 1
+            if num_errors > MAX_READ_ERRORS:
+                return problem
+            packets = container.demux(stream).__next__
+            continue
+        for frame in frames:
+            media_s = math.nan if frame.time is None or is_live else float(frame.time)
+            time_s = time.monotonic() if math.isnan(media_s) else media_s
+            first_s = time_s if math.isnan(first_s) else first_s
+            slot = math.floor((time_s - first_s) * fps + 1e-6)
+            if slot <= last_slot:
+                continue
+            last_slot = slot
+            _check_size(frame.width, frame.height, limits)
+            pixels_HWC = to_pixels(frame, reformatter)
+            sender.send_bytes(HEADER.pack(media_s, *pixels_HWC.shape[:2]) + pixels_HWC.tobytes())
+    return problem
+
+
+def _check_size(width: int, height: int, limits: RemoteLimits) -> None:
+    if width * height > limits.max_pixels:
+        raise InputError(f"expected frames of at most {limits.max_pixels} pixels, found {width} x {height}")
