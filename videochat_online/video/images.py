@@ -11,6 +11,7 @@ import re
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -64,14 +65,42 @@ def read_image(path: str | os.PathLike[str]) -> Image.Image:
     if os.path.exists(path) and not os.path.isfile(path):  # opening a pipe would wait for somebody to write into it
         raise VideoError(f"{os.fspath(path)}: expected an image, found no regular file")
     try:
-        with Image.open(path) as image:
-            image.load()
-            return to_rgb(ImageOps.exif_transpose(image))
+        return decode_image(path, os.fspath(path))
     except FileNotFoundError as error:
         raise VideoError(f"{os.fspath(path)}: expected an image, found no such file") from error
+
+
+def decode_image(
+    source: str | os.PathLike[str] | IO[bytes],
+    name: str,
+    *,
+    formats: tuple[str, ...] | None = None,
+    max_pixels: int | None = None,
+) -> Image.Image:
+    """A still image as `read_image` gives it, from a file or from memory.
+
+    Args:
+        source: path, or an open file.
+        name: what errors call it.
+        formats: names that PIL has for the formats that may be tried; None for all.
+        max_pixels: an image that says that it has more is not decoded; None leaves that to PIL.
+
+    Raises:
+        VideoError: not an image, a broken one, or too large.
+        FileNotFoundError: no such file.
+    """
+    try:
+        with Image.open(source, formats=formats) as image:
+            if max_pixels is not None and image.width * image.height > max_pixels:
+                found = f"{image.width}x{image.height}"
+                raise VideoError(f"{name}: expected an image of at most {max_pixels:,} pixels, found {found}")
+            image.load()
+            return to_rgb(ImageOps.exif_transpose(image))
+    except (FileNotFoundError, VideoError):
+        raise
     # PIL raises its own errors, OSError, SyntaxError, ValueError and others for broken files of each format.
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
-        raise VideoError(f"{os.fspath(path)}: expected a readable image, found {_describe(error)}") from error
+        raise VideoError(f"{name}: expected a readable image, found {_describe(error)}") from error
 
 
 class ImageSequenceReader:
