@@ -378,13 +378,13 @@ class TestGuard:
     def client(self, server):
         return StreamClient(server.url, "pass word")
 
-    def test_without_the_password_nothing_but_health_and_pictures(self, server, remote, frames):
+    def test_without_the_password_nothing_but_health_and_pictures_in_and_out(self, server, remote, frames):
         remote.push(frames(1)[0])
         routes = [
             ("POST", "/streams"),
             ("GET", f"/streams/{remote.id}"),
             ("DELETE", f"/streams/{remote.id}"),
-            ("POST", f"/streams/{remote.id}/frames"),
+            ("DELETE", f"/streams/{remote.id}/frames"),
             ("POST", f"/streams/{remote.id}/ask"),
             ("DELETE", f"/streams/{remote.id}/answer"),
             ("DELETE", f"/streams/{remote.id}/dialogue"),

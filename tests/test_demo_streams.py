@@ -256,6 +256,17 @@ class TestLiveStream:
         with pytest.raises(InputError, match="the stream has failed"):
             stream.ask("And now?")
 
+    def test_a_question_that_breaks_the_stream_is_told(self, live, frames, monkeypatch):
+        def fail(*_, **__):
+            raise RuntimeError("out of memory")
+
+        stream = live()
+        stream.offer(frames(1)[0], 0.0)
+        monkeypatch.setattr(StreamingSession, "prepare", fail)
+        answer = stream.ask("What now?")
+        assert answer.wait(WAIT_S)
+        assert answer.error == stream.status().problem == "the stream has failed: RuntimeError"
+
     def test_closing_ends_threads_and_answers(self, live, frames, held_encoder):
         before = threading.active_count()
         stream = live()

@@ -14,10 +14,12 @@ from starlette.websockets import WebSocketClose
 
 from videochat_online.errors import InputError
 
-OPEN_PATHS = re.compile(r"/health|/streams/[^/]+/(view|frame\.jpg)")
-"""Without a password: an `<img>` cannot send one, and the id of a stream is as hard to guess."""
-
 SAFE_METHODS = ("GET", "HEAD")
+
+_READ = re.compile(r"/health|/streams/[^/]+/(view|frame\.jpg)")
+OPEN_PATHS = {"GET": _READ, "HEAD": _READ, "POST": re.compile(r"/streams/[^/]+/frames")}
+"""Without a password, by method: a page's `<img>` and its camera have none to send, and the id of a stream, given to
+whoever has opened it, is as hard to guess."""
 
 
 def refusal(status: int, message: str, headers: dict[str, str] | None = None) -> Response:
@@ -64,7 +66,8 @@ class Guard:
         is_reading = scope["type"] == "http" and scope["method"] in SAFE_METHODS
         if not is_reading and not is_same_origin(headers):
             return refusal(403, "a page of another origin may not use this server")
-        if is_reading and OPEN_PATHS.fullmatch(get_route_path(scope)):
+        open_paths = OPEN_PATHS.get(scope["method"]) if scope["type"] == "http" else None
+        if open_paths is not None and open_paths.fullmatch(get_route_path(scope)):
             return None
         if self._password is not None and not self._is_password(headers.get("authorization", "")):
             message = "expected the header 'Authorization: Bearer PASSWORD' with the server's password"

@@ -26,7 +26,7 @@ from videochat_online.demo.pictures import THUMBNAIL_PX, VIEW_PX, check_picture,
 from videochat_online.demo.records import ENCODE_BATCH, SECONDS_TO_END, MemoryView, StreamOptions, StreamStatus
 from videochat_online.demo.trace import MemoryTrace
 from videochat_online.errors import InputError
-from videochat_online.memory import make_model_memory
+from videochat_online.memory import MemoryBank, make_model_memory
 from videochat_online.model import VideoChatModel
 from videochat_online.streaming import StreamingSession
 
@@ -49,8 +49,7 @@ class LiveStream:
     """
 
     def __init__(self, model: VideoChatModel, options: StreamOptions, gate: ModelGate) -> None:
-        config = model.config
-        memory = make_model_memory(options.memory, config.grid, config.memory_intervals, options.memory_options)
+        memory = make_stream_memory(model, options)
         self.options = options
         self._session = StreamingSession(
             model,
@@ -253,6 +252,7 @@ class LiveStream:
             self._answers.clear()
 
     def _ingest(self) -> None:
+        item: list[_Frame] | LiveAnswer | None = None
         try:
             while (item := self._take()) is not None:
                 if isinstance(item, LiveAnswer):
@@ -268,12 +268,13 @@ class LiveStream:
                 self._problem = (
                     f"the stream has failed: {error if isinstance(error, InputError) else type(error).__name__}"
                 )
-                questions = [item for item in self._inbox if isinstance(item, LiveAnswer)]
+                waiting = [item, *self._inbox]
                 self._inbox.clear()
                 self._num_busy = 0
                 self._changed.notify_all()
-            for question in questions:
-                question.end(self._problem)
+            for each in waiting:
+                if isinstance(each, LiveAnswer):
+                    each.end(self._problem)
 
     def _take(self) -> list[_Frame] | LiveAnswer | None:
         """The next question, or the next frames up to a batch or a question; None when the stream is closed."""
@@ -326,6 +327,16 @@ class LiveStream:
         speaker = threading.Thread(target=speak, args=(answer, begin, self._gate), name="answer", daemon=True)
         self._speakers = [thread for thread in self._speakers if thread.is_alive()] + [speaker]
         speaker.start()
+
+
+def make_stream_memory(model: VideoChatModel, options: StreamOptions) -> MemoryBank:
+    """An empty memory as the options say.
+
+    Raises:
+        InputError: an unknown memory, or options that it does not take.
+    """
+    config = model.config
+    return make_model_memory(options.memory, config.grid, config.memory_intervals, options.memory_options)
 
 
 def _same_size(frames: list[_Frame]) -> Iterator[list[_Frame]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
@@ -38,7 +38,7 @@ class LiveImages:
         self._answers: list[LiveAnswer] = []
         self._speaker: threading.Thread | None = None
         self._lock = threading.Lock()
-        self._closed = threading.Event()
+        self._is_closed = False
 
     @property
     def num_images(self) -> int:
@@ -54,7 +54,7 @@ class LiveImages:
     @property
     def is_closed(self) -> bool:
         """Whether no more questions are taken."""
-        return self._closed.is_set()
+        return self._is_closed
 
     def ask(self, question: str) -> LiveAnswer:
         """Ask about the images.
@@ -98,23 +98,20 @@ class LiveImages:
                 self._chat.forget_dialogue()
 
     def _check_silent(self) -> None:
-        if self._closed.is_set():
+        if self._is_closed:
             raise InputError("the dialogue is closed")
         if self._answers and not self._answers[-1].is_over:
             raise InputError("an answer is still being given: wait for it, or stop it")
 
-    def pictures(self, timeout_s: float = 5.0) -> Iterator[bytes]:
-        """The images side by side, as JPEG, again and again; ends when the dialogue is closed."""
+    def picture(self) -> bytes:
+        """The images side by side, as JPEG."""
         height = min(image.height for image in self._images)
         scaled = [image.resize((max(1, round(image.width * height / image.height)), height)) for image in self._images]
-        picture = to_jpeg(np.concatenate([np.asarray(image) for image in scaled], axis=1), VIEW_PX)
-        yield picture
-        while not self._closed.wait(timeout_s):
-            yield picture
+        return to_jpeg(np.concatenate([np.asarray(image) for image in scaled], axis=1), VIEW_PX)
 
     def close(self) -> None:
         """Stop the answer and let go of the images."""
-        self._closed.set()
+        self._is_closed = True
         self.stop_answer()
         if self._speaker is not None:
             self._speaker.join(SECONDS_TO_END)

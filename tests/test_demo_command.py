@@ -1,0 +1,100 @@
+"""videochat-online demo: what it refuses, and how it starts and ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+import httpx
+import pytest
+
+from videochat_online.cli.main import main
+from videochat_online.demo.client import StreamClient
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--port", "70000"], "port: expected 0 to 65535, got 70000"),
+        (["--media_root", "."], "--media_root: only with --allow_urls"),
+        (["--allow_urls", "--media_root", "nowhere"], "--media_root nowhere: expected a folder"),
+        (["--password_file", "nowhere"], "--password_file nowhere: expected a file with a password"),
+        (["--fps", "0"], "fps: expected a rate above 0"),
+        (["--fps", "nan"], "fps: expected a rate above 0"),
+        (["--max_streams", "0"], "max_streams: expected at least 1"),
+        (["--idle_s", "-1"], "idle_s: expected a time above 0 s"),
+        (["--max_upload_mb", "0"], "max_bytes: expected a number above 0"),
+        (["--memory", "none"], "unknown memory 'none'"),
+        (["--capacities", "0", "0", "0"], "capacities"),
+        (["--memory", "window", "--capacities", "2", "2", "2"], "does not take capacities"),
+        (["--temperature", "-1"], "temperature"),
+        (["--host", "no.such.host.invalid"], "no.such.host.invalid:0: expected an address to listen at"),
+        (["--model", "nowhere"], "nowhere: expected a model directory"),
+    ],
+)
+def test_wrong_input(tiny_dir, capsys, arguments, says):
+    given = ["--model", str(tiny_dir("phi3")), "--port", "0", *arguments]
+    assert main(["demo", *given]) == 2
+    error = capsys.readouterr().err
+    assert says in error
+    assert error.count("\n") == 1
+
+
+def test_an_empty_password_is_refused(tiny_dir, capsys, tmp_path, monkeypatch):
+    (tmp_path / "password").write_text("\n")
+    given = ["demo", "--model", str(tiny_dir("phi3")), "--port", "0"]
+    assert main([*given, "--password_file", str(tmp_path / "password")]) == 2
+    assert "password: expected one" in capsys.readouterr().err
+    monkeypatch.setenv("VIDEOCHAT_ONLINE_PASSWORD", " ")
+    assert main(given) == 2
+
+
+def test_a_port_in_use(tiny_dir, capsys):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert main(["demo", "--model", str(tiny_dir("phi3")), "--port", str(port)]) == 2
+    assert (
+        f"127.0.0.1:{port}: expected an address to listen at, found: Address already in use" in capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_it_serves_and_ends_cleanly(tiny_dir, tmp_path, how):
+    """With a stream open and a viewer connected: exit status 0, and no file stays behind."""
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "OMP_NUM_THREADS": "1", "VIDEOCHAT_ONLINE_PASSWORD": "secret"}
+    command = [
+        sys.executable,
+        "-m",
+        "videochat_online.cli.main",
+        "demo",
+        "--model",
+        str(tiny_dir("phi3")),
+        "--port",
+        "0",
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    try:
+        line = next(line for line in process.stdout if "http://" in line)
+        url = next(word for word in line.split() if word.startswith("http://"))
+        assert url.startswith("http://localhost:")
+        client = StreamClient(url, "secret")
+        assert client.health()["places"] == {"free": 8, "total": 8}
+        assert httpx.post(f"{url}v1/streams", json={}).status_code == 401
+        assert httpx.get(url, headers={"Host": "elsewhere.example"}).status_code == 400
+        opened = client.request("POST", "/streams", json={}).json()["id"]
+        folders = list(tmp_path.glob("videochat_online_*"))
+        assert len(folders) == 1
+        with httpx.stream("GET", f"{url}v1/streams/{opened}/view") as view:
+            assert view.status_code == 200
+            process.send_signal(how)
+            assert process.wait(60) == 0
+        assert "Traceback" not in process.stderr.read()
+        assert not folders[0].exists()
+    finally:
+        process.kill()
+        process.wait()

@@ -1,0 +1,201 @@
+"""What stands behind the page, without a browser: dialogues as files, fields as options, still images, examples."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from videochat_online.demo import StreamOptions
+from videochat_online.demo.answers import LiveAnswer
+from videochat_online.demo.conversation import to_json, to_srt
+from videochat_online.demo.examples import EXAMPLES, make_example
+from videochat_online.demo.gate import ModelGate
+from videochat_online.demo.page import messages, notice, seconds_of
+from videochat_online.demo.stills import LiveImages
+from videochat_online.demo.viewers import options_of
+from videochat_online.errors import InputError
+from videochat_online.streaming import GenerationSettings, ImageChat
+from videochat_online.video import open_video
+
+SHORT = GenerationSettings(max_new_tokens=6, min_new_tokens=6)
+
+
+def answer(question, asked_at_s, text="yes", *, stopped=False, error=None):
+    made = LiveAnswer(question, asked_at_s)
+    if text:
+        made.add(text)
+    if stopped:
+        made.stop()
+    made.end(error)
+    return made
+
+
+def seconds(stamp):
+    hours, minutes, rest = stamp.replace(",", ".").split(":")
+    return 3600 * int(hours) + 60 * int(minutes) + float(rest)
+
+
+class TestConversation:
+    def test_json_has_all_of_it(self):
+        rows = json.loads(to_json([answer("Wer?", 1.5, "das – hier"), answer("And?", 3.0, "", error="no")]))
+        assert [(row["question"], row["asked_at_s"], row["text"], row["state"], row["error"]) for row in rows] == [
+            ("Wer?", 1.5, "das – hier", "answered", None),
+            ("And?", 3.0, "", "failed", "no"),
+        ]
+        assert to_json([]) == "[]\n"
+
+    def test_subtitles(self):
+        text = to_srt([
+            answer("What?", 3725.5, "a\n\ncup --> here"),
+            answer("Why?", 3726.0, "x" * 500),
+            answer("Never?", 3727.0, "", error="no"),
+            answer("So?", 3750.0, "well", stopped=True),
+        ])  # fmt: skip
+        assert text.startswith("1\n01:02:05,500 --> 01:02:06,000\nWhat?\na cup -> here\n\n2\n01:02:06,000 --> ")
+        assert "Never?" not in text
+        assert text.endswith("3\n01:02:30,000 --> 01:02:32,000\nSo?\nwell\n")
+
+    @pytest.mark.parametrize("seed", range(5))
+    def test_subtitles_never_overlap_and_can_be_read_back(self, seed):
+        rng = np.random.default_rng(seed)
+        times = np.sort(rng.uniform(0, 7200, 40)).round(1)
+        times[5] = times[6]  # two questions at once
+        given = [
+            answer(f"question {i}", float(time_s), "word " * rng.integers(1, 60)) for i, time_s in enumerate(times)
+        ]
+        blocks = to_srt(given).strip().split("\n\n")
+        assert len(blocks) == len(given)
+        spans = []
+        for number, (block, one) in enumerate(zip(blocks, given, strict=True), start=1):
+            first, span, *lines = block.split("\n")
+            assert first == str(number)
+            assert lines == [one.question, " ".join(one.text.split())]
+            start, end = map(seconds, re.fullmatch(r"(\S+) --> (\S+)", span).groups())
+            assert start == pytest.approx(one.asked_at_s, abs=1e-3)
+            assert 0 < end - start <= 7.001
+            spans.append((start, end))
+        assert all(b[0] >= a[1] or b[0] == a[0] for a, b in zip(spans, spans[1:], strict=False))
+
+    def test_questions_about_images_have_no_time(self):
+        text = to_srt([answer("What?", None), answer("And?", None)])
+        assert [line for line in text.splitlines() if "-->" in line] == [
+            "00:00:00,000 --> 00:00:02,000", "00:00:02,000 --> 00:00:04,000",
+        ]  # fmt: skip
+
+
+class TestText:
+    def test_the_chat_shows_text_only(self):
+        rows = messages(
+            [answer("<b>?</b>", 61.25, "<img src=x> & more", stopped=True), answer("x", None, "", error="<i>")]
+        )
+        assert [row["content"] for row in rows] == [
+            "[1:01.2] &lt;b&gt;?&lt;/b&gt;", "&lt;img src=x&gt; &amp; more (stopped)",
+            "x", "Not answered: &lt;i&gt;",
+        ]  # fmt: skip
+        assert messages([LiveAnswer("x", 0.0)])[1]["content"] == "…"
+        assert messages([answer("x", 0.0, "")])[1]["content"] == "(an empty answer)"
+
+    def test_notices_are_escaped(self):
+        assert notice('<a href="x">') == '<div class="vco-notice" role="alert">&lt;a href=&quot;x&quot;&gt;</div>'
+
+    @pytest.mark.parametrize(
+        ("moment", "expected"), [("90", 90), (" 1:30 ", 90), ("1:02:30", 3750), ("0:05.5", 5.5), ("12.25", 12.25)]
+    )
+    def test_moments(self, moment, expected):
+        assert seconds_of(moment) == expected
+
+    @pytest.mark.parametrize("moment", ["", "soon", "-3", "1:", "1:2:3:4", "1e3", "nan", "9" * 50])
+    def test_no_moments(self, moment):
+        with pytest.raises(InputError, match="expected a time such as 90, 1:30 or 1:02:30"):
+            seconds_of(moment)
+
+
+class TestOptions:
+    CHOSEN = {
+        "fps": 2, "memory": "pyramid", "capacities": "1, 2 3", "num_frames": 5, "max_new_tokens": 9, "temperature": 0.5,
+        "top_p": 0.9, "seed": None, "system_message": " ",
+    }  # fmt: skip
+
+    def test_fields_become_options(self):
+        made = options_of(StreamOptions(system_message="Watch."), self.CHOSEN)
+        assert made == StreamOptions(
+            fps=2.0,
+            memory_options={"capacities": (1, 2, 3)},
+            system_message="Watch.",
+            generation=GenerationSettings(max_new_tokens=9, temperature=0.5, top_p=0.9),
+        )
+        window = options_of(
+            StreamOptions(), {**self.CHOSEN, "memory": "window", "seed": 3.0, "system_message": "Look."}
+        )
+        assert (window.memory, window.memory_options) == ("window", {"num_frames": 5})
+        assert (window.generation.seed, window.system_message) == (3, "Look.")
+
+    @pytest.mark.parametrize(
+        ("field", "value", "says"),
+        [
+            ("capacities", "two", "capacities: expected whole numbers"),
+            ("fps", 0, "fps"),
+            ("temperature", -1, "temperature"),
+        ],
+    )
+    def test_bad_fields(self, field, value, says):
+        with pytest.raises(InputError, match=says):
+            options_of(StreamOptions(), {**self.CHOSEN, field: value})
+
+
+class TestImages:
+    @pytest.fixture
+    def images(self, frames):
+        return [Image.fromarray(picture) for picture in frames(2)]
+
+    def test_answers_as_an_image_chat_does(self, tiny_model, images):
+        chat = ImageChat(tiny_model, images, SHORT)
+        live = LiveImages(tiny_model, images, StreamOptions(generation=SHORT), ModelGate())
+        for question in ("What are these?", "And now?"):
+            asked = live.ask(question)
+            assert asked.wait(60)
+            assert (asked.state, asked.asked_at_s) == ("answered", None)
+            assert asked.text == chat.ask(question)
+        live.forget_dialogue()
+        again = live.ask("What are these?")
+        assert again.wait(60)
+        assert again.text == ImageChat(tiny_model, images, SHORT).ask("What are these?")
+        assert live.picture().startswith(b"\xff\xd8")
+        live.close()
+        with pytest.raises(InputError, match="the dialogue is closed"):
+            live.ask("Still?")
+
+    def test_one_question_at_a_time_and_none_empty(self, tiny_model, images):
+        long = StreamOptions(generation=GenerationSettings(max_new_tokens=500, min_new_tokens=500))
+        live = LiveImages(tiny_model, images, long, ModelGate())
+        asked = live.ask("What?")
+        next(asked.pieces())
+        with pytest.raises(InputError, match="still being given"):
+            live.ask("And?")
+        with pytest.raises(InputError, match="got an empty one"):
+            live.ask(" ")
+        live.stop_answer()
+        assert asked.wait(60)
+        assert asked.state == "stopped"
+        live.close()
+        with pytest.raises(InputError, match="at least one image"):
+            LiveImages(tiny_model, [], long, ModelGate())
+
+
+@pytest.mark.parametrize("title", EXAMPLES)
+def test_an_example_is_a_video_with_questions(title, tmp_path):
+    clip = make_example(title, tmp_path, seed=1)
+    with open_video(clip.path) as source:
+        assert f"{source.info.duration_s:.0f} s" in title
+        assert source.info.average_fps == pytest.approx(8.0)
+    assert clip.questions
+    for question in clip.questions:
+        assert question.answer in question.options
+        assert 0 <= question.asked_at_s <= 48
+    first = clip.path.read_bytes()
+    assert make_example(title, tmp_path, seed=1).path.read_bytes() == first
+    assert make_example(title, tmp_path, seed=2).path.read_bytes() != first

@@ -1,0 +1,105 @@
+"""Open a page in the browser: play a video, a camera or images, and ask while it plays.
+
+    videochat-online demo --model DIR [--port N]
+
+Listens to this machine only unless --host says otherwise. Programs use the same server over HTTP and WebSocket, see
+docs/api.md. Ctrl-C ends it and removes all uploads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from videochat_online.cli.options import (
+    add_generation_arguments,
+    add_memory_arguments,
+    add_model_arguments,
+    load_model_of,
+    settings_of,
+)
+from videochat_online.demo.records import StreamOptions
+from videochat_online.demo.server import LOCAL_HOSTS, DemoServer, ServerOptions
+from videochat_online.demo.uploads import UploadLimits
+from videochat_online.demo.viewers import DemoOptions
+from videochat_online.errors import InputError
+
+PASSWORD_VARIABLE = "VIDEOCHAT_ONLINE_PASSWORD"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the subcommand."""
+    server, limits = ServerOptions(), UploadLimits()
+    parser.add_argument("--host", default=server.host, metavar="NAME", help=f"to listen at (default: {server.host})")
+    parser.add_argument("--port", type=int, default=server.port, metavar="N", help="0: a free one (default: 7860)")
+    parser.add_argument(
+        "--allowed_host", nargs="+", default=[], metavar="NAME", help="names that the server is reached by from outside"
+    )
+    parser.add_argument(
+        "--password_file", type=Path, metavar="FILE", help=f"ask for this password (or set {PASSWORD_VARIABLE})"
+    )
+    parser.add_argument(
+        "--max_streams", type=int, default=server.max_streams, metavar="N", help="viewers at once (default: 8)"
+    )
+    parser.add_argument(
+        "--idle_s", type=float, default=server.idle_s, metavar="S", help="a stream left alone is closed (default: 120)"
+    )
+    parser.add_argument("--fps", type=float, default=1.0, help="frames a second shown to the model (default: 1)")
+    parser.add_argument("--system_message", metavar="TEXT", help="instead of the checkpoint's")
+    parser.add_argument(
+        "--max_upload_mb", type=int, default=limits.max_bytes >> 20, metavar="N", help="(default: %(default)s)"
+    )
+    parser.add_argument(
+        "--max_minutes", type=float, default=limits.max_duration_s / 60, metavar="N", help="of a video (default: 60)"
+    )
+    parser.add_argument(
+        "--allow_urls", action="store_true", help="viewers may open http, https and rtsp URLs of public hosts"
+    )
+    parser.add_argument(
+        "--media_root", type=Path, metavar="DIR", help="with --allow_urls: viewers may also open videos of this folder"
+    )
+    add_model_arguments(parser)
+    add_memory_arguments(parser)
+    add_generation_arguments(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Load the model, serve until interrupted."""
+    if options.media_root is not None and not options.allow_urls:
+        raise InputError("--media_root: only with --allow_urls")
+    if options.media_root is not None and not options.media_root.is_dir():
+        raise InputError(f"--media_root {options.media_root}: expected a folder")
+    given = {"capacities": options.capacities, "policy": options.policy, "num_frames": options.num_frames}
+    watching = StreamOptions(
+        fps=options.fps,
+        memory=options.memory,
+        memory_options={name: value for name, value in given.items() if value is not None},
+        system_message=options.system_message,
+        generation=settings_of(options),
+    )
+    limits = UploadLimits(max_bytes=options.max_upload_mb << 20, max_duration_s=options.max_minutes * 60)
+    demo = DemoOptions(limits=limits, allow_urls=options.allow_urls, media_root=options.media_root, defaults=watching)
+    server = ServerOptions(
+        host=options.host,
+        port=options.port,
+        password=_password(options.password_file),
+        allowed_hosts=options.allowed_host,
+        max_streams=options.max_streams,
+        idle_s=options.idle_s,
+    )
+    serving = DemoServer(load_model_of(options), demo, server)
+    if options.host not in LOCAL_HOSTS and server.password is None:
+        print("warning: everybody who reaches this machine can use the demo; see --password_file", flush=True)  # noqa: T201
+    print(f"open {serving.url} in a browser; Ctrl-C ends", flush=True)  # noqa: T201
+    serving.run()
+    return 0
+
+
+def _password(file: Path | None) -> str | None:
+    if file is None:
+        return os.environ.get(PASSWORD_VARIABLE)
+    try:
+        return file.read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--password_file {file}: expected a file with a password, found: {error}") from error

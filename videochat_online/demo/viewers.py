@@ -1,0 +1,260 @@
+"""What the page's buttons do: which stream belongs to which tab, and what is opened in it."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from videochat_online.demo.addresses import check_url
+from videochat_online.demo.answers import LiveAnswer
+from videochat_online.demo.examples import ExampleQuestion, make_example
+from videochat_online.demo.live import make_stream_memory
+from videochat_online.demo.places import resolve_server_path
+from videochat_online.demo.player import FilePlayer
+from videochat_online.demo.pool import StreamPool, Watching
+from videochat_online.demo.records import StreamOptions
+from videochat_online.demo.remote import RemoteReader
+from videochat_online.demo.stills import LiveImages
+from videochat_online.demo.uploads import AcceptedUpload, UploadLimits, accept_upload
+from videochat_online.errors import InputError
+from videochat_online.text.questions import STREAMING_SUFFIX, multiple_choice_question, ovbench_question
+from videochat_online.video import read_image
+
+MAX_IMAGES = 8
+"""In one dialogue."""
+
+EXAMINED_AT_ONCE = 2
+"""Uploads; each may take gigabytes while it is looked at."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoOptions:
+    """What a server allows.
+
+    Attributes:
+        limits: of uploads.
+        allow_urls: whether streams of other hosts may be opened, and files of the server below `media_root`.
+        media_root: folder of the server's own videos.
+        defaults: how a stream is watched unless the viewer chooses.
+    """
+
+    limits: UploadLimits = field(default_factory=UploadLimits)
+    allow_urls: bool = False
+    media_root: Path | None = None
+    defaults: StreamOptions = field(default_factory=StreamOptions)
+
+
+@dataclass
+class Viewer:
+    """One tab: at most one stream at a time.
+
+    Attributes:
+        watching: id of its stream; None before the first and after the last.
+        kind: "file" (or a URL), "camera" or "images".
+        fps: frames a second that the model sees.
+        questions: that the clip is known to answer.
+    """
+
+    watching: str | None = None
+    kind: str = ""
+    fps: float = 1.0
+    questions: tuple[ExampleQuestion, ...] = ()
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+class Viewers:
+    """All tabs of one server.
+
+    Args:
+        pool: the streams.
+        options: what is allowed.
+
+    Raises:
+        InputError: the memory that streams have by default does not take its options.
+    """
+
+    def __init__(self, pool: StreamPool, options: DemoOptions) -> None:
+        self.pool, self.options = pool, options
+        # A memory that cannot be made is the operator's mistake, not the first viewer's.
+        make_stream_memory(pool.model, options.defaults)
+        self._viewers: dict[str, Viewer] = {}
+        self._lock = threading.Lock()
+        self._examining = threading.BoundedSemaphore(EXAMINED_AT_ONCE)
+
+    def of(self, tab: str) -> Viewer:
+        """The viewer of a tab."""
+        with self._lock:
+            return self._viewers.setdefault(tab, Viewer())
+
+    def watching(self, tab: str) -> Watching:
+        """A tab's stream.
+
+        Raises:
+            InputError: nothing is being watched, or not any more.
+        """
+        name = self.of(tab).watching
+        if name is None:
+            raise InputError("nothing is being watched yet: choose an example, a video, the camera or images")
+        return self.pool.find(name)
+
+    def leave(self, tab: str) -> None:
+        """The tab was closed: its place is free."""
+        with self._lock:
+            viewer = self._viewers.pop(tab, None)
+        if viewer is not None:
+            with viewer.lock:
+                if viewer.watching is not None:
+                    self.pool.close(viewer.watching)
+
+    def open_example(self, tab: str, title: str, options: StreamOptions) -> None:
+        """Play a generated clip."""
+
+        def begin(watching: Watching, viewer: Viewer) -> None:
+            clip = make_example(title, watching.folder)
+            viewer.questions = clip.questions
+            self._play(watching, clip.path)
+
+        self._open(tab, "file", options, begin)
+
+    def open_upload(self, tab: str, path: Path, options: StreamOptions) -> None:
+        """Play an uploaded video, after a look at it by a process that can be killed."""
+        with self._examined([path]) as (upload,):
+            if upload.kind != "video":
+                raise InputError(f"{upload.name}: expected a video, found an image: see the tab Images")
+
+            def begin(watching: Watching, viewer: Viewer) -> None:
+                kept = watching.folder / upload.path.name
+                upload.path.rename(kept)
+                self._play(watching, kept)
+
+            self._open(tab, "file", options, begin)
+
+    def open_camera(self, tab: str, options: StreamOptions) -> None:
+        """Take what the page's camera sends."""
+        self._open(tab, "camera", options, lambda watching, viewer: None)
+
+    def open_place(self, tab: str, place: str, options: StreamOptions) -> None:
+        """Watch an http, https or rtsp URL, or a file of the server, where that is allowed."""
+        if not self.options.allow_urls:
+            raise InputError("URLs and files of the server need a server that was started with --allow_urls")
+        if "://" in place:
+            url = check_url(place)
+
+            def begin(watching: Watching, viewer: Viewer) -> None:
+                watching.player = RemoteReader(url, watching.stream)
+        else:
+            path = resolve_server_path(place, self.options.media_root)
+
+            def begin(watching: Watching, viewer: Viewer) -> None:
+                self._play(watching, path)
+
+        self._open(tab, "file", options, begin)
+
+    def open_images(self, tab: str, paths: Sequence[Path], options: StreamOptions) -> None:
+        """Chat about uploaded images."""
+        if not 1 <= len(paths) <= MAX_IMAGES:
+            raise InputError(f"expected 1 to {MAX_IMAGES} images, got {len(paths)}")
+        with self._examined(paths) as uploads:
+            for upload in uploads:
+                if upload.kind != "image":
+                    raise InputError(f"{upload.name}: expected an image, found a video: see the tab Upload")
+            images = [read_image(upload.path) for upload in uploads]
+        self._open(tab, "images", options, lambda watching, viewer: None, images)
+
+    @contextmanager
+    def _examined(self, paths: Sequence[Path]) -> Iterator[list[AcceptedUpload]]:
+        """Uploads in a folder of their own, for as long as the block lasts; what is being watched goes on meanwhile."""
+        folder = self.pool.make_folder()
+        try:
+            with self._examining:
+                uploads = [accept_upload(path, path.name, folder, self.options.limits) for path in paths]
+            yield uploads
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _open(
+        self,
+        tab: str,
+        kind: str,
+        options: StreamOptions,
+        begin: Callable[[Watching, Viewer], None],
+        images: Sequence[Image.Image] | None = None,
+    ) -> None:
+        """Open a stream in the place of the one before it, which is closed when nothing stands against the new one."""
+        make_stream_memory(self.pool.model, options)
+        viewer = self.of(tab)
+        with viewer.lock:
+            self._close(viewer)
+            watching = self.pool.open(options, images)
+            viewer.kind, viewer.fps, viewer.questions = kind, options.fps, ()
+            try:
+                begin(watching, viewer)
+            except Exception:
+                self.pool.close(watching.id)
+                raise
+            viewer.watching = watching.id
+
+    def _close(self, viewer: Viewer) -> None:
+        if viewer.watching is not None:
+            self.pool.close(viewer.watching)
+            viewer.watching = None
+
+    def _play(self, watching: Watching, path: Path) -> None:
+        player = FilePlayer(path, watching.stream)
+        watching.player = player
+        player.play()
+
+    def ask(self, tab: str, question: str, options: Sequence[str]) -> Iterator[tuple[LiveAnswer, ...]]:
+        """Ask, and give the dialogue again and again while the answer grows."""
+        watching = self.watching(tab)
+        answer = watching.dialogue.ask(_multiple_choice(question.strip(), options, watching) if options else question)
+        yield watching.dialogue.answers
+        for _ in answer.pieces():
+            yield watching.dialogue.answers
+        yield watching.dialogue.answers
+
+
+def _multiple_choice(question: str, options: Sequence[str], watching: Watching) -> str:
+    """As in the benchmarks of streams, which models of this kind are trained for; images have no time."""
+    if isinstance(watching.dialogue, LiveImages):
+        return multiple_choice_question(question, options)
+    asked_at_s = round(watching.dialogue.status().time_s, 1)
+    return ovbench_question(question, options, asked_at_s=asked_at_s) + STREAMING_SUFFIX
+
+
+def options_of(defaults: StreamOptions, chosen: dict[str, Any]) -> StreamOptions:
+    """Options from the page's fields; empty ones are the defaults.
+
+    Raises:
+        InputError: a value that is not of its kind, or out of its range.
+    """
+    kinds: dict[str, Callable[[Any], Any]] = {"max_new_tokens": int, "temperature": float, "top_p": float, "seed": int}
+    given = {key: kind(chosen[key]) for key, kind in kinds.items() if chosen[key] is not None}
+    memory: str = chosen["memory"]
+    memory_options: dict[str, Any] = {}
+    if memory in ("pyramid", "fifo") and chosen["capacities"].strip():
+        memory_options["capacities"] = _whole_numbers(chosen["capacities"])
+    if memory in ("window", "uniform") and chosen["num_frames"] is not None:
+        memory_options["num_frames"] = int(chosen["num_frames"])
+    return replace(
+        defaults,
+        fps=float(chosen["fps"]),
+        memory=memory,
+        memory_options=memory_options,
+        system_message=chosen["system_message"].strip() or defaults.system_message,
+        generation=replace(defaults.generation, **given),
+    )
+
+
+def _whole_numbers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.replace(",", " ").split())
+    except ValueError as error:
+        raise InputError(f"capacities: expected whole numbers such as 2, 2, 12, got {text[:40]!r}") from error
