@@ -2,7 +2,8 @@
 
 from videochat_online.streaming.generate import GenerationSettings
 from videochat_online.streaming.images import ImageChat
+from videochat_online.streaming.kv_budget import KvBudget
 from videochat_online.streaming.session import StreamingSession
 from videochat_online.streaming.state import Exchange
 
-__all__ = ["Exchange", "GenerationSettings", "ImageChat", "StreamingSession"]
+__all__ = ["Exchange", "GenerationSettings", "ImageChat", "KvBudget", "StreamingSession"]

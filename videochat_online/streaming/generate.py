@@ -6,7 +6,8 @@ Knows the language model and its KV cache; knows nothing of streams, memories or
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +25,8 @@ from transformers import (
 from videochat_online.errors import InputError, NonFiniteError, PromptTooLongError
 from videochat_online.model.modeling import VideoChatOnlineForConditionalGeneration
 from videochat_online.model.rope import fixed_regime, switch_length
+from videochat_online.streaming.kv_cache import CachedSequence, DynamicKeyValueCache
+from videochat_online.streaming.prefix_cache import Reuse
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +154,7 @@ def generate_ids(
     embeds_LD: Tensor,
     stop_ids: Sequence[int],
     settings: GenerationSettings,
+    reuse: Reuse | None = None,
 ) -> Iterator[int]:
     """Yield the ids of an answer as they are chosen; the stop id, where it comes, is the last one.
 
@@ -159,30 +163,64 @@ def generate_ids(
         embeds_LD: the prompt's embeddings, visual tokens in place.
         stop_ids: ids that end an answer.
         settings: how ids are chosen.
+        reuse: take over what an earlier prompt has in common with this one, and leave this one's for the next.
 
     Raises:
         PromptTooLongError: prompt and answer together can be longer than the language model's context.
         NonFiniteError: no token can be told to be the likeliest.
     """
-    _check_context(network, embeds_LD.shape[0], settings.max_new_tokens)
-    model, device = network.language_model, embeds_LD.device
-    regime = needs_long_regime(network, embeds_LD.shape[0] + settings.max_new_tokens)
+    num_prompt, device = embeds_LD.shape[0], embeds_LD.device
+    _check_context(network, num_prompt, settings.max_new_tokens)
     processors = settings.processors(stop_ids, device)
     generator = None if settings.seed is None else torch.Generator(device).manual_seed(settings.seed)
-    cache = DynamicCache(config=model.config)
-    inputs: dict[str, Tensor] = {"inputs_embeds": embeds_LD[None]}
+    embed, keys = network.get_input_embeddings(), () if reuse is None else reuse.keys
     ids = torch.empty((1, 0), dtype=torch.long, device=device)
-    for _ in range(settings.max_new_tokens):
-        with fixed_regime(regime):
-            out = model(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        scores = processors(ids, _finite(out.logits[:, -1].float()))
-        if settings.temperature > 0:
-            chosen = torch.multinomial(scores.softmax(-1), 1, generator=generator)
-        else:
-            chosen = scores.argmax(-1, keepdim=True)
-        ids = torch.cat((ids, chosen), dim=1)
-        token = int(chosen)
-        yield token
-        if token in stop_ids:
-            return
-        inputs = {"input_ids": chosen}
+    with _sequence(network, num_prompt + settings.max_new_tokens, reuse) as sequence:
+        first = sequence.num_tokens
+        logits_V = sequence.append(embeds_LD[first:], keys[first:])
+        for num_ids in range(1, settings.max_new_tokens + 1):
+            scores = processors(ids, _finite(logits_V[None].float()))
+            if settings.temperature > 0:
+                chosen = torch.multinomial(scores.softmax(-1), 1, generator=generator)
+            else:
+                chosen = scores.argmax(-1, keepdim=True)
+            ids = torch.cat((ids, chosen), dim=1)
+            token = int(chosen)
+            yield token
+            if token in stop_ids or num_ids == settings.max_new_tokens:
+                return
+            logits_V = sequence.append(embed(chosen[0]), (token,))
+
+
+def _sequence(
+    network: VideoChatOnlineForConditionalGeneration, max_tokens: int, reuse: Reuse | None
+) -> AbstractContextManager[CachedSequence]:
+    """The cache that a prompt and its answer of together at most `max_tokens` are computed in."""
+    regime = needs_long_regime(network, max_tokens)
+    if reuse is None:
+        return nullcontext(CachedSequence(DynamicKeyValueCache(network.language_model), regime))
+    return reuse.prefix.borrowed(reuse.keys, regime, max_tokens)
+
+
+@torch.inference_mode()
+def prefill(
+    network: VideoChatOnlineForConditionalGeneration,
+    embeds_LD: Tensor,
+    reuse: Reuse,
+    max_length: int,
+    next_size: Callable[[], int] | None = None,
+) -> int:
+    """Compute the beginning of a prompt ahead; returns how many tokens were not there already.
+
+    Args:
+        network: in evaluation mode.
+        embeds_LD: embeddings of the tokens of `reuse.keys`.
+        reuse: where it is kept.
+        max_length: tokens that the whole prompt and its answer are expected to have at most.
+        next_size: see `PrefixCache.fill`.
+
+    Raises:
+        PromptTooLongError: that is longer than the language model's context.
+    """
+    _check_context(network, len(reuse.keys), max_length - len(reuse.keys))
+    return reuse.prefix.fill(embeds_LD, reuse.keys, needs_long_regime(network, max_length), next_size)

@@ -2,7 +2,7 @@
 
 The flow of a frame: `push` -> encode (once, ever) -> `memory.write`. The flow of a question: `memory.read` ->
 project what was not projected before -> one sequence in time order, each earlier turn at the place where it
-was asked -> generate.
+was asked -> compute what the question before it has not left in the KV cache -> generate.
 
 All state of a stream lives here and in its memory; the model holds none. Frames may arrive from one thread
 while another asks: a question is answered from a snapshot taken when its answer begins.
@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -25,25 +24,15 @@ from torch import Tensor
 from videochat_online.errors import InputError, NoFrameError
 from videochat_online.memory import MemoryBank, PyramidMemoryBank
 from videochat_online.model.loading import VideoChatModel
+from videochat_online.streaming.background import BackgroundPrefill, Foreground
 from videochat_online.streaming.decoding import without_image_tokens
-from videochat_online.streaming.generate import GenerationSettings
-from videochat_online.streaming.prompting import Prompt, build_prompt
+from videochat_online.streaming.generate import GenerationSettings, prefill
+from videochat_online.streaming.kv_budget import KvBudget, default_budget
+from videochat_online.streaming.prefix_cache import Reuse, make_prefix_cache
+from videochat_online.streaming.questions import PreparedQuestion, QuestionLayout, Snapshot
 from videochat_online.streaming.speaking import result_of, stream_text
 from videochat_online.streaming.state import Exchange, SessionState, load_state, save_state
-from videochat_online.text import frame_segments
-from videochat_online.types import Answer, FrameTokens, FrameUse, Turn
-
-
-@dataclass(frozen=True)
-class PreparedQuestion:
-    """A question with all it will be answered from: the memory may change, this does not."""
-
-    question: str
-    asked_at_s: float
-    num_frames_seen: int
-    num_exchanges: int
-    frames: tuple[FrameUse, ...]
-    prompt: Prompt
+from videochat_online.types import Answer, FrameTokens, FrameUse
 
 
 class StreamingSession:
@@ -57,6 +46,11 @@ class StreamingSession:
         history: dialogue from before the stream, as text.
         settings: how answers are generated, unless a question says otherwise.
         encode_batch: frames that go through the vision tower at once.
+        reuse_prefix: keep the KV cache of the last prompt and answer, and compute of the next prompt only what is
+            new. The weights must not change meanwhile.
+        kv_budget: what these caches may take, shared with other sessions; the process's own by default.
+        prefill_in_background: call `prefill` from a thread, in pieces, whenever nothing else is going on. Ends
+            with `close`.
     """
 
     def __init__(
@@ -69,14 +63,18 @@ class StreamingSession:
         history: Sequence[Exchange] = (),
         settings: GenerationSettings | None = None,
         encode_batch: int = 8,
+        reuse_prefix: bool = True,
+        kv_budget: KvBudget | None = None,
+        prefill_in_background: bool = False,
     ) -> None:
         if encode_batch < 1:
             raise InputError(f"encode_batch: expected at least 1 frame, got {encode_batch}")
+        if prefill_in_background and not reuse_prefix:
+            raise InputError("prefill_in_background: expected reuse_prefix=True with it, got False")
         self.model = model
         self.memory: MemoryBank = memory if memory is not None else default_memory(model)
         self.settings = settings or GenerationSettings()
-        self._system_message = system_message
-        self._with_times = with_times
+        self._layout = QuestionLayout(model=model, system_message=system_message, with_times=with_times)
         self._encode_batch = encode_batch
         self._initial_history = tuple(history)
         self._history: list[Exchange] = list(history)
@@ -87,6 +85,13 @@ class StreamingSession:
         # only while memory and history are touched, so that frames go on arriving during generation.
         self._push_lock, self._answer_lock, self._state_lock = (threading.Lock() for _ in range(3))
         self._answering_thread: int | None = None
+        # Content ids begin again with a reset: with the epoch they never name two contents.
+        self._epoch = 0
+        budget = kv_budget or default_budget(model.device)
+        self._kept = make_prefix_cache(model.network.language_model, budget) if reuse_prefix else None
+        self._foreground, self._background = Foreground(), None
+        if prefill_in_background:
+            self._background = BackgroundPrefill(self._prefill_when_idle, self._foreground, model.device)
 
     @property
     def num_frames(self) -> int:
@@ -124,7 +129,7 @@ class StreamingSession:
         times = [float(time) for time in times_s]
         if len(times) != len(pixels_THWC):
             raise InputError(f"push: got {len(pixels_THWC)} frames and {len(times)} times")
-        with self._push_lock:
+        with self._foreground.busy(), self._push_lock:
             self._check_times(times)
             for start in range(0, len(times), self._encode_batch):
                 batch = slice(start, start + self._encode_batch)
@@ -191,8 +196,8 @@ class StreamingSession:
         """
         with self._alone():
             with self._state_lock:
-                num_exchanges, num_frames = len(self._history), self._num_frames
-            if num_exchanges != prepared.num_exchanges or num_frames < prepared.num_frames_seen:
+                num_exchanges, epoch = len(self._history), self._epoch
+            if num_exchanges != prepared.num_exchanges or epoch != prepared.epoch:
                 raise InputError(
                     f"{prepared.question!r} was prepared for another state of the dialogue: prepare it again"
                 )
@@ -202,20 +207,22 @@ class StreamingSession:
         self, question: str, at_s: float | None, settings: GenerationSettings | None, generation_prefix: str
     ) -> Generator[str, None, Answer]:
         with self._alone():
-            prepared = self._prepare(question, at_s=at_s, generation_prefix=generation_prefix)
+            prepared = self._layout.prepare(self._snapshot(at_s), question, generation_prefix)
             return (yield from self._generate(prepared, settings))
 
     def _generate(
         self, prepared: PreparedQuestion, settings: GenerationSettings | None
     ) -> Generator[str, None, Answer]:
-        return stream_text(self.model, prepared.prompt, settings or self.settings, partial(self._record, prepared))
+        reuse = None if self._kept is None else Reuse(self._kept, prepared.keys)
+        record = partial(self._record, prepared)
+        return stream_text(self.model, prepared.prompt, settings or self.settings, record, reuse)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Hold the answer lock; InputError where this thread holds it already, by an answer it is streaming."""
         if self._answering_thread == threading.get_ident():
             raise InputError("an answer is still being streamed in this thread: exhaust or close its iterator first")
-        with self._answer_lock:
+        with self._foreground.busy(), self._answer_lock:
             self._answering_thread = threading.get_ident()
             try:
                 yield
@@ -236,24 +243,44 @@ class StreamingSession:
             NoFrameError, InputError: as `ask`.
         """
         with self._alone():
-            return self._prepare(question, at_s=at_s, generation_prefix=generation_prefix)
+            return self._layout.prepare(self._snapshot(at_s), question, generation_prefix)
 
-    def _prepare(self, question: str, *, at_s: float | None, generation_prefix: str) -> PreparedQuestion:
+    def prefill(self) -> int:
+        """Compute what the next question's prompt begins with, up to the question; the answer then begins sooner.
+
+        For idle moments. It pays as long as the memory stays as it is; of a frame that changes, what stands
+        before it remains.
+
+        Returns:
+            Tokens that had to be computed. 0 where nothing was new, nothing has been seen yet, nothing is reused,
+            or the KV budget is too small.
+
+        Raises:
+            PromptTooLongError: the memory is larger than the language model's context.
+        """
+        with self._alone():
+            return self._prefill(None)
+
+    def _prefill_when_idle(self, next_size: Callable[[], int]) -> None:
+        if self._answer_lock.acquire(blocking=False):  # whoever holds it wakes the thread at the end
+            try:
+                self._prefill(next_size)
+            finally:
+                self._answer_lock.release()
+
+    def _prefill(self, next_size: Callable[[], int] | None) -> int:
+        if self._kept is None or self._num_frames == 0:
+            return 0
+        embeds_LD, keys, num_prompt = self._layout.prefix(self._snapshot(None))
+        max_length = num_prompt + self.settings.max_new_tokens
+        return prefill(self.model.network, embeds_LD, Reuse(self._kept, keys), max_length, next_size)
+
+    def _snapshot(self, at_s: float | None) -> Snapshot:
         with self._state_lock:
             asked_at_s = self._asking_time(at_s)
             remembered = tuple(self.memory.read())
-            history, num_frames = tuple(self._history), self._num_frames
-        visuals = self._project(remembered)
-        frames = tuple(FrameUse(f.index, f.time_s, f.num_tokens) for f in remembered)
-        turns = _turns(frames, history, question, self._with_times)
-        prompt = build_prompt(
-            self.model,
-            turns,
-            visuals,
-            system_message=self._system_message,
-            generation_prefix=generation_prefix,
-        )
-        return PreparedQuestion(question, asked_at_s, num_frames, len(history), frames, prompt)
+            history, num_frames, epoch = tuple(self._history), self._num_frames, self._epoch
+        return Snapshot(remembered, self._project(remembered), history, num_frames, asked_at_s, epoch)
 
     def _asking_time(self, at_s: float | None) -> float:
         if at_s is not None and not (math.isfinite(at_s) and at_s >= 0):
@@ -280,9 +307,23 @@ class StreamingSession:
         """Forget frames and dialogue (but not the text the session was opened with)."""
         with self._alone(), self._push_lock, self._state_lock:
             self.memory.reset()
-            self._projected.clear()
+            self._forget_computed()
             self._history = list(self._initial_history)
             self._num_frames, self._last_time_s = 0, -math.inf
+
+    def _forget_computed(self) -> None:
+        self._epoch += 1
+        self._projected.clear()
+        if self._kept is not None:
+            self._kept.drop()
+
+    def close(self) -> None:
+        """End the background thread and release the KV cache. Frames and dialogue stay, and can be asked about."""
+        if self._background is not None:
+            self._background.stop()
+        with self._alone():
+            if self._kept is not None:
+                self._kept.drop()
 
     def forget_dialogue(self) -> None:
         """Forget the questions asked so far, and keep the frames."""
@@ -305,7 +346,7 @@ class StreamingSession:
         with self._alone(), self._push_lock, self._state_lock:
             # A bank without a device of its own stays where its state is: the frames belong beside the model.
             self.memory.load_state_dict({key: self._placed(tensor) for key, tensor in tensors.items()})
-            self._projected.clear()
+            self._forget_computed()
             self._history = list(state.history)
             self._num_frames, self._last_time_s = state.num_frames, state.last_time_s
 
@@ -321,15 +362,3 @@ class StreamingSession:
 def default_memory(model: VideoChatModel) -> PyramidMemoryBank:
     """The published memory for streaming benchmarks: capacities 2/2/12, with the checkpoint's own intervals."""
     return PyramidMemoryBank(full_grid=model.config.grid, intervals=tuple(model.config.memory_intervals))
-
-
-def _turns(frames: Sequence[FrameUse], history: Sequence[Exchange], question: str, with_times: bool) -> list[Turn]:
-    """One sequence in time order: before each turn, the remembered frames that had arrived when it was asked."""
-    turns, first = [], 0
-    for exchange in (*history, Exchange(question, "", None, num_frames_seen=1 << 62)):
-        seen = [f for f in frames if first <= f.index < exchange.num_frames_seen]
-        lines = frame_segments(seen, with_times=with_times)
-        turns.append(Turn((*lines, exchange.question), exchange.answer))
-        first = max(first, exchange.num_frames_seen)
-    turns[-1] = Turn(turns[-1].user, None)
-    return turns

@@ -1,0 +1,173 @@
+"""Exact reuse of what the language model has computed: the longest common prefix of two prompts is read once.
+
+Attention is causal, so keys and values of a token depend on the tokens before it and on nothing else. Two prompts
+that begin alike share them: the cache of the earlier one is cut off where they part, and only the rest is computed.
+A visual token is known by its frame's content id, which changes when the memory changes the frame.
+
+Computed in two pieces, sums are rounded differently than in one: logits of tiny models differ by up to 1e-6 in fp32
+and 8e-3 in bf16 (of a spread of 0.4). Another token is chosen only where two are as likely up to that.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from videochat_online.streaming.kv_budget import KvBudget
+from videochat_online.streaming.kv_cache import (
+    CachedSequence,
+    DynamicKeyValueCache,
+    TokenKey,
+    kv_bytes_per_token,
+    why_not_croppable,
+)
+from videochat_online.text import PromptLayout
+
+logger = logging.getLogger(__name__)
+
+LEAST_SHARE = 1 / 8
+"""Of a prompt: less in common is not reused for a question. Attention over what is kept goes by a mask, which took 1.6
+times as long as without one (sdpa on a CPU, 4,000 tokens): to reuse little of a long prompt would cost time."""
+
+
+def sequence_keys(layout: PromptLayout, content_ids: Sequence[int], epoch: int) -> tuple[TokenKey, ...]:
+    """What each token of a prompt is.
+
+    Args:
+        layout: of the prompt.
+        content_ids: of the frames of its visual spans, in order.
+        epoch: sets apart contents that have the same id, such as those before and after a reset.
+    """
+    keys: list[TokenKey] = list(layout.input_ids)
+    for (start, stop), content_id in zip(layout.visual_spans, content_ids, strict=True):
+        keys[start:stop] = [(epoch, content_id, stop - start)] * (stop - start)
+    return tuple(keys)
+
+
+def common_length(first: Sequence[TokenKey], second: Sequence[TokenKey]) -> int:
+    """Tokens that two sequences begin with alike."""
+    pairs = enumerate(zip(first, second, strict=False))
+    return next((place for place, (one, other) in pairs if one != other), min(len(first), len(second)))
+
+
+class PrefixCache:
+    """What a session's last prompt and answer left behind, as long as the budget allows.
+
+    Used by one answer at a time: the session's answer lock sees to it.
+
+    Args:
+        language_model: one without `why_not_croppable`.
+        budget: shared with other sessions.
+    """
+
+    def __init__(self, language_model: PreTrainedModel, budget: KvBudget) -> None:
+        self._model = language_model
+        self._budget = budget
+        self._bytes_per_token = kv_bytes_per_token(language_model)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that are kept now."""
+        kept = self._budget.peek(self)
+        return 0 if kept is None else kept.num_tokens
+
+    def drop(self) -> None:
+        """Keep nothing."""
+        self._budget.release(self)
+
+    @contextmanager
+    def borrowed(
+        self, keys: Sequence[TokenKey], long_regime: bool | None, max_tokens: int, least_share: float = LEAST_SHARE
+    ) -> Iterator[CachedSequence]:
+        """A sequence that begins as `keys` do and lacks at least the last one; kept again afterwards.
+
+        After an error it is not kept: a forward pass that broke off may have left some layers longer than others.
+        An answer that is stopped (GeneratorExit) is no error.
+
+        Args:
+            keys: of a prompt.
+            long_regime: of the rope, for the whole request. What was kept from the other one is forgotten.
+            max_tokens: that the sequence may come to have.
+            least_share: of `keys`; what begins alike for less is forgotten.
+        """
+        num_bytes = max_tokens * self._bytes_per_token
+        # Not held here: what is forgotten is freed before anything is computed.
+        sequence = self._begin(self._budget.take(self, num_bytes), keys, long_regime, least_share)
+        is_whole = False
+        try:
+            yield sequence
+            is_whole = True
+        except GeneratorExit:
+            is_whole = True
+            raise
+        finally:
+            self._budget.give_back(self, sequence if is_whole else None)
+
+    def _begin(
+        self, kept: CachedSequence | None, keys: Sequence[TokenKey], long_regime: bool | None, least_share: float
+    ) -> CachedSequence:
+        if kept is not None and kept.long_regime == long_regime:
+            length = min(common_length(kept.keys, keys), len(keys) - 1)
+            if length and length >= least_share * len(keys):
+                kept.crop(length)
+                return kept
+        return CachedSequence(DynamicKeyValueCache(self._model), long_regime)
+
+    def fill(
+        self,
+        embeds_LD: Tensor,
+        keys: Sequence[TokenKey],
+        long_regime: bool | None,
+        next_size: Callable[[], int] | None = None,
+    ) -> int:
+        """Compute a prefix before it is asked for; returns how many tokens were not there already.
+
+        Args:
+            embeds_LD: of the prefix.
+            keys: of its tokens.
+            long_regime: as the prompt that is going to begin with it will have it.
+            next_size: how many tokens to compute at once, asked before each piece; 0 stops. None: all.
+        """
+        if len(keys) * self._bytes_per_token > self._budget.max_bytes:
+            logger.debug("a prefix of %d tokens is not computed ahead: the KV budget is too small", len(keys))
+            return 0
+        kept = self._budget.peek(self)
+        if kept is not None and kept.long_regime == long_regime and common_length(kept.keys, keys) == len(keys):
+            return 0
+        # In pieces it may be interrupted again and again: then nothing of what is done is given up.
+        least_share = LEAST_SHARE if next_size is None else 0.0
+        with self.borrowed(keys, long_regime, len(keys), least_share) as sequence:
+            first = sequence.num_tokens
+            while (start := sequence.num_tokens) < len(keys):
+                size = len(keys) if next_size is None else next_size()
+                if size == 0:
+                    break
+                sequence.append(embeds_LD[start : start + size], keys[start : start + size])
+            return sequence.num_tokens - first
+
+
+def make_prefix_cache(language_model: PreTrainedModel, budget: KvBudget) -> PrefixCache | None:
+    """A cache for one session; None, with the reason in the log, where the model's cache cannot be reused."""
+    reason = why_not_croppable(language_model)
+    if reason is not None:
+        logger.info("each prompt is computed from its start: %s, %s", type(language_model).__name__, reason)
+        return None
+    return PrefixCache(language_model, budget)
+
+
+@dataclass(frozen=True)
+class Reuse:
+    """What a prompt may reuse.
+
+    Attributes:
+        prefix: where the sequence before it is kept, and this one will be.
+        keys: what each token of the prompt is.
+    """
+
+    prefix: PrefixCache
+    keys: tuple[TokenKey, ...]
