@@ -61,7 +61,7 @@ def test_frames_are_those_of_this_process(clip, worker, setting):
         ]
         for mine, other in zip(sum(ours, []), sum(theirs, []), strict=True):
             assert np.array_equal(TRANSFORM.squares(mine.pixels_HWC[None])[0], other.pixels_HWC)
-        assert (here.num_decoded, here.problem) == (there.num_decoded, there.problem)
+        assert (here.num_decoded, here.finish()) == (there.num_decoded, there.finish())
         assert there.waited_s > 0
 
 

@@ -317,6 +317,25 @@ class TestAnswers:
         (row,) = rows_of(tmp_path / "out")
         assert (row["option_probabilities"], row["predicted_index"]) == ([0.5, 0.5], 0)
 
+    @pytest.mark.parametrize("setting", ["streaming", "sliding_window"])
+    def test_a_file_that_breaks_off_before_a_question_is_listed(self, tiny_model, tmp_path, setting):
+        """Its decoder meets no error: the frames just end."""
+        (tmp_path / "media").mkdir()
+        whole = write_clip(tmp_path / "media" / "whole.mkv", num_frames=100).read_bytes()
+        (tmp_path / "media" / "half.mkv").write_bytes(whole[: len(whole) // 2])
+        rows = [{"video_id": name, "questions": [question(1.0), question(9.0)]} for name in ("whole.mkv", "half.mkv")]
+        annotations = write_set(tmp_path / "set.json", rows)
+        outcome = run(make_config(annotations, tmp_path / "out", setting=setting), tiny_model)
+        ((listed,),) = [outcome.metrics["damaged_videos"]]
+        assert listed["video"] == "half.mkv"
+        assert "of 10.00 s declared" in listed["problem"]
+        assert listed["problem"] in (tmp_path / "out" / "report.md").read_text()
+        # What comes before the break is whole: nothing has to be said.
+        rows = [{"video_id": "half.mkv", "questions": [question(1.0)]}]
+        early = write_set(tmp_path / "early.json", rows)
+        outcome = run(make_config(early, tmp_path / "early", setting=setting), tiny_model)
+        assert outcome.metrics["damaged_videos"] == []
+
     def test_the_first_frame_may_come_too_late(self, tiny_model, tmp_path):
         (tmp_path / "media").mkdir()
         write_clip(tmp_path / "media" / "late.mkv", start_s=2.0)

@@ -218,6 +218,17 @@ def test_a_report_needs_no_figures():
     text = render({**head, **counts, **rest, **compute_metrics([], get_task("ovbench"))})
     assert "m\\|n" in text
     assert "- x row 1: y" in text
+    assert "there are no questions" not in text
+    # Of a part of the benchmark it says which part is missing.
+    task = get_task("ovbench")
+    cells = sorted(task.published_cells)
+    rows = [
+        {**row, "answer_type": kind, "dataset": {"action": "ava", "event": "coin", "object": "tao"}[group]}
+        for row, (kind, group) in zip(random_rows(0), cells[:-2], strict=False)
+    ]
+    text = render({**head, **counts, **rest, **compute_metrics(rows, task)})
+    names = ", ".join(" / ".join(cell) for cell in cells[-2:])
+    assert f"Of mean of 14 of 16 cells there are no questions: {names}." in text
 
 
 @pytest.mark.parametrize(

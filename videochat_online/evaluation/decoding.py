@@ -13,7 +13,7 @@ import os
 import signal
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -150,7 +150,6 @@ class RemoteFootage:
 
     Attributes:
         num_decoded: frames that were handed out.
-        problem: what was missing or broken so far, in a line; None where nothing was.
         waited_s: how long the receiving side had to wait for frames.
     """
 
@@ -158,7 +157,6 @@ class RemoteFootage:
         self._worker, self._path = worker, path
         self._is_reading = False
         self.num_decoded = 0
-        self.problem: str | None = None
         self.waited_s = 0.0
 
     def __enter__(self) -> RemoteFootage:
@@ -172,11 +170,21 @@ class RemoteFootage:
 
     def streaming_indices(self) -> list[int]:
         """As `Footage`."""
-        return self._ask("streaming_indices")
+        indices: list[int] = self._ask("streaming_indices")
+        return indices
 
     def window_indices(self, question_s: float) -> list[int]:
         """As `Footage`."""
-        return self._ask("window_indices", question_s)
+        indices: list[int] = self._ask("window_indices", question_s)
+        return indices
+
+    def finish(self) -> str | None:
+        """As `Footage`; a decoder that fails then has given all that was asked of it."""
+        try:
+            problem: str | None = self._ask("finish")
+        except VideoError as error:
+            return str(error)
+        return problem
 
     def read(self, indices: Sequence[int]) -> Iterator[list[LabelledFrame]]:
         """As `Footage`; the pixels are squares.
@@ -190,7 +198,6 @@ class RemoteFootage:
             kind, value = self._receive()
             if kind == "end":
                 self._is_reading = False
-                self.problem = value
                 return
             self.num_decoded += len(value)
             yield value
@@ -199,10 +206,9 @@ class RemoteFootage:
         """The value that was asked for."""
         return self._receive()[1]
 
-    def _ask(self, name: str, *arguments: Any) -> list[int]:
+    def _ask(self, name: str, *arguments: Any) -> Any:
         self._worker.send(name, *arguments)
-        value: list[int] = self.receive()
-        return value
+        return self.receive()
 
     def _receive(self) -> tuple[str, Any]:
         start_s = time.perf_counter()
@@ -270,11 +276,14 @@ class _Desk:
         if name == "read":
             for group in footage.read(arguments[0]):
                 self._send(group)
-            self._connection.send(("end", footage.problem))
-        elif name == "window_indices":
-            self._connection.send(("value", footage.window_indices(*arguments)))
+            self._connection.send(("end", None))
         else:
-            self._connection.send(("value", footage.streaming_indices()))
+            calls: dict[str, Callable[..., Any]] = {
+                "window_indices": footage.window_indices,
+                "streaming_indices": footage.streaming_indices,
+                "finish": footage.finish,
+            }
+            self._connection.send(("value", calls[name](*arguments)))
 
     def _send(self, group: Sequence[LabelledFrame]) -> None:
         """A group of frames; a video whose size changes on the way is square by then."""

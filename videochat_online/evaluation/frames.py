@@ -110,6 +110,16 @@ class Footage:
         lost = f"{num_lost} frames before {first_s:g} s do not decode" if num_lost else None
         return "; ".join(part for part in (lost, self.source.report.problem) if part) or None
 
+    def finish(self) -> str | None:
+        """`problem`, when nothing more is going to be read.
+
+        A file that breaks off may give no error: where questions come after its last frame, the whole is looked at.
+        """
+        needed_s = min(self._video.last_question_s, self._video.clip_s[1])
+        if not self._is_folder and needed_s > self._ends_s[-1]:
+            self.source.finish(0.0)
+        return self.problem
+
     def streaming_indices(self) -> list[int]:
         """Every n-th frame of the clip up to the last question, from the one shown at the clip's start on.
 

@@ -124,7 +124,7 @@ def accuracy_by_type(comparison: Comparison) -> Figure:
     angles = [2 * np.pi * corner / len(kinds) for corner in range(len(kinds))]
 
     def outline(values: Sequence[float], **style: Any) -> Any:
-        (line,) = axes.plot([*angles, angles[0]], [*values, values[0]], **style)
+        (line,) = axes.plot([*angles, angles[0]], [*values, values[0]], clip_on=False, **style)
         return line
 
     lines = []

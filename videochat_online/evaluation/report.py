@@ -151,7 +151,12 @@ def _headline(metrics: Mapping[str, Any]) -> str:
     if metrics.get("num_left_out"):
         num_videos = sum(row["num_left_out"] > 0 for row in metrics["bad_videos"])
         counts += f" {metrics['num_left_out']} answers of {num_videos} bad videos are left out."
-    return "\n\n".join([counts, *metrics.get("notes", []), _score_table(headline(metrics).items())])
+    lacking = [
+        f"Of {metrics['average_titles'].get(name, name)} there are no questions: {', '.join(cells)}."
+        for name, cells in metrics.get("lacking", {}).items()
+        if metrics["average_titles"].get(name) and {**metrics, **metrics.get("averages", {})}.get(name)
+    ]
+    return "\n\n".join([counts, *metrics.get("notes", []), _score_table(headline(metrics).items()), *lacking])
 
 
 def _protocol(metrics: Mapping[str, Any]) -> str:

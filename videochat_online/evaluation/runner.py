@@ -190,7 +190,7 @@ class _Share:
                 viewer = make_viewer(model, footage, config.protocol, [asked for asked, _ in place.video.moments])
                 for row in self._answers(model, viewer, place, cost):
                     self._write(row, predictions)
-                problem = None if footage is None else footage.problem
+                problem = None if footage is None else footage.finish()
         except VideoError as error:
             self._report_bad(place, str(error), cost, 0 if viewer is None else viewer.num_encoded, videos)
             return
@@ -314,7 +314,8 @@ def summarize(config: EvaluationConfig, plan: Plan, folder: RunFolder) -> Outcom
         if question.id not in answered or video.name not in seen
     ]
     if missing:
-        return Outcome(None, len(answered), len(missing), tuple(bad.values()))
+        num_open = sum(question.id not in answered for question in missing)
+        return Outcome(None, len(answered), num_open, tuple(bad.values()))
     folder.write_merged(predictions, videos)
     counted, left_out = split_answers(predictions, bad)
     num_too_long = len(_too_long(counted))
