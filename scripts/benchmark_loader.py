@@ -29,9 +29,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from make_tiny_model import tiny_config
-from published_size import published_config
-from tiny_tokenizer import build_tiny_tokenizer
+from random_model import SIZES, random_model
 from videochat_online.data import (
     Collator,
     EpochSampler,
@@ -45,13 +43,10 @@ from videochat_online.data import (
     load_registries,
 )
 from videochat_online.memory import TokenSchedule
-from videochat_online.model import VideoChatOnlineConfig, VideoChatOnlineForConditionalGeneration
-from videochat_online.text import get_template
 from videochat_online.train.run import make_collator
 from videochat_online.train.throughput import Work, work_of
 from videochat_online.video import FrameTransform
 
-SIZES = ("tiny", "vision", "published")
 VIDEO_SIZE, IMAGE_SIZE, FPS = (640, 360), (1280, 720), 24
 NUM = {"images": 16, "short": 16, "long": 8, "texts": 16}
 SECONDS = {"short": 8, "long": 96}
@@ -92,20 +87,12 @@ class Setup:
     """The network with random weights, and what makes its batches."""
 
     def __init__(self, size: str, registry: Path) -> None:
-        tokenizer = build_tiny_tokenizer()
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        config = published_config() if size == "published" else tiny_config("phi3", len(tokenizer), 112)
-        if size == "vision":
-            config = VideoChatOnlineConfig(
-                text_config=config.text_config, vision_config=published_config().vision_config, image_size=448
-            )
-        self.dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
-        with torch.device(self.device):
-            self.network = VideoChatOnlineForConditionalGeneration(config).to(self.dtype)
-        self.network.config.image_token_id = tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>")
+        model = random_model(size)
+        self.network, self.device, self.dtype = model.network, model.device, model.dtype
+        config, tokenizer = model.config, model.tokenizer
         self.encoder = SampleEncoder(
             tokenizer=tokenizer,
-            template=get_template(config.template),
+            template=model.template,
             system_message=None,
             max_length=32768,
             reader=PixelReader(FrameTransform(size=config.image_size)),

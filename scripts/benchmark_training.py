@@ -15,7 +15,6 @@ import argparse
 import json
 import statistics
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,8 @@ import torch
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments
 
-from benchmark_loader import SIZES, Setup, machine, make_set
+from benchmark_loader import Setup, machine, make_set
+from random_model import SIZES, now
 from videochat_online.data import BATCH_REPORT, Collator, PackedDataset
 from videochat_online.train.throughput import FlopModel, Work, peak_flops, work_of
 from videochat_online.train.trainer import OnlineTrainer
@@ -45,10 +45,10 @@ def visual(setup: Setup, options: argparse.Namespace) -> dict[str, Any]:
     with torch.inference_mode():
         for turn in range(options.steps + 2):
             for name, run in (("path", lambda: network.embed_frames(frames, ratios)), ("bare", bare)):
-                start = _now(setup.device)
+                start = now(setup.device)
                 run()
                 if turn >= 2:
-                    seconds[name].append(_now(setup.device) - start)
+                    seconds[name].append(now(setup.device) - start)
     path, parts = (statistics.median(seconds[name]) for name in ("path", "bare"))
     return {
         "frames": options.frames,
@@ -106,7 +106,7 @@ class _Timed:
 
     def training_step(self, *arguments: Any, **options: Any) -> Any:
         loss = super().training_step(*arguments, **options)  # type: ignore[misc]
-        self.ends = [*getattr(self, "ends", []), _now(loss.device)]
+        self.ends = [*getattr(self, "ends", []), now(loss.device)]
         return loss
 
 
@@ -168,12 +168,6 @@ def _ours(setup: Setup, packs: PackedDataset, options: argparse.Namespace) -> An
         max_bad_fraction=0.0,
         scales={},
     )
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 def main() -> int:
