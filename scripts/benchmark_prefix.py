@@ -13,11 +13,11 @@ of the time (of a 4B model it would be a fifth), and that of the first half of a
 little. Frames are 4 a second of `--video`, or of a generated stream. On a CPU, seconds are CPU seconds.
 
 Sample record (a montage of 66 s, --repeats 2; 2 shared cores of an x86-64 server, 1 thread, busy; of 832, only ratios):
-{"832": {"ratios": {"follow_up": 0.0636, "after_prefill": 0.0499}, "after_push": {"mean_reused": 0.507,
- "mean_ratio": 0.62}}, "9984": {"visual_tokens": 9984, "prompt_tokens": 13041, "seconds": {"fresh": 10.9,
- "follow_up": 0.104, "prefill": 11.028, "after_prefill": 0.085}, "ratios": {"follow_up": 0.0096, "after_prefill": 0.0078},
- "after_push": {"reused": [0.498, 0.568, 0.448, 0.457, 0.282, 0.794, 0.49, 0.742], "ratio": [0.863, 0.79, 0.956, 0.924,
- 1.121, 0.421, 0.891, 0.543], "mean_reused": 0.535, "mean_ratio": 0.814}}, "device": "cpu", "torch": "2.13.0+cpu"}
+{"832": {"ratios": {"follow_up": 0.0636, "after_prefill": 0.0499}, "after_push": {"mean_reused": 0.507, "mean_ratio":
+ 0.62}}, "9984": {"visual_tokens": 9984, "prompt_tokens": 13041, "seconds": {"fresh": 10.9, "prefill": 11.028, ...},
+ "ratios": {"follow_up": 0.0096, "after_prefill": 0.0078}, "after_push": {"reused": [0.498, 0.568, 0.448, 0.457,
+ 0.282, 0.794, 0.49, 0.742], "ratio": [0.863, 0.79, 0.956, 0.924, 1.121, 0.421, 0.891, 0.543], "mean_reused": 0.535,
+ "mean_ratio": 0.814}}}
 """
 
 from __future__ import annotations

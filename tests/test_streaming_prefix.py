@@ -491,6 +491,15 @@ class TestThreads:
         gc.collect()
         wait_until(lambda: not prefilling_threads())
 
+    def test_interrupted_again_and_again_it_still_gets_on(self, session):
+        num_tokens = []
+        for _ in range(3):
+            sizes = iter([2, 0])
+            session._prefill_when_idle(lambda sizes=sizes: next(sizes))
+            num_tokens.append(session._kept.num_tokens)
+        assert num_tokens == [2, 4, 6]
+        assert num_tokens[-1] < len(session.prepare("What?").keys) / 8
+
     def test_without_reuse_there_is_nothing_to_prefill(self, tiny_model):
         with pytest.raises(InputError, match="prefill_in_background: expected reuse_prefix=True"):
             new_session(tiny_model, reuse_prefix=False, prefill_in_background=True)
