@@ -101,6 +101,11 @@ def test_the_frame_that_is_most_like_its_neighbour_leaves():
         ("pyramid", {"capacities": (2, 1, 3), "policy": "paper"}),
         ("fifo", {"capacities": (0, 2, 3)}),
         ("keep_all", {}),
+        ("moviechat", {"short_frames": 4, "long_frames": 5}),
+        ("moviechat_plus", {"short_frames": 4, "long_frames": 5, "reading": "breakpoint"}),
+        ("star", {"key_frames": 2, "cluster_frames": 4}),
+        ("token_merging", {"num_frames": 5}),
+        ("event_merging", {"event_frames": 5}),
     ],
 )
 def test_how_many_frames_of_each_size_are_left_is_a_matter_of_their_number_alone(name, options):
@@ -110,6 +115,14 @@ def test_how_many_frames_of_each_size_are_left_is_a_matter_of_their_number_alone
         clips.append(np.zeros((num_frames, 16, 16, 3)))
         left = [layout.remembered(clip.astype(np.uint8), range(num_frames), (8, 8), (8, 4, 1)) for clip in clips]
         assert len({tuple(sorted(frame.ratio for frame in frames)) for frames in left}) == 1
+
+
+def test_similarity_drop_leaves_at_most_what_is_estimated():
+    layout = MemoryLayout("similarity_drop", {"num_frames": 5})
+    still = np.random.default_rng(0).integers(0, 256, (1, 16, 16, 3)).repeat(30, axis=0)
+    still[0] = 0  # else all frames would be the clip's mean
+    shown = [layout.remembered(clip.astype(np.uint8), range(30), (8, 8), (8, 4, 1)) for clip in (still, 0 * still)]
+    assert [len(frames) for frames in shown] == [2, 5]
 
 
 @pytest.mark.parametrize(
@@ -164,6 +177,7 @@ def test_a_row_without_a_video_has_nothing_to_remember(encoder, media):
     [
         ({"name": "pyramids"}, "entry 'a': memory: unknown memory 'pyramids'"),
         ({"name": "window", "capacities": [1, 1, 1]}, "entry 'a': memory: memory 'window' does not take capacities"),
+        ({"name": "moviechat", "grid": [4, 4]}, "entry 'a': memory: memory 'moviechat' does not take grid here"),
         ({"name": "pyramid", "full_grid": [4, 4]}, "entry 'a': memory: memory 'pyramid' does not take full_grid here"),
         ({"name": "pyramid", "capacities": 5}, "'a': memory: capacities: expected a list of whole numbers.*found 5"),
         ({"name": "fifo", "capacities": []}, "'a': memory: capacities: expected a list of whole numbers.*found \\[\\]"),

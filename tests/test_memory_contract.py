@@ -31,11 +31,23 @@ OPTIONS = {
     "window": {"num_frames": 3},
     "uniform": {"num_frames": 5},
     "keep_all": {"intervals": (8, 4, 2)},
+    "moviechat": {"short_frames": 6, "long_frames": 7},
+    "moviechat_breakpoint": {"short_frames": 6, "long_frames": 7, "reading": "breakpoint"},
+    "moviechat_of_one": {"short_frames": 1, "long_frames": 1, "merged_frames": 1},
+    "moviechat_plus": {"short_frames": 5, "long_frames": 9, "merged_frames": 3},
+    "moviechat_plus_breakpoint": {"short_frames": 6, "long_frames": 7, "reading": "breakpoint"},
+    "star": {"newest_frames": 2, "key_frames": 2, "cluster_frames": 6},
+    "star_of_one": {"newest_frames": 1, "key_frames": 0, "cluster_frames": 1},
+    "token_merging": {"num_frames": 7},
+    "token_merging_of_one": {"num_frames": 1},
+    "similarity_drop": {"num_frames": 5, "threshold": 0.95},
+    "event_merging": {"recent_frames": 2, "event_frames": 5},
+    "event_merging_of_one": {"recent_frames": 1, "event_frames": 1},
 }
 
 
 def kind_of(name):
-    return next(kind for kind in MEMORY_BANKS if name.startswith(kind))
+    return max((kind for kind in MEMORY_BANKS if name.startswith(kind)), key=len)
 
 
 def make(name, **more):
@@ -105,7 +117,8 @@ def test_budget_order_and_ids_hold_after_every_write(name, features_TCHW):
 
 
 def test_budget_is_reached(features_TCHW):
-    for name in ("pyramid", "pyramid_paper", "fifo", "fifo_paper", "window"):
+    may_stay_below = {"pyramid_zero_and_one", "uniform", "keep_all"}
+    for name in sorted(set(OPTIONS) - may_stay_below):
         bank = make(name)
         push(bank, features_TCHW)
         assert sum(frame.num_tokens for frame in bank.read()) == bank.max_tokens
@@ -192,7 +205,8 @@ def test_snapshot_and_bank_do_not_share_memory(name, features_TCHW):
 def test_query_is_accepted(name, features_TCHW):
     bank = make(name)
     push(bank, features_TCHW, 0, 9)
-    assert_same_memory(bank.read(torch.zeros(4)), bank.read())
+    # Nothing is relevant to a question of zeros: no frame less than another.
+    assert_same_memory(bank.read(torch.zeros(CHANNELS)), bank.read())
 
 
 BAD_FRAMES = {
@@ -274,6 +288,12 @@ def test_state_of_another_kind_is_refused(features_TCHW):
         ("window", {}, {"num_frames": 4}, r"num_frames 4 \(this memory: 3\)"),
         ("uniform", {}, {"full_grid": (4, 4)}, r"full_grid \[4, 4\] \(this memory: \[8, 8\]\)"),
         ("keep_all", {}, {"intervals": (1,)}, r"grids .*intervals \[1\]"),
+        ("moviechat", {}, {"reading": "breakpoint"}, r"reading breakpoint \(this memory: global\)"),
+        ("moviechat_plus", {}, {"short_frames": 6}, r"short_frames 6 \(this memory: 5\)"),
+        ("star", {}, {"abstract_decay": 0.5}, r"abstract_decay 0.5 \(this memory: 0.9\)"),
+        ("token_merging", {}, {"grid": (1, 2)}, r"grid \[1, 2\] \(this memory: \[4, 4\]\)"),
+        ("similarity_drop", {}, {"threshold": 0.5}, r"threshold 0.5 \(this memory: 0.95\)"),
+        ("event_merging", {}, {"penalty_weights": (1, 0, 0)}, r"penalty_weights \[1.0, 0.0, 0.0\] \(this memory: "),
     ],
 )
 def test_state_of_other_options_is_refused(kind, ours, theirs, named):
@@ -363,7 +383,7 @@ def test_options_agree_with_the_classes():
 
 
 def test_factory_names_what_is_wrong():
-    with pytest.raises(InputError, match=r"unknown memory 'pyramids': expected one of \['fifo', 'keep_all', 'pyramid'"):
+    with pytest.raises(InputError, match=r"unknown memory 'pyramids': expected one of \['event_merging', 'fifo'"):
         make_memory("pyramids")
     with pytest.raises(InputError, match="memory 'window' does not take capacities, policy: it takes num_frames"):
         make_memory("window", capacities=(1, 1, 1), policy="paper", num_frames=None)

@@ -80,7 +80,7 @@ def _text_tokens(text: str) -> int:
 
 @lru_cache(maxsize=4096)
 def _held(memory: MemoryLayout, num_frames: int, full_grid: Grid, intervals: tuple[int, ...]) -> tuple[int, int]:
-    """Frames that are left of so many, and their tokens: what the frames show decides neither."""
+    """Frames that are left of so many, and their tokens: the most where what they show has a say."""
     blank_TSSC = np.zeros((num_frames, THUMBNAIL_SIDE, THUMBNAIL_SIDE, 3), dtype=np.uint8)
     left = memory.remembered(blank_TSSC, range(num_frames), full_grid, intervals)
     return len(left), sum(frame.num_tokens for frame in left)

@@ -3,7 +3,8 @@
 A model that is to answer from a memory has to have seen what one leaves: gaps in the numbering, large old frames
 among small new ones. The memory itself decides, by the code that decides in a session. It compares thumbnails, since
 no vision tower runs where data is loaded: where content decides which frames survive, others may survive here than
-features would keep. Only how many frames of each size are left is the same, whatever they show.
+features would keep. Only how many frames of each size are left is the same, whatever they show (with `similarity_drop`
+at most so many). A memory that merges frames decides which are shown, and a merged one is shown as its newest member.
 
 Shape legend: `T` frames, `S` side in pixels, `C` values of a thumbnail.
 """
@@ -30,7 +31,7 @@ MAX_FRAMES = 1_000_000
 MAX_TIERS = 16
 """Each tier halves the token grid."""
 
-OF_THE_MODEL = ("full_grid", "grids", "intervals", "device")
+OF_THE_MODEL = ("full_grid", "grid", "grids", "intervals", "device")
 """Options of a memory that follow from the model; a registry does not set them."""
 
 

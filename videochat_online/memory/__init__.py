@@ -9,12 +9,18 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from videochat_online.errors import InputError
-from videochat_online.memory.base import MemoryBank
+from videochat_online.memory.base import MemoryBank, QuestionAware
+from videochat_online.memory.event_merging import EventMergingMemoryBank
 from videochat_online.memory.fifo import FifoMemoryBank
 from videochat_online.memory.keep_all import KeepAllMemoryBank
+from videochat_online.memory.moviechat import READINGS, MovieChatMemoryBank
+from videochat_online.memory.moviechat_plus import MovieChatPlusMemoryBank
 from videochat_online.memory.pooling import demote_to_grid, pool_by_ratio, pool_to_grid
 from videochat_online.memory.pyramid import POLICIES, PyramidMemoryBank
 from videochat_online.memory.schedule import DEFAULT_FULL_GRID, DEFAULT_INTERVALS, Grid, TokenSchedule
+from videochat_online.memory.similarity_drop import SimilarityDropMemoryBank
+from videochat_online.memory.star import StarMemoryBank
+from videochat_online.memory.token_merging import TokenMergingMemoryBank
 from videochat_online.memory.uniform import UniformMemoryBank
 from videochat_online.memory.window import WindowMemoryBank
 
@@ -23,6 +29,12 @@ MEMORY_BANKS: dict[str, Callable[..., MemoryBank]] = {
     "fifo": FifoMemoryBank,
     "window": WindowMemoryBank,
     "uniform": UniformMemoryBank,
+    "moviechat": MovieChatMemoryBank,
+    "moviechat_plus": MovieChatPlusMemoryBank,
+    "star": StarMemoryBank,
+    "token_merging": TokenMergingMemoryBank,
+    "similarity_drop": SimilarityDropMemoryBank,
+    "event_merging": EventMergingMemoryBank,
     "keep_all": KeepAllMemoryBank,
 }
 
@@ -31,6 +43,12 @@ MEMORY_OPTIONS: dict[str, tuple[str, ...]] = {
     "fifo": ("capacities", "full_grid", "grids", "intervals", "policy", "device"),
     "window": ("num_frames", "full_grid", "device"),
     "uniform": ("num_frames", "full_grid", "device"),
+    "moviechat": ("short_frames", "long_frames", "merged_frames", "reading", "full_grid", "grid", "device"),
+    "moviechat_plus": ("short_frames", "long_frames", "merged_frames", "reading", "full_grid", "grid", "device"),
+    "star": ("newest_frames", "key_frames", "cluster_frames", "abstract_decay", "full_grid", "grids", "device"),
+    "token_merging": ("num_frames", "full_grid", "grid", "device"),
+    "similarity_drop": ("num_frames", "threshold", "full_grid", "grid", "device"),
+    "event_merging": ("recent_frames", "event_frames", "penalty_weights", "full_grid", "grid", "device"),
     "keep_all": ("full_grid", "intervals", "device"),
 }
 """Options that each memory takes; their defaults are those of its class."""
@@ -40,7 +58,7 @@ def make_memory(name: str, **options: Any) -> MemoryBank:
     """Make an empty memory by its name in `MEMORY_BANKS`.
 
     Args:
-        name: "pyramid", "fifo", "window", "uniform" or "keep_all".
+        name: in `MEMORY_BANKS`.
         options: of `MEMORY_OPTIONS[name]`. One that is None counts as not given, so that a command line can
             hand over all its flags.
 
@@ -75,11 +93,19 @@ __all__ = [
     "MEMORY_BANKS",
     "MEMORY_OPTIONS",
     "POLICIES",
+    "READINGS",
+    "EventMergingMemoryBank",
     "FifoMemoryBank",
     "Grid",
     "KeepAllMemoryBank",
     "MemoryBank",
+    "MovieChatMemoryBank",
+    "MovieChatPlusMemoryBank",
     "PyramidMemoryBank",
+    "QuestionAware",
+    "SimilarityDropMemoryBank",
+    "StarMemoryBank",
+    "TokenMergingMemoryBank",
     "TokenSchedule",
     "UniformMemoryBank",
     "WindowMemoryBank",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -53,4 +53,26 @@ class MemoryBank(Protocol):
     @property
     def max_tokens(self) -> int | None:
         """Hard budget of visual tokens that `read` never exceeds; None where the memory grows for ever."""
+        ...
+
+
+@runtime_checkable
+class QuestionAware(Protocol):
+    """A memory that reads differently for each question; a session then reads through `read_for`.
+
+    Features before the projector and text share no space. The language model's does: the question as the mean of
+    its input embeddings, a frame as its projected tokens. So the reader brings the projection with it, and the
+    memory needs no model.
+    """
+
+    def read_for(self, query_D: Tensor, project: Callable[[FrameTokens], Tensor]) -> Sequence[FrameTokens]:
+        """Return a snapshot for one question, in time order and within `max_tokens`.
+
+        Args:
+            query_D: embedding of the question.
+            project: gives a frame's tokens [H W, D] in the space of the question.
+
+        Raises:
+            InputError: the question's embedding is not of the frames' width D.
+        """
         ...

@@ -31,6 +31,16 @@ def check_grid(grid: Sequence[int], name: str) -> Grid:
     return (values[0], values[1])
 
 
+def coarser_grid(full_grid: Sequence[int], ratio: int) -> Grid:
+    """`full_grid` with both directions divided by `ratio`, at least one token.
+
+    Raises:
+        InputError: `full_grid` is not two whole numbers of at least 1.
+    """
+    rows, columns = check_grid(full_grid, "full_grid")
+    return (max(1, rows // ratio), max(1, columns // ratio))
+
+
 @dataclass(frozen=True, slots=True)
 class TokenSchedule:
     """Absolute frame index -> level, where level l pools the frame by 2^l in each direction.

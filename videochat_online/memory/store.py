@@ -41,6 +41,9 @@ class FrameStore:
         grid: rows and columns of tokens of each frame.
     """
 
+    num_spare = 0
+    """Slots beyond the capacity, for a store that holds one frame too many while it decides what goes."""
+
     def __init__(self, capacity: int | None, grid: Grid) -> None:
         self.capacity = capacity
         self.grid = grid
@@ -69,7 +72,7 @@ class FrameStore:
 
     def allocate(self, num_channels: int, dtype: torch.dtype, device: torch.device) -> None:
         """Reserve the slots, once the first frame has shown the feature width and type."""
-        num_slots = _FIRST_UNBOUNDED_SLOTS if self.capacity is None else self.capacity
+        num_slots = _FIRST_UNBOUNDED_SLOTS if self.capacity is None else self.capacity + self.num_spare
         self._tokens = _empty((num_slots, num_channels, *self.grid), dtype, device)
         # Popped from the end: slots fill from 0 up.
         self._free = list(range(num_slots))[::-1]

@@ -98,6 +98,16 @@ class VideoChatModel:
         tokens_LC = tokens_CHW.flatten(1).T.to(self.device, self.dtype)
         return self.network.project(tokens_LC)
 
+    @torch.inference_mode()
+    def embed_text(self, text: str) -> Tensor:
+        """A text in the language model's space: the mean [D] of its tokens' input embeddings, in fp32.
+
+        Zeros where the text has no token.
+        """
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        embeds_LD = self.network.get_input_embeddings()(torch.tensor(ids, dtype=torch.int64, device=self.device))
+        return embeds_LD.float().sum(0) / max(1, len(ids))
+
     def save_pretrained(self, directory: str | Path) -> None:
         """Save network and tokenizer in our own layout."""
         self.network.save_pretrained(directory)

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from videochat_online.errors import InputError, NoFrameError
-from videochat_online.memory import MemoryBank, PyramidMemoryBank
+from videochat_online.memory import MemoryBank, PyramidMemoryBank, QuestionAware
 from videochat_online.model.loading import VideoChatModel
 from videochat_online.streaming.background import BackgroundPrefill, Foreground
 from videochat_online.streaming.decoding import without_image_tokens
@@ -207,7 +207,7 @@ class StreamingSession:
         self, question: str, at_s: float | None, settings: GenerationSettings | None, generation_prefix: str
     ) -> Generator[str, None, Answer]:
         with self._alone():
-            prepared = self._layout.prepare(self._snapshot(at_s), question, generation_prefix)
+            prepared = self._layout.prepare(self._snapshot(at_s, question), question, generation_prefix)
             return (yield from self._generate(prepared, settings))
 
     def _generate(
@@ -243,7 +243,7 @@ class StreamingSession:
             NoFrameError, InputError: as `ask`.
         """
         with self._alone():
-            return self._layout.prepare(self._snapshot(at_s), question, generation_prefix)
+            return self._layout.prepare(self._snapshot(at_s, question), question, generation_prefix)
 
     def prefill(self) -> int:
         """Compute what the next question's prompt begins with, up to the question; the answer then begins sooner.
@@ -271,16 +271,22 @@ class StreamingSession:
     def _prefill(self, next_size: Callable[[], int] | None) -> int:
         if self._kept is None or self._num_frames == 0:
             return 0
-        embeds_LD, keys, num_prompt = self._layout.prefix(self._snapshot(None))
+        embeds_LD, keys, num_prompt = self._layout.prefix(self._snapshot(None, None))
         max_length = num_prompt + self.settings.max_new_tokens
         return prefill(self.model.network, embeds_LD, Reuse(self._kept, keys), max_length, next_size)
 
-    def _snapshot(self, at_s: float | None) -> Snapshot:
+    def _snapshot(self, at_s: float | None, question: str | None) -> Snapshot:
         with self._state_lock:
             asked_at_s = self._asking_time(at_s)
-            remembered = tuple(self.memory.read())
+            remembered = tuple(self._recall(question))
             history, num_frames, epoch = tuple(self._history), self._num_frames, self._epoch
         return Snapshot(remembered, self._project(remembered), history, num_frames, asked_at_s, epoch)
+
+    def _recall(self, question: str | None) -> Sequence[FrameTokens]:
+        """What the memory gives for this question; None: for one that is not known yet."""
+        if question is not None and isinstance(self.memory, QuestionAware):
+            return self.memory.read_for(self.model.embed_text(question), self._projected_tokens)
+        return self.memory.read()
 
     def _asking_time(self, at_s: float | None) -> float:
         if at_s is not None and not (math.isfinite(at_s) and at_s >= 0):
@@ -295,13 +301,15 @@ class StreamingSession:
         return self._last_time_s if at_s is None else at_s
 
     def _project(self, frames: Sequence[FrameTokens]) -> list[Tensor]:
+        # Only what was remembered for this question is kept for the next one.
+        self._projected = {frame.content_id: self._projected_tokens(frame) for frame in frames}
+        return list(self._projected.values())
+
+    def _projected_tokens(self, frame: FrameTokens) -> Tensor:
         # A frame keeps its content id until it changes tier: most were projected for an earlier question.
-        projected: dict[int, Tensor] = {}
-        for frame in frames:
-            known = self._projected.get(frame.content_id)
-            projected[frame.content_id] = self.model.project(frame.tokens_CHW) if known is None else known
-        self._projected = projected
-        return list(projected.values())
+        if frame.content_id not in self._projected:
+            self._projected[frame.content_id] = self.model.project(frame.tokens_CHW)
+        return self._projected[frame.content_id]
 
     def reset(self) -> None:
         """Forget frames and dialogue (but not the text the session was opened with)."""

@@ -1,0 +1,204 @@
+"""STAR, the memory of Flash-VStream: the present and key frames in full, clusters of the past, an abstract of all.
+
+Source: Flash-VStream (arXiv 2406.08085), "Spatial, Temporal, Abstract, Retrieved" memory. From the paper: newest frames
+at full size; weighted k-means centroids at a smaller size, weights carried; key frames at full size, one for each of
+the heaviest clusters, nearest to its centroid; a few abstract tokens of everything. Our decisions:
+
+- A frame that comes to full clusters makes one point too many. k-means of N + 1 weighted points into N clusters has an
+  exact solution: the two points merge whose merging adds least to the squared distances, wa wb / (wa + wb) |a - b|^2.
+  It is taken instead of Lloyd's iterations from random starts. Distances are those of mean tokens, in fp32.
+- A cluster keeps one frame at full size, the one of its members whose mean is nearest to the centroid, as far as it
+  still has them: of the two that a merge brings, the nearer (on a tie the newer) stays.
+- In a reading a frame's index stands once: a key frame is shown in place of its centroid, not beside it.
+- The abstract tokens come from trained attention in the paper; here they are a decaying average of a small grid. The
+  abstract runs one frame ahead of the clusters, so that it has an index of its own: that of the newest frame that is
+  no longer shown in full. This one frame is seen in the abstract alone until the next one comes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import cast
+
+import torch
+
+from videochat_online.errors import InputError
+from videochat_online.memory.merging import MergingStore, check_count
+from videochat_online.memory.pooling import pool_to_grid
+from videochat_online.memory.schedule import DEFAULT_FULL_GRID, Grid, TokenSchedule, check_grid, coarser_grid
+from videochat_online.memory.store import FrameStore
+from videochat_online.memory.stored import StoredMemoryBank
+from videochat_online.types import FrameTokens
+
+_CLEARLY = 1e-3
+"""By how much of the distance a key frame must be nearer to count as nearer."""
+
+
+class StarMemoryBank(StoredMemoryBank):
+    """Newest frames, key frames, clusters and an abstract of the stream.
+
+    A centroid has its newest member's index and time; whatever is pooled, merged or averaged gets a new, negative
+    content id, a key frame keeps its own.
+
+    Args:
+        newest_frames: newest frames, at full size.
+        key_frames: frames at full size of the heaviest clusters (on a tie of the later ones).
+        cluster_frames: clusters.
+        abstract_decay: share of the old abstract that stays when a frame joins it.
+        full_grid: rows and columns of tokens of a full-size frame.
+        grids: token grid of newest and key frames, of centroids, and of the abstract; default: `full_grid`, its half
+            and its quarter. Budget: `newest_frames + key_frames` times the tokens of the first, `cluster_frames -
+            key_frames` times those of the second, and those of the third. Beyond the budget, which is about what is
+            read, each cluster keeps a frame at full size.
+        device: where frames are kept; None for that of the first frame.
+
+    Raises:
+        InputError: `newest_frames` or `cluster_frames` below 1, `key_frames` below 0 or above `cluster_frames`, a
+            decay outside 0 to 1, or grids that are not three from large to small.
+    """
+
+    def __init__(
+        self,
+        *,
+        newest_frames: int = 1,
+        key_frames: int = 3,
+        cluster_frames: int = 25,
+        abstract_decay: float = 0.9,
+        full_grid: Grid = DEFAULT_FULL_GRID,
+        grids: tuple[Grid, Grid, Grid] | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        self._num_newest = check_count(newest_frames, "newest_frames of a star memory", 1)
+        self._num_keys = check_count(key_frames, "key_frames of a star memory", 0)
+        self._num_clusters = check_count(cluster_frames, "cluster_frames of a star memory", 1)
+        if self._num_keys > self._num_clusters:
+            raise InputError(
+                f"key_frames of a star memory: expected at most one for each of the {self._num_clusters} clusters, "
+                f"got {self._num_keys}"
+            )
+        is_number = isinstance(abstract_decay, (int, float)) and not isinstance(abstract_decay, bool)
+        if not is_number or not 0 <= abstract_decay <= 1:
+            raise InputError(f"abstract_decay of a star memory: expected a number from 0 to 1, got {abstract_decay!r}")
+        self._decay = float(abstract_decay)
+        defaults = (full_grid, coarser_grid(full_grid, 2), coarser_grid(full_grid, 4))
+        self._grids = _checked_grids(defaults if grids is None else grids)
+        super().__init__(
+            kind="star",
+            options={
+                "newest_frames": self._num_newest,
+                "key_frames": self._num_keys,
+                "cluster_frames": self._num_clusters,
+                "abstract_decay": self._decay,
+                "grids": self._grids,
+            },
+            schedule=TokenSchedule((1,)),
+            stores=self._empty_stores(),
+            device=device,
+        )
+
+    @property
+    def max_tokens(self) -> int:
+        """Hard budget of visual tokens that `read` never exceeds."""
+        full, half, least = (rows * columns for rows, columns in self._grids)
+        num_centroids = self._num_clusters - self._num_keys
+        return (self._num_newest + self._num_keys) * full + num_centroids * half + least
+
+    def read(self, query: torch.Tensor | None = None) -> tuple[FrameTokens, ...]:
+        """Return copies in time order: newest frames, abstract, key frames, the other centroids; `query` is ignored."""
+        newest, _, _, keys, abstract = self._stores
+        weights = self._clusters.numbers
+        heaviest = sorted(range(len(weights)), key=lambda place: (weights[place], place))[::-1][: self._num_keys]
+        with torch.no_grad():
+            # Of the full-size frames only those that are shown are copied.
+            past = [
+                cast(MergingStore, keys if place in heaviest else self._clusters).frame(place)
+                for place in range(len(weights))
+            ]
+            present = [*newest.frames(), *abstract.frames()]
+        return tuple(sorted([*present, *past], key=lambda frame: frame.index))
+
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        """As `StoredMemoryBank.load_state_dict`.
+
+        Raises:
+            InputError: also where the state has not one key frame for each cluster.
+        """
+        counts = [state[key].numel() for key in ("tier2.index", "tier3.index") if key in state]
+        if len(set(counts)) > 1:
+            raise InputError(f"memory state: expected a key frame for each cluster, got {counts[1]} for {counts[0]}")
+        super().load_state_dict(state)
+
+    @property
+    def _clusters(self) -> MergingStore:
+        return cast(MergingStore, self._stores[2])
+
+    def _empty_stores(self) -> list[FrameStore]:
+        full, half, least = self._grids
+        return [
+            FrameStore(self._num_newest, full),
+            FrameStore(1, full),  # on its way to the clusters
+            MergingStore(self._num_clusters, half),
+            MergingStore(self._num_clusters, full),  # the key frame of each cluster, in their order
+            FrameStore(1, least),
+        ]
+
+    def _admit(self, level: int, frame: FrameTokens) -> None:
+        newest, passing = self._stores[:2]
+        fitted = self._fit(frame, newest)
+        if newest.is_full:
+            if len(passing):
+                self._cluster(passing.remove(0))
+            past = newest.remove(0)
+            self._summarize(past)
+            passing.insert(0, past)
+        newest.insert(len(newest), fitted)
+
+    def _summarize(self, frame: FrameTokens) -> None:
+        """Take a frame into the abstract."""
+        store = self._stores[4]
+        tokens_CHW = pool_to_grid(frame.tokens_CHW, store.grid)
+        if len(store):
+            old_CHW = store.remove(0).tokens_CHW.float()
+            mixed_CHW = old_CHW + (tokens_CHW.to(old_CHW) - old_CHW) * (1 - self._decay)
+            tokens_CHW = mixed_CHW.to(store.slots.dtype)
+        store.insert(0, replace(frame, tokens_CHW=tokens_CHW, content_id=self._new_content_id()))
+
+    def _cluster(self, frame: FrameTokens) -> None:
+        """Make a frame a cluster of its own, and merge the two nearest clusters if that is one too many."""
+        clusters, keys = self._clusters, cast(MergingStore, self._stores[3])
+        small_CHW = pool_to_grid(frame.tokens_CHW, clusters.grid)
+        clusters.insert(len(clusters), replace(frame, tokens_CHW=small_CHW, content_id=self._new_content_id()))
+        keys.insert(len(keys), frame)
+        if not clusters.is_overfull:
+            return
+        older, newer = self._nearest_pair()
+        clusters.merge(older, newer, self._new_content_id())
+        means_NC, centroid_C = keys.means(), clusters.means()[newer - 1]
+        older_away, newer_away = ((means_NC[place] - centroid_C).square().sum() for place in (older, newer))
+        # Two single frames are equally far from their average: rounding must not choose.
+        if float(older_away) < float(newer_away) * (1 - _CLEARLY):
+            keys.remove(newer)
+            keys.insert(newer - 1, keys.remove(older))
+        else:
+            keys.remove(older)
+
+    def _nearest_pair(self) -> tuple[int, int]:
+        """The clusters whose merging adds least to the weighted squared distances; on a tie the earliest pair."""
+        means_NC = self._clusters.means()
+        weights_N = torch.tensor(self._clusters.numbers, dtype=torch.float32, device=means_NC.device)
+        # Differences rather than products of the means, which cancel where clusters are close.
+        distances_NN = torch.stack([(means_NC - mean_C).square().sum(1) for mean_C in means_NC])
+        costs_NN = distances_NN * (weights_N * weights_N[:, None] / (weights_N + weights_N[:, None]))
+        costs_NN = costs_NN.masked_fill(torch.ones_like(costs_NN).tril() > 0, torch.inf)
+        place = int(costs_NN.argmin())
+        return divmod(place, len(means_NC))
+
+
+def _checked_grids(grids: tuple[Grid, Grid, Grid]) -> tuple[Grid, Grid, Grid]:
+    checked = tuple(check_grid(grid, "a grid of a star memory") for grid in grids)
+    if len(checked) != 3 or any(
+        small[0] > large[0] or small[1] > large[1] for large, small in zip(checked, checked[1:], strict=False)
+    ):
+        raise InputError(f"grids of a star memory: expected three, from the largest to the smallest, got {grids}")
+    return (checked[0], checked[1], checked[2])
