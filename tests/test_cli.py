@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import os
@@ -15,7 +16,9 @@ from safetensors.torch import load_file, save_file
 from clips import write_clip, write_folder
 from videochat_online.cli.chat import parse_question
 from videochat_online.cli.main import COMMANDS, build_parser, main, normalise_flags
+from videochat_online.cli.options import add_memory_arguments, memory_options_of
 from videochat_online.errors import InputError
+from videochat_online.memory import MEMORY_OPTIONS
 from videochat_online.model import load_network
 from videochat_online.video import open_video
 
@@ -108,6 +111,19 @@ class TestAnswers:
             assert (done.returncode, done.stderr) == (0, "")
         assert json.loads(done.stdout)["question"] == "Où ça?"
 
+    def test_every_option_of_a_memory_is_a_flag(self):
+        of_the_model = {"full_grid", "grid", "grids", "intervals", "device"}
+        expected = {option for options in MEMORY_OPTIONS.values() for option in options} - of_the_model
+        parser = argparse.ArgumentParser()
+        add_memory_arguments(parser)
+        none_given = memory_options_of(parser.parse_args([]))
+        assert set(none_given) == expected
+        assert set(none_given.values()) == {None}
+        numbers = memory_options_of(
+            parser.parse_args(["--threshold", ".5", "--abstract_decay", "0", "--key_frames", "2"])
+        )
+        assert (numbers["threshold"], numbers["abstract_decay"], numbers["key_frames"]) == (0.5, 0.0, 2)
+
     def test_memories(self, chat, clip):
         counts = {}
         for name, options in (
@@ -115,6 +131,12 @@ class TestAnswers:
             ("window", ["--num_frames", "2"]),
             ("uniform", ["--num_frames", "3"]),
             ("keep_all", []),
+            ("moviechat", ["--short_frames", "4", "--long_frames", "5", "--reading", "breakpoint"]),
+            ("moviechat_plus", ["--short_frames", "4", "--long_frames", "6", "--merged_frames", "3"]),
+            ("star", ["--newest_frames", "2", "--key_frames", "1", "--cluster_frames", "3", "--abstract_decay", "0"]),
+            ("token_merging", ["--num_frames", "5"]),
+            ("similarity_drop", ["--num_frames", "3", "--threshold", "1"]),
+            ("event_merging", ["--recent_frames", "2", "--event_frames", "3", "--penalty_weights", "1", "0", "0.5"]),
         ):
             _, rows, _ = chat("--video", clip, "--fps", 10, "--memory", name, *options, "--ask", "9:What?")
             counts[name] = [frame["num_tokens"] for frame in rows[0]["frames_used"]]
@@ -122,6 +144,12 @@ class TestAnswers:
         assert counts["window"] == [16, 16]
         assert len(counts["uniform"]) <= 3
         assert len(counts["keep_all"]) == 40
+        assert counts["moviechat"] == [1] * 9
+        assert 1 <= len(counts["moviechat_plus"]) <= 6
+        assert sorted(counts["star"], reverse=True) == [16, 16, 16, 4, 4, 1]
+        assert counts["token_merging"] == [4] * 5
+        assert counts["similarity_drop"] == [16] * 3
+        assert counts["event_merging"] == [4, 4, 4, 16, 16]
 
     def test_images(self, chat, tmp_path):
         for number, width in enumerate((100, 300)):

@@ -17,6 +17,8 @@ from videochat_online.evaluation.plan import estimated_cost
 from videochat_online.evaluation.runs import default_label
 from videochat_online.evaluation.tasks.ovbench import load_ovbench
 from videochat_online.evaluation.viewers import make_viewer
+from videochat_online.memory import MEMORY_BANKS
+from videochat_online.memory.budget import sizes_within
 
 
 @pytest.fixture
@@ -186,3 +188,53 @@ class TestMarks:
         del facts["settings"]["protocol"]["causal"]
         path.write_text(json.dumps(facts))
         assert main(["compare", str(tmp_path / "causal"), str(tmp_path / "earlier")]) == 0
+
+
+class TestEqualBudgets:
+    TOKENS = {
+        "pyramid": 832, "fifo": 832, "window": 768, "uniform": 768, "moviechat": 832, "moviechat_plus": 832,
+        "star": 784, "token_merging": 832, "similarity_drop": 768, "event_merging": 832,
+    }  # fmt: skip
+
+    def test_every_memory_fits_the_pyramid_s_tokens(self):
+        assert set(self.TOKENS) == set(MEMORY_BANKS) - {"keep_all"}
+        for name, expected in self.TOKENS.items():
+            memory = resolve_protocol("streaming", memory=name).make_memory((16, 16), (8, 4, 1))
+            assert memory.max_tokens == expected, name
+
+    @pytest.mark.parametrize(
+        ("name", "given", "tokens", "resolved"),
+        [
+            ("moviechat", {"reading": "breakpoint"}, 832, {"short_frames": 18, "long_frames": 34}),
+            ("moviechat_plus", {"reading": "breakpoint", "short_frames": 8}, 832, {"long_frames": 44}),
+            ("moviechat", {"long_frames": 7}, 7 * 16, {"short_frames": 18}),
+            ("event_merging", {"recent_frames": 2}, 832, {"event_frames": 5}),
+            ("star", {"key_frames": 0}, 784, {"newest_frames": 1, "cluster_frames": 8}),
+            ("token_merging", {"num_frames": 2}, 128, {}),
+        ],
+    )
+    def test_what_is_given_stays_and_the_rest_is_shared_out(self, name, given, tokens, resolved):
+        protocol = resolve_protocol("streaming", memory=name, memory_options=given)
+        assert protocol.make_memory((16, 16), (8, 4, 1)).max_tokens == tokens
+        assert dict(protocol.memory_options).items() >= (given | resolved).items()
+
+    def test_published_proportions_where_there_is_room(self):
+        assert sizes_within("star", 39.0, {}) == {"newest_frames": 1, "key_frames": 3, "cluster_frames": 142}
+        assert sizes_within("moviechat", 39.0, {}) == {"short_frames": 18, "long_frames": 624}
+        assert sizes_within("window", 39.0, {}) == {"num_frames": 39}
+
+    def test_a_budget_below_one_frame_is_refused(self):
+        # The 16 tokens of a frame on the smallest grid: a frame of MovieChat, and of no other.
+        settings = {"streaming": {"memory_options": {"capacities": (0, 0, 1)}}}
+        for name in sorted(set(self.TOKENS) - {"pyramid", "fifo"}):
+            protocol = resolve_protocol("streaming", of_task=settings, memory=name)
+            if name.startswith("moviechat"):
+                assert protocol.make_memory((16, 16), (8, 4, 1)).max_tokens == 16
+                continue
+            with pytest.raises(InputError, match=rf"_frames of an? {name} memory: expected .* at least"):
+                protocol.make_memory((16, 16), (8, 4, 1))
+
+    def test_sizes_stand_in_the_label(self):
+        protocol = resolve_protocol("streaming", memory="moviechat_plus")
+        settings = {"blind": False, "protocol": {"memory": protocol.memory, "memory_options": protocol.memory_options}}
+        assert default_label(settings) == "moviechat_plus 18/52"

@@ -30,6 +30,12 @@ MEMORIES = {
     "window": {"num_frames": 2},
     "uniform": {"num_frames": 3},
     "keep_all": {},
+    "moviechat": {"short_frames": 3, "long_frames": 4},
+    "moviechat_plus": {"short_frames": 3, "long_frames": 4},
+    "star": {"key_frames": 1, "cluster_frames": 2},
+    "token_merging": {"num_frames": 3},
+    "similarity_drop": {"num_frames": 3},
+    "event_merging": {"event_frames": 3},
 }
 
 

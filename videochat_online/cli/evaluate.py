@@ -38,6 +38,7 @@ from videochat_online.cli.options import (
     add_memory_arguments,
     add_model_arguments,
     load_model_of,
+    memory_options_of,
     settings_of,
 )
 from videochat_online.errors import InputError
@@ -65,7 +66,6 @@ SECONDS_BETWEEN_LINES = 30.0
 """Where stderr is no terminal, progress is a line this often."""
 
 _MODEL_OPTIONS = ("tokenizer", "template", "dtype", "attn_implementation", "quantization")
-_MEMORY_OPTIONS = ("capacities", "policy", "num_frames")
 _PROTOCOL_OPTIONS = ("fps", "window_s", "max_frames", "frame_times", "max_new_tokens")
 
 
@@ -160,7 +160,7 @@ def _config(options: argparse.Namespace) -> EvaluationConfig:
         of_task=get_task(options.task).settings,
         protocol=options.protocol,
         memory=options.memory,
-        memory_options={name: getattr(options, name) for name in _MEMORY_OPTIONS},
+        memory_options=memory_options_of(options),
         **{name: getattr(options, name) for name in _PROTOCOL_OPTIONS},
     )
     limited = argparse.Namespace(**{**vars(options), "max_new_tokens": protocol.max_new_tokens})

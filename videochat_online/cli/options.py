@@ -8,12 +8,33 @@ from pathlib import Path
 from typing import Any
 
 from videochat_online.errors import InputError
-from videochat_online.memory import MEMORY_BANKS, MEMORY_OPTIONS, POLICIES, MemoryBank, make_memory
+from videochat_online.memory import MEMORY_BANKS, POLICIES, READINGS, MemoryBank, make_model_memory
 from videochat_online.model import VideoChatModel, load_model
 from videochat_online.model.loading import DTYPES, QUANTIZATIONS
 from videochat_online.streaming import GenerationSettings
 
 DEFAULTS = GenerationSettings()
+
+_FRAME_COUNTS = {
+    "num_frames": "window, uniform, token_merging, similarity_drop: frames kept",
+    "short_frames": "moviechat, moviechat_plus: frames of the buffer",
+    "long_frames": "moviechat, moviechat_plus: frames of the long memory",
+    "merged_frames": "moviechat, moviechat_plus: what a full buffer is merged to",
+    "newest_frames": "star: newest frames, full size",
+    "key_frames": "star: key frames, full size",
+    "cluster_frames": "star: clusters",
+    "recent_frames": "event_merging: newest frames, full size",
+    "event_frames": "event_merging: event nodes",
+}
+_MEMORY_OPTIONS = (
+    "capacities",
+    "policy",
+    "reading",
+    *_FRAME_COUNTS,
+    "threshold",
+    "abstract_decay",
+    "penalty_weights",
+)
 
 
 def add_model_arguments(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
@@ -57,21 +78,29 @@ def add_memory_arguments(parser: argparse.ArgumentParser) -> None:
         help="pyramid, fifo: frames of each tier, largest frames first",
     )
     group.add_argument("--policy", metavar="NAME", help=f"pyramid, fifo: {' or '.join(POLICIES)} (default: reference)")
-    group.add_argument("--num_frames", type=int, metavar="N", help="window, uniform: frames kept")
+    group.add_argument("--reading", metavar="NAME", help=f"moviechat, moviechat_plus: {' or '.join(READINGS)}")
+    for name, text in _FRAME_COUNTS.items():
+        group.add_argument(f"--{name}", type=int, metavar="N", help=text)
+    group.add_argument("--threshold", type=float, metavar="X", help="similarity_drop: frames more similar are dropped")
+    group.add_argument("--abstract_decay", type=float, metavar="X", help="star: share of the abstract that stays")
+    group.add_argument(
+        "--penalty_weights",
+        type=float,
+        nargs=3,
+        metavar="X",
+        help="event_merging: of dissimilarity, size and recency",
+    )
+
+
+def memory_options_of(options: argparse.Namespace) -> dict[str, Any]:
+    """The options of a memory that the arguments name; None where one is not given."""
+    return {name: getattr(options, name) for name in _MEMORY_OPTIONS}
 
 
 def memory_of(options: argparse.Namespace, model: VideoChatModel) -> MemoryBank:
     """The memory that the arguments name, for frames of this model."""
-    takes_intervals = "intervals" in MEMORY_OPTIONS.get(options.memory, ())
-    intervals = tuple(model.config.memory_intervals) if takes_intervals else None
-    return make_memory(
-        options.memory,
-        full_grid=model.config.grid,
-        intervals=intervals,
-        capacities=options.capacities,
-        policy=options.policy,
-        num_frames=options.num_frames,
-    )
+    grid, intervals = model.config.grid, tuple(model.config.memory_intervals)
+    return make_model_memory(options.memory, grid, intervals, memory_options_of(options))
 
 
 def add_generation_arguments(parser: argparse.ArgumentParser) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 from videochat_online.errors import InputError
 from videochat_online.memory import MEMORY_BANKS, MEMORY_OPTIONS, MemoryBank, make_model_memory
+from videochat_online.memory.budget import sizes_within
 from videochat_online.memory.schedule import Grid
 from videochat_online.text.questions import (
     KIND_SUFFIXES,
@@ -138,8 +139,8 @@ def resolve_protocol(
         setting: name in `PROTOCOLS`.
         of_task: `Task.settings`: what a benchmark has otherwise than the preset.
         protocol: one of `FRAME_RULES`; "reference" labels frames with their ends, too.
-        memory: another memory than the preset's. `window` and `uniform` then get as many full-size frames as
-            fit the preset's budget, unless `num_frames` says otherwise; `fifo` gets its capacities.
+        memory: another memory than the preset's. It then gets as many frames as fit the preset's budget on its
+            default token grids, unless its options say otherwise; `fifo` gets the preset's capacities.
         memory_options: options of the memory; None values count as not given.
         **overrides: other fields of `EvalProtocol`; None values count as not given. A `window_s` of infinity is
             the whole stream.
@@ -177,14 +178,14 @@ def _memory_options(name: str, given: Mapping[str, Any], preset: EvalProtocol) -
     unknown = sorted(set(given) - set(MEMORY_OPTIONS[name]))
     if unknown:
         raise InputError(f"memory {name!r} does not take {', '.join(unknown)}")
-    defaults: dict[str, Any] = {**preset.memory_options, "num_frames": full_size_frames(preset)}
-    chosen = {option: value for option, value in defaults.items() if option in MEMORY_OPTIONS[name]}
+    chosen = {option: value for option, value in preset.memory_options.items() if option in MEMORY_OPTIONS[name]}
+    chosen |= sizes_within(name, full_size_frames(preset), given)
     chosen |= given
     if "capacities" in chosen:
         chosen["capacities"] = tuple(chosen["capacities"])
     return chosen
 
 
-def full_size_frames(preset: EvalProtocol) -> int:
-    """Full-size frames that fit the budget of a preset's pyramid: each tier's frames have a quarter of the tokens."""
-    return int(sum(capacity / 4**tier for tier, capacity in enumerate(preset.memory_options["capacities"])))
+def full_size_frames(preset: EvalProtocol) -> float:
+    """Budget of a preset's pyramid in full-size frames: each tier's frames have a quarter of the tokens."""
+    return float(sum(capacity / 4**tier for tier, capacity in enumerate(preset.memory_options["capacities"])))

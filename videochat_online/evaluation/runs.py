@@ -146,7 +146,7 @@ def default_label(settings: Mapping[str, Any]) -> str:
     if protocol["memory"] is None:
         return f"{protocol['setting']}{mark}"
     options = protocol["memory_options"]
-    sizes = options.get("capacities") or [options[name] for name in ("num_frames",) if name in options]
+    sizes = options.get("capacities") or [value for name, value in options.items() if name.endswith("_frames")]
     return f"{protocol['memory']} {'/'.join(map(str, sizes))}".strip() + mark
 
 
