@@ -124,7 +124,7 @@ class TestStreams:
             ({"fps": True}, "fps: expected a number"),
             ({"fps": 0}, "fps: expected a rate above 0"),
             ({"fps": 10**400}, "fps: expected a number from 0 to 30"),
-            ({"memory": "none"}, "memory: expected one of pyramid, fifo, window, uniform, found 'none'"),
+            ({"memory": "none"}, "event_merging, found 'none'"),
             ({"memory": "keep_all"}, "found 'keep_all'"),
             ({"memory": ["pyramid"]}, "memory: expected a text"),
             ({"memory_options": [2]}, "memory_options: expected an object"),

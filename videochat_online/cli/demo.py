@@ -17,6 +17,7 @@ from videochat_online.cli.options import (
     add_memory_arguments,
     add_model_arguments,
     load_model_of,
+    memory_options_of,
     settings_of,
 )
 from videochat_online.demo.records import StreamOptions
@@ -70,7 +71,7 @@ def run(options: argparse.Namespace) -> int:
         raise InputError("--media_root: only with --allow_urls")
     if options.media_root is not None and not options.media_root.is_dir():
         raise InputError(f"--media_root {options.media_root}: expected a folder")
-    given = {"capacities": options.capacities, "policy": options.policy, "num_frames": options.num_frames}
+    given = memory_options_of(options)
     watching = StreamOptions(
         fps=options.fps,
         memory=options.memory,

@@ -15,6 +15,7 @@ from typing import Any
 import gradio as gr
 
 from videochat_online.demo.answers import LiveAnswer
+from videochat_online.demo.api_documents import ApiLimits
 from videochat_online.demo.examples import EXAMPLES
 from videochat_online.demo.player import FilePlayer
 from videochat_online.demo.viewers import DemoOptions, Viewers, options_of
@@ -122,10 +123,12 @@ class _Page:
     def _add_settings(self, options: DemoOptions) -> None:
         defaults = options.defaults
         capacities = ", ".join(map(str, defaults.memory_options.get("capacities", (2, 2, 12))))
+        # A memory that grows for ever is the operator's to choose, not a viewer's.
+        memories = [name for name in MEMORY_BANKS if name in (defaults.memory, *ApiLimits().memories)]
         with gr.Accordion("Settings (they count for what is opened next)", open=False, elem_id="settings"):
             with gr.Row():
                 fps = gr.Slider(0.25, 8.0, defaults.fps, step=0.25, label="Frames a second that the model sees")
-                memory = gr.Dropdown(list(MEMORY_BANKS), value=defaults.memory, label="Memory", elem_id="memory")
+                memory = gr.Dropdown(memories, value=defaults.memory, label="Memory", elem_id="memory")
                 tiers = gr.Textbox(capacities, label="Frames of each tier (pyramid, fifo)", elem_id="capacities")
                 num_frames = gr.Number(
                     defaults.memory_options.get("num_frames"), label="Frames (window, uniform)", precision=0

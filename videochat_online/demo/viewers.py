@@ -24,6 +24,7 @@ from videochat_online.demo.remote import RemoteReader
 from videochat_online.demo.stills import LiveImages
 from videochat_online.demo.uploads import AcceptedUpload, UploadLimits, accept_upload
 from videochat_online.errors import InputError
+from videochat_online.memory import MEMORY_OPTIONS
 from videochat_online.text.questions import STREAMING_SUFFIX, multiple_choice_question, ovbench_question
 from videochat_online.video import read_image
 
@@ -239,9 +240,9 @@ def options_of(defaults: StreamOptions, chosen: dict[str, Any]) -> StreamOptions
     given = {key: kind(chosen[key]) for key, kind in kinds.items() if chosen[key] is not None}
     memory: str = chosen["memory"]
     memory_options: dict[str, Any] = {}
-    if memory in ("pyramid", "fifo") and chosen["capacities"].strip():
+    if "capacities" in MEMORY_OPTIONS[memory] and chosen["capacities"].strip():
         memory_options["capacities"] = _whole_numbers(chosen["capacities"])
-    if memory in ("window", "uniform") and chosen["num_frames"] is not None:
+    if "num_frames" in MEMORY_OPTIONS[memory] and chosen["num_frames"] is not None:
         memory_options["num_frames"] = int(chosen["num_frames"])
     return replace(
         defaults,
