@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import re
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
 
+from clips import write_clip
 from videochat_online.demo import StreamOptions
 from videochat_online.demo.answers import LiveAnswer
 from videochat_online.demo.conversation import to_json, to_srt
 from videochat_online.demo.examples import EXAMPLES, make_example
 from videochat_online.demo.gate import ModelGate
 from videochat_online.demo.page import messages, notice, seconds_of
+from videochat_online.demo.server import DemoServer, ServerOptions
 from videochat_online.demo.stills import LiveImages
 from videochat_online.demo.viewers import options_of
 from videochat_online.errors import InputError
@@ -199,3 +202,52 @@ def test_an_example_is_a_video_with_questions(title, tmp_path):
     first = clip.path.read_bytes()
     assert make_example(title, tmp_path, seed=1).path.read_bytes() == first
     assert make_example(title, tmp_path, seed=2).path.read_bytes() != first
+
+
+class TestRequests:
+    """What a program may send to the page's own routes, which no button of the page would send."""
+
+    @pytest.fixture(scope="class")
+    def server(self, tiny_model):
+        with DemoServer(tiny_model, server=ServerOptions(port=0)) as running:
+            yield running
+
+    @pytest.fixture
+    def client(self, server):
+        with httpx.Client(base_url=server.url, timeout=60) as client:
+            yield client
+
+    @staticmethod
+    def send(client, element, *values):
+        """Let the event of a field or button happen, its first inputs being these; what came of it."""
+        config = client.get("config").json()
+        fields = {each["id"]: each["props"] for each in config["components"]}
+        event = next(e for e in config["dependencies"] if fields.get(e["targets"][0][0], {}).get("elem_id") == element)
+        rest = [fields[each].get("value") for each in event["inputs"][len(values) :]]
+        tab = {"session_hash": f"test{element}"}
+        client.post("gradio_api/queue/join", json={"fn_index": event["id"], "data": [*values, *rest], **tab})
+        with client.stream("GET", "gradio_api/queue/data", params=tab) as messages:
+            for line in filter(None, messages.iter_lines()):
+                message = json.loads(line.removeprefix("data:"))
+                if message["msg"] == "process_completed":
+                    return json.dumps(message["output"])
+        return None
+
+    @pytest.mark.parametrize("more", [{}, {"is_stream": True}])
+    @pytest.mark.parametrize("element", ["upload", "open_place", "ask"])
+    def test_no_file_but_an_uploaded_one_is_taken(self, client, server, tmp_path, element, more):
+        clip = write_clip(tmp_path / "clip.mp4")
+        kind = {"meta": {"_type": "gradio.FileData"}, **more}
+        for path in (str(clip), "/dev/zero", "http://192.0.2.1/clip.mp4", "clip.mp4"):
+            said = self.send(client, element, {"path": path, **kind})
+            assert "expected a file that was uploaded, found another" in said, path
+            said = self.send(client, element, [{"file": {"path": path, "url": path, **kind}}])
+            assert "expected a file that was uploaded, found another" in said, path
+        assert clip.exists()
+        assert len(server.pool) == 0
+
+    def test_an_uploaded_one_is_taken(self, client, server, tmp_path):
+        (path,) = client.post("gradio_api/upload", files={"files": write_clip(tmp_path / "clip.mp4").open("rb")}).json()
+        said = self.send(client, "upload", {"path": path, "meta": {"_type": "gradio.FileData"}})
+        (name,) = re.findall(r'data-stream=\\"([^"\\]+)', said)
+        server.pool.close(name)

@@ -43,10 +43,34 @@ def theme() -> gr.themes.Base:
     return gr.themes.Default(font=fonts, font_mono=["ui-monospace", "monospace"])
 
 
+class _Blocks(gr.Blocks):
+    """Takes files from the page only as what was uploaded before.
+
+    A file reaches an event as a path, or an address, that the browser sends along with it. Gradio looks at it only in
+    pages that it serves itself: in one that is mounted, anybody could name a file of the server's or another host.
+    """
+
+    async def preprocess_data(self, block_fn: Any, inputs: list[Any], *more: Any, **options: Any) -> Any:
+        """Refuse other files, whatever field they are in, before they are looked at."""
+        _check_files(inputs, Path(self.GRADIO_CACHE).resolve())
+        return await super().preprocess_data(block_fn, inputs, *more, **options)
+
+
+def _check_files(value: Any, folder: Path) -> None:
+    if isinstance(value, dict):
+        path = value.get("path")
+        if isinstance(path, str) and not Path(path.replace("\0", "_")).resolve().is_relative_to(folder):
+            raise gr.Error("expected a file that was uploaded, found another", print_exception=False)
+        _check_files(list(value.values()), folder)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            _check_files(each, folder)
+
+
 class _Page:
     def __init__(self, viewers: Viewers) -> None:
         self.viewers, options = viewers, viewers.options
-        with gr.Blocks(title="VideoChat-Online", fill_width=True, analytics_enabled=False) as self.blocks:
+        with _Blocks(title="VideoChat-Online", fill_width=True, analytics_enabled=False) as self.blocks:
             gr.Markdown(
                 "# VideoChat-Online\nWatch a video as it plays, and ask at any moment: the answer comes from "
                 "what has been seen so far."
