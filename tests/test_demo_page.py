@@ -251,3 +251,18 @@ class TestRequests:
         said = self.send(client, "upload", {"path": path, "meta": {"_type": "gradio.FileData"}})
         (name,) = re.findall(r'data-stream=\\"([^"\\]+)', said)
         server.pool.close(name)
+
+    @pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
+    def test_pages_of_other_origins_are_refused(self, client, server, host):
+        for method, route in [
+            ("POST", "gradio_api/upload"),
+            ("POST", "gradio_api/queue/join"),
+            ("POST", "login"),
+            ("OPTIONS", "gradio_api/queue/join"),
+        ]:
+            for origin, status in (("http://evil.example", 403), ("null", 403), (f"http://{host}:1", 403)):
+                headers = {"Origin": origin, "Host": f"{host}:{server.port}"}
+                reply = client.request(method, route, headers=headers, files={"files": ("clip.mp4", b"x")})
+                assert reply.status_code == status, (route, origin)
+        own = {"Origin": server.url.rstrip("/")}
+        assert client.post("gradio_api/upload", headers=own, files={"files": ("a.mp4", b"x")}).status_code == 200

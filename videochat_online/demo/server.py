@@ -21,6 +21,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from videochat_online.demo.api import make_api
 from videochat_online.demo.api_documents import ApiLimits
+from videochat_online.demo.api_guard import Guard
 from videochat_online.demo.page import HEAD, make_page, theme
 from videochat_online.demo.page_routes import make_page_routes
 from videochat_online.demo.pool import StreamPool
@@ -127,6 +128,8 @@ def make_app(pool: StreamPool, demo: DemoOptions, server: ServerOptions) -> Fast
         hosts = [*LOCAL_HOSTS, *server.allowed_hosts]
     else:
         hosts = [server.host, *server.allowed_hosts] if server.allowed_hosts else ["*"]
+    # Gradio answers pages of any origin, with their visitors' cookies: only the API would ask for the origin itself.
+    app.add_middleware(Guard, password=None)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
     app.mount("/v1", make_api(pool, password=server.password))
     app.include_router(make_page_routes(pool))
