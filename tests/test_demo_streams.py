@@ -425,12 +425,15 @@ class TestPlayer:
         with pytest.raises(InputError, match="speed: expected 0.25 to 16, got 20"):
             player.set_speed(20)
         player.set_speed(16.0)
+        player.seek(7.0)
+        wait_for(lambda: player.status().position_s == pytest.approx(7.0))  # its picture is shown in a pause, too
+        assert player.status().state == "paused"
         player.seek(8.0)
         player.play()
         assert player.wait_until_over(WAIT_S)
         assert stream.drain(WAIT_S)
         seen = [frame.time_s for frame in stream.memory().remembered]
-        assert [time_s for time_s in seen if time_s > 1.5] == pytest.approx([8.0, 9.0])
+        assert [time_s for time_s in seen if time_s > 1.5] == pytest.approx([7.0, 8.0, 9.0])
         with pytest.raises(InputError, match="the video has ended"):
             player.seek(9.9)
         player.close()

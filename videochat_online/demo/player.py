@@ -171,7 +171,9 @@ class FilePlayer:
             (time_s,) = chunk.times_s
             if time_s < self._position_s:
                 continue  # the frame that is still shown at the place that was asked for
-            if not self._wait_for(time_s):
+            # Whoever goes forward in a pause sees where that is.
+            is_first, start_s = start_s is not None, None
+            if not is_first and not self._wait_for(time_s):
                 return not self._is_closed
             self._stream.receive(chunk.pixels_THWC[0], time_s)
             with self._changed:
