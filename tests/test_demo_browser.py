@@ -201,6 +201,29 @@ def test_the_camera(visit, server):
     wait_until(lambda: len(server.pool) == 0)
 
 
+def test_a_camera_that_is_refused_is_told(visit):
+    page = visit()
+    refuse = "() => Promise.reject(new Error('Permission denied'))"
+    page.evaluate(f"() => {{ navigator.mediaDevices.getUserMedia = {refuse} }}")
+    choose(page, "Camera")
+    page.click("#open_camera")
+    # Beside the figures, which are drawn again and again: it stays.
+    page.wait_for_selector("#vco-stats:has-text('frames in'):has-text('no camera: Permission denied')")
+
+
+def test_a_server_that_is_gone_is_told_and_found_again(visit, clip):
+    page, route = visit(), "**/page/streams/*"
+    upload(page, clip)
+    wait_for_picture(page)
+    page.route(route, lambda asked: asked.fulfill(status=200, body="{"))  # it broke off
+    page.wait_for_timeout(1000)
+    page.unroute(route)
+    page.route(route, lambda asked: asked.abort())
+    page.wait_for_function("document.querySelector('#vco-badge').innerText === 'the server does not answer'")
+    page.unroute(route)
+    page.wait_for_function("/playing|ended/.test(document.querySelector('#vco-badge').innerText)")
+
+
 def test_two_visitors_see_only_their_own(visit, server, tmp_path, clip):
     first, second = visit(), visit()
     upload(first, clip)
@@ -348,6 +371,8 @@ def test_an_example_with_its_questions(visit, server):
     answer_of(page)
     asked = stream.answers[0].question
     assert question in asked
+    page.click("button#ask")  # the options are still there, the question is not
+    page.wait_for_selector(".vco-notice:has-text('got an empty one')")
     assert all(f"({letter}) {option}" in asked for letter, option in zip("ABCD", options, strict=False))
 
 
@@ -381,6 +406,11 @@ def test_another_memory(visit, server, clip):
     page.fill("#capacities input, #capacities textarea", "many")
     upload(page, clip)
     page.wait_for_selector(".vco-notice:has-text('whole numbers')")
+    page.click("#memory input")  # its number of frames is left empty
+    page.locator("ul[role=listbox] li", has_text="window").first.click()
+    upload(page, clip)
+    wait_for_picture(page)
+    assert stream_of(page, server).options.memory == "window"
 
 
 def test_no_file_outside_the_uploads_is_served(server, clip, tmp_path):

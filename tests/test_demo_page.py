@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
+from pathlib import Path
 
 import httpx
 import numpy as np
@@ -137,10 +139,27 @@ class TestOptions:
         assert (window.memory, window.memory_options) == ("window", {"num_frames": 5})
         assert (window.generation.seed, window.system_message) == (3, "Look.")
 
+    def test_what_the_operator_chose_holds(self):
+        """The policy, which has no field; and more frames than a viewer may ask for."""
+        own = StreamOptions(memory_options={"policy": "p", "capacities": (300, 0, 0)})
+        assert options_of(own, {**self.CHOSEN, "capacities": "300, 0, 0"}) == replace(
+            own, fps=2.0, generation=GenerationSettings(max_new_tokens=9, temperature=0.5, top_p=0.9)
+        )
+        other = options_of(own, {**self.CHOSEN, "memory": "window", "num_frames": 300})
+        assert other.memory_options == {"num_frames": 300}
+        with pytest.raises(InputError, match="at most 256 frames, got 300"):
+            options_of(StreamOptions(), {**self.CHOSEN, "memory": "window", "num_frames": 300})
+
+    @pytest.mark.parametrize("empty", [None, 0])
+    def test_empty_numbers_are_the_defaults(self, empty):
+        made = options_of(StreamOptions(), {**self.CHOSEN, "memory": "window", "num_frames": empty, "seed": empty})
+        assert (made.memory_options, made.generation.seed) == ({}, None)
+
     @pytest.mark.parametrize(
         ("field", "value", "says"),
         [
             ("capacities", "two", "capacities: expected whole numbers"),
+            ("capacities", "200, 50, 7", "memory: expected at most 256 frames, got 257"),
             ("fps", 0, "fps"),
             ("temperature", -1, "temperature"),
         ],
@@ -233,6 +252,12 @@ class TestRequests:
                     return json.dumps(message["output"])
         return None
 
+    def test_a_memory_that_grows_for_ever_is_not_offered(self, client):
+        fields = {each["props"].get("elem_id"): each["props"] for each in client.get("config").json()["components"]}
+        names = [name for name, _ in fields["memory"]["choices"]]
+        assert "pyramid" in names
+        assert "keep_all" not in names
+
     @pytest.mark.parametrize("more", [{}, {"is_stream": True}])
     @pytest.mark.parametrize("element", ["upload", "open_place", "ask"])
     def test_no_file_but_an_uploaded_one_is_taken(self, client, server, tmp_path, element, more):
@@ -247,10 +272,24 @@ class TestRequests:
         assert len(server.pool) == 0
 
     def test_an_uploaded_one_is_taken(self, client, server, tmp_path):
-        (path,) = client.post("gradio_api/upload", files={"files": write_clip(tmp_path / "clip.mp4").open("rb")}).json()
-        said = self.send(client, "upload", {"path": path, "meta": {"_type": "gradio.FileData"}})
+        said, path = self.upload(client, write_clip(tmp_path / "clip.mp4"))
+        assert not path.exists()
         (name,) = re.findall(r'data-stream=\\"([^"\\]+)', said)
         server.pool.close(name)
+
+    @pytest.mark.parametrize("name", ["notes.txt", "notes.mp4"])
+    def test_a_refused_one_does_not_stay(self, client, tmp_path, name):
+        (tmp_path / name).write_bytes(b"hello")
+        said, path = self.upload(client, tmp_path / name)
+        assert f"{name}: expected a video" in said
+        assert not path.exists()
+
+    @staticmethod
+    def upload(client, file):
+        with file.open("rb") as content:
+            (path,) = client.post("gradio_api/upload", files={"files": (file.name, content)}).json()
+        said = TestRequests.send(client, "upload", {"path": path, "meta": {"_type": "gradio.FileData"}})
+        return said, Path(path)
 
     @pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
     def test_pages_of_other_origins_are_refused(self, client, server, host):

@@ -14,7 +14,7 @@ from typing import Any
 from videochat_online.data.values import number, shown, text
 from videochat_online.demo.answers import LiveAnswer
 from videochat_online.demo.live import LiveStream
-from videochat_online.demo.records import StreamOptions
+from videochat_online.demo.records import MAX_REMEMBERED, StreamOptions
 from videochat_online.demo.trace import TracedFrame
 from videochat_online.errors import InputError
 from videochat_online.memory import MEMORY_BANKS
@@ -43,7 +43,7 @@ class ApiLimits:
         max_frame_bytes: of an encoded frame.
         max_frame_pixels: of a frame.
         max_waiting: frames that may wait for the model, of one stream.
-        max_remembered: frames of one memory: its storage is set aside at once.
+        max_remembered: frames of one memory.
         max_new_tokens: of an answer.
         max_views: readers of `view`, of one stream.
         memories: that may be chosen; by default all that are bounded.
@@ -52,7 +52,7 @@ class ApiLimits:
     max_frame_bytes: int = 8 * 2**20
     max_frame_pixels: int = 4096 * 4096
     max_waiting: int = 64
-    max_remembered: int = 256
+    max_remembered: int = MAX_REMEMBERED
     max_new_tokens: int = 2048
     max_views: int = 128
     memories: tuple[str, ...] = tuple(name for name in MEMORY_BANKS if name != "keep_all")

@@ -26,7 +26,9 @@ SECONDS_BETWEEN_PIECES = 0.05
 """The chat is not drawn again more often than that."""
 
 SPEED_CHOICES = [0.5, 1.0, 2.0, 4.0, 8.0]
-CONCURRENT_EVENTS = 64
+LEFT_UPLOADS_S = (60, 1800)
+"""How often uploads that nobody has opened are looked for, and how old they may become."""
+
 HEAD = '<script src="page/page.js" defer></script><link rel="stylesheet" href="page/page.css">'
 
 Update = dict[Any, Any]
@@ -70,7 +72,9 @@ def _check_files(value: Any, folder: Path) -> None:
 class _Page:
     def __init__(self, viewers: Viewers) -> None:
         self.viewers, options = viewers, viewers.options
-        with _Blocks(title="VideoChat-Online", fill_width=True, analytics_enabled=False) as self.blocks:
+        with _Blocks(
+            title="VideoChat-Online", fill_width=True, analytics_enabled=False, delete_cache=LEFT_UPLOADS_S
+        ) as self.blocks:
             gr.Markdown(
                 "# VideoChat-Online\nWatch a video as it plays, and ask at any moment: the answer comes from "
                 "what has been seen so far."
@@ -162,7 +166,7 @@ class _Page:
                 max_new_tokens = gr.Slider(1, 1024, generation.max_new_tokens, step=1, label="Longest answer, tokens")
                 temperature = gr.Slider(0, 2, generation.temperature, step=0.05, label="Temperature (0: greedy)")
                 top_p = gr.Slider(0.05, 1, generation.top_p, step=0.05, label="Top p")
-                seed = gr.Number(generation.seed, label="Seed", precision=0)
+                seed = gr.Number(generation.seed, label="Seed (empty: another each time)", precision=0)
             system_message = gr.Textbox(
                 defaults.system_message or "", label="System message (empty: the checkpoint's)", lines=2
             )

@@ -14,6 +14,9 @@ from videochat_online.streaming import GenerationSettings
 ENCODE_BATCH = 8
 """Frames that go through the vision tower at once, at most."""
 
+MAX_REMEMBERED = 256
+"""Frames of one memory that a viewer may ask for: their storage is set aside at once."""
+
 SECONDS_TO_END = 10.0
 """A thread that is in the middle of something is waited for, not longer than this."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from videochat_online.demo.live import make_stream_memory
 from videochat_online.demo.places import resolve_server_path
 from videochat_online.demo.player import FilePlayer
 from videochat_online.demo.pool import StreamPool, Watching
-from videochat_online.demo.records import StreamOptions
+from videochat_online.demo.records import MAX_REMEMBERED, StreamOptions
 from videochat_online.demo.remote import RemoteReader
 from videochat_online.demo.stills import LiveImages
 from videochat_online.demo.uploads import AcceptedUpload, UploadLimits, accept_upload
@@ -174,8 +174,15 @@ class Viewers:
         """Uploads in a folder of their own, for as long as the block lasts; what is being watched goes on meanwhile."""
         folder = self.pool.make_folder()
         try:
+            # At once, and whatever it is: what is refused goes with the folder, and another viewer's upload of the same
+            # name and content would be put in the same place.
+            moved = [folder / f"upload_{number}" for number in range(len(paths))]
+            for path, to in zip(paths, moved, strict=True):
+                if path.is_file():
+                    path.rename(to)
             with self._examining:
-                uploads = [accept_upload(path, path.name, folder, self.options.limits) for path in paths]
+                limits = self.options.limits
+                uploads = [accept_upload(to, path.name, folder, limits) for path, to in zip(paths, moved, strict=True)]
             yield uploads
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -215,6 +222,7 @@ class Viewers:
     def ask(self, tab: str, question: str, options: Sequence[str]) -> Iterator[tuple[LiveAnswer, ...]]:
         """Ask, and give the dialogue again and again while the answer grows."""
         watching = self.watching(tab)
+        options = options if question.strip() else ()  # without a question they are none either
         answer = watching.dialogue.ask(_multiple_choice(question.strip(), options, watching) if options else question)
         yield watching.dialogue.answers
         for _ in answer.pieces():
@@ -238,12 +246,18 @@ def options_of(defaults: StreamOptions, chosen: dict[str, Any]) -> StreamOptions
     """
     kinds: dict[str, Callable[[Any], Any]] = {"max_new_tokens": int, "temperature": float, "top_p": float, "seed": int}
     given = {key: kind(chosen[key]) for key, kind in kinds.items() if chosen[key] is not None}
+    if not chosen["seed"]:  # the page sends 0 for an empty field
+        given.pop("seed", None)
     memory: str = chosen["memory"]
-    memory_options: dict[str, Any] = {}
+    own = defaults.memory_options
+    memory_options: dict[str, Any] = dict(own) if memory == defaults.memory else {}
     if "capacities" in MEMORY_OPTIONS[memory] and chosen["capacities"].strip():
         memory_options["capacities"] = _whole_numbers(chosen["capacities"])
-    if "num_frames" in MEMORY_OPTIONS[memory] and chosen["num_frames"] is not None:
+    if "num_frames" in MEMORY_OPTIONS[memory] and chosen["num_frames"]:  # the page sends 0 for an empty field
         memory_options["num_frames"] = int(chosen["num_frames"])
+    num_frames, most = _num_frames(memory_options), max(MAX_REMEMBERED, _num_frames(own))
+    if num_frames > most:
+        raise InputError(f"memory: expected at most {most} frames, got {num_frames}")
     return replace(
         defaults,
         fps=float(chosen["fps"]),
@@ -252,6 +266,10 @@ def options_of(defaults: StreamOptions, chosen: dict[str, Any]) -> StreamOptions
         system_message=chosen["system_message"].strip() or defaults.system_message,
         generation=replace(defaults.generation, **given),
     )
+
+
+def _num_frames(memory_options: Mapping[str, Any]) -> int:
+    return max(sum(memory_options.get("capacities", ())), memory_options.get("num_frames", 0))
 
 
 def _whole_numbers(text: str) -> tuple[int, ...]:

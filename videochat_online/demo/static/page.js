@@ -62,7 +62,7 @@
       item.append(`${name} `, make("b", "", String(value)));
       return item;
     }));
-    const problem = status.problem || (live.player && live.player.problem);
+    const problem = status.problem || (live.player && live.player.problem) || (camera && camera.problem);
     if (problem) box.append(make("span", "vco-problem", problem));
     const player = live.player;
     const state = player ? player.state : camera ? "camera" : "live";
@@ -160,13 +160,13 @@
     const stream = current;
     if (stream !== null && stream.id) {
       const response = await fetch(address(`page/streams/${stream.id}`)).catch(() => null);
-      const live = response && response.ok ? await response.json() : null;
+      const live = response && response.ok ? await response.json().catch(() => null) : null;
       if (stream !== current) { /* another one was opened meanwhile */ }
       else if (live) { showStats(live); showMemory(live); }
       else if (response && response.status === 404) {
         byId("vco-badge").textContent = "closed: nothing was done here for too long";
         stopCamera();
-      }
+      } else if (!response) byId("vco-badge").textContent = "the server does not answer";
     }
     setTimeout(look, LOOK_MS);
   }
@@ -175,12 +175,14 @@
   async function startCamera(stream) {
     const video = document.createElement("video");
     video.muted = true; video.playsInline = true;
-    const mine = { id: stream.id, video, media: null };
+    const mine = { id: stream.id, video, media: null, problem: null };
     camera = mine;
     try {
+      // Browsers have cameras for pages over https and of their own machine only.
+      if (!navigator.mediaDevices) throw new Error("the page has to come over https, or from localhost");
       mine.media = await navigator.mediaDevices.getUserMedia({ video: { width: { ideal: 640 } }, audio: false });
     } catch (error) {
-      byId("vco-stats").replaceChildren(make("span", "vco-problem", `no camera: ${error.message}`));
+      mine.problem = `no camera: ${error.message}`;
       return;
     }
     if (camera !== mine) { mine.media.getTracks().forEach((track) => track.stop()); return; }
