@@ -180,6 +180,103 @@ class TestLiveStream:
         assert (status.num_frames_in, status.num_frames_dropped, status.num_frames_seen) == (30, 25, 5)
         assert [frame.time_s for frame in stream.memory().remembered] == [0.0, 26.0, 27.0, 28.0, 29.0]
 
+    def test_every_call_of_the_model_is_a_turn(self, tiny_model, frames, monkeypatch):
+        """Frames, prompt, the begin of an answer and each of its tokens; a batch is of eight frames at most."""
+        gate, calls = ModelGate(), []
+
+        def noted(name, original):
+            def call(*arguments, **options):
+                calls.append((name, gate._is_taken))
+                return original(*arguments, **options)
+
+            return call
+
+        def pieces(session, prepared):
+            calls.append(("begin", gate._is_taken))
+            try:
+                for word in "abc":
+                    yield word
+                    calls.append(("piece", gate._is_taken))
+            finally:
+                calls.append(("end", None))
+
+        batches, encode = [], tiny_model.network.encode
+        monkeypatch.setattr(tiny_model.network, "encode", lambda pixels: batches.append(len(pixels)) or encode(pixels))
+        for name in ("push", "prepare"):
+            monkeypatch.setattr(StreamingSession, name, noted(name, getattr(StreamingSession, name)))
+        monkeypatch.setattr(StreamingSession, "stream_prepared", noted("stream", pieces))
+        stream = LiveStream(tiny_model, StreamOptions(max_waiting=100), gate)
+        with gate.turn():
+            for place, picture in enumerate(frames(30)):
+                stream.offer(picture, float(place))
+        answer = stream.ask("What now?")
+        assert answer.wait(WAIT_S)
+        assert answer.text == "abc"
+        assert {name for name, _ in calls} == {"push", "prepare", "stream", "begin", "piece", "end"}
+        assert all(is_taken for name, is_taken in calls if name != "end")
+        assert sum(batches) == 30
+        assert max(batches) <= 8
+        stream.close()
+
+    def test_stopping_and_closing_end_an_answer_that_would_go_on(self, live, frames, monkeypatch):
+        ended = []
+
+        def endless(session, prepared):
+            try:
+                while True:
+                    time.sleep(0.001)
+                    yield "word "
+            finally:
+                ended.append(prepared)
+
+        monkeypatch.setattr(StreamingSession, "stream_prepared", endless)
+        stream = live()
+        stream.offer(frames(1)[0], 0.0)
+        for number, end in enumerate((stream.stop_answer, stream.close), start=1):
+            answer = stream.ask("What now?")
+            next(answer.pieces())
+            first_s = answer.first_token_s
+            wait_for(lambda answer=answer: len(answer.text) > 20)
+            end()
+            assert answer.wait(WAIT_S)
+            assert (answer.state, answer.first_token_s) == ("stopped", first_s)
+            wait_for(lambda number=number: len(ended) == number)
+            answer.stop()
+        assert stream.status().first_token_s == first_s != stream.answers[0].first_token_s
+
+    def test_a_stop_after_the_end_changes_nothing(self, live, frames):
+        stream = live()
+        stream.offer(frames(1)[0], 0.0)
+        answer = stream.ask("What now?")
+        assert answer.wait(WAIT_S)
+        stream.stop_answer()
+        assert answer.state == "answered"
+
+    def test_a_question_stopped_before_its_turn_costs_nothing(self, live, frames, held_encoder, monkeypatch):
+        stream, prepared = live(), []
+        original = StreamingSession.prepare
+        monkeypatch.setattr(
+            StreamingSession, "prepare", lambda *given, **more: prepared.append(given) or original(*given, **more)
+        )
+        stream.offer(frames(1)[0], 0.0)
+        answer = stream.ask("What now?")
+        stream.stop_answer()
+        held_encoder.set()
+        assert answer.wait(WAIT_S)
+        assert (answer.state, answer.text, prepared) == ("stopped", "", [])
+
+    def test_a_new_dialogue_knows_nothing_of_the_old(self, live, frames):
+        stream, texts, version = live(), [], 0
+        stream.offer(frames(1)[0], 0.0)
+        for _ in range(2):
+            answer = stream.ask("What now?")
+            assert answer.wait(WAIT_S)
+            texts.append(answer.text)
+            assert stream.memory().version > version
+            stream.forget_dialogue()
+            assert stream._session.history == ()
+        assert texts[0] == texts[1]
+
     def test_an_answer_can_be_stopped_and_the_dialogue_goes_on(self, live, frames):
         stream = live(generation=GenerationSettings(max_new_tokens=500, min_new_tokens=500))
         stream.offer(frames(1)[0], 0.0)
@@ -437,6 +534,18 @@ class TestPlayer:
         with pytest.raises(InputError, match="the video has ended"):
             player.seek(9.9)
         player.close()
+
+    def test_orders_are_followed_at_once(self, live, clip):
+        """At a quarter of the speed a frame waits half a second; a closed player waits for none."""
+        stream = live()
+        player = FilePlayer(clip, stream)
+        player.set_speed(0.25)
+        player.play()
+        wait_for(lambda: player.status().position_s > 0)
+        player.set_speed(16.0)
+        player.pause()
+        player.close()  # waits for its thread: ten seconds, if that does not hear of it
+        assert not player._thread.is_alive()
 
     def test_a_file_that_is_no_video(self, live, tmp_path):
         (tmp_path / "clip.mp4").write_bytes(b"hello" * 100)
