@@ -35,12 +35,14 @@ from videochat_online.demo.client import StreamClient
         (["--model", "nowhere"], "nowhere: expected a model directory"),
     ],
 )
-def test_wrong_input(tiny_dir, capsys, arguments, says):
+def test_wrong_input(tiny_dir, tmp_path, capsys, monkeypatch, arguments, says):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     given = ["--model", str(tiny_dir("phi3")), "--port", "0", *arguments]
     assert main(["demo", *given]) == 2
     error = capsys.readouterr().err
     assert says in error
     assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == [], "a folder for uploads is left"
 
 
 def test_an_empty_password_is_refused(tiny_dir, capsys, tmp_path, monkeypatch):

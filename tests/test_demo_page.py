@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from clips import write_clip
-from videochat_online.demo import StreamOptions
+from videochat_online.demo import StreamOptions, StreamPool
 from videochat_online.demo.answers import LiveAnswer
 from videochat_online.demo.conversation import to_json, to_srt
 from videochat_online.demo.examples import EXAMPLES, make_example
@@ -21,7 +21,8 @@ from videochat_online.demo.gate import ModelGate
 from videochat_online.demo.page import messages, notice, seconds_of
 from videochat_online.demo.server import DemoServer, ServerOptions
 from videochat_online.demo.stills import LiveImages
-from videochat_online.demo.viewers import options_of
+from videochat_online.demo.uploads import accept_upload
+from videochat_online.demo.viewers import DemoOptions, Viewers, options_of
 from videochat_online.errors import InputError
 from videochat_online.streaming import GenerationSettings, ImageChat
 from videochat_online.video import open_video
@@ -305,3 +306,19 @@ class TestRequests:
                 assert reply.status_code == status, (route, origin)
         own = {"Origin": server.url.rstrip("/")}
         assert client.post("gradio_api/upload", headers=own, files={"files": ("a.mp4", b"x")}).status_code == 200
+
+
+def test_a_tab_that_is_closed_during_an_upload_takes_no_place(tiny_model, tmp_path, monkeypatch):
+    pool = StreamPool(tiny_model, max_streams=1)
+    viewers = Viewers(pool, DemoOptions())
+    original = accept_upload
+
+    def leave_meanwhile(*arguments):
+        viewers.leave("tab")
+        return original(*arguments)
+
+    monkeypatch.setattr("videochat_online.demo.viewers.accept_upload", leave_meanwhile)
+    with pytest.raises(InputError, match="the page was closed meanwhile"):
+        viewers.open_upload("tab", write_clip(tmp_path / "clip.mp4"), StreamOptions())
+    assert len(pool) == 0
+    pool.close_all()

@@ -99,7 +99,8 @@ def run(options: argparse.Namespace) -> int:
 
 def _password(file: Path | None) -> str | None:
     if file is None:
-        return os.environ.get(PASSWORD_VARIABLE)
+        password = os.environ.get(PASSWORD_VARIABLE)
+        return None if password is None else password.strip()
     try:
         return file.read_text("utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:

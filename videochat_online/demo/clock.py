@@ -46,4 +46,4 @@ class SimulatedClock:
         if seconds is None:
             condition.wait()
         else:
-            self._now_s += seconds
+            self._now_s += max(seconds, 1e-6)  # never nothing: what is due would wait for ever

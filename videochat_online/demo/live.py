@@ -295,9 +295,8 @@ class LiveStream:
             return frames
 
     def _push(self, frames: list[_Frame]) -> None:
-        first = self._session.num_frames
+        first, start = self._session.num_frames, time.perf_counter()
         with self._gate.turn():
-            start = time.perf_counter()
             for run in _same_size(frames):
                 pixels_THWC = np.stack([frame.pixels_HWC for frame in run])
                 self._session.push(pixels_THWC, [frame.time_s for frame in run])

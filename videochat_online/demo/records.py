@@ -61,7 +61,8 @@ class StreamStatus:
         num_frames_seen: of these, frames that it has encoded.
         num_frames_dropped: of these, frames that came too fast for it.
         num_frames_waiting: the rest.
-        real_time_factor: seconds of processing for a second of video, lately; below 1 it keeps up.
+        real_time_factor: seconds that a second of video took lately, turns of others included; below 1 it keeps up
+            with a stream that plays at its own speed.
         first_token_s: of the latest answer that has begun, from the question to its first piece.
         num_tokens: visual tokens that are remembered.
         max_tokens: the memory's budget; None for one that grows for ever.

@@ -80,7 +80,12 @@ class DemoServer:
         self.port: int = self._socket.getsockname()[1]
         self.url = f"http://{'localhost' if options.host in LOCAL_HOSTS else options.host}:{self.port}/"
         self.pool = StreamPool(model, max_streams=options.max_streams, idle_s=options.idle_s)
-        app = make_app(self.pool, demo or DemoOptions(), options)
+        try:
+            app = make_app(self.pool, demo or DemoOptions(), options)
+        except BaseException:
+            self.pool.close_all()
+            self._socket.close()
+            raise
         config = uvicorn.Config(
             app,
             log_level="warning",

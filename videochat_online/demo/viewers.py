@@ -61,12 +61,14 @@ class Viewer:
         kind: "file" (or a URL), "camera" or "images".
         fps: frames a second that the model sees.
         questions: that the clip is known to answer.
+        is_gone: the tab was closed; what was on its way is opened for nobody.
     """
 
     watching: str | None = None
     kind: str = ""
     fps: float = 1.0
     questions: tuple[ExampleQuestion, ...] = ()
+    is_gone: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -111,21 +113,23 @@ class Viewers:
             viewer = self._viewers.pop(tab, None)
         if viewer is not None:
             with viewer.lock:
-                if viewer.watching is not None:
-                    self.pool.close(viewer.watching)
+                viewer.is_gone = True
+                self._close(viewer)
 
     def open_example(self, tab: str, title: str, options: StreamOptions) -> None:
         """Play a generated clip."""
+        viewer = self.of(tab)
 
         def begin(watching: Watching, viewer: Viewer) -> None:
             clip = make_example(title, watching.folder)
             viewer.questions = clip.questions
             self._play(watching, clip.path)
 
-        self._open(tab, "file", options, begin)
+        self._open(viewer, "file", options, begin)
 
     def open_upload(self, tab: str, path: Path, options: StreamOptions) -> None:
         """Play an uploaded video, after a look at it by a process that can be killed."""
+        viewer = self.of(tab)
         with self._examined([path]) as (upload,):
             if upload.kind != "video":
                 raise InputError(f"{upload.name}: expected a video, found an image: see the tab Images")
@@ -135,16 +139,18 @@ class Viewers:
                 upload.path.rename(kept)
                 self._play(watching, kept)
 
-            self._open(tab, "file", options, begin)
+            self._open(viewer, "file", options, begin)
 
     def open_camera(self, tab: str, options: StreamOptions) -> None:
         """Take what the page's camera sends."""
-        self._open(tab, "camera", options, lambda watching, viewer: None)
+        viewer = self.of(tab)
+        self._open(viewer, "camera", options, lambda watching, viewer: None)
 
     def open_place(self, tab: str, place: str, options: StreamOptions) -> None:
         """Watch an http, https or rtsp URL, or a file of the server, where that is allowed."""
         if not self.options.allow_urls:
             raise InputError("URLs and files of the server need a server that was started with --allow_urls")
+        viewer = self.of(tab)
         if "://" in place:
             url = check_url(place)
 
@@ -156,18 +162,19 @@ class Viewers:
             def begin(watching: Watching, viewer: Viewer) -> None:
                 self._play(watching, path)
 
-        self._open(tab, "file", options, begin)
+        self._open(viewer, "file", options, begin)
 
     def open_images(self, tab: str, paths: Sequence[Path], options: StreamOptions) -> None:
         """Chat about uploaded images."""
         if not 1 <= len(paths) <= MAX_IMAGES:
             raise InputError(f"expected 1 to {MAX_IMAGES} images, got {len(paths)}")
+        viewer = self.of(tab)
         with self._examined(paths) as uploads:
             for upload in uploads:
                 if upload.kind != "image":
                     raise InputError(f"{upload.name}: expected an image, found a video: see the tab Upload")
             images = [read_image(upload.path) for upload in uploads]
-        self._open(tab, "images", options, lambda watching, viewer: None, images)
+        self._open(viewer, "images", options, lambda watching, viewer: None, images)
 
     @contextmanager
     def _examined(self, paths: Sequence[Path]) -> Iterator[list[AcceptedUpload]]:
@@ -189,7 +196,7 @@ class Viewers:
 
     def _open(
         self,
-        tab: str,
+        viewer: Viewer,
         kind: str,
         options: StreamOptions,
         begin: Callable[[Watching, Viewer], None],
@@ -197,8 +204,9 @@ class Viewers:
     ) -> None:
         """Open a stream in the place of the one before it, which is closed when nothing stands against the new one."""
         make_stream_memory(self.pool.model, options)
-        viewer = self.of(tab)
         with viewer.lock:
+            if viewer.is_gone:
+                raise InputError("the page was closed meanwhile")
             self._close(viewer)
             watching = self.pool.open(options, images)
             viewer.kind, viewer.fps, viewer.questions = kind, options.fps, ()

@@ -33,13 +33,23 @@
       return;
     }
     const picture = make("img");
+    picture.id = "vco-picture";
     picture.alt = "what is being watched";
-    picture.src = address(stream.kind === "images" ? `page/streams/${stream.id}/images.jpg` : `v1/streams/${stream.id}/view`);
     const badge = make("div", "vco-badge", "");
     badge.id = "vco-badge";
     view.append(picture, badge);
+    lookAt(stream);
     byId("vco-export-json").href = address(`page/streams/${stream.id}/conversation.json`);
     byId("vco-export-srt").href = address(`page/streams/${stream.id}/conversation.srt`);
+  }
+
+  // The picture of a stream never ends, and browsers have few connections for all tabs of a server.
+  function lookAt(stream) {
+    const picture = byId("vco-picture");
+    if (!picture || !stream || !stream.id) return;
+    if (stream.kind === "images") picture.src = address(`page/streams/${stream.id}/images.jpg`);
+    else if (document.hidden) picture.removeAttribute("src");
+    else picture.src = address(`v1/streams/${stream.id}/view`);
   }
 
   function showStats(live) {
@@ -48,12 +58,13 @@
       byId("vco-badge").textContent = "images";
       return;
     }
+    const factor = status.real_time_factor === null ? null
+      : status.real_time_factor * (live.player ? live.player.speed : 1);
     const figures = [
       ["frames in", status.num_frames_in],
       ["seen", status.num_frames_seen],
       ["dropped", status.num_frames_dropped, status.num_frames_dropped > 0],
-      ["real-time factor", status.real_time_factor === null ? "–" : status.real_time_factor.toFixed(3),
-        status.real_time_factor > 1],
+      ["real-time factor", factor === null ? "–" : factor.toFixed(3), factor > 1],
       ["time to first token", status.first_token_s === null ? "–" : `${(1000 * status.first_token_s).toFixed(0)} ms`],
       ["visual tokens", status.max_tokens === null ? status.num_tokens : `${status.num_tokens} of ${status.max_tokens}`],
     ];
@@ -209,6 +220,7 @@
 
   function start() {
     new MutationObserver(follow).observe(document.body, { childList: true, subtree: true });
+    document.addEventListener("visibilitychange", () => lookAt(current));
     follow();
     look();
   }
