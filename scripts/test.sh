@@ -20,6 +20,6 @@ check lint python -m ruff check .
 check format python -m ruff format --check .
 check types python -m mypy
 [[ ! -e ../shared/golden ]] || check golden python scripts/check_golden.py ../shared/golden
-check tests python -m pytest "$@" # last: its final lines count the skipped tests and say why
+check tests python -m pytest -n 2 --dist loadfile "$@" # last: it ends with how many tests were skipped, and why
 printf '\n%s' "$summary"
 exit "$status"
