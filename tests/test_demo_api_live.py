@@ -443,7 +443,7 @@ class TestGuard:
         authorization = {"Authorization": "Bearer pass word"}
         with socket_of(server, remote.id, origin=server.url.upper(), additional_headers=authorization) as talking:
             talking.send('{"type": "status"}')
-            heard(talking, "status")
+            assert [message["type"] for message in heard(talking, "status")] == ["status"]
 
 
 class TestClient:

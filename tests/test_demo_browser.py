@@ -196,9 +196,11 @@ def test_the_camera(visit, server):
     wait_until(lambda: stream.status().num_frames_seen >= 3)
     ask(page, "What do you see?")
     answer_of(page)
+    assert stream.answers[0].question == "What do you see?"
     page.click("button#close")
     page.wait_for_selector(".vco-hint")
     wait_until(lambda: len(server.pool) == 0)
+    assert stream.is_closed
 
 
 def test_a_camera_that_is_refused_is_told(visit):
@@ -209,6 +211,8 @@ def test_a_camera_that_is_refused_is_told(visit):
     page.click("#open_camera")
     # Beside the figures, which are drawn again and again: it stays.
     page.wait_for_selector("#vco-stats:has-text('frames in'):has-text('no camera: Permission denied')")
+    page.wait_for_timeout(1000)
+    assert "no camera: Permission denied" in page.inner_text("#vco-stats")
 
 
 def test_a_server_that_is_gone_is_told_and_found_again(visit, clip):
@@ -222,6 +226,7 @@ def test_a_server_that_is_gone_is_told_and_found_again(visit, clip):
     page.wait_for_function("document.querySelector('#vco-badge').innerText === 'the server does not answer'")
     page.unroute(route)
     page.wait_for_function("/playing|ended/.test(document.querySelector('#vco-badge').innerText)")
+    assert int(figures_of(page)["frames in"]) > 0
 
 
 def test_two_visitors_see_only_their_own(visit, server, tmp_path, clip):
@@ -293,6 +298,7 @@ def test_no_place_is_left(visit, server, clip):
     server.pool.close(taken[0].id)
     page.click("#open_example")
     wait_for_picture(page)
+    assert len(server.pool) == 3
     for watching in taken[1:]:
         server.pool.close(watching.id)
 

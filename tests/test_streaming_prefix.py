@@ -487,9 +487,11 @@ class TestThreads:
     def test_a_session_that_is_dropped_ends_its_thread(self, tiny_model, frames):
         session = new_session(tiny_model, prefill_in_background=True)
         session.push(frames(1), [0.0])
+        assert prefilling_threads()
         del session
         gc.collect()
         wait_until(lambda: not prefilling_threads())
+        assert not prefilling_threads()
 
     def test_interrupted_again_and_again_it_still_gets_on(self, session):
         num_tokens = []

@@ -101,6 +101,44 @@ class LiveAnswer:
             self._changed.notify_all()
 
 
+class Dialogue:
+    """What one viewer has asked, one question at a time. Not locked: whoever holds it has a lock of its own."""
+
+    def __init__(self) -> None:
+        self._answers: list[LiveAnswer] = []
+
+    @property
+    def answers(self) -> tuple[LiveAnswer, ...]:
+        """All of it, the oldest first."""
+        return tuple(self._answers)
+
+    @property
+    def is_answering(self) -> bool:
+        """Whether an answer is being given."""
+        return bool(self._answers) and not self._answers[-1].is_over
+
+    def begin(self, question: str, asked_at_s: float | None) -> LiveAnswer:
+        """The answer to a new question.
+
+        Raises:
+            InputError: an empty question, or another one is still being answered.
+        """
+        if not question.strip():
+            raise InputError("expected a question, got an empty one")
+        self.check_silent()
+        self._answers.append(LiveAnswer(question.strip(), asked_at_s))
+        return self._answers[-1]
+
+    def check_silent(self) -> None:
+        """Raise an `InputError` while an answer is being given."""
+        if self.is_answering:
+            raise InputError("an answer is still being given: wait for it, or stop it")
+
+    def forget(self) -> None:
+        """Begin anew."""
+        self._answers.clear()
+
+
 def speak(answer: LiveAnswer, begin: Callable[[], Pieces], gate: ModelGate) -> None:
     """Generate an answer until it ends or is stopped, taking turns with everybody else at every token."""
     error, pieces = None, None

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
 
 from videochat_online.demo.answers import LiveAnswer
+from videochat_online.demo.api_documents import answer_document
 
 SHORTEST_S, LONGEST_S = 2.0, 7.0
 """How long a subtitle stands, the next one permitting."""
@@ -15,24 +15,9 @@ CHARACTERS_PER_S = 15.0
 """That people read."""
 
 
-def to_rows(answers: Sequence[LiveAnswer]) -> list[dict[str, Any]]:
-    """Questions and answers as JSON has them, the oldest first."""
-    return [
-        {
-            "asked_at_s": answer.asked_at_s,
-            "question": answer.question,
-            "text": answer.text,
-            "state": answer.state,
-            "error": answer.error,
-            "first_token_s": answer.first_token_s,
-        }
-        for answer in answers
-    ]
-
-
 def to_json(answers: Sequence[LiveAnswer]) -> str:
-    """One JSON array; the fields of `to_rows`."""
-    return json.dumps(to_rows(answers), indent=2, ensure_ascii=False) + "\n"
+    """One JSON array, an object for each question, the oldest first; fields as in the HTTP API."""
+    return json.dumps([answer_document(answer) for answer in answers], indent=2, ensure_ascii=False) + "\n"
 
 
 def to_srt(answers: Sequence[LiveAnswer]) -> str:

@@ -40,6 +40,13 @@ MAX_NAME = 80
 PLAIN_MARKS = frozenset(" .-_+,=@#()")
 
 
+def check_above_zero(limits: object, *names: str) -> None:
+    """Raise an `InputError` for a limit, an attribute of that name, which lets nothing in."""
+    for name in names:
+        if not getattr(limits, name) > 0:
+            raise InputError(f"{name}: expected a number above 0, got {getattr(limits, name)}")
+
+
 class ByteSource(Protocol):
     """What FFmpeg reads from; it may have `seek`, `tell` and `seekable`, too."""
 

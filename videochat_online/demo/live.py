@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from videochat_online.demo.answers import LiveAnswer, Pieces, speak
+from videochat_online.demo.answers import Dialogue, LiveAnswer, Pieces, speak
 from videochat_online.demo.gate import ModelGate
 from videochat_online.demo.pictures import THUMBNAIL_PX, VIEW_PX, check_picture, to_jpeg
 from videochat_online.demo.records import ENCODE_BATCH, SECONDS_TO_END, MemoryView, StreamOptions, StreamStatus
@@ -62,7 +62,7 @@ class LiveStream:
         self._gate = gate
         self._changed = threading.Condition()
         self._inbox: deque[_Frame | LiveAnswer] = deque()
-        self._answers: list[LiveAnswer] = []
+        self._dialogue = Dialogue()
         self._speakers: list[threading.Thread] = []
         self._trace = MemoryTrace()
         self._time_s = self._last_slot = -math.inf
@@ -133,30 +133,18 @@ class LiveStream:
         Raises:
             InputError: an empty question, an answer is still being given, or the stream is closed.
         """
-        if not question.strip():
-            raise InputError("expected a question, got an empty one")
         with self._changed:
             self._check_open()
-            self._check_silent()
-            answer = LiveAnswer(question.strip(), max(self._time_s, 0.0))
-            self._answers.append(answer)
+            answer = self._dialogue.begin(question, max(self._time_s, 0.0))
             self._inbox.append(answer)
             self._changed.notify_all()
         return answer
-
-    def _check_silent(self) -> None:
-        if self._is_answering:
-            raise InputError("an answer is still being given: wait for it, or stop it")
-
-    @property
-    def _is_answering(self) -> bool:
-        return bool(self._answers) and not self._answers[-1].is_over
 
     @property
     def answers(self) -> tuple[LiveAnswer, ...]:
         """All that was asked, the oldest first."""
         with self._changed:
-            return tuple(self._answers)
+            return self._dialogue.answers
 
     def stop_answer(self) -> None:
         """End the answer that is being given, if there is one."""
@@ -168,7 +156,7 @@ class LiveStream:
         with self._changed:
             waiting = sum(isinstance(item, _Frame) for item in self._inbox) + self._num_busy
             costs = self._seconds_a_frame
-            begun = [answer.first_token_s for answer in self._answers if answer.first_token_s is not None]
+            begun = [answer.first_token_s for answer in self._dialogue.answers if answer.first_token_s is not None]
             return StreamStatus(
                 time_s=max(self._time_s, 0.0),
                 num_frames_in=self._num_in,
@@ -179,7 +167,7 @@ class LiveStream:
                 first_token_s=begun[-1] if begun else None,
                 num_tokens=self._trace.num_tokens,
                 max_tokens=self._max_tokens,
-                is_answering=self._is_answering,
+                is_answering=self._dialogue.is_answering,
                 problem=self._problem,
             )
 
@@ -247,9 +235,9 @@ class LiveStream:
             InputError: an answer is still being given.
         """
         with self._changed:
-            self._check_silent()
+            self._dialogue.check_silent()
             self._session.forget_dialogue()
-            self._answers.clear()
+            self._dialogue.forget()
 
     def _ingest(self) -> None:
         item: list[_Frame] | LiveAnswer | None = None

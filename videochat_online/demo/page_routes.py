@@ -12,6 +12,7 @@ from typing import Any
 from fastapi import APIRouter, HTTPException
 from fastapi.responses import FileResponse, PlainTextResponse, Response
 
+from videochat_online.demo.api_documents import memory_document, status_document
 from videochat_online.demo.conversation import to_json, to_srt
 from videochat_online.demo.pool import StreamPool, UnknownStreamError, Watching
 from videochat_online.demo.stills import LiveImages
@@ -70,26 +71,8 @@ def live_view(watching: Watching) -> dict[str, Any]:
     dialogue = watching.dialogue
     player = None if watching.player is None else asdict(watching.player.status())
     if isinstance(dialogue, LiveImages):
-        return {"kind": "images", "status": None, "player": None, "memory": None}
-    memory = dialogue.memory()
-    return {
-        "kind": "stream",
-        "status": asdict(dialogue.status()),
-        "player": player,
-        "memory": {
-            "version": memory.version,
-            "num_forgotten": memory.num_forgotten,
-            "num_demotions": memory.num_demotions,
-            "remembered": [_facts(frame) for frame in memory.remembered],
-            "forgotten": [_facts(frame) for frame in memory.forgotten],
-        },
-    }
-
-
-def _facts(frame: TracedFrame) -> dict[str, Any]:
-    facts = asdict(frame)
-    del facts["thumbnail"]
-    return facts
+        return {"status": None, "player": None, "memory": None}
+    return {"status": status_document(dialogue), "player": player, "memory": memory_document(dialogue)}
 
 
 def _frames(watching: Watching) -> tuple[TracedFrame, ...]:

@@ -29,7 +29,7 @@ from av.video.reformatter import VideoReformatter
 from videochat_online.demo.addresses import ResolvedUrl
 from videochat_online.demo.clock import Clock, RealClock
 from videochat_online.demo.fetching import HttpFile
-from videochat_online.demo.guard import SUFFIX_OF_FORMAT, confine, open_listed
+from videochat_online.demo.guard import SUFFIX_OF_FORMAT, check_above_zero, confine, open_listed
 from videochat_online.demo.live import LiveStream
 from videochat_online.demo.player import MAX_LAG_S, SECONDS_TO_END, VIEW_FPS, PlayerStatus
 from videochat_online.demo.relay import RtspRelay
@@ -72,9 +72,7 @@ class RemoteLimits:
     max_memory_bytes: int = 4 * 2**30
 
     def __post_init__(self) -> None:
-        for name in ("max_bytes", "max_duration_s", "max_pixels", "stall_s", "max_memory_bytes"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"{name}: expected a number above 0, got {getattr(self, name)}")
+        check_above_zero(self, "max_bytes", "max_duration_s", "max_pixels", "stall_s", "max_memory_bytes")
 
 
 class RemoteReader:

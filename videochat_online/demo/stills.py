@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from videochat_online.demo.answers import LiveAnswer, Pieces, speak
+from videochat_online.demo.answers import Dialogue, LiveAnswer, Pieces, speak
 from videochat_online.demo.gate import ModelGate
 from videochat_online.demo.pictures import VIEW_PX, to_jpeg
 from videochat_online.demo.records import SECONDS_TO_END, StreamOptions
@@ -35,7 +35,7 @@ class LiveImages:
         self.options = options
         self._model, self._images, self._gate = model, list(images), gate
         self._chat: ImageChat | None = None
-        self._answers: list[LiveAnswer] = []
+        self._dialogue = Dialogue()
         self._speaker: threading.Thread | None = None
         self._lock = threading.Lock()
         self._is_closed = False
@@ -49,7 +49,7 @@ class LiveImages:
     def answers(self) -> tuple[LiveAnswer, ...]:
         """All that was asked, the oldest first."""
         with self._lock:
-            return tuple(self._answers)
+            return self._dialogue.answers
 
     @property
     def is_closed(self) -> bool:
@@ -62,12 +62,9 @@ class LiveImages:
         Raises:
             InputError: an empty question, an answer is still being given, or the dialogue is closed.
         """
-        if not question.strip():
-            raise InputError("expected a question, got an empty one")
         with self._lock:
-            self._check_silent()
-            answer = LiveAnswer(question.strip(), None)
-            self._answers.append(answer)
+            self._check_open()
+            answer = self._dialogue.begin(question, None)
         self._speaker = threading.Thread(
             target=speak, args=(answer, lambda: self._begin(answer.question), self._gate), name="answer", daemon=True
         )
@@ -92,16 +89,15 @@ class LiveImages:
             InputError: an answer is still being given.
         """
         with self._lock:
-            self._check_silent()
-            self._answers.clear()
+            self._check_open()
+            self._dialogue.check_silent()
+            self._dialogue.forget()
             if self._chat is not None:
                 self._chat.forget_dialogue()
 
-    def _check_silent(self) -> None:
+    def _check_open(self) -> None:
         if self._is_closed:
             raise InputError("the dialogue is closed")
-        if self._answers and not self._answers[-1].is_over:
-            raise InputError("an answer is still being given: wait for it, or stop it")
 
     def picture(self) -> bytes:
         """The images side by side, as JPEG."""

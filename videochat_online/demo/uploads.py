@@ -19,7 +19,7 @@ from typing import Any
 
 from PIL import Image
 
-from videochat_online.demo.guard import SUFFIX_OF_FORMAT, confine, open_listed, safe_name
+from videochat_online.demo.guard import SUFFIX_OF_FORMAT, check_above_zero, confine, open_listed, safe_name
 from videochat_online.errors import InputError
 from videochat_online.isolation import Lost, run_isolated
 from videochat_online.video import IMAGE_EXTENSIONS, open_video, read_image
@@ -62,9 +62,15 @@ class UploadLimits:
     max_memory_bytes: int = 4 * 2**30
 
     def __post_init__(self) -> None:
-        for name in ("max_bytes", "max_duration_s", "max_pixels", "max_image_pixels", "max_examination_s"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"{name}: expected a number above 0, got {getattr(self, name)}")
+        check_above_zero(
+            self,
+            "max_bytes",
+            "max_duration_s",
+            "max_pixels",
+            "max_image_pixels",
+            "max_examination_s",
+            "max_memory_bytes",
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,17 +21,6 @@ from videochat_online.memory.store import FrameStore
 from videochat_online.types import FrameTokens
 
 
-def check_count(value: object, name: str, least: int) -> int:
-    """Return `value` if it is a whole number of at least `least`; `name` is how the error calls it.
-
-    Raises:
-        InputError: it is not.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InputError(f"{name}: expected a whole number of at least {least}, got {value!r}")
-    return value
-
-
 def average(older: FrameTokens, newer: FrameTokens, content_id: int, weights: tuple[int, int] = (1, 1)) -> FrameTokens:
     """The weighted average of two frames on one grid, as a frame at the newer one's time."""
     older_CHW, newer_CHW = older.tokens_CHW.float(), newer.tokens_CHW.float()

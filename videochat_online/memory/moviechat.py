@@ -21,8 +21,15 @@ import torch
 from torch import Tensor
 
 from videochat_online.errors import InputError
-from videochat_online.memory.merging import MergingStore, check_count, merge_neighbours
-from videochat_online.memory.schedule import DEFAULT_FULL_GRID, Grid, TokenSchedule, check_grid, coarser_grid
+from videochat_online.memory.merging import MergingStore, merge_neighbours
+from videochat_online.memory.schedule import (
+    DEFAULT_FULL_GRID,
+    Grid,
+    TokenSchedule,
+    check_count,
+    check_grid,
+    coarser_grid,
+)
 from videochat_online.memory.store import FrameStore
 from videochat_online.memory.stored import StoredMemoryBank
 from videochat_online.types import FrameTokens

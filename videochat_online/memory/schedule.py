@@ -110,3 +110,14 @@ class TokenSchedule:
 
 def _is_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def check_count(value: object, name: str, least: int) -> int:
+    """Return `value` if it is a whole number of at least `least`; `name` is how the error calls it.
+
+    Raises:
+        InputError: it is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InputError(f"{name}: expected a whole number of at least {least}, got {value!r}")
+    return value

@@ -14,8 +14,7 @@ import torch
 from torch.nn import functional
 
 from videochat_online.errors import InputError
-from videochat_online.memory.merging import check_count
-from videochat_online.memory.schedule import DEFAULT_FULL_GRID, Grid, TokenSchedule, check_grid
+from videochat_online.memory.schedule import DEFAULT_FULL_GRID, Grid, TokenSchedule, check_count, check_grid
 from videochat_online.memory.store import FrameStore
 from videochat_online.memory.stored import StoredMemoryBank
 from videochat_online.types import FrameTokens

@@ -24,9 +24,16 @@ from typing import cast
 import torch
 
 from videochat_online.errors import InputError
-from videochat_online.memory.merging import MergingStore, check_count
+from videochat_online.memory.merging import MergingStore
 from videochat_online.memory.pooling import pool_to_grid
-from videochat_online.memory.schedule import DEFAULT_FULL_GRID, Grid, TokenSchedule, check_grid, coarser_grid
+from videochat_online.memory.schedule import (
+    DEFAULT_FULL_GRID,
+    Grid,
+    TokenSchedule,
+    check_count,
+    check_grid,
+    coarser_grid,
+)
 from videochat_online.memory.store import FrameStore
 from videochat_online.memory.stored import StoredMemoryBank
 from videochat_online.types import FrameTokens

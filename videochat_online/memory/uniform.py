@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from videochat_online.errors import InputError
-from videochat_online.memory.schedule import DEFAULT_FULL_GRID, Grid, TokenSchedule, check_grid
+from videochat_online.memory.schedule import DEFAULT_FULL_GRID, Grid, TokenSchedule, check_count, check_grid
 from videochat_online.memory.store import FrameStore
 from videochat_online.memory.stored import StoredMemoryBank
 from videochat_online.types import FrameTokens
@@ -40,11 +39,7 @@ class UniformMemoryBank(StoredMemoryBank):
         full_grid: Grid = DEFAULT_FULL_GRID,
         device: torch.device | str | None = None,
     ) -> None:
-        if isinstance(num_frames, bool) or not isinstance(num_frames, int) or num_frames < 2:
-            raise InputError(
-                f"num_frames of a uniform memory: expected a whole number of at least 2, got {num_frames!r}"
-            )
-        self._num_frames = num_frames
+        self._num_frames = check_count(num_frames, "num_frames of a uniform memory", 2)
         self._grid = check_grid(full_grid, "full_grid")
         super().__init__(
             kind="uniform",
