@@ -497,7 +497,7 @@ class TestThreads:
         num_tokens = []
         for _ in range(3):
             sizes = iter([2, 0])
-            session._prefill_when_idle(lambda sizes=sizes: next(sizes))
+            session._prefill_if_free(lambda sizes=sizes: next(sizes))
             num_tokens.append(session._kept.num_tokens)
         assert num_tokens == [2, 4, 6]
         assert num_tokens[-1] < len(session.prepare("What?").keys) / 8

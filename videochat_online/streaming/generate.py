@@ -175,7 +175,7 @@ def generate_ids(
     generator = None if settings.seed is None else torch.Generator(device).manual_seed(settings.seed)
     embed, keys = network.get_input_embeddings(), () if reuse is None else reuse.keys
     ids = torch.empty((1, 0), dtype=torch.long, device=device)
-    with _sequence(network, num_prompt + settings.max_new_tokens, reuse) as sequence:
+    with _sequence(network, embeds_LD, num_prompt + settings.max_new_tokens, reuse) as sequence:
         first = sequence.num_tokens
         logits_V = sequence.append(embeds_LD[first:], keys[first:])
         for num_ids in range(1, settings.max_new_tokens + 1):
@@ -193,13 +193,13 @@ def generate_ids(
 
 
 def _sequence(
-    network: VideoChatOnlineForConditionalGeneration, max_tokens: int, reuse: Reuse | None
+    network: VideoChatOnlineForConditionalGeneration, embeds_LD: Tensor, max_tokens: int, reuse: Reuse | None
 ) -> AbstractContextManager[CachedSequence]:
     """The cache that a prompt and its answer of together at most `max_tokens` are computed in."""
     regime = needs_long_regime(network, max_tokens)
     if reuse is None:
         return nullcontext(CachedSequence(DynamicKeyValueCache(network.language_model), regime))
-    return reuse.prefix.borrowed(reuse.keys, regime, max_tokens)
+    return reuse.prefix.borrowed(embeds_LD, reuse.keys, regime, max_tokens)
 
 
 @torch.inference_mode()

@@ -121,6 +121,8 @@ class CachedSequence:
         self.cache = cache
         self.long_regime = long_regime
         self.keys: list[TokenKey] = []
+        self.num_computed = 0
+        """Tokens that went through the language model since it was taken into use."""
 
     @property
     def num_tokens(self) -> int:
@@ -132,6 +134,7 @@ class CachedSequence:
         with fixed_regime(self.long_regime):
             logits_V = self.cache.append(embeds_LD)
         self.keys.extend(keys)
+        self.num_computed += len(embeds_LD)
         return logits_V
 
     def crop(self, num_tokens: int) -> None:

@@ -82,7 +82,12 @@ class PrefixCache:
 
     @contextmanager
     def borrowed(
-        self, keys: Sequence[TokenKey], long_regime: bool | None, max_tokens: int, least_share: float = LEAST_SHARE
+        self,
+        embeds_LD: Tensor,
+        keys: Sequence[TokenKey],
+        long_regime: bool | None,
+        max_tokens: int,
+        least_share: float = LEAST_SHARE,
     ) -> Iterator[CachedSequence]:
         """A sequence that begins as `keys` do and lacks at least the last one; kept again afterwards.
 
@@ -90,26 +95,34 @@ class PrefixCache:
         An answer that is stopped (GeneratorExit) is no error.
 
         Args:
-            keys: of a prompt.
+            embeds_LD: of a prompt.
+            keys: of its tokens.
             long_regime: of the rope, for the whole request. What was kept from the other one is forgotten.
             max_tokens: that the sequence may come to have.
             least_share: of `keys`; what begins alike for less is forgotten.
         """
         num_bytes = max_tokens * self._bytes_per_token
-        # Not held here: what is forgotten is freed before anything is computed.
-        sequence = self._begin(self._budget.take(self, num_bytes), keys, long_regime, least_share)
-        is_whole = False
+        sequence, is_whole = None, False
         try:
+            # Not held here: what is forgotten is freed before anything is computed.
+            sequence = self._begin(self._budget.take(self, num_bytes), embeds_LD, keys, long_regime, least_share)
             yield sequence
             is_whole = True
         except GeneratorExit:
             is_whole = True
             raise
         finally:
+            if sequence is not None:
+                sequence.num_computed = 0
             self._budget.give_back(self, sequence if is_whole else None)
 
     def _begin(
-        self, kept: CachedSequence | None, keys: Sequence[TokenKey], long_regime: bool | None, least_share: float
+        self,
+        kept: CachedSequence | None,
+        embeds_LD: Tensor,
+        keys: Sequence[TokenKey],
+        long_regime: bool | None,
+        least_share: float,
     ) -> CachedSequence:
         if kept is not None and kept.long_regime == long_regime:
             length = min(common_length(kept.keys, keys), len(keys) - 1)
@@ -136,19 +149,21 @@ class PrefixCache:
         if len(keys) * self._bytes_per_token > self._budget.max_bytes:
             logger.debug("a prefix of %d tokens is not computed ahead: the KV budget is too small", len(keys))
             return 0
-        kept = self._budget.peek(self)
-        if kept is not None and kept.long_regime == long_regime and common_length(kept.keys, keys) == len(keys):
+        if self._has(keys, long_regime):
             return 0
         # In pieces it may be interrupted again and again: then nothing of what is done is given up.
         least_share = LEAST_SHARE if next_size is None else 0.0
-        with self.borrowed(keys, long_regime, len(keys), least_share) as sequence:
-            first = sequence.num_tokens
+        with self.borrowed(embeds_LD, keys, long_regime, len(keys), least_share) as sequence:
             while (start := sequence.num_tokens) < len(keys):
                 size = len(keys) if next_size is None else next_size()
                 if size == 0:
                     break
                 sequence.append(embeds_LD[start : start + size], keys[start : start + size])
-            return sequence.num_tokens - first
+            return sequence.num_computed
+
+    def _has(self, keys: Sequence[TokenKey], long_regime: bool | None) -> bool:
+        kept = self._budget.peek(self)
+        return kept is not None and kept.long_regime == long_regime and common_length(kept.keys, keys) == len(keys)
 
 
 def make_prefix_cache(language_model: PreTrainedModel, budget: KvBudget) -> PrefixCache | None:

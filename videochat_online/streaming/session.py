@@ -10,6 +10,7 @@ while another asks: a question is answered from a snapshot taken when its answer
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -21,10 +22,11 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from videochat_online.errors import InputError, NoFrameError
+from videochat_online.errors import InputError, NoFrameError, PromptTooLongError
 from videochat_online.memory import MemoryBank, PyramidMemoryBank, QuestionAware
 from videochat_online.model.loading import VideoChatModel
 from videochat_online.streaming.background import BackgroundPrefill, Foreground
+from videochat_online.streaming.block_cache import BlockCache
 from videochat_online.streaming.decoding import without_image_tokens
 from videochat_online.streaming.generate import GenerationSettings, prefill
 from videochat_online.streaming.kv_budget import KvBudget, default_budget
@@ -33,6 +35,8 @@ from videochat_online.streaming.questions import PreparedQuestion, QuestionLayou
 from videochat_online.streaming.speaking import result_of, stream_text
 from videochat_online.streaming.state import Exchange, SessionState, load_state, save_state
 from videochat_online.types import Answer, FrameTokens, FrameUse
+
+logger = logging.getLogger(__name__)
 
 
 class StreamingSession:
@@ -51,6 +55,9 @@ class StreamingSession:
         kv_budget: what these caches may take, shared with other sessions; the process's own by default.
         prefill_in_background: call `prefill` from a thread, in pieces, whenever nothing else is going on. Ends
             with `close`.
+        kv_memory: the language model reads each frame as it arrives, and what it computed of a frame is kept as long
+            as the frame is remembered (see `block_cache`). Experimental: answers are no longer those of a fresh
+            prefill.
     """
 
     def __init__(
@@ -66,11 +73,15 @@ class StreamingSession:
         reuse_prefix: bool = True,
         kv_budget: KvBudget | None = None,
         prefill_in_background: bool = False,
+        kv_memory: bool = False,
     ) -> None:
         if encode_batch < 1:
             raise InputError(f"encode_batch: expected at least 1 frame, got {encode_batch}")
-        if prefill_in_background and not reuse_prefix:
-            raise InputError("prefill_in_background: expected reuse_prefix=True with it, got False")
+        if (prefill_in_background or kv_memory) and not reuse_prefix:
+            name = "kv_memory" if kv_memory else "prefill_in_background"
+            raise InputError(f"{name}: expected reuse_prefix=True with it, got False")
+        if kv_memory and prefill_in_background:
+            raise InputError("kv_memory reads frames as they arrive: expected prefill_in_background=False with it")
         self.model = model
         self.memory: MemoryBank = memory if memory is not None else default_memory(model)
         self.settings = settings or GenerationSettings()
@@ -88,10 +99,12 @@ class StreamingSession:
         # Content ids begin again with a reset: with the epoch they never name two contents.
         self._epoch = 0
         budget = kv_budget or default_budget(model.device)
-        self._kept = make_prefix_cache(model.network.language_model, budget) if reuse_prefix else None
+        make_kept = BlockCache if kv_memory else make_prefix_cache
+        self._kept = make_kept(model.network.language_model, budget) if reuse_prefix else None
+        self._kv_memory = kv_memory
         self._foreground, self._background = Foreground(), None
         if prefill_in_background:
-            self._background = BackgroundPrefill(self._prefill_when_idle, self._foreground, model.device)
+            self._background = BackgroundPrefill(self._prefill_if_free, self._foreground, model.device)
 
     @property
     def num_frames(self) -> int:
@@ -134,11 +147,19 @@ class StreamingSession:
             for start in range(0, len(times), self._encode_batch):
                 batch = slice(start, start + self._encode_batch)
                 features_TCHW = self.model.encode(pixels_THWC[batch])
-                with self._state_lock:
-                    for tokens_CHW, time in zip(features_TCHW, times[batch], strict=True):
+                for tokens_CHW, time in zip(features_TCHW, times[batch], strict=True):
+                    with self._state_lock:
                         index = self._num_frames
                         self.memory.write(FrameTokens(tokens_CHW, index, time, content_id=index))
                         self._num_frames, self._last_time_s = index + 1, time
+                    if self._kv_memory:
+                        self._read_on()
+
+    def _read_on(self) -> None:
+        try:
+            self._prefill_if_free()
+        except PromptTooLongError as error:  # the frame is remembered all the same; a question will say so, too
+            logger.info("the KV memory does not read on: %s", error)
 
     def _check_times(self, times: Sequence[float]) -> None:
         previous = self._last_time_s
@@ -261,8 +282,9 @@ class StreamingSession:
         with self._alone():
             return self._prefill(None)
 
-    def _prefill_when_idle(self, next_size: Callable[[], int]) -> None:
-        if self._answer_lock.acquire(blocking=False):  # whoever holds it wakes the thread at the end
+    def _prefill_if_free(self, next_size: Callable[[], int] | None = None) -> None:
+        """Unless an answer is under way: its end wakes the background, and what comes next reads what is lacking."""
+        if self._answer_lock.acquire(blocking=False):
             try:
                 self._prefill(next_size)
             finally:
