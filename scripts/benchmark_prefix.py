@@ -6,7 +6,9 @@
 For each size of the Pyramid Memory Bank, full: `fresh`: nothing kept. `follow_up`: the next question of the dialogue,
 no new frame. `after_prefill`: `session.prefill()` came before the question; its own time is `prefill`. `after_push`:
 one more frame of the stream, then a question (each about the stream alone, without dialogue); how much of the prompt
-was there already, and the time, question by question. Ratios to `fresh`, all medians, taken in turns in one run.
+was there already, and the time, question by question. `kv_memory`: the same frames and questions with a memory in the
+KV cache, which reads each frame as it comes: how much of the prompt the language model read in the push, that push's
+time, and the first token's. Ratios to `fresh`, all medians, taken in turns in one run.
 
 Random weights: a tiny vision tower, and a language model of 256 x 6 layers. At 13,000 tokens attention is a large part
 of the time (of a 4B model it would be a fifth), and that of the first half of a prompt is small: reusing it saves
@@ -25,8 +27,11 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import tempfile
 import time
+from collections.abc import Callable
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -96,29 +101,59 @@ def measure(model: VideoChatModel, frames_THWC: np.ndarray, size: int, options: 
         times["prefill"].append(seconds(session.prefill))
         times["after_prefill"].append(seconds(session.ask, FIRST))
     fresh_s = statistics.median(times["fresh"])
+    kept = in_kv_cache(session, CAPACITIES[size])
     pushed: dict[str, list[float]] = {"reused": [], "ratio": []}
+    with_kv: dict[str, list[float]] = {"read": [], "push_ratio": [], "ratio": []}
     for index in range(num_filled, len(frames_THWC)):
+        frame_THWC, times_s = frames_THWC[index : index + 1], [index / FPS]
         session.forget_dialogue()
-        session.push(frames_THWC[index : index + 1], [index / FPS])
-        num_computed: list[int] = []
-        hook = model.network.language_model.register_forward_pre_hook(
-            lambda _, __, keywords, counts=num_computed: counts.append(keywords["inputs_embeds"].shape[1]),
-            with_kwargs=True,
-        )
-        pushed["ratio"].append(seconds(session.ask, FIRST) / fresh_s)
-        hook.remove()
-        session.forget_dialogue()
-        pushed["reused"].append(1 - sum(num_computed) / len(session.prepare(FIRST).prompt.layout))
-    after_push = {key: [round(value, 3) for value in values] for key, values in pushed.items()}
-    after_push |= {f"mean_{key}": round(statistics.fmean(values), 3) for key, values in pushed.items()}
+        session.push(frame_THWC, times_s)
+        num_prompt = len(session.prepare(FIRST).prompt.layout)
+        num_read, read_s = read_during(session, session.ask, FIRST)
+        pushed["reused"].append(1 - num_read / num_prompt)
+        pushed["ratio"].append(read_s / fresh_s)
+        kept.forget_dialogue()
+        num_read, read_s = read_during(kept, kept.push, frame_THWC, times_s)
+        with_kv["read"].append(num_read / num_prompt)
+        with_kv["push_ratio"].append(read_s / fresh_s)
+        with_kv["ratio"].append(seconds(kept.ask, FIRST) / fresh_s)
     medians = {key: statistics.median(values) for key, values in times.items()}
     return {
         "visual_tokens": sum(frame.num_tokens for frame in session.remembered()),
         "prompt_tokens": len(session.prepare(FIRST).prompt.layout),
         "seconds": {key: round(value, 3) for key, value in medians.items()},
         "ratios": {key: round(medians[key] / fresh_s, 4) for key in ("follow_up", "after_prefill")},
-        "after_push": after_push,
+        "after_push": with_means(pushed),
+        "kv_memory": with_means(with_kv),
     }
+
+
+def in_kv_cache(session: StreamingSession, capacities: tuple[int, ...]) -> StreamingSession:
+    """A session that remembers the same in a KV cache."""
+    memory = vco.PyramidMemoryBank(capacities=capacities, full_grid=session.model.config.grid)
+    kept = StreamingSession(session.model, memory, settings=session.settings, kv_memory=True)
+    with tempfile.TemporaryDirectory() as folder:
+        session.save(Path(folder) / "state")
+        kept.restore(Path(folder) / "state")
+    kept.prefill()
+    return kept
+
+
+def read_during(session: StreamingSession, call: Callable[..., Any], *arguments: Any) -> tuple[int, float]:
+    """Tokens that the language model reads in a call, and the call's seconds."""
+    counts: list[int] = []
+    hook = session.model.network.language_model.register_forward_pre_hook(
+        lambda _, __, keywords: counts.append(keywords["inputs_embeds"].shape[1]), with_kwargs=True
+    )
+    call_s = seconds(call, *arguments)
+    hook.remove()
+    return sum(counts), call_s
+
+
+def with_means(figures: dict[str, list[float]]) -> dict[str, Any]:
+    """Of each push, and on average."""
+    rounded: dict[str, Any] = {key: [round(value, 3) for value in values] for key, values in figures.items()}
+    return rounded | {f"mean_{key}": round(statistics.fmean(values), 3) for key, values in figures.items()}
 
 
 def forget(session: StreamingSession) -> None:
