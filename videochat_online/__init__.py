@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         make_memory,
     )
     from videochat_online.model import VideoChatModel, load_model
-    from videochat_online.streaming import GenerationSettings, ImageChat, StreamingSession
+    from videochat_online.streaming import GenerationSettings, ImageChat, StreamingSession, make_strategy
     from videochat_online.video import open_video, read_image, read_video
 
 # Where each public name lives. Resolved on first use: a reader of memories need not wait for transformers.
@@ -44,6 +44,7 @@ _HOMES = {
     "GenerationSettings": "streaming",
     "ImageChat": "streaming",
     "StreamingSession": "streaming",
+    "make_strategy": "streaming",
     "open_video": "video",
     "read_image": "video",
     "read_video": "video",
@@ -62,6 +63,7 @@ __all__ = [
     "WindowMemoryBank",
     "load_model",
     "make_memory",
+    "make_strategy",
     "open_video",
     "read_image",
     "read_video",

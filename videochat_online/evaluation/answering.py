@@ -12,14 +12,13 @@ from string import ascii_uppercase
 
 import torch
 
-from videochat_online.constants import IGNORE_INDEX
 from videochat_online.errors import InputError
 from videochat_online.evaluation.scoring import parse_reply
 from videochat_online.model import VideoChatModel
 from videochat_online.streaming import GenerationSettings
 from videochat_online.streaming.decoding import TextDecoder
 from videochat_online.streaming.generate import continuation_log_likelihoods, first_logits, generate_ids
-from videochat_online.streaming.prompting import Prompt
+from videochat_online.streaming.prompting import Prompt, reply_ids
 from videochat_online.text import layout_prompt
 from videochat_online.types import Turn
 
@@ -51,7 +50,8 @@ def answer_by_generation(
     """Generate, then parse the text as an answer to a question of that kind."""
     decoder, first_token_s = TextDecoder(model.tokenizer), 0.0
     start_s = time.perf_counter()
-    for count, token in enumerate(generate_ids(model.network, prompt.embeds_LD, model.stop_ids, settings)):
+    ids = generate_ids(model.network, prompt.embeds_LD, model.stop_ids, settings, contrasts=prompt.contrasts)
+    for count, token in enumerate(ids):
         if count == 0:
             first_token_s = time.perf_counter() - start_s
         if token not in model.stop_ids:
@@ -66,8 +66,8 @@ def answer_by_likelihood(
     """Compare the letters as the next token of a prompt that was laid out with `LETTER_PREFIX`."""
     start_s = time.perf_counter()
     num_dropped, ids = letter_ids(model, num_options)
-    embeds_LD = prompt.embeds_LD[: len(prompt.embeds_LD) - num_dropped]
-    logits = first_logits(model.network, embeds_LD, settings.max_new_tokens)
+    prompt = prompt.without_last(num_dropped)
+    logits = first_logits(model.network, prompt.embeds_LD, settings.max_new_tokens, prompt.contrasts)
     scores = logits[torch.tensor(ids, device=logits.device)]
     option = int(scores.argmax())
     probabilities = tuple(scores.softmax(-1).tolist())
@@ -83,15 +83,9 @@ def answer_by_text_likelihood(model: VideoChatModel, prompt: Prompt, options: Se
     Source: the "cloze formulation" of OLMES (arXiv:2406.08446), which small models can be told apart with.
     """
     replies = [reply_ids(model, option) for option in options]
-    scores = continuation_log_likelihoods(model.network, prompt.embeds_LD, replies)
+    scores = continuation_log_likelihoods(model.network, prompt.embeds_LD, replies, prompt.contrasts)
     option = int(scores.argmax())
     return Reply(options[option], option, None, tuple(scores.softmax(-1).tolist()))
-
-
-def reply_ids(model: VideoChatModel, text: str) -> tuple[int, ...]:
-    """Ids of a reply as training has them, its end included."""
-    layout = layout_prompt([Turn(("?",), text)], tokenizer=model.tokenizer, template=model.template)
-    return tuple(label for label in layout.labels if label != IGNORE_INDEX)
 
 
 def letter_ids(model: VideoChatModel, num_options: int) -> tuple[int, list[int]]:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
+from torch.nn import functional
 
+from videochat_online.errors import InputError
 from videochat_online.types import FrameTokens
 
 
@@ -76,3 +79,15 @@ class QuestionAware(Protocol):
             InputError: the question's embedding is not of the frames' width D.
         """
         ...
+
+
+def question_relevance(query_D: Tensor, tokens_LD: Tensor) -> float:
+    """Cosine similarity (fp32) of a question and the mean token of a frame in the space that `QuestionAware` names.
+
+    Raises:
+        InputError: they are not of the same width.
+    """
+    if tokens_LD.shape[1] != query_D.shape[0]:
+        raise InputError(f"query: expected the width of the frames' tokens, {tokens_LD.shape[1]}, got {len(query_D)}")
+    mean_D = tokens_LD.mean(dim=0, dtype=torch.float32)
+    return float(functional.cosine_similarity(query_D.to(mean_D), mean_D, dim=0))

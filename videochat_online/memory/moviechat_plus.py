@@ -18,9 +18,9 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from videochat_online.errors import InputError
+from videochat_online.memory.base import question_relevance
 from videochat_online.memory.merging import merge_neighbours
 from videochat_online.memory.moviechat import MovieChatMemoryBank
 from videochat_online.types import FrameTokens
@@ -58,7 +58,7 @@ class MovieChatPlusMemoryBank(MovieChatMemoryBank):
             for frame, clip in numbered:
                 clips.setdefault(clip, []).append(frame)
             relevance = {
-                clip: statistics.fmean(_cosine(query_D, project(frame)) for frame in frames)
+                clip: statistics.fmean(question_relevance(query_D, project(frame)) for frame in frames)
                 for clip, frames in clips.items()
                 if clip
             }
@@ -73,10 +73,3 @@ class MovieChatPlusMemoryBank(MovieChatMemoryBank):
 
 def _as_they_are(frame: FrameTokens) -> Tensor:
     return frame.tokens_CHW.flatten(1).T
-
-
-def _cosine(query_D: Tensor, tokens_LD: Tensor) -> float:
-    if tokens_LD.shape[1] != query_D.shape[0]:
-        raise InputError(f"query: expected the width of the frames' tokens, {tokens_LD.shape[1]}, got {len(query_D)}")
-    mean_D = tokens_LD.mean(dim=0, dtype=torch.float32)
-    return float(functional.cosine_similarity(query_D.to(mean_D), mean_D, dim=0))

@@ -3,7 +3,19 @@
 from videochat_online.streaming.generate import GenerationSettings
 from videochat_online.streaming.images import ImageChat
 from videochat_online.streaming.kv_budget import KvBudget
+from videochat_online.streaming.readings import Strategy
 from videochat_online.streaming.session import StreamingSession
 from videochat_online.streaming.state import Exchange
+from videochat_online.streaming.strategies import STRATEGIES, STRATEGY_OPTIONS, make_strategy
 
-__all__ = ["Exchange", "GenerationSettings", "ImageChat", "KvBudget", "StreamingSession"]
+__all__ = [
+    "STRATEGIES",
+    "STRATEGY_OPTIONS",
+    "Exchange",
+    "GenerationSettings",
+    "ImageChat",
+    "KvBudget",
+    "Strategy",
+    "StreamingSession",
+    "make_strategy",
+]

@@ -5,15 +5,13 @@ Knows the language model and its KV cache; knows nothing of streams, memories or
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from transformers import (
-    DynamicCache,
     LogitsProcessorList,
     MinNewTokensLengthLogitsProcessor,
     RepetitionPenaltyLogitsProcessor,
@@ -25,6 +23,7 @@ from transformers import (
 from videochat_online.errors import InputError, NonFiniteError, PromptTooLongError
 from videochat_online.model.modeling import VideoChatOnlineForConditionalGeneration
 from videochat_online.model.rope import fixed_regime, switch_length
+from videochat_online.streaming.contrast import Contrast, ContrastedSequence
 from videochat_online.streaming.kv_cache import CachedSequence, DynamicKeyValueCache
 from videochat_online.streaming.prefix_cache import Reuse
 
@@ -99,18 +98,48 @@ def _check_context(network: VideoChatOnlineForConditionalGeneration, num_prompt:
         )
 
 
+def _longest(embeds_LD: Tensor, contrasts: Sequence[Contrast]) -> int:
+    """Tokens of the longest of a question's prompts."""
+    return max([len(embeds_LD), *(len(contrast.embeds_LD) for contrast in contrasts)])
+
+
 @torch.inference_mode()
-def first_logits(network: VideoChatOnlineForConditionalGeneration, embeds_LD: Tensor, max_new_tokens: int) -> Tensor:
+def first_logits(
+    network: VideoChatOnlineForConditionalGeneration,
+    embeds_LD: Tensor,
+    max_new_tokens: int,
+    contrasts: Sequence[Contrast] = (),
+) -> Tensor:
     """Logits of the first answer token after a prompt: [vocabulary], fp32.
 
     Raises:
         PromptTooLongError: prompt and token are longer than the language model's context.
         NonFiniteError: no token can be told to be the likeliest.
     """
-    _check_context(network, embeds_LD.shape[0], 1)
-    with fixed_regime(needs_long_regime(network, embeds_LD.shape[0] + max_new_tokens)):
-        out = network.language_model(inputs_embeds=embeds_LD[None], use_cache=False, logits_to_keep=1)
-    return _finite(out.logits[0, -1].float())
+    num_prompt = _longest(embeds_LD, contrasts)
+    _check_context(network, num_prompt, 1)
+    if not contrasts:
+        return _first_logits(network, embeds_LD[None], num_prompt + max_new_tokens)[0]
+    with _sequence(network, embeds_LD, num_prompt + max_new_tokens, None, contrasts) as sequence:
+        return _finite(sequence.append(embeds_LD, ()))
+
+
+@torch.inference_mode()
+def first_logits_of_each(network: VideoChatOnlineForConditionalGeneration, embeds_BLD: Tensor) -> Tensor:
+    """Logits of the first answer token after each of `B` prompts of the same length: [B, vocabulary], fp32.
+
+    Raises:
+        PromptTooLongError, NonFiniteError: as `first_logits`.
+    """
+    num_prompt = embeds_BLD.shape[1]
+    _check_context(network, num_prompt, 1)
+    return _first_logits(network, embeds_BLD, num_prompt + 1)
+
+
+def _first_logits(network: VideoChatOnlineForConditionalGeneration, embeds_BLD: Tensor, max_tokens: int) -> Tensor:
+    with fixed_regime(needs_long_regime(network, max_tokens)):
+        out = network.language_model(inputs_embeds=embeds_BLD, use_cache=False, logits_to_keep=1)
+    return torch.stack([_finite(logits_V) for logits_V in out.logits[:, -1].float()])
 
 
 def _finite(logits: Tensor) -> Tensor:
@@ -122,29 +151,28 @@ def _finite(logits: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def continuation_log_likelihoods(
-    network: VideoChatOnlineForConditionalGeneration, embeds_LD: Tensor, continuations: Sequence[Sequence[int]]
+    network: VideoChatOnlineForConditionalGeneration,
+    embeds_LD: Tensor,
+    continuations: Sequence[Sequence[int]],
+    contrasts: Sequence[Contrast] = (),
 ) -> Tensor:
     """Log-probability of each of `N` continuations of a prompt, the sum over its tokens: [N], fp32.
 
     Raises:
         PromptTooLongError: prompt and continuation together can be longer than the language model's context.
     """
-    model, longest = network.language_model, max(map(len, continuations))
-    _check_context(network, embeds_LD.shape[0], longest)
-    prompt_cache = DynamicCache(config=model.config)
-    sums = []
-    with fixed_regime(needs_long_regime(network, embeds_LD.shape[0] + longest)):
-        first_V = model(inputs_embeds=embeds_LD[None], past_key_values=prompt_cache, logits_to_keep=1).logits[0]
-        for continuation in continuations:
-            ids_N = torch.tensor(continuation, device=embeds_LD.device)
-            logits_NV = first_V
-            if len(ids_N) > 1:
-                # A copy: what a continuation adds to a cache cannot be taken back in every kind of layer.
-                cache = copy.deepcopy(prompt_cache)
-                rest_NV = model(input_ids=ids_N[None, :-1], past_key_values=cache).logits[0]
-                logits_NV = torch.cat((first_V, rest_NV))
-            log_probabilities_NV = _finite(logits_NV.float()).log_softmax(-1)
-            sums.append(log_probabilities_NV.gather(1, ids_N[:, None]).sum())
+    num_prompt, longest = _longest(embeds_LD, contrasts), max(map(len, continuations))
+    _check_context(network, num_prompt, longest)
+    regime, embed = needs_long_regime(network, num_prompt + longest), network.get_input_embeddings()
+    sequence = ContrastedSequence(network.language_model, contrasts, regime)
+    first_V, sums = sequence.append(embeds_LD), []
+    for continuation in continuations:
+        ids_N = torch.tensor(continuation, device=embeds_LD.device)
+        logits_NV = first_V[None]
+        if len(ids_N) > 1:
+            logits_NV = torch.cat((logits_NV, sequence.logits_of(embed(ids_N[:-1]))))
+        log_probabilities_NV = _finite(logits_NV.float()).log_softmax(-1)
+        sums.append(log_probabilities_NV.gather(1, ids_N[:, None]).sum())
     return torch.stack(sums)
 
 
@@ -155,6 +183,7 @@ def generate_ids(
     stop_ids: Sequence[int],
     settings: GenerationSettings,
     reuse: Reuse | None = None,
+    contrasts: Sequence[Contrast] = (),
 ) -> Iterator[int]:
     """Yield the ids of an answer as they are chosen; the stop id, where it comes, is the last one.
 
@@ -163,19 +192,21 @@ def generate_ids(
         embeds_LD: the prompt's embeddings, visual tokens in place.
         stop_ids: ids that end an answer.
         settings: how ids are chosen.
-        reuse: take over what an earlier prompt has in common with this one, and leave this one's for the next.
+        reuse: take over what an earlier prompt has in common with this one, and leave this one's for the next. With
+            contrasts only the room is counted that they take.
+        contrasts: other readings of the question, whose logits count, too.
 
     Raises:
         PromptTooLongError: prompt and answer together can be longer than the language model's context.
         NonFiniteError: no token can be told to be the likeliest.
     """
-    num_prompt, device = embeds_LD.shape[0], embeds_LD.device
+    num_prompt, device = _longest(embeds_LD, contrasts), embeds_LD.device
     _check_context(network, num_prompt, settings.max_new_tokens)
     processors = settings.processors(stop_ids, device)
     generator = None if settings.seed is None else torch.Generator(device).manual_seed(settings.seed)
     embed, keys = network.get_input_embeddings(), () if reuse is None else reuse.keys
     ids = torch.empty((1, 0), dtype=torch.long, device=device)
-    with _sequence(network, embeds_LD, num_prompt + settings.max_new_tokens, reuse) as sequence:
+    with _sequence(network, embeds_LD, num_prompt + settings.max_new_tokens, reuse, contrasts) as sequence:
         first = sequence.num_tokens
         logits_V = sequence.append(embeds_LD[first:], keys[first:])
         for num_ids in range(1, settings.max_new_tokens + 1):
@@ -192,14 +223,25 @@ def generate_ids(
             logits_V = sequence.append(embed(chosen[0]), (token,))
 
 
+@contextmanager
 def _sequence(
-    network: VideoChatOnlineForConditionalGeneration, embeds_LD: Tensor, max_tokens: int, reuse: Reuse | None
-) -> AbstractContextManager[CachedSequence]:
+    network: VideoChatOnlineForConditionalGeneration,
+    embeds_LD: Tensor,
+    max_tokens: int,
+    reuse: Reuse | None,
+    contrasts: Sequence[Contrast],
+) -> Iterator[CachedSequence | ContrastedSequence]:
     """The cache that a prompt and its answer of together at most `max_tokens` are computed in."""
     regime = needs_long_regime(network, max_tokens)
-    if reuse is None:
-        return nullcontext(CachedSequence(DynamicKeyValueCache(network.language_model), regime))
-    return reuse.prefix.borrowed(embeds_LD, reuse.keys, regime, max_tokens)
+    if contrasts:
+        num_tokens = (1 + len(contrasts)) * max_tokens
+        with nullcontext() if reuse is None else reuse.prefix.set_aside(num_tokens):
+            yield ContrastedSequence(network.language_model, contrasts, regime)
+    elif reuse is None:
+        yield CachedSequence(DynamicKeyValueCache(network.language_model), regime)
+    else:
+        with reuse.prefix.borrowed(embeds_LD, reuse.keys, regime, max_tokens) as sequence:
+            yield sequence
 
 
 @torch.inference_mode()

@@ -81,6 +81,15 @@ class PrefixCache:
         self._budget.release(self)
 
     @contextmanager
+    def set_aside(self, num_tokens: int) -> Iterator[None]:
+        """Keep nothing, and count so many tokens, which are computed elsewhere, as in use."""
+        self._budget.take(self, num_tokens * self._bytes_per_token)
+        try:
+            yield
+        finally:
+            self._budget.give_back(self, None)
+
+    @contextmanager
     def borrowed(
         self,
         embeds_LD: Tensor,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from videochat_online.constants import IGNORE_INDEX
 from videochat_online.model.loading import VideoChatModel
+from videochat_online.streaming.contrast import Contrast
 from videochat_online.text import PromptLayout, layout_prompt
 from videochat_online.types import Turn
 
@@ -20,10 +22,18 @@ class Prompt:
     Attributes:
         layout: ids, and where each frame's tokens stand.
         embeds_LD: embeddings of the whole prompt.
+        contrasts: other readings of the question, whose logits count, too.
     """
 
     layout: PromptLayout
     embeds_LD: Tensor
+    contrasts: tuple[Contrast, ...] = ()
+
+    def without_last(self, num_tokens: int) -> Prompt:
+        """The same with that many tokens less at the end, which are alike in all readings. The layout stays."""
+        stop = len(self.embeds_LD) - num_tokens
+        shortened = [replace(one, embeds_LD=one.embeds_LD[: len(one.embeds_LD) - num_tokens]) for one in self.contrasts]
+        return replace(self, embeds_LD=self.embeds_LD[:stop], contrasts=tuple(shortened))
 
 
 @torch.inference_mode()
@@ -54,3 +64,9 @@ def build_prompt(
     ids = torch.tensor([layout.input_ids], device=model.device)
     visual_LD = torch.cat(list(visuals)) if visuals else None
     return Prompt(layout, model.network.fuse(ids, visual_LD)[0])
+
+
+def reply_ids(model: VideoChatModel, text: str) -> tuple[int, ...]:
+    """Ids of a reply as training has them, its end included."""
+    layout = layout_prompt([Turn(("?",), text)], tokenizer=model.tokenizer, template=model.template)
+    return tuple(label for label in layout.labels if label != IGNORE_INDEX)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
 from videochat_online.model.loading import VideoChatModel
+from videochat_online.streaming.contrast import Contrast
 from videochat_online.streaming.kv_cache import TokenKey
 from videochat_online.streaming.prefix_cache import common_length, sequence_keys
 from videochat_online.streaming.prompting import Prompt, build_prompt
+from videochat_online.streaming.readings import Reading
 from videochat_online.streaming.state import Exchange
 from videochat_online.text import frame_segments
 from videochat_online.types import FrameTokens, FrameUse, Turn
@@ -24,16 +26,16 @@ class Snapshot:
     """Memory and dialogue of a session at one moment.
 
     Attributes:
-        remembered: frames in time order.
-        visuals: their projected tokens, [n, D] each.
+        readings: frames in time order; of several, the first is the question's own.
+        visuals: projected tokens of the frames of each, [n, D] a frame.
         history: questions and answers so far.
         num_frames: that have arrived.
         asked_at_s: stream time.
         epoch: how often the session has been reset or restored.
     """
 
-    remembered: tuple[FrameTokens, ...]
-    visuals: Sequence[Tensor]
+    readings: tuple[Reading, ...]
+    visuals: Sequence[Sequence[Tensor]]
     history: tuple[Exchange, ...]
     num_frames: int
     asked_at_s: float
@@ -70,18 +72,41 @@ class QuestionLayout:
 
     def prepare(self, snapshot: Snapshot, question: str, generation_prefix: str = "") -> PreparedQuestion:
         """The prompt of a question that is asked at this moment."""
-        remembered, history = snapshot.remembered, snapshot.history
-        frames = tuple(FrameUse(f.index, f.time_s, f.num_tokens) for f in remembered)
-        prompt = build_prompt(
-            self.model,
-            _turns(frames, history, question, self.with_times),
-            snapshot.visuals,
-            system_message=self.system_message,
-            generation_prefix=generation_prefix,
-        )
+        prompts = [
+            self._prompt(reading.frames, visuals, snapshot.history, question, generation_prefix)
+            for reading, visuals in zip(snapshot.readings, snapshot.visuals, strict=True)
+        ]
+        contrasts = [
+            Contrast(prompt.embeds_LD, reading.weight)
+            for prompt, reading in zip(prompts[1:], snapshot.readings[1:], strict=True)
+        ]
+        prompt, remembered = replace(prompts[0], contrasts=tuple(contrasts)), snapshot.readings[0].frames
         keys = sequence_keys(prompt.layout, [frame.content_id for frame in remembered], snapshot.epoch)
         return PreparedQuestion(
-            question, snapshot.asked_at_s, snapshot.num_frames, len(history), frames, prompt, keys, snapshot.epoch
+            question=question,
+            asked_at_s=snapshot.asked_at_s,
+            num_frames_seen=snapshot.num_frames,
+            num_exchanges=len(snapshot.history),
+            frames=_uses(remembered),
+            prompt=prompt,
+            keys=keys,
+            epoch=snapshot.epoch,
+        )
+
+    def _prompt(
+        self,
+        frames: Sequence[FrameTokens],
+        visuals: Sequence[Tensor],
+        history: Sequence[Exchange],
+        question: str,
+        generation_prefix: str,
+    ) -> Prompt:
+        return build_prompt(
+            self.model,
+            _turns(_uses(frames), history, question, self.with_times),
+            visuals,
+            system_message=self.system_message,
+            generation_prefix=generation_prefix,
         )
 
     def prefix(self, snapshot: Snapshot) -> tuple[Tensor, tuple[TokenKey, ...], int]:
@@ -93,6 +118,10 @@ class QuestionLayout:
         one, other = (self.prepare(snapshot, question) for question in _UNALIKE)
         length = common_length(one.keys, other.keys)
         return one.prompt.embeds_LD[:length], one.keys[:length], len(one.keys)
+
+
+def _uses(frames: Sequence[FrameTokens]) -> tuple[FrameUse, ...]:
+    return tuple(FrameUse(f.index, f.time_s, f.num_tokens) for f in frames)
 
 
 def _turns(frames: Sequence[FrameUse], history: Sequence[Exchange], question: str, with_times: bool) -> list[Turn]:

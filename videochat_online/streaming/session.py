@@ -32,8 +32,10 @@ from videochat_online.streaming.generate import GenerationSettings, prefill
 from videochat_online.streaming.kv_budget import KvBudget, default_budget
 from videochat_online.streaming.prefix_cache import Reuse, make_prefix_cache
 from videochat_online.streaming.questions import PreparedQuestion, QuestionLayout, Snapshot
+from videochat_online.streaming.readings import Reading, Strategy
 from videochat_online.streaming.speaking import result_of, stream_text
 from videochat_online.streaming.state import Exchange, SessionState, load_state, save_state
+from videochat_online.streaming.strategies import Direct
 from videochat_online.types import Answer, FrameTokens, FrameUse
 
 logger = logging.getLogger(__name__)
@@ -58,6 +60,7 @@ class StreamingSession:
         kv_memory: the language model reads each frame as it arrives, and what it computed of a frame is kept as long
             as the frame is remembered (see `block_cache`). Experimental: answers are no longer those of a fresh
             prefill.
+        strategy: what is done at question time with the frames that the memory gives; all are shown by default.
     """
 
     def __init__(
@@ -74,17 +77,24 @@ class StreamingSession:
         kv_budget: KvBudget | None = None,
         prefill_in_background: bool = False,
         kv_memory: bool = False,
+        strategy: Strategy | None = None,
     ) -> None:
         if encode_batch < 1:
             raise InputError(f"encode_batch: expected at least 1 frame, got {encode_batch}")
         if (prefill_in_background or kv_memory) and not reuse_prefix:
             name = "kv_memory" if kv_memory else "prefill_in_background"
             raise InputError(f"{name}: expected reuse_prefix=True with it, got False")
-        if kv_memory and prefill_in_background:
-            raise InputError("kv_memory reads frames as they arrive: expected prefill_in_background=False with it")
+        if kv_memory and (
+            prefill_in_background or not isinstance(strategy or Direct(), Direct) or isinstance(memory, QuestionAware)
+        ):
+            raise InputError(
+                "kv_memory reads frames as they arrive: expected no prefill_in_background, strategy or memory that "
+                "chooses frames by the question with it"
+            )
         self.model = model
         self.memory: MemoryBank = memory if memory is not None else default_memory(model)
         self.settings = settings or GenerationSettings()
+        self._strategy: Strategy = Direct() if strategy is None else strategy
         self._layout = QuestionLayout(model=model, system_message=system_message, with_times=with_times)
         self._encode_batch = encode_batch
         self._initial_history = tuple(history)
@@ -274,7 +284,7 @@ class StreamingSession:
 
         Returns:
             Tokens that had to be computed. 0 where nothing was new, nothing has been seen yet, nothing is reused,
-            or the KV budget is too small.
+            the strategy chooses frames by the question, or the KV budget is too small.
 
         Raises:
             PromptTooLongError: the memory is larger than the language model's context.
@@ -291,7 +301,7 @@ class StreamingSession:
                 self._answer_lock.release()
 
     def _prefill(self, next_size: Callable[[], int] | None) -> int:
-        if self._kept is None or self._num_frames == 0:
+        if self._kept is None or self._num_frames == 0 or not isinstance(self._strategy, Direct):
             return 0
         embeds_LD, keys, num_prompt = self._layout.prefix(self._snapshot(None, None))
         max_length = num_prompt + self.settings.max_new_tokens
@@ -302,7 +312,12 @@ class StreamingSession:
             asked_at_s = self._asking_time(at_s)
             remembered = tuple(self._recall(question))
             history, num_frames, epoch = tuple(self._history), self._num_frames, self._epoch
-        return Snapshot(remembered, self._project(remembered), history, num_frames, asked_at_s, epoch)
+        self._project(remembered)
+        readings: tuple[Reading, ...] = (Reading(remembered),)
+        if question is not None:
+            readings = self._strategy.read(remembered, question, self.model, self._projected_tokens)
+        visuals = [[self._projected_tokens(frame) for frame in reading.frames] for reading in readings]
+        return Snapshot(readings, visuals, history, num_frames, asked_at_s, epoch)
 
     def _recall(self, question: str | None) -> Sequence[FrameTokens]:
         """What the memory gives for this question; None: for one that is not known yet."""
@@ -322,10 +337,9 @@ class StreamingSession:
             )
         return self._last_time_s if at_s is None else at_s
 
-    def _project(self, frames: Sequence[FrameTokens]) -> list[Tensor]:
+    def _project(self, frames: Sequence[FrameTokens]) -> None:
         # Only what was remembered for this question is kept for the next one.
         self._projected = {frame.content_id: self._projected_tokens(frame) for frame in frames}
-        return list(self._projected.values())
 
     def _projected_tokens(self, frame: FrameTokens) -> Tensor:
         # A frame keeps its content id until it changes tier: most were projected for an earlier question.

@@ -27,7 +27,7 @@ def stream_text(
     """
     decoder, stop_ids = TextDecoder(model.tokenizer), model.stop_ids
     try:
-        for token in generate_ids(model.network, prompt.embeds_LD, stop_ids, settings, reuse):
+        for token in generate_ids(model.network, prompt.embeds_LD, stop_ids, settings, reuse, prompt.contrasts):
             piece = "" if token in stop_ids else decoder.push(token)
             if piece:
                 yield piece

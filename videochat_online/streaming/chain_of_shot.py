@@ -1,0 +1,130 @@
+"""Chain-of-Shot: the frames that a question is about count more, those that it is not about count against an answer.
+
+Source: CoS, arXiv 2502.06428. From the paper: each four consecutive frames are one picture, tiled 2 x 2; a yes/no
+question whether anything of the question is in it makes its frames relevant or not; a positive video of the relevant
+frames and a negative one of irrelevant frames are read beside the video itself, and logits =
+l + (1 - R / T) (l_positive - l_negative) for R relevant frames of T.
+
+Our decisions, where the paper speaks of pixels or says nothing:
+- A memory holds features, not pixels, and a frame is encoded once. So frames are tiled in feature space: each is
+  pooled to half of the full token grid in each direction, and four of them make one picture's tokens, which then go
+  through the projector. A smaller frame is enlarged, each token standing for its neighbours. The mosaic has the tokens
+  of one full-size frame; the vision tower has never seen it as a picture, nor has anything trained a model on such.
+- The frames are those that the memory gives, so T is at most what it holds. The last picture of fewer than four
+  frames is filled up with its last frame.
+- The model itself is asked, and its logits of the first token in which the replies Yes and No differ are compared.
+- The negative video has T frames: a relevant one keeps its number and time and shows the irrelevant frame that is
+  nearest by number, of two the earlier, in that frame's size.
+- Where no frame or every frame is relevant there is nothing to hold against each other: plain l.
+
+Shapes: `B` mosaics, `C` channels, `H` `W` token grid, `L` tokens, `D` width of the language model, `V` vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from videochat_online.memory import Grid, pool_to_grid
+from videochat_online.model.loading import VideoChatModel
+from videochat_online.streaming.generate import first_logits_of_each
+from videochat_online.streaming.prefix_cache import common_length
+from videochat_online.streaming.prompting import build_prompt, reply_ids
+from videochat_online.streaming.readings import Reading
+from videochat_online.text.questions import KIND_SUFFIXES
+from videochat_online.types import FrameTokens, Turn, Visual
+
+FRAMES_OF_A_MOSAIC = 4
+MOSAICS_AT_ONCE = 8
+"""That go through the language model in one batch."""
+IS_VISIBLE = "Is anything that this question is about visible in the image?"
+
+
+@dataclass(frozen=True, slots=True)
+class ChainOfShot:
+    """See the module's docstring. It has no options."""
+
+    def read(
+        self,
+        frames: Sequence[FrameTokens],
+        question: str,
+        model: VideoChatModel,
+        project: Callable[[FrameTokens], Tensor],
+    ) -> tuple[Reading, ...]:
+        """As `Strategy.read`: one reading, or the video itself, the positive and the negative one."""
+        return contrasted(frames, are_relevant(model, frames, question))
+
+
+def contrasted(frames: Sequence[FrameTokens], is_relevant: Sequence[bool]) -> tuple[Reading, ...]:
+    """The readings of frames of which some are relevant."""
+    relevant = tuple(frame for frame, yes in zip(frames, is_relevant, strict=True) if yes)
+    others = [frame for frame, yes in zip(frames, is_relevant, strict=True) if not yes]
+    itself = Reading(tuple(frames))
+    if not relevant or not others:
+        return (itself,)
+    weight = 1 - len(relevant) / len(frames)
+    negative = tuple(
+        _shown_at(frame, min(others, key=lambda other: (abs(other.index - frame.index), other.index))) if yes else frame
+        for frame, yes in zip(frames, is_relevant, strict=True)
+    )
+    return itself, Reading(relevant, weight), Reading(negative, -weight)
+
+
+def _shown_at(place: FrameTokens, shown: FrameTokens) -> FrameTokens:
+    return replace(shown, index=place.index, time_s=place.time_s)
+
+
+def are_relevant(model: VideoChatModel, frames: Sequence[FrameTokens], question: str) -> list[bool]:
+    """For each frame whether the model says that its mosaic shows something of the question.
+
+    Raises:
+        PromptTooLongError, NonFiniteError: as `first_logits_of_each`.
+    """
+    groups = [frames[first : first + FRAMES_OF_A_MOSAIC] for first in range(0, len(frames), FRAMES_OF_A_MOSAIC)]
+    said: list[bool] = []
+    for first in range(0, len(groups), MOSAICS_AT_ONCE):
+        batch = groups[first : first + MOSAICS_AT_ONCE]
+        said += _say_yes(model, [mosaic([f.tokens_CHW for f in group], model.config.grid) for group in batch], question)
+    return [yes for group, yes in zip(groups, said, strict=True) for _ in group]
+
+
+@torch.inference_mode()
+def _say_yes(model: VideoChatModel, mosaics_CHW: Sequence[Tensor], question: str) -> list[bool]:
+    """Whether Yes is a likelier beginning of the reply than No, for each mosaic. Several questions, one batch."""
+    yes, no = (reply_ids(model, word) for word in ("Yes", "No"))
+    common = common_length(yes, no)
+    begun_LD = model.network.get_input_embeddings()(torch.tensor(yes[:common], dtype=torch.long, device=model.device))
+    text = f"{question}\n{IS_VISIBLE}{KIND_SUFFIXES['yes_no']}"
+    prompts = []
+    for mosaic_CHW in mosaics_CHW:
+        tokens_LD = model.project(mosaic_CHW)
+        prompt = build_prompt(model, [Turn((Visual(len(tokens_LD)), "\n", text))], [tokens_LD])
+        prompts.append(torch.cat((prompt.embeds_LD, begun_LD)))
+    logits_BV = first_logits_of_each(model.network, torch.stack(prompts))
+    return [bool(says) for says in logits_BV[:, yes[common]] > logits_BV[:, no[common]]]
+
+
+def mosaic(frames_CHW: Sequence[Tensor], full_grid: Grid) -> Tensor:
+    """One to four frames as one picture [C, H, W] on twice the half of the full grid, row by row.
+
+    Args:
+        frames_CHW: features, on any grids.
+        full_grid: rows and columns of the tokens of a full-size frame.
+    """
+    grid = (max(1, full_grid[0] // 2), max(1, full_grid[1] // 2))
+    cells = [pool_to_grid(_enlarged(tokens_CHW, grid), grid) for tokens_CHW in frames_CHW]
+    cells += [cells[-1]] * (FRAMES_OF_A_MOSAIC - len(cells))
+    return torch.cat((torch.cat(cells[:2], dim=-1), torch.cat(cells[2:], dim=-1)), dim=-2)
+
+
+def _enlarged(tokens_CHW: Tensor, grid: Grid) -> Tensor:
+    """At least as many rows and columns as the grid has, by repeating those that there are."""
+    for dim, wanted in ((-2, grid[0]), (-1, grid[1])):
+        there = tokens_CHW.shape[dim]
+        if there < wanted:
+            places = torch.arange(wanted, device=tokens_CHW.device) * there // wanted
+            tokens_CHW = tokens_CHW.index_select(dim, places)
+    return tokens_CHW
