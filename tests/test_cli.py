@@ -151,6 +151,13 @@ class TestAnswers:
         assert counts["similarity_drop"] == [16] * 3
         assert counts["event_merging"] == [4, 4, 4, 16, 16]
 
+    def test_strategies(self, chat, clip):
+        plain = ("--video", clip, "--fps", 2, "--ask", "9:What?")
+        status, rows, _ = chat(*plain, "--strategy", "retrieval", "--retrieved_frames", 2, "--memory", "window")
+        assert (status, len(rows[0]["frames_used"]), rows[0]["num_visual_tokens"]) == (0, 2, 32)
+        status, rows, _ = chat(*plain, "--strategy", "chain_of_shot")
+        assert (status, rows[0]["frames_used"]) == (0, chat(*plain)[1][0]["frames_used"])
+
     def test_images(self, chat, tmp_path):
         for number, width in enumerate((100, 300)):
             noise = np.random.default_rng(number).integers(0, 256, (100, width, 3), dtype=np.uint8)
@@ -248,6 +255,8 @@ class TestBadInput:
         self.check(chat(*ask, "--seed", str(2**70)), "seed of at most 63 bits")
         self.check(chat("--video", "a" * 5000, "--ask", "1:What?"), "a name too long")
         self.check(chat(*ask, "--backend", "vlc"), "vlc", "pyav")
+        self.check(chat(*ask, "--strategy", "guess", model="absent"), "strategy 'guess'", "direct, retrieval, chain_of")
+        self.check(chat(*ask, "--retrieved_frames", "2", model="absent"), "'direct' does not take retrieved_frames")
 
     def test_models(self, chat, clip, tiny_dir, tmp_path):
         ask = ("--video", clip, "--ask", "1:What?")
@@ -265,6 +274,7 @@ class TestBadInput:
         (tmp_path / "x.png").write_text("x")
         self.check(chat("--image", tmp_path / "x.png", "--ask", "What?"), "x.png")
         self.check(chat("--image", tmp_path / "absent.png", "--ask", "What?"), "absent.png")
+        self.check(chat("--image", "x.png", "--strategy", "retrieval"), "--strategy retrieval: expected a video")
 
     def test_unknown_flags_and_commands(self, capsys):
         for arguments in (["chat", "--model", "x", "--video", "y", "--colour"], ["sing"], ["chat"], []):

@@ -69,7 +69,7 @@ class TestRefusals:
         other = make_run(tmp_path, "other", 0.5, **changes)
         with pytest.raises(InputError) as caught:
             compare_runs([root / "window", other], labels=["w", "o"])
-        assert str(caught.value).startswith(f"o differs from w in more than memory: {words}")
+        assert str(caught.value).startswith(f"o differs from w in more than memory and strategy: {words}")
         compared = compare_runs([root / "window", other], labels=["w", "o"], across_protocols=True)
         (found,) = compared.protocol_differences
         assert words.startswith(f"{found.setting} is {found.value}, not ")

@@ -156,12 +156,16 @@ def test_arguments(adapter, tiny_dir):
     assert changed.memory_options == {"capacities": (24, 24, 144), "policy": "paper"}
     window = protocol(memory="window", num_frames=4)
     assert (window.memory, window.memory_options) == ("window", {"num_frames": 4})
+    found = protocol(strategy="retrieval", retrieved_frames=4)
+    assert (found.strategy, found.strategy_options) == ("retrieval", {"retrieved_frames": 4})
     for wrong, message in (
         ({"batch_size": 2}, "batch_size: expected 1"),
         ({"capacities": "24,24"}, "capacities: expected numbers with slashes"),
         ({"memory": "wndow"}, "unknown memory 'wndow'"),
         ({"memory": "window", "capacities": "2/2/12"}, "does not take capacities"),
         ({"fps": 0}, "fps above 0"),
+        ({"strategy": "guess"}, "unknown strategy 'guess'"),
+        ({"retrieved_frames": 2}, "'direct' does not take retrieved_frames"),
     ):
         with pytest.raises(InputError, match=message):
             protocol(**wrong)

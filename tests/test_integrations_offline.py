@@ -15,7 +15,7 @@ from videochat_online.integrations import offline
 from videochat_online.integrations.offline import OFFLINE, OfflineAnswerer
 from videochat_online.memory import make_model_memory
 from videochat_online.model import VideoChatModel
-from videochat_online.streaming import GenerationSettings, ImageChat, StreamingSession
+from videochat_online.streaming import GenerationSettings, ImageChat, StreamingSession, chain_of_shot
 from videochat_online.streaming.generate import generate_ids
 from videochat_online.streaming.prompting import build_prompt
 from videochat_online.text.questions import OFFLINE_SUFFIX
@@ -119,7 +119,7 @@ def test_stops_end_an_answer_unless_they_stand_before_it(tiny_model, clip, monke
     settings = replace(SHORT, max_new_tokens=20)
     assert answerer.answer("What?", [clip], settings, ("never", middle)) == whole.split(middle)[0].strip()
     ids = tiny_model.tokenizer("\n\nA cup\nor so", add_special_tokens=False)["input_ids"]
-    monkeypatch.setattr(offline, "generate_ids", lambda *arguments: iter(ids))
+    monkeypatch.setattr(offline, "generate_ids", lambda *arguments, **keywords: iter(ids))
     assert answerer.answer("What?", [clip], settings, ("\n",)) == "A cup"
 
 
@@ -152,6 +152,25 @@ def test_losses(tiny_model, clip, monkeypatch):
     others = {"greedy": greedy[:3], "other": (*greedy[:2], greedy[2] + 1)}
     monkeypatch.setattr(offline, "reply_ids", lambda model, text: others[text])
     assert [is_greedy for _, is_greedy in answerer.losses("What?", [clip], list(others))] == [True, False]
+
+
+def test_strategies(tiny_model, clip, monkeypatch):
+    """Retrieval is seen in the prompt, a contrast in answers and losses; nothing relevant is the plain answer."""
+    retrieval = replace(SMALL, strategy="retrieval", strategy_options={"retrieved_frames": 1})
+    assert len(OfflineAnswerer(tiny_model, retrieval).prompt("What?", [clip]).layout.visual_spans) == 1
+    found = {}
+    for name, relevant in (("none", ()), ("some", (3,))):
+        monkeypatch.setattr(
+            chain_of_shot,
+            "are_relevant",
+            lambda *given, relevant=relevant: [i in relevant for i in range(len(given[1]))],
+        )
+        answerer = OfflineAnswerer(tiny_model, replace(SMALL, strategy="chain_of_shot"))
+        found[name] = (answerer.answer("What?", [clip], SHORT), answerer.losses("What?", [clip], ["a cup", "no"]))
+    plain = OfflineAnswerer(tiny_model, SMALL)
+    assert found["none"] == (plain.answer("What?", [clip], SHORT), plain.losses("What?", [clip], ["a cup", "no"]))
+    assert found["some"][0] != found["none"][0]
+    assert [loss for loss, _ in found["some"][1]] != [loss for loss, _ in found["none"][1]]
 
 
 def test_what_cannot_be_used(tiny_model, clip, tmp_path):

@@ -29,9 +29,11 @@ from videochat_online.cli.options import (
     add_generation_arguments,
     add_memory_arguments,
     add_model_arguments,
+    add_strategy_arguments,
     load_model_of,
     memory_of,
     settings_of,
+    strategy_of,
 )
 from videochat_online.errors import InputError, NoFrameError
 from videochat_online.streaming import ImageChat, StreamingSession
@@ -57,6 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="one line of JSON a question")
     add_model_arguments(parser)
     add_memory_arguments(parser)
+    add_strategy_arguments(parser)
     add_generation_arguments(parser)
 
 
@@ -139,12 +142,16 @@ def run(options: argparse.Namespace) -> int:
     if not (math.isfinite(options.fps) and options.fps > 0):
         raise InputError(f"--fps: expected a rate above 0, got {options.fps}")
     questions = sorted(map(parse_question, options.ask or []), key=lambda question: question.time_s)
-    settings = settings_of(options)
+    settings, strategy = settings_of(options), strategy_of(options)
     # The video first: it fails in milliseconds where it fails, a model takes a while to load.
     with open_video(options.video, fps=options.source_fps, backend=options.backend) as source:
         model = load_model_of(options)
         session = StreamingSession(
-            model, memory_of(options, model), system_message=options.system_message, settings=settings
+            model,
+            memory_of(options, model),
+            system_message=options.system_message,
+            settings=settings,
+            strategy=strategy,
         )
         player = VideoPlayer(source, session, options.fps, show_progress=sys.stderr.isatty())
         if options.ask:
@@ -221,6 +228,8 @@ def _warn_of_damage(source: VideoSource, as_json: bool) -> None:
 
 
 def _chat_about_images(options: argparse.Namespace) -> int:
+    if options.strategy is not None:
+        raise InputError(f"--strategy {options.strategy}: expected a video, whose frames it is about, got images")
     questions: deque[str] = deque(options.ask or [])
     if any(not question.strip() for question in questions):
         raise InputError("--ask: expected a question, got an empty one")

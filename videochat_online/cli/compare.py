@@ -5,7 +5,7 @@ r"""Put finished evaluations side by side: accuracy, paired differences to a bas
         [--radar FILE.png] [--output FILE.md] [--json]
 
 A RUN is the output folder of `videochat-online evaluate`. All runs must have answered the same questions, with the
-same model, under the same protocol but for the memory; what differs is named. Prints Markdown.
+same model, under the same protocol but for memory and strategy; what differs is named. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ from videochat_online.evaluation.plots import accuracy_by_age, accuracy_by_type,
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the subcommand."""
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="output folder of an evaluation")
-    parser.add_argument("--labels", nargs="+", metavar="NAME", help="a name for each run (default: its memory)")
+    parser.add_argument(
+        "--labels", nargs="+", metavar="NAME", help="a name for each run (default: its memory and strategy)"
+    )
     parser.add_argument("--baseline", metavar="NAME", help="label to measure the others against (default: the first)")
     parser.add_argument(
         "--where",
@@ -35,7 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="only questions with one of these values, such as template=first_shape,first_place; all KEYs must fit",
     )
     parser.add_argument(
-        "--across_protocols", action="store_true", help="compare runs that differ in more than memory; say in what"
+        "--across_protocols",
+        action="store_true",
+        help="compare runs that differ in more than memory and strategy; say in what",
     )
     parser.add_argument(
         "--common_questions", action="store_true", help="only questions that all runs answered; say how many are not"

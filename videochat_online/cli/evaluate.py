@@ -1,7 +1,8 @@
 r"""Answer a benchmark's questions at their moments of the stream, score them, write a report.
 
     videochat-online evaluate --task ovbench --setting streaming|sliding_window --model DIR \
-        --annotations FILE [FILE ...] --data-root DIR --output OUT [--memory NAME ...] [--blind] [--shard i/n]
+        --annotations FILE [FILE ...] --data-root DIR --output OUT [--memory NAME ...] [--strategy NAME ...] \
+        [--blind] [--shard i/n]
 
 A question sees the frames that start at or before its time and nothing later (--protocol reference: what it saw in
 the published scripts); each frame is decoded and encoded once for all questions of its video. OUT gets
@@ -37,9 +38,11 @@ from videochat_online.cli.options import (
     add_generation_arguments,
     add_memory_arguments,
     add_model_arguments,
+    add_strategy_arguments,
     load_model_of,
     memory_options_of,
     settings_of,
+    strategy_options_of,
 )
 from videochat_online.errors import InputError
 from videochat_online.evaluation import (
@@ -125,6 +128,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--max_videos", type=int, metavar="N", help="only the first N videos")
     add_model_arguments(parser, required=False)
     add_memory_arguments(parser)
+    add_strategy_arguments(parser)
     add_generation_arguments(parser)
     # The protocol decides unless a flag does.
     parser.set_defaults(memory=None, max_new_tokens=None)
@@ -161,8 +165,12 @@ def _config(options: argparse.Namespace) -> EvaluationConfig:
         protocol=options.protocol,
         memory=options.memory,
         memory_options=memory_options_of(options),
+        strategy=options.strategy,
+        strategy_options=strategy_options_of(options),
         **{name: getattr(options, name) for name in _PROTOCOL_OPTIONS},
     )
+    if options.blind and protocol.strategy != "direct":
+        raise InputError(f"--blind: expected no strategy, as there are no frames, got --strategy {protocol.strategy}")
     limited = argparse.Namespace(**{**vars(options), "max_new_tokens": protocol.max_new_tokens})
     return EvaluationConfig(
         task=get_task(options.task),

@@ -11,7 +11,7 @@ from videochat_online.errors import InputError
 from videochat_online.memory import MEMORY_BANKS, POLICIES, READINGS, MemoryBank, make_model_memory
 from videochat_online.model import VideoChatModel, load_model
 from videochat_online.model.loading import DTYPES, QUANTIZATIONS
-from videochat_online.streaming import GenerationSettings
+from videochat_online.streaming import STRATEGIES, GenerationSettings, Strategy, make_strategy
 
 DEFAULTS = GenerationSettings()
 
@@ -101,6 +101,27 @@ def memory_of(options: argparse.Namespace, model: VideoChatModel) -> MemoryBank:
     """The memory that the arguments name, for frames of this model."""
     grid, intervals = model.config.grid, tuple(model.config.memory_intervals)
     return make_model_memory(options.memory, grid, intervals, memory_options_of(options))
+
+
+def add_strategy_arguments(parser: argparse.ArgumentParser) -> None:
+    """`--strategy` and its options."""
+    group = parser.add_argument_group("strategy")
+    group.add_argument(
+        "--strategy",
+        metavar="NAME",
+        help=f"what is done with the memory's frames for a question: {', '.join(STRATEGIES)} (default: direct)",
+    )
+    group.add_argument("--retrieved_frames", type=int, metavar="N", help="retrieval: frames most like the question")
+
+
+def strategy_options_of(options: argparse.Namespace) -> dict[str, Any]:
+    """The options of a strategy that the arguments name; None where one is not given."""
+    return {"retrieved_frames": options.retrieved_frames}
+
+
+def strategy_of(options: argparse.Namespace) -> Strategy:
+    """The strategy that the arguments name."""
+    return make_strategy(options.strategy or "direct", **strategy_options_of(options))
 
 
 def add_generation_arguments(parser: argparse.ArgumentParser) -> None:

@@ -150,7 +150,7 @@ def compare_runs(
 
     Args:
         folders: output folders of evaluations, at least two.
-        labels: a name for each; None derives them from the memories.
+        labels: a name for each; None derives them from memories and strategies.
         baseline: label of the run to measure against; None for the first.
         where: for each key of a question the values to keep, as text; all keys have to fit.
         across_protocols: list settings that differ instead of refusing them.
@@ -172,7 +172,7 @@ def compare_runs(
         label = found[0].label
         lines = [f"{one.setting} is {one.value}, not {one.baseline_value}" for one in found if one.label == label]
         raise InputError(
-            f"{label} differs from {names[place]} in more than memory: {'; '.join(lines)} "
+            f"{label} differs from {names[place]} in more than memory and strategy: {'; '.join(lines)} "
             f"(--across_protocols compares them nevertheless)"
         )
     narrowed = {key: tuple(values) for key, values in (where or {}).items()}

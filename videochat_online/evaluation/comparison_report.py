@@ -31,7 +31,7 @@ def render_comparison(comparison: Comparison, heading: str | None = None) -> str
         ]
         parts += [
             "## Not alike",
-            f"These runs differ from {cell(comparison.baseline)} in more than memory:",
+            f"These runs differ from {cell(comparison.baseline)} in more than memory and strategy:",
             "\n".join(lines),
         ]
     return "\n\n".join(parts) + "\n"

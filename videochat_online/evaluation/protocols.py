@@ -13,13 +13,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from videochat_online.errors import InputError
 from videochat_online.memory import MEMORY_BANKS, MEMORY_OPTIONS, MemoryBank, make_model_memory
 from videochat_online.memory.budget import sizes_within
 from videochat_online.memory.schedule import Grid
+from videochat_online.streaming.readings import Strategy
+from videochat_online.streaming.strategies import STRATEGY_OPTIONS, make_strategy
 from videochat_online.text.questions import (
     KIND_SUFFIXES,
     OVBENCH_SYSTEM_MESSAGE,
@@ -42,6 +44,8 @@ class EvalProtocol:
         fps: frames a second; every n-th frame of the video is taken, n = its rate / `fps` rounded.
         memory: what remembers the stream; None where a question gets a window of frames instead.
         memory_options: options of that memory, without those that the model decides.
+        strategy: what is done at question time with the frames that the memory gives; a window has only "direct".
+        strategy_options: all options of that strategy.
         window_s: how far a window reaches back; None for the whole stream.
         max_frames: most frames of a window, or of a whole video; more are thinned out evenly.
         frame_times: a frame of a video file is labelled with its "start" or its "end". With a memory it counts as seen
@@ -65,6 +69,8 @@ class EvalProtocol:
     system_message: str | None = OVBENCH_SYSTEM_MESSAGE
     suffix: str
     max_new_tokens: int
+    strategy: str = "direct"
+    strategy_options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         rules = {
@@ -99,6 +105,14 @@ class EvalProtocol:
             raise InputError(f"setting {self.setting!r} has no memory")
         return make_model_memory(self.memory, full_grid, intervals, self.memory_options)
 
+    def make_strategy(self) -> Strategy:
+        """The strategy of a session.
+
+        Raises:
+            InputError: an unknown name, an option that the strategy does not take, or a bad value.
+        """
+        return make_strategy(self.strategy, **self.strategy_options)
+
 
 PROTOCOLS: dict[str, EvalProtocol] = {
     "streaming": EvalProtocol(
@@ -131,6 +145,8 @@ def resolve_protocol(
     protocol: str = "causal",
     memory: str | None = None,
     memory_options: Mapping[str, Any] | None = None,
+    strategy: str | None = None,
+    strategy_options: Mapping[str, Any] | None = None,
     **overrides: Any,
 ) -> EvalProtocol:
     """A preset with what the caller wants otherwise.
@@ -142,12 +158,14 @@ def resolve_protocol(
         memory: another memory than the preset's. It then gets as many frames as fit the preset's budget on its
             default token grids, unless its options say otherwise; `fifo` gets the preset's capacities.
         memory_options: options of the memory; None values count as not given.
+        strategy: other than "direct".
+        strategy_options: options of the strategy; None values count as not given.
         **overrides: other fields of `EvalProtocol`; None values count as not given. A `window_s` of infinity is
             the whole stream.
 
     Raises:
-        InputError: an unknown setting, protocol or memory, a value out of its range, or an option that has no meaning
-            in the setting.
+        InputError: an unknown setting, protocol, memory or strategy, a value out of its range, or an option that has
+            no meaning in the setting.
     """
     if setting not in PROTOCOLS:
         raise InputError(f"unknown setting {setting!r}: expected one of {sorted(PROTOCOLS)}")
@@ -158,8 +176,11 @@ def resolve_protocol(
     if protocol == "reference":
         given = {"causal": False, "frame_times": "end", **given}
     options = {name: value for name, value in (memory_options or {}).items() if value is not None}
+    of_strategy = {name: value for name, value in (strategy_options or {}).items() if value is not None}
     if preset.memory is None:
-        unusable = [f"--{name}" for name in (*(["memory"] if memory else []), *options)]
+        # A window keeps its frames as projected tokens alone, which is not what a strategy reads.
+        named = {"memory": memory, **options, "strategy": strategy, **of_strategy}
+        unusable = [f"--{name}" for name, value in named.items() if value is not None]
     else:
         unusable = [f"--{name}" for name in ("window_s", "max_frames") if name in given]
     if unusable:
@@ -167,6 +188,7 @@ def resolve_protocol(
     if preset.memory is not None:
         name = memory or preset.memory
         given |= {"memory": name, "memory_options": _memory_options(name, options, preset)}
+        given |= _strategy(strategy or "direct", of_strategy)
     elif given.get("window_s") == math.inf:
         given["window_s"] = None
     return replace(preset, **given)
@@ -184,6 +206,12 @@ def _memory_options(name: str, given: Mapping[str, Any], preset: EvalProtocol) -
     if "capacities" in chosen:
         chosen["capacities"] = tuple(chosen["capacities"])
     return chosen
+
+
+def _strategy(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Its fields of a protocol: all options, also those that have their defaults."""
+    chosen = make_strategy(name, **given)
+    return {"strategy": name, "strategy_options": {key: getattr(chosen, key) for key in STRATEGY_OPTIONS[name]}}
 
 
 def full_size_frames(preset: EvalProtocol) -> float:

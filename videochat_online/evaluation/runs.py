@@ -41,7 +41,13 @@ _OBJECTS: _Rule = (
 )
 
 _SETTINGS = {**dict.fromkeys(_COMPARED_SETTINGS, _ANY), "generation": _OBJECT, "protocol": _OBJECT, "blind": _FLAG}
-_PROTOCOL = {"setting": _TEXT, "memory": _TEXT_OR_NULL, "memory_options": _OBJECT}
+_MEMORY_AND_STRATEGY = {
+    "memory": _TEXT_OR_NULL,
+    "memory_options": _OBJECT,
+    "strategy": _TEXT,
+    "strategy_options": _OBJECT,
+}
+_PROTOCOL = {"setting": _TEXT, **_MEMORY_AND_STRATEGY}
 _METRICS = {
     **dict.fromkeys(("num_questions", "num_answered", "num_unanswered", "num_bad_videos", "num_left_out"), _COUNT),
     "bad_videos": _OBJECTS,
@@ -137,7 +143,7 @@ def read_run(folder: Path) -> Run:
 def default_label(settings: Mapping[str, Any]) -> str:
     """What a run remembered: "pyramid 4/4/16", "window 6", "keep_all", "blind", or a setting without a memory.
 
-    A run that is not causal says so.
+    A strategy other than "direct" follows: "pyramid 4/4/16 + retrieval 8". A run that is not causal says so.
     """
     protocol = settings["protocol"]
     mark = "" if protocol.get("causal", True) else " (not causal)"
@@ -147,7 +153,10 @@ def default_label(settings: Mapping[str, Any]) -> str:
         return f"{protocol['setting']}{mark}"
     options = protocol["memory_options"]
     sizes = options.get("capacities") or [value for name, value in options.items() if name.endswith("_frames")]
-    return f"{protocol['memory']} {'/'.join(map(str, sizes))}".strip() + mark
+    parts = [protocol["memory"], "/".join(map(str, sizes))]
+    if protocol.get("strategy", "direct") != "direct":
+        parts += ["+", protocol["strategy"], *map(str, protocol["strategy_options"].values())]
+    return " ".join(filter(None, parts)) + mark
 
 
 def labels_of(runs: Sequence[Run], given: Sequence[str] | None) -> list[str]:
@@ -235,7 +244,7 @@ def listed(names: Sequence[str]) -> str:
 
 
 def protocol_differences_between(runs: Sequence[Run], labels: Sequence[str], place: int) -> list[ProtocolDifference]:
-    """Settings in which runs are not like the one at `place`, memory and blindness left out."""
+    """Settings in which runs are not like the one at `place`, memory, strategy and blindness left out."""
     of_baseline = _comparable(runs[place].settings)
     return [
         ProtocolDifference(label, *found)
@@ -245,9 +254,10 @@ def protocol_differences_between(runs: Sequence[Run], labels: Sequence[str], pla
 
 
 def _comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What has to be alike: all that decides answers but the memory and whether there are frames at all."""
+    """What has to be alike: all that decides answers but memory and strategy, and whether there are frames at all."""
     kept = {name: settings[name] for name in _COMPARED_SETTINGS}
-    left_out = {"protocol": ("memory", "memory_options"), "generation": ("max_new_tokens",)}  # the protocol has it, too
+    # The protocol has the length of answers, too.
+    left_out = {"protocol": tuple(_MEMORY_AND_STRATEGY), "generation": ("max_new_tokens",)}
     for part, names in left_out.items():
         kept[part] = {name: value for name, value in kept[part].items() if name not in names}
     kept["protocol"].setdefault("causal", True)  # runs from before there was another way
@@ -268,6 +278,8 @@ def _read_metrics(path: Path) -> dict[str, Any]:
 def _check_settings(where: str, settings: dict[str, Any]) -> None:
     _expect(where, settings, _SETTINGS)
     protocol = settings["protocol"]
+    protocol.setdefault("strategy", "direct")  # runs from before there were others
+    protocol.setdefault("strategy_options", {})
     _expect(f"{where}: protocol", protocol, _PROTOCOL)
     if "capacities" in protocol["memory_options"]:
         _expect(f"{where}: protocol: memory_options", protocol["memory_options"], {"capacities": _LIST_OR_NULL})

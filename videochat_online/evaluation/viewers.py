@@ -68,7 +68,11 @@ class StreamingViewer:
     ) -> None:
         memory = protocol.make_memory(model.config.grid, tuple(model.config.memory_intervals))
         self.session = StreamingSession(
-            model, memory, system_message=protocol.system_message, with_times=protocol.with_times
+            model,
+            memory,
+            system_message=protocol.system_message,
+            with_times=protocol.with_times,
+            strategy=protocol.make_strategy(),
         )
         indices = footage.streaming_indices()
         self._groups = footage.read(indices)

@@ -47,6 +47,8 @@ class VideoChatOnline(lmms):
         memory: name in `MEMORY_BANKS`.
         capacities: of its tiers, with slashes: 24/24/144.
         policy, num_frames: options of that memory.
+        strategy: name in `STRATEGIES`.
+        retrieved_frames: option of `retrieval`.
         with_times: label frames with their times.
         reference_suffix: end each question in "Answer:", as the reference's own scripts do.
         folder_fps: frames a second of videos that are folders of frames.
@@ -75,6 +77,8 @@ class VideoChatOnline(lmms):
         capacities: str | int | None = None,
         policy: str | None = None,
         num_frames: int | None = None,
+        strategy: str = "direct",
+        retrieved_frames: int | None = None,
         with_times: bool = OFFLINE.with_times,
         reference_suffix: bool = False,
         folder_fps: float | None = None,
@@ -93,6 +97,8 @@ class VideoChatOnline(lmms):
             memory=memory,
             memory_options=options | {name: value for name, value in given.items() if value is not None},
             with_times=with_times,
+            strategy=strategy,
+            strategy_options={} if retrieved_frames is None else {"retrieved_frames": retrieved_frames},
             suffix=OFFLINE_SUFFIX if reference_suffix else "",
         )
         model = load_model(

@@ -20,7 +20,6 @@ import numpy as np
 from PIL import Image
 
 from videochat_online.errors import InputError
-from videochat_online.evaluation.answering import reply_ids
 from videochat_online.evaluation.frames import Footage
 from videochat_online.evaluation.protocols import EvalProtocol
 from videochat_online.evaluation.records import EvalVideo
@@ -28,7 +27,7 @@ from videochat_online.model import VideoChatModel
 from videochat_online.streaming import GenerationSettings, ImageChat, StreamingSession
 from videochat_online.streaming.decoding import TextDecoder
 from videochat_online.streaming.generate import continuation_log_likelihoods, generate_ids
-from videochat_online.streaming.prompting import Prompt, build_prompt
+from videochat_online.streaming.prompting import Prompt, build_prompt, reply_ids
 from videochat_online.types import Turn
 from videochat_online.video import IMAGE_EXTENSIONS, read_image
 
@@ -70,6 +69,7 @@ class OfflineAnswerer:
         self.model, self.protocol = model, protocol
         self._backend, self._folder_fps = backend, folder_fps
         protocol.make_memory(model.config.grid, tuple(model.config.memory_intervals))  # a bad option is said at once
+        protocol.make_strategy()
         self._watched: tuple[tuple[Path, int | None], StreamingSession] | None = None
 
     def answer(self, text: str, visuals: Sequence[Any], settings: GenerationSettings, until: Sequence[str] = ()) -> str:
@@ -85,8 +85,9 @@ class OfflineAnswerer:
             InputError: visuals that cannot be read or used, or a prompt longer than the context.
         """
         prompt, decoder = self.prompt(text, visuals), TextDecoder(self.model.tokenizer)
-        for token in generate_ids(self.model.network, prompt.embeds_LD, self.model.stop_ids, settings):
-            if token not in self.model.stop_ids:
+        stop_ids = self.model.stop_ids
+        for token in generate_ids(self.model.network, prompt.embeds_LD, stop_ids, settings, contrasts=prompt.contrasts):
+            if token not in stop_ids:
                 decoder.push(token)
             answer = decoder.text.lstrip()
             ends = [place for stop in until if stop and (place := answer.find(stop)) >= 0]
@@ -102,9 +103,10 @@ class OfflineAnswerer:
         """
         network, prompt = self.model.network, self.prompt(text, visuals)
         ids = [reply_ids(self.model, reply) for reply in replies]
-        sums = continuation_log_likelihoods(network, prompt.embeds_LD, ids).tolist()
+        sums = continuation_log_likelihoods(network, prompt.embeds_LD, ids, prompt.contrasts).tolist()
         longest = GenerationSettings(max_new_tokens=max(map(len, ids)))
-        greedy = tuple(generate_ids(network, prompt.embeds_LD, self.model.stop_ids, longest))
+        stop_ids, contrasts = self.model.stop_ids, prompt.contrasts
+        greedy = tuple(generate_ids(network, prompt.embeds_LD, stop_ids, longest, contrasts=contrasts))
         return [(-total / len(reply), greedy[: len(reply)] == reply) for total, reply in zip(sums, ids, strict=True)]
 
     def prompt(self, text: str, visuals: Sequence[Any]) -> Prompt:
@@ -142,6 +144,7 @@ class OfflineAnswerer:
             protocol.make_memory(model.config.grid, tuple(model.config.memory_intervals)),
             system_message=protocol.system_message,
             with_times=protocol.with_times,
+            strategy=protocol.make_strategy(),
         )
         with Footage(path, video, protocol, backend=self._backend) as footage:
             for group in footage.read(footage.offline_indices(last_index)):
