@@ -224,6 +224,30 @@ def test_an_example_is_a_video_with_questions(title, tmp_path):
     assert make_example(title, tmp_path, seed=2).path.read_bytes() != first
 
 
+def test_the_operator_s_strategy_is_that_of_every_stream(tiny_model, monkeypatch):
+    """Of the page and of the API, where it is named beside the memory; no client chooses it."""
+    watching = StreamOptions(strategy="retrieval", strategy_options={"retrieved_frames": 2}, generation=SHORT)
+    opened, original = [], StreamPool.open
+    monkeypatch.setattr(StreamPool, "open", lambda self, *given: opened.append(original(self, *given)) or opened[-1])
+    with (
+        DemoServer(tiny_model, DemoOptions(defaults=watching), ServerOptions(port=0)) as server,
+        httpx.Client(base_url=server.url, timeout=60) as client,
+    ):
+        assert TestRequests.send(client, "open_camera")
+        made = client.post("v1/streams", json={"fps": 2}).json()["options"]
+        assert (made["strategy"], made["strategy_options"]) == ("retrieval", {"retrieved_frames": 2})
+        for field in ("strategy", "strategy_options"):
+            assert client.post("v1/streams", json={field: "direct"}).status_code == 422
+        assert len(opened) == 2
+        for one in opened:
+            for time_s in range(4):
+                one.stream.receive(np.full((30, 40, 3), 60 * time_s, np.uint8), float(time_s))
+            one.stream.drain(60)
+            assert len(one.stream._session.prepare("What?").frames) == 2
+        fields = {each["props"].get("elem_id"): each["props"] for each in client.get("config").json()["components"]}
+        assert fields["memory"]["info"] == "strategy: retrieval"
+
+
 class TestRequests:
     """What a program may send to the page's own routes, which no button of the page would send."""
 

@@ -16,9 +16,11 @@ from videochat_online.cli.options import (
     add_generation_arguments,
     add_memory_arguments,
     add_model_arguments,
+    add_strategy_arguments,
     load_model_of,
     memory_options_of,
     settings_of,
+    strategy_options_of,
 )
 from videochat_online.demo.records import StreamOptions
 from videochat_online.demo.server import LOCAL_HOSTS, DemoServer, ServerOptions
@@ -62,6 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_model_arguments(parser)
     add_memory_arguments(parser)
+    add_strategy_arguments(parser)
     add_generation_arguments(parser)
 
 
@@ -71,11 +74,13 @@ def run(options: argparse.Namespace) -> int:
         raise InputError("--media_root: only with --allow_urls")
     if options.media_root is not None and not options.media_root.is_dir():
         raise InputError(f"--media_root {options.media_root}: expected a folder")
-    given = memory_options_of(options)
+    given, of_strategy = memory_options_of(options), strategy_options_of(options)
     watching = StreamOptions(
         fps=options.fps,
         memory=options.memory,
         memory_options={name: value for name, value in given.items() if value is not None},
+        strategy=options.strategy or "direct",
+        strategy_options={name: value for name, value in of_strategy.items() if value is not None},
         system_message=options.system_message,
         generation=settings_of(options),
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from videochat_online.data.values import number, shown, text
@@ -47,6 +47,7 @@ class ApiLimits:
         max_new_tokens: of an answer.
         max_views: readers of `view`, of one stream.
         memories: that may be chosen; by default all that are bounded.
+        strategy, strategy_options: of every stream; not for the client to choose.
     """
 
     max_frame_bytes: int = 8 * 2**20
@@ -56,6 +57,8 @@ class ApiLimits:
     max_new_tokens: int = 2048
     max_views: int = 128
     memories: tuple[str, ...] = tuple(name for name in MEMORY_BANKS if name != "keep_all")
+    strategy: str = StreamOptions.strategy
+    strategy_options: Mapping[str, Any] = field(default_factory=dict)
 
 
 def parse(body: bytes | str) -> dict[str, Any]:
@@ -105,7 +108,8 @@ def options_of(document: Mapping[str, Any], limits: ApiLimits) -> StreamOptions:
     Raises:
         InputError: an unknown field, another type, a value out of its range.
     """
-    check_fields(document, [field.name for field in fields(StreamOptions)])
+    own: dict[str, Any] = {"strategy": limits.strategy, "strategy_options": limits.strategy_options}
+    check_fields(document, [option.name for option in fields(StreamOptions) if option.name not in own])
     given = dict(document)
     if "fps" in given:
         given["fps"] = number(given["fps"], "fps", lowest=0, highest=30)
@@ -120,7 +124,7 @@ def options_of(document: Mapping[str, Any], limits: ApiLimits) -> StreamOptions:
     given["generation"] = _generation(generation, limits)
     if "max_waiting" in given:
         whole(given["max_waiting"], "max_waiting", 1, limits.max_waiting)
-    return StreamOptions(**given)
+    return StreamOptions(**given, **own)
 
 
 def _inner(value: Any, where: str, known: Collection[str]) -> Mapping[str, Any]:

@@ -57,6 +57,7 @@ class LiveStream:
             system_message=options.system_message,
             settings=options.generation,
             encode_batch=ENCODE_BATCH,
+            strategy=options.make_strategy(),
         )
         self._max_tokens = memory.max_tokens
         self._gate = gate

@@ -156,7 +156,9 @@ class _Page:
         with gr.Accordion("Settings (they count for what is opened next)", open=False, elem_id="settings"):
             with gr.Row():
                 fps = gr.Slider(0.25, 8.0, defaults.fps, step=0.25, label="Frames a second that the model sees")
-                memory = gr.Dropdown(memories, value=defaults.memory, label="Memory", elem_id="memory")
+                # Named beside the memory: it is the operator's to choose.
+                info = None if defaults.strategy == "direct" else f"strategy: {defaults.strategy}"
+                memory = gr.Dropdown(memories, value=defaults.memory, label="Memory", info=info, elem_id="memory")
                 tiers = gr.Textbox(capacities, label="Frames of each tier (pyramid, fifo)", elem_id="capacities")
                 num_frames = gr.Number(
                     defaults.memory_options.get("num_frames"), label="Frames (window, uniform)", precision=0

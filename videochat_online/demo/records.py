@@ -9,7 +9,7 @@ from typing import Any
 
 from videochat_online.demo.trace import TracedFrame
 from videochat_online.errors import InputError
-from videochat_online.streaming import GenerationSettings
+from videochat_online.streaming import GenerationSettings, Strategy, make_strategy
 
 ENCODE_BATCH = 8
 """Frames that go through the vision tower at once, at most."""
@@ -29,6 +29,8 @@ class StreamOptions:
         fps: frames a second that the model sees.
         memory: name in `MEMORY_BANKS`.
         memory_options: of that memory, as `make_memory` takes them.
+        strategy: name in `STRATEGIES`.
+        strategy_options: of that strategy, as `make_strategy` takes them.
         system_message: None takes the checkpoint's own.
         generation: how answers are generated, unless a question says otherwise.
         max_waiting: frames that may wait for the model before the oldest of them is dropped.
@@ -40,6 +42,8 @@ class StreamOptions:
     fps: float = 1.0
     memory: str = "pyramid"
     memory_options: Mapping[str, Any] = field(default_factory=dict)
+    strategy: str = "direct"
+    strategy_options: Mapping[str, Any] = field(default_factory=dict)
     system_message: str | None = None
     generation: GenerationSettings = field(default_factory=GenerationSettings)
     max_waiting: int = 2 * ENCODE_BATCH
@@ -49,6 +53,11 @@ class StreamOptions:
             raise InputError(f"fps: expected a rate above 0 and at most 30 frames a second, got {self.fps}")
         if self.max_waiting < 1:
             raise InputError(f"max_waiting: expected at least 1 frame, got {self.max_waiting}")
+        self.make_strategy()
+
+    def make_strategy(self) -> Strategy:
+        """The strategy of a session."""
+        return make_strategy(self.strategy, **self.strategy_options)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

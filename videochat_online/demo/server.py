@@ -136,7 +136,9 @@ def make_app(pool: StreamPool, demo: DemoOptions, server: ServerOptions) -> Fast
     # Gradio answers pages of any origin, with their visitors' cookies: only the API would ask for the origin itself.
     app.add_middleware(Guard, password=None)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
-    app.mount("/v1", make_api(pool, password=server.password))
+    own = demo.defaults
+    limits = ApiLimits(strategy=own.strategy, strategy_options=own.strategy_options)
+    app.mount("/v1", make_api(pool, password=server.password, limits=limits))
     app.include_router(make_page_routes(pool))
     page = make_page(Viewers(pool, demo))
     page.queue(default_concurrency_limit=None)
