@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import math
+import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load, save
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from videochat_online.errors import InputError
 from videochat_online.memory import (
     MEMORY_BANKS,
     MEMORY_OPTIONS,
+    POLICIES,
+    READINGS,
+    TokenSchedule,
     make_memory,
 )
+from videochat_online.memory.budget import sizes_within
 from videochat_online.types import FrameTokens
 
 GRID = (8, 8)
@@ -86,6 +94,23 @@ def assert_same_memory(left, right):
     assert described(left) == described(right)
     for a, b in zip(left, right, strict=True):
         assert torch.equal(a.tokens_CHW, b.tokens_CHW)
+
+
+def assert_same_state(left, right):
+    """Everything that a bank goes on from, not only what it shows."""
+    ours, theirs = left.state_dict(), right.state_dict()
+    assert ours.keys() == theirs.keys()
+    for key in ours:
+        assert ours[key].dtype == theirs[key].dtype, key
+        assert torch.equal(ours[key], theirs[key]), key
+
+
+SIZES = {
+    kind: tuple(option for option in options if option == "capacities" or option.endswith("_frames"))
+    for kind, options in MEMORY_OPTIONS.items()
+    if kind != "keep_all"
+}
+"""The options that say how many frames a memory holds."""
 
 
 def test_every_bank_is_under_contract():
@@ -231,6 +256,30 @@ BAD_FRAMES = {
         "device of the frames before it, cpu, got meta",
     ),
     "too small": ({"tokens_CHW": torch.zeros(CHANNELS, 1, 1)}, "1x1 tokens is too small"),
+    "negative index": ({"index": -1}, "frame -1: expected an index above the last one, 15"),
+    "index between two": ({"index": 16.5}, "frame 16.5: expected an index above the last one"),
+    "no time": ({"time_s": None}, "expected a time of at least 1.875 s, got None s"),
+    "time as text": ({"time_s": "2"}, "expected a time of at least 1.875 s, got 2 s"),
+    "time minus infinite": ({"time_s": -math.inf}, "got -inf s"),
+    "no id": ({"content_id": None}, "got content_id None"),
+    "double precision": (
+        {"tokens_CHW": torch.zeros(CHANNELS, *GRID, dtype=torch.float64)},
+        "dtype of the frames before it, torch.float32, got torch.float64",
+    ),
+    "bfloat16": ({"tokens_CHW": torch.zeros(CHANNELS, *GRID).bfloat16()}, "torch.float32, got torch.bfloat16"),
+    "8 bits": (
+        {"tokens_CHW": torch.zeros(CHANNELS, *GRID).to(torch.float8_e4m3fn)},
+        r"expected .* \[C, H, W\], got torch.float8_e4m3fn",
+    ),
+    "complex": ({"tokens_CHW": torch.zeros(CHANNELS, *GRID, dtype=torch.complex64)}, "got torch.complex64"),
+    "a batch": ({"tokens_CHW": torch.zeros(1, CHANNELS, *GRID)}, r"got torch.float32 \(1, 5, 8, 8\)"),
+    "no channels": ({"tokens_CHW": torch.zeros(0, *GRID)}, r"got torch.float32 \(0, 8, 8\)"),
+    "no columns": ({"tokens_CHW": torch.zeros(CHANNELS, 8, 0)}, r"got torch.float32 \(5, 8, 0\)"),
+    "sparse": ({"tokens_CHW": torch.zeros(CHANNELS, *GRID).to_sparse()}, r"expected .* \[C, H, W\]"),
+    "all NaN": ({"tokens_CHW": torch.full((CHANNELS, *GRID), math.nan)}, "frame 16: expected finite features, got NaN"),
+    "one NaN": ({"tokens_CHW": torch.zeros(CHANNELS, *GRID).index_fill(1, torch.tensor(3), math.nan)}, "finite feat"),
+    "infinite": ({"tokens_CHW": torch.full((CHANNELS, *GRID), -math.inf)}, "expected finite features"),
+    "too large to compare": ({"tokens_CHW": torch.full((CHANNELS, *GRID), 1e30)}, "expected finite features"),
 }
 
 
@@ -242,16 +291,64 @@ def test_bad_frame_is_refused_and_changes_nothing(name, features_TCHW, what):
     push(twin, features_TCHW, 0, 16)
     with pytest.raises(InputError, match=message):
         bank.write(frame_at(features_TCHW, 16, **changes))
+    assert_same_state(bank, twin)
     push(bank, features_TCHW, 16, 40)
     push(twin, features_TCHW, 16, 40)
     assert_same_memory(bank.read(), twin.read())
 
 
-def test_first_frame_must_be_floating_point(name):
+BAD_FIRST_FRAMES = {
+    "whole numbers": ({"tokens_CHW": torch.zeros(CHANNELS, *GRID, dtype=torch.int64)}, "floating-point tokens"),
+    "no values": ({"tokens_CHW": torch.zeros(CHANNELS, *GRID, device="meta")}, "expected finite features"),
+    "not finite": ({"tokens_CHW": torch.full((CHANNELS, *GRID), math.nan)}, "frame 0: expected finite features"),
+    "negative index": ({"index": -1}, "frame -1: expected an index above the last one, -1"),
+    "before all time": ({"time_s": -math.inf}, "got -inf s"),
+    "too small": ({"tokens_CHW": torch.zeros(CHANNELS, 7, 8)[:, :, :1]}, "7x1 tokens is too small: its grid is"),
+}
+
+
+@pytest.mark.parametrize("what", sorted(BAD_FIRST_FRAMES))
+def test_bad_first_frame_leaves_the_bank_as_it_was_made(name, features_TCHW, what):
+    changes, message = BAD_FIRST_FRAMES[what]
     bank = make(name)
-    with pytest.raises(InputError, match="expected floating-point tokens"):
-        bank.write(FrameTokens(torch.zeros(CHANNELS, *GRID, dtype=torch.int64), 0, 0.0, 0))
-    assert bank.read() == ()
+    with pytest.raises(InputError, match=message):
+        bank.write(frame_at(features_TCHW, 0, **changes))
+    assert_same_state(bank, make(name))
+    # Another width and precision: nothing of the refused frame has stayed.
+    push(bank, features_TCHW[:, :2].double(), 0, 20)
+    assert bank.read()[-1].tokens_CHW.shape[0] == 2
+
+
+def test_layout_and_gradients_of_a_frame_do_not_matter(name, features_TCHW):
+    plain, odd = make(name), make(name)
+    push(plain, features_TCHW, 0, 40)
+    for index in range(40):
+        strided_CHW = features_TCHW[index].permute(2, 0, 1).contiguous().permute(1, 2, 0).requires_grad_()
+        assert not strided_CHW.is_contiguous()
+        odd.write(frame_at(features_TCHW, index, tokens_CHW=strided_CHW))
+    assert_same_memory(plain.read(), odd.read())
+
+
+def test_numbers_of_numpy_are_numbers(name, features_TCHW):
+    plain, numpy = make(name), make(name)
+    push(plain, features_TCHW, 0, 20)
+    for index in range(20):
+        numbers = {"index": np.int64(index), "time_s": np.float32(index / 8), "content_id": np.int32(1000 + index)}
+        numpy.write(frame_at(features_TCHW, index, **numbers))
+    assert_same_state(plain, numpy)
+
+
+def test_more_frames_than_there_is_room_for_are_refused_at_the_first_one(features_TCHW):
+    for kind, sizes in SIZES.items():
+        for many in (2**42, 2**70):
+            # The last one: what is reserved before it must not stay behind.
+            last = "long_frames" if "long_frames" in sizes else sizes[-1]
+            options = {"capacities": (2, 2, many)} if last == "capacities" else {**dict.fromkeys(sizes, 2), last: many}
+            bank = make_memory(kind, full_grid=GRID, **options)
+            for _ in range(2):
+                with pytest.raises(InputError, match=r"memory of \d+ frames of \(5, .* expected room for .* GB on cpu"):
+                    bank.write(frame_at(features_TCHW, 0))
+            assert bank.read() == ()
 
 
 def test_time_may_stand_still_and_indices_may_skip(name, features_TCHW):
@@ -303,32 +400,129 @@ def test_state_of_other_options_is_refused(kind, ours, theirs, named):
         make_memory(kind, **{**options, **ours}).load_state_dict(state)
 
 
+def moved_by(step):
+    return lambda entry: entry + step
+
+
+def filled(value):
+    return lambda entry: torch.full_like(entry, value)
+
+
+BROKEN_ENTRIES = [
+    ("config", lambda _: torch.tensor([1, 2], dtype=torch.uint8), "not JSON text"),
+    ("config", lambda _: torch.tensor([300]), "not JSON text"),
+    ("config", lambda _: torch.tensor(7), "not JSON text"),
+    ("config", lambda entry: entry.float(), "not JSON text"),
+    ("config", lambda _: torch.tensor(list(b"[" * 100_000), dtype=torch.uint8), "not JSON text"),
+    ("config", lambda _: torch.tensor(list(b"[]")), r"holds \[\]"),
+    ("config", lambda _: b"{}", "expected a tensor as its entry 'config', got bytes"),
+    ("counters", lambda _: torch.zeros(9, dtype=torch.int64), r"counters .* torch.int64 \(9,\)"),
+    ("counters", lambda entry: entry.double(), "counters .* got torch.float64"),
+    ("counters", lambda entry: entry.index_fill(0, torch.tensor(0), -2), "expected counters of a stream"),
+    ("counters", lambda entry: entry.index_fill(0, torch.tensor(0), -1), "expected counters of a stream"),
+    ("counters", lambda entry: entry.index_fill(0, torch.tensor(1), 0), "expected counters of a stream"),
+    ("counters", lambda entry: entry.index_fill(0, torch.tensor(0), 5), "expected frames of index 0 to 5"),
+    ("last_time_s", filled(math.nan), "expected counters of a stream, got .* at nan s"),
+    ("last_time_s", filled(math.inf), "expected counters of a stream, got .* at inf s"),
+    ("last_time_s", filled(-math.inf), "expected counters of a stream, got .* at -inf s"),
+    ("last_time_s", filled(0.0), "at 0.0 s, in order of time"),
+    ("last_time_s", lambda entry: entry.float(), "last_time_s .* expected one float64"),
+    ("last_time_s", lambda entry: entry.repeat(2), "last_time_s .* expected one float64"),
+    ("index", lambda entry: entry[:-1], r"time_s .* expected torch.float64 \(\d+,\), got|tokens .* expected"),
+    ("index", lambda entry: entry.double(), "index .* expected torch.int64 .* got torch.float64"),
+    ("index", lambda entry: entry[None], r"index .* got torch.int64 \(1, \d+\)"),
+    ("index", moved_by(100), "expected frames of index 0 to 29"),
+    ("index", filled(-3), "expected frames of index 0 to 29"),
+    ("time_s", lambda _: torch.zeros(77), r"time_s .* expected torch.float64 .* got torch.float32 \(77,\)"),
+    ("time_s", filled(math.nan), "time_s .* expected finite values"),
+    ("time_s", moved_by(100.0), "in order of time"),
+    ("content_id", lambda entry: entry[:-1], "content_id .* expected torch.int64"),
+    ("content_id", lambda entry: entry.int(), "content_id .* expected torch.int64"),
+    ("tokens", lambda _: torch.zeros(1, 2, 3), r"tokens .* got torch.float32 \(1, 2, 3\)"),
+    ("tokens", lambda entry: entry[:-1], "tokens .* expected"),
+    ("tokens", lambda entry: entry[..., :-1], "tokens .* expected"),
+    ("tokens", lambda entry: entry.long(), "tokens .* got torch.int64"),
+    ("tokens", lambda entry: entry[:, :0], "frames without features"),
+    ("tokens", filled(math.nan), "tokens .* expected finite values"),
+    ("tokens", lambda entry: entry.to("meta"), "tokens .* expected finite values"),
+    ("mean", filled(math.inf), "mean .* expected finite values"),
+    ("mean", lambda entry: entry.double(), "mean .* expected torch.float32"),
+    ("similarity", filled(math.nan), "similarity .* expected finite values"),
+    ("similarity", lambda entry: torch.zeros(77), r"similarity .* got torch.float32 \(77,\)"),
+    ("number", filled(0), "number .* expected numbers of at least 1"),
+    ("number", lambda entry: entry.double(), "number .* expected torch.int64"),
+    ("number", lambda entry: entry[:-1], "number .* expected torch.int64"),
+]
+
+
 def test_broken_state_is_refused_and_changes_nothing(name, features_TCHW):
-    bank = make(name)
+    bank, other = make(name), make(name)
     push(bank, features_TCHW, 0, 30)
-    state, before = bank.state_dict(), bank.read()
+    push(other, features_TCHW, 0, 11)
+    state, before = bank.state_dict(), other.state_dict()
 
-    def without(key):
-        return {k: v for k, v in state.items() if k != key}
-
-    broken = [
-        (without("config"), "no entry 'config'"),
-        ({**state, "config": torch.tensor([1, 2], dtype=torch.uint8)}, "not JSON text"),
-        ({**state, "config": torch.tensor([300])}, "not JSON text"),
-        ({**state, "config": torch.tensor(list(b"[]"))}, r"holds \[\]"),
-        (without("tier0.index"), r"missing entries \['tier0.index'\]"),
-        ({**state, "extra": torch.zeros(1)}, r"unexpected entries \['extra'\]"),
-        ({**state, "counters": torch.zeros(9, dtype=torch.int64)}, "counters, got 9"),
-        (
-            {**state, "tier0.time_s": torch.zeros(77)},
-            r"tier0.time_s of a memory state: expected \d+ values, got 77",
-        ),
-        ({**state, "tier0.tokens": torch.zeros(1, 2, 3)}, r"tier0.tokens .* got \(1, 2, 3\)"),
-    ]
-    for bad, message in broken:
+    def refuse(broken, message):
         with pytest.raises(InputError, match=message):
-            bank.load_state_dict(bad)
-        assert_same_memory(before, bank.read())
+            other.load_state_dict(broken)
+        after = other.state_dict()
+        assert all(torch.equal(after[key], before[key]) for key in before)
+
+    for key in state:
+        rest = {other: entry for other, entry in state.items() if other != key}
+        refuse(rest, "no entry 'config'" if key == "config" else rf"missing entries \['{key}'\]")
+    refuse({**state, "extra": torch.zeros(1)}, r"unexpected entries \['extra'\]")
+    num_broken = 0
+    for entry, breaking, message in BROKEN_ENTRIES:
+        for key in (key for key in state if key.split(".")[-1] == entry and state[key].numel()):
+            refuse({**state, key: breaking(state[key])}, message)
+            num_broken += 1
+    assert num_broken > 30
+    other.load_state_dict(state)
+    assert_same_state(other, bank)
+
+
+def test_state_of_frames_that_no_stream_leaves_is_refused(name, features_TCHW):
+    """More than the memory holds, out of order, twice."""
+    bank = make(name)
+    push(bank, features_TCHW, 0, 60)
+    state = bank.state_dict()
+    for store, held in enumerate(bank._stores):
+        keys = [key for key in state if key.startswith(f"tier{store}.")]
+        if held.capacity and len(held):
+            many = {key: state[key].repeat((held.capacity + 1, *(1,) * (state[key].ndim - 1))) for key in keys}
+            with pytest.raises(InputError, match=rf"tier{store} .* holds \d+ frames, more than its {held.capacity}"):
+                bank.load_state_dict({**state, **many})
+        if len(held) > 1 and held in bank._stores_in_order():
+            with pytest.raises(InputError, match="in order of time"):
+                bank.load_state_dict({**state, **{key: state[key].flip(0) for key in keys if "similarity" not in key}})
+        same = {f"tier{store}.{key}": state[f"tier{store}.{key}"][:1].repeat(len(held)) for key in ("index", "time_s")}
+        if len(held) > 1:
+            with pytest.raises(InputError, match="expected each frame once"):
+                bank.load_state_dict({**state, **same})
+    if len(bank.read()) > 1:
+        ids = {key: torch.full_like(state[key], 7) for key in state if key.endswith("content_id")}
+        with pytest.raises(InputError, match="with an id of its own"):
+            bank.load_state_dict({**state, **ids})
+    assert_same_memory(bank.read(), restored_from(name, state).read())
+
+
+def restored_from(name, state):
+    bank = make(name)
+    bank.load_state_dict(state)
+    return bank
+
+
+def test_state_of_another_width_or_precision_is_a_stream_of_its_own(name, features_TCHW):
+    """A bank does not know its model; a session does, and refuses it."""
+    source, bank, fresh = make(name), make(name), make(name)
+    push(bank, features_TCHW, 0, 20)
+    push(source, features_TCHW[:, :3].double(), 0, 25)
+    push(fresh, features_TCHW[:, :3].double(), 0, 40)
+    bank.load_state_dict(source.state_dict())
+    with pytest.raises(InputError, match="channels of the frames before it, 3, got 5"):
+        bank.write(frame_at(features_TCHW, 25))
+    push(bank, features_TCHW[:, :3].double(), 25, 40)
+    assert_same_state(bank, fresh)
 
 
 @pytest.mark.parametrize("start_inside", [True, False])
@@ -375,6 +569,145 @@ def test_bfloat16_features_are_kept_as_they_are(name, features_TCHW):
     bank = make(name)
     push(bank, features_TCHW.bfloat16())
     assert {frame.tokens_CHW.dtype for frame in bank.read()} == {torch.bfloat16}
+
+
+BAD_OPTIONS = {
+    "full_grid": [5, (4,), (0, 4), (4.0, 4), "44", (-1, 2)],
+    "grid": [5, (4,), (0, 4), "44"],
+    "grids": [5, (4, 4), ((8, 8), (4, 4), 5), ((4, 4), (8, 8), (2, 2))],
+    "intervals": [8, (), (0,), (8, 4, 1.5), "841"],
+    "capacities": [8, (), (0, 0, 0), (1, 2), (1, -1, 1), (1, 1.0, 1), "111"],
+    "policy": ["papers", 1, ""],
+    "reading": ["all", 1, ""],
+    "device": ["tpu1", -1, 1.5, ()],
+    "threshold": [1.1, math.nan, "0.5", True, ()],
+    "abstract_decay": [-0.1, math.nan, "0.5", True, ()],
+    "penalty_weights": [1, (1, 1), (1, 1, -1), (1, 1, math.nan), "111"],
+}
+BAD_COUNTS = [-1, 1.5, True, "2", math.nan, (1,)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "option"), [(kind, option) for kind, options in MEMORY_OPTIONS.items() for option in options]
+)
+def test_bad_options_are_named(kind, option):
+    for value in BAD_OPTIONS.get(option, BAD_COUNTS):
+        with pytest.raises(InputError) as refused:
+            make_memory(kind, **{"full_grid": GRID, option: value})
+        said = str(refused.value)
+        assert option.removesuffix("s") in said.replace(" ", "_"), said
+        assert re.search(r"\bgot \S|cannot be halved|unknown \S", said), said
+
+
+def test_counts_of_nothing_are_refused():
+    for kind, sizes in SIZES.items():
+        for option in sizes:
+            if option == "key_frames":
+                assert make_memory(kind, full_grid=GRID, key_frames=0).max_tokens > 0
+                continue
+            nothing = (0, 0, 0) if option == "capacities" else 0
+            with pytest.raises(InputError, match=rf"{option}.*at least"):
+                make_memory(kind, full_grid=GRID, **{option: nothing})
+
+
+def test_a_budget_below_one_frame_is_refused_or_kept():
+    for kind in SIZES.keys() - {"pyramid", "fifo"}:
+        for budget in (0.0, 0.05, 0.5, 0.99, 1.0, 1.5, 2.2):
+            try:
+                bank = make_memory(kind, full_grid=(16, 16), **sizes_within(kind, budget, {}))
+            except InputError as refused:
+                assert re.search(r"_frames of an? \w+ memory: expected .* at least \d, got -?\d", str(refused))  # noqa: PT017
+            else:
+                assert bank.max_tokens <= budget * 256
+
+
+def test_a_full_grid_too_small_for_a_quarter():
+    """Halved by the schedule it is refused; otherwise a direction has one token at least."""
+    for kind, options in MEMORY_OPTIONS.items():
+        if "intervals" in options:
+            with pytest.raises(InputError, match="3x8 cannot be halved 2 times, as the 3 intervals"):
+                make_memory(kind, full_grid=(3, 8))
+            continue
+        bank = make_memory(kind, full_grid=(1, 3))
+        for index in range(60):
+            bank.write(FrameTokens(torch.full((2, 1, 3), float(index % 7)), index, 0.0, index))
+        assert {frame.tokens_CHW.shape[1] for frame in bank.read()} == {1}
+
+
+def test_a_grid_larger_than_the_frame_is_refused(features_TCHW):
+    for kind, options in MEMORY_OPTIONS.items():
+        for option in {"grid", "grids"} & set(options):
+            large = (9, 8) if option == "grid" else ((9, 8), (8, 8), (4, 4))
+            with pytest.raises(InputError, match=r"too small: its grid is 9x8|at most \(8, 8\), got \(9, 8"):
+                make_memory(kind, full_grid=GRID, **{option: large}).write(frame_at(features_TCHW, 0))
+
+
+def smallest_options():
+    """Every way of having 0, 1 or 2 frames of each sort."""
+    for kind, sizes in SIZES.items():
+        if sizes == ("capacities",):
+            for capacities in set(itertools.product(range(3), repeat=3)) - {(0, 0, 0)}:
+                for policy in POLICIES:
+                    yield kind, {"capacities": capacities, "policy": policy}
+            continue
+        readings = READINGS if "reading" in MEMORY_OPTIONS[kind] else (None,)
+        for counts in itertools.product(range(3), repeat=len(sizes)):
+            options = dict(zip(sizes, counts, strict=True))
+            least = {"key_frames": 0, **({"num_frames": 2} if kind == "uniform" else {})}
+            is_enough = all(count >= least.get(option, 1) for option, count in options.items())
+            if is_enough and options.get("key_frames", 0) <= options.get("cluster_frames", 0):
+                yield from ((kind, {**options, "reading": reading}) for reading in readings)
+
+
+@pytest.mark.parametrize("kind", sorted(SIZES))
+def test_the_smallest_memories_keep_budget_and_order_and_can_be_saved(kind, features_TCHW):
+    few_TCHW = features_TCHW[:, :2]
+    for options in (options for name, options in smallest_options() if name == kind):
+        bank, restored = (make_memory(kind, full_grid=GRID, **options) for _ in range(2))
+        for index in range(26):
+            push(bank, few_TCHW, index, index + 1)
+            if index >= 13:
+                push(restored, few_TCHW, index, index + 1)
+            memory = bank.read()
+            assert sum(frame.num_tokens for frame in memory) <= bank.max_tokens, options
+            indices = [frame.index for frame in memory]
+            assert indices == sorted(set(indices)), options
+            # What becomes of the newest frame, whatever the sizes are: docs/memories.md.
+            level = TokenSchedule().level(index) if "capacities" in options else 0
+            if kind != "similarity_drop" and any(options.get("capacities", (1,))[level:]):
+                assert indices[-1] == index, options
+            if index == 12:
+                restored.load_state_dict(bank.state_dict())
+            if index >= 12:
+                assert_same_memory(memory, restored.read())
+        assert_same_state(bank, restored)
+
+
+class Operations(TorchDispatchMode):
+    """Counts what torch is asked to do."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("kind", sorted(MEMORY_BANKS))
+def test_a_frame_costs_the_same_however_long_the_stream_is(kind, features_TCHW):
+    bank, counts, sizes = make(kind), [], []
+    for start in range(0, 4 * NUM_FRAMES, NUM_FRAMES):
+        with Operations() as done:
+            for index in range(start, start + NUM_FRAMES):
+                # The same frames again and again: what differs is how long the stream has been.
+                bank.write(frame_at(features_TCHW, index % NUM_FRAMES, index=index, time_s=index / 8, content_id=index))
+        counts.append(done.count)
+        sizes.append(sum(store.slots.nbytes for store in bank._stores if store.num_channels is not None))
+    assert counts[3] <= 1.1 * counts[1]
+    if kind != "keep_all":
+        assert len(set(sizes)) == 1
 
 
 def test_options_agree_with_the_classes():

@@ -275,7 +275,7 @@ def test_state_with_too_many_frames_or_wrong_similarities_is_refused():
     many = {key: value.repeat_interleave(2, 0) if key.startswith("tier0") else value for key, value in state.items()}
     with pytest.raises(InputError, match="tier0 of a memory state holds 4 frames, more than its 2"):
         bank.load_state_dict(many)
-    with pytest.raises(InputError, match=r"tier0.similarity .* expected shape \(1,\), got \(3,\)"):
+    with pytest.raises(InputError, match=r"tier0.similarity .* torch.float32 \(1,\), got torch.float32 \(3,\)"):
         bank.load_state_dict({**state, "tier0.similarity": torch.zeros(3)})
 
 

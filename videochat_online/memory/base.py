@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from videochat_online.errors import InputError
+from videochat_online.errors import InputError, NonFiniteError
 from videochat_online.types import FrameTokens
 
 
@@ -86,8 +87,12 @@ def question_relevance(query_D: Tensor, tokens_LD: Tensor) -> float:
 
     Raises:
         InputError: they are not of the same width.
+        NonFiniteError: it is NaN.
     """
     if tokens_LD.shape[1] != query_D.shape[0]:
         raise InputError(f"query: expected the width of the frames' tokens, {tokens_LD.shape[1]}, got {len(query_D)}")
     mean_D = tokens_LD.mean(dim=0, dtype=torch.float32)
-    return float(functional.cosine_similarity(query_D.to(mean_D), mean_D, dim=0))
+    relevance = float(functional.cosine_similarity(query_D.to(mean_D), mean_D, dim=0))
+    if not math.isfinite(relevance):
+        raise NonFiniteError("query: expected a finite embedding, and finite tokens to compare it with")
+    return relevance

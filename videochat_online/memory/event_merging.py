@@ -27,6 +27,7 @@ from videochat_online.memory.schedule import (
     DEFAULT_FULL_GRID,
     Grid,
     TokenSchedule,
+    as_tuple,
     check_count,
     check_grid,
     coarser_grid,
@@ -126,7 +127,7 @@ class EventMergingMemoryBank(StoredMemoryBank):
 
 
 def _checked_weights(weights: Sequence[float]) -> tuple[float, float, float]:
-    values = tuple(weights)
+    values = as_tuple(weights, "penalty_weights of an event_merging memory")
     if len(values) != 3 or not all(isinstance(v, (int, float)) and math.isfinite(v) and v >= 0 for v in values):
         raise InputError(
             f"penalty_weights of an event_merging memory: expected three numbers of at least 0, got {weights!r}"

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import torch
 
-from videochat_online.memory.schedule import DEFAULT_FULL_GRID, DEFAULT_INTERVALS, Grid, TokenSchedule
+from videochat_online.memory.schedule import DEFAULT_FULL_GRID, DEFAULT_INTERVALS, Grid, TokenSchedule, as_tuple
 from videochat_online.memory.store import FrameStore
 from videochat_online.memory.stored import StoredMemoryBank
 from videochat_online.types import FrameTokens
@@ -32,7 +32,7 @@ class KeepAllMemoryBank(StoredMemoryBank):
         intervals: Sequence[int] = DEFAULT_INTERVALS,
         device: torch.device | str | None = None,
     ) -> None:
-        schedule = TokenSchedule(tuple(intervals))
+        schedule = TokenSchedule(as_tuple(intervals, "intervals"))
         self._grids = schedule.grids(full_grid)
         super().__init__(
             kind="keep_all",

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from videochat_online.errors import InputError
 from videochat_online.memory.schedule import Grid
-from videochat_online.memory.store import FrameStore
+from videochat_online.memory.store import FrameStore, check_entry
 from videochat_online.types import FrameTokens
 
 
@@ -138,12 +138,10 @@ class MergingStore(FrameStore):
     def load(self, state: Mapping[str, Tensor], device: torch.device | None, name: str) -> None:
         """As `FrameStore.load`, with the numbers."""
         super().load(state, device, name)
-        numbers = state["number"].flatten().tolist()
-        if len(numbers) != len(self.entries):
-            raise InputError(
-                f"{name}.number of a memory state: expected {len(self.entries)} values, got {len(numbers)}"
-            )
-        self.numbers = [int(number) for number in numbers]
+        check_entry(state["number"], f"{name}.number", (len(self.entries),), torch.int64)
+        self.numbers = state["number"].tolist()
+        if any(number < 1 for number in self.numbers):
+            raise InputError(f"{name}.number of a memory state: expected numbers of at least 1, got {self.numbers}")
 
     def _view(self, position: int) -> FrameTokens:
         entry = self.entries[position]

@@ -45,6 +45,7 @@ class MovieChatPlusMemoryBank(MovieChatMemoryBank):
 
         Raises:
             InputError: the question's embedding is not of the frames' width.
+            NonFiniteError: its relevance to a clip is NaN.
         """
         return super().read() if query is None else self.read_for(query, _as_they_are)
 

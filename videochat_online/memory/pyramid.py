@@ -22,8 +22,15 @@ from torch.nn import functional
 
 from videochat_online.errors import InputError
 from videochat_online.memory.pooling import demote_to_grid
-from videochat_online.memory.schedule import DEFAULT_FULL_GRID, DEFAULT_INTERVALS, Grid, TokenSchedule, check_grid
-from videochat_online.memory.store import FrameStore
+from videochat_online.memory.schedule import (
+    DEFAULT_FULL_GRID,
+    DEFAULT_INTERVALS,
+    Grid,
+    TokenSchedule,
+    as_tuple,
+    check_grid,
+)
+from videochat_online.memory.store import FrameStore, check_entry
 from videochat_online.memory.stored import StoredMemoryBank
 from videochat_online.types import FrameTokens
 
@@ -39,7 +46,8 @@ class PyramidMemoryBank(StoredMemoryBank):
     drops it. The new frame is never a candidate itself.
 
     Capacity 0: a frame passes the tier at once. An arriving frame is pooled from what was written straight to
-    the next tier that holds frames; a demoted one is resized through each grid that it passes. Capacity 1:
+    the next tier that holds frames, and dropped where there is none; a demoted one is resized through each grid
+    that it passes. Capacity 1:
     the resident leaves when another frame comes. (The released code never evicts at 0 and fails at 1.)
 
     A resized frame gets a new, negative content id.
@@ -68,9 +76,10 @@ class PyramidMemoryBank(StoredMemoryBank):
         policy: str = "reference",
         device: torch.device | str | None = None,
     ) -> None:
-        schedule = TokenSchedule(tuple(intervals))
-        self._capacities = tuple(capacities)
-        self._grids = schedule.grids(full_grid) if grids is None else tuple(check_grid(g, "a grid") for g in grids)
+        schedule = TokenSchedule(as_tuple(intervals, "intervals"))
+        self._capacities = as_tuple(capacities, "capacities")
+        given = schedule.grids(full_grid) if grids is None else as_tuple(grids, "grids")
+        self._grids = tuple(check_grid(grid, "a grid") for grid in given)
         _check_tiers(self._capacities, self._grids, schedule)
         if policy not in POLICIES:
             raise InputError(f"unknown policy {policy!r} of the pyramid memory: expected one of {list(POLICIES)}")
@@ -90,6 +99,9 @@ class PyramidMemoryBank(StoredMemoryBank):
 
     def _empty_stores(self) -> list[FrameStore]:
         return [_Tier(capacity, grid) for capacity, grid in zip(self._capacities, self._grids, strict=True)]
+
+    def _stores_in_order(self) -> list[FrameStore]:
+        return self._stores if self._keeps_time_order else []
 
     def _admit(self, level: int, frame: FrameTokens) -> None:
         open_tier = self._first_open_tier(level)
@@ -188,12 +200,8 @@ class _Tier(FrameStore):
         """As `FrameStore.load`; means and similarities are taken over, not computed again."""
         super().load(state, device, name)
         num_frames, num_channels = state["tokens"].shape[:2]
-        expected = {"mean": (num_frames, num_channels), "similarity": (max(0, num_frames - 1),)}
-        for key, shape in expected.items():
-            if tuple(state[key].shape) != shape:
-                raise InputError(
-                    f"{name}.{key} of a memory state: expected shape {shape}, got {tuple(state[key].shape)}"
-                )
+        check_entry(state["mean"], f"{name}.mean", (num_frames, num_channels), torch.float32)
+        check_entry(state["similarity"], f"{name}.similarity", (max(0, num_frames - 1),), torch.float32)
         for entry, mean_C in zip(self.entries, state["mean"], strict=True):
             assert self._means_NC is not None
             self._means_NC[entry.slot].copy_(mean_C)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from videochat_online.errors import InputError
 
@@ -19,13 +20,24 @@ DEFAULT_INTERVALS = (8, 4, 1)
 DEFAULT_FULL_GRID: Grid = (16, 16)
 
 
+def as_tuple(values: object, name: str) -> tuple[Any, ...]:
+    """`values` as a tuple; `name` is how the error calls them.
+
+    Raises:
+        InputError: they are neither list nor tuple.
+    """
+    if not isinstance(values, Sequence) or isinstance(values, str | bytes):
+        raise InputError(f"{name}: expected a list or tuple, got {values!r}")
+    return tuple(values)
+
+
 def check_grid(grid: Sequence[int], name: str) -> Grid:
     """Return `grid` as a pair of positive ints; `name` is how the error calls it.
 
     Raises:
         InputError: it is not two whole numbers of at least 1.
     """
-    values = tuple(grid)
+    values = as_tuple(grid, name)
     if len(values) != 2 or not all(_is_int(value) and value >= 1 for value in values):
         raise InputError(f"{name} must be two whole numbers of at least 1 (rows, columns), got {values}")
     return (values[0], values[1])

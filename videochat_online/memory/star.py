@@ -17,7 +17,6 @@ the heaviest clusters, nearest to its centroid; a few abstract tokens of everyth
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import cast
 
@@ -30,6 +29,7 @@ from videochat_online.memory.schedule import (
     DEFAULT_FULL_GRID,
     Grid,
     TokenSchedule,
+    as_tuple,
     check_count,
     check_grid,
     coarser_grid,
@@ -125,16 +125,14 @@ class StarMemoryBank(StoredMemoryBank):
             present = [*newest.frames(), *abstract.frames()]
         return tuple(sorted([*present, *past], key=lambda frame: frame.index))
 
-    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
-        """As `StoredMemoryBank.load_state_dict`.
+    def _check_restored(self) -> None:
+        num_clusters, num_keys = len(self._clusters), len(self._stores[3])
+        if num_clusters != num_keys:
+            raise InputError(f"memory state: expected a key frame for each cluster, got {num_keys} for {num_clusters}")
+        super()._check_restored()
 
-        Raises:
-            InputError: also where the state has not one key frame for each cluster.
-        """
-        counts = [state[key].numel() for key in ("tier2.index", "tier3.index") if key in state]
-        if len(set(counts)) > 1:
-            raise InputError(f"memory state: expected a key frame for each cluster, got {counts[1]} for {counts[0]}")
-        super().load_state_dict(state)
+    def _stores_in_order(self) -> list[FrameStore]:
+        return [*self._stores[:3], self._stores[4]]  # a key frame may be any of its cluster's
 
     @property
     def _clusters(self) -> MergingStore:
@@ -203,7 +201,8 @@ class StarMemoryBank(StoredMemoryBank):
 
 
 def _checked_grids(grids: tuple[Grid, Grid, Grid]) -> tuple[Grid, Grid, Grid]:
-    checked = tuple(check_grid(grid, "a grid of a star memory") for grid in grids)
+    given = as_tuple(grids, "grids of a star memory")
+    checked = tuple(check_grid(grid, "a grid of a star memory") for grid in given)
     if len(checked) != 3 or any(
         small[0] > large[0] or small[1] > large[1] for large, small in zip(checked, checked[1:], strict=False)
     ):

@@ -8,6 +8,7 @@ Shapes: `N` frames, `C` channels, `H` `W` rows and columns of the token grid.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -17,6 +18,9 @@ from torch import Tensor
 from videochat_online.errors import InputError
 from videochat_online.memory.schedule import Grid
 from videochat_online.types import FrameTokens
+
+FEATURE_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+"""Types of features that frames are compared, pooled and averaged in."""
 
 _FIRST_UNBOUNDED_SLOTS = 16
 
@@ -71,9 +75,20 @@ class FrameStore:
         return self._tokens
 
     def allocate(self, num_channels: int, dtype: torch.dtype, device: torch.device) -> None:
-        """Reserve the slots, once the first frame has shown the feature width and type."""
+        """Reserve the slots, once the first frame has shown the feature width and type.
+
+        Raises:
+            InputError: there is no room for so many.
+        """
         num_slots = _FIRST_UNBOUNDED_SLOTS if self.capacity is None else self.capacity + self.num_spare
-        self._tokens = _empty((num_slots, num_channels, *self.grid), dtype, device)
+        shape = (num_slots, num_channels, *self.grid)
+        try:
+            self._tokens = _empty(shape, dtype, device)
+        except (RuntimeError, TypeError) as error:  # TypeError: more than 64 bits can count
+            room, found = f"{math.prod(shape) * dtype.itemsize / 1e9:,.1f} GB on {device}", str(error).split("\n")[0]
+            raise InputError(
+                f"a memory of {num_slots} frames of {shape[1:]}: expected room for {room}, found: {found}"
+            ) from error
         # Popped from the end: slots fill from 0 up.
         self._free = list(range(num_slots))[::-1]
 
@@ -113,19 +128,15 @@ class FrameStore:
         Raises:
             InputError: shapes that do not belong together or to this store.
         """
-        tokens = state["tokens"]
-        num_frames = state["index"].numel()
-        expected = (num_frames, *tokens.shape[1:2], *self.grid)
-        if tuple(tokens.shape) != expected:
-            raise InputError(f"{name}.tokens of a memory state: expected shape {expected}, got {tuple(tokens.shape)}")
-        for key in ("time_s", "content_id"):
-            if state[key].numel() != num_frames:
-                raise InputError(
-                    f"{name}.{key} of a memory state: expected {num_frames} values, got {state[key].numel()}"
-                )
+        tokens, num_frames = state["tokens"], state["index"].numel()
+        check_entry(tokens, f"{name}.tokens", (num_frames, *tokens.shape[1:2], *self.grid), *FEATURE_DTYPES)
+        for key, dtype in (("index", torch.int64), ("time_s", torch.float64), ("content_id", torch.int64)):
+            check_entry(state[key], f"{name}.{key}", (num_frames,), dtype)
         if self.capacity is not None and num_frames > self.capacity:
             raise InputError(f"{name} of a memory state holds {num_frames} frames, more than its {self.capacity}")
         if tokens.shape[1] == 0:
+            if num_frames:
+                raise InputError(f"{name} of a memory state holds {num_frames} frames without features")
             return
         self.allocate(tokens.shape[1], tokens.dtype, tokens.device if device is None else device)
         columns = (state["index"].tolist(), state["time_s"].tolist(), state["content_id"].tolist())
@@ -147,6 +158,16 @@ class FrameStore:
         self._tokens = _empty((2 * len(old), *old.shape[1:]), old.dtype, old.device)
         self._tokens[: len(old)].copy_(old)
         self._free = list(range(len(old), 2 * len(old)))[::-1]
+
+
+def check_entry(entry: Tensor, name: str, shape: tuple[int, ...], *dtypes: torch.dtype) -> None:
+    """Raise an InputError unless this entry of a saved state has the shape, one of the types, and finite values."""
+    found = f"got {entry.dtype} {tuple(entry.shape)}"
+    if tuple(entry.shape) != shape or entry.dtype not in dtypes:
+        expected = " or ".join(map(str, dtypes))
+        raise InputError(f"{name} of a memory state: expected {expected} {shape}, {found}")
+    if entry.is_meta or not bool(entry.isfinite().all()):
+        raise InputError(f"{name} of a memory state: expected finite values, {found} with others")
 
 
 def _empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -12,15 +12,17 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from numbers import Integral, Real
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from videochat_online.errors import InputError
+from videochat_online.errors import InputError, NonFiniteError
+from videochat_online.memory.merging import mean_tokens
 from videochat_online.memory.pooling import pool_to_grid
 from videochat_online.memory.schedule import TokenSchedule
-from videochat_online.memory.store import FrameStore
+from videochat_online.memory.store import FEATURE_DTYPES, FrameStore, check_entry
 from videochat_online.types import FrameTokens
 
 _NO_INDEX = -1
@@ -39,6 +41,9 @@ class StoredMemoryBank(ABC):
         schedule: tier of a frame from its index.
         stores: empty store of each tier.
         device: where frames are kept; None for the device of the first frame written or state loaded.
+
+    Raises:
+        InputError: `device` names none.
     """
 
     def __init__(
@@ -54,7 +59,10 @@ class StoredMemoryBank(ABC):
         self._config: dict[str, Any] = json.loads(json.dumps({"kind": kind, **options}))
         self._schedule = schedule
         self._stores = list(stores)
-        self._device = None if device is None else torch.device(device)
+        try:
+            self._device = None if device is None else torch.device(device)
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise InputError(f"device of a {kind} memory: expected one such as cuda:0, got {device!r}") from error
         self._reset_counters()
         self._next_content_id = -1
 
@@ -84,7 +92,9 @@ class StoredMemoryBank(ABC):
 
         Raises:
             InputError: index not above the last one, time before the last one, a negative content id, tokens
-                smaller than the tier's grid, or of other channels, type or device than those before.
+                smaller than the tier's grid, or of other channels, type or device than those before; or there is no
+                room for as many frames as the memory is to hold.
+            NonFiniteError: features that are NaN or infinite, or too large to be compared in fp32.
         """
         self._check(frame)
         level = self._schedule.level(frame.index)
@@ -128,8 +138,12 @@ class StoredMemoryBank(ABC):
 
         Raises:
             InputError: another kind or other options (both values are named), missing or unexpected
-                entries, or shapes that do not belong together. The bank is then unchanged.
+                entries, shapes or types that do not belong together, values that are not finite, or frames that no
+                stream can have left in this memory. The bank is then unchanged.
         """
+        for key, entry in state.items():
+            if not isinstance(entry, Tensor):
+                raise InputError(f"memory state: expected a tensor as its entry {key!r}, got {type(entry).__name__}")
         self._check_config(state)
         stores = self._empty_stores()
         expected = {"config", "counters", "last_time_s"}
@@ -139,9 +153,9 @@ class StoredMemoryBank(ABC):
                 f"memory state: missing entries {sorted(expected - set(state))}, "
                 f"unexpected entries {sorted(set(state) - expected)}"
             )
-        counters = state["counters"].tolist()
-        if len(counters) != len(self._counters()):
-            raise InputError(f"memory state: expected {len(self._counters())} counters, got {len(counters)}")
+        check_entry(state["counters"], "counters", (len(self._counters()),), torch.int64)
+        if tuple(state["last_time_s"].shape) != () or state["last_time_s"].dtype != torch.float64:
+            raise InputError(f"last_time_s of a memory state: expected one float64, got {state['last_time_s']}")
         with torch.no_grad():
             for tier, store in enumerate(stores):
                 keys = store.state()
@@ -149,9 +163,37 @@ class StoredMemoryBank(ABC):
         layouts = [(store.num_channels, None if store.num_channels is None else store.slots.dtype) for store in stores]
         if len(set(layouts)) > 1:
             raise InputError(f"memory state: expected equal channels and dtypes in all tiers, got {layouts}")
-        self._stores = stores
-        self._last_time_s = float(state["last_time_s"])
+        before = self._stores, self._last_time_s, self._counters()
+        self._take_over(stores, float(state["last_time_s"]), state["counters"].tolist())
+        try:
+            self._check_restored()
+        except InputError:
+            self._take_over(*before)
+            raise
+
+    def _take_over(self, stores: list[FrameStore], last_time_s: float, counters: list[int]) -> None:
+        self._stores, self._last_time_s = stores, last_time_s
         self._set_counters(counters)
+
+    def _check_restored(self) -> None:
+        """Refuse, with an InputError, what no stream can have led to; a subclass adds its own."""
+        last = (self._last_index, self._last_time_s)
+        is_seen = self._last_index >= 0 and math.isfinite(self._last_time_s)
+        if not (is_seen or last == (_NO_INDEX, -math.inf)) or self._next_content_id >= 0:
+            raise InputError(f"memory state: expected counters of a stream, got {self._counters()} at {last[1]} s")
+        stored = sorted((entry.index, entry.time_s) for store in self._stores for entry in store.entries)
+        times = [time_s for _, time_s in (*stored, last)]
+        if times != sorted(times) or any(not 0 <= index <= self._last_index for index, _ in stored):
+            raise InputError(f"memory state: expected frames of index 0 to {last[0]}, at {last[1]} s, in order of time")
+        read = self.read()
+        orders = [[frame.index for frame in read]]
+        orders += [[entry.index for entry in store.entries] for store in self._stores_in_order()]
+        if any(order != sorted(set(order)) for order in orders) or len({f.content_id for f in read}) < len(read):
+            raise InputError("memory state: expected each frame once, with an id of its own, in order of time")
+
+    def _stores_in_order(self) -> list[FrameStore]:
+        """Those that hold their frames in time order: all, unless a subclass knows better."""
+        return self._stores
 
     def _counters(self) -> list[int]:
         """Whole numbers of a saved state; a subclass appends its own."""
@@ -167,8 +209,12 @@ class StoredMemoryBank(ABC):
         tokens_CHW = pool_to_grid(frame.tokens_CHW, store.grid)
         if store.num_channels is None:
             device = tokens_CHW.device if self._device is None else self._device
-            for each in self._stores:
-                each.allocate(tokens_CHW.shape[0], tokens_CHW.dtype, device)
+            try:
+                for each in self._stores:
+                    each.allocate(tokens_CHW.shape[0], tokens_CHW.dtype, device)
+            except InputError:
+                self._stores = self._empty_stores()  # what was reserved before there was no more room
+                raise
         return replace(frame, tokens_CHW=tokens_CHW)
 
     def _new_content_id(self) -> int:
@@ -183,18 +229,21 @@ class StoredMemoryBank(ABC):
 
     def _check(self, frame: FrameTokens) -> None:
         name, tokens = f"frame {frame.index}", frame.tokens_CHW
-        if frame.index <= self._last_index:
+        if not _is_a(frame.index, Integral) or frame.index <= self._last_index:
             raise InputError(f"{name}: expected an index above the last one, {self._last_index}")
         # "not >=" also refuses NaN.
-        if not frame.time_s >= self._last_time_s or math.isinf(frame.time_s):
+        if not _is_a(frame.time_s, Real) or not frame.time_s >= self._last_time_s or math.isinf(frame.time_s):
             raise InputError(f"{name}: expected a time of at least {self._last_time_s} s, got {frame.time_s} s")
-        if frame.content_id < 0:
+        if not _is_a(frame.content_id, Integral) or frame.content_id < 0:
             raise InputError(f"{name}: ids below 0 are the bank's own, got content_id {frame.content_id}")
-        if tokens.ndim != 3 or not tokens.is_floating_point():
+        if tokens.ndim != 3 or 0 in tokens.shape or tokens.dtype not in FEATURE_DTYPES or tokens.is_sparse:
             raise InputError(
                 f"{name}: expected floating-point tokens [C, H, W], got {tokens.dtype} {tuple(tokens.shape)}"
             )
         self._check_same_features(name, tokens)
+        # What is not finite makes every comparison with this frame meaningless, and the wrong one would go.
+        if tokens.is_meta or not bool(mean_tokens(tokens).square().sum().isfinite()):
+            raise NonFiniteError(f"{name}: expected finite features, got NaN, infinite or too large ones")
 
     def _check_same_features(self, name: str, tokens: Tensor) -> None:
         stored = self._stores[0]
@@ -214,8 +263,8 @@ class StoredMemoryBank(ABC):
         if "config" not in state:
             raise InputError(f"this is no memory state: it has no entry 'config' but {sorted(state)}")
         try:
-            saved = json.loads(bytes(state["config"].tolist()))
-        except (TypeError, ValueError) as error:
+            saved = json.loads(bytes(state["config"].reshape(-1).tolist()))  # bytes(7) would be seven bytes
+        except (TypeError, ValueError, RecursionError) as error:
             raise InputError(f"memory state: its entry 'config' is not JSON text: {error}") from error
         if not isinstance(saved, dict):
             raise InputError(f"memory state: its entry 'config' holds {saved!r}, expected options by name")
@@ -225,3 +274,8 @@ class StoredMemoryBank(ABC):
         if different:
             found = ", ".join(f"{key} {saved.get(key)} (this memory: {ours.get(key)})" for key in different)
             raise InputError(f"the memory state was saved by another kind of memory or other options: {found}")
+
+
+def _is_a(value: object, kind: type) -> bool:
+    """For what mypy takes for granted, and callers may not have kept to; numbers of numpy are numbers."""
+    return isinstance(value, kind)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from videochat_online.errors import InputError
 from videochat_online.memory.schedule import DEFAULT_FULL_GRID, Grid, TokenSchedule, check_count, check_grid
 from videochat_online.memory.store import FrameStore
 from videochat_online.memory.stored import StoredMemoryBank
@@ -62,6 +63,13 @@ class UniformMemoryBank(StoredMemoryBank):
     def _set_counters(self, counters: list[int]) -> None:
         *common, self._num_written, self._stride = counters
         super()._set_counters(common)
+
+    def _check_restored(self) -> None:
+        super()._check_restored()
+        written, stride, held = self._num_written, self._stride, len(self._stores[0])
+        is_power = stride > 0 and not stride & (stride - 1)
+        if not is_power or held != (-(-written // stride) + bool(written and (written - 1) % stride)):
+            raise InputError(f"memory state: {held} frames cannot be every {stride}-th of {written} and the newest")
 
     def _admit(self, level: int, frame: FrameTokens) -> None:
         store = self._stores[level]
