@@ -1,17 +1,28 @@
 from __future__ import annotations
 
+import json
 import threading
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
-from videochat_online.errors import InputError, NoFrameError
-from videochat_online.memory import KeepAllMemoryBank, PyramidMemoryBank, WindowMemoryBank
+from videochat_online.errors import InputError, NoFrameError, NonFiniteError
+from videochat_online.memory import (
+    MEMORY_BANKS,
+    KeepAllMemoryBank,
+    PyramidMemoryBank,
+    WindowMemoryBank,
+    make_memory,
+)
 from videochat_online.streaming import Exchange, GenerationSettings, ImageChat, StreamingSession
 from videochat_online.streaming.decoding import TextDecoder
 from videochat_online.streaming.generate import first_logits, generate_ids
+from videochat_online.streaming.state import SessionState, save_state
+from videochat_online.types import FrameTokens
 
 SHORT = GenerationSettings(max_new_tokens=6, min_new_tokens=6)
 GRID = (4, 4)
@@ -20,6 +31,28 @@ GRID = (4, 4)
 def new_session(model, memory=None, **options):
     options.setdefault("settings", SHORT)
     return StreamingSession(model, memory, **options)
+
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (10_000, 1, 1, 3), dtype=np.uint8)
+"""Frames of a pixel: for tests with an encoder that costs nothing."""
+
+
+def stub_encoder(monkeypatch, model, nan_at=None):
+    """Features without a vision tower; returns the batches that were asked for."""
+    batches = []
+
+    def encode(_, pixels_THWC):
+        features_TCHW = (
+            torch.from_numpy(pixels_THWC[..., 0].astype(np.float32))[:, None]
+            + torch.arange(model.config.feature_dim * 16).reshape(1, -1, *GRID).sin()
+        )
+        if nan_at is not None and sum(map(len, batches)) <= nan_at < sum(map(len, batches)) + len(pixels_THWC):
+            features_TCHW[nan_at - sum(map(len, batches))] = np.nan
+        batches.append(pixels_THWC)
+        return features_TCHW
+
+    monkeypatch.setattr(type(model), "encode", encode)
+    return batches
 
 
 def logits_of(session, question="What now?"):
@@ -183,6 +216,45 @@ class TestTime:
         session.push(frames(2), [0.0, 0.0])
         assert session.num_frames == 2
 
+    @pytest.mark.parametrize("kind", sorted(MEMORY_BANKS))
+    @pytest.mark.parametrize("bad", [1.0, np.nan, np.inf, -np.inf])
+    def test_one_bad_time_in_a_burst_leaves_every_memory_as_it_was(self, tiny_model, kind, bad, monkeypatch):
+        seen = stub_encoder(monkeypatch, tiny_model)
+        session = new_session(tiny_model, make_memory(kind, full_grid=GRID))
+        session.push(PIXELS[:30], range(30))
+        before, num_seen = session.memory.state_dict(), len(seen)
+        with pytest.raises(InputError, match=r"push: (time goes backwards, from 48.0 s|expected finite times)"):
+            session.push(PIXELS[:20], [*range(30, 49), bad])
+        after = session.memory.state_dict()
+        assert all(torch.equal(after[key], before[key]) for key in before)
+        assert (session.num_frames, session.last_time_s, len(seen)) == (30, 29.0, num_seen)
+        session.push(PIXELS[:1], [29.0])
+
+    def test_a_burst_is_encoded_in_batches_and_leaves_the_memory_that_single_frames_leave(
+        self, tiny_model, monkeypatch
+    ):
+        """However many frames come at once, the model gets views of a few of them, and each once."""
+        seen = stub_encoder(monkeypatch, tiny_model)
+        window = new_session(tiny_model, WindowMemoryBank(num_frames=2, full_grid=GRID), encode_batch=8)
+        window.push(PIXELS, range(len(PIXELS)))
+        assert [len(batch) for batch in seen] == [8] * (len(PIXELS) // 8)
+        assert all(np.shares_memory(batch, PIXELS) for batch in seen)
+        assert [frame.index for frame in window.remembered()] == [len(PIXELS) - 2, len(PIXELS) - 1]
+        burst, single = (new_session(tiny_model) for _ in range(2))
+        burst.push(PIXELS[:1000], range(1000))
+        for index in range(1000):
+            single.push(PIXELS[index : index + 1], [index])
+        ours, theirs = burst.memory.state_dict(), single.memory.state_dict()
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+    def test_features_that_are_not_finite_are_refused_where_they_arise(self, tiny_model, monkeypatch):
+        stub_encoder(monkeypatch, tiny_model, nan_at=5)
+        session = new_session(tiny_model, encode_batch=4)
+        with pytest.raises(NonFiniteError, match="frame 5: expected finite features"):
+            session.push(PIXELS[:12], range(12))
+        assert (session.num_frames, session.last_time_s) == (5, 4.0)
+        assert [frame.index for frame in session.remembered()] == [0, 1, 2, 3, 4]
+
     def test_frames_of_a_wrong_kind(self, tiny_model):
         with pytest.raises(InputError, match=r"uint8 \[T,H,W,3\], got float32"):
             new_session(tiny_model).push(np.zeros((1, 8, 8, 3), dtype=np.float32), [0.0])
@@ -324,6 +396,46 @@ class TestSaveAndRestore:
             with pytest.raises(InputError):
                 session.restore(path)
         assert torch.equal(logits_of(session), before)
+
+    @pytest.mark.parametrize(
+        "broken",
+        [
+            {"num_frames": -1}, {"num_frames": "3"}, {"num_frames": 0}, {"num_frames": 2}, {"last_time_s": None},
+            {"last_time_s": float("nan")}, {"last_time_s": 1.5}, {"last_time_s": "soon"}, {"history": [{}]},
+            {"history": 3},
+            {"history": [{"question": 1, "answer": "x"}]}, {"history": [{"question": "x", "answer": None}]},
+            {"history": [{"question": "x", "answer": "y", "asked_at_s": float("inf")}]},
+            {"history": [{"question": "x", "answer": "y", "asked_at_s": "soon"}]},
+            {"history": [{"question": "x", "answer": "y", "num_frames_seen": 4}]},
+        ],
+    )  # fmt: skip
+    def test_a_dialogue_that_does_not_belong_to_the_frames(self, tiny_model, frames, tmp_path, broken):
+        saved, session = new_session(tiny_model), new_session(tiny_model)
+        saved.push(frames(3), range(3))
+        saved.save(tmp_path / "state")
+        with safe_open(tmp_path / "state", framework="pt") as opened:
+            metadata = opened.metadata()
+        metadata["session"] = json.dumps({**json.loads(metadata["session"]), **broken})
+        save_file(load_file(tmp_path / "state"), tmp_path / "broken", metadata=metadata)
+        session.push(frames(5, seed=2), range(5))
+        before = session.memory.state_dict()
+        with pytest.raises(InputError, match="broken: expected a (saved session|memory of)"):
+            session.restore(tmp_path / "broken")
+        after = session.memory.state_dict()
+        assert all(torch.equal(after[key], before[key]) for key in before)
+        assert (session.num_frames, session.last_time_s, session.history) == (5, 4.0, ())
+        session.restore(tmp_path / "state")
+
+    @pytest.mark.parametrize("kind", sorted(MEMORY_BANKS))
+    def test_a_session_of_another_model_is_refused(self, tiny_model, tmp_path, kind):
+        memory, ours = (make_memory(kind, full_grid=GRID) for _ in range(2))
+        for index in range(30):
+            memory.write(FrameTokens(torch.ones(3, *GRID) * index, index, float(index), index))
+        state = SessionState(30, 29.0, ())
+        save_state(tmp_path / "state", state, memory.state_dict())
+        with pytest.raises(InputError, match=r"frames with 3 channels: this model has \d+"):
+            new_session(tiny_model, ours).restore(tmp_path / "state")
+        assert ours.read() == ()
 
     def test_no_place_to_save_to(self, tiny_model, tmp_path):
         with pytest.raises(InputError, match=r"absent/state: expected a place to write a session to"):

@@ -147,6 +147,7 @@ class StreamingSession:
         Raises:
             InputError: counts differ, or a time is not finite or lies before the one before it. No frame is
                 taken then.
+            NonFiniteError: the model's features of a frame are NaN or infinite. The frames before it are taken.
         """
         pixels_THWC = np.asarray(pixels_THWC)
         times = [float(time) for time in times_s]
@@ -384,12 +385,17 @@ class StreamingSession:
         """Go on from a saved file; what this session held is forgotten.
 
         Raises:
-            InputError: not such a file, or saved with another kind of memory. The session is unchanged then.
+            InputError: not such a file, saved with another kind of memory or for another model, or its parts do
+                not belong together. The session is unchanged then.
         """
         state, tensors = load_state(Path(path))
         with self._alone(), self._push_lock, self._state_lock:
             # A bank without a device of its own stays where its state is: the frames belong beside the model.
+            before = self.memory.state_dict()
             self.memory.load_state_dict({key: self._placed(tensor) for key, tensor in tensors.items()})
+            if any(f.index >= state.num_frames or f.time_s > state.last_time_s for f in self.memory.read()):
+                self.memory.load_state_dict(before)
+                raise InputError(f"{path}: expected a memory of {state.num_frames} frames, found later ones")
             self._forget_computed()
             self._history = list(state.history)
             self._num_frames, self._last_time_s = state.num_frames, state.last_time_s

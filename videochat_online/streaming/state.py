@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from videochat_online.errors import InputError
+from videochat_online.memory.schedule import check_count
 
 _FORMAT = "videochat_online.session.1"
 
@@ -82,6 +83,20 @@ def load_state(path: Path) -> tuple[SessionState, dict[str, Tensor]]:
         meta = json.loads(metadata["session"])
         history = tuple(Exchange(**exchange) for exchange in meta["history"])
         last_time_s = -math.inf if meta["last_time_s"] is None else float(meta["last_time_s"])
-        return SessionState(int(meta["num_frames"]), last_time_s, history), tensors
-    except (ValueError, KeyError, TypeError) as error:
+        state = SessionState(meta["num_frames"], last_time_s, history)
+        _check(state)
+        return state, tensors
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{path}: expected a saved session, found broken metadata: {error!r}") from error
+
+
+def _check(state: SessionState) -> None:
+    """Raise a ValueError or TypeError unless it is the state of some session."""
+    check_count(state.num_frames, "num_frames", 0)
+    if not (math.isfinite(state.last_time_s) if state.num_frames else state.last_time_s == -math.inf):
+        raise ValueError(f"{state.num_frames} frames up to {state.last_time_s} s")
+    for each in state.history:
+        is_text = isinstance(each.question, str) and isinstance(each.answer, str)
+        is_timed = each.asked_at_s is None or math.isfinite(each.asked_at_s)
+        if not (is_text and is_timed and each.num_frames_seen in range(state.num_frames + 1)):
+            raise ValueError(f"{each} of {state.num_frames} frames")
