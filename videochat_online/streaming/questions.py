@@ -21,6 +21,31 @@ from videochat_online.types import FrameTokens, FrameUse, Turn
 _UNALIKE = ("A", "0")
 
 
+class ProjectedFrames:
+    """Tokens of frames in the language model's space, each projected once as long as it is kept.
+
+    A frame keeps its content id until it changes tier: most were projected for an earlier question.
+    """
+
+    def __init__(self, model: VideoChatModel) -> None:
+        self._model = model
+        self._tokens: dict[int, Tensor] = {}
+
+    def __call__(self, frame: FrameTokens) -> Tensor:
+        """Projected tokens [H W, D] of a frame."""
+        if frame.content_id not in self._tokens:
+            self._tokens[frame.content_id] = self._model.project(frame.tokens_CHW)
+        return self._tokens[frame.content_id]
+
+    def keep(self, frames: Sequence[FrameTokens]) -> None:
+        """Forget those of all other frames."""
+        self._tokens = {frame.content_id: self(frame) for frame in frames}
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._tokens.clear()
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """Memory and dialogue of a session at one moment.

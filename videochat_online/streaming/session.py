@@ -20,7 +20,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 
 from videochat_online.errors import InputError, NoFrameError, PromptTooLongError
 from videochat_online.memory import MemoryBank, PyramidMemoryBank, QuestionAware
@@ -31,10 +30,10 @@ from videochat_online.streaming.decoding import without_image_tokens
 from videochat_online.streaming.generate import GenerationSettings, prefill
 from videochat_online.streaming.kv_budget import KvBudget, default_budget
 from videochat_online.streaming.prefix_cache import Reuse, make_prefix_cache
-from videochat_online.streaming.questions import PreparedQuestion, QuestionLayout, Snapshot
+from videochat_online.streaming.questions import PreparedQuestion, ProjectedFrames, QuestionLayout, Snapshot
 from videochat_online.streaming.readings import Reading, Strategy
 from videochat_online.streaming.speaking import result_of, stream_text
-from videochat_online.streaming.state import Exchange, SessionState, load_state, save_state
+from videochat_online.streaming.state import Exchange, SessionState, load_state, placed, save_state
 from videochat_online.streaming.strategies import Direct
 from videochat_online.types import Answer, FrameTokens, FrameUse
 
@@ -101,7 +100,7 @@ class StreamingSession:
         self._history: list[Exchange] = list(history)
         self._num_frames = 0
         self._last_time_s = -math.inf
-        self._projected: dict[int, Tensor] = {}
+        self._projected = ProjectedFrames(model)
         # A push must keep its frames together; an answer must know the turn before it. The third lock is held
         # only while memory and history are touched, so that frames go on arriving during generation.
         self._push_lock, self._answer_lock, self._state_lock = (threading.Lock() for _ in range(3))
@@ -313,17 +312,18 @@ class StreamingSession:
             asked_at_s = self._asking_time(at_s)
             remembered = tuple(self._recall(question))
             history, num_frames, epoch = tuple(self._history), self._num_frames, self._epoch
-        self._project(remembered)
+        # Only what was remembered for this question is kept for the next one.
+        self._projected.keep(remembered)
         readings: tuple[Reading, ...] = (Reading(remembered),)
         if question is not None:
-            readings = self._strategy.read(remembered, question, self.model, self._projected_tokens)
-        visuals = [[self._projected_tokens(frame) for frame in reading.frames] for reading in readings]
+            readings = self._strategy.read(remembered, question, self.model, self._projected)
+        visuals = [[self._projected(frame) for frame in reading.frames] for reading in readings]
         return Snapshot(readings, visuals, history, num_frames, asked_at_s, epoch)
 
     def _recall(self, question: str | None) -> Sequence[FrameTokens]:
         """What the memory gives for this question; None: for one that is not known yet."""
         if question is not None and isinstance(self.memory, QuestionAware):
-            return self.memory.read_for(self.model.embed_text(question), self._projected_tokens)
+            return self.memory.read_for(self.model.embed_text(question), self._projected)
         return self.memory.read()
 
     def _asking_time(self, at_s: float | None) -> float:
@@ -337,16 +337,6 @@ class StreamingSession:
                 f"a question at {at_s} s must not see the future, but a frame of {self._last_time_s} s has arrived"
             )
         return self._last_time_s if at_s is None else at_s
-
-    def _project(self, frames: Sequence[FrameTokens]) -> None:
-        # Only what was remembered for this question is kept for the next one.
-        self._projected = {frame.content_id: self._projected_tokens(frame) for frame in frames}
-
-    def _projected_tokens(self, frame: FrameTokens) -> Tensor:
-        # A frame keeps its content id until it changes tier: most were projected for an earlier question.
-        if frame.content_id not in self._projected:
-            self._projected[frame.content_id] = self.model.project(frame.tokens_CHW)
-        return self._projected[frame.content_id]
 
     def reset(self) -> None:
         """Forget frames and dialogue (but not the text the session was opened with)."""
@@ -392,21 +382,13 @@ class StreamingSession:
         with self._alone(), self._push_lock, self._state_lock:
             # A bank without a device of its own stays where its state is: the frames belong beside the model.
             before = self.memory.state_dict()
-            self.memory.load_state_dict({key: self._placed(tensor) for key, tensor in tensors.items()})
+            self.memory.load_state_dict({key: placed(tensor, self.model) for key, tensor in tensors.items()})
             if any(f.index >= state.num_frames or f.time_s > state.last_time_s for f in self.memory.read()):
                 self.memory.load_state_dict(before)
                 raise InputError(f"{path}: expected a memory of {state.num_frames} frames, found later ones")
             self._forget_computed()
             self._history = list(state.history)
             self._num_frames, self._last_time_s = state.num_frames, state.last_time_s
-
-    def _placed(self, tensor: Tensor) -> Tensor:
-        """A saved tensor beside the model; features (fp16, bf16 or fp32 grids) in the model's own precision."""
-        is_features = tensor.is_floating_point() and tensor.ndim == 4
-        expected = self.model.config.feature_dim
-        if is_features and tensor.shape[1] not in (0, expected):
-            raise InputError(f"a saved session of frames with {tensor.shape[1]} channels: this model has {expected}")
-        return tensor.to(self.model.device, self.model.dtype if is_features else None)
 
 
 def default_memory(model: VideoChatModel) -> PyramidMemoryBank:

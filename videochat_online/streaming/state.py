@@ -15,6 +15,7 @@ from torch import Tensor
 
 from videochat_online.errors import InputError
 from videochat_online.memory.schedule import check_count
+from videochat_online.model.loading import VideoChatModel
 
 _FORMAT = "videochat_online.session.1"
 
@@ -100,3 +101,16 @@ def _check(state: SessionState) -> None:
         is_timed = each.asked_at_s is None or math.isfinite(each.asked_at_s)
         if not (is_text and is_timed and each.num_frames_seen in range(state.num_frames + 1)):
             raise ValueError(f"{each} of {state.num_frames} frames")
+
+
+def placed(tensor: Tensor, model: VideoChatModel) -> Tensor:
+    """A saved tensor beside the model; features (fp16, bf16 or fp32 grids) in the model's own precision.
+
+    Raises:
+        InputError: features of another width than the model's.
+    """
+    is_features = tensor.is_floating_point() and tensor.ndim == 4
+    expected = model.config.feature_dim
+    if is_features and tensor.shape[1] not in (0, expected):
+        raise InputError(f"a saved session of frames with {tensor.shape[1]} channels: this model has {expected}")
+    return tensor.to(model.device, model.dtype if is_features else None)
