@@ -274,7 +274,7 @@ class TestBadInput:
         (tmp_path / "x.png").write_text("x")
         self.check(chat("--image", tmp_path / "x.png", "--ask", "What?"), "x.png")
         self.check(chat("--image", tmp_path / "absent.png", "--ask", "What?"), "absent.png")
-        self.check(chat("--image", "x.png", "--strategy", "retrieval"), "--strategy retrieval: expected a video")
+        self.check(chat("--image", "x.png", "--strategy", "retrieval"), "--strategy: expected a video")
 
     def test_unknown_flags_and_commands(self, capsys):
         for arguments in (["chat", "--model", "x", "--video", "y", "--colour"], ["sing"], ["chat"], []):

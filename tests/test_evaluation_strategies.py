@@ -101,7 +101,10 @@ class TestRuns:
             (["--strategy", "x"], "unknown strategy 'x': expected one of direct, retrieval, chain_of_shot"),
             (["--retrieved_frames", "2"], "strategy 'direct' does not take retrieved_frames"),
             (["--strategy", "retrieval", "--retrieved_frames", "0"], "retrieved_frames: expected at least 1, got 0"),
-            (["--strategy", "chain_of_shot", "--blind"], "--blind: expected no strategy, as there are no frames"),
+            (
+                ["--strategy", "chain_of_shot", "--blind"],
+                "--blind: expected no strategy or KV memory, as there are no frames",
+            ),
             (["--strategy", "direct", "--setting", "sliding_window"], "'sliding_window' does not use --strategy"),
         ],
     )

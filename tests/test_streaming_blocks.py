@@ -12,11 +12,16 @@ import pytest
 import torch
 from transformers import DynamicCache
 
+from comparison_sets import make_run, make_set
+from evaluation_sets import folder_set, make_config, rows_of, run
 from test_streaming_prefix import LLMS, MEMORIES, ROPE_SWITCH, TOLERANCE, Schedule, computed, new_session
 from videochat_online.errors import InputError
-from videochat_online.memory import KeepAllMemoryBank, PyramidMemoryBank, WindowMemoryBank
+from videochat_online.evaluation import resolve_protocol
+from videochat_online.evaluation.answering import ANSWER_BY
+from videochat_online.evaluation.comparison import compare_runs
+from videochat_online.memory import KeepAllMemoryBank, MovieChatPlusMemoryBank, PyramidMemoryBank, WindowMemoryBank
 from videochat_online.model import load_model
-from videochat_online.streaming import KvBudget, generate
+from videochat_online.streaming import KvBudget, generate, make_strategy
 from videochat_online.streaming.block_cache import MovableCache, sources, turned, why_not_movable
 from videochat_online.streaming.kv_cache import kv_bytes_per_token
 
@@ -312,7 +317,15 @@ def test_keys_are_counted_twice(model, frames):
     assert session.prefill() == 0
 
 
-@pytest.mark.parametrize("options", [{"reuse_prefix": False}, {"prefill_in_background": True}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"reuse_prefix": False},
+        {"prefill_in_background": True},
+        {"strategy": make_strategy("retrieval")},
+        {"memory": MovieChatPlusMemoryBank(full_grid=GRID)},
+    ],
+)
 def test_options_that_do_not_go_together(model, options):
     with pytest.raises(InputError, match="kv_memory"):
         new_session(model, kv_memory=True, **options)
@@ -324,3 +337,43 @@ def test_models_that_cannot_have_one(model, monkeypatch):
     monkeypatch.setitem(language_model.config.rope_parameters, "rope_type", "dynamic")
     with pytest.raises(InputError, match="its rope is of type 'dynamic'"):
         new_session(model, kv_memory=True)
+
+
+class TestEvaluation:
+    @pytest.mark.parametrize("answer_by", ANSWER_BY)
+    def test_of_one_layer_answers_are_those_without(self, shallow_models, tmp_path, answer_by):
+        """In every way of answering; and the language model reads the questions alone."""
+        model, annotations, rows, read = shallow_models["llama"], folder_set(tmp_path, num_videos=1), {}, {}
+        for kv_memory in (False, True):
+            protocol = {"kv_memory": kv_memory, "memory_options": {"capacities": (1, 1, 2)}}
+            out = tmp_path / str(kv_memory)
+            with computed(model) as counts:
+                run(make_config(annotations, out, protocol=protocol, answer_by=answer_by), model)
+            rows[kv_memory], read[kv_memory] = rows_of(out), sum(counts)
+        said = "text" if answer_by == "generation" else "option_probabilities"
+        assert len(rows[True]) == 3
+        for kept, fresh in zip(rows[True], rows[False], strict=True):
+            assert (kept["predicted_index"], kept["frames_used"]) == (fresh["predicted_index"], fresh["frames_used"])
+            assert kept[said] == (fresh[said] if said == "text" else pytest.approx(fresh[said], abs=2e-6))
+        assert read[True] != read[False]
+
+    def test_it_is_part_of_what_a_run_is(self, tmp_path):
+        make_set(tmp_path)
+        plain = make_run(tmp_path, "plain", 0.5)
+        kept = make_run(tmp_path, "kept", 0.9, protocol={"kv_memory": True})
+        compared = compare_runs([plain, kept])
+        assert [one.label for one in compared.runs] == ["pyramid 2/2/12", "pyramid 2/2/12 + kv_memory"]
+        assert compared.protocol_differences == ()
+
+    @pytest.mark.parametrize(
+        ("setting", "more", "says"),
+        [
+            ("streaming", {"strategy": "retrieval"}, "kv_memory only without a strategy"),
+            ("streaming", {"memory": "moviechat_plus"}, "kv_memory only without a strategy"),
+            ("sliding_window", {}, "'sliding_window' does not use --kv_memory"),
+        ],
+    )
+    def test_where_it_has_no_meaning(self, setting, more, says):
+        assert resolve_protocol("streaming", kv_memory=True).kv_memory
+        with pytest.raises(InputError, match=says):
+            resolve_protocol(setting, kv_memory=True, **more)

@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="one line of JSON a question")
     add_model_arguments(parser)
     add_memory_arguments(parser)
-    add_strategy_arguments(parser)
+    add_strategy_arguments(parser, with_kv_memory=True)
     add_generation_arguments(parser)
 
 
@@ -152,6 +152,7 @@ def run(options: argparse.Namespace) -> int:
             system_message=options.system_message,
             settings=settings,
             strategy=strategy,
+            kv_memory=bool(options.kv_memory),
         )
         player = VideoPlayer(source, session, options.fps, show_progress=sys.stderr.isatty())
         if options.ask:
@@ -228,8 +229,9 @@ def _warn_of_damage(source: VideoSource, as_json: bool) -> None:
 
 
 def _chat_about_images(options: argparse.Namespace) -> int:
-    if options.strategy is not None:
-        raise InputError(f"--strategy {options.strategy}: expected a video, whose frames it is about, got images")
+    named = {"--strategy": options.strategy, "--kv_memory": options.kv_memory}
+    for name in [name for name, value in named.items() if value is not None]:
+        raise InputError(f"{name}: expected a video, whose frames it is about, got images")
     questions: deque[str] = deque(options.ask or [])
     if any(not question.strip() for question in questions):
         raise InputError("--ask: expected a question, got an empty one")

@@ -69,7 +69,7 @@ SECONDS_BETWEEN_LINES = 30.0
 """Where stderr is no terminal, progress is a line this often."""
 
 _MODEL_OPTIONS = ("tokenizer", "template", "dtype", "attn_implementation", "quantization")
-_PROTOCOL_OPTIONS = ("fps", "window_s", "max_frames", "frame_times", "max_new_tokens")
+_PROTOCOL_OPTIONS = ("fps", "window_s", "max_frames", "frame_times", "max_new_tokens", "kv_memory")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -128,7 +128,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--max_videos", type=int, metavar="N", help="only the first N videos")
     add_model_arguments(parser, required=False)
     add_memory_arguments(parser)
-    add_strategy_arguments(parser)
+    add_strategy_arguments(parser, with_kv_memory=True)
     add_generation_arguments(parser)
     # The protocol decides unless a flag does.
     parser.set_defaults(memory=None, max_new_tokens=None)
@@ -169,8 +169,9 @@ def _config(options: argparse.Namespace) -> EvaluationConfig:
         strategy_options=strategy_options_of(options),
         **{name: getattr(options, name) for name in _PROTOCOL_OPTIONS},
     )
-    if options.blind and protocol.strategy != "direct":
-        raise InputError(f"--blind: expected no strategy, as there are no frames, got --strategy {protocol.strategy}")
+    if options.blind and (protocol.strategy != "direct" or protocol.kv_memory):
+        given = "--kv_memory" if protocol.kv_memory else f"--strategy {protocol.strategy}"
+        raise InputError(f"--blind: expected no strategy or KV memory, as there are no frames, got {given}")
     limited = argparse.Namespace(**{**vars(options), "max_new_tokens": protocol.max_new_tokens})
     return EvaluationConfig(
         task=get_task(options.task),

@@ -103,8 +103,8 @@ def memory_of(options: argparse.Namespace, model: VideoChatModel) -> MemoryBank:
     return make_model_memory(options.memory, grid, intervals, memory_options_of(options))
 
 
-def add_strategy_arguments(parser: argparse.ArgumentParser) -> None:
-    """`--strategy` and its options."""
+def add_strategy_arguments(parser: argparse.ArgumentParser, *, with_kv_memory: bool = False) -> None:
+    """`--strategy` and its options; `--kv_memory`, which has none."""
     group = parser.add_argument_group("strategy")
     group.add_argument(
         "--strategy",
@@ -112,6 +112,14 @@ def add_strategy_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"what is done with the memory's frames for a question: {', '.join(STRATEGIES)} (default: direct)",
     )
     group.add_argument("--retrieved_frames", type=int, metavar="N", help="retrieval: frames most like the question")
+    if with_kv_memory:
+        group.add_argument(
+            "--kv_memory",
+            action="store_true",
+            default=None,
+            help="experimental: the language model reads each frame as it arrives, and keeps what it computed of it "
+            "while the frame is remembered",
+        )
 
 
 def strategy_options_of(options: argparse.Namespace) -> dict[str, Any]:

@@ -50,7 +50,7 @@ def answer_by_generation(
     """Generate, then parse the text as an answer to a question of that kind."""
     decoder, first_token_s = TextDecoder(model.tokenizer), 0.0
     start_s = time.perf_counter()
-    ids = generate_ids(model.network, prompt.embeds_LD, model.stop_ids, settings, contrasts=prompt.contrasts)
+    ids = generate_ids(model.network, prompt.embeds_LD, model.stop_ids, settings, prompt.reuse, prompt.contrasts)
     for count, token in enumerate(ids):
         if count == 0:
             first_token_s = time.perf_counter() - start_s
@@ -67,7 +67,7 @@ def answer_by_likelihood(
     start_s = time.perf_counter()
     num_dropped, ids = letter_ids(model, num_options)
     prompt = prompt.without_last(num_dropped)
-    logits = first_logits(model.network, prompt.embeds_LD, settings.max_new_tokens, prompt.contrasts)
+    logits = first_logits(model.network, prompt.embeds_LD, settings.max_new_tokens, prompt.contrasts, prompt.reuse)
     scores = logits[torch.tensor(ids, device=logits.device)]
     option = int(scores.argmax())
     probabilities = tuple(scores.softmax(-1).tolist())
@@ -83,7 +83,7 @@ def answer_by_text_likelihood(model: VideoChatModel, prompt: Prompt, options: Se
     Source: the "cloze formulation" of OLMES (arXiv:2406.08446), which small models can be told apart with.
     """
     replies = [reply_ids(model, option) for option in options]
-    scores = continuation_log_likelihoods(model.network, prompt.embeds_LD, replies, prompt.contrasts)
+    scores = continuation_log_likelihoods(model.network, prompt.embeds_LD, replies, prompt.contrasts, prompt.reuse)
     option = int(scores.argmax())
     return Reply(options[option], option, None, tuple(scores.softmax(-1).tolist()))
 

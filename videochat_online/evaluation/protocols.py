@@ -46,6 +46,7 @@ class EvalProtocol:
         memory_options: options of that memory, without those that the model decides.
         strategy: what is done at question time with the frames that the memory gives; a window has only "direct".
         strategy_options: all options of that strategy.
+        kv_memory: the language model reads each frame as it arrives (`StreamingSession`); experimental.
         window_s: how far a window reaches back; None for the whole stream.
         max_frames: most frames of a window, or of a whole video; more are thinned out evenly.
         frame_times: a frame of a video file is labelled with its "start" or its "end". With a memory it counts as seen
@@ -71,6 +72,7 @@ class EvalProtocol:
     max_new_tokens: int
     strategy: str = "direct"
     strategy_options: Mapping[str, Any] = field(default_factory=dict)
+    kv_memory: bool = False
 
     def __post_init__(self) -> None:
         rules = {
@@ -80,6 +82,8 @@ class EvalProtocol:
             f"frame_times of {' or '.join(FRAME_TIMES)}": self.frame_times in FRAME_TIMES,
             "frame_times of end in the published scripts": self.causal or self.frame_times == "end",
             "max_new_tokens of at least 1": self.max_new_tokens >= 1,
+            "kv_memory only without a strategy, or a memory, that chooses frames by the question": not self.kv_memory
+            or (self.strategy == "direct" and not hasattr(MEMORY_BANKS[self.memory or "pyramid"], "read_for")),
         }
         for rule, holds in rules.items():
             if not holds:
@@ -179,7 +183,7 @@ def resolve_protocol(
     of_strategy = {name: value for name, value in (strategy_options or {}).items() if value is not None}
     if preset.memory is None:
         # A window keeps its frames as projected tokens alone, which is not what a strategy reads.
-        named = {"memory": memory, **options, "strategy": strategy, **of_strategy}
+        named = {"memory": memory, **options, "strategy": strategy, **of_strategy, "kv_memory": given.get("kv_memory")}
         unusable = [f"--{name}" for name, value in named.items() if value is not None]
     else:
         unusable = [f"--{name}" for name in ("window_s", "max_frames") if name in given]

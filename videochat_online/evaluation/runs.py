@@ -46,6 +46,7 @@ _MEMORY_AND_STRATEGY = {
     "memory_options": _OBJECT,
     "strategy": _TEXT,
     "strategy_options": _OBJECT,
+    "kv_memory": _FLAG,
 }
 _PROTOCOL = {"setting": _TEXT, **_MEMORY_AND_STRATEGY}
 _METRICS = {
@@ -143,7 +144,8 @@ def read_run(folder: Path) -> Run:
 def default_label(settings: Mapping[str, Any]) -> str:
     """What a run remembered: "pyramid 4/4/16", "window 6", "keep_all", "blind", or a setting without a memory.
 
-    A strategy other than "direct" follows: "pyramid 4/4/16 + retrieval 8". A run that is not causal says so.
+    A strategy other than "direct" follows, or "kv_memory": "pyramid 4/4/16 + retrieval 8". A run that is not causal
+    says so.
     """
     protocol = settings["protocol"]
     mark = "" if protocol.get("causal", True) else " (not causal)"
@@ -153,7 +155,7 @@ def default_label(settings: Mapping[str, Any]) -> str:
         return f"{protocol['setting']}{mark}"
     options = protocol["memory_options"]
     sizes = options.get("capacities") or [value for name, value in options.items() if name.endswith("_frames")]
-    parts = [protocol["memory"], "/".join(map(str, sizes))]
+    parts = [protocol["memory"], "/".join(map(str, sizes)), "+ kv_memory" if protocol.get("kv_memory") else ""]
     if protocol.get("strategy", "direct") != "direct":
         parts += ["+", protocol["strategy"], *map(str, protocol["strategy_options"].values())]
     return " ".join(filter(None, parts)) + mark
@@ -280,6 +282,7 @@ def _check_settings(where: str, settings: dict[str, Any]) -> None:
     protocol = settings["protocol"]
     protocol.setdefault("strategy", "direct")  # runs from before there were others
     protocol.setdefault("strategy_options", {})
+    protocol.setdefault("kv_memory", False)
     _expect(f"{where}: protocol", protocol, _PROTOCOL)
     if "capacities" in protocol["memory_options"]:
         _expect(f"{where}: protocol: memory_options", protocol["memory_options"], {"capacities": _LIST_OR_NULL})

@@ -23,7 +23,7 @@ from videochat_online.evaluation.protocols import EvalProtocol
 from videochat_online.evaluation.records import EvalQuestion
 from videochat_online.memory import TokenSchedule, pool_to_grid
 from videochat_online.model import VideoChatModel
-from videochat_online.streaming import StreamingSession
+from videochat_online.streaming import GenerationSettings, StreamingSession
 from videochat_online.streaming.prompting import Prompt, build_prompt
 from videochat_online.text import frame_segments
 from videochat_online.types import FrameUse, Turn
@@ -72,11 +72,14 @@ class StreamingViewer:
             memory,
             system_message=protocol.system_message,
             with_times=protocol.with_times,
+            settings=GenerationSettings(max_new_tokens=protocol.max_new_tokens),
             strategy=protocol.make_strategy(),
+            kv_memory=protocol.kv_memory,
         )
         indices = footage.streaming_indices()
         self._groups = footage.read(indices)
         self._causal, self._last_index = protocol.causal, indices[-1] if indices else -1
+        self._reuses = protocol.kv_memory
         self._last_question = questions[-1].id if questions else None
         self._held: list[LabelledFrame] = []
 
@@ -102,7 +105,8 @@ class StreamingViewer:
         # Without a time the session does not mind that frames come after the question.
         at_s = question.time_s if self._causal else None
         prepared = self.session.prepare(text, at_s=at_s, generation_prefix=generation_prefix)
-        return View(prepared.frames, prepared.prompt)
+        # Otherwise each question is computed from its start: a figure of one depends on no other.
+        return View(prepared.frames, self.session.reusing(prepared) if self._reuses else prepared.prompt)
 
     def _may_see(self, question: EvalQuestion, frame: LabelledFrame) -> bool:
         """Frames labelled with a time up to the question's.

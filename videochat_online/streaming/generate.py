@@ -109,6 +109,7 @@ def first_logits(
     embeds_LD: Tensor,
     max_new_tokens: int,
     contrasts: Sequence[Contrast] = (),
+    reuse: Reuse | None = None,
 ) -> Tensor:
     """Logits of the first answer token after a prompt: [vocabulary], fp32.
 
@@ -118,10 +119,10 @@ def first_logits(
     """
     num_prompt = _longest(embeds_LD, contrasts)
     _check_context(network, num_prompt, 1)
-    if not contrasts:
+    if not contrasts and reuse is None:
         return _first_logits(network, embeds_LD[None], num_prompt + max_new_tokens)[0]
-    with _sequence(network, embeds_LD, num_prompt + max_new_tokens, None, contrasts) as sequence:
-        return _finite(sequence.append(embeds_LD, ()))
+    with _sequence(network, embeds_LD, num_prompt + max_new_tokens, reuse, contrasts) as sequence:
+        return _finite(_read_prompt(sequence, embeds_LD, reuse).float())
 
 
 @torch.inference_mode()
@@ -142,6 +143,12 @@ def _first_logits(network: VideoChatOnlineForConditionalGeneration, embeds_BLD: 
     return torch.stack([_finite(logits_V) for logits_V in out.logits[:, -1].float()])
 
 
+def _read_prompt(sequence: CachedSequence | ContrastedSequence, embeds_LD: Tensor, reuse: Reuse | None) -> Tensor:
+    """Compute what a sequence lacks of a prompt; logits [V] after its end."""
+    first = sequence.num_tokens
+    return sequence.append(embeds_LD[first:], () if reuse is None else reuse.keys[first:])
+
+
 def _finite(logits: Tensor) -> Tensor:
     """Of NaN the first would be taken for the largest, and an answer would look like any other."""
     if not bool(torch.isfinite(logits.max())):
@@ -155,6 +162,7 @@ def continuation_log_likelihoods(
     embeds_LD: Tensor,
     continuations: Sequence[Sequence[int]],
     contrasts: Sequence[Contrast] = (),
+    reuse: Reuse | None = None,
 ) -> Tensor:
     """Log-probability of each of `N` continuations of a prompt, the sum over its tokens: [N], fp32.
 
@@ -163,16 +171,18 @@ def continuation_log_likelihoods(
     """
     num_prompt, longest = _longest(embeds_LD, contrasts), max(map(len, continuations))
     _check_context(network, num_prompt, longest)
-    regime, embed = needs_long_regime(network, num_prompt + longest), network.get_input_embeddings()
-    sequence = ContrastedSequence(network.language_model, contrasts, regime)
-    first_V, sums = sequence.append(embeds_LD), []
-    for continuation in continuations:
-        ids_N = torch.tensor(continuation, device=embeds_LD.device)
-        logits_NV = first_V[None]
-        if len(ids_N) > 1:
-            logits_NV = torch.cat((logits_NV, sequence.logits_of(embed(ids_N[:-1]))))
-        log_probabilities_NV = _finite(logits_NV.float()).log_softmax(-1)
-        sums.append(log_probabilities_NV.gather(1, ids_N[:, None]).sum())
+    regime, embed, sums = needs_long_regime(network, num_prompt + longest), network.get_input_embeddings(), []
+    # Without reuse a cache need not be one that can be cropped.
+    fresh = nullcontext(ContrastedSequence(network.language_model, contrasts, regime))
+    with fresh if reuse is None else _sequence(network, embeds_LD, num_prompt + longest, reuse, contrasts) as sequence:
+        first_V = _read_prompt(sequence, embeds_LD, reuse)
+        for continuation in continuations:
+            ids_N = torch.tensor(continuation, device=embeds_LD.device)
+            logits_NV = first_V[None]
+            if len(ids_N) > 1:
+                logits_NV = torch.cat((logits_NV, sequence.logits_of(embed(ids_N[:-1]))))
+            log_probabilities_NV = _finite(logits_NV.float()).log_softmax(-1)
+            sums.append(log_probabilities_NV.gather(1, ids_N[:, None]).sum())
     return torch.stack(sums)
 
 
@@ -204,11 +214,10 @@ def generate_ids(
     _check_context(network, num_prompt, settings.max_new_tokens)
     processors = settings.processors(stop_ids, device)
     generator = None if settings.seed is None else torch.Generator(device).manual_seed(settings.seed)
-    embed, keys = network.get_input_embeddings(), () if reuse is None else reuse.keys
+    embed = network.get_input_embeddings()
     ids = torch.empty((1, 0), dtype=torch.long, device=device)
     with _sequence(network, embeds_LD, num_prompt + settings.max_new_tokens, reuse, contrasts) as sequence:
-        first = sequence.num_tokens
-        logits_V = sequence.append(embeds_LD[first:], keys[first:])
+        logits_V = _read_prompt(sequence, embeds_LD, reuse)
         for num_ids in range(1, settings.max_new_tokens + 1):
             scores = processors(ids, _finite(logits_V[None].float()))
             if settings.temperature > 0:

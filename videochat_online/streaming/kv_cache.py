@@ -21,6 +21,9 @@ from videochat_online.model.rope import fixed_regime
 TokenKey = int | tuple[int, int, int]
 """What a token is: the id of a text token, or of a visual one the epoch, content id and tokens of its frame."""
 
+NO_TOKEN = -1
+"""Key of a token that is not kept."""
+
 PIECE_TOKENS = 1024
 """Tokens that are computed at once where others stand before them. Attention then goes by a mask and computes what the
 mask hides, too: in one piece that would be up to half of it."""
@@ -136,6 +139,13 @@ class CachedSequence:
         self.keys.extend(keys)
         self.num_computed += len(embeds_LD)
         return logits_V
+
+    def logits_of(self, embeds_ND: Tensor) -> Tensor:
+        """Logits [N, V] after each of the tokens that might come next; they are not kept."""
+        length = self.num_tokens
+        logits_NV = torch.stack([self.append(embeds_1D, (NO_TOKEN,)) for embeds_1D in embeds_ND.split(1)])
+        self.crop(length)
+        return logits_NV
 
     def crop(self, num_tokens: int) -> None:
         """Forget what comes after the first `num_tokens`."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from videochat_online.constants import IGNORE_INDEX
 from videochat_online.model.loading import VideoChatModel
 from videochat_online.streaming.contrast import Contrast
+from videochat_online.streaming.prefix_cache import Reuse
 from videochat_online.text import PromptLayout, layout_prompt
 from videochat_online.types import Turn
 
@@ -23,17 +24,20 @@ class Prompt:
         layout: ids, and where each frame's tokens stand.
         embeds_LD: embeddings of the whole prompt.
         contrasts: other readings of the question, whose logits count, too.
+        reuse: what of it need not be computed.
     """
 
     layout: PromptLayout
     embeds_LD: Tensor
     contrasts: tuple[Contrast, ...] = ()
+    reuse: Reuse | None = None
 
     def without_last(self, num_tokens: int) -> Prompt:
         """The same with that many tokens less at the end, which are alike in all readings. The layout stays."""
         stop = len(self.embeds_LD) - num_tokens
         shortened = [replace(one, embeds_LD=one.embeds_LD[: len(one.embeds_LD) - num_tokens]) for one in self.contrasts]
-        return replace(self, embeds_LD=self.embeds_LD[:stop], contrasts=tuple(shortened))
+        reuse = self.reuse and replace(self.reuse, keys=self.reuse.keys[:stop])
+        return replace(self, embeds_LD=self.embeds_LD[:stop], contrasts=tuple(shortened), reuse=reuse)
 
 
 @torch.inference_mode()

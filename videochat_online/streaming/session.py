@@ -15,6 +15,7 @@ import math
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from videochat_online.streaming.decoding import without_image_tokens
 from videochat_online.streaming.generate import GenerationSettings, prefill
 from videochat_online.streaming.kv_budget import KvBudget, default_budget
 from videochat_online.streaming.prefix_cache import Reuse, make_prefix_cache
+from videochat_online.streaming.prompting import Prompt
 from videochat_online.streaming.questions import PreparedQuestion, ProjectedFrames, QuestionLayout, Snapshot
 from videochat_online.streaming.readings import Reading, Strategy
 from videochat_online.streaming.speaking import result_of, stream_text
@@ -163,13 +165,7 @@ class StreamingSession:
                         self.memory.write(FrameTokens(tokens_CHW, index, time, content_id=index))
                         self._num_frames, self._last_time_s = index + 1, time
                     if self._kv_memory:
-                        self._read_on()
-
-    def _read_on(self) -> None:
-        try:
-            self._prefill_if_free()
-        except PromptTooLongError as error:  # the frame is remembered all the same; a question will say so, too
-            logger.info("the KV memory does not read on: %s", error)
+                        self._prefill_if_free()
 
     def _check_times(self, times: Sequence[float]) -> None:
         previous = self._last_time_s
@@ -244,9 +240,14 @@ class StreamingSession:
     def _generate(
         self, prepared: PreparedQuestion, settings: GenerationSettings | None
     ) -> Generator[str, None, Answer]:
-        reuse = None if self._kept is None else Reuse(self._kept, prepared.keys)
         record = partial(self._record, prepared)
-        return stream_text(self.model, prepared.prompt, settings or self.settings, record, reuse)
+        return stream_text(self.model, self.reusing(prepared), settings or self.settings, record)
+
+    def reusing(self, prepared: PreparedQuestion) -> Prompt:
+        """Its prompt, with what this session has computed of it. One may be answered at a time."""
+        return (
+            prepared.prompt if self._kept is None else replace(prepared.prompt, reuse=Reuse(self._kept, prepared.keys))
+        )
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -297,6 +298,8 @@ class StreamingSession:
         if self._answer_lock.acquire(blocking=False):
             try:
                 self._prefill(next_size)
+            except PromptTooLongError as error:  # frames are remembered all the same; a question will say so, too
+                logger.info("nothing is prefilled: %s", error)
             finally:
                 self._answer_lock.release()
 

@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 from videochat_online.model.loading import VideoChatModel
 from videochat_online.streaming.decoding import TextDecoder
 from videochat_online.streaming.generate import GenerationSettings, generate_ids
-from videochat_online.streaming.prefix_cache import Reuse
 from videochat_online.streaming.prompting import Prompt
 
 _Result = TypeVar("_Result")
@@ -19,7 +18,6 @@ def stream_text(
     prompt: Prompt,
     settings: GenerationSettings,
     record: Callable[[str], _Result],
-    reuse: Reuse | None = None,
 ) -> Generator[str, None, _Result]:
     """Yield an answer as it is generated, then return what `record` makes of all of it.
 
@@ -27,7 +25,7 @@ def stream_text(
     """
     decoder, stop_ids = TextDecoder(model.tokenizer), model.stop_ids
     try:
-        for token in generate_ids(model.network, prompt.embeds_LD, stop_ids, settings, reuse, prompt.contrasts):
+        for token in generate_ids(model.network, prompt.embeds_LD, stop_ids, settings, prompt.reuse, prompt.contrasts):
             piece = "" if token in stop_ids else decoder.push(token)
             if piece:
                 yield piece
