@@ -198,6 +198,18 @@ class TestReadings:
         assert [float(one.tokens_CHW[0]) for one in negative.frames] == [0, 0, 6, 6, 9, 9]
         assert [one.content_id for one in negative.frames] == [100, 100, 106, 106, 109, 109]
 
+    def test_no_reading_has_more_tokens_than_the_memory_gives(self):
+        """A large frame in the place of a small one is pooled, under an id of its own; a small one stays as it is."""
+        large, small = torch.rand(2, 4, 4), torch.rand(2, 1, 1)
+        given = [replace(frame(0, large), content_id=-7), frame(1, small), frame(2, large), frame(3, small)]
+        _, _, negative = contrasted(given, [False, True, True, False])
+        sizes = [one.num_tokens for one in negative.frames]
+        assert sizes == [16, 1, 1, 1]
+        torch.testing.assert_close(negative.frames[1].tokens_CHW, large.mean((1, 2), keepdim=True))
+        assert negative.frames[1].content_id < -7
+        assert negative.frames[2].tokens_CHW is small
+        assert [one.content_id for one in negative.frames[2:]] == [103, 103]
+
     def test_the_fewer_are_relevant_the_more_they_count(self):
         _, positive, negative = contrasted([frame(index) for index in range(8)], [True] + [False] * 7)
         assert (positive.weight, negative.weight) == (7 / 8, -7 / 8)
@@ -313,6 +325,19 @@ class TestContrast:
         text = session.ask("What now?").text
         assert text == new_answer(model, frames, settings, reuse_prefix=False)
         assert model.tokenizer.decode(ids, skip_special_tokens=True).strip() == text
+
+    def test_each_row_counts_its_own_positions(self, tiny_model):
+        """A rope turns by differences, so that logits would not show it."""
+        counted = []
+        handle = tiny_model.network.language_model.register_forward_pre_hook(
+            lambda module, given, keywords: counted.append(keywords["position_ids"]), with_kwargs=True
+        )
+        contrasts = (Contrast(torch.zeros(4, 64), 0.5), Contrast(torch.zeros(6, 64), -0.5))
+        settings = GenerationSettings(max_new_tokens=3, min_new_tokens=3)
+        list(generate_ids(tiny_model.network, torch.zeros(5, 64), (), settings, contrasts=contrasts))
+        handle.remove()
+        rows = torch.cat(counted, dim=1).tolist()
+        assert rows == [[0, *range(7)], [0, 0, *range(6)], [*range(8)]]
 
     def test_one_regime_of_the_rope_for_all_rows(self, models, monkeypatch):
         """The longest row decides, also where the question's own prompt alone would be short."""
@@ -467,6 +492,34 @@ class TestChainOfShot:
         assert "".join(pieces).strip() == again.ask("First half?").text
         assert [turn.question for turn in session.history] == ["First half?"]
         assert "First half?" in session.prepare("And now?").prompt.layout.text
+
+    @pytest.mark.parametrize("num_tokens", [0, 2])
+    def test_tokens_at_the_end_are_dropped_from_every_reading(self, tiny_model, frames, num_tokens):
+        session = new_session(tiny_model, "chain_of_shot")
+        session.push(frames(6), range(6))
+        prompt = session.prepare("First half?").prompt
+        shortened = prompt.without_last(num_tokens)
+        rows = zip((prompt, *prompt.contrasts), (shortened, *shortened.contrasts), strict=True)
+        for row, short in rows:
+            assert torch.equal(short.embeds_LD, row.embeds_LD[: len(row.embeds_LD) - num_tokens])
+        assert [one.weight for one in shortened.contrasts] == [0.5, -0.5]
+
+    def test_what_a_strategy_has_changed_is_projected_as_it_is(self, tiny_model, frames, monkeypatch):
+        """Its ids are used again for every question, and later by the memory: nothing of it may be kept."""
+        monkeypatch.setattr(
+            chain_of_shot, "are_relevant", lambda model, frames, question: [i != 0 for i in range(len(frames))]
+        )
+        session = new_session(tiny_model, "chain_of_shot", PyramidMemoryBank(capacities=(1, 1, 2), full_grid=GRID))
+        num_changed = 0
+        for index, pixels_HWC in enumerate(frames(24)):
+            session.push(pixels_HWC[None], [float(index)])
+            snapshot = session._snapshot(None, "First half?")
+            given = {one.content_id for one in session.memory.read()}
+            for reading, visuals in zip(snapshot.readings, snapshot.visuals, strict=True):
+                num_changed += sum(one.content_id not in given for one in reading.frames)
+                for one, visual_LD in zip(reading.frames, visuals, strict=True):
+                    assert torch.equal(visual_LD, tiny_model.project(one.tokens_CHW))
+        assert num_changed > 10
 
     def test_projected_once(self, tiny_model, frames, monkeypatch):
         projected, network = [], tiny_model.network

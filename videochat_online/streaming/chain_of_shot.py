@@ -14,7 +14,8 @@ Our decisions, where the paper speaks of pixels or says nothing:
   frames is filled up with its last frame.
 - The model itself is asked, and its logits of the first token in which the replies Yes and No differ are compared.
 - The negative video has T frames: a relevant one keeps its number and time and shows the irrelevant frame that is
-  nearest by number, of two the earlier, in that frame's size.
+  nearest by number, of two the earlier, pooled to its own size where that is smaller. So no reading has more tokens
+  than the memory gives.
 - Where no frame or every frame is relevant there is nothing to hold against each other: plain l.
 
 Shapes: `B` mosaics, `C` channels, `H` `W` token grid, `L` tokens, `D` width of the language model, `V` vocabulary.
@@ -23,7 +24,7 @@ Shapes: `B` mosaics, `C` channels, `H` `W` token grid, `L` tokens, `D` width of 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -66,15 +67,19 @@ def contrasted(frames: Sequence[FrameTokens], is_relevant: Sequence[bool]) -> tu
     if not relevant or not others:
         return (itself,)
     weight = 1 - len(relevant) / len(frames)
-    negative = tuple(
-        _shown_at(frame, min(others, key=lambda other: (abs(other.index - frame.index), other.index))) if yes else frame
-        for frame, yes in zip(frames, is_relevant, strict=True)
-    )
-    return itself, Reading(relevant, weight), Reading(negative, -weight)
+    unused_id = min(0, *(frame.content_id for frame in frames)) - 1
+    negative: list[FrameTokens] = []
+    for frame, yes in zip(frames, is_relevant, strict=True):
+        nearest = min(others, key=lambda other: (abs(other.index - frame.index), other.index))
+        negative.append(_shown_at(frame, nearest, unused_id - len(negative)) if yes else frame)
+    return itself, Reading(relevant, weight), Reading(tuple(negative), -weight)
 
 
-def _shown_at(place: FrameTokens, shown: FrameTokens) -> FrameTokens:
-    return replace(shown, index=place.index, time_s=place.time_s)
+def _shown_at(place: FrameTokens, shown: FrameTokens, unused_id: int) -> FrameTokens:
+    (rows, columns), (most_rows, most_columns) = shown.tokens_CHW.shape[-2:], place.tokens_CHW.shape[-2:]
+    tokens_CHW = pool_to_grid(shown.tokens_CHW, (min(rows, most_rows), min(columns, most_columns)))
+    content_id = shown.content_id if tokens_CHW is shown.tokens_CHW else unused_id
+    return FrameTokens(tokens_CHW, place.index, place.time_s, content_id)
 
 
 def are_relevant(model: VideoChatModel, frames: Sequence[FrameTokens], question: str) -> list[bool]:

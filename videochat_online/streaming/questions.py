@@ -37,6 +37,14 @@ class ProjectedFrames:
             self._tokens[frame.content_id] = self._model.project(frame.tokens_CHW)
         return self._tokens[frame.content_id]
 
+    def of_shown(self, frame: FrameTokens) -> Tensor:
+        """The same of a frame that a strategy shows, and may have changed.
+
+        What is new is not kept: the memory may give the same id to something else later.
+        """
+        known = self._tokens.get(frame.content_id)
+        return self._model.project(frame.tokens_CHW) if known is None else known
+
     def keep(self, frames: Sequence[FrameTokens]) -> None:
         """Forget those of all other frames."""
         self._tokens = {frame.content_id: self(frame) for frame in frames}

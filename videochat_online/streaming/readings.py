@@ -17,7 +17,7 @@ class Reading:
     """Frames that a question is put to.
 
     Attributes:
-        frames: in time order, with content ids of what the memory gave.
+        frames: in time order; one whose content is not what the memory gave has a content id below all of those.
         weight: of the logits that they lead to.
     """
 

@@ -320,7 +320,7 @@ class StreamingSession:
         readings: tuple[Reading, ...] = (Reading(remembered),)
         if question is not None:
             readings = self._strategy.read(remembered, question, self.model, self._projected)
-        visuals = [[self._projected(frame) for frame in reading.frames] for reading in readings]
+        visuals = [[self._projected.of_shown(frame) for frame in reading.frames] for reading in readings]
         return Snapshot(readings, visuals, history, num_frames, asked_at_s, epoch)
 
     def _recall(self, question: str | None) -> Sequence[FrameTokens]:
