@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from videochat_online.cli.options import add_memory_arguments, memory_options_of
 from videochat_online.errors import InputError
 from videochat_online.memory import MEMORY_OPTIONS
 from videochat_online.model import load_network
-from videochat_online.video import open_video
+from videochat_online.video import FrameTransform, open_video
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +66,18 @@ class TestAnswers:
         assert [frame["num_tokens"] for frame in first["frames_used"]] == [16, 1, 1]
         assert first["num_visual_tokens"] == 18
         assert [frame["time_s"] for frame in second["frames_used"]] == [0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0]
+
+    def test_frames_are_made_ready_while_the_model_works(self, chat, clip, monkeypatch):
+        squares, places = FrameTransform.squares, []
+
+        def note(transform, pixels_THWC):
+            places.append((threading.current_thread().name, pixels_THWC.shape[1:3] == (112, 112)))
+            return squares(transform, pixels_THWC)
+
+        monkeypatch.setattr(FrameTransform, "squares", note)
+        chat("--video", clip, "--fps", 10, "--ask", "2:What?")
+        assert {(name.startswith("ahead"), is_ready) for name, is_ready in places} == {(True, False), (False, True)}
+        assert not [thread for thread in threading.enumerate() if thread.name.startswith("ahead")]
 
     def test_questions_are_asked_in_time_order(self, chat, clip):
         _, rows, _ = chat("--video", clip, "--ask", "3:B?", "--ask", "1:A?")

@@ -18,6 +18,7 @@ import math
 import sys
 from collections import deque
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -38,12 +39,14 @@ from videochat_online.cli.options import (
 from videochat_online.errors import InputError, NoFrameError
 from videochat_online.streaming import ImageChat, StreamingSession
 from videochat_online.types import Answer, FrameChunk
-from videochat_online.video import VideoSource, open_video, read_image
+from videochat_online.video import VideoSource, open_video, read_ahead, read_image
 
 logger = logging.getLogger(__name__)
 
 READ_CHUNK = 8
 """Frames read at a time: what the vision tower takes at once."""
+CHUNKS_AHEAD = 2
+"""That are decoded and resized while the model works."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -99,7 +102,7 @@ class VideoPlayer:
 
     def __init__(self, source: VideoSource, session: StreamingSession, fps: float, show_progress: bool) -> None:
         self._source, self._session = source, session
-        self._chunks: Iterator[FrameChunk] = source.read(fps=fps, chunk=READ_CHUNK)
+        self._chunks = read_ahead(self._squares(fps), CHUNKS_AHEAD)
         self._held: FrameChunk | None = None
         self._progress = Progress(
             TextColumn("watching"),
@@ -110,6 +113,15 @@ class VideoPlayer:
             transient=True,
             disable=not show_progress,
         )
+
+    def _squares(self, fps: float) -> Iterator[FrameChunk]:
+        """What the vision tower takes; a session leaves squares as they are."""
+        for chunk in self._source.read(fps=fps, chunk=READ_CHUNK):
+            yield FrameChunk(self._session.model.transform.squares(chunk.pixels_THWC), chunk.times_s)
+
+    def close(self) -> None:
+        """Decode no further."""
+        self._chunks.close()
 
     def play_until(self, time_s: float) -> None:
         """Push every sampled frame that starts at or before `time_s`."""
@@ -154,12 +166,12 @@ def run(options: argparse.Namespace) -> int:
             strategy=strategy,
             kv_memory=bool(options.kv_memory),
         )
-        player = VideoPlayer(source, session, options.fps, show_progress=sys.stderr.isatty())
-        if options.ask:
-            for question in questions:
-                _answer(session, player, question, options.json)
-        else:
-            _converse(session, player, options.json)
+        with closing(VideoPlayer(source, session, options.fps, show_progress=sys.stderr.isatty())) as player:
+            if options.ask:
+                for question in questions:
+                    _answer(session, player, question, options.json)
+            else:
+                _converse(session, player, options.json)
         source.finish()
         _warn_of_damage(source, options.json)
     return 0

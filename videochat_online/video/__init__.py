@@ -1,5 +1,6 @@
 """Reading videos, choosing frames, and turning them into what a vision tower takes."""
 
+from videochat_online.video.ahead import read_ahead
 from videochat_online.video.decode import BACKENDS, Source, VideoSource, open_video, read_video
 from videochat_online.video.images import IMAGE_EXTENSIONS, list_frame_files, natural_key, read_image
 from videochat_online.video.reader import DEFAULT_FRAME_RATE, DecodeReport, VideoInfo
@@ -54,6 +55,7 @@ __all__ = [
     "normalize",
     "open_video",
     "pad_to_square",
+    "read_ahead",
     "read_image",
     "read_video",
     "resize_image",

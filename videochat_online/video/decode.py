@@ -22,6 +22,7 @@ import torch
 
 from videochat_online.errors import InputError, VideoError
 from videochat_online.types import FrameChunk
+from videochat_online.video.ahead import read_ahead
 from videochat_online.video.arrays import ArrayReader, IteratorReader
 from videochat_online.video.images import IMAGE_EXTENSIONS, ImageSequenceReader, list_frame_files
 from videochat_online.video.indexed import open_decord, open_torchcodec
@@ -54,8 +55,8 @@ MAX_GRID_FPS = 10_000.0
 class VideoSource:
     """An opened video. Use as a context manager, or call `close`.
 
-    Frames are decoded as they are read, never ahead. A source can be read again from the start, except an
-    iterator of frames; one pass at a time.
+    Frames are decoded as they are read, never ahead (see `read_ahead`). A source can be read again from the start,
+    except an iterator of frames; one pass at a time.
     """
 
     def __init__(self, reader: FrameReader) -> None:
@@ -190,16 +191,19 @@ def read_video(
     chunk: int = 8,
     source_fps: float | None = None,
     backend: str = "auto",
+    ahead: int = 0,
 ) -> Iterator[FrameChunk]:
     """Open a video, read it, close it: `for frames in vco.read_video("match.mp4", fps=2)`.
 
-    `source_fps` is `open_video`'s `fps` (the rate of a folder or array); the rest as in `VideoSource.read`.
+    `source_fps` is `open_video`'s `fps` (the rate of a folder or array). Up to `ahead` chunks are decoded in a thread
+    before they are asked for; it ends with the iterator. The rest as in `VideoSource.read`.
     Opens and checks at once; a file that is damaged further on raises nothing here (see `open_video` and
     `report`).
     """
     video = open_video(source, fps=source_fps, backend=backend)
     try:
         chunks = video.read(fps=fps, times_s=times_s, start_s=start_s, end_s=end_s, chunk=chunk)
+        chunks = read_ahead(chunks, ahead)
     except InputError:
         video.close()
         raise
@@ -208,7 +212,7 @@ def read_video(
 
 def _read_and_close(video: VideoSource, chunks: Iterator[FrameChunk]) -> Iterator[FrameChunk]:
     with video:
-        yield from chunks
+        yield from chunks  # closed before the video is: a thread must not meet a closed file
 
 
 def _open_path(path: Path, rate: float, backend: str) -> FrameReader:
