@@ -107,6 +107,17 @@ class TestFrameTransform:
         image.putalpha(0)
         assert np.array_equal(np.asarray(to_rgb(image)), frames[0])
 
+    @pytest.mark.parametrize("name", NORMALIZATIONS)
+    def test_every_value_is_rounded_as_it_always_was(self, name):
+        """Published numbers hang on it to the last bit, wherever it is computed."""
+        values = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, axis=-1)
+        statistics = NORMALIZATIONS[name]
+        mean, std = (np.float32(numbers) for numbers in (statistics.mean, statistics.std))
+        expected = (values.astype(np.float32) / np.float32(255) - mean) / std
+        found = FrameTransform(size=16, normalization=name)(values, torch.device("cpu"))
+        assert found.dtype is torch.float32
+        assert np.array_equal(found.permute(0, 2, 3, 1).numpy(), expected)
+
     def test_no_frames(self):
         assert FrameTransform(size=16)(np.zeros((0, 16, 16, 3), np.uint8)).shape == (0, 3, 16, 16)
 

@@ -89,8 +89,8 @@ class VideoChatModel:
         Returns:
             [T, C, H, W] on the model's device.
         """
-        pixels = self.transform(pixels_THWC)
-        return self.network.encode(pixels.to(self.device, self.dtype, non_blocking=True))
+        pixels_TCSS = self.transform(pixels_THWC, self.device)
+        return self.network.encode(pixels_TCSS.to(self.dtype))
 
     @torch.inference_mode()
     def project(self, tokens_CHW: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ Shape legend: `T` frames, `H` `W` rows and columns as they come, `S` side of the
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -77,14 +78,32 @@ def pad_to_square(image: Image.Image, color: tuple[int, int, int]) -> Image.Imag
     return square
 
 
-def normalize(pixels_THWC: Pixels, normalization: str = "imagenet") -> Tensor:
-    """uint8 [T,H,W,3] -> float32 [T,3,H,W]: (value / 255 - mean) / std."""
-    statistics = find_normalization(normalization)
-    pixels_TCHW = torch.from_numpy(np.ascontiguousarray(pixels_THWC)).permute(0, 3, 1, 2)
-    scaled_TCHW = pixels_TCHW.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
-    mean_C11 = torch.tensor(statistics.mean).view(3, 1, 1)
-    std_C11 = torch.tensor(statistics.std).view(3, 1, 1)
+def normalize(pixels_THWC: Pixels, normalization: str = "imagenet", device: torch.device | None = None) -> Tensor:
+    """uint8 [T,H,W,3] -> float32 [T,3,H,W]: (value / 255 - mean) / std.
+
+    Args:
+        pixels_THWC: in the machine's memory.
+        normalization: a name in `NORMALIZATIONS`.
+        device: where to compute, the CPU by default. A GPU is sent the bytes, a quarter of the floats.
+    """
+    device = device or torch.device("cpu")
+    bytes_THWC = torch.from_numpy(np.ascontiguousarray(pixels_THWC))
+    if device.type == "cuda":  # pinned, so that the copy need not be waited for
+        bytes_THWC = bytes_THWC.pin_memory().to(device, non_blocking=True)
+    pixels_TCHW = bytes_THWC.permute(0, 3, 1, 2)
+    full, mean_C11, std_C11 = _statistics(normalization, device)
+    scaled_TCHW = pixels_TCHW.to(torch.float32, memory_format=torch.contiguous_format).div_(full)
     return scaled_TCHW.sub_(mean_C11).div_(std_C11)
+
+
+@functools.cache
+def _statistics(normalization: str, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """255, mean and deviation. Tensors of the device, all three: CUDA would multiply by 1 / 255, which rounds."""
+    statistics = find_normalization(normalization)
+    with torch.inference_mode(False):  # or they could not be used in training after
+        full = torch.tensor(255.0, device=device)
+        mean_C11 = torch.tensor(statistics.mean, device=device).view(3, 1, 1)
+        return full, mean_C11, torch.tensor(statistics.std, device=device).view(3, 1, 1)
 
 
 def resize_image(image: Image.Image, width: int, height: int) -> Image.Image:
@@ -145,9 +164,9 @@ class FrameTransform:
         if self.size < 1:
             raise InputError(f"size: expected at least 1 pixel, got {self.size}")
 
-    def __call__(self, pixels_THWC: Pixels) -> Tensor:
-        """uint8 [T,H,W,3] -> float32 [T,3,S,S]; InputError for another shape or type."""
-        return normalize(self.squares(pixels_THWC), self.normalization)
+    def __call__(self, pixels_THWC: Pixels, device: torch.device | None = None) -> Tensor:
+        """uint8 [T,H,W,3] -> float32 [T,3,S,S], on the CPU or `device`; InputError for another shape or type."""
+        return normalize(self.squares(pixels_THWC), self.normalization, device)
 
     def squares(self, pixels_THWC: Pixels) -> Pixels:
         """The first half of it: uint8 [T,H,W,3] -> uint8 [T,S,S,3]. Squares of that size stay as they are."""
