@@ -11,6 +11,8 @@ from contextlib import contextmanager
 import psutil
 import pytest
 import torch
+from torch._dynamo.utils import counters
+from transformers import CompileConfig
 
 from videochat_online.errors import InputError, PromptTooLongError
 from videochat_online.memory import FifoMemoryBank, KeepAllMemoryBank, PyramidMemoryBank, WindowMemoryBank
@@ -18,8 +20,9 @@ from videochat_online.model import load_model
 from videochat_online.streaming import GenerationSettings, KvBudget, StreamingSession, generate
 from videochat_online.streaming.background import LARGEST_PIECE, PIECE_S, SMALLEST_PIECE, Foreground, Pace
 from videochat_online.streaming.kv_budget import default_budget
-from videochat_online.streaming.kv_cache import kv_bytes_per_token
+from videochat_online.streaming.kv_cache import CachedSequence, DynamicKeyValueCache, kv_bytes_per_token
 from videochat_online.streaming.prefix_cache import common_length
+from videochat_online.streaming.static_cache import StaticKeyValueCache, capacity_for
 
 SHORT = GenerationSettings(max_new_tokens=4, min_new_tokens=4)
 GRID = (4, 4)
@@ -45,6 +48,21 @@ def models(tiny_dir):
     loaded = {llm: load_model(tiny_dir(llm), device="cpu") for llm in LLMS}
     loaded["phi3"].network.language_model.model.rotary_emb.switch_length = ROPE_SWITCH
     return loaded
+
+
+@pytest.fixture
+def static(models):
+    """Have static caches, for steps of fixed shapes those that backend "eager" traces: no compiler is needed."""
+    settings = [model.network.language_model.generation_config for model in models.values()]
+
+    def ask_for(has_steps=False):
+        for each in settings:
+            each.cache_implementation = "static"
+            each.compile_config = CompileConfig(dynamic=False, backend="eager", mode=None) if has_steps else None
+
+    yield ask_for
+    for each in settings:
+        each.cache_implementation = each.compile_config = None
 
 
 @pytest.fixture
@@ -171,6 +189,64 @@ def test_schedules_give_what_they_give_without_reuse(models, frames, spied, monk
         torch.testing.assert_close(reused_NV, fresh_NV, **TOLERANCE)
         assert counts_reused != counts_fresh
     assert set(regimes) == ({False, True} if llm == "phi3" else {None})
+
+
+@pytest.mark.parametrize("llm", LLMS)
+def test_schedules_with_static_caches(models, frames, spied, monkeypatch, tmp_path, static, llm):
+    """Bit for bit what the growing cache gives: crops, growth, pieces, stops and both regimes included."""
+    monkeypatch.setattr("videochat_online.streaming.kv_cache.PIECE_TOKENS", 32)
+    monkeypatch.setattr("videochat_online.streaming.static_cache.SMALLEST_CAPACITY", 16)
+    logits, _ = spied
+    schedule, results = Schedule(f"{llm} static", frames, tmp_path), []
+    for is_static in (False, True):
+        if is_static:
+            static()
+            monkeypatch.setattr("transformers.DynamicCache.update", None)
+        logits.clear()
+        said = schedule.run(new_session(models[llm], MEMORIES["pyramid"]()))
+        results.append((said, torch.stack(logits)))
+    assert results[0][0] == results[1][0]
+    assert torch.equal(results[0][1], results[1][1])
+
+
+@pytest.mark.parametrize("llm", LLMS)
+def test_steps_of_fixed_shapes(models, monkeypatch, static, llm):
+    """Logits are those of the growing cache to 1e-6, whatever comes before a step; other caches are no other shapes."""
+    monkeypatch.setattr("videochat_online.streaming.static_cache.SMALLEST_CAPACITY", 64)
+    static(has_steps=True)
+    model = models[llm].network.language_model
+    embeds_LD = 0.3 * torch.randn(80, 64, generator=torch.Generator().manual_seed(0))
+    calls, traced, compiled = [], [], model.get_compiled_call
+
+    def count(config):
+        calls.append(config)
+        return compiled(config)
+
+    monkeypatch.setattr(model, "get_compiled_call", count)
+    for regime in (False, True, False, True) if llm == "phi3" else (None, None):
+        growing, fixed = (
+            CachedSequence(cache, regime) for cache in (DynamicKeyValueCache(model), StaticKeyValueCache(model, 50))
+        )
+        calls.clear()
+        # A number alone crops.
+        for part in ((0, 20), (20, 21), (21, 22), (22, 40), (40, 41), (30,), (30, 31), (31, 37), (37, 38), (38, 70)):
+            if len(part) == 1:
+                for sequence in (growing, fixed):
+                    sequence.crop(*part)
+                continue
+            start, stop = part
+            logits = [s.append(embeds_LD[start:stop], range(start, stop)) for s in (growing, fixed)]
+            torch.testing.assert_close(logits[1], logits[0], atol=1e-6, rtol=0.0)
+        traced.append(counters["stats"]["unique_graphs"])
+        assert len(calls) == 5
+        assert fixed.num_tokens == growing.num_tokens == 70  # more than there was room for: all was copied
+    assert traced[-1] == traced[-2]
+
+
+def test_capacities_are_few_and_not_much_too_large():
+    assert [capacity_for(n) for n in (1, 512, 513, 768, 769, 1100, 13_200)] == [512, 512, 768, 768, 1024, 1536, 16384]
+    assert len({capacity_for(n) for n in range(1, 20_000)}) == 12
+    assert all(n <= capacity_for(n) <= max(512, 1.5 * n) for n in range(1, 20_000))
 
 
 @pytest.mark.parametrize(
@@ -373,6 +449,17 @@ class TestBudget:
         kept = session._kept
         per_token = kv_bytes_per_token(session.model.network.language_model)
         assert kept._budget.num_bytes == kept.num_tokens * per_token > 0
+
+    def test_bytes_of_a_static_cache_are_those_of_all_its_places(self, models, frames, static):
+        static()
+        per_token = kv_bytes_per_token(models["qwen2"].network.language_model)
+        (session,) = self.sessions(models["qwen2"], frames, 1, KvBudget(512 * per_token))
+        session.ask("What?")
+        assert session._kept._budget.num_bytes == 512 * per_token
+        session._kept._budget.max_bytes -= 1
+        session.reset()
+        session.push(frames(1), [0.0])
+        assert session.prefill() == 0
 
     def test_too_small_a_budget_keeps_nothing_and_computes_nothing_ahead(self, tiny_model, frames):
         budget = KvBudget(1000)

@@ -162,7 +162,12 @@ class BlockCache(PrefixCache):
         if reason is not None:
             raise InputError(f"kv_memory: {type(language_model).__name__} cannot have one: {reason}")
         super().__init__(language_model, budget)
-        self._bytes_per_token += self._bytes_per_token // 2  # the keys are there twice
+
+    def _new_cache(self, num_tokens: int) -> MovableCache:
+        return MovableCache(self._model)
+
+    def _bytes_of(self, num_tokens: int) -> int:
+        return num_tokens * self._bytes_per_token * 3 // 2  # the keys are there twice
 
     def _begin(
         self,
@@ -171,9 +176,9 @@ class BlockCache(PrefixCache):
         keys: Sequence[TokenKey],
         long_regime: bool | None,
         least_share: float,
-    ) -> CachedSequence:
+    ) -> CachedSequence | None:
         if kept is None or kept.long_regime != long_regime:
-            return CachedSequence(MovableCache(self._model), long_regime)
+            return None
         assert isinstance(kept.cache, MovableCache)
         # The last token is always computed: its logits are what an answer begins with.
         found = [*sources(kept.keys, keys[:-1]), None]

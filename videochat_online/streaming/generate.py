@@ -24,8 +24,9 @@ from videochat_online.errors import InputError, NonFiniteError, PromptTooLongErr
 from videochat_online.model.modeling import VideoChatOnlineForConditionalGeneration
 from videochat_online.model.rope import fixed_regime, switch_length
 from videochat_online.streaming.contrast import Contrast, ContrastedSequence
-from videochat_online.streaming.kv_cache import CachedSequence, DynamicKeyValueCache
+from videochat_online.streaming.kv_cache import CachedSequence
 from videochat_online.streaming.prefix_cache import Reuse
+from videochat_online.streaming.static_cache import new_cache
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,7 +248,7 @@ def _sequence(
         with nullcontext() if reuse is None else reuse.prefix.set_aside(num_tokens):
             yield ContrastedSequence(network.language_model, contrasts, regime)
     elif reuse is None:
-        yield CachedSequence(DynamicKeyValueCache(network.language_model), regime)
+        yield CachedSequence(new_cache(network.language_model, max_tokens), regime)
     else:
         with reuse.prefix.borrowed(embeds_LD, reuse.keys, regime, max_tokens) as sequence:
             yield sequence

@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import Cache, DynamicLayer
 
 from videochat_online.model.rope import fixed_regime
 
@@ -76,18 +76,21 @@ class DynamicKeyValueCache:
     @torch.inference_mode()
     def append(self, embeds_LD: Tensor) -> Tensor:
         """Run the language model on the tokens that come next; logits [V] after the last of them."""
-        pieces = embeds_LD.split(PIECE_TOKENS) if self.num_tokens else (embeds_LD,)
-        for piece_LD in pieces:
-            out = self._model(
-                inputs_embeds=piece_LD[None], past_key_values=self._cache, use_cache=True, logits_to_keep=1
-            )
-        return out.logits[0, -1]
+        return run_in_pieces(self._model, embeds_LD, self._cache)
 
     def crop(self, num_tokens: int) -> None:
         """Keep the first `num_tokens`."""
         surplus = self.num_tokens - num_tokens
         if surplus > 0:
             self._cache.crop(-surplus)
+
+
+def run_in_pieces(language_model: PreTrainedModel, embeds_LD: Tensor, cache: Cache) -> Tensor:
+    """Run the language model on what comes after a cache's tokens, and add it there; logits [V] after the last one."""
+    pieces = embeds_LD.split(PIECE_TOKENS) if cache.get_seq_length() else (embeds_LD,)
+    for piece_LD in pieces:
+        out = language_model(inputs_embeds=piece_LD[None], past_key_values=cache, use_cache=True, logits_to_keep=1)
+    return out.logits[0, -1]
 
 
 def _tensors(layer: DynamicLayer) -> tuple[Tensor, Tensor]:

@@ -21,11 +21,12 @@ from transformers import PreTrainedModel
 from videochat_online.streaming.kv_budget import KvBudget
 from videochat_online.streaming.kv_cache import (
     CachedSequence,
-    DynamicKeyValueCache,
+    KeyValueCache,
     TokenKey,
     kv_bytes_per_token,
     why_not_croppable,
 )
+from videochat_online.streaming.static_cache import allocated_tokens, new_cache
 from videochat_online.text import PromptLayout
 
 logger = logging.getLogger(__name__)
@@ -110,11 +111,12 @@ class PrefixCache:
             max_tokens: that the sequence may come to have.
             least_share: of `keys`; what begins alike for less is forgotten.
         """
-        num_bytes = max_tokens * self._bytes_per_token
+        num_bytes = self._bytes_of(max_tokens)
         sequence, is_whole = None, False
         try:
             # Not held here: what is forgotten is freed before anything is computed.
             sequence = self._begin(self._budget.take(self, num_bytes), embeds_LD, keys, long_regime, least_share)
+            sequence = sequence or CachedSequence(self._new_cache(max_tokens), long_regime)
             yield sequence
             is_whole = True
         except GeneratorExit:
@@ -132,13 +134,19 @@ class PrefixCache:
         keys: Sequence[TokenKey],
         long_regime: bool | None,
         least_share: float,
-    ) -> CachedSequence:
+    ) -> CachedSequence | None:
         if kept is not None and kept.long_regime == long_regime:
             length = min(common_length(kept.keys, keys), len(keys) - 1)
             if length and length >= least_share * len(keys):
                 kept.crop(length)
                 return kept
-        return CachedSequence(DynamicKeyValueCache(self._model), long_regime)
+        return None
+
+    def _new_cache(self, num_tokens: int) -> KeyValueCache:
+        return new_cache(self._model, num_tokens)
+
+    def _bytes_of(self, num_tokens: int) -> int:
+        return allocated_tokens(self._model, num_tokens) * self._bytes_per_token
 
     def fill(
         self,
@@ -155,7 +163,7 @@ class PrefixCache:
             long_regime: as the prompt that is going to begin with it will have it.
             next_size: how many tokens to compute at once, asked before each piece; 0 stops. None: all.
         """
-        if len(keys) * self._bytes_per_token > self._budget.max_bytes:
+        if self._bytes_of(len(keys)) > self._budget.max_bytes:
             logger.debug("a prefix of %d tokens is not computed ahead: the KV budget is too small", len(keys))
             return 0
         if self._has(keys, long_regime):
