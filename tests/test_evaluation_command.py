@@ -13,7 +13,7 @@ import pytest
 from benchmark_sets import benchmark_config
 from evaluation_sets import folder_set, question, rows_of, write_set
 from videochat_online.cli import evaluate as command
-from videochat_online.cli.main import COMMANDS, main
+from videochat_online.cli.main import COMMANDS, main, parse
 from videochat_online.errors import InputError
 from videochat_online.evaluation import Shard
 from videochat_online.evaluation.conditions import run_conditions
@@ -52,6 +52,16 @@ def call(tmp_path, tiny_dir, annotations, capsys):
         return status, out, err
 
     return run
+
+
+def test_newer_options_are_settings_of_a_run_where_they_are_given(annotations, tmp_path):
+    """So that runs from before they existed can be resumed; a static cache does not change an answer."""
+    given = ["evaluate", "--annotations", str(annotations), "--data_root", str(tmp_path), "--model", "model"]
+    given += ["--cache", "static"]
+    plain = command._config(parse(given, "evaluate")).model_options
+    assert not {"quantize", "compile", "cache"} & plain.keys()
+    changed = command._config(parse([*given, "--compile", "both", "--quantize", "vision"], "evaluate")).model_options
+    assert changed == plain | {"compile": "both", "quantize": "vision"}
 
 
 def test_conditions_of_processes_that_differ():

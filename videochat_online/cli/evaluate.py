@@ -69,6 +69,8 @@ SECONDS_BETWEEN_LINES = 30.0
 """Where stderr is no terminal, progress is a line this often."""
 
 _MODEL_OPTIONS = ("tokenizer", "template", "dtype", "attn_implementation", "quantization")
+_NEWER_MODEL_OPTIONS = ("quantize", "compile")
+"""Written down where they are given only: runs from before them can be resumed, and compared."""
 _PROTOCOL_OPTIONS = ("fps", "window_s", "max_frames", "frame_times", "max_new_tokens", "kv_memory")
 
 
@@ -180,7 +182,7 @@ def _config(options: argparse.Namespace) -> EvaluationConfig:
         data_root=options.data_root,
         output=options.output or Path(),
         model=options.model or "",
-        model_options={name: getattr(options, name) for name in _MODEL_OPTIONS},
+        model_options=_model_options(options),
         generation=replace(settings_of(limited), min_new_tokens=protocol.min_new_tokens),
         answer_by=options.answer_by,
         blind=options.blind or (options.dry_run and options.data_root is None),
@@ -190,6 +192,12 @@ def _config(options: argparse.Namespace) -> EvaluationConfig:
         max_videos=options.max_videos,
         shard=_shard(options.shard, options.slurm_array),
     )
+
+
+def _model_options(options: argparse.Namespace) -> dict[str, Any]:
+    newer = {name: getattr(options, name) for name in _NEWER_MODEL_OPTIONS}
+    given = {name: value for name, value in newer.items() if value is not None}
+    return {name: getattr(options, name) for name in _MODEL_OPTIONS} | given
 
 
 def _seconds_or_all(text: str) -> float:

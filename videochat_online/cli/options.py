@@ -10,7 +10,8 @@ from typing import Any
 from videochat_online.errors import InputError
 from videochat_online.memory import MEMORY_BANKS, POLICIES, READINGS, MemoryBank, make_model_memory
 from videochat_online.model import VideoChatModel, load_model
-from videochat_online.model.loading import DTYPES, QUANTIZATIONS
+from videochat_online.model.compiling import PARTS
+from videochat_online.model.loading import CACHES, DTYPES, QUANTIZATIONS
 from videochat_online.streaming import STRATEGIES, GenerationSettings, Strategy, make_strategy
 
 DEFAULTS = GenerationSettings()
@@ -49,6 +50,9 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, required: bool = Tru
         "--attn_implementation", default="auto", metavar="NAME", help="auto, sdpa, flash_attention_2, eager"
     )
     group.add_argument("--quantization", choices=QUANTIZATIONS, help="language model in 8 or 4 bits (bitsandbytes)")
+    group.add_argument("--quantize", choices=PARTS, help="weights in 8 bits on any device (torchao)")
+    group.add_argument("--cache", choices=CACHES, default="dynamic", help="of keys and values (default: dynamic)")
+    group.add_argument("--compile", choices=PARTS, help="compiled for fixed shapes; takes minutes at the start")
 
 
 def load_model_of(options: argparse.Namespace) -> VideoChatModel:
@@ -59,6 +63,9 @@ def load_model_of(options: argparse.Namespace) -> VideoChatModel:
         dtype=options.dtype,
         attn_implementation=options.attn_implementation,
         quantization=options.quantization,
+        quantize=options.quantize,
+        cache=options.cache,
+        compile=options.compile,
         tokenizer=options.tokenizer,
         template=options.template,
     )

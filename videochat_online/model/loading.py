@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,10 @@ from transformers.utils import is_bitsandbytes_available, is_flash_attn_2_availa
 
 from videochat_online.errors import CheckpointError, InputError
 from videochat_online.model.checkpoint import load_network
+from videochat_online.model.compiling import PARTS, compile_steps, compile_tower
 from videochat_online.model.configuration import VideoChatOnlineConfig
 from videochat_online.model.modeling import VideoChatOnlineForConditionalGeneration
+from videochat_online.model.quantizing import quantize_weights
 from videochat_online.text import ChatTemplate, end_token_id, get_template, load_tokenizer, special_ids
 from videochat_online.video.transforms import FrameTransform
 
@@ -33,6 +36,7 @@ logger = logging.getLogger(__name__)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 QUANTIZATIONS = ("8bit", "4bit")
 ATTENTIONS = ("eager", "sdpa", "flash_attention_2")
+CACHES = ("dynamic", "static")
 TEXT_FILES = ("*.json", "*.model", "*.txt")
 """Configuration and tokenizer of a checkpoint on the Hub."""
 
@@ -46,12 +50,14 @@ class VideoChatModel:
         tokenizer: of the checkpoint.
         template: how a dialogue is written for it.
         transform: uint8 frames to the pixels that the vision tower expects.
+        compiled_encode: in place of `network.encode`; None where it is not compiled.
     """
 
     network: VideoChatOnlineForConditionalGeneration
     tokenizer: PreTrainedTokenizerBase
     template: ChatTemplate
     transform: FrameTransform
+    compiled_encode: Callable[[Tensor], Tensor] | None = None
 
     @property
     def config(self) -> VideoChatOnlineConfig:
@@ -90,7 +96,8 @@ class VideoChatModel:
             [T, C, H, W] on the model's device.
         """
         pixels_TCSS = self.transform(pixels_THWC, self.device)
-        return self.network.encode(pixels_TCSS.to(self.dtype))
+        encode = self.compiled_encode or self.network.encode
+        return encode(pixels_TCSS.to(self.dtype))
 
     @torch.inference_mode()
     def project(self, tokens_CHW: Tensor) -> Tensor:
@@ -126,6 +133,9 @@ def load_model(
     dtype: str = "auto",
     attn_implementation: str = "auto",
     quantization: str | None = None,
+    quantize: str | None = None,
+    cache: str = "dynamic",
+    compile: str | None = None,
     tokenizer: str | Path | None = None,
     template: str | None = None,
 ) -> VideoChatModel:
@@ -137,6 +147,9 @@ def load_model(
         dtype: "float32", "bfloat16", "float16", or "auto": the checkpoint's on an accelerator, float32 on a CPU.
         attn_implementation: "auto" takes flash_attention_2 where it is installed and can run, else sdpa.
         quantization: "8bit" or "4bit" for the language model (needs bitsandbytes and CUDA).
+        quantize: "vision", "language" or "both": weights in 8 bits on any device (needs torchao).
+        cache: "static" takes memory for keys and values once for a request, and copies none of it.
+        compile: "vision", "language" or "both", which then has static caches (needs a C++ compiler, and minutes).
         tokenizer: another directory to take the tokenizer from.
         template: chat template, where the checkpoint does not say or says it wrong.
 
@@ -144,10 +157,11 @@ def load_model(
         CheckpointError: the directory does not hold what its configuration promises.
         InputError: an option that does not exist or cannot be met here.
     """
+    _check_speed_options(quantization, quantize, cache, compile, attn_implementation)
     directory = resolve_checkpoint(name_or_path)
     place = _device(device)
-    if quantization and place.type != "cuda":
-        raise InputError(f"quantization {quantization!r} needs CUDA, the device is {place}")
+    if attn_implementation == "auto" and compile in ("language", "both"):
+        attn_implementation = "sdpa"  # FlashAttention takes no mask, which hides the places of tokens to come
     config = load_config(directory)
     weights_dtype = _dtype(dtype, place, config)
     chat_template = get_template(template or config.template)
@@ -157,13 +171,32 @@ def load_model(
         dtype=weights_dtype,
         device=place,
         attn_implementation=_attention(attn_implementation, place, weights_dtype),
-        **({"quantization_config": _quantization(quantization)} if quantization else {}),
+        **({"quantization_config": _quantization(quantization, place)} if quantization else {}),
     ).eval()
     _fit_tokenizer(directory, network, loaded_tokenizer)
     if config.image_size != config.vision_config.image_size[0]:
         network.resize_position_embeddings(config.image_size)
+    if quantize:
+        quantize_weights(network, quantize)
+    if cache == "static":
+        network.language_model.generation_config.cache_implementation = cache
+    if compile in ("language", "both"):
+        compile_steps(network)
+    encode = compile_tower(network) if compile in ("vision", "both") else None
     transform = FrameTransform(size=config.image_size, pad_square=config.pad2square)
-    return VideoChatModel(network, loaded_tokenizer, chat_template, transform)
+    return VideoChatModel(network, loaded_tokenizer, chat_template, transform, encode)
+
+
+def _check_speed_options(
+    quantization: str | None, quantize: str | None, cache: str, compile: str | None, attention: str
+) -> None:
+    for name, value, expected in (("quantize", quantize, PARTS), ("cache", cache, CACHES), ("compile", compile, PARTS)):
+        if value is not None and value not in expected:
+            raise InputError(f"{name}: expected one of {', '.join(expected)}, got {value!r}")
+    if quantization and quantize in ("language", "both"):
+        raise InputError(f"expected quantization or quantize for the language model, got {quantization} and {quantize}")
+    if compile in ("language", "both") and attention == "flash_attention_2":
+        raise InputError(f"compile {compile!r}: expected attn_implementation sdpa or eager, got {attention!r}")
 
 
 def resolve_checkpoint(name_or_path: str | Path, *, with_weights: bool = True) -> Path:
@@ -252,7 +285,9 @@ def _attention(name: str, device: torch.device, dtype: torch.dtype) -> str:
     return "flash_attention_2" if can_flash else "sdpa"
 
 
-def _quantization(name: str) -> BitsAndBytesConfig:
+def _quantization(name: str, device: torch.device) -> BitsAndBytesConfig:
+    if device.type != "cuda":
+        raise InputError(f"quantization {name!r} needs CUDA, the device is {device}")
     if name not in QUANTIZATIONS:
         raise InputError(f"quantization: expected one of {', '.join(QUANTIZATIONS)}, got {name!r}")
     if not is_bitsandbytes_available():

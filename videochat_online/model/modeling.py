@@ -18,6 +18,7 @@ from transformers.activations import ACT2FN
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.internvl.modeling_internvl import InternVLVisionModel
 
+from videochat_online.errors import InputError
 from videochat_online.memory import pool_by_ratio
 from videochat_online.model.configuration import VideoChatOnlineConfig
 from videochat_online.model.rope import use_explicit_regime
@@ -263,6 +264,11 @@ class VideoChatOnlineForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
         transformers would save in the layout the model was loaded from, which `Trainer` then resumes from
         with the vision tower and the projector silently missing. `export_original` writes the published one.
+
+        Raises:
+            InputError: `quantize` has changed the weights.
         """
+        if any(type(parameter).__module__.startswith("torchao") for parameter in self.parameters()):
+            raise InputError("weights in 8 bits cannot be saved: load the model without `quantize`")
         kwargs.setdefault("save_original_format", False)
         super().save_pretrained(save_directory, **kwargs)
