@@ -1,8 +1,9 @@
 #!/usr/bin/env python
 """What a stream costs: per frame, per question, early and late, for any model size, on a CPU or a GPU.
 
-    python scripts/benchmark_streaming.py [--size tiny|vision|published] [--only push|stream|late|growth]
-        [--minutes 1 10 60] [--fps 1] [--batch 8] [--frames 16] [--questions 10]
+    python scripts/benchmark_streaming.py [--size tiny|vision|published]
+        [--only push|stream|late|growth|speed|live|prefill|ahead] [--minutes 1 10 60] [--fps 1] [--batch 8]
+        [--frames 16] [--questions 10] [--compile PART] [--quantize PART] [--cache static] [--memory_frames 2 2 12]
 
 `push`: `session.push` over the bare tower (`model.encode`) on the same frames in the same batches, in turns.
 `stream`: at those minutes of a stream, frames one at a time as they arrive (frames/s, real-time factor), questions
@@ -11,6 +12,11 @@ second of an answer, peak memory. What lies between the minutes goes in with fea
 seconds.
 `late`: a write at hour 10 over one at minute 1, features made before, in turns on two sessions.
 `growth`: of the process over 100,000 frames with features made before.
+`speed`: encoding and steps of an answer, before and after `--compile`, `--quantize`, `--cache`, on the same weights in
+turns, and how far the results lie apart. All other parts have these options on.
+`live`: frames at `--live_fps` in real time: share of the time that the model is busy.
+`prefill`: tokens a second of fresh prompts with 832 and 9,984 visual tokens.
+`ahead`: reading `--video` with and without a thread, beside a device that is busy for `--busy_ms` a chunk (slept).
 
 Random weights. Prints one JSON object; docs/performance.md has records with hardware and commands.
 """
@@ -31,8 +37,11 @@ import psutil
 import torch
 from torch import Tensor
 
+import streaming_speed
 from random_model import SIZES, now, random_model
 from videochat_online.model import VideoChatModel
+from videochat_online.model.compiling import PARTS as MODEL_PARTS
+from videochat_online.model.loading import CACHES
 from videochat_online.streaming import GenerationSettings, StreamingSession
 
 QUESTIONS = ("What is happening now?", "What has changed since then?", "Where is it?", "How many were there before?")
@@ -57,7 +66,7 @@ def stubbed(model: VideoChatModel) -> Stubbed:
     steps = torch.randn(NUM_FEATURES, config.feature_dim, 1, 1, generator=generator).cumsum(0)
     noise = torch.randn(1, config.feature_dim, *config.grid, generator=generator)
     model.network.stub_features = (0.1 * (steps + noise)).to(model.device, model.dtype)
-    return Stubbed(model.network, model.tokenizer, model.template, model.transform)
+    return Stubbed(model.network, model.tokenizer, model.template, model.transform, model.compiled_encode)
 
 
 def make_frames(model: VideoChatModel, count: int) -> np.ndarray:
@@ -94,7 +103,8 @@ def push(model: VideoChatModel, options: argparse.Namespace) -> dict[str, Any]:
 def stream(model: VideoChatModel, options: argparse.Namespace) -> list[dict[str, Any]]:
     """One row for each of the minutes."""
     fast, rows = stubbed(model), []
-    session = StreamingSession(model, settings=GenerationSettings(max_new_tokens=1))
+    memory = streaming_speed.make_memory(model, options.memory_frames)
+    session = StreamingSession(model, memory, settings=GenerationSettings(max_new_tokens=1))
     frame_HWC = make_frames(model, 1)
     for minute in sorted(options.minutes):
         session.model = fast
@@ -194,21 +204,52 @@ def growth(model: VideoChatModel, options: argparse.Namespace) -> dict[str, Any]
     return {"frames": 100_000, "growth_mb": round(resident_mb[100_000] - resident_mb[3_000], 2)}
 
 
-PARTS = {"push": push, "stream": stream, "late": late, "growth": growth}
+def prefill(model: VideoChatModel, options: argparse.Namespace) -> dict[int, Any]:
+    """Of prompts; their frames' features were made before."""
+    return streaming_speed.prefill(model, options, stubbed)
+
+
+PARTS = {
+    "push": push,
+    "stream": stream,
+    "late": late,
+    "growth": growth,
+    "speed": streaming_speed.before_after,
+    "live": streaming_speed.live,
+    "prefill": prefill,
+    "ahead": streaming_speed.ahead,
+}
+DEFAULT_PARTS = ("push", "stream", "late", "growth")
 
 
 def main() -> None:
     """Measure and print one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="tiny")
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(DEFAULT_PARTS))
     parser.add_argument("--minutes", type=float, nargs="+", default=[1, 10, 60])
     parser.add_argument("--fps", type=float, default=1.0)
     parser.add_argument("--batch", type=int, default=8, help="frames that go through the tower at once, of `push`")
     parser.add_argument("--frames", type=int, default=16, help="that are timed")
     parser.add_argument("--questions", type=int, default=10, help="at each of the minutes")
+    parser.add_argument("--memory_frames", type=int, nargs=3, default=[2, 2, 12], metavar="N", help="of each tier")
+    parser.add_argument("--compile", choices=MODEL_PARTS)
+    parser.add_argument("--quantize", choices=MODEL_PARTS)
+    parser.add_argument("--cache", choices=CACHES)
+    parser.add_argument("--step_tokens", type=int, default=1100, metavar="N", help="before the steps of `speed`")
+    parser.add_argument("--turns", type=int, default=5, help="of `speed`, `prefill` and `ahead`")
+    parser.add_argument("--live_fps", type=float, default=30.0)
+    parser.add_argument("--live_s", type=float, default=10.0, help="seconds of `live`")
+    parser.add_argument("--prompts", type=int, nargs="+", choices=streaming_speed.PROMPTS, default=[832, 9984])
+    parser.add_argument("--video", metavar="PATH", help="of `ahead`")
+    parser.add_argument("--busy_ms", type=float, default=100.0, help="of `ahead`")
     options = parser.parse_args()
-    model = random_model(options.size)
+    if "ahead" in options.only and options.video is None:
+        parser.error("--only ahead: expected --video")
+    plain = random_model(options.size)
+    plain.network.requires_grad_(False)
+    is_changed = options.compile or options.quantize or options.cache
+    model = streaming_speed.speed_up(plain, options) if is_changed else plain
     device = torch.cuda.get_device_name() if model.device.type == "cuda" else f"{os.cpu_count()} CPUs"
     result: dict[str, Any] = {
         "size": options.size,
@@ -218,7 +259,7 @@ def main() -> None:
         "dtype": str(model.dtype).removeprefix("torch."),
     }
     for name in options.only:
-        result[name] = PARTS[name](model, options)
+        result[name] = PARTS[name](plain if name == "speed" else model, options)
     print(json.dumps(result, indent=2))
 
 
