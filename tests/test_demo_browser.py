@@ -419,6 +419,39 @@ def test_another_memory(visit, server, clip):
     assert stream_of(page, server).options.memory == "window"
 
 
+def test_the_settings_of_a_memory(visit, server, clip):
+    """Fields of the chosen memory only; a bad value is named, and what is watched goes on."""
+    page = visit()
+    page.get_by_text("Settings (they count").click()
+    page.wait_for_selector("#capacities textarea, #capacities input")
+    assert page.locator("#cluster_frames").count() == 0
+    page.click("#memory input")
+    page.locator("ul[role=listbox] li", has_text="star").first.click()
+    page.wait_for_selector("#cluster_frames textarea, #cluster_frames input")
+    assert page.locator("#capacities").count() == 0
+    field = page.locator("#cluster_frames textarea, #cluster_frames input")
+    assert field.get_attribute("placeholder") == "25"
+    field.fill("6")
+    page.fill("#abstract_decay input, #abstract_decay textarea", "0.5")
+    upload(page, clip)
+    wait_for_picture(page)
+    stream = stream_of(page, server)
+    assert (stream.options.memory, stream.options.memory_options) == (
+        "star",
+        {"cluster_frames": 6, "abstract_decay": 0.5},
+    )
+    for bad, says in (
+        ("2", "expected at most one for each of the 2 clusters, got 3"),
+        ("few", "whole number, got 'few'"),
+    ):
+        field.fill(bad)
+        upload(page, clip)
+        page.wait_for_selector(f'.vco-notice:has-text("{says}")')
+        assert stream_of(page, server) is stream
+    seen = stream.status().num_frames_seen
+    wait_until(lambda: stream.status().num_frames_seen > seen)
+
+
 def test_no_file_outside_the_uploads_is_served(server, clip, tmp_path):
     (tmp_path / "secret.txt").write_text("treasure")
     with httpx.Client(base_url=server.url, timeout=30) as client:

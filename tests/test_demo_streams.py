@@ -453,6 +453,8 @@ def test_the_trace_tells_what_became_of_each_frame():
                 del tokens[index]
             elif draw < 0.3:
                 tokens[index] = max(1, tokens[index] // 4)
+            elif draw < 0.35:
+                tokens[index] = 16
         now = [FrameUse(index, float(index), tokens[index]) for index in sorted(tokens)]
         history.append({frame.index: frame.num_tokens for frame in now})
         trace.update(now, float(step), {step: b"%d" % step})

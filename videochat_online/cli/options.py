@@ -8,34 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from videochat_online.errors import InputError
-from videochat_online.memory import MEMORY_BANKS, POLICIES, READINGS, MemoryBank, make_model_memory
+from videochat_online.memory import MEMORY_BANKS, MemoryBank, make_model_memory
+from videochat_online.memory.settings import MEMORY_SETTINGS, takers_of
 from videochat_online.model import VideoChatModel, load_model
 from videochat_online.model.compiling import PARTS
 from videochat_online.model.loading import CACHES, DTYPES, QUANTIZATIONS
 from videochat_online.streaming import STRATEGIES, GenerationSettings, Strategy, make_strategy
 
 DEFAULTS = GenerationSettings()
-
-_FRAME_COUNTS = {
-    "num_frames": "window, uniform, token_merging, similarity_drop: frames kept",
-    "short_frames": "moviechat, moviechat_plus: frames of the buffer",
-    "long_frames": "moviechat, moviechat_plus: frames of the long memory",
-    "merged_frames": "moviechat, moviechat_plus: what a full buffer is merged to",
-    "newest_frames": "star: newest frames, full size",
-    "key_frames": "star: key frames, full size",
-    "cluster_frames": "star: clusters",
-    "recent_frames": "event_merging: newest frames, full size",
-    "event_frames": "event_merging: event nodes",
-}
-_MEMORY_OPTIONS = (
-    "capacities",
-    "policy",
-    "reading",
-    *_FRAME_COUNTS,
-    "threshold",
-    "abstract_decay",
-    "penalty_weights",
-)
 
 
 def add_model_arguments(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
@@ -77,31 +57,19 @@ def add_memory_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--memory", default="pyramid", metavar="NAME", help=f"{', '.join(MEMORY_BANKS)} (default: pyramid)"
     )
-    group.add_argument(
-        "--capacities",
-        type=int,
-        nargs="+",
-        metavar="N",
-        help="pyramid, fifo: frames of each tier, largest frames first",
-    )
-    group.add_argument("--policy", metavar="NAME", help=f"pyramid, fifo: {' or '.join(POLICIES)} (default: reference)")
-    group.add_argument("--reading", metavar="NAME", help=f"moviechat, moviechat_plus: {' or '.join(READINGS)}")
-    for name, text in _FRAME_COUNTS.items():
-        group.add_argument(f"--{name}", type=int, metavar="N", help=text)
-    group.add_argument("--threshold", type=float, metavar="X", help="similarity_drop: frames more similar are dropped")
-    group.add_argument("--abstract_decay", type=float, metavar="X", help="star: share of the abstract that stays")
-    group.add_argument(
-        "--penalty_weights",
-        type=float,
-        nargs=3,
-        metavar="X",
-        help="event_merging: of dissimilarity, size and recency",
-    )
+    for name, setting in MEMORY_SETTINGS.items():
+        group.add_argument(
+            f"--{name}",
+            type=setting.kind,
+            nargs=setting.num_values,
+            metavar={int: "N", float: "X", str: "NAME"}[setting.kind],
+            help=f"{', '.join(takers_of(name))}: {setting.meaning}",
+        )
 
 
 def memory_options_of(options: argparse.Namespace) -> dict[str, Any]:
     """The options of a memory that the arguments name; None where one is not given."""
-    return {name: getattr(options, name) for name in _MEMORY_OPTIONS}
+    return {name: getattr(options, name) for name in MEMORY_SETTINGS}
 
 
 def memory_of(options: argparse.Namespace, model: VideoChatModel) -> MemoryBank:

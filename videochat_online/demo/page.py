@@ -18,9 +18,11 @@ from videochat_online.demo.answers import LiveAnswer
 from videochat_online.demo.api_documents import ApiLimits
 from videochat_online.demo.examples import EXAMPLES
 from videochat_online.demo.player import FilePlayer
+from videochat_online.demo.records import StreamOptions
 from videochat_online.demo.viewers import DemoOptions, Viewers, options_of
 from videochat_online.errors import InputError
 from videochat_online.memory import MEMORY_BANKS
+from videochat_online.memory.settings import MEMORY_SETTINGS, default_of, settings_of, written
 
 SECONDS_BETWEEN_PIECES = 0.05
 """The chat is not drawn again more often than that."""
@@ -150,7 +152,6 @@ class _Page:
 
     def _add_settings(self, options: DemoOptions) -> None:
         defaults = options.defaults
-        capacities = ", ".join(map(str, defaults.memory_options.get("capacities", (2, 2, 12))))
         # A memory that grows for ever is the operator's to choose, not a viewer's.
         memories = [name for name in MEMORY_BANKS if name in (defaults.memory, *ApiLimits().memories)]
         with gr.Accordion("Settings (they count for what is opened next)", open=False, elem_id="settings"):
@@ -158,11 +159,15 @@ class _Page:
                 fps = gr.Slider(0.25, 8.0, defaults.fps, step=0.25, label="Frames a second that the model sees")
                 # Named beside the memory: it is the operator's to choose.
                 info = None if defaults.strategy == "direct" else f"strategy: {defaults.strategy}"
-                memory = gr.Dropdown(memories, value=defaults.memory, label="Memory", info=info, elem_id="memory")
-                tiers = gr.Textbox(capacities, label="Frames of each tier (pyramid, fifo)", elem_id="capacities")
-                num_frames = gr.Number(
-                    defaults.memory_options.get("num_frames"), label="Frames (window, uniform)", precision=0
-                )
+                self.memory = gr.Dropdown(memories, value=defaults.memory, label="Memory", info=info, elem_id="memory")
+            with gr.Row():
+                self.memory_fields = {
+                    name: gr.Textbox(
+                        label=name.replace("_", " ").capitalize(), info=one.meaning, elem_id=name, min_width=150,
+                        **_memory_field(defaults, defaults.memory, name),
+                    )
+                    for name, one in MEMORY_SETTINGS.items()
+                }  # fmt: skip
             with gr.Row():
                 generation = defaults.generation
                 max_new_tokens = gr.Slider(1, 1024, generation.max_new_tokens, step=1, label="Longest answer, tokens")
@@ -173,7 +178,7 @@ class _Page:
                 defaults.system_message or "", label="System message (empty: the checkpoint's)", lines=2
             )
         self.settings = {
-            "fps": fps, "memory": memory, "capacities": tiers, "num_frames": num_frames,
+            "fps": fps, "memory": self.memory, **self.memory_fields,
             "max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "seed": seed,
             "system_message": system_message,
         }  # fmt: skip
@@ -227,6 +232,10 @@ class _Page:
         for event in (self.clear.click, self.chat.clear):
             event(self._clear, None, [self.chat, self.notice], **every)
         self.close.click(self._close, None, opened, **every)
+        self.memory.change(
+            lambda memory: [gr.update(**_memory_field(options.defaults, memory, name)) for name in self.memory_fields],
+            self.memory, list(self.memory_fields.values()), **every,
+        )  # fmt: skip
         self.known.input(self._choose, self.known, [self.question, self.choices], **every)
         self.blocks.unload(self._leave)
 
@@ -303,6 +312,14 @@ class _Page:
             if title == f"{one.asked_at_s:g} s: {one.text}":
                 return {self.question: one.text, self.choices: "\n".join(one.options)}
         return {self.question: "", self.choices: ""}
+
+
+def _memory_field(defaults: StreamOptions, memory: str, name: str) -> Update:
+    """How the field of a memory's setting stands while that memory is chosen: empty where the memory decides."""
+    if name not in settings_of(memory):
+        return {"visible": False, "value": ""}
+    own = defaults.memory_options.get(name) if memory == defaults.memory else None
+    return {"visible": True, "value": written(own), "placeholder": written(default_of(memory, name))}
 
 
 def seconds_of(moment: str) -> float:

@@ -85,6 +85,8 @@ class MemoryTrace:
             elif frame.num_tokens < known.num_tokens:
                 self.num_demotions += 1
                 known = replace(known, num_tokens=frame.num_tokens, demoted_at_s=now_s)
+            elif frame.num_tokens > known.num_tokens:  # a key frame that was part of an abstract before
+                known = replace(known, num_tokens=frame.num_tokens)
             now[frame.index] = known
         for index, left in before.items():
             if index not in now:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,7 +24,7 @@ from videochat_online.demo.remote import RemoteReader
 from videochat_online.demo.stills import LiveImages
 from videochat_online.demo.uploads import AcceptedUpload, UploadLimits, accept_upload
 from videochat_online.errors import InputError
-from videochat_online.memory import MEMORY_OPTIONS
+from videochat_online.memory.settings import largest_size, settings_of
 from videochat_online.text.questions import STREAMING_SUFFIX, multiple_choice_question, ovbench_question
 from videochat_online.video import read_image
 
@@ -257,13 +257,11 @@ def options_of(defaults: StreamOptions, chosen: dict[str, Any]) -> StreamOptions
     if not chosen["seed"]:  # the page sends 0 for an empty field
         given.pop("seed", None)
     memory: str = chosen["memory"]
-    own = defaults.memory_options
-    memory_options: dict[str, Any] = dict(own) if memory == defaults.memory else {}
-    if "capacities" in MEMORY_OPTIONS[memory] and chosen["capacities"].strip():
-        memory_options["capacities"] = _whole_numbers(chosen["capacities"])
-    if "num_frames" in MEMORY_OPTIONS[memory] and chosen["num_frames"]:  # the page sends 0 for an empty field
-        memory_options["num_frames"] = int(chosen["num_frames"])
-    num_frames, most = _num_frames(memory_options), max(MAX_REMEMBERED, _num_frames(own))
+    memory_options = dict(defaults.memory_options) if memory == defaults.memory else {}
+    for name, setting in settings_of(memory).items():
+        if chosen[name].strip():
+            memory_options[name] = setting.parse(chosen[name], name)
+    num_frames, most = largest_size(memory_options), max(MAX_REMEMBERED, largest_size(defaults.memory_options))
     if num_frames > most:
         raise InputError(f"memory: expected at most {most} frames, got {num_frames}")
     return replace(
@@ -274,14 +272,3 @@ def options_of(defaults: StreamOptions, chosen: dict[str, Any]) -> StreamOptions
         system_message=chosen["system_message"].strip() or defaults.system_message,
         generation=replace(defaults.generation, **given),
     )
-
-
-def _num_frames(memory_options: Mapping[str, Any]) -> int:
-    return max(sum(memory_options.get("capacities", ())), memory_options.get("num_frames", 0))
-
-
-def _whole_numbers(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.replace(",", " ").split())
-    except ValueError as error:
-        raise InputError(f"capacities: expected whole numbers such as 2, 2, 12, got {text[:40]!r}") from error
