@@ -74,6 +74,7 @@ class TestStreams:
         assert health["places"] == {"free": 3, "total": 3}
         assert health["frame_size"] == {"width": tiny_model.config.image_size, "height": tiny_model.config.image_size}
         assert health["memories"]["window"] == ["num_frames"]
+        assert health["memories"]["star"] == ["newest_frames", "key_frames", "cluster_frames", "abstract_decay"]
         assert "keep_all" not in health["memories"]
         assert set(health["versions"]) == {"videochat_online", "torch"}
 
@@ -116,6 +117,13 @@ class TestStreams:
         assert options["generation"].items() <= told["generation"].items()
         assert http.get(opened(memory="window", memory_options={"num_frames": 2})).json()["status"]["max_tokens"] == 32
 
+    def test_the_options_of_any_memory_arrive(self, http, opened):
+        weights = {"penalty_weights": [1, 0.5, 0], "recent_frames": 2, "event_frames": 3}
+        told = http.get(opened(memory="event_merging", memory_options=weights)).json()
+        assert (told["options"]["memory_options"], told["status"]["max_tokens"]) == (weights, 2 * 16 + 3 * 4)
+        told = http.get(opened(memory="moviechat", memory_options={"reading": "breakpoint", "long_frames": 4})).json()
+        assert told["status"]["max_tokens"] == 4 + 18
+
     @pytest.mark.parametrize(
         ("options", "says"),
         [
@@ -135,6 +143,23 @@ class TestStreams:
             ({"memory_options": {"capacities": [200, 200, 2]}}, "at most 256 frames together, got 402"),
             ({"memory_options": {"policy": "x"}}, "unknown policy 'x'"),
             ({"memory": "window", "memory_options": {"num_frames": 10**9}}, "memory_options.num_frames: expected"),
+            ({"memory": "window", "memory_options": {"num_frames": 0}}, "num_frames of a window memory: expected"),
+            ({"memory": "star", "memory_options": {"cluster_frames": 257}}, "memory_options.cluster_frames: expected"),
+            ({"memory": "star", "memory_options": {"key_frames": None}}, "key_frames: expected a whole number"),
+            (
+                {"memory": "star", "memory_options": {"abstract_decay": "0.5"}},
+                "abstract_decay: expected",
+            ),
+            ({"memory": "moviechat", "memory_options": {"reading": 1}}, "memory_options.reading: expected a text"),
+            ({"memory": "event_merging", "memory_options": {"penalty_weights": [1, 1]}}, "expected three numbers"),
+            (
+                {"memory": "event_merging", "memory_options": {"penalty_weights": [1, 1, "1"]}},
+                "penalty_weights: expected",
+            ),
+            (
+                {"memory": "event_merging", "memory_options": {"penalty_weights": 1}},
+                "expected a list of 1 to 16 numbers",
+            ),
             ({"system_message": 5}, "system_message: expected a text"),
             ({"system_message": "\ud800"}, "half of a surrogate pair"),
             ({"generation": {"max_tokens": 5}}, "unknown field 'generation.max_tokens'"),

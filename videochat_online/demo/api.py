@@ -23,7 +23,6 @@ from videochat_online.data.values import shown
 from videochat_online.demo.api_access import ApiAccess, too_large
 from videochat_online.demo.api_answers import respond_in_pieces, respond_whole
 from videochat_online.demo.api_documents import (
-    MEMORY_FIELDS,
     ApiLimits,
     RequestError,
     answer_document,
@@ -40,7 +39,7 @@ from videochat_online.demo.api_socket import StreamSocket
 from videochat_online.demo.api_views import BOUNDARY, MJPEG, LiveResponse, PictureFeed, mjpeg_part
 from videochat_online.demo.pool import BusyError, StreamPool, UnknownStreamError, Watching
 from videochat_online.errors import InputError
-from videochat_online.memory import MEMORY_OPTIONS
+from videochat_online.memory.settings import settings_of
 
 MAX_JSON_BYTES = 64 * 2**10
 
@@ -102,10 +101,7 @@ class ApiRoutes:
                 "versions": {"videochat_online": __version__, "torch": version("torch")},
                 "places": {"free": max(pool.max_streams - num_taken, 0), "total": pool.max_streams},
                 "frame_size": {"width": size, "height": size},
-                "memories": {
-                    name: [option for option in MEMORY_FIELDS if option in MEMORY_OPTIONS[name]]
-                    for name in self._access.limits.memories
-                },
+                "memories": {name: list(settings_of(name)) for name in self._access.limits.memories},
             }
         )
 

@@ -18,10 +18,8 @@ from videochat_online.demo.records import MAX_REMEMBERED, StreamOptions
 from videochat_online.demo.trace import TracedFrame
 from videochat_online.errors import InputError
 from videochat_online.memory import MEMORY_BANKS
+from videochat_online.memory.settings import MEMORY_SETTINGS
 from videochat_online.streaming import GenerationSettings
-
-MEMORY_FIELDS = ("capacities", "num_frames", "policy")
-"""Options of a memory that a client may choose; the rest is the model's or the server's business."""
 
 MAX_ID = 200
 """Characters of the id that a client gives to a question."""
@@ -136,21 +134,24 @@ def _inner(value: Any, where: str, known: Collection[str]) -> Mapping[str, Any]:
 
 def _memory_options(value: Any, limits: ApiLimits) -> dict[str, Any]:
     where, highest = "memory_options", limits.max_remembered
-    given = dict(_inner(value, where, MEMORY_FIELDS))
-    if "num_frames" in given:
-        whole(given["num_frames"], f"{where}.num_frames", 1, highest)
-    if "policy" in given:
-        text(given["policy"], f"{where}.policy")
-    if "capacities" in given:
-        capacities = given["capacities"]
-        if not isinstance(capacities, list) or not 1 <= len(capacities) <= 16:
-            raise RequestError(f"{where}.capacities: expected a list of 1 to 16 numbers, found {shown(capacities)}")
-        for capacity in capacities:
-            whole(capacity, f"{where}.capacities", 0, highest)
-        if sum(capacities) > highest:
-            raise RequestError(f"{where}.capacities: expected at most {highest} frames together, got {sum(capacities)}")
-        given["capacities"] = tuple(capacities)
+    given = dict(_inner(value, where, MEMORY_SETTINGS))
+    for name, found in given.items():
+        setting, at = MEMORY_SETTINGS[name], f"{where}.{name}"
+        if setting.num_values is None:
+            given[name] = _of_kind(setting.kind, found, at, highest)
+        elif isinstance(found, list) and 1 <= len(found) <= 16:
+            given[name] = tuple(_of_kind(setting.kind, each, at, highest) for each in found)
+        else:
+            raise RequestError(f"{at}: expected a list of 1 to 16 numbers, found {shown(found)}")
+    if (num_frames := sum(given.get("capacities", ()))) > highest:
+        raise RequestError(f"{where}.capacities: expected at most {highest} frames together, got {num_frames}")
     return given
+
+
+def _of_kind(kind: type, value: Any, where: str, highest: int) -> Any:
+    if kind is str:
+        return text(value, where)
+    return whole(value, where, 0, highest) if kind is int else number(value, where, lowest=-1, highest=1e6)
 
 
 def _generation(value: Any, limits: ApiLimits) -> GenerationSettings:
