@@ -8,13 +8,14 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from importlib.metadata import entry_points
+from importlib.metadata import entry_points, version
 from pathlib import Path
 
 import pytest
 
 import videochat_online
 from videochat_online.cli.main import main
+from videochat_online.utils import git_revision, versions
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "videochat_online"
@@ -197,3 +198,21 @@ def test_versions_agree():
     declared = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text("utf-8"), re.MULTILINE)
     assert declared is not None
     assert declared[1] == videochat_online.__version__
+
+
+def test_the_revision_of_a_checkout_says_whether_files_are_changed(tmp_path):
+    assert git_revision(tmp_path) is None
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x@example.org"]
+    (tmp_path / "file").write_text("one")
+    for command in (["init", "-q"], ["add", "file"], ["commit", "-qm", "one"], ["tag", "-am", "a", "v1"]):
+        subprocess.run([*git, *command], check=True)
+    revision = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    assert git_revision(tmp_path) == revision
+    (tmp_path / "file").write_text("two")
+    assert git_revision(tmp_path) == f"{revision}+"
+
+
+def test_a_package_that_is_not_installed_has_no_version():
+    found = versions(("torch", "no-such-package"))
+    assert found["torch"] == version("torch")
+    assert found["no-such-package"] is None

@@ -14,16 +14,13 @@ refused. Under torchrun, with --slurm_array, or with --shard 0/4 ... 3/4, proces
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import math
 import os
-import subprocess
 import sys
 import time
 from collections import Counter
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -33,7 +30,6 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
 
-from videochat_online import __version__
 from videochat_online.cli.options import (
     add_generation_arguments,
     add_memory_arguments,
@@ -64,6 +60,7 @@ from videochat_online.evaluation.decoding import DECODE_TIMEOUT_S
 from videochat_online.evaluation.protocols import FRAME_RULES, FRAME_TIMES
 from videochat_online.evaluation.records import total_questions
 from videochat_online.evaluation.results import timestamp
+from videochat_online.utils import git_revision, versions
 
 SECONDS_BETWEEN_LINES = 30.0
 """Where stderr is no terminal, progress is a line this often."""
@@ -234,18 +231,8 @@ def _with_local_device(options: argparse.Namespace) -> argparse.Namespace:
 
 def _versions() -> dict[str, str]:
     """Of this package, its revision where it is a checkout, and what decides numbers."""
-    found = {"videochat-online": __version__, "python": sys.version.split()[0]}
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    with contextlib.suppress(OSError):
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode == 0:
-            found["git"] = done.stdout.strip()
-    for package in ("torch", "transformers", "av", "numpy"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+    found = {**versions(("torch", "transformers", "av", "numpy")), "git": git_revision()}
+    return {name: one for name, one in found.items() if one is not None}
 
 
 def _counts(plan: Plan, config: EvaluationConfig) -> dict[str, Any]:

@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import platform
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Mapping
 from enum import Enum
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +23,9 @@ try:
 except ImportError:  # not on Windows
     fcntl = None  # type: ignore[assignment]
 
-from videochat_online import __version__
 from videochat_online.errors import InputError
 from videochat_online.train.arguments import Arguments, num_processes
+from videochat_online.utils import git_revision, versions
 
 RUN_FILE = "run.json"
 CONFIG_FILE = "config.yaml"
@@ -160,7 +157,7 @@ class RunFolder:
             "processes": num_processes(),
             "resumed_from": checkpoint.name if checkpoint else None,
             "git_revision": git_revision(),
-            "versions": versions(),
+            "versions": versions(PACKAGES),
         }
         self.write(
             RUN_FILE,
@@ -236,24 +233,3 @@ def differing_keys(recorded: Mapping[str, Any], ours: Mapping[str, Any]) -> list
     return [
         f"{key} was {recorded.get(key)!r}, now {ours.get(key)!r}" for key in keys if recorded.get(key) != ours.get(key)
     ]
-
-
-def versions() -> dict[str, str | None]:
-    """Of Python, the package, and what it computes with."""
-    found: dict[str, str | None] = {"python": platform.python_version(), "videochat-online": __version__}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = None
-    return found
-
-
-def git_revision() -> str | None:
-    """Of the package's own checkout, with a plus sign where files are changed; None outside a checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty=+"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip() or None
