@@ -71,3 +71,15 @@ def test_keep_all_keeps_all(features_TCHW):
     push(full, features_TCHW)
     assert all(torch.equal(f.tokens_CHW, features_TCHW[f.index]) for f in full.read())
     assert len(full.read()) == NUM_FRAMES
+
+
+@pytest.mark.parametrize(("written", "stride"), [(30, 0), (30, -8), (30, 6), (30, 4), (30, 16), (0, 8), (300, 8)])
+def test_a_stride_that_no_stream_leads_to_is_refused(features_TCHW, written, stride):
+    bank = UniformMemoryBank(num_frames=5, full_grid=GRID)
+    push(bank, features_TCHW, 0, 30)
+    state = bank.state_dict()
+    assert state["counters"][2:].tolist() == [30, 8]
+    state["counters"][2:] = torch.tensor([written, stride])
+    with pytest.raises(InputError, match=rf"cannot be every {stride}-th of {written} and the newest"):
+        bank.load_state_dict(state)
+    push(bank, features_TCHW, 30, 60)

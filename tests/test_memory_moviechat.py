@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from videochat_online.errors import InputError
+from videochat_online.errors import InputError, NonFiniteError
 from videochat_online.memory import MovieChatMemoryBank, MovieChatPlusMemoryBank, QuestionAware, make_memory
 from videochat_online.streaming import GenerationSettings, StreamingSession
 from videochat_online.types import FrameTokens
@@ -237,3 +237,11 @@ def test_who_wants_the_question():
 def test_bad_options_are_named(name, options, message):
     with pytest.raises(InputError, match=message.format(name)):
         make_memory(name, **options)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_question_that_is_not_finite_is_refused(value):
+    bank = MovieChatPlusMemoryBank(short_frames=5, long_frames=9, full_grid=GRID)
+    write(bank, stream_of(1))
+    with pytest.raises(NonFiniteError, match="query: expected a finite embedding"):
+        bank.read(torch.full((5,), value))

@@ -45,7 +45,7 @@ class MovieChatPlusMemoryBank(MovieChatMemoryBank):
 
         Raises:
             InputError: the question's embedding is not of the frames' width.
-            NonFiniteError: its relevance to a clip is NaN.
+            NonFiniteError: it is NaN or infinite.
         """
         return super().read() if query is None else self.read_for(query, _as_they_are)
 
@@ -53,6 +53,8 @@ class MovieChatPlusMemoryBank(MovieChatMemoryBank):
         """As `QuestionAware.read_for`."""
         if query_D.ndim != 1 or not query_D.is_floating_point():
             raise InputError(f"query: expected floating-point [D], got {query_D.dtype} {tuple(query_D.shape)}")
+        if not bool(query_D.isfinite().all()):
+            raise NonFiniteError("query: expected a finite embedding, got NaN or infinite values")
         with torch.no_grad():
             numbered = self._numbered()
             clips: dict[int, list[FrameTokens]] = {}
