@@ -109,6 +109,7 @@ def test_weights_in_8_bits_differ_a_little(tiny_model, tiny_dir, frames, tmp_pat
         plain, found = (each.network.language_model(input_ids=ids).logits for each in (tiny_model, model))
     assert torch.equal(plain, found) == (part == "vision")
     torch.testing.assert_close(found, plain, atol=0.15 * float(plain.std()), rtol=0)
+    assert len(answer(model, frames)) == 2
     kinds = {name: type(parameter).__name__ for name, parameter in model.network.named_parameters()}
     assert kinds["projector.linear_1.weight"] == kinds["language_model.lm_head.weight"] == "Parameter"
     with pytest.raises(InputError, match="cannot be saved: load the model without `quantize`"):
