@@ -53,6 +53,16 @@ def test_compiled_parts_are_used_and_give_the_same(tiny_model, tiny_dir, frames,
     assert len(steps) >= 2 * (SETTINGS.max_new_tokens - 1)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_recorded_graphs_give_the_same(tiny_dir, frames):
+    """What one batch or step leaves is not written over by the next; answers before and after a push."""
+    plain, model = (load_model(tiny_dir(), device="cuda", dtype="float32", compile=part) for part in (None, "both"))
+    found = [[each.encode(frames(count)) for count in (1, 8, 1, 3)] for each in (plain, model)]
+    torch.testing.assert_close(found[1], found[0], atol=1e-4, rtol=1e-4)
+    assert answer(model, frames) == answer(plain, frames)
+
+
 def test_a_static_cache_gives_the_same(tiny_model, tiny_dir, frames):
     model = load_model(tiny_dir(), device="cpu", cache="static")
     assert answer(model, frames) == answer(tiny_model, frames)

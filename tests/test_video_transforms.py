@@ -118,6 +118,12 @@ class TestFrameTransform:
         assert found.dtype is torch.float32
         assert np.array_equal(found.permute(0, 2, 3, 1).numpy(), expected)
 
+    @pytest.mark.gpu
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+    def test_a_gpu_gives_the_same_bits(self, frames):
+        transform = FrameTransform(size=20)
+        assert torch.equal(transform(frames, torch.device("cuda")).cpu(), transform(frames))
+
     def test_no_frames(self):
         assert FrameTransform(size=16)(np.zeros((0, 16, 16, 3), np.uint8)).shape == (0, 3, 16, 16)
 
