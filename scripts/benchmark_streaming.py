@@ -3,7 +3,7 @@
 
     python scripts/benchmark_streaming.py [--size tiny|vision|published]
         [--only push|stream|late|growth|speed|live|prefill|ahead] [--minutes 1 10 60] [--fps 1] [--batch 8]
-        [--frames 16] [--questions 10] [--compile PART] [--quantize PART] [--cache static] [--memory_frames 2 2 12]
+        [--frames 16] [--questions 10] [--compile PART] [--int8 PART] [--cache static] [--memory_frames 2 2 12]
 
 `push`: `session.push` over the bare tower (`model.encode`) on the same frames in the same batches, in turns.
 `stream`: at those minutes of a stream, frames one at a time as they arrive (frames/s, real-time factor), questions
@@ -12,7 +12,7 @@ second of an answer, peak memory. What lies between the minutes goes in with fea
 seconds.
 `late`: a write at hour 10 over one at minute 1, features made before, in turns on two sessions.
 `growth`: of the process over 100,000 frames with features made before.
-`speed`: encoding and steps of an answer, before and after `--compile`, `--quantize`, `--cache`, on the same weights in
+`speed`: encoding and steps of an answer, before and after `--compile`, `--int8`, `--cache`, on the same weights in
 turns, and how far the results lie apart. All other parts have these options on.
 `live`: frames at `--live_fps` in real time: share of the time that the model is busy.
 `prefill`: tokens a second of fresh prompts with 832 and 9,984 visual tokens.
@@ -234,7 +234,7 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=10, help="at each of the minutes")
     parser.add_argument("--memory_frames", type=int, nargs=3, default=[2, 2, 12], metavar="N", help="of each tier")
     parser.add_argument("--compile", choices=MODEL_PARTS)
-    parser.add_argument("--quantize", choices=MODEL_PARTS)
+    parser.add_argument("--int8", choices=MODEL_PARTS)
     parser.add_argument("--cache", choices=CACHES)
     parser.add_argument("--step_tokens", type=int, default=1100, metavar="N", help="before the steps of `speed`")
     parser.add_argument("--turns", type=int, default=5, help="of `speed`, `prefill` and `ahead`")
@@ -248,7 +248,7 @@ def main() -> None:
         parser.error("--only ahead: expected --video")
     plain = random_model(options.size)
     plain.network.requires_grad_(False)
-    is_changed = options.compile or options.quantize or options.cache
+    is_changed = options.compile or options.int8 or options.cache
     model = streaming_speed.speed_up(plain, options) if is_changed else plain
     device = torch.cuda.get_device_name() if model.device.type == "cuda" else f"{os.cpu_count()} CPUs"
     result: dict[str, Any] = {

@@ -31,10 +31,10 @@ NUM_STEPS = 32
 
 
 def speed_up(model: VideoChatModel, options: argparse.Namespace) -> VideoChatModel:
-    """The same weights, with what `--quantize`, `--cache` and `--compile` ask for."""
+    """The same weights, with what `--int8`, `--cache` and `--compile` ask for."""
     network = copy.deepcopy(model.network)
-    if options.quantize:
-        quantize_weights(network, options.quantize)
+    if options.int8:
+        quantize_weights(network, options.int8)
     if options.cache:
         network.language_model.generation_config.cache_implementation = options.cache
     if options.compile in ("language", "both"):
@@ -87,7 +87,7 @@ def before_after(model: VideoChatModel, options: argparse.Namespace) -> dict[str
     before_s, after_s = in_turns(model, [lambda each=each: each.encode(frames) for each in both], options.turns)
     flops = FlopModel(model.network)(Work(pictures=options.batch))
     result: dict[str, Any] = {
-        "options": {name: getattr(options, name) for name in ("quantize", "cache", "compile")},
+        "options": {name: getattr(options, name) for name in ("int8", "cache", "compile")},
         "weights_mb": [round(weights_bytes(each.network) / 1e6, 1) for each in both],
         "encode": {
             "frames_per_s": [round(options.batch / seconds, 2) for seconds in (before_s, after_s)],

@@ -59,9 +59,9 @@ def test_newer_options_are_settings_of_a_run_where_they_are_given(annotations, t
     given = ["evaluate", "--annotations", str(annotations), "--data_root", str(tmp_path), "--model", "model"]
     given += ["--cache", "static"]
     plain = command._config(parse(given, "evaluate")).model_options
-    assert not {"quantize", "compile", "cache"} & plain.keys()
-    changed = command._config(parse([*given, "--compile", "both", "--quantize", "vision"], "evaluate")).model_options
-    assert changed == plain | {"compile": "both", "quantize": "vision"}
+    assert not {"int8", "compile", "cache"} & plain.keys()
+    changed = command._config(parse([*given, "--compile", "both", "--int8", "vision"], "evaluate")).model_options
+    assert changed == plain | {"compile": "both", "int8": "vision"}
 
 
 def test_conditions_of_processes_that_differ():

@@ -73,9 +73,9 @@ def test_a_static_cache_gives_the_same(tiny_model, tiny_dir, frames):
     ("options", "message"),
     [
         ({"compile": "all"}, "compile: expected one of vision, language, both, got 'all'"),
-        ({"quantize": "8bit"}, "quantize: expected one of vision, language, both, got '8bit'"),
+        ({"int8": "8bit"}, "int8: expected one of vision, language, both, got '8bit'"),
         ({"cache": "huge"}, "cache: expected one of dynamic, static, got 'huge'"),
-        ({"quantize": "both", "quantization": "4bit"}, "for the language model, got 4bit and both"),
+        ({"int8": "both", "quantization": "4bit"}, "for the language model, got 4bit and both"),
         (
             {"compile": "both", "attn_implementation": "flash_attention_2"},
             "compile 'both': expected attn_implementation sdpa or eager",
@@ -103,14 +103,14 @@ def test_without_torchao(tiny_dir, monkeypatch):
         return real(name, *arguments, **keywords)
 
     monkeypatch.setattr(builtins, "__import__", refuse)
-    with pytest.raises(InputError, match=r"needs torchao: pip install 'videochat-online\[quantize\]'"):
-        load_model(tiny_dir(), device="cpu", quantize="language")
+    with pytest.raises(InputError, match=r"needs torchao: pip install 'videochat-online\[int8\]'"):
+        load_model(tiny_dir(), device="cpu", int8="language")
 
 
 @pytest.mark.parametrize("part", ["vision", "language", "both"])
 def test_weights_in_8_bits_differ_a_little(tiny_model, tiny_dir, frames, tmp_path, part):
-    pytest.importorskip("torchao", reason="the extra `quantize` is not installed")
-    model = load_model(tiny_dir(), device="cpu", quantize=part)
+    pytest.importorskip("torchao", reason="the extra `int8` is not installed")
+    model = load_model(tiny_dir(), device="cpu", int8=part)
     plain, found = (each.encode(frames(2)) for each in (tiny_model, model))
     assert torch.equal(plain, found) == (part == "language")
     torch.testing.assert_close(found, plain, atol=0.15 * float(plain.std()), rtol=0)
@@ -122,6 +122,6 @@ def test_weights_in_8_bits_differ_a_little(tiny_model, tiny_dir, frames, tmp_pat
     assert len(answer(model, frames)) == 2
     kinds = {name: type(parameter).__name__ for name, parameter in model.network.named_parameters()}
     assert kinds["projector.linear_1.weight"] == kinds["language_model.lm_head.weight"] == "Parameter"
-    with pytest.raises(InputError, match="cannot be saved: load the model without `quantize`"):
+    with pytest.raises(InputError, match="cannot be saved: load the model without `int8`"):
         model.save_pretrained(tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -66,7 +66,7 @@ SECONDS_BETWEEN_LINES = 30.0
 """Where stderr is no terminal, progress is a line this often."""
 
 _MODEL_OPTIONS = ("tokenizer", "template", "dtype", "attn_implementation", "quantization")
-_NEWER_MODEL_OPTIONS = ("quantize", "compile")
+_NEWER_MODEL_OPTIONS = ("int8", "compile")
 """Written down where they are given only: runs from before them can be resumed, and compared."""
 _PROTOCOL_OPTIONS = ("fps", "window_s", "max_frames", "frame_times", "max_new_tokens", "kv_memory")
 

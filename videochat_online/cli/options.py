@@ -30,7 +30,7 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, required: bool = Tru
         "--attn_implementation", default="auto", metavar="NAME", help="auto, sdpa, flash_attention_2, eager"
     )
     group.add_argument("--quantization", choices=QUANTIZATIONS, help="language model in 8 or 4 bits (bitsandbytes)")
-    group.add_argument("--quantize", choices=PARTS, help="weights in 8 bits on any device (torchao)")
+    group.add_argument("--int8", choices=PARTS, help="weights in 8 bits on any device (torchao)")
     group.add_argument("--cache", choices=CACHES, default="dynamic", help="of keys and values (default: dynamic)")
     group.add_argument("--compile", choices=PARTS, help="compiled for fixed shapes; takes minutes at the start")
 
@@ -43,7 +43,7 @@ def load_model_of(options: argparse.Namespace) -> VideoChatModel:
         dtype=options.dtype,
         attn_implementation=options.attn_implementation,
         quantization=options.quantization,
-        quantize=options.quantize,
+        int8=options.int8,
         cache=options.cache,
         compile=options.compile,
         tokenizer=options.tokenizer,

@@ -19,7 +19,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from videochat_online.errors import InputError
+from videochat_online.errors import InputError, NonFiniteError
 from videochat_online.memory.base import question_relevance
 from videochat_online.memory.merging import merge_neighbours
 from videochat_online.memory.moviechat import MovieChatMemoryBank

@@ -19,7 +19,7 @@ from videochat_online.errors import InputError
 from videochat_online.model.modeling import VideoChatOnlineForConditionalGeneration
 
 PARTS = ("vision", "language", "both")
-"""Of a network, for `compile` and `quantize`; "both" leaves only the projector out."""
+"""Of a network, for `compile` and `int8`; "both" leaves only the projector out."""
 
 COMPILED_BATCH = 8
 """Frames of a full batch: what sessions give the vision tower at most, unless told otherwise."""

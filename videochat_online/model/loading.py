@@ -133,7 +133,7 @@ def load_model(
     dtype: str = "auto",
     attn_implementation: str = "auto",
     quantization: str | None = None,
-    quantize: str | None = None,
+    int8: str | None = None,
     cache: str = "dynamic",
     compile: str | None = None,
     tokenizer: str | Path | None = None,
@@ -147,7 +147,7 @@ def load_model(
         dtype: "float32", "bfloat16", "float16", or "auto": the checkpoint's on an accelerator, float32 on a CPU.
         attn_implementation: "auto" takes flash_attention_2 where it is installed and can run, else sdpa.
         quantization: "8bit" or "4bit" for the language model (needs bitsandbytes and CUDA).
-        quantize: "vision", "language" or "both": weights in 8 bits on any device (needs torchao).
+        int8: "vision", "language" or "both": weights in 8 bits on any device (needs torchao).
         cache: "static" takes memory for keys and values once for a request, and copies none of it.
         compile: "vision", "language" or "both", which then has static caches (needs a C++ compiler, and minutes).
         tokenizer: another directory to take the tokenizer from.
@@ -157,7 +157,7 @@ def load_model(
         CheckpointError: the directory does not hold what its configuration promises.
         InputError: an option that does not exist or cannot be met here.
     """
-    _check_speed_options(quantization, quantize, cache, compile, attn_implementation)
+    _check_speed_options(quantization, int8, cache, compile, attn_implementation)
     directory = resolve_checkpoint(name_or_path)
     place = _device(device)
     if attn_implementation == "auto" and compile in ("language", "both"):
@@ -176,8 +176,8 @@ def load_model(
     _fit_tokenizer(directory, network, loaded_tokenizer)
     if config.image_size != config.vision_config.image_size[0]:
         network.resize_position_embeddings(config.image_size)
-    if quantize:
-        quantize_weights(network, quantize)
+    if int8:
+        quantize_weights(network, int8)
     if cache == "static":
         network.language_model.generation_config.cache_implementation = cache
     if compile in ("language", "both"):
@@ -188,13 +188,13 @@ def load_model(
 
 
 def _check_speed_options(
-    quantization: str | None, quantize: str | None, cache: str, compile: str | None, attention: str
+    quantization: str | None, int8: str | None, cache: str, compile: str | None, attention: str
 ) -> None:
-    for name, value, expected in (("quantize", quantize, PARTS), ("cache", cache, CACHES), ("compile", compile, PARTS)):
+    for name, value, expected in (("int8", int8, PARTS), ("cache", cache, CACHES), ("compile", compile, PARTS)):
         if value is not None and value not in expected:
             raise InputError(f"{name}: expected one of {', '.join(expected)}, got {value!r}")
-    if quantization and quantize in ("language", "both"):
-        raise InputError(f"expected quantization or quantize for the language model, got {quantization} and {quantize}")
+    if quantization and int8 in ("language", "both"):
+        raise InputError(f"expected quantization or int8 for the language model, got {quantization} and {int8}")
     if compile in ("language", "both") and attention == "flash_attention_2":
         raise InputError(f"compile {compile!r}: expected attn_implementation sdpa or eager, got {attention!r}")
 

@@ -266,9 +266,9 @@ class VideoChatOnlineForConditionalGeneration(PreTrainedModel, GenerationMixin):
         with the vision tower and the projector silently missing. `export_original` writes the published one.
 
         Raises:
-            InputError: `quantize` has changed the weights.
+            InputError: `int8` has changed the weights.
         """
         if any(type(parameter).__module__.startswith("torchao") for parameter in self.parameters()):
-            raise InputError("weights in 8 bits cannot be saved: load the model without `quantize`")
+            raise InputError("weights in 8 bits cannot be saved: load the model without `int8`")
         kwargs.setdefault("save_original_format", False)
         super().save_pretrained(save_directory, **kwargs)

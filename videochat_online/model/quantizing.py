@@ -24,7 +24,7 @@ def quantize_weights(network: VideoChatOnlineForConditionalGeneration, part: str
     try:
         from torchao.quantization import Int8WeightOnlyConfig, quantize_
     except ImportError as error:
-        raise InputError(f"quantize {part!r} needs torchao: pip install 'videochat-online[quantize]'") from error
+        raise InputError(f"int8 {part!r} needs torchao: pip install 'videochat-online[int8]'") from error
     layers = {"vision": [network.vision_tower], "language": [network.language_model.model]}
     for module in layers.get(part) or sum(layers.values(), []):
         # Without `set_inductor_config` nothing of the process's own settings changes.
