@@ -156,11 +156,14 @@ def test_arguments(adapter, tiny_dir):
     assert changed.memory_options == {"capacities": (24, 24, 144), "policy": "paper"}
     window = protocol(memory="window", num_frames=4)
     assert (window.memory, window.memory_options) == ("window", {"num_frames": 4})
+    merging = protocol(memory="event_merging", event_frames=9, penalty_weights="0.5/0.25/0.25")
+    assert merging.memory_options == {"event_frames": 9, "penalty_weights": (0.5, 0.25, 0.25)}
     found = protocol(strategy="retrieval", retrieved_frames=4)
     assert (found.strategy, found.strategy_options) == ("retrieval", {"retrieved_frames": 4})
     for wrong, message in (
         ({"batch_size": 2}, "batch_size: expected 1"),
-        ({"capacities": "24,24"}, "capacities: expected numbers with slashes"),
+        ({"capacities": "24/x"}, "capacities: expected whole numbers such as 2, 2, 12, got '24 x'"),
+        ({"capacites": "2/2/12"}, "unknown argument 'capacites': expected one of"),
         ({"memory": "wndow"}, "unknown memory 'wndow'"),
         ({"memory": "window", "capacities": "2/2/12"}, "does not take capacities"),
         ({"fps": 0}, "fps above 0"),

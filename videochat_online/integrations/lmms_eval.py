@@ -22,6 +22,7 @@ from tqdm import tqdm
 from videochat_online.errors import InputError
 from videochat_online.integrations.offline import OFFLINE, OfflineAnswerer
 from videochat_online.memory import MEMORY_OPTIONS
+from videochat_online.memory.settings import MEMORY_SETTINGS
 from videochat_online.model import load_model
 from videochat_online.streaming import GenerationSettings
 from videochat_online.text.questions import OFFLINE_SUFFIX
@@ -45,14 +46,13 @@ class VideoChatOnline(lmms):
         fps: every n-th frame of a video is taken, n = its rate / `fps` rounded.
         max_frames: of more, the centres of this many segments.
         memory: name in `MEMORY_BANKS`.
-        capacities: of its tiers, with slashes: 24/24/144.
-        policy, num_frames: options of that memory.
         strategy: name in `STRATEGIES`.
         retrieved_frames: option of `retrieval`.
         with_times: label frames with their times.
         reference_suffix: end each question in "Answer:", as the reference's own scripts do.
         folder_fps: frames a second of videos that are folders of frames.
         backend: video decoder.
+        **memory_options: of that memory, named in `MEMORY_SETTINGS`; several values with slashes: capacities=24/24/144.
 
     Raises:
         InputError: a value that cannot be met.
@@ -74,20 +74,17 @@ class VideoChatOnline(lmms):
         fps: float = OFFLINE.fps,
         max_frames: int | None = OFFLINE.max_frames,
         memory: str = "pyramid",
-        capacities: str | int | None = None,
-        policy: str | None = None,
-        num_frames: int | None = None,
         strategy: str = "direct",
         retrieved_frames: int | None = None,
         with_times: bool = OFFLINE.with_times,
         reference_suffix: bool = False,
         folder_fps: float | None = None,
         backend: str = "auto",
+        **memory_options: str | int | float,
     ) -> None:
         super().__init__()
         if str(batch_size) != "1":
             raise InputError(f"batch_size: expected 1, since each video has a memory of its own; got {batch_size}")
-        given = {"capacities": _capacities(capacities), "policy": policy, "num_frames": num_frames}
         taken = MEMORY_OPTIONS.get(memory, ())
         options = {name: value for name, value in OFFLINE.memory_options.items() if name in taken}
         protocol = replace(
@@ -95,7 +92,7 @@ class VideoChatOnline(lmms):
             fps=float(fps),
             max_frames=max_frames,
             memory=memory,
-            memory_options=options | {name: value for name, value in given.items() if value is not None},
+            memory_options=options | {name: _memory_option(name, value) for name, value in memory_options.items()},
             with_times=with_times,
             strategy=strategy,
             strategy_options={} if retrieved_frames is None else {"retrieved_frames": retrieved_frames},
@@ -203,13 +200,12 @@ def generation_of(keywords: Mapping[str, Any]) -> tuple[GenerationSettings, tupl
     return GenerationSettings(**given), tuple(stop for stop in stops if stop != _DEFAULT_STOP)
 
 
-def _capacities(given: str | int | None) -> tuple[int, ...] | None:
-    if given is None:
-        return None
-    try:
-        return tuple(int(part) for part in str(given).split("/"))
-    except ValueError as error:
-        raise InputError(f"capacities: expected numbers with slashes as in 24/24/144, got {given!r}") from error
+def _memory_option(name: str, given: str | int | float) -> Any:
+    if name not in MEMORY_SETTINGS:
+        raise InputError(
+            f"unknown argument {name!r}: expected one of this adapter's, or of {', '.join(MEMORY_SETTINGS)}"
+        )
+    return MEMORY_SETTINGS[name].parse(str(given).replace("/", " "), name)
 
 
 def _device_of_rank(device: str) -> str:
