@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
         options.runs,
         labels=options.labels,
         baseline=options.baseline,
-        where=_parse_where(options.where),
+        where=parse_where(options.where),
         across_protocols=options.across_protocols,
         only_common=options.common_questions,
     )
@@ -90,7 +90,7 @@ def _check_target(flag: str, path: Path | None, ending: str, expected: str, runs
             raise InputError(f"{flag}: expected a file outside the runs that are compared, got {path} in {folder}")
 
 
-def _parse_where(texts: Sequence[str]) -> dict[str, list[str]]:
+def parse_where(texts: Sequence[str]) -> dict[str, list[str]]:
     """`["detail=fine", "template=a,b"]` -> `{"detail": ["fine"], "template": ["a", "b"]}`."""
     where: dict[str, list[str]] = {}
     for text in texts:
