@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from videochat_online.errors import InputError
+from videochat_online.errors import InputError, NonFiniteError
 from videochat_online.memory.schedule import Grid
 from videochat_online.types import FrameTokens
 
@@ -158,6 +158,18 @@ class FrameStore:
         self._tokens = _empty((2 * len(old), *old.shape[1:]), old.dtype, old.device)
         self._tokens[: len(old)].copy_(old)
         self._free = list(range(len(old), 2 * len(old)))[::-1]
+
+
+def check_finite(features_TCHW: Tensor, first_index: int) -> None:
+    """Raise a NonFiniteError for the first frame whose features are NaN, infinite or too large to be compared in fp32.
+
+    They would make every comparison with that frame meaningless, and the wrong one would go.
+    """
+    squares_T = features_TCHW.mean(dim=(2, 3), dtype=torch.float32).square().sum(dim=1)
+    is_finite = [False] * len(squares_T) if squares_T.is_meta else squares_T.isfinite().tolist()
+    if not all(is_finite):
+        index = first_index + is_finite.index(False)
+        raise NonFiniteError(f"frame {index}: expected finite features, got NaN, infinite or too large ones")
 
 
 def check_entry(entry: Tensor, name: str, shape: tuple[int, ...], *dtypes: torch.dtype) -> None:

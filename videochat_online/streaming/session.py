@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from videochat_online.errors import InputError, NoFrameError, PromptTooLongError
 from videochat_online.memory import MemoryBank, PyramidMemoryBank, QuestionAware
+from videochat_online.memory.store import check_finite
 from videochat_online.model.loading import VideoChatModel
 from videochat_online.streaming.background import BackgroundPrefill, Foreground
 from videochat_online.streaming.block_cache import BlockCache
@@ -146,9 +147,8 @@ class StreamingSession:
             times_s: start time of each, in order.
 
         Raises:
-            InputError: counts differ, or a time is not finite or lies before the one before it. No frame is
-                taken then.
-            NonFiniteError: the model's features of a frame are NaN or infinite. The frames before it are taken.
+            InputError: counts differ, or a time is not finite or precedes the one before it: no frame is taken.
+            NonFiniteError: the model's features of a frame are NaN or infinite. The batches before its own are taken.
         """
         pixels_THWC = np.asarray(pixels_THWC)
         times = [float(time) for time in times_s]
@@ -159,6 +159,7 @@ class StreamingSession:
             for start in range(0, len(times), self._encode_batch):
                 batch = slice(start, start + self._encode_batch)
                 features_TCHW = self.model.encode(pixels_THWC[batch])
+                check_finite(features_TCHW, self._num_frames)
                 for tokens_CHW, time in zip(features_TCHW, times[batch], strict=True):
                     with self._state_lock:
                         index = self._num_frames
