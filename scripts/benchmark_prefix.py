@@ -14,12 +14,13 @@ Random weights: a tiny vision tower, and a language model of 256 x 6 layers. At 
 of the time (of a 4B model it would be a fifth), and that of the first half of a prompt is small: reusing it saves
 little. Frames are 4 a second of `--video`, or of a generated stream. On a CPU, seconds are CPU seconds.
 
-Sample record (a montage of 66 s, --repeats 2; 2 shared cores of an x86-64 server, 1 thread, busy; of 832, only ratios):
-{"832": {"ratios": {"follow_up": 0.0636, "after_prefill": 0.0499}, "after_push": {"mean_reused": 0.507, "mean_ratio":
- 0.62}}, "9984": {"visual_tokens": 9984, "prompt_tokens": 13041, "seconds": {"fresh": 10.9, "prefill": 11.028, ...},
- "ratios": {"follow_up": 0.0096, "after_prefill": 0.0078}, "after_push": {"reused": [0.498, 0.568, 0.448, 0.457,
- 0.282, 0.794, 0.49, 0.742], "ratio": [0.863, 0.79, 0.956, 0.924, 1.121, 0.421, 0.891, 0.543], "mean_reused": 0.535,
- "mean_ratio": 0.814}}}
+Sample record (a montage of 66 s, --repeats 2; 2 shared cores of an x86-64 server, 1 thread; of 832, only ratios):
+{"832": {"ratios": {"follow_up": 0.0578, "after_prefill": 0.0476}, "after_push": {"mean_reused": 0.507, "mean_ratio":
+ 0.581}, "kv_memory": {"mean_read": 0.062, "mean_push_ratio": 0.206, "mean_ratio": 0.072}}, "9984": {"visual_tokens":
+ 9984, "prompt_tokens": 13053, "seconds": {"fresh": 10.963, "prefill": 11.38, ...}, "ratios": {"follow_up": 0.0089,
+ "after_prefill": 0.0078}, "after_push": {"reused": [0.498, 0.568, 0.448, 0.457, 0.282, 0.794, 0.49, 0.742], "ratio":
+ [0.934, 0.821, 0.954, 0.943, 1.14, 0.427, 0.952, 0.564], "mean_reused": 0.535, "mean_ratio": 0.842}, "kv_memory":
+ {"mean_read": 0.006, "mean_push_ratio": 0.034, "mean_ratio": 0.023}}}
 """
 
 from __future__ import annotations
