@@ -461,6 +461,18 @@ class TestBudget:
         session.push(frames(1), [0.0])
         assert session.prefill() == 0
 
+    def test_a_static_cache_counts_whole_for_a_shorter_prompt(self, models, frames, static):
+        static()
+        (session,) = self.sessions(models["qwen2"], frames, 1, KvBudget(1 << 30))
+        session.ask("What? " * 600)
+        session.forget_dialogue()
+        budget = session._kept._budget
+        num_bytes = budget.num_bytes
+        answer = session.stream("What?")
+        next(answer)
+        assert budget.num_bytes == num_bytes > 512 * kv_bytes_per_token(models["qwen2"].network.language_model)
+        answer.close()
+
     def test_too_small_a_budget_keeps_nothing_and_computes_nothing_ahead(self, tiny_model, frames):
         budget = KvBudget(1000)
         (session,) = self.sessions(tiny_model, frames, 1, budget)

@@ -116,6 +116,8 @@ class PrefixCache:
         try:
             # Not held here: what is forgotten is freed before anything is computed.
             sequence = self._begin(self._budget.take(self, num_bytes), embeds_LD, keys, long_regime, least_share)
+            if sequence is not None:  # one of fixed size stays as large as the longest prompt before has made it
+                self._budget.take(self, max(num_bytes, sequence.cache.num_bytes))
             sequence = sequence or CachedSequence(self._new_cache(max_tokens), long_regime)
             yield sequence
             is_whole = True
