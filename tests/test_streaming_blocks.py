@@ -115,6 +115,19 @@ def test_what_remains_still_knows_of_what_was_evicted(model, frames, logits):
     assert (said[0, True] - said[1, True]).abs().max() > 1e-3
 
 
+def test_a_dialogue_that_is_forgotten_leaves_no_trace(model, frames, logits):
+    """Frames that came after a question were read with it."""
+    said = []
+    for question in ("What?", "Is the red ball on the table or on the floor?"):
+        session = new_session(model, KeepAllMemoryBank(full_grid=GRID), kv_memory=True)
+        session.push(frames(2), range(2))
+        session.ask(question)
+        session.push(frames(4)[2:], [2.0, 3.0])
+        session.forget_dialogue()
+        said.append(answers(session, logits))
+    assert torch.equal(*said)
+
+
 def complex_turn(keys, positions):
     """The rope of a Llama without its tables: pairs of dimensions as complex numbers."""
     half = keys.shape[-1] // 2

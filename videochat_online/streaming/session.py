@@ -113,7 +113,6 @@ class StreamingSession:
         budget = kv_budget or default_budget(model.device)
         make_kept = BlockCache if kv_memory else make_prefix_cache
         self._kept = make_kept(model.network.language_model, budget) if reuse_prefix else None
-        self._kv_memory = kv_memory
         self._foreground, self._background = Foreground(), None
         if prefill_in_background:
             self._background = BackgroundPrefill(self._prefill_if_free, self._foreground, model.device)
@@ -165,7 +164,7 @@ class StreamingSession:
                         index = self._num_frames
                         self.memory.write(FrameTokens(tokens_CHW, index, time, content_id=index))
                         self._num_frames, self._last_time_s = index + 1, time
-                    if self._kv_memory:
+                    if isinstance(self._kept, BlockCache):
                         self._prefill_if_free()
 
     def _check_times(self, times: Sequence[float]) -> None:
@@ -246,9 +245,8 @@ class StreamingSession:
 
     def reusing(self, prepared: PreparedQuestion) -> Prompt:
         """Its prompt, with what this session has computed of it. One may be answered at a time."""
-        return (
-            prepared.prompt if self._kept is None else replace(prepared.prompt, reuse=Reuse(self._kept, prepared.keys))
-        )
+        kept = self._kept
+        return prepared.prompt if kept is None else replace(prepared.prompt, reuse=Reuse(kept, prepared.keys))
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -367,6 +365,9 @@ class StreamingSession:
     def forget_dialogue(self) -> None:
         """Forget the questions asked so far, and keep the frames."""
         with self._alone(), self._state_lock:
+            asked = [each.num_frames_seen for each in self._history if each.asked_at_s is not None]
+            if isinstance(self._kept, BlockCache) and min(asked, default=self._num_frames) < self._num_frames:
+                self._kept.drop()  # what was computed of a frame knows of the questions before it
             self._history = list(self._initial_history)
 
     def save(self, path: str | Path) -> None:
