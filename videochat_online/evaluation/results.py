@@ -304,7 +304,7 @@ def split_answers(rows: Sequence[Row], bad_videos: Collection[str]) -> tuple[lis
 
 
 def read_run_file(path: Path) -> dict[str, Any]:
-    """What a run's `run.json` says.
+    """What a run's `run.json` says, and what it meant where it was written before there was another way.
 
     Raises:
         InputError: it says something else than a run's settings.
@@ -312,6 +312,10 @@ def read_run_file(path: Path) -> dict[str, Any]:
     try:
         run = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(run, dict) and isinstance(run.get("settings"), dict):
+            protocol = run["settings"].get("protocol")
+            if isinstance(protocol, dict):
+                earlier = {"causal": True, "strategy": "direct", "strategy_options": {}, "kv_memory": False}
+                run["settings"]["protocol"] = earlier | protocol
             return run
     except ValueError:
         pass

@@ -262,7 +262,6 @@ def _comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
     left_out = {"protocol": tuple(_MEMORY_AND_STRATEGY), "generation": ("max_new_tokens",)}
     for part, names in left_out.items():
         kept[part] = {name: value for name, value in kept[part].items() if name not in names}
-    kept["protocol"].setdefault("causal", True)  # runs from before there was another way
     return kept
 
 
@@ -280,9 +279,6 @@ def _read_metrics(path: Path) -> dict[str, Any]:
 def _check_settings(where: str, settings: dict[str, Any]) -> None:
     _expect(where, settings, _SETTINGS)
     protocol = settings["protocol"]
-    protocol.setdefault("strategy", "direct")  # runs from before there were others
-    protocol.setdefault("strategy_options", {})
-    protocol.setdefault("kv_memory", False)
     _expect(f"{where}: protocol", protocol, _PROTOCOL)
     if "capacities" in protocol["memory_options"]:
         _expect(f"{where}: protocol: memory_options", protocol["memory_options"], {"capacities": _LIST_OR_NULL})
