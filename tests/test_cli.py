@@ -268,6 +268,7 @@ class TestBadInput:
         self.check(chat(*ask, "--seed", str(2**70)), "seed of at most 63 bits")
         self.check(chat("--video", "a" * 5000, "--ask", "1:What?"), "a name too long")
         self.check(chat(*ask, "--backend", "vlc"), "vlc", "pyav")
+        self.check(chat(*ask, "--strategy", "", model="absent"), "unknown strategy ''")
         self.check(chat(*ask, "--strategy", "guess", model="absent"), "strategy 'guess'", "direct, retrieval, chain_of")
         self.check(chat(*ask, "--retrieved_frames", "2", model="absent"), "'direct' does not take retrieved_frames")
 
@@ -287,7 +288,9 @@ class TestBadInput:
         (tmp_path / "x.png").write_text("x")
         self.check(chat("--image", tmp_path / "x.png", "--ask", "What?"), "x.png")
         self.check(chat("--image", tmp_path / "absent.png", "--ask", "What?"), "absent.png")
-        self.check(chat("--image", "x.png", "--strategy", "retrieval"), "--strategy: expected a video")
+        for flags in ("--strategy retrieval", "--retrieved_frames 2", "--memory window", "--num_frames 0", "--fps 2"):
+            name, value = flags.split()
+            self.check(chat("--image", "x.png", name, value), f"{name}: expected a video")
 
     def test_unknown_flags_and_commands(self, capsys):
         for arguments in (["chat", "--model", "x", "--video", "y", "--colour"], ["sing"], ["chat"], []):

@@ -32,6 +32,7 @@ from videochat_online.demo.client import StreamClient
         (["--memory", "window", "--capacities", "2", "2", "2"], "does not take capacities"),
         (["--temperature", "-1"], "temperature"),
         (["--strategy", "guess"], "unknown strategy 'guess': expected one of direct, retrieval, chain_of_shot"),
+        (["--strategy", ""], "unknown strategy ''"),
         (["--retrieved_frames", "2"], "strategy 'direct' does not take retrieved_frames"),
         (["--host", "no.such.host.invalid"], "no.such.host.invalid:0: expected an address to listen at"),
         (["--model", "nowhere"], "nowhere: expected a model directory"),

@@ -99,6 +99,8 @@ class TestRuns:
         ("flags", "says"),
         [
             (["--strategy", "x"], "unknown strategy 'x': expected one of direct, retrieval, chain_of_shot"),
+            (["--strategy", ""], "unknown strategy ''"),
+            (["--memory", ""], "unknown memory ''"),
             (["--retrieved_frames", "2"], "strategy 'direct' does not take retrieved_frames"),
             (["--strategy", "retrieval", "--retrieved_frames", "0"], "retrieved_frames: expected at least 1, got 0"),
             (

@@ -37,6 +37,7 @@ from videochat_online.cli.options import (
     strategy_of,
 )
 from videochat_online.errors import InputError, NoFrameError
+from videochat_online.memory.settings import MEMORY_SETTINGS
 from videochat_online.streaming import ImageChat, StreamingSession
 from videochat_online.types import Answer, FrameChunk
 from videochat_online.video import VideoSource, open_video, read_ahead, read_image
@@ -47,6 +48,16 @@ READ_CHUNK = 8
 """Frames read at a time: what the vision tower takes at once."""
 CHUNKS_AHEAD = 2
 """That are decoded and resized while the model works."""
+_ABOUT_FRAMES: dict[str, Any] = {
+    "fps": 1.0,
+    "source_fps": None,
+    "memory": "pyramid",
+    **dict.fromkeys(MEMORY_SETTINGS),
+    "strategy": "direct",
+    "retrieved_frames": None,
+    "kv_memory": None,
+}
+"""Flags that have no meaning for images, with their defaults."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -241,9 +252,9 @@ def _warn_of_damage(source: VideoSource, as_json: bool) -> None:
 
 
 def _chat_about_images(options: argparse.Namespace) -> int:
-    named = {"--strategy": options.strategy, "--kv_memory": options.kv_memory}
-    for name in [name for name, value in named.items() if value is not None]:
-        raise InputError(f"{name}: expected a video, whose frames it is about, got images")
+    for name, default in _ABOUT_FRAMES.items():
+        if getattr(options, name) != default:
+            raise InputError(f"--{name}: expected a video, whose frames it is about, got images")
     questions: deque[str] = deque(options.ask or [])
     if any(not question.strip() for question in questions):
         raise InputError("--ask: expected a question, got an empty one")

@@ -79,7 +79,7 @@ def run(options: argparse.Namespace) -> int:
         fps=options.fps,
         memory=options.memory,
         memory_options={name: value for name, value in given.items() if value is not None},
-        strategy=options.strategy or "direct",
+        strategy=options.strategy,
         strategy_options={name: value for name, value in of_strategy.items() if value is not None},
         system_message=options.system_message,
         generation=settings_of(options),

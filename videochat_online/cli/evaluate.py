@@ -130,7 +130,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_strategy_arguments(parser, with_kv_memory=True)
     add_generation_arguments(parser)
     # The protocol decides unless a flag does.
-    parser.set_defaults(memory=None, max_new_tokens=None)
+    parser.set_defaults(memory=None, strategy=None, max_new_tokens=None)
 
 
 def run(options: argparse.Namespace) -> int:

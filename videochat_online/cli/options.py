@@ -83,6 +83,7 @@ def add_strategy_arguments(parser: argparse.ArgumentParser, *, with_kv_memory: b
     group = parser.add_argument_group("strategy")
     group.add_argument(
         "--strategy",
+        default="direct",
         metavar="NAME",
         help=f"what is done with the memory's frames for a question: {', '.join(STRATEGIES)} (default: direct)",
     )
@@ -104,7 +105,7 @@ def strategy_options_of(options: argparse.Namespace) -> dict[str, Any]:
 
 def strategy_of(options: argparse.Namespace) -> Strategy:
     """The strategy that the arguments name."""
-    return make_strategy(options.strategy or "direct", **strategy_options_of(options))
+    return make_strategy(options.strategy, **strategy_options_of(options))
 
 
 def add_generation_arguments(parser: argparse.ArgumentParser) -> None:

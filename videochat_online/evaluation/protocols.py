@@ -190,9 +190,9 @@ def resolve_protocol(
     if unusable:
         raise InputError(f"setting {setting!r} does not use {', '.join(unusable)}")
     if preset.memory is not None:
-        name = memory or preset.memory
+        name = preset.memory if memory is None else memory
         given |= {"memory": name, "memory_options": _memory_options(name, options, preset)}
-        given |= _strategy(strategy or "direct", of_strategy)
+        given |= _strategy("direct" if strategy is None else strategy, of_strategy)
     elif given.get("window_s") == math.inf:
         given["window_s"] = None
     return replace(preset, **given)
