@@ -218,6 +218,18 @@ class TestEqualBudgets:
         assert protocol.make_memory((16, 16), (8, 4, 1)).max_tokens == tokens
         assert dict(protocol.memory_options).items() >= (given | resolved).items()
 
+    @pytest.mark.parametrize(
+        ("name", "given", "left_out"),
+        [
+            ("star", {"newest_frames": 4}, "got newest_frames 4, which leaves no cluster_frames"),
+            ("event_merging", {"recent_frames": 4}, "got recent_frames 4, which leaves no event_frames"),
+            ("moviechat", {"reading": "breakpoint", "short_frames": 52}, "_frames 52, which leaves no long_frames"),
+        ],
+    )
+    def test_what_is_given_leaves_room_for_the_rest(self, name, given, left_out):
+        with pytest.raises(InputError, match=rf"'{name}': expected sizes within the budget of 3.25 .*{left_out}"):
+            resolve_protocol("streaming", memory=name, memory_options=given)
+
     def test_published_proportions_where_there_is_room(self):
         assert sizes_within("star", 39.0, {}) == {"newest_frames": 1, "key_frames": 3, "cluster_frames": 142}
         assert sizes_within("moviechat", 39.0, {}) == {"short_frames": 18, "long_frames": 624}

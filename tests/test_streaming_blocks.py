@@ -331,16 +331,16 @@ def test_keys_are_counted_twice(model, frames):
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("options", "found"),
     [
-        {"reuse_prefix": False},
-        {"prefill_in_background": True},
-        {"strategy": make_strategy("retrieval")},
-        {"memory": MovieChatPlusMemoryBank(full_grid=GRID)},
+        ({"reuse_prefix": False}, "kv_memory: expected reuse_prefix=True with it, got False"),
+        ({"prefill_in_background": True}, "kv_memory reads .*: expected it without prefill_in_background$"),
+        ({"strategy": make_strategy("retrieval")}, "expected it without strategy Retrieval$"),
+        ({"memory": MovieChatPlusMemoryBank(full_grid=GRID)}, "expected it without memory MovieChatPlusMemoryBank$"),
     ],
 )
-def test_options_that_do_not_go_together(model, options):
-    with pytest.raises(InputError, match="kv_memory"):
+def test_options_that_do_not_go_together(model, options, found):
+    with pytest.raises(InputError, match=found):
         new_session(model, kv_memory=True, **options)
 
 
@@ -381,8 +381,8 @@ class TestEvaluation:
     @pytest.mark.parametrize(
         ("setting", "more", "says"),
         [
-            ("streaming", {"strategy": "retrieval"}, "kv_memory only without a strategy"),
-            ("streaming", {"memory": "moviechat_plus"}, "kv_memory only without a strategy"),
+            ("streaming", {"strategy": "retrieval"}, "kv_memory only without a strategy.*, got retrieval"),
+            ("streaming", {"memory": "moviechat_plus"}, "kv_memory only without a strategy.*, got moviechat_plus"),
             ("sliding_window", {}, "'sliding_window' does not use --kv_memory"),
         ],
     )

@@ -82,13 +82,18 @@ class EvalProtocol:
             f"frame_times of {' or '.join(FRAME_TIMES)}": self.frame_times in FRAME_TIMES,
             "frame_times of end in the published scripts": self.causal or self.frame_times == "end",
             "max_new_tokens of at least 1": self.max_new_tokens >= 1,
-            "kv_memory only without a strategy, or a memory, that chooses frames by the question": not self.kv_memory
-            or (self.strategy == "direct" and not hasattr(MEMORY_BANKS[self.memory or "pyramid"], "read_for")),
         }
         for rule, holds in rules.items():
             if not holds:
                 name = rule.split()[0]
                 raise InputError(f"protocol: expected {rule}, got {getattr(self, name)}")
+        if self.kv_memory:
+            reads_question = hasattr(MEMORY_BANKS[self.memory or "pyramid"], "read_for")
+            if reads_question or self.strategy != "direct":
+                raise InputError(
+                    "protocol: expected kv_memory only without a strategy, or a memory, that chooses frames by the "
+                    f"question, got {self.memory if reads_question else self.strategy}"
+                )
 
     def suffix_of(self, kind: str) -> str:
         """What a question of a kind (`records.KINDS`) ends in."""
@@ -205,7 +210,16 @@ def _memory_options(name: str, given: Mapping[str, Any], preset: EvalProtocol) -
     if unknown:
         raise InputError(f"memory {name!r} does not take {', '.join(unknown)}")
     chosen = {option: value for option, value in preset.memory_options.items() if option in MEMORY_OPTIONS[name]}
-    chosen |= sizes_within(name, full_size_frames(preset), given)
+    budget = full_size_frames(preset)
+    sizes = sizes_within(name, budget, given)
+    taken = ", ".join(f"{option} {given[option]}" for option in sizes if option in given)
+    left_out = [option for option, size in sizes.items() if option not in given and size < 1 and option != "key_frames"]
+    if taken and left_out:
+        raise InputError(
+            f"memory {name!r}: expected sizes within the budget of {budget:g} full-size frames, got {taken}, which "
+            f"leaves no {', '.join(left_out)}: give all sizes, or smaller ones"
+        )
+    chosen |= sizes
     chosen |= given
     if "capacities" in chosen:
         chosen["capacities"] = tuple(chosen["capacities"])

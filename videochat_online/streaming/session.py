@@ -86,13 +86,14 @@ class StreamingSession:
         if (prefill_in_background or kv_memory) and not reuse_prefix:
             name = "kv_memory" if kv_memory else "prefill_in_background"
             raise InputError(f"{name}: expected reuse_prefix=True with it, got False")
-        if kv_memory and (
-            prefill_in_background or not isinstance(strategy or Direct(), Direct) or isinstance(memory, QuestionAware)
-        ):
-            raise InputError(
-                "kv_memory reads frames as they arrive: expected no prefill_in_background, strategy or memory that "
-                "chooses frames by the question with it"
-            )
+        apart = {
+            "prefill_in_background": prefill_in_background,
+            f"strategy {type(strategy).__name__}": not isinstance(strategy or Direct(), Direct),
+            f"memory {type(memory).__name__}": isinstance(memory, QuestionAware),
+        }
+        if kv_memory and any(apart.values()):
+            found = ", ".join(name for name, is_there in apart.items() if is_there)
+            raise InputError(f"kv_memory reads frames before a question is known: expected it without {found}")
         self.model = model
         self.memory: MemoryBank = memory if memory is not None else default_memory(model)
         self.settings = settings or GenerationSettings()
