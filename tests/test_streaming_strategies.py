@@ -22,6 +22,7 @@ from videochat_online.streaming import (
     make_strategy,
 )
 from videochat_online.streaming.chain_of_shot import are_relevant, contrasted, mosaic
+from videochat_online.streaming.clock import StreamClock
 from videochat_online.streaming.contrast import Contrast
 from videochat_online.streaming.generate import continuation_log_likelihoods, first_logits, generate_ids
 from videochat_online.streaming.kv_cache import kv_bytes_per_token
@@ -453,7 +454,7 @@ class TestChainOfShot:
         assert (positive.weight, negative.weight) == (0.5, -0.5)
         assert plain - len(negative.embeds_LD) == 15
         text = StreamingSession(tiny_model, session.memory, system_message="Watch.", history=session.history)
-        text._num_frames, text._last_time_s = 6, 5.0
+        text._clock = StreamClock(6, 5.0)
         assert torch.equal(text.prepare("First half?").prompt.embeds_LD, prepared.prompt.embeds_LD)
         assert len(positive.embeds_LD) < len(negative.embeds_LD)
 

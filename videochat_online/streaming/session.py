@@ -11,7 +11,6 @@ while another asks: a question is answered from a snapshot taken when its answer
 from __future__ import annotations
 
 import logging
-import math
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,12 +21,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from videochat_online.errors import InputError, NoFrameError, PromptTooLongError
+from videochat_online.errors import InputError, PromptTooLongError
 from videochat_online.memory import MemoryBank, PyramidMemoryBank, QuestionAware
 from videochat_online.memory.store import check_finite
 from videochat_online.model.loading import VideoChatModel
 from videochat_online.streaming.background import BackgroundPrefill, Foreground
 from videochat_online.streaming.block_cache import BlockCache
+from videochat_online.streaming.clock import StreamClock
 from videochat_online.streaming.decoding import without_image_tokens
 from videochat_online.streaming.generate import GenerationSettings, prefill
 from videochat_online.streaming.kv_budget import KvBudget, default_budget
@@ -102,8 +102,7 @@ class StreamingSession:
         self._encode_batch = encode_batch
         self._initial_history = tuple(history)
         self._history: list[Exchange] = list(history)
-        self._num_frames = 0
-        self._last_time_s = -math.inf
+        self._clock = StreamClock()
         self._projected = ProjectedFrames(model)
         # A push must keep its frames together; an answer must know the turn before it. The third lock is held
         # only while memory and history are touched, so that frames go on arriving during generation.
@@ -121,12 +120,12 @@ class StreamingSession:
     @property
     def num_frames(self) -> int:
         """Frames that have arrived since the start or the last reset."""
-        return self._num_frames
+        return self._clock.num_frames
 
     @property
     def last_time_s(self) -> float | None:
         """Start time of the newest frame; None before the first."""
-        return None if self._num_frames == 0 else self._last_time_s
+        return self._clock.last_time_s if self._clock.num_frames else None
 
     @property
     def history(self) -> tuple[Exchange, ...]:
@@ -155,27 +154,18 @@ class StreamingSession:
         if len(times) != len(pixels_THWC):
             raise InputError(f"push: got {len(pixels_THWC)} frames and {len(times)} times")
         with self._foreground.busy(), self._push_lock:
-            self._check_times(times)
+            self._clock.check(times)
             for start in range(0, len(times), self._encode_batch):
                 batch = slice(start, start + self._encode_batch)
                 features_TCHW = self.model.encode(pixels_THWC[batch])
-                check_finite(features_TCHW, self._num_frames)
+                check_finite(features_TCHW, self._clock.num_frames)
                 for tokens_CHW, time in zip(features_TCHW, times[batch], strict=True):
                     with self._state_lock:
-                        index = self._num_frames
+                        index = self._clock.num_frames
                         self.memory.write(FrameTokens(tokens_CHW, index, time, content_id=index))
-                        self._num_frames, self._last_time_s = index + 1, time
+                        self._clock.advance(time)
                     if isinstance(self._kept, BlockCache):
                         self._prefill_if_free()
-
-    def _check_times(self, times: Sequence[float]) -> None:
-        previous = self._last_time_s
-        for time in times:
-            if not math.isfinite(time):
-                raise InputError(f"push: expected finite times in seconds, got {time}")
-            if time < previous:
-                raise InputError(f"push: time goes backwards, from {previous} s to {time} s")
-            previous = time
 
     def ask(
         self,
@@ -304,7 +294,7 @@ class StreamingSession:
                 self._answer_lock.release()
 
     def _prefill(self, next_size: Callable[[], int] | None) -> int:
-        if self._kept is None or self._num_frames == 0 or not isinstance(self._strategy, Direct):
+        if self._kept is None or self._clock.num_frames == 0 or not isinstance(self._strategy, Direct):
             return 0
         embeds_LD, keys, num_prompt = self._layout.prefix(self._snapshot(None, None))
         max_length = num_prompt + self.settings.max_new_tokens
@@ -312,9 +302,9 @@ class StreamingSession:
 
     def _snapshot(self, at_s: float | None, question: str | None) -> Snapshot:
         with self._state_lock:
-            asked_at_s = self._asking_time(at_s)
+            asked_at_s = self._clock.asking_time(at_s)
             remembered = tuple(self._recall(question))
-            history, num_frames, epoch = tuple(self._history), self._num_frames, self._epoch
+            history, num_frames, epoch = tuple(self._history), self._clock.num_frames, self._epoch
         # Only what was remembered for this question is kept for the next one.
         self._projected.keep(remembered)
         readings: tuple[Reading, ...] = (Reading(remembered),)
@@ -329,25 +319,13 @@ class StreamingSession:
             return self.memory.read_for(self.model.embed_text(question), self._projected)
         return self.memory.read()
 
-    def _asking_time(self, at_s: float | None) -> float:
-        if at_s is not None and not (math.isfinite(at_s) and at_s >= 0):
-            raise InputError(f"at_s: expected a time of at least 0 s, got {at_s}")
-        if self._num_frames == 0:
-            when = "" if at_s is None else f" at {at_s} s"
-            raise NoFrameError(f"a question{when} came before the first frame: nothing has been seen yet")
-        if at_s is not None and at_s < self._last_time_s:
-            raise InputError(
-                f"a question at {at_s} s must not see the future, but a frame of {self._last_time_s} s has arrived"
-            )
-        return self._last_time_s if at_s is None else at_s
-
     def reset(self) -> None:
         """Forget frames and dialogue (but not the text the session was opened with)."""
         with self._alone(), self._push_lock, self._state_lock:
             self.memory.reset()
             self._forget_computed()
             self._history = list(self._initial_history)
-            self._num_frames, self._last_time_s = 0, -math.inf
+            self._clock = StreamClock()
 
     def _forget_computed(self) -> None:
         self._epoch += 1
@@ -366,15 +344,16 @@ class StreamingSession:
     def forget_dialogue(self) -> None:
         """Forget the questions asked so far, and keep the frames."""
         with self._alone(), self._state_lock:
+            num_frames = self._clock.num_frames
             asked = [each.num_frames_seen for each in self._history if each.asked_at_s is not None]
-            if isinstance(self._kept, BlockCache) and min(asked, default=self._num_frames) < self._num_frames:
+            if isinstance(self._kept, BlockCache) and min(asked, default=num_frames) < num_frames:
                 self._kept.drop()  # what was computed of a frame knows of the questions before it
             self._history = list(self._initial_history)
 
     def save(self, path: str | Path) -> None:
         """Write frames, dialogue and counters to one file, from which `restore` goes on identically."""
         with self._alone(), self._push_lock, self._state_lock:
-            state = SessionState(self._num_frames, self._last_time_s, tuple(self._history))
+            state = SessionState(self._clock.num_frames, self._clock.last_time_s, tuple(self._history))
             save_state(Path(path), state, self.memory.state_dict())
 
     def restore(self, path: str | Path) -> None:
@@ -394,7 +373,7 @@ class StreamingSession:
                 raise InputError(f"{path}: expected a memory of {state.num_frames} frames, found later ones")
             self._forget_computed()
             self._history = list(state.history)
-            self._num_frames, self._last_time_s = state.num_frames, state.last_time_s
+            self._clock = StreamClock(state.num_frames, state.last_time_s)
 
 
 def default_memory(model: VideoChatModel) -> PyramidMemoryBank:
