@@ -21,7 +21,7 @@ from videochat_online.evaluation.answering import ANSWER_BY
 from videochat_online.evaluation.comparison import compare_runs
 from videochat_online.memory import KeepAllMemoryBank, MovieChatPlusMemoryBank, PyramidMemoryBank, WindowMemoryBank
 from videochat_online.model import load_model
-from videochat_online.streaming import KvBudget, generate, make_strategy
+from videochat_online.streaming import Exchange, KvBudget, generate, make_strategy
 from videochat_online.streaming.block_cache import MovableCache, sources, turned, why_not_movable
 from videochat_online.streaming.kv_cache import kv_bytes_per_token
 
@@ -313,6 +313,16 @@ def test_a_memory_beyond_the_context_is_not_read_and_not_lost(model, frames, mon
     session.push(frames(4), range(4))
     assert session.num_frames == len(session.remembered()) == 4
     with pytest.raises(InputError, match="context is 60"):
+        session.ask("What?")
+
+
+def test_a_dialogue_that_cannot_be_laid_out_loses_no_frames(model, frames):
+    """As without such a memory, it is the question that is refused."""
+    history = (Exchange("What is in <IMG_CONTEXT>?", "Nothing."),)
+    session = new_session(model, kv_memory=True, history=history)
+    session.push(frames(3), range(3))
+    assert session.num_frames == len(session.remembered()) == 3
+    with pytest.raises(InputError, match="IMG_CONTEXT"):
         session.ask("What?")
 
 

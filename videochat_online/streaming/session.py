@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from videochat_online.errors import InputError, PromptTooLongError
+from videochat_online.errors import InputError
 from videochat_online.memory import MemoryBank, PyramidMemoryBank, QuestionAware
 from videochat_online.memory.store import check_finite
 from videochat_online.model.loading import VideoChatModel
@@ -288,7 +288,7 @@ class StreamingSession:
         if self._answer_lock.acquire(blocking=False):
             try:
                 self._prefill(next_size)
-            except PromptTooLongError as error:  # frames are remembered all the same; a question will say so, too
+            except InputError as error:  # frames are remembered all the same; a question will say so, too
                 logger.info("nothing is prefilled: %s", error)
             finally:
                 self._answer_lock.release()
