@@ -473,6 +473,28 @@ class TestBudget:
         assert budget.num_bytes == num_bytes > 512 * kv_bytes_per_token(models["qwen2"].network.language_model)
         answer.close()
 
+    def test_a_holder_that_ends_while_room_is_made_for_another(self):
+        """Its last reference goes, in another thread, after its bytes were counted."""
+
+        class Holder:
+            pass
+
+        class Leaving:
+            num_tokens = 0
+            is_over = False
+
+            @property
+            def num_bytes(self):
+                if self.is_over:
+                    holders.clear()
+                return 100
+
+        budget, cache, holders, other = KvBudget(150), Leaving(), [Holder()], Holder()
+        budget.give_back(holders[0], CachedSequence(cache, None))
+        cache.is_over = True
+        assert budget.take(other, 100) is None
+        assert budget.num_bytes == 100
+
     def test_too_small_a_budget_keeps_nothing_and_computes_nothing_ahead(self, tiny_model, frames):
         budget = KvBudget(1000)
         (session,) = self.sessions(tiny_model, frames, 1, budget)

@@ -76,8 +76,11 @@ class KvBudget:
             self._kept.pop(holder, None)
 
     def _make_room(self, num_bytes: int) -> None:
-        while self._kept and self.num_bytes + num_bytes > self.max_bytes:
-            del self._kept[next(iter(self._kept))]
+        while self.num_bytes + num_bytes > self.max_bytes:
+            oldest = next(iter(self._kept), None)
+            if oldest is None:  # a holder may be collected at any moment, by another thread, too
+                return
+            del self._kept[oldest]
 
 
 _BUDGETS: dict[torch.device, KvBudget] = {}
