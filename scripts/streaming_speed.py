@@ -16,8 +16,8 @@ import torch
 import videochat_online as vco
 from random_model import now
 from videochat_online.model import VideoChatModel
-from videochat_online.model.compiling import compile_steps, compile_tower
-from videochat_online.model.quantizing import quantize_weights
+from videochat_online.model.compiling import check_compiler, compile_steps, compile_tower
+from videochat_online.model.quantizing import check_torchao, quantize_weights
 from videochat_online.streaming import GenerationSettings, StreamingSession
 from videochat_online.streaming.kv_cache import kv_bytes_per_token
 from videochat_online.streaming.static_cache import new_cache
@@ -34,9 +34,12 @@ def speed_up(model: VideoChatModel, options: argparse.Namespace) -> VideoChatMod
     """The same weights, with what `--int8`, `--cache` and `--compile` ask for."""
     network = copy.deepcopy(model.network)
     if options.int8:
+        check_torchao(options.int8)
         quantize_weights(network, options.int8)
     if options.cache:
         network.language_model.generation_config.cache_implementation = options.cache
+    if options.compile:
+        check_compiler()
     if options.compile in ("language", "both"):
         compile_steps(network)
     encode = compile_tower(network) if options.compile in ("vision", "both") else None

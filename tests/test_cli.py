@@ -292,6 +292,11 @@ class TestBadInput:
             name, value = flags.split()
             self.check(chat("--image", "x.png", name, value), f"{name}: expected a video")
 
+    def test_a_memory_is_made_before_weights_are_read(self, chat, clip, tiny_dir, tmp_path):
+        shutil.copy(tiny_dir() / "config.json", tmp_path)
+        ask = ("--video", clip, "--ask", "1:What?")
+        self.check(chat(*ask, "--capacities", "1", "2", model=tmp_path), "one capacity, one grid and one interval for")
+
     def test_unknown_flags_and_commands(self, capsys):
         for arguments in (["chat", "--model", "x", "--video", "y", "--colour"], ["sing"], ["chat"], []):
             with pytest.raises(SystemExit) as exit_:

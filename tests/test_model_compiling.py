@@ -87,14 +87,19 @@ def test_options_that_cannot_be_met(tiny_dir, options, message):
         load_model(tiny_dir(), device="cpu", **options)
 
 
-def test_without_a_compiler(tiny_dir, monkeypatch):
+@pytest.fixture
+def weights_stay_closed(monkeypatch):
+    monkeypatch.delattr("videochat_online.model.loading.load_network")
+
+
+def test_without_a_compiler(tiny_dir, monkeypatch, weights_stay_closed):
     monkeypatch.setattr("videochat_online.model.compiling.shutil.which", lambda name: None)
     for part in ("vision", "language"):
         with pytest.raises(InputError, match=r"compile: needs a C\+\+ compiler, found neither g\+\+ nor clang"):
             load_model(tiny_dir(), device="cpu", compile=part)
 
 
-def test_without_torchao(tiny_dir, monkeypatch):
+def test_without_torchao(tiny_dir, monkeypatch, weights_stay_closed):
     real = builtins.__import__
 
     def refuse(name, *arguments, **keywords):

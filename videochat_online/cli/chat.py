@@ -168,10 +168,10 @@ def run(options: argparse.Namespace) -> int:
     settings, strategy = settings_of(options), strategy_of(options)
     # The video first: it fails in milliseconds where it fails, a model takes a while to load.
     with open_video(options.video, fps=options.source_fps, backend=options.backend) as source:
-        model = load_model_of(options)
+        memory = memory_of(options)
         session = StreamingSession(
-            model,
-            memory_of(options, model),
+            load_model_of(options),
+            memory,
             system_message=options.system_message,
             settings=settings,
             strategy=strategy,

@@ -35,6 +35,7 @@ from videochat_online.cli.options import (
     add_memory_arguments,
     add_model_arguments,
     add_strategy_arguments,
+    config_of,
     load_model_of,
     memory_options_of,
     settings_of,
@@ -150,6 +151,9 @@ def run(options: argparse.Namespace) -> int:
         _show_counts(counts, options.json)
         return 0
     facts = {"command": sys.argv, "started": timestamp(), "versions": _versions(), "counts": _counts(plan, config)}
+    if config.protocol.memory is not None and not config.blind and not (config.output / "run.json").exists():
+        network = config_of(options)  # a memory that cannot be made leaves no folder
+        config.protocol.make_memory(network.grid, tuple(network.memory_intervals))
     folder = RunFolder(config.output, config.settings(), facts, config.shard)
     with _Display() as display:
         outcome = evaluate(config, plan, folder, lambda: load_model_of(_with_local_device(options)), display.update)

@@ -12,7 +12,8 @@ from videochat_online.memory import MEMORY_BANKS, MemoryBank, make_model_memory
 from videochat_online.memory.settings import MEMORY_SETTINGS, takers_of
 from videochat_online.model import VideoChatModel, load_model
 from videochat_online.model.compiling import PARTS
-from videochat_online.model.loading import CACHES, DTYPES, QUANTIZATIONS
+from videochat_online.model.configuration import VideoChatOnlineConfig
+from videochat_online.model.loading import CACHES, DTYPES, QUANTIZATIONS, load_config, resolve_checkpoint
 from videochat_online.streaming import STRATEGIES, GenerationSettings, Strategy, make_strategy
 
 DEFAULTS = GenerationSettings()
@@ -72,10 +73,15 @@ def memory_options_of(options: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(options, name) for name in MEMORY_SETTINGS}
 
 
-def memory_of(options: argparse.Namespace, model: VideoChatModel) -> MemoryBank:
-    """The memory that the arguments name, for frames of this model."""
-    grid, intervals = model.config.grid, tuple(model.config.memory_intervals)
-    return make_model_memory(options.memory, grid, intervals, memory_options_of(options))
+def config_of(options: argparse.Namespace) -> VideoChatOnlineConfig:
+    """Configuration of the model that the arguments name: what a memory has to fit, without the weights."""
+    return load_config(resolve_checkpoint(options.model, with_weights=False))
+
+
+def memory_of(options: argparse.Namespace) -> MemoryBank:
+    """The memory that the arguments name, for frames of the model that they name."""
+    config = config_of(options)
+    return make_model_memory(options.memory, config.grid, config.memory_intervals, memory_options_of(options))
 
 
 def add_strategy_arguments(parser: argparse.ArgumentParser, *, with_kv_memory: bool = False) -> None:

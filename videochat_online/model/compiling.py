@@ -48,28 +48,28 @@ class FixedBatches:
 
 
 def compile_tower(network: VideoChatOnlineForConditionalGeneration) -> FixedBatches:
-    """The network's `encode`, compiled; the first batch of each size takes a minute longer.
-
-    Raises:
-        InputError: there is no compiler.
-    """
+    """The network's `encode`, compiled; the first batch of each size takes a minute longer."""
     return FixedBatches(torch.compile(network.encode, **_compile_config(network.device).to_dict()))
 
 
 def compile_steps(network: VideoChatOnlineForConditionalGeneration) -> None:
-    """Let the language model have static caches, and compiled steps of one token over them.
-
-    Raises:
-        InputError: there is no compiler.
-    """
+    """Let the language model have static caches, and compiled steps of one token over them."""
     settings = network.language_model.generation_config
     settings.compile_config = _compile_config(network.device)
     settings.cache_implementation = "static"
 
 
-def _compile_config(device: torch.device) -> CompileConfig:
-    """Graphs are recorded on a GPU; elsewhere there are none."""
+def check_compiler() -> None:
+    """Before weights are loaded.
+
+    Raises:
+        InputError: there is no compiler.
+    """
     compilers = [name for name in (os.environ.get("CXX", "g++"), "clang++") if shutil.which(name)]
     if not compilers:
         raise InputError("compile: needs a C++ compiler, found neither g++ nor clang++ (nor $CXX)")
+
+
+def _compile_config(device: torch.device) -> CompileConfig:
+    """Graphs are recorded on a GPU; elsewhere there are none."""
     return CompileConfig(dynamic=False, mode="reduce-overhead" if device.type == "cuda" else "default")

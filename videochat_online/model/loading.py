@@ -24,10 +24,10 @@ from transformers.utils import is_bitsandbytes_available, is_flash_attn_2_availa
 
 from videochat_online.errors import CheckpointError, InputError
 from videochat_online.model.checkpoint import load_network
-from videochat_online.model.compiling import PARTS, compile_steps, compile_tower
+from videochat_online.model.compiling import PARTS, check_compiler, compile_steps, compile_tower
 from videochat_online.model.configuration import VideoChatOnlineConfig
 from videochat_online.model.modeling import VideoChatOnlineForConditionalGeneration
-from videochat_online.model.quantizing import quantize_weights
+from videochat_online.model.quantizing import check_torchao, quantize_weights
 from videochat_online.text import ChatTemplate, end_token_id, get_template, load_tokenizer, special_ids
 from videochat_online.video.transforms import FrameTransform
 
@@ -197,6 +197,10 @@ def _check_speed_options(
         raise InputError(f"expected quantization or int8 for the language model, got {quantization} and {int8}")
     if compile in ("language", "both") and attention == "flash_attention_2":
         raise InputError(f"compile {compile!r}: expected attn_implementation sdpa or eager, got {attention!r}")
+    if compile:
+        check_compiler()
+    if int8:
+        check_torchao(int8)
 
 
 def resolve_checkpoint(name_or_path: str | Path, *, with_weights: bool = True) -> Path:

@@ -11,20 +11,27 @@ from videochat_online.errors import InputError
 from videochat_online.model.modeling import VideoChatOnlineForConditionalGeneration
 
 
+def check_torchao(part: str) -> None:
+    """Before weights are loaded.
+
+    Raises:
+        InputError: torchao is not installed.
+    """
+    try:
+        import torchao.quantization  # noqa: F401
+    except ImportError as error:
+        raise InputError(f"int8 {part!r} needs torchao: pip install 'videochat-online[int8]'") from error
+
+
 def quantize_weights(network: VideoChatOnlineForConditionalGeneration, part: str) -> None:
     """Replace the matrices of a part's layers, for good: such a network cannot be trained or saved.
 
     Args:
         network: on its device, in its dtype.
         part: a name in `compiling.PARTS`.
-
-    Raises:
-        InputError: torchao is not installed.
     """
-    try:
-        from torchao.quantization import Int8WeightOnlyConfig, quantize_
-    except ImportError as error:
-        raise InputError(f"int8 {part!r} needs torchao: pip install 'videochat-online[int8]'") from error
+    from torchao.quantization import Int8WeightOnlyConfig, quantize_
+
     layers = {"vision": [network.vision_tower], "language": [network.language_model.model]}
     for module in layers.get(part) or sum(layers.values(), []):
         # Without `set_inductor_config` nothing of the process's own settings changes.
