@@ -39,6 +39,7 @@ from torch import Tensor
 
 import streaming_speed
 from random_model import SIZES, now, random_model
+from videochat_online.errors import InputError
 from videochat_online.model import VideoChatModel
 from videochat_online.model.compiling import PARTS as MODEL_PARTS
 from videochat_online.model.loading import CACHES
@@ -249,7 +250,10 @@ def main() -> None:
     plain = random_model(options.size)
     plain.network.requires_grad_(False)
     is_changed = options.compile or options.int8 or options.cache
-    model = streaming_speed.speed_up(plain, options) if is_changed else plain
+    try:
+        model = streaming_speed.speed_up(plain, options) if is_changed else plain
+    except InputError as error:
+        parser.error(str(error))
     device = torch.cuda.get_device_name() if model.device.type == "cuda" else f"{os.cpu_count()} CPUs"
     result: dict[str, Any] = {
         "size": options.size,

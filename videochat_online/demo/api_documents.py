@@ -151,7 +151,7 @@ def _memory_options(value: Any, limits: ApiLimits) -> dict[str, Any]:
 def _of_kind(kind: type, value: Any, where: str, highest: int) -> Any:
     if kind is str:
         return text(value, where)
-    return whole(value, where, 0, highest) if kind is int else number(value, where, lowest=-1, highest=1e6)
+    return whole(value, where, 0, highest) if kind is int else number(value, where, lowest=-1e6, highest=1e6)
 
 
 def _generation(value: Any, limits: ApiLimits) -> GenerationSettings:
