@@ -62,7 +62,9 @@ def test_zipped_annotations(tmp_path, lines):
 
 
 @pytest.mark.parametrize(
-    "content", [gzip.compress(b"[{}]")[:-4], b"\x1f\x8b and no more", gzip.compress(b"[{}]" * 9)[:20]]
+    "content",
+    [gzip.compress(b"[{}]")[:-4], b"\x1f\x8b and no more", gzip.compress(b"[{}]" * 9)[:20]],
+    ids=["no length", "no content", "half"],  # the bytes hold the time
 )
 def test_broken_zips_are_named(tmp_path, content):
     (tmp_path / "rows.gz").write_bytes(content)
