@@ -32,14 +32,15 @@ from typing import Any
 
 import torch
 
-from videochat_online.memory import MEMORY_BANKS, MEMORY_OPTIONS, MemoryBank, make_memory
+from memory_budgets import BOUNDED
+from memory_costs import held_bytes
+from random_model import CAPACITIES
+from videochat_online.memory import MEMORY_OPTIONS, MemoryBank, make_memory
 from videochat_online.memory.budget import sizes_within
 from videochat_online.types import FrameTokens
 
 EARLY, LATE = range(2_000, 3_000), range(99_000, 100_000)
 NUM_DISTINCT_FRAMES = 67
-CAPACITIES = {832: (2, 2, 12), 9984: (24, 24, 144)}
-BOUNDED = sorted(set(MEMORY_BANKS) - {"keep_all"})
 
 
 def make_frames(channels: int) -> torch.Tensor:
@@ -125,7 +126,7 @@ def measure(name: str, options: argparse.Namespace, frames: torch.Tensor) -> dic
         "interleaved_ratios": [round(ratio, 4) for ratio in ratios],
         "interleaved_ratio": round(statistics.median(ratios), 4),
         "read_ms": round(read_ms(bank), 4),
-        "held_mb": round(sum(t.numel() * t.element_size() for t in bank.state_dict().values()) / 1e6, 2),
+        "held_mb": round(held_bytes(bank) / 1e6, 2),
         "resident_growth_mb": round(late_mb - early_mb, 2),
         "resident_growth_bytes_per_frame": round((late_mb - early_mb) * 1e6 / (LATE.start - EARLY.stop), 1),
         "torch": torch.__version__,

@@ -40,6 +40,7 @@ import torch
 
 import videochat_online as vco
 from make_tiny_model import tiny_config
+from random_model import CAPACITIES
 from tiny_tokenizer import build_tiny_tokenizer
 from videochat_online.model import VideoChatModel, VideoChatOnlineForConditionalGeneration
 from videochat_online.streaming import GenerationSettings, StreamingSession
@@ -49,7 +50,6 @@ from videochat_online.text import get_template
 from videochat_online.video import FrameTransform
 
 FPS, IMAGE_SIZE = 4, 448
-CAPACITIES = {832: (2, 2, 12), 9984: (24, 24, 144)}
 FIRST, SECOND = "What is happening now?", "And where was it before that?"
 
 

@@ -27,7 +27,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmark_prefix import CAPACITIES, FIRST, FPS, make_model, read_frames, seconds
+from benchmark_prefix import FIRST, FPS, make_model, read_frames, seconds
+from random_model import CAPACITIES
 from videochat_online.memory import PyramidMemoryBank
 from videochat_online.model import VideoChatModel
 from videochat_online.streaming import GenerationSettings, Strategy, StreamingSession, make_strategy

@@ -38,7 +38,7 @@ import torch
 from torch import Tensor
 
 import streaming_speed
-from random_model import SIZES, now, random_model
+from random_model import CAPACITIES, SIZES, now, random_model
 from videochat_online.errors import InputError
 from videochat_online.model import VideoChatModel
 from videochat_online.model.compiling import PARTS as MODEL_PARTS
@@ -241,7 +241,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=5, help="of `speed`, `prefill` and `ahead`")
     parser.add_argument("--live_fps", type=float, default=30.0)
     parser.add_argument("--live_s", type=float, default=10.0, help="seconds of `live`")
-    parser.add_argument("--prompts", type=int, nargs="+", choices=streaming_speed.PROMPTS, default=[832, 9984])
+    parser.add_argument("--prompts", type=int, nargs="+", choices=CAPACITIES, default=[832, 9984])
     parser.add_argument("--video", metavar="PATH", help="of `ahead`")
     parser.add_argument("--busy_ms", type=float, default=100.0, help="of `ahead`")
     options = parser.parse_args()

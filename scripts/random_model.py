@@ -15,6 +15,8 @@ from videochat_online.video import FrameTransform
 
 SIZES = ("tiny", "vision", "published")
 """`vision` has the real vision tower and a tiny language model, `published` the whole 4B."""
+CAPACITIES = {832: (2, 2, 12), 9984: (24, 24, 144)}
+"""Of the pyramids that the published benchmarks have, by their visual tokens."""
 
 
 def random_model(size: str, image_size: int = 112) -> VideoChatModel:

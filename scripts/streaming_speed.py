@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 import videochat_online as vco
-from random_model import now
+from random_model import CAPACITIES, now
 from videochat_online.model import VideoChatModel
 from videochat_online.model.compiling import check_compiler, compile_steps, compile_tower
 from videochat_online.model.quantizing import check_torchao, quantize_weights
@@ -26,7 +26,6 @@ from videochat_online.video import FrameTransform, read_ahead
 
 CEILING_FLOPS, CEILING_BYTES = 790e12, 4.3e12
 """What an H200 reaches: bfloat16 operations, and bytes of its memory, a second."""
-PROMPTS = {832: (2, 2, 12), 9984: (24, 24, 144)}
 NUM_STEPS = 32
 
 
@@ -177,9 +176,9 @@ def prefill(
     rows = {}
     fast = stub(model)
     for visual_tokens in options.prompts:
-        memory = make_memory(model, PROMPTS[visual_tokens])
+        memory = make_memory(model, CAPACITIES[visual_tokens])
         session = StreamingSession(fast, memory, settings=GenerationSettings(max_new_tokens=1), reuse_prefix=False)
-        for index in range(8 * PROMPTS[visual_tokens][0] + 16):
+        for index in range(8 * CAPACITIES[visual_tokens][0] + 16):
             session.push(_noise(model, 1), [float(index)])
         num_prompt = len(session.prepare("What?").keys)
 

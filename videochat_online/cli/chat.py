@@ -48,16 +48,8 @@ READ_CHUNK = 8
 """Frames read at a time: what the vision tower takes at once."""
 CHUNKS_AHEAD = 2
 """That are decoded and resized while the model works."""
-_ABOUT_FRAMES: dict[str, Any] = {
-    "fps": 1.0,
-    "source_fps": None,
-    "memory": "pyramid",
-    **dict.fromkeys(MEMORY_SETTINGS),
-    "strategy": "direct",
-    "retrieved_frames": None,
-    "kv_memory": None,
-}
-"""Flags that have no meaning for images, with their defaults."""
+_ABOUT_FRAMES = ("fps", "source_fps", "memory", *MEMORY_SETTINGS, "strategy", "retrieved_frames", "kv_memory")
+"""Flags that have no meaning for images."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,6 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_memory_arguments(parser)
     add_strategy_arguments(parser, with_kv_memory=True)
     add_generation_arguments(parser)
+    parser.set_defaults(about_frames={name: parser.get_default(name) for name in _ABOUT_FRAMES})
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +245,7 @@ def _warn_of_damage(source: VideoSource, as_json: bool) -> None:
 
 
 def _chat_about_images(options: argparse.Namespace) -> int:
-    for name, default in _ABOUT_FRAMES.items():
+    for name, default in options.about_frames.items():
         if getattr(options, name) != default:
             raise InputError(f"--{name}: expected a video, whose frames it is about, got images")
     questions: deque[str] = deque(options.ask or [])
