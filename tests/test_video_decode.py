@@ -109,7 +109,7 @@ class TestFormats:
             open_video(shared_dir / "videos" / "bad_audio_only.mp4")
 
     def test_a_cover_picture_is_no_video(self, tmp_path):
-        with pytest.raises(VideoError, match="no video stream .only: audio, video"):
+        with pytest.raises(VideoError, match="no video stream .only: audio, a cover picture"):
             open_video(write_song(tmp_path / "song.mp4"))
 
 

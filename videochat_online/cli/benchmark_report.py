@@ -29,6 +29,7 @@ def add_benchmark_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--decode_all", action="store_true", help="decode whole videos, not only both ends of what questions need"
     )
+    group.add_argument("--zero_start", action="store_true", help="times count from a video's first frame")
 
 
 def inspect_annotations(options: argparse.Namespace) -> Inspection:
@@ -53,6 +54,7 @@ def inspect_annotations(options: argparse.Namespace) -> Inspection:
             num_processes=options.processes or len(os.sched_getaffinity(0)),
             time_limit_s=options.time_limit_s,
             decode_all=options.decode_all,
+            zero_start=options.zero_start,
             on_done=tell,
         )
 

@@ -69,7 +69,7 @@ SECONDS_BETWEEN_LINES = 30.0
 _MODEL_OPTIONS = ("tokenizer", "template", "dtype", "attn_implementation", "quantization")
 _NEWER_MODEL_OPTIONS = ("int8", "compile")
 """Written down where they are given only: runs from before them can be resumed, and compared."""
-_PROTOCOL_OPTIONS = ("fps", "window_s", "max_frames", "frame_times", "max_new_tokens", "kv_memory")
+_PROTOCOL_OPTIONS = ("fps", "window_s", "max_frames", "frame_times", "max_new_tokens", "kv_memory", "zero_start")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -112,6 +112,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "later than a sliding window's question",
     )
     group.add_argument("--backend", default="auto", metavar="NAME", help="video decoder (default: auto)")
+    group.add_argument(
+        "--zero_start",
+        action="store_true",
+        default=None,
+        help="times count from a file's first frame, not by its clock",
+    )
     group = parser.add_argument_group("run")
     group.add_argument("--shard", metavar="I/N", help="part I (from 0) of N; under torchrun its rank")
     group.add_argument("--slurm_array", action="store_true", help="tasks of a Slurm array share the videos")

@@ -153,7 +153,7 @@ class FilePlayer:
                 while self._play_from(source, start_s):
                     with self._changed:
                         start_s, self._target_s, self._since = self._target_s, None, None
-                problem = source.report.problem
+                problem = source.report.warning
             state = "ended"
         except InputError as error:
             state, problem = "failed", str(error).replace(f"{self._path}: ", "")

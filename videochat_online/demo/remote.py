@@ -35,7 +35,7 @@ from videochat_online.demo.player import MAX_LAG_S, SECONDS_TO_END, VIEW_FPS, Pl
 from videochat_online.demo.relay import RtspRelay
 from videochat_online.errors import InputError
 from videochat_online.isolation import SECONDS_TO_DIE, describe_exit, die_with_parent, process_context
-from videochat_online.video.container import MAX_READ_ERRORS, reason
+from videochat_online.video.container import MAX_READ_ERRORS, choose_stream, reason
 from videochat_online.video.pyav_reader import to_pixels
 
 logger = logging.getLogger(__name__)
@@ -251,11 +251,8 @@ def _read_rtsp(sender: Connection, url: ResolvedUrl, limits: RemoteLimits, fps: 
 
 
 def _send_frames(sender: Connection, container: InputContainer, limits: RemoteLimits, fps: float) -> str | None:
-    """Send the frames of the first video; returns what could not be read."""
-    streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
-    if not streams:
-        raise InputError("expected a video, found no pictures in it")
-    stream, reformatter = streams[0], VideoReformatter()
+    """Send the frames of the video; returns what could not be read."""
+    stream, reformatter = choose_stream(container), VideoReformatter()
     _check_size(stream.codec_context.width, stream.codec_context.height, limits)
     is_live = container.format.name in LIVE_FORMATS
     problem, num_errors = None, 0

@@ -196,7 +196,7 @@ def _examine_video(path: Path, limits: UploadLimits) -> dict[str, Any]:
     duration_s = _measure(path, limits)
     with open_video(path) as source:
         source.finish(max_decode_s=0.0)  # counts the packets: is everything there that was declared
-        info, problem = source.info, source.report.problem
+        info, problem = source.info, source.report.warning
     return {
         "suffix": suffix,
         "width": info.width,

@@ -17,17 +17,22 @@ KINDS = {
     "no_fps": "a folder of frames without a rate",
     "few_frames": "fewer frames than the rate gives for the clip",
     "frame_gaps": "numbers left out among the names of a folder of frames",
+    "early_question": "asked before the video's first frame: its clock begins late, see --zero_start",
     "late_question": "asked after the video's end",
     "outside_clip": "asked before the clip begins or after it ends",
     "duplicate": "the same question about the same moment again",
     "equal_options": "two options that say the same",
     "many_frames": "more than twice the frames that the rate gives for the clip",
     "inverted_box": "a box that ends before it begins",
+    "mended": "odd, and read as the reason says",
 }
 """Kinds of findings."""
 
-NOTES = frozenset({"many_frames", "inverted_box"})
+NOTES = frozenset({"many_frames", "inverted_box", "mended"})
 """What is no fault for sure: a folder may hold more than its clip, and published sets have such boxes."""
+
+OVERRUN_S = 1.0
+"""A question may come this long after a video file's end: annotated times are rounded."""
 
 _BOX = re.compile(r"\[\s*" + r"\s*,\s*".join([r"(-?\d+(?:\.\d+)?)"] * 4) + r"\s*\]")
 
@@ -64,6 +69,18 @@ def annotation_findings(content: EvalSet) -> Mapping[str, list[Finding]]:
             found[video.name] += _of_question(video, question, is_known=key in seen)
             seen.add(key)
     return found
+
+
+def early_questions(video: EvalVideo, start_s: float) -> list[EvalQuestion]:
+    """Questions within the clip that come before the video's first frame, which starts at `start_s`."""
+    limit_s = start_s - TIME_TOLERANCE_S
+    return [question for question in video.questions if video.clip_s[0] <= question.time_s < limit_s]
+
+
+def late_questions(video: EvalVideo, end_s: float) -> list[EvalQuestion]:
+    """Questions within the clip that come well after the end of the video's last frame."""
+    limit_s = end_s + OVERRUN_S
+    return [question for question in video.questions if limit_s < question.time_s <= video.clip_s[1]]
 
 
 def _of_question(video: EvalVideo, question: EvalQuestion, *, is_known: bool) -> Iterator[Finding]:

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from videochat_online.errors import VideoError
+from videochat_online.evaluation.anomalies import early_questions
 from videochat_online.evaluation.protocols import EvalProtocol
 from videochat_online.evaluation.records import EvalVideo
 from videochat_online.video import (
@@ -78,7 +79,7 @@ class Footage:
         self._is_folder = path.is_dir()
         if self._is_folder and rate is None:
             raise VideoError(f"{path}: expected a frame rate (fps) in the annotation of a folder of frames, found none")
-        self.source: VideoSource = open_video(path, fps=rate, backend=backend)
+        self.source: VideoSource = open_video(path, fps=rate, backend=backend, zero_start=protocol.zero_start)
         try:
             self._starts_s = self.source.frame_times_s()
             self._fps = self._rate()
@@ -103,12 +104,13 @@ class Footage:
         """What was missing or broken so far, in a line.
 
         A decoder that waits for the next keyframe gives no error for the frames until then: of those at the start no
-        report says how many they are.
+        report says how many they are. Questions before the first frame have nothing to be answered from.
         """
         first_s = self.source.info.start_s
         num_lost = bisect_left(self._starts_s, first_s - TIME_TOLERANCE_S)
         lost = f"{num_lost} frames before {first_s:g} s do not decode" if num_lost else None
-        return "; ".join(part for part in (lost, self.source.report.problem) if part) or None
+        early = None if self._is_folder else _early(self._video, self._starts_s[0])
+        return "; ".join(part for part in (early, lost, self.source.report.warning) if part) or None
 
     def finish(self) -> str | None:
         """`problem`, when nothing more is going to be read.
@@ -231,6 +233,16 @@ class Footage:
         if len(starts_s) > 1 and starts_s[-1] > starts_s[0]:
             return (len(starts_s) - 1) / (starts_s[-1] - starts_s[0])
         return 1.0
+
+
+def _early(video: EvalVideo, start_s: float) -> str | None:
+    num_early = len(early_questions(video, start_s))
+    if not num_early:
+        return None
+    return (
+        f"{num_early} of {len(video.questions)} questions come before its first frame at {start_s:.2f} s "
+        f"(--zero_start counts times from there)"
+    )
 
 
 def _as_float32(times_s: Sequence[float]) -> tuple[float, ...]:

@@ -116,6 +116,7 @@ def inspect_benchmark(
     num_processes: int = 1,
     time_limit_s: float = 300.0,
     decode_all: bool = False,
+    zero_start: bool = False,
     on_done: Callable[[int, int], None] = lambda done, total: None,
 ) -> Inspection:
     """Look at everything that an evaluation of a benchmark would read.
@@ -127,6 +128,7 @@ def inspect_benchmark(
         num_processes: that look at files at once.
         time_limit_s: for each video, and for each archive with more for its size; then its process is killed.
         decode_all: decode whole videos, not only both ends of what questions need.
+        zero_start: times of questions count from a video's first frame.
         on_done: told how many files are done, of how many.
 
     Raises:
@@ -142,7 +144,8 @@ def inspect_benchmark(
     calls: list[tuple[Any, ...]] = [(check_archive, path, missing) for path in archives]
     for place in present:
         video = content.videos[place]
-        calls.append((check_media, inspected[place].path, video, task.folder_fps.get(video.dataset or ""), decode_all))
+        rate = task.folder_fps.get(video.dataset or "")
+        calls.append((check_media, inspected[place].path, video, rate, decode_all, zero_start))
     limits_s = [time_limit_s + path.stat().st_size / BYTES_PER_SECOND for path in archives]
     limits_s += [time_limit_s] * len(present)
     facts: dict[Path, ArchiveFacts] = {}

@@ -14,12 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from videochat_online.errors import VideoError
-from videochat_online.evaluation.anomalies import Finding
+from videochat_online.evaluation.anomalies import Finding, early_questions, late_questions
 from videochat_online.evaluation.records import EvalVideo
 from videochat_online.video import TIME_TOLERANCE_S, VideoSource, list_frame_files, open_video
-
-OVERRUN_S = 1.0
-"""A question may come this long after a video file's end: annotated times are rounded."""
 
 MANY_TIMES = 2
 """A folder with more than so many times the frames of its clip may have another rate."""
@@ -42,7 +39,9 @@ class MediaFacts:
     findings: tuple[Finding, ...] = ()
 
 
-def check_media(path: Path, video: EvalVideo, folder_fps: float | None, decode_all: bool) -> MediaFacts:
+def check_media(
+    path: Path, video: EvalVideo, folder_fps: float | None, decode_all: bool, zero_start: bool = False
+) -> MediaFacts:
     """Count frames, decode the first and the last one that its questions need, see whether the file is whole.
 
     Args:
@@ -50,15 +49,17 @@ def check_media(path: Path, video: EvalVideo, folder_fps: float | None, decode_a
         video: what the annotation says about it.
         folder_fps: rate of a folder of frames where the annotation has none.
         decode_all: decode everything, not only at both ends.
+        zero_start: times of questions count from the video's first frame.
     """
     rate = video.fps or folder_fps
     if path.is_dir() and rate is None:
         reason = f"{path}: expected a frame rate (fps) in the annotation of a folder of frames, found none"
         return MediaFacts(findings=(Finding("no_fps", reason),))
     try:
-        with open_video(path, fps=rate) as source:
+        with open_video(path, fps=rate, zero_start=zero_start) as source:
             starts_s = source.frame_times_s()
             findings = [*_decode(source, starts_s, video, decode_all)]
+            findings += [Finding("mended", note) for note in source.report.notes]
             declared_end_s = source.report.declared_end_s or 0.0
             end_s = starts_s[-1] + 1 / _rate(source, starts_s)
     except VideoError as error:
@@ -67,7 +68,7 @@ def check_media(path: Path, video: EvalVideo, folder_fps: float | None, decode_a
         findings += [*_gaps(list_frame_files(path)), *_counted(len(starts_s), video, rate or 0.0)]
     else:
         # Of a file that breaks off, the damage has been named: questions are held against the length it should have.
-        findings += _late(video, max(end_s, declared_end_s))
+        findings += _outside(video, starts_s[0], max(end_s, declared_end_s))
     return MediaFacts(num_frames=len(starts_s), end_s=round(end_s, 3), findings=tuple(findings))
 
 
@@ -119,12 +120,11 @@ def _gaps(files: Sequence[Path]) -> Iterator[Finding]:
         yield Finding("frame_gaps", f"{sum(missing)} numbers are left out, the first between {between}")
 
 
-def _late(video: EvalVideo, end_s: float) -> Iterator[Finding]:
-    for question in video.questions:
-        if end_s + OVERRUN_S < question.time_s <= video.clip_s[1]:
-            yield Finding(
-                "late_question", f"{question.question[:60]!r} at {question.time_s:g} s: ends at {end_s:.1f} s"
-            )
+def _outside(video: EvalVideo, start_s: float, end_s: float) -> Iterator[Finding]:
+    found = [("early_question", question, f"begins at {start_s:.2f} s") for question in early_questions(video, start_s)]
+    found += [("late_question", question, f"ends at {end_s:.1f} s") for question in late_questions(video, end_s)]
+    for kind, question, reason in found:
+        yield Finding(kind, f"{question.question[:60]!r} at {question.time_s:g} s: {reason}")
 
 
 def _shown(starts_s: Sequence[float], time_s: float) -> float:

@@ -56,6 +56,7 @@ class EvalProtocol:
         system_message: before everything else; None: the checkpoint's own.
         suffix: after the options of a multiple-choice question.
         max_new_tokens: of an answer.
+        zero_start: times of questions and frames count from a video file's first frame, whatever its clock says.
     """
 
     setting: str
@@ -73,6 +74,7 @@ class EvalProtocol:
     strategy: str = "direct"
     strategy_options: Mapping[str, Any] = field(default_factory=dict)
     kv_memory: bool = False
+    zero_start: bool = False
 
     def __post_init__(self) -> None:
         rules = {

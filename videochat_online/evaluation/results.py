@@ -314,7 +314,8 @@ def read_run_file(path: Path) -> dict[str, Any]:
         if isinstance(run, dict) and isinstance(run.get("settings"), dict):
             protocol = run["settings"].get("protocol")
             if isinstance(protocol, dict):
-                earlier = {"causal": True, "strategy": "direct", "strategy_options": {}, "kv_memory": False}
+                earlier = {"causal": True, "strategy": "direct", "strategy_options": {}}
+                earlier |= {"kv_memory": False, "zero_start": False}
                 run["settings"]["protocol"] = earlier | protocol
             return run
     except ValueError:

@@ -6,31 +6,27 @@ Knows nothing about sampling.
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
-from typing import TypeAlias, cast
+from typing import cast
 
 import av
 import av.container
 import av.error
 import av.stream
 from av.container import InputContainer
-from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from videochat_online.errors import VideoError
-
-VideoPacket: TypeAlias = "Packet[VideoStream]"
-
-INDEXED_FORMATS = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"})
-"""Containers with an index of keyframes and true times after a seek."""
-
-DECLARING_FORMATS = INDEXED_FORMATS | {"avi", "flv", "asf"}
-"""Containers that write their length down; for others FFmpeg estimates it."""
+from videochat_online.video.timestamps import StreamClock, VideoPacket
 
 REFUSED_FORMATS = frozenset({"tty", "concat", "hls", "ffmetadata", "lavfi", "sdp"})
 """Text that FFmpeg would draw as a picture, and lists that would open other files."""
@@ -40,6 +36,13 @@ THREADED_PIXELS = 640 * 360
 
 MAX_THREADS = 8
 """Each thread of the decoder holds frames of its own."""
+
+MIN_UNREAD_BYTES = 1 << 14
+MIN_UNREAD_PART = 1 / 3
+"""More bytes behind the last packet than both are no index: another file was appended, which FFmpeg does not read."""
+
+MAX_PACKETS_PEEKED = 256
+"""Of the video streams of a file that has several: a still has one packet among so many."""
 
 MAX_READ_ERRORS = 100
 """Read errors in a row after which the rest of a file counts as unreadable."""
@@ -65,6 +68,7 @@ class Tally:
         is_whole: nothing was left out at the beginning.
         at_end: the end of the file was reached.
         ends_at_s: end of the last packet of any stream.
+        notes: what was odd about the file and is mended, each once.
     """
 
     num_decoded: int = 0
@@ -75,10 +79,14 @@ class Tally:
     is_whole: bool = True
     at_end: bool = False
     ends_at_s: float = -math.inf
+    notes: dict[str, None] = field(default_factory=dict)
 
 
 def open_container(path: Path) -> tuple[InputContainer, VideoStream]:
     """Open a file and find its video stream.
+
+    A file whose index cannot be read, because it breaks off in the middle of one, is opened as if it were a pipe: then
+    nobody looks for what is missing, and frames come until the file ends. `is_pipe` tells.
 
     Raises:
         VideoError: no such file, empty, not a video, or without a video stream (a cover picture is none).
@@ -89,20 +97,78 @@ def open_container(path: Path) -> tuple[InputContainer, VideoStream]:
     if path.stat().st_size == 0:
         raise VideoError(f"{path}: expected a video file, found an empty one (0 bytes)")
     try:
-        # "file:" keeps a colon in a name from being read as a protocol.
-        container = av.open(f"file:{path}", options={"protocol_whitelist": "file"})
+        container = _open(path)
     except (av.error.FFmpegError, OSError, ValueError) as error:
-        raise VideoError(f"{path}: expected a video file, found something unreadable ({reason(error)})") from error
-    streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
-    if container.format.name in REFUSED_FORMATS or not streams:
-        types = ", ".join(sorted({s.type for s in container.streams})) or "no stream at all"
-        found = f"a text file ({container.format.name})" if streams else f"no video stream (only: {types})"
+        try:
+            container = _open(path, seekable="0")
+        except (av.error.FFmpegError, OSError, ValueError):
+            raise VideoError(f"{path}: expected a video file, found something unreadable ({reason(error)})") from error
+    try:
+        stream = choose_stream(container, _stills(path, container))
+        if container.format.name in REFUSED_FORMATS:
+            raise VideoError(f"expected a video file, found a text file ({container.format.name})")
+    except VideoError as error:
         container.close()
-        raise VideoError(f"{path}: expected a video file, found {found}")
-    if getattr(streams[0], "codec_context", None) is None:  # PyAV's types promise one
-        container.close()
-        raise VideoError(f"{path}: expected a video of a codec that FFmpeg knows, found another one")
-    return container, streams[0]
+        raise VideoError(f"{path}: {error}") from None
+    return container, stream
+
+
+def _open(path: Path, **options: str) -> InputContainer:
+    # "file:" keeps a colon in a name from being read as a protocol.
+    return av.open(f"file:{path}", options={**options, "protocol_whitelist": "file"})
+
+
+def is_pipe(container: InputContainer) -> bool:
+    """Whether `open_container` had to open a file without its index."""
+    return container.options.get("seekable") == "0"
+
+
+def choose_stream(container: InputContainer, stills: Collection[int] = ()) -> VideoStream:
+    """The stream that players show: moving pictures before a still, then the default one, then the largest.
+
+    Args:
+        container: an opened file.
+        stills: indices of streams that are known to hold a single picture.
+
+    Raises:
+        VideoError: there is none of a codec that FFmpeg knows (a cover picture is none).
+    """
+    videos = _candidates(container)
+    if not videos:
+        kinds: list[str] = sorted({s.type for s in container.streams if s.type != "video"})
+        kinds += ["a cover picture"] if container.streams.video else []
+        raise VideoError(f"expected a video file, found no video stream (only: {', '.join(kinds) or 'nothing'})")
+    known = [s for s in videos if getattr(s, "codec_context", None) is not None]  # PyAV's types promise one
+    if not known:
+        raise VideoError("expected a video of a codec that FFmpeg knows, found another one")
+
+    def rank(stream: VideoStream) -> tuple[bool, bool, int]:
+        is_default = bool(stream.disposition & av.stream.Disposition.default)
+        return stream.index not in stills, is_default, stream.codec_context.width * stream.codec_context.height
+
+    return max(known, key=rank)
+
+
+def _candidates(container: InputContainer) -> list[VideoStream]:
+    return [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
+
+
+def _stills(path: Path, container: InputContainer) -> set[int]:
+    """Which of several video streams hold a single picture: the container says so, or no second packet comes soon."""
+    videos = _candidates(container)
+    if len(videos) < 2:
+        return set()
+    marks = av.stream.Disposition.still_image | av.stream.Disposition.timed_thumbnails
+    moving = {s.index for s in videos if s.frames > 1 and not s.disposition & marks}
+    unclear = {s.index for s in videos if not s.frames and not s.disposition & marks}
+    counts: Counter[int] = Counter()
+    if unclear:
+        with _open(path, **container.options) as peeking, suppress(av.error.FFmpegError):
+            for packet in itertools.islice(
+                peeking.demux(*(peeking.streams[index] for index in unclear)), MAX_PACKETS_PEEKED
+            ):
+                counts[packet.stream.index] += packet.size > 0
+    return {s.index for s in videos} - moving - {index for index in unclear if counts[index] != 1}
 
 
 def reason(error: Exception) -> str:
@@ -120,6 +186,8 @@ class ContainerPass:
         codec.thread_type = "AUTO" if self.is_threaded else "SLICE"
         codec.thread_count = min(MAX_THREADS, os.cpu_count() or 1) if self.is_threaded else 1
         self._tally = tally
+        self._clock = StreamClock(self.stream, self.container.format.name, tally.notes)
+        self._num_bytes = path.stat().st_size
         self._num_discarded = 0
         self._has_corrupt_packet = False
         self.num_packets = 0
@@ -140,6 +208,8 @@ class ContainerPass:
         """Frames to the end of the file; with several threads BrokenPassError at the first failure."""
         num_frames = 0
         for packet in self.packets():
+            if packet is not None:
+                self._clock.order(packet)
             try:
                 # Without a packet: what the decoder still holds.
                 frames = self.stream.codec_context.decode(None) if packet is None else packet.decode()
@@ -147,21 +217,31 @@ class ContainerPass:
                 continue
             except av.error.FFmpegError as error:
                 self._fail(packet, error)
+                if packet is not None:
+                    self._clock.forget(packet)
                 continue
             num_frames += len(frames)
-            yield from frames
+            yield from map(self._clock.time, frames)
         if self.is_threaded and (self._has_corrupt_packet or num_frames < self.num_packets):
             raise BrokenPassError
 
     def packets(self) -> Iterator[VideoPacket | None]:
-        """Packets of the video stream, then None; notes the end of all streams."""
-        num_errors = 0
+        """Packets of the video stream on one clock, then None; notes the end of all streams."""
+        for packet in self._clock.packets(self._demux()):
+            self._note_end(packet.pts, packet.duration, packet.time_base)
+            self._count(packet)
+            yield packet
+        yield None
+
+    def _demux(self) -> Iterator[VideoPacket]:
+        num_errors = read_to = 0
         iterator = self.container.demux()
         while num_errors < MAX_READ_ERRORS:
             try:
                 packet = next(iterator)
             except (StopIteration, av.error.EOFError):
-                break
+                self._note_rest(read_to)
+                return
             except av.error.FFmpegError as error:
                 num_errors += 1
                 self._fail(None, error)
@@ -169,15 +249,21 @@ class ContainerPass:
                 continue
             if packet.size == 0:  # asks the decoders of all streams for their last frames; None does that here
                 continue
-            num_errors = 0
-            if packet.pts is not None and packet.time_base:
-                end = (packet.pts + (packet.duration or 0)) * packet.time_base
-                self._tally.ends_at_s = max(self._tally.ends_at_s, float(end))
+            num_errors, read_to = 0, max(read_to, (packet.pos or 0) + packet.size)
             if packet.stream.index == self.stream.index:
-                video_packet = cast(VideoPacket, packet)
-                self._count(video_packet)
-                yield video_packet
-        yield None
+                yield cast(VideoPacket, packet)
+            else:
+                self._note_end(packet.pts, packet.duration, packet.time_base)
+
+    def _note_rest(self, read_to: int) -> None:
+        num_unread = self._num_bytes - read_to
+        if read_to and num_unread > max(MIN_UNREAD_BYTES, MIN_UNREAD_PART * self._num_bytes):
+            note = f"its last {num_unread:,} of {self._num_bytes:,} bytes hold no frame: another file may be appended"
+            self._tally.notes.setdefault(note)
+
+    def _note_end(self, pts: int | None, duration: int | None, time_base: Fraction | None) -> None:
+        if pts is not None and time_base:
+            self._tally.ends_at_s = max(self._tally.ends_at_s, float((pts + (duration or 0)) * time_base))
 
     def _count(self, packet: VideoPacket) -> None:
         self._has_corrupt_packet = self._has_corrupt_packet or packet.is_corrupt

@@ -1,9 +1,9 @@
 """One way to read any video: frames at asked times, with their true times, in bounded chunks.
 
 A video is a file (mp4, mkv, webm, avi, mov, gif ...), a folder of frames, an ordered list of image files, an
-array or tensor, or an iterator of frames such as a webcam. Times are the source's own, in seconds, never
-shifted: the presentation times of a file, i / fps for frames that have none. A bare time asks for the last
-frame that starts at or before it.
+array or tensor, or an iterator of frames such as a webcam. Times are the source's own, in seconds: the presentation
+times of a file, i / fps for frames that have none, shifted only where `zero_start` asks for it. A bare time asks for
+the last frame that starts at or before it.
 
 Owns what can be asked of a video. The formats live in `pyav_reader`, `indexed`, `images` and `arrays`.
 """
@@ -23,8 +23,9 @@ import torch
 from videochat_online.errors import InputError, VideoError
 from videochat_online.types import FrameChunk
 from videochat_online.video.ahead import read_ahead
+from videochat_online.video.animation import AnimationReader, is_animation
 from videochat_online.video.arrays import ArrayReader, IteratorReader
-from videochat_online.video.images import IMAGE_EXTENSIONS, ImageSequenceReader, list_frame_files
+from videochat_online.video.images import IMAGE_EXTENSIONS, ImageSequenceReader, is_url, list_frame_files
 from videochat_online.video.indexed import open_decord, open_torchcodec
 from videochat_online.video.pyav_reader import PyavReader
 from videochat_online.video.reader import DEFAULT_FRAME_RATE, DecodeReport, FrameReader, VideoInfo
@@ -36,6 +37,7 @@ from videochat_online.video.selection import (
     group_frames,
     regular_times,
 )
+from videochat_online.video.zero_start import ZeroStartReader
 
 Source: TypeAlias = "str | os.PathLike[str] | np.ndarray[Any, Any] | torch.Tensor | Iterable[Any]"
 """Path of a file or folder; ordered paths of images; uint8 [T,H,W,3] (a tensor also [T,3,H,W]); frames uint8
@@ -151,7 +153,9 @@ class VideoSource:
         self.close()
 
 
-def open_video(source: Source, *, fps: float | None = None, backend: str = "auto") -> VideoSource:
+def open_video(
+    source: Source, *, fps: float | None = None, backend: str = "auto", zero_start: bool = False
+) -> VideoSource:
     """Open a video of any kind and decode its first frame.
 
     Args:
@@ -160,6 +164,8 @@ def open_video(source: Source, *, fps: float | None = None, backend: str = "auto
         fps: frame rate of a source without times of its own: folder, list of images, array, bare frames.
             Frame i starts at i / fps. Default 1 frame per second; ignored where frames have times.
         backend: for files, a name in `BACKENDS`; "auto" is PyAV.
+        zero_start: times count from the first frame, whatever the file's clock says: recordings cut out of a longer
+            one, and MPEG-TS, seldom begin at 0.
 
     Raises:
         InputError: an unknown backend, `fps` not above 0, a source of another type.
@@ -169,15 +175,20 @@ def open_video(source: Source, *, fps: float | None = None, backend: str = "auto
         raise InputError(f"backend: expected one of auto, {', '.join(BACKENDS)}, got {backend!r}")
     rate = DEFAULT_FRAME_RATE if fps is None else float(fps)
     _check_rate(rate)
+    reader = _open(source, rate, backend)
+    return VideoSource(ZeroStartReader(reader) if zero_start else reader)
+
+
+def _open(source: Source, rate: float, backend: str) -> FrameReader:
     if isinstance(source, (str, os.PathLike)):
-        return VideoSource(_open_path(Path(source), rate, backend))
+        return _open_path(source, rate, backend)
     if isinstance(source, (np.ndarray, torch.Tensor)):
-        return VideoSource(ArrayReader(source, rate))
+        return ArrayReader(source, rate)
     if isinstance(source, Sequence) and source and all(isinstance(item, (str, os.PathLike)) for item in source):
         files = [Path(item) for item in source]
-        return VideoSource(ImageSequenceReader(files, rate, f"list of {len(files)} images"))
+        return ImageSequenceReader(files, rate, f"list of {len(files)} images")
     if isinstance(source, Iterable):
-        return VideoSource(IteratorReader(source, rate))
+        return IteratorReader(source, rate)
     raise InputError(f"video: expected a path, images, an array or an iterator, got {type(source).__name__}")
 
 
@@ -191,16 +202,17 @@ def read_video(
     chunk: int = 8,
     source_fps: float | None = None,
     backend: str = "auto",
+    zero_start: bool = False,
     ahead: int = 0,
 ) -> Iterator[FrameChunk]:
     """Open a video, read it, close it: `for frames in vco.read_video("match.mp4", fps=2)`.
 
-    `source_fps` is `open_video`'s `fps` (the rate of a folder or array). Up to `ahead` chunks are decoded in a thread
-    before they are asked for; it ends with the iterator. The rest as in `VideoSource.read`.
+    `source_fps` is `open_video`'s `fps` (the rate of a folder or array), `zero_start` its own. Up to `ahead` chunks are
+    decoded in a thread before they are asked for; it ends with the iterator. The rest as in `VideoSource.read`.
     Opens and checks at once; a file that is damaged further on raises nothing here (see `open_video` and
     `report`).
     """
-    video = open_video(source, fps=source_fps, backend=backend)
+    video = open_video(source, fps=source_fps, backend=backend, zero_start=zero_start)
     try:
         chunks = video.read(fps=fps, times_s=times_s, start_s=start_s, end_s=end_s, chunk=chunk)
         chunks = read_ahead(chunks, ahead)
@@ -215,15 +227,17 @@ def _read_and_close(video: VideoSource, chunks: Iterator[FrameChunk]) -> Iterato
         yield from chunks  # closed before the video is: a thread must not meet a closed file
 
 
-def _open_path(path: Path, rate: float, backend: str) -> FrameReader:
+def _open_path(source: str | os.PathLike[str], rate: float, backend: str) -> FrameReader:
+    path = Path(source)
     if len(os.fsencode(path.name)) > 255:
         raise VideoError(f"{path}: expected a video file or a folder of frames, found a name too long to be one")
     if path.is_dir():
         return ImageSequenceReader(list_frame_files(path), rate, str(path))
     if not path.exists():
-        raise VideoError(f"{path}: expected a video file or a folder of frames, found no such file")
+        found = "a URL, which is not read here: download it first" if is_url(source) else "no such file"
+        raise VideoError(f"{os.fspath(source)}: expected a video file or a folder of frames, found {found}")
     if path.suffix.lower() in IMAGE_EXTENSIONS:
-        return ImageSequenceReader([path], rate, str(path))
+        return AnimationReader(path, rate) if is_animation(path) else ImageSequenceReader([path], rate, str(path))
     return BACKENDS["pyav" if backend == "auto" else backend](path)
 
 

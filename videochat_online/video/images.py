@@ -6,6 +6,7 @@ one image. Frame i of a folder starts at i / fps, readable or not.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import struct
@@ -25,7 +26,15 @@ from videochat_online.video.reader import (
     VideoInfo,
     find_previous,
 )
-from videochat_online.video.transforms import to_rgb
+from videochat_online.video.transforms import DEEP_MODES, to_rgb
+
+logger = logging.getLogger(__name__)
+
+IMAGE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+"""What Pillow raises for broken files of one format or another."""
+
+MOVING_FORMATS = frozenset({"WEBP", "PNG", "GIF", "AVIF", "TIFF"})
+"""Formats whose further pictures follow the first one. (In MPO, the second one is a preview or a map.)"""
 
 IMAGE_EXTENSIONS = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 
@@ -59,6 +68,8 @@ def list_frame_files(folder: str | os.PathLike[str]) -> list[Path]:
 def read_image(path: str | os.PathLike[str]) -> Image.Image:
     """A still image as RGB, turned upright as its EXIF orientation says, alpha dropped.
 
+    Of an animation it is the first picture, with a warning.
+
     Raises:
         VideoError: no such file, not an image, or a broken one.
     """
@@ -67,7 +78,13 @@ def read_image(path: str | os.PathLike[str]) -> Image.Image:
     try:
         return decode_image(path, os.fspath(path))
     except FileNotFoundError as error:
-        raise VideoError(f"{os.fspath(path)}: expected an image, found no such file") from error
+        found = "a URL, which is not read here: download it first" if is_url(path) else "no such file"
+        raise VideoError(f"{os.fspath(path)}: expected an image, found {found}") from error
+
+
+def is_url(path: str | os.PathLike[str]) -> bool:
+    """Whether a text that is no file is one of the web's addresses; a `Path` has lost one of its slashes."""
+    return re.match(r"[a-z][a-z0-9+.-]+:/", os.fspath(path), re.IGNORECASE) is not None
 
 
 def decode_image(
@@ -93,14 +110,43 @@ def decode_image(
         with Image.open(source, formats=formats) as image:
             if max_pixels is not None and image.width * image.height > max_pixels:
                 found = f"{image.width}x{image.height}"
-                raise VideoError(f"{name}: expected an image of at most {max_pixels:,} pixels, found {found}")
+                raise VideoError(f"expected an image of at most {max_pixels:,} pixels, found {found}")
             image.load()
-            return to_rgb(ImageOps.exif_transpose(image))
-    except (FileNotFoundError, VideoError):
+            if count_pictures(image) > 1:
+                logger.warning("%s: an animation, of which only the first picture is seen as an image", name)
+            return upright_rgb(image)
+    except FileNotFoundError:
         raise
-    # PIL raises its own errors, OSError, SyntaxError, ValueError and others for broken files of each format.
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
-        raise VideoError(f"{name}: expected a readable image, found {_describe(error)}") from error
+    except VideoError as error:
+        raise VideoError(f"{name}: {error}") from error
+    except IMAGE_ERRORS as error:
+        raise VideoError(f"{name}: expected a readable image, found {describe_error(error)}") from error
+
+
+def count_pictures(image: Image.Image) -> int:
+    """Pictures of an opened file that follow each other; 1 for a still image."""
+    if image.format not in MOVING_FORMATS:
+        return 1
+    # The first picture of an animated PNG may be one for programs that know no animations.
+    return getattr(image, "n_frames", 1) - bool(image.info.get("default_image"))
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """A decoded picture as RGB, turned upright.
+
+    Raises:
+        VideoError: without the file's name, its numbers have no known range (`to_rgb`).
+    """
+    return to_rgb(ImageOps.exif_transpose(image), is_16_bit=image.format == "PPM")
+
+
+def image_note(path: Path) -> str | None:
+    """What is done to the numbers of an image that has more than 8 bits, in a line; None for others."""
+    try:
+        with Image.open(path) as image:
+            return DEEP_MODES.get(image.mode.partition(";")[0])
+    except IMAGE_ERRORS:
+        return None
 
 
 class ImageSequenceReader:
@@ -118,6 +164,8 @@ class ImageSequenceReader:
         self._good: set[int] = set()
         self._counted: set[int] = set()
         first = next((p for p in (self._load(i) for i in range(len(self._files))) if p is not None), None)
+        note = image_note(self._files[min(self._good, default=0)])
+        self._notes = () if note is None else (note,)
         if first is None:
             raise VideoError(
                 f"{source}: expected readable images, found none among {len(self._files)} ({self._errors.get(0)})"
@@ -174,6 +222,7 @@ class ImageSequenceReader:
             num_errors=len(self._errors),
             is_complete=len(self._good) + len(self._errors) + num_undecoded == len(self._files),
             first_error=None if first is None else f"{self._files[first].name} ({self._errors[first]})",
+            notes=self._notes,
         )
 
     def close(self) -> None:
@@ -188,7 +237,7 @@ class ImageSequenceReader:
         try:
             pixels_HWC = np.asarray(read_image(self._files[i]), dtype=np.uint8)
         except VideoError as error:
-            self._errors[i] = _describe(error.__cause__ or error)
+            self._errors[i] = describe_error(error.__cause__ or error)
             return None
         self._good.add(i)
         return pixels_HWC
@@ -198,7 +247,7 @@ class ImageSequenceReader:
         return path.is_file() and path.stat().st_size > 0
 
 
-def _describe(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """One line about a cause, without the path that PIL repeats in it."""
     if isinstance(error, Image.UnidentifiedImageError):
         return "no known image format"

@@ -7,23 +7,17 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
-import av
 import av.error
 import numpy as np
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 
 from videochat_online.errors import VideoError
-from videochat_online.video.container import (
-    DECLARING_FORMATS,
-    INDEXED_FORMATS,
-    BrokenPassError,
-    ContainerPass,
-    Tally,
-    open_container,
-)
+from videochat_online.video.container import BrokenPassError, ContainerPass, Tally, is_pipe, open_container
+from videochat_online.video.declared import INDEXED_FORMATS, MP4_FORMATS, declared_length, is_cut_mp4
 from videochat_online.video.reader import DecodeReport, LazyFrame, LoadedFrame, Pixels, VideoInfo
 from videochat_online.video.sampling import TIME_TOLERANCE_S
+from videochat_online.video.timestamps import UNORDERED_FORMATS, frame_rate
 
 MIN_SEEK_S = 4.0
 """Less video than this is skipped as fast by decoding it: keyframes are seldom closer together."""
@@ -50,16 +44,15 @@ class PyavReader:
         self._reformatter = VideoReformatter()
         self._whole: Tally | None = None
         self._pass = ContainerPass(path, self._tally, is_threaded=True)
-        container, stream = self._pass.container, self._pass.stream
-        self._is_indexed = container.format.name in INDEXED_FORMATS
-        self._average_fps = float(stream.average_rate) if stream.average_rate else None
-        self._declared_end_s: float | None = None
-        if container.duration and container.format.name in DECLARING_FORMATS:
-            self._declared_end_s = ((container.start_time or 0) + container.duration) / av.time_base
-        duration_s = self._pass.time_of(stream.duration)
-        if duration_s is None and container.duration:
-            duration_s = container.duration / av.time_base
-        num_declared = stream.frames or None
+        container, rate = self._pass.container, frame_rate(self._pass.stream)
+        self._is_indexed = container.format.name in INDEXED_FORMATS and not is_pipe(container)
+        self._has_empty_slots = container.format.name in UNORDERED_FORMATS
+        self._average_fps = float(rate) if rate else None
+        declared = declared_length(self._pass.container, self._pass.stream, path.stat().st_size)
+        self._declared_end_s = declared.end_s
+        may_be_cut = container.format.name in MP4_FORMATS and declared.num_frames is None
+        if is_pipe(container) or (may_be_cut and is_cut_mp4(path)):
+            self._tally.failures["end", None] = "at the end, where the file breaks off"
         self._source = self._pass.frames()
         self._frames = self._read()
         self._fresh = next(self._frames, None)
@@ -71,13 +64,14 @@ class PyavReader:
         self._info = VideoInfo(
             source=str(path),
             kind="video",
-            num_frames_declared=num_declared,
-            duration_s=duration_s,
+            num_frames_declared=declared.num_frames,
+            duration_s=declared.duration_s,
             average_fps=self._average_fps,
             width=first.pixels_HWC.shape[1],
             height=first.pixels_HWC.shape[0],
             rotation=self._rotation,
             start_s=first.time_s,
+            clock_start_s=self._pass.time_of(self._pass.stream.start_time),
         )
 
     @property
@@ -93,7 +87,7 @@ class PyavReader:
         if self._fresh is not None and not is_far:
             self._frames = itertools.chain([self._fresh], self._frames)
         else:
-            self._tally = Tally(failures=self._tally.failures)
+            self._tally = Tally(failures=self._tally.failures, notes=self._tally.notes)
             self._last_s = None
             if not (is_far and self._seek(begin_s, is_threaded=True)):
                 self._restart(is_threaded=True)
@@ -123,7 +117,7 @@ class PyavReader:
     def starts_and_end_s(self) -> tuple[tuple[float, ...], float]:
         """Start of each frame, and end of the last one; VideoError where packets carry no times."""
         ends_s: dict[float, float] = {}
-        counting = ContainerPass(self._path, Tally(), is_threaded=False)
+        counting = ContainerPass(self._path, Tally(notes=self._tally.notes), is_threaded=False)
         with counting.container:
             for packet in counting.packets():
                 if packet is None or packet.is_discard:
@@ -167,9 +161,9 @@ class PyavReader:
         length_s = 0.0 if end_s is None else end_s - self._info.start_s
         ends_early = missing_s > max(MIN_MISSING_S, MIN_MISSING_PART * length_s)
         num_declared = self._info.num_frames_declared
-        if num_declared is not None and tally.num_discarded:
-            # What an edit list hides was never to be shown; it may also leave out packets without a trace, so
-            # that a smaller number means something only if the end is missing, too.
+        if num_declared is not None and (tally.num_discarded or self._has_empty_slots):
+            # What an edit list hides was never to be shown; it may also leave out packets without a trace, as AVI does
+            # where nothing changes, so that a smaller number means something only if the end is missing, too.
             num_declared = num_declared - tally.num_discarded if ends_early else None
         return DecodeReport(
             num_decoded=tally.num_decoded,
@@ -181,6 +175,7 @@ class PyavReader:
             first_error=next(iter(tally.failures.values()), None),
             ends_at_s=tally.ends_at_s if ends_early else None,
             declared_end_s=end_s if ends_early else None,
+            notes=tuple(self._tally.notes),
         )
 
     def close(self) -> None:

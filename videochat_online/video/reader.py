@@ -35,6 +35,7 @@ class VideoInfo:
         height: rows as shown, after rotation.
         rotation: degrees, counter-clockwise, by which stored frames are turned to be shown.
         start_s: start of the first frame in the source's own time; not always 0.
+        clock_start_s: start of the first frame that there should be, whether it decodes or not; None: `start_s`.
     """
 
     source: str
@@ -46,6 +47,7 @@ class VideoInfo:
     height: int
     rotation: int = 0
     start_s: float = 0.0
+    clock_start_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +64,7 @@ class DecodeReport:
         first_error: where and why the first failure happened.
         ends_at_s: end of what is there, where it is well before the declared end; None otherwise.
         declared_end_s: the declared end, where `ends_at_s` is set.
+        notes: what was odd about the source and how it was read nevertheless, a line each.
     """
 
     num_decoded: int = 0
@@ -73,6 +76,12 @@ class DecodeReport:
     first_error: str | None = None
     ends_at_s: float | None = None
     declared_end_s: float | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def warning(self) -> str | None:
+        """One line for people: `problem` and `notes`; None when there is nothing to say."""
+        return "; ".join(part for part in (self.problem, *self.notes) if part) or None
 
     @property
     def problem(self) -> str | None:

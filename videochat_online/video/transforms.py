@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from videochat_online.errors import InputError
+from videochat_online.errors import InputError, VideoError
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -59,12 +59,44 @@ def find_normalization(name: str) -> Normalization:
     return NORMALIZATIONS[name]
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
+DEEP_MODES = {
+    "I": "16-bit images, whose numbers are divided by 257",
+    "F": "images of fractions from 0 to 1, which are multiplied by 255",
+}
+"""Pillow's modes (before a ";") with more than 8 bits, and what `to_rgb` does to their numbers."""
+
+
+def to_rgb(image: Image.Image, *, is_16_bit: bool = False) -> Image.Image:
     """RGB of any mode (grey, palette, CMYK, alpha ...).
 
-    Alpha is dropped, not blended with a background: that is what training did.
+    Alpha is dropped, not blended with a background: that is what training did. Grey of 16 bits is divided by 257, so
+    that the largest number stays white; fractions are multiplied by 255 where all lie between 0 and 1.
+
+    Args:
+        image: decoded.
+        is_16_bit: Pillow holds the numbers in 32 bits, but they go from 0 to 65535.
+
+    Raises:
+        VideoError: whole numbers of 32 bits, or fractions beyond 0 to 1: nobody says which of them is white.
     """
-    return image if image.mode == "RGB" else image.convert("RGB")
+    kind = image.mode.partition(";")[0]
+    if kind not in DEEP_MODES:
+        return image if image.mode == "RGB" else image.convert("RGB")
+    values_HW = np.asarray(image)
+    lowest, highest = values_HW.min(), values_HW.max()
+    if kind == "F":
+        if not (lowest >= 0 and highest <= 1):
+            found = f"fractions from {lowest:g} to {highest:g}"
+            raise VideoError(
+                f"expected an image of fractions from 0 to 1, found {found}: scale them, or save 8 or 16 bits"
+            )
+        grey_HW = np.rint(values_HW * 255)
+    elif is_16_bit or image.mode != "I":
+        grey_HW = np.rint(values_HW / 257)
+    else:
+        found = f"one of 32 bits with values from {lowest} to {highest}"
+        raise VideoError(f"expected an image of 8 or 16 bits, found {found}: nothing says which of them is white")
+    return Image.fromarray(grey_HW.astype(np.uint8)).convert("RGB")
 
 
 def pad_to_square(image: Image.Image, color: tuple[int, int, int]) -> Image.Image:

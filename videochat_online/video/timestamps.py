@@ -1,0 +1,151 @@
+"""Times of a video stream as one clock that only goes forward, whatever the file says.
+
+Owns three repairs, each with a note for the report: a clock that jumps back (files joined byte by byte) goes on behind
+the last frame; packets without any time (raw streams) follow each other at the stream's rate; frames of containers
+that store no presentation times (AVI) take their packets' times in order. Knows nothing of files or pixels.
+
+Times are ticks of the stream's time base throughout. The same packets give the same times in every pass, decoded or
+only counted.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from typing import TypeAlias
+
+from av.packet import Packet
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+VideoPacket: TypeAlias = "Packet[VideoStream]"
+
+MAX_AVERAGE_FPS = 1_000
+"""FFmpeg's estimate of a mean rate beyond this is none: it says 60,000 for DV."""
+
+WRAPPING_FORMATS = frozenset({"mpegts", "mpeg"})
+"""Containers whose clock has 33 bits: FFmpeg takes a jump back for the clock's overflow, and adds 2^33 ticks."""
+
+WRAP_TICKS = 1 << 32
+"""A step forward by more than half the range of such a clock is a jump back."""
+
+MAX_REORDER_S = 1.0
+"""Frames are not stored further from the place where they are shown than this, but by rare encoders."""
+
+UNORDERED_FORMATS = frozenset({"avi"})
+REORDERING_CODECS = frozenset({"h264", "hevc"})
+"""Where FFmpeg can only guess presentation times: it gives them to packets in decoding order."""
+
+
+def frame_rate(stream: VideoStream) -> Fraction | None:
+    """Mean frames per second; of a stream without times, those that its coded pictures name."""
+    average = stream.average_rate
+    if average and average <= MAX_AVERAGE_FPS and stream.start_time is not None:
+        return average
+    return stream.guessed_rate or average
+
+
+class StreamClock:
+    """The clock of one pass over a stream.
+
+    Args:
+        stream: gives time base and rate.
+        format_name: FFmpeg's name of the container.
+        notes: every repair is written here once, in one line.
+    """
+
+    def __init__(self, stream: VideoStream, format_name: str, notes: dict[str, None]) -> None:
+        self._tick_s = stream.time_base or Fraction(1)
+        self._fps = frame_rate(stream) or Fraction(1)
+        self._wraps = format_name in WRAPPING_FORMATS
+        self._takes_in_order = format_name in UNORDERED_FORMATS and stream.codec_context.name in REORDERING_CODECS
+        self._notes = notes
+        self._waiting: list[int] = []  # a heap: times of packets whose frames have not come out yet
+        self._offset = 0
+        self._last_dts: int | None = None
+        self._end: int | None = None
+        self._num_untimed: int | None = None  # None: the first packet will tell whether the file has times
+
+    def packets(self, packets: Iterable[VideoPacket]) -> Iterator[VideoPacket]:
+        """The same packets, with their times repaired; at most one is held back, where the clock jumps."""
+        suspect: VideoPacket | None = None
+        for packet in packets:
+            if suspect is not None:
+                # A single wrong time is no jump: the next packet is nearer to the clock that goes on.
+                if self._is_nearer(packet, suspect):
+                    self._jump_to(suspect)
+                yield self._timed(suspect)
+                suspect = None
+            if self._is_jump(packet):
+                suspect = packet
+            else:
+                yield self._timed(packet)
+        if suspect is not None:
+            yield self._timed(suspect)
+
+    def order(self, packet: VideoPacket) -> None:
+        """Note a packet that is about to be decoded."""
+        if self._takes_in_order and packet.pts is not None and not packet.is_discard:
+            heapq.heappush(self._waiting, packet.pts)
+
+    def forget(self, packet: VideoPacket) -> None:
+        """Note that a packet gave no frame."""
+        if packet.pts in self._waiting:
+            self._waiting.remove(packet.pts)
+            heapq.heapify(self._waiting)
+
+    def time(self, frame: VideoFrame) -> VideoFrame:
+        """The frame, with the time at which it is shown."""
+        if self._takes_in_order and self._waiting:
+            frame.pts = heapq.heappop(self._waiting)
+        return frame
+
+    def _is_jump(self, packet: VideoPacket) -> bool:
+        if packet.dts is None or self._last_dts is None:
+            return False
+        step = packet.dts - self._last_dts
+        # Where a decoding time was guessed, that of a frame between two others may go back a little.
+        is_back = step < 0 and (packet.is_keyframe or -step * self._tick_s > MAX_REORDER_S)
+        return is_back or (self._wraps and step > WRAP_TICKS)
+
+    def _is_nearer(self, packet: VideoPacket, suspect: VideoPacket) -> bool:
+        """Whether a packet goes on from the suspect; one that does not even follow what came before it does, too."""
+        if packet.dts is None or suspect.dts is None or self._last_dts is None:
+            return False
+        step = packet.dts - suspect.dts
+        return step >= 0 and (packet.dts <= self._last_dts or step < abs(packet.dts - self._last_dts))
+
+    def _jump_to(self, packet: VideoPacket) -> None:
+        first = packet.dts if packet.pts is None else packet.pts
+        if first is None or self._end is None:
+            return
+        end_s, first_s = float(self._end * self._tick_s), float(first * self._tick_s)
+        self._notes.setdefault(
+            f"the clock jumps from {end_s:.2f} s to {first_s:.2f} s: what follows is shown from {end_s:.2f} s on"
+        )
+        self._offset = self._end - first
+
+    def _timed(self, packet: VideoPacket) -> VideoPacket:
+        has_time = packet.pts is not None or packet.dts is not None
+        if self._num_untimed is None:
+            self._num_untimed = 0
+            if not has_time:
+                self._takes_in_order = True
+                rate = f"{float(self._fps):g}"
+                self._notes.setdefault(f"the file carries no times: its frames are shown at {rate} a second")
+        if self._takes_in_order and not has_time:
+            packet.pts, packet.duration = self._ticks(self._num_untimed), self._ticks(1)
+            self._num_untimed += 1
+        if packet.dts is not None:
+            self._last_dts = packet.dts
+            packet.dts += self._offset
+        if packet.pts is not None:
+            packet.pts += self._offset
+            end = packet.pts + (packet.duration or self._ticks(1))
+            self._end = end if self._end is None else max(end, self._end)
+        return packet
+
+    def _ticks(self, number: int) -> int:
+        """Length of so many frames at the stream's rate."""
+        return round(number / self._fps / self._tick_s)
