@@ -120,7 +120,7 @@ def render(metrics: Mapping[str, Any], plots: Mapping[str, str] | None = None) -
         parts += ["## Plots", "\n\n".join(f"![{title}]({name})" for title, name in plots.items())]
     for key, title in (
         ("bad_videos", "Videos that could not be used"),
-        ("damaged_videos", "Videos with damage, answered from what decodes"),
+        ("damaged_videos", "Videos that are odd or damaged, answered from what decodes"),
     ):
         if metrics[key]:
             parts += [f"## {title}", "\n".join(map(_problem, metrics[key]))]
