@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Sourced by the other scripts, from the root of the repository: source scripts/setup.sh EXTRAS ("" or "[dev]")
+# Sourced by the other scripts, from the root of the repository: source scripts/setup.sh EXTRAS [CONSTRAINTS]
+# EXTRAS: "", "[dev]" or "[lmms-eval]"; CONSTRAINTS: the file of versions for them, constraints.txt where none is named.
 # Installs the package into the active virtual environment, else into .venv, and only when something has changed.
 set -euo pipefail
 
@@ -15,9 +16,9 @@ fi
 export PATH="$VIRTUAL_ENV/bin:$PATH"
 
 stamp=$VIRTUAL_ENV/.videochat-online-installed
-wanted=$({ pwd -P; python --version; cat pyproject.toml constraints.txt; } | cksum)
+wanted=$({ pwd -P; python --version; cat pyproject.toml constraints*.txt; } | cksum)
 if [[ $(cat "$stamp" 2>/dev/null) != "$wanted "*"$1"* ]]; then
     echo "installing into $VIRTUAL_ENV (a few minutes and about 2 GB the first time) ..."
-    python -m pip install -qq --disable-pip-version-check -e ".$1" -c constraints.txt
+    python -m pip install -qq --disable-pip-version-check -e ".$1" -c "${2:-constraints.txt}"
     echo "$wanted $1" >"$stamp"
 fi

@@ -96,10 +96,10 @@ def checkout(tmp_path) -> Path:
     """The quickstart in a checkout of its own, since it writes to `outputs`; and the clip that comes with Gradio."""
     folder = tmp_path / "checkout"
     (folder / "scripts").mkdir(parents=True)
-    for name in ("quickstart.sh", "setup.sh"):
+    for name in ("quickstart.sh", "setup.sh", "setup_lmms_eval.sh"):
         shutil.copy(ROOT / "scripts" / name, folder / "scripts" / name)
-    for name in ("pyproject.toml", "constraints.txt"):
-        (folder / name).touch()
+    for name in ("pyproject.toml", "constraints.txt", "constraints-lmms-eval.txt"):
+        (folder / name).write_text(name)
     clips = tmp_path / "gradio" / "media_assets" / "videos"
     clips.mkdir(parents=True)
     (clips / "world.mp4").write_text("a clip")
@@ -114,6 +114,20 @@ def test_the_quickstart_passes_arguments_on_and_keeps_the_status(fake_environmen
     assert calls[-1] == "python scripts/quickstart.py --seed 3 --output two  blanks offline="
     assert fake_environment(script, fail="quickstart.py").status == 3
     assert fake_environment(script, fail="make_tiny_model.py").status == 3
+
+
+def test_the_environment_of_lmms_eval_is_installed_from_its_own_file(fake_environment, checkout):
+    script = checkout / "scripts" / "setup_lmms_eval.sh"
+    arguments = [str(checkout.parent / "venv")]
+    file = "-c constraints-lmms-eval.txt"
+    ours, theirs = (call for call in fake_environment(script, *arguments).calls if "pip install" in call)
+    assert f"-e .[lmms-eval] {file} " in ours
+    assert f"--no-deps {file} lmms-eval " in theirs
+    # What has less stays as it is, and installs nothing by the other file; a pin that moves is noticed.
+    assert not any("pip install" in call for call in fake_environment(checkout / "scripts" / "quickstart.sh").calls)
+    assert not any("-e ." in call for call in fake_environment(script, *arguments).calls)
+    (checkout / "constraints-lmms-eval.txt").write_text("filelock==3.32.7\n")
+    assert any("-e ." in call for call in fake_environment(script, *arguments).calls)
 
 
 def test_no_shell_stands_between_a_signal_and_the_quickstart(fake_environment, checkout, tmp_path):
