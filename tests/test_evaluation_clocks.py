@@ -71,6 +71,13 @@ class TestDoctor:
             kinds += [finding.kind for finding in found.videos[0].findings]
         assert kinds == ["early_question", "late_question"]
 
+    def test_a_question_before_the_clip_is_no_matter_of_the_clock(self, tmp_path):
+        write_clip(tmp_path / "late.mkv", start_s=100.0)
+        rows = [{"video_id": "late", "questions": [question(50.0), question(102.0)], "clip": [100.0, 104.0]}]
+        annotations = write_set(tmp_path / "set.json", rows)
+        (video,) = inspect_benchmark(get_task("ovbench"), [annotations], tmp_path).videos
+        assert [finding.kind for finding in video.findings] == ["outside_clip"]
+
     def test_what_was_mended_is_a_note(self, tmp_path):
         part = write_clip(tmp_path / "part.ts").read_bytes()
         (tmp_path / "joined.ts").write_bytes(part * 2)

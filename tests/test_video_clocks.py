@@ -11,9 +11,11 @@ import av
 import numpy as np
 import pytest
 
-from video_files import draw_number, pairs, read_number, read_numbers, values, write_song, write_video
+from video_files import draw_number, packet_spans, pairs, read_number, read_numbers, values, write_song, write_video
+from videochat_online.data.frames import FrameSampling, PixelReader
 from videochat_online.errors import VideoError
-from videochat_online.video import open_video, read_video
+from videochat_online.video import FrameTransform, open_video, read_video
+from videochat_online.video.declared import declared_length, is_cut_mp4
 from videochat_online.video.timestamps import StreamClock
 
 FRAMES = 30
@@ -93,6 +95,17 @@ class TestLateClocks:
         assert read_numbers(from_there) == [10, 11, 12]
         assert read_numbers(read_video(path, fps=2, zero_start=True)) == [0, 5, 10, 15, 20, 25]
 
+    def test_zero_start_far_into_a_file_and_at_its_broken_end(self, tmp_path):
+        path = write_video(tmp_path / "long.mkv", [70 + tick for tick in range(400)], keyframe_every=25)
+        shown = list(read_video(path, times_s=[1.0, 24.55, 39.0], zero_start=True))
+        assert [number % 256 for number in (10, 245, 390)] == read_numbers(shown)
+        assert read_numbers(read_video(path, start_s=30.0, end_s=30.15, zero_start=True)) == [300 % 256, 301 % 256]
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        with open_video(path, zero_start=True) as video:
+            last_s = [time_s for chunk in video.read() for time_s in chunk.times_s][-1]
+            assert video.report.ends_at_s == pytest.approx(last_s + 0.1, abs=0.01)
+            assert video.report.declared_end_s == pytest.approx(40.0, abs=0.1)
+
     def test_zero_start_of_a_negative_start(self):
         chunks = list(read_video(pairs([-2.0, -1.0, 0.5]), zero_start=True))
         assert [time_s for chunk in chunks for time_s in chunk.times_s] == [0.0, 1.0, 2.5]
@@ -139,6 +152,18 @@ class TestJumps:
         part = written(tmp_path / "part.ts")
         path = joined(tmp_path / "joined.ts", part, part)
         assert read_numbers(read_video(path, times_s=[2.0, 4.5], zero_start=True)) == [20, 15]
+
+    def test_the_length_of_a_file_whose_clock_jumps_is_counted(self, tmp_path):
+        """FFmpeg's estimate, from the last packet, is that of one part, or 26 hours; counting alone meets the jump."""
+        parts = [written(tmp_path / f"{start_s}.ts", start_s=start_s) for start_s in (100.0, 1.0)]
+        with open_video(joined(tmp_path / "joined.ts", *parts)) as video:
+            assert video.info.duration_s is None
+            assert len(video.frame_times_s()) == 2 * FRAMES
+            assert "jumps" in video.report.notes[0]
+        sampling = FrameSampling(method="middle", max_num_frames=6)
+        clip = PixelReader(FrameTransform(size=32)).clip(tmp_path / "joined.ts", sampling)
+        assert clip.duration_s == pytest.approx(2 * FRAMES / RATE)
+        assert clip.times_s == pytest.approx([0.5, 1.5, 2.5, 3.5, 4.5, 5.5], abs=0.11)
 
     @pytest.mark.parametrize("ending", ["mp4", "flv"])
     def test_an_appended_file_that_is_not_read_is_named(self, tmp_path, ending):
@@ -194,6 +219,48 @@ class TestPromises:
         assert video.info.num_frames_declared in (None, FRAMES)
         assert video.info.duration_s is None or video.info.duration_s < 2 * FRAMES / RATE
 
+    @pytest.mark.parametrize(
+        ("num_frames", "seconds", "expected"),
+        [
+            (300, 30.0, (300, 30.0, 30.0)),
+            (3000, 30.0, (None, 30.0, 30.0)),  # has nothing to do with length and rate
+            (30, 30.0, (None, 30.0, 30.0)),
+            (0, 30.0, (None, 30.0, 30.0)),
+            (300, 4e6, (300, None, None)),
+            (1 << 30, 30.0, (None, None, None)),  # more frames than bytes
+        ],
+    )
+    def test_what_counts_as_a_promise(self, num_frames, seconds, expected):
+        class _Stream:
+            frames, time_base, start_time = num_frames, Fraction(1, 1000), 0
+            duration, average_rate, guessed_rate = round(seconds * 1000), Fraction(RATE), Fraction(RATE)
+
+        class _Container:
+            duration, start_time, format = round(seconds * 1e6), 0, av.format.ContainerFormat("avi")
+
+        found = declared_length(_Container(), _Stream(), num_bytes=100_000)
+        assert (found.num_frames, found.duration_s, found.end_s) == expected
+
+    def test_boxes_of_an_mp4(self, tmp_path):
+        def box(name, content, *, wide=False, claimed=None):
+            length = (16 if wide else 8) + len(content) if claimed is None else claimed
+            head = (
+                (1).to_bytes(4, "big") + name + length.to_bytes(8, "big") if wide else length.to_bytes(4, "big") + name
+            )
+            return head + content
+
+        path = tmp_path / "a.mp4"
+        whole = box(b"ftyp", b"isom") + box(b"mdat", bytes(40), wide=True) + box(b"moof", bytes(12))
+        for content, is_cut in [
+            (whole, False),
+            (whole[:-1], True),
+            (whole + b"\0\0\0", True),
+            (box(b"mdat", bytes(40), wide=True)[:-3], True),
+            (whole + box(b"mdat", bytes(9), claimed=0), False),  # up to the end of the file
+        ]:
+            path.write_bytes(content)
+            assert is_cut_mp4(path) is is_cut
+
     def test_avi_with_pauses_is_whole(self, tmp_path):
         path = write_video(tmp_path / "pauses.avi", [0, 1, 2, 9, 10, 30, 31], codec="mpeg4")
         numbers, times_s, video = through(path)
@@ -206,6 +273,20 @@ class TestPromises:
         assert numbers == list(range(FRAMES))
         assert np.diff(times_s) == pytest.approx(1 / RATE)
         assert video.report.problem is None
+
+    def test_avi_with_a_broken_frame_keeps_the_times_of_the_others(self, tmp_path):
+        path = written(tmp_path / "b.avi", codec="libx264", keyframe_every=6, b_frames=2)
+        content = bytearray(path.read_bytes())
+        position, size = packet_spans(path)[12]
+        content[position : position + size] = bytes(size)
+        path.write_bytes(content)
+        with open_video(path) as video:
+            chunks = list(video.read())
+            assert video.report.num_errors == 1
+        times_s = [time_s for chunk in chunks for time_s in chunk.times_s]
+        shown = zip(read_numbers([chunks[0], chunks[-1]]), [*chunks[0].times_s, *chunks[-1].times_s], strict=True)
+        assert {round(time_s * RATE) - number for number, time_s in shown} == {1}  # AVI begins with an empty slot
+        assert FRAMES - 12 <= len(times_s) < FRAMES
 
     @pytest.mark.parametrize(("format_name", "codec"), [("h264", "libx264"), ("hevc", "libx265")])
     def test_raw_streams_have_the_times_of_their_rate(self, tmp_path, format_name, codec):

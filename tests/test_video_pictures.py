@@ -117,6 +117,15 @@ class TestAnimations:
         assert [read_number(frame) for chunk in chunks for frame in chunk.pixels_THWC] == NUMBERS
         assert [time_s for chunk in chunks for time_s in chunk.times_s] == [i / 4 for i in range(len(NUMBERS))]
 
+    def test_pages_of_another_size_are_left_out(self, tmp_path):
+        pictures = [Image.fromarray(draw_number(number)) for number in NUMBERS]
+        pages = [*pictures[1:3], pictures[3].resize((32, 16)), *pictures[4:]]
+        pictures[0].save(tmp_path / "a.tif", save_all=True, append_images=pages)
+        with open_video(tmp_path / "a.tif") as video:
+            numbers = [read_number(frame) for chunk in video.read() for frame in chunk.pixels_THWC]
+            assert numbers == [*NUMBERS[:3], *NUMBERS[4:]]
+            assert video.report.problem is None
+
     def test_an_animation_that_breaks_off(self, tmp_path):
         path = save_animation(tmp_path / "a.gif", duration=DURATIONS_MS)
         broken = tmp_path / "a.webp"  # known by what it holds, not by its name

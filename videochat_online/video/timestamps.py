@@ -62,6 +62,7 @@ class StreamClock:
         self._takes_in_order = format_name in UNORDERED_FORMATS and stream.codec_context.name in REORDERING_CODECS
         self._notes = notes
         self._waiting: list[int] = []  # a heap: times of packets whose frames have not come out yet
+        self._delay: int | None = None  # how many wait when a frame comes out
         self._offset = 0
         self._last_dts: int | None = None
         self._end: int | None = None
@@ -98,6 +99,10 @@ class StreamClock:
     def time(self, frame: VideoFrame) -> VideoFrame:
         """The frame, with the time at which it is shown."""
         if self._takes_in_order and self._waiting:
+            if self._delay is None:
+                self._delay = len(self._waiting)
+            while len(self._waiting) > self._delay:  # a frame was lost without an error
+                heapq.heappop(self._waiting)
             frame.pts = heapq.heappop(self._waiting)
         return frame
 
