@@ -22,7 +22,7 @@ from videochat_online.demo.api_documents import ApiLimits
 from videochat_online.demo.conversation import to_json, to_srt
 from videochat_online.demo.examples import EXAMPLES, make_example
 from videochat_online.demo.gate import ModelGate
-from videochat_online.demo.page import messages, notice, seconds_of
+from videochat_online.demo.page import messages, notice
 from videochat_online.demo.server import DemoServer, ServerOptions
 from videochat_online.demo.stills import LiveImages
 from videochat_online.demo.uploads import accept_upload
@@ -113,17 +113,6 @@ class TestText:
 
     def test_notices_are_escaped(self):
         assert notice('<a href="x">') == '<div class="vco-notice" role="alert">&lt;a href=&quot;x&quot;&gt;</div>'
-
-    @pytest.mark.parametrize(
-        ("moment", "expected"), [("90", 90), (" 1:30 ", 90), ("1:02:30", 3750), ("0:05.5", 5.5), ("12.25", 12.25)]
-    )
-    def test_moments(self, moment, expected):
-        assert seconds_of(moment) == expected
-
-    @pytest.mark.parametrize("moment", ["", "soon", "-3", "1:", "1:2:3:4", "1e3", "nan", "9" * 50])
-    def test_no_moments(self, moment):
-        with pytest.raises(InputError, match="expected a time such as 90, 1:30 or 1:02:30"):
-            seconds_of(moment)
 
 
 class TestOptions:

@@ -6,7 +6,6 @@ Text of models, files and viewers reaches the page as text only: the chat shows 
 from __future__ import annotations
 
 import html
-import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from videochat_online.demo.viewers import DemoOptions, Viewers, options_of
 from videochat_online.errors import InputError
 from videochat_online.memory import MEMORY_BANKS
 from videochat_online.memory.settings import MEMORY_SETTINGS, default_of, settings_of, written
+from videochat_online.text.times import seconds_of
 
 SECONDS_BETWEEN_PIECES = 0.05
 """The chat is not drawn again more often than that."""
@@ -320,19 +320,6 @@ def _memory_field(defaults: StreamOptions, memory: str, name: str) -> Update:
         return {"visible": False, "value": ""}
     own = defaults.memory_options.get(name) if memory == defaults.memory else None
     return {"visible": True, "value": written(own), "placeholder": written(default_of(memory, name))}
-
-
-def seconds_of(moment: str) -> float:
-    """`1:30` or `90` -> 90.0.
-
-    Raises:
-        InputError: neither.
-    """
-    match = re.fullmatch(r"\s*(?:(?:(\d{1,3}):)?(\d{1,3}):)?(\d{1,6}(?:\.\d+)?)\s*", moment)
-    if match is None:
-        raise InputError(f"forward to: expected a time such as 90, 1:30 or 1:02:30, got {moment[:40]!r}")
-    hours, minutes, seconds = (float(part or 0) for part in match.groups())
-    return 3600 * hours + 60 * minutes + seconds
 
 
 def messages(answers: Sequence[LiveAnswer]) -> list[dict[str, str]]:
