@@ -13,10 +13,11 @@ from PIL import Image
 from clips import write_clip
 from videochat_online.cli.dialogue import Command, command_of
 from videochat_online.cli.main import main
-from videochat_online.errors import InputError
+from videochat_online.errors import InputError, VideoError
 from videochat_online.streaming import StreamingSession
 from videochat_online.streaming.prompting import build_prompt
 from videochat_online.streaming.speaking import generate_ids
+from videochat_online.video import VideoSource
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +140,29 @@ class TestVideo:
             rows, ("SECONDS:", "a question", "at least 0", ":play [T]", ":play: ", "':memory'", "UTF-8"), strict=False
         ):
             assert word in row["error"]
+
+    def test_what_comes_after_a_frame_that_failed_is_not_watched(self, converse_json, clip, monkeypatch):
+        push, failures = StreamingSession.push, ["broken"]
+
+        def failing(session, pixels_THWC, times_s):
+            if session.num_frames and failures:
+                raise InputError(failures.pop())
+            push(session, pixels_THWC, times_s)
+
+        monkeypatch.setattr(StreamingSession, "push", failing)
+        lines = [":play 2", "3:What?", "What?", ":rewind", ":play 2", "What?"]
+        _, rows, _ = converse_json(lines, "--video", clip)
+        assert [row.get("error") for row in rows] == ["broken", "broken", None, None, None, None]
+        assert [times(rows[i]) for i in (2, 5)] == [[0.0], [0.0, 1.0, 2.0]]
+
+    def test_the_end_of_a_video_without_times_is_that_of_its_last_sample(self, converse_json, clip, monkeypatch):
+        def refuse(source):
+            raise VideoError("no times")
+
+        monkeypatch.setattr(VideoSource, "frame_times_s", refuse)
+        _, rows, _ = converse_json([":play", "0:05 What?", "5.1:What?"], "--video", clip)
+        assert rows[0]["position_s"] == 4.0
+        assert ["late" in row for row in rows] == [False, False, True]
 
     def test_nothing_answered_is_bad_input(self, converse_json, clip, tmp_path):
         status, _, err = converse_json(["0:75 What?", ":play", "1:"], "--video", clip)
