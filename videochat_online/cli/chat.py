@@ -22,7 +22,6 @@ import math
 import sys
 from collections.abc import Sequence
 from contextlib import closing
-from pathlib import Path
 
 from videochat_online.cli.dialogue import Command, Dialogue, check_text, converse, spoken, tell
 from videochat_online.cli.options import (
@@ -43,7 +42,16 @@ from videochat_online.streaming import ImageChat, StreamingSession
 from videochat_online.text.times import TimedQuestion, timed_question
 from videochat_online.video import VideoSource, open_video, read_image
 
-_ABOUT_FRAMES = ("fps", "source_fps", "memory", *MEMORY_SETTINGS, "strategy", "retrieved_frames", "kv_memory")
+_ABOUT_FRAMES = (
+    "fps",
+    "source_fps",
+    "zero_start",
+    "memory",
+    *MEMORY_SETTINGS,
+    "strategy",
+    "retrieved_frames",
+    "kv_memory",
+)
 """Flags that have no meaning for images."""
 
 
@@ -51,10 +59,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the subcommand."""
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--video", metavar="PATH", help="video file, or folder of frames")
-    source.add_argument("--image", nargs="+", type=Path, metavar="PATH", help="one or several still images")
+    source.add_argument("--image", nargs="+", metavar="PATH", help="one or several still images")
     parser.add_argument("--ask", nargs="+", action="extend", metavar="T:QUESTION", help="time and question, as above")
     parser.add_argument("--fps", type=float, default=1.0, help="frames a second shown to the model (default: 1)")
     parser.add_argument("--source_fps", type=float, metavar="X", help="rate of a folder of frames (default: 1)")
+    parser.add_argument(
+        "--zero_start", action="store_true", help="times count from a file's first frame, not by its clock"
+    )
     parser.add_argument("--backend", default="auto", metavar="NAME", help="video decoder (default: auto)")
     parser.add_argument("--system_message", metavar="TEXT", help="instead of the checkpoint's")
     parser.add_argument("--json", action="store_true", help="one line of JSON a question")
@@ -90,7 +101,9 @@ def run(options: argparse.Namespace) -> int:
     questions = sorted(map(parse_question, options.ask or []), key=lambda question: question.time_s)
     settings, strategy = settings_of(options), strategy_of(options)
     # The video first: it fails in milliseconds where it fails, a model takes a while to load.
-    with open_video(options.video, fps=options.source_fps, backend=options.backend) as source:
+    with open_video(
+        options.video, fps=options.source_fps, backend=options.backend, zero_start=options.zero_start
+    ) as source:
         memory = memory_of(options)
         session = StreamingSession(
             load_model_of(options),
@@ -114,12 +127,12 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _warn_of_damage(source: VideoSource, dialogue: Dialogue) -> None:
-    problem, report = source.report.problem, source.report
-    if problem is None:
+    warning, report = source.report.warning, source.report
+    if warning is None:
         return
-    tell(f"warning: {source.info.source}: {problem}")
+    tell(f"warning: {source.info.source}: {warning}")
     if dialogue.as_json:
-        row = {"warning": problem, "decoded": report.num_decoded, "declared": report.num_declared}
+        row = {"warning": warning, "decoded": report.num_decoded, "declared": report.num_declared}
         dialogue.write("", row)
 
 
@@ -128,7 +141,7 @@ class ImageDialogue(Dialogue):
 
     not_here = " (others are about videos)"
 
-    def __init__(self, chat: ImageChat, paths: Sequence[Path], as_json: bool) -> None:
+    def __init__(self, chat: ImageChat, paths: Sequence[str], as_json: bool) -> None:
         super().__init__(as_json)
         self._chat, self._paths = chat, paths
 
@@ -141,9 +154,7 @@ class ImageDialogue(Dialogue):
         self.num_answered += 1
         counts = self._chat.tokens_per_image
         row = {"question": line, "text": text, "num_visual_tokens": self._chat.num_visual_tokens}
-        row["images"] = [
-            {"path": str(path), "num_tokens": count} for path, count in zip(self._paths, counts, strict=True)
-        ]
+        row["images"] = [{"path": path, "num_tokens": count} for path, count in zip(self._paths, counts, strict=True)]
         used = f"{len(counts)} images, {self._chat.num_visual_tokens} visual tokens"
         self.write(f"{line}\n  {text}\n  ({used})", row | ({"stopped": True} if is_stopped else {}))
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from videochat_online.errors import InputError, NoFrameError, VideoError
-from videochat_online.evaluation.media_checks import OVERRUN_S
+from videochat_online.evaluation.anomalies import OVERRUN_S
 from videochat_online.streaming import StreamingSession
 from videochat_online.text.times import clock_time
 from videochat_online.types import FrameChunk
@@ -161,7 +161,7 @@ class VideoPlayer:
     def _check_begun(self, time_s: float) -> None:
         if time_s < self.start_s:
             begins = f"{time_s:.7g} s is before the first frame, which is at {self.start_s:.7g} s"
-            raise NoFrameError(f"{begins}: nothing has been seen by then")
+            raise NoFrameError(f"{begins}: nothing has been seen by then (--zero_start counts times from there)")
 
     def _goal_of(self, time_s: float) -> float | None:
         duration_s = self._source.info.duration_s
