@@ -96,6 +96,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dry_run", action="store_true", help="load no model: count questions and missing videos (with --data_root)"
     )
     group.add_argument("--json", action="store_true", help="one line of JSON at the end")
+    _add_frame_arguments(parser)
+    group = parser.add_argument_group("run")
+    group.add_argument("--shard", metavar="I/N", help="part I (from 0) of N; under torchrun its rank")
+    group.add_argument("--slurm_array", action="store_true", help="tasks of a Slurm array share the videos")
+    group.add_argument(
+        "--max_bad_fraction", type=float, default=0.1, metavar="X", help="of videos or questions (default: 0.1)"
+    )
+    group.add_argument(
+        "--decode_timeout_s",
+        type=float,
+        default=DECODE_TIMEOUT_S,
+        metavar="X",
+        help=f"a video that gives no frame for so long is bad (default: {DECODE_TIMEOUT_S:g})",
+    )
+    group.add_argument("--max_videos", type=int, metavar="N", help="only the first N videos")
+    add_model_arguments(parser, required=False)
+    add_memory_arguments(parser)
+    add_strategy_arguments(parser, with_kv_memory=True)
+    add_generation_arguments(parser)
+    # The protocol decides unless a flag does.
+    parser.set_defaults(memory=None, strategy=None, max_new_tokens=None)
+
+
+def _add_frame_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("frames (default: as published for the setting)")
     group.add_argument("--fps", type=float, metavar="X", help="frames a second")
     group.add_argument(
@@ -118,26 +142,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="times count from a file's first frame, not by its clock",
     )
-    group = parser.add_argument_group("run")
-    group.add_argument("--shard", metavar="I/N", help="part I (from 0) of N; under torchrun its rank")
-    group.add_argument("--slurm_array", action="store_true", help="tasks of a Slurm array share the videos")
-    group.add_argument(
-        "--max_bad_fraction", type=float, default=0.1, metavar="X", help="of videos or questions (default: 0.1)"
-    )
-    group.add_argument(
-        "--decode_timeout_s",
-        type=float,
-        default=DECODE_TIMEOUT_S,
-        metavar="X",
-        help=f"a video that gives no frame for so long is bad (default: {DECODE_TIMEOUT_S:g})",
-    )
-    group.add_argument("--max_videos", type=int, metavar="N", help="only the first N videos")
-    add_model_arguments(parser, required=False)
-    add_memory_arguments(parser)
-    add_strategy_arguments(parser, with_kv_memory=True)
-    add_generation_arguments(parser)
-    # The protocol decides unless a flag does.
-    parser.set_defaults(memory=None, strategy=None, max_new_tokens=None)
 
 
 def run(options: argparse.Namespace) -> int:
