@@ -95,6 +95,23 @@ class TestLateClocks:
         assert read_numbers(from_there) == [10, 11, 12]
         assert read_numbers(read_video(path, fps=2, zero_start=True)) == [0, 5, 10, 15, 20, 25]
 
+    def test_avi_counts_empty_slots_before_its_first_frame(self, tmp_path):
+        path = written(tmp_path / "late.avi", start_s=7.0, codec="libx264")
+        numbers, times_s, video = through(path)
+        assert numbers == list(range(FRAMES))
+        assert times_s[0] == pytest.approx(7.0, abs=0.11)
+        assert video.info.duration_s == pytest.approx(FRAMES / RATE, abs=0.11)
+        assert video.report.warning is None
+        assert through(path, zero_start=True)[1] == pytest.approx([i / RATE for i in range(FRAMES)])
+        clip = PixelReader(FrameTransform(size=32)).clip(path, FrameSampling(method="middle", max_num_frames=3))
+        assert clip.times_s == pytest.approx([0.5, 1.5, 2.5], abs=0.25)
+
+    def test_a_beginning_that_does_not_decode_is_named(self, tmp_path):
+        path = written(tmp_path / "late.ts", start_s=5.0)
+        path.write_bytes(path.read_bytes()[188 * 20 :])
+        with open_video(path) as video:
+            assert re.match(r"its first (0\.[5-9]|1\.\d)\d? s do not decode", video.report.warning)
+
     def test_zero_start_far_into_a_file_and_at_its_broken_end(self, tmp_path):
         path = write_video(tmp_path / "long.mkv", [70 + tick for tick in range(400)], keyframe_every=25)
         shown = list(read_video(path, times_s=[1.0, 24.55, 39.0], zero_start=True))
@@ -170,7 +187,7 @@ class TestJumps:
         part = written(tmp_path / f"part.{ending}", scale=4, codec="mjpeg" if ending == "mp4" else "flv")
         numbers, _, video = through(joined(tmp_path / f"joined.{ending}", part, part), scale=4)
         assert numbers == list(range(FRAMES))
-        assert "another file may be appended" in video.report.warning
+        assert f"another file is appended at byte {part.stat().st_size:,}" in video.report.warning
         assert through(part, scale=4)[2].report.warning is None
 
     def test_one_wrong_time_is_no_jump(self, tmp_path):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import mmap
 import os
 from collections import Counter
 from collections.abc import Collection, Iterator
@@ -26,6 +27,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from videochat_online.errors import VideoError
+from videochat_online.video.declared import INDEXED_FORMATS
 from videochat_online.video.timestamps import StreamClock, VideoPacket
 
 REFUSED_FORMATS = frozenset({"tty", "concat", "hls", "ffmetadata", "lavfi", "sdp"})
@@ -37,9 +39,11 @@ THREADED_PIXELS = 640 * 360
 MAX_THREADS = 8
 """Each thread of the decoder holds frames of its own."""
 
-MIN_UNREAD_BYTES = 1 << 14
-MIN_UNREAD_PART = 1 / 3
-"""More bytes behind the last packet than both are no index: another file was appended, which FFmpeg does not read."""
+HEADED_FORMATS = INDEXED_FORMATS | {"flv", "asf"}
+"""Containers with a beginning that comes once."""
+
+MIN_UNREAD_BYTES = 1 << 10
+"""So much behind the last packet is more than what a packet that is cut short leaves."""
 
 MAX_PACKETS_PEEKED = 256
 """Of the video streams of a file that has several: a still has one packet among so many."""
@@ -187,7 +191,7 @@ class ContainerPass:
         codec.thread_count = min(MAX_THREADS, os.cpu_count() or 1) if self.is_threaded else 1
         self._tally = tally
         self._clock = StreamClock(self.stream, self.container.format.name, tally.notes)
-        self._num_bytes = path.stat().st_size
+        self._path = path
         self._num_discarded = 0
         self._has_corrupt_packet = False
         self.num_packets = 0
@@ -256,10 +260,16 @@ class ContainerPass:
                 self._note_end(packet.pts, packet.duration, packet.time_base)
 
     def _note_rest(self, read_to: int) -> None:
-        num_unread = self._num_bytes - read_to
-        if read_to and num_unread > max(MIN_UNREAD_BYTES, MIN_UNREAD_PART * self._num_bytes):
-            note = f"its last {num_unread:,} of {self._num_bytes:,} bytes hold no frame: another file may be appended"
-            self._tally.notes.setdefault(note)
+        """Look for a second beginning behind the last packet: FFmpeg reads one file, and says nothing of more."""
+        num_unread = self._path.stat().st_size - read_to
+        if self.container.format.name not in HEADED_FORMATS or not read_to or num_unread < MIN_UNREAD_BYTES:
+            return
+        with self._path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            # An MP4 begins with the length of its first box, which may differ.
+            skipped = 4 if content[4:8] == b"ftyp" else 0
+            second = content.find(content[skipped : skipped + 4], read_to) - skipped
+        if second >= read_to:
+            self._tally.notes.setdefault(f"another file is appended at byte {second:,}, which is not read")
 
     def _note_end(self, pts: int | None, duration: int | None, time_base: Fraction | None) -> None:
         if pts is not None and time_base:

@@ -5,7 +5,7 @@ Owns which formats write their length down and from where they count. Decodes no
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import av
@@ -24,6 +24,9 @@ DECLARING_FORMATS = INDEXED_FORMATS | {"avi", "flv", "asf"}
 
 FROM_ZERO_FORMATS = frozenset({"matroska,webm", "asf"})
 """Containers whose declared length counts from time 0, wherever the first frame starts."""
+
+MIN_LATE_S = 0.5
+"""Encoders that hold frames back leave an empty slot or two at the beginning of an AVI, which are no late start."""
 
 MAX_DECLARED_S = 1e6
 """A declared end beyond this (11 days) is a number that a live stream begins with."""
@@ -45,6 +48,13 @@ class DeclaredLength:
     num_frames: int | None = None
     duration_s: float | None = None
     end_s: float | None = None
+
+    def without_start(self, start_s: float, fps: float | None) -> DeclaredLength:
+        """The same without the empty slots before a first frame that starts late: AVI counts from time 0."""
+        if start_s < MIN_LATE_S or not (self.num_frames and self.duration_s and fps):
+            return self
+        num_frames, duration_s = self.num_frames - round(start_s * fps), self.duration_s - start_s
+        return replace(self, num_frames=max(1, num_frames), duration_s=max(0.0, duration_s))
 
 
 def declared_length(container: InputContainer, stream: VideoStream, num_bytes: int) -> DeclaredLength:

@@ -25,6 +25,9 @@ MIN_SEEK_S = 4.0
 SEEK_MARGINS_S = (0.0, 2.0, 10.0)
 """How far before the wanted time to aim: a keyframe may be shown later than its place in the file says."""
 
+MIN_LOST_S = 0.5
+"""Less than this at the beginning are the frames before the first key frame that any cut leaves."""
+
 MIN_MISSING_S = 1.0
 MIN_MISSING_PART = 0.02
 """A video that ends earlier than declared by both is cut short; declared lengths are rounded."""
@@ -61,6 +64,11 @@ class PyavReader:
             num_failed = len(self._tally.failures)
             self.close()
             raise VideoError(f"{path}: expected a video, found no frame that decodes ({num_failed} failures)")
+        clock_start_s = self._pass.time_of(self._pass.stream.start_time)
+        if self._has_empty_slots:
+            declared, clock_start_s = declared.without_start(first.time_s, self._average_fps), None
+        if clock_start_s is not None and first.time_s - clock_start_s > MIN_LOST_S:
+            self._tally.notes[f"its first {first.time_s - clock_start_s:.2f} s do not decode"] = None
         self._info = VideoInfo(
             source=str(path),
             kind="video",
@@ -71,7 +79,7 @@ class PyavReader:
             height=first.pixels_HWC.shape[0],
             rotation=self._rotation,
             start_s=first.time_s,
-            clock_start_s=self._pass.time_of(self._pass.stream.start_time),
+            clock_start_s=clock_start_s,
         )
 
     @property
