@@ -13,7 +13,6 @@ from clips import write_clip
 from train_cases import dialogue, tiny_encoder, write_media
 from videochat_online.constants import IGNORE_INDEX
 from videochat_online.data import FrameSampling, PixelReader, SampleEncoder, Tiling, parse_row
-from videochat_online.data.encoding import trimmed
 from videochat_online.data.frames import PixelCache
 from videochat_online.data.layout import online_turns
 from videochat_online.data.lengths import estimate_sample
@@ -183,7 +182,6 @@ def test_tracks(encoder, media):
         ({"video": "clip.mp4", "conversations": dialogue("a", "b", "<image>", "d")}, "expected one <video>"),
         ({"video": "none.mp4", "conversations": dialogue("a", "b")}, "none.mp4: expected a video file"),
         ({"image": "none.png", "conversations": dialogue("a", "b")}, "none.png: expected an image"),
-        ({"conversations": dialogue("<img>", "b")}, "reserved for pictures"),
     ],
 )
 def test_rows_that_do_not_fit(encoder, media, row, message):
@@ -284,11 +282,6 @@ def test_a_turn_without_new_frames_starts_with_a_line_break():
         Turn(("Frame1 at 0.5s: ", Visual(16), "\n", "first"), "a"),
         Turn(("\n", "second"), "b"),
     )
-
-
-def test_texts_are_trimmed_for_the_checkpoints_that_were_trained_so():
-    turn = Turn(("\n", Visual(4), "\n", " What? ", ""), " That.\n")
-    assert trimmed(turn) == Turn(("", Visual(4), "\n", " What?"), "That.")
 
 
 def test_frames_of_a_folder(encoder, media):

@@ -83,7 +83,7 @@ class TestOddRows:
             (ovo_choice(9, "EPM", 1, gt=True), "gt: expected a whole number from 0 to 2, got True"),
             (ovo_choice(9, "EPM", 1, gt=None), "gt: expected a whole number"),
             (ovo_choice(9, "EPM", 1, options=["red", ""]), "options: expected 2 to 26 texts"),
-            (ovo_choice(9, "EPM", 1, question="<img>?"), "no image tokens"),
+            (ovo_choice(9, "EPM", 1, question="a\ud800"), "question: expected Unicode text, found half of a surrogate"),
             (ovo_choice(9, "EPM", 1, video=""), "video: expected a text"),
             (ovo_choice(None, "EPM", 1), "id: expected a number or a name, got None"),
             (ovo_choice(0, "EPM", 1), "id: expected one that no row before has, got 0"),

@@ -6,12 +6,14 @@ import threading
 
 import pytest
 import torch
+from PIL import Image
 
 from videochat_online.errors import InputError
 from videochat_online.model import load_model
-from videochat_online.streaming import GenerationSettings, StreamingSession
-from videochat_online.streaming.decoding import without_image_tokens
+from videochat_online.streaming import Exchange, GenerationSettings, ImageChat, StreamingSession
+from videochat_online.streaming.state import SessionState, save_state
 
+IMAGE = Image.new("RGB", (28, 28))
 SHORT = GenerationSettings(max_new_tokens=4, min_new_tokens=4)
 
 
@@ -54,12 +56,38 @@ def test_a_reply_that_spells_a_reserved_token_does_not_break_the_next_question(s
     )
     answer = session.ask("Which tag shows a picture?")
     assert answer.text == "the tag <img>, closed by </img>"
-    assert session.history[-1].answer == "the tag , closed by "
+    assert session.history[-1].answer == "the tag <img>, closed by </img>"
+    layout = session.prepare("And then?").prompt.layout
+    assert len(layout.visual_spans) == 3
+    assert layout.text.count("the tag <img>, closed by </img>") == 1
     session.ask("And then?")
 
 
-def test_without_image_tokens():
-    assert without_image_tokens("a <img><IMG_CONTEXT></img> b") == "a  b"
+def test_half_of_a_surrogate_pair_is_refused_and_the_session_goes_on(tiny_model, session, frames, tmp_path):
+    told = "expected Unicode text, found half of a surrogate pair at position 1"
+    for call in (session.ask, session.prepare, tiny_model.embed_text, ImageChat(tiny_model, [IMAGE]).ask):
+        with pytest.raises(InputError, match=told):
+            call("a\ud800")
+    with pytest.raises(InputError, match=f"question: {told}"):
+        list(session.stream("a\udfff"))
+    with pytest.raises(InputError, match=f"generation prefix: {told}"):
+        session.ask("What?", generation_prefix="a\ud800")
+    with pytest.raises(InputError, match="question: expected text, found bytes"):
+        session.ask(b"What?")
+    with pytest.raises(InputError, match=f"system message: {told}"):
+        StreamingSession(tiny_model, system_message="a\ud800")
+    with pytest.raises(InputError, match=f"system message: {told}"):
+        ImageChat(tiny_model, [IMAGE], system_message="a\ud800")
+    with pytest.raises(InputError, match=f"exchange 1: answer: {told}"):
+        StreamingSession(tiny_model, history=[Exchange("q", "a\ud800")])
+    assert session.ask("a\0b").question == "a\0b"
+    session.save(tmp_path / "state")
+    history = (Exchange("q", "b"), Exchange("a\ud800", "b", 0.0, 1))
+    save_state(tmp_path / "broken", SessionState(3, 2.0, history), session.memory.state_dict())
+    with pytest.raises(InputError, match=f"broken: exchange 2: question: {told}"):
+        session.restore(tmp_path / "broken")
+    assert len(session.history) == 1
+    session.restore(tmp_path / "state")
 
 
 def test_a_prompt_beyond_the_context_is_refused(session, monkeypatch):

@@ -23,7 +23,9 @@ from videochat_online.text import (
     load_tokenizer,
     special_ids,
     split_placeholders,
+    trimmed,
     truncate_layout,
+    turn_segments,
 )
 from videochat_online.types import FrameUse, Turn, Visual
 
@@ -67,7 +69,8 @@ def layout(
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_ids_are_those_of_the_whole_string(tokenizers: dict[str, Any], kind: tuple[str, str]) -> None:
-    pieces = get_template(kind[1]).render(TURNS, system_message="S")
+    template = get_template(kind[1])
+    pieces = template.render([trimmed(turn) for turn in TURNS] if template.trims else TURNS, system_message="S")
     text = "".join(
         f"<img>{'<IMG_CONTEXT>' * piece.segment.num_tokens}</img>"
         if isinstance(piece.segment, Visual)
@@ -157,22 +160,6 @@ def test_a_placeholder_in_a_users_text_stays_text(tokenizers: dict[str, Any]) ->
     assert "what does <image> mean?" in tokenizers["phi3"].decode(found.input_ids)
 
 
-@pytest.mark.parametrize("token", ["<img>", "</img>", "<IMG_CONTEXT>"])
-@pytest.mark.parametrize(
-    ("turn", "options"),
-    [
-        (lambda token: Turn((f"a {token} b", Visual(4)), "x"), lambda token: {}),
-        (lambda token: Turn((token[:3], token[3:]), "x"), lambda token: {}),
-        (lambda token: Turn((Visual(4),), f"x{token}"), lambda token: {}),
-        (lambda token: Turn((Visual(4),), "x"), lambda token: {"system_message": token}),
-        (lambda token: Turn((Visual(4),)), lambda token: {"generation_prefix": token}),
-    ],
-)
-def test_reserved_tokens_in_texts(tokenizers: dict[str, Any], token: str, turn: Any, options: Any) -> None:
-    with pytest.raises(InputError, match=f"contains '{token}'.*expected [01], .*found [12]"):
-        layout(tokenizers, (turn(token),), **options(token))
-
-
 def test_what_cannot_be_laid_out(tokenizers: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="picture 2: expected at least one visual token, found 0"):
         layout(tokenizers, (Turn((Visual(1), Visual(0))),))
@@ -234,6 +221,23 @@ def test_frame_lines() -> None:
     )
     assert frame_segments(frames[1:], with_times=False) == ("Frame12: ", Visual(16), "\n")
     assert frame_segments([], with_times=True) == ()
+
+
+def test_a_turn_without_new_frames_starts_with_an_empty_line_where_frames_carry_times() -> None:
+    assert turn_segments([], "What?", with_times=True) == ("\n", "What?")
+    assert turn_segments([], "What?", with_times=False) == ("What?",)
+    frames = [FrameUse(index=0, time_s=0.5, num_tokens=4)]
+    assert turn_segments(frames, "What?", with_times=True) == ("Frame1 at 0.5s: ", Visual(4), "\n", "What?")
+
+
+def test_turns_are_trimmed_for_the_checkpoints_that_were_trained_so(tokenizers: dict[str, Any]) -> None:
+    turn = Turn(("\n", "  ", " \n", Visual(4), "\n", " What? ", "\n", ""), " That.\n")
+    assert trimmed(turn) == Turn((Visual(4), "\n", " What?"), "That.")
+    assert trimmed(Turn(("\n", " What? "))) == Turn(("What?",))
+    assert trimmed(Turn(("\n", ""), " ")) == Turn((), "")
+    found = layout(tokenizers, (turn,), ("internlm2", "internlm2-chat")).text
+    assert found.endswith("user\n<img><IMG_CONTEXT>*4</img>\n What?<|im_end|><|im_start|>assistant\nThat.<|im_end|>")
+    assert " What? \n<|im_end|>" in layout(tokenizers, (turn,), ("internlm2", "internvl2_5")).text
 
 
 def test_recorded_cases(shared_dir: Path) -> None:

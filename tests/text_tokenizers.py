@@ -8,6 +8,8 @@ from functools import cache
 from pathlib import Path
 
 import sentencepiece
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
 
 from videochat_online.constants import SPECIAL_TOKENS
 
@@ -67,3 +69,62 @@ def write_sentencepiece_directory(
     } | (config or {})
     (directory / "tokenizer_config.json").write_text(json.dumps(entries), encoding="utf-8")
     return directory
+
+
+TOOL_TOKENS = ("<tool_call>", "</tool_call>")
+"""Added to a vocabulary as tokens that are not special."""
+_BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
+
+
+def fast_tokenizer(kind: str, markers: tuple[str, ...]) -> PreTrainedTokenizerFast:
+    """One of a family that comes as `tokenizer.json`.
+
+    Args:
+        kind: `llama` puts a blank in front of each part of a text, `byte_level` has a token for each byte, `unigram`
+            has its control tokens among the pieces of the model and makes one sign of others (NFKC), `whole_words`
+            looks words up before it merges, and its bytes are special tokens.
+        markers: of the chat; they swallow blanks after them in `llama`.
+    """
+    named = ("<unk>", "<s>", "</s>", "<|endoftext|>")
+    special = [*named, *markers, *SPECIAL_TOKENS]
+    if kind == "unigram":
+        pieces = [(token, 0.0) for token in special] + [(token, -9.0) for token in _BYTES]
+        pieces += [(character, -5.0) for character in sorted(set(WORDS) | {"▁"})]
+        pieces += [("▁the", -2.0), ("end", -2.0), ("<|", -2.0), ("img", -2.0)]
+        tokenizer = Tokenizer(models.Unigram(pieces, unk_id=0, byte_fallback=True))
+        tokenizer.normalizer = normalizers.NFKC()
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+        tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace(prepend_scheme="first")])
+    elif kind == "byte_level":
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
+        _train(tokenizer, pre_tokenizers.ByteLevel.alphabet())
+    else:
+        tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", ignore_merges=kind == "whole_words"))
+        tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+        tokenizer.decoder = decoders.Sequence(
+            [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+        )
+        _train(tokenizer, "", [*special, *_BYTES])
+        if kind == "llama":
+            state = json.loads(tokenizer.to_str())
+            state["added_tokens"] = [token for token in state["added_tokens"] if token["content"] not in _BYTES]
+            tokenizer = Tokenizer.from_str(json.dumps(state))
+    strips = markers if kind == "llama" else ()
+    tokenizer.add_special_tokens(
+        [AddedToken(token, rstrip=token in strips, normalized=False, special=True) for token in special]
+    )
+    tokenizer.add_tokens([AddedToken(token, normalized=True, special=False) for token in TOOL_TOKENS])
+    bos = ("<s>", tokenizer.token_to_id("<s>"))
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[bos])
+    names = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<|endoftext|>"}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, **names)
+
+
+def _train(tokenizer: Tokenizer, alphabet: object, special: list[str] | None = None) -> None:
+    # With the markers among the words: merges lead to them, as they may where a corpus held dialogues.
+    trainer = trainers.BpeTrainer(
+        vocab_size=700, initial_alphabet=list(alphabet), special_tokens=special or [], show_progress=False
+    )
+    tokenizer.train_from_iterator([WORDS, *WORDS.split(), "<|end|> <|im_end|> <img>"] * 9, trainer)

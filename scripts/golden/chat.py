@@ -124,8 +124,9 @@ def check_chat_stream(case: Case) -> None:
 def check_chat_stream_multiturn(case: Case) -> None:
     """A second question: the reference fills the first turn's places with new features and leaves "<image>" as text.
 
-    Ours keeps the frames where they were seen; checked against the recorded first prompt and a forward pass
-    over it that shares no code with sessions.
+    Ours keeps the frames where they were seen, and puts the empty line before the second question that the recorded
+    training rows have where no frame came; checked against the recorded first prompt and a forward pass over it that
+    shares no code with sessions.
     """
     case.exclude(
         "the reference fills the old turn's places again and leaves literal <image>; ours keeps each frame once"
@@ -141,6 +142,7 @@ def check_chat_stream_multiturn(case: Case) -> None:
         + answer.text
         + template.separator
         + template.user_prefix
+        + "\n"
         + case.params["question"]
         + template.user_end
         + template.assistant_prefix

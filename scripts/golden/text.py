@@ -1,7 +1,7 @@
 """Golden checks of the text layer: token ids, prompts, labels.
 
-Where the reference is wrong (labels of several turns masked away, texts of options lost) the row is excluded
-with the reason, and our own value is compared with one computed another way.
+Where the reference is wrong (labels of several turns masked away, texts of options lost, a text taken for a control
+token) the row is excluded with the reason, and our own value is compared with one computed another way.
 """
 
 from __future__ import annotations
@@ -125,6 +125,11 @@ def check_training_tokenisation(case: Case) -> None:
         if row["error"]:
             case.exclude(f"{label}: the reference raises {row['error']}")
             continue
+        spelled = _spelled_tokens(row, tokenizer)
+        if spelled:
+            case.exclude(f"{label}: the reference takes the text {spelled[0]} for the token; ours spells it")
+            _check_spelled(case, label, row, layout, tokenizer, spelled)
+            continue
         if dropped and row["function"] == "preprocess_internvl2_5":
             case.exclude(f"{label}: the reference trains on a reply before the first question, we drop it")
             continue
@@ -145,6 +150,29 @@ def _check_row(case: Case, label: str, row: dict[str, Any], layout: PromptLayout
         limit -= len(repeated)
     case.exact(f"{label} ids", list(layout.input_ids[:limit]) + [tokenizer.pad_token_id] * padding, ids)
     _check_labels(case, label, row, list(layout.labels[:limit]) + [IGNORE_INDEX] * padding, labels, ids)
+
+
+def _spelled_tokens(row: dict[str, Any], tokenizer: Any) -> list[str]:
+    """Tokens of the vocabulary that stand in the texts of a row."""
+    texts = [sentence["value"] for sentence in row["conversation"]]
+    tokens = map(str, tokenizer.added_tokens_decoder.values())
+    return [token for token in tokens if any(token in text for text in texts)]
+
+
+def _check_spelled(
+    case: Case, label: str, row: dict[str, Any], layout: PromptLayout, tokenizer: Any, spelled: list[str]
+) -> None:
+    """What is read is the same, but for blanks around tokens, and the tokens that are text are not among ours."""
+    pad, limit = tokenizer.pad_token_id, row["model_max_length"]
+    recorded = [index for index in unrolled(row["input_ids_rle"]) if index != pad]
+    ours = [index for index in layout.input_ids[:limit] if index != pad]
+    read, expected = ("".join(tokenizer.decode(ids).split()) for ids in (ours, recorded))
+    is_cut = limit < len(layout)
+    case.exact(f"{label} text", read, expected[: len(read)] if is_cut else expected)
+    texts = [sentence["value"] for sentence in row["conversation"]]
+    for token in [] if is_cut else spelled:
+        index, num_spelled = tokenizer.convert_tokens_to_ids(token), sum(text.count(token) for text in texts)
+        case.exact(f"{label} {token} of the template", ours.count(index), recorded.count(index) - num_spelled)
 
 
 def _turns(row: dict[str, Any]) -> tuple[list[Turn], bool]:

@@ -20,13 +20,9 @@ from videochat_online.data.reading import SampleReader
 from videochat_online.data.records import Sample
 from videochat_online.data.remembered import MemoryLayout
 from videochat_online.text import ChatTemplate, layout_prompt, truncate_layout
-from videochat_online.types import Turn
 
 JPEG_QUALITIES = (75, 100)
 """Of the degradation by `data_augment`, both ends included."""
-
-TRIMMING_TEMPLATES = frozenset({"internlm2-chat"})
-"""Whose checkpoints were trained on texts without blanks and line breaks around them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +85,8 @@ class SampleEncoder(SampleReader):
             InputError: as `read`, or a prompt that is too long to keep its frames and something to learn.
         """
         shown = self.read(sample, rng, tiling=tiling, fps=fps, memory=memory)
-        trims = self.template.name in TRIMMING_TEMPLATES
         layout = layout_prompt(
-            [trimmed(turn) for turn in shown.turns] if trims else shown.turns,
+            shown.turns,
             tokenizer=self.tokenizer,
             template=self.template,
             system_message=self.system_message if sample.system_message is None else sample.system_message,
@@ -103,16 +98,6 @@ class SampleEncoder(SampleReader):
         if augment:
             pixels_TSSC = _degrade(pixels_TSSC, rng)
         return Example(layout.input_ids, layout.labels, self.reader.transform(pixels_TSSC), shown.ratios)
-
-
-def trimmed(turn: Turn) -> Turn:
-    """A turn without blanks and line breaks around each side."""
-    user = [segment for segment in turn.user if segment != ""]
-    if user and isinstance(user[0], str):
-        user[0] = user[0].lstrip()
-    if user and isinstance(user[-1], str):
-        user[-1] = user[-1].rstrip()
-    return Turn(tuple(user), turn.assistant.strip() if turn.assistant is not None else None)
 
 
 def _degrade(pixels_TSSC: Pixels, rng: random.Random) -> Pixels:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from videochat_online.constants import IMAGE_PLACEHOLDER
 from videochat_online.data.records import VIDEO_PLACEHOLDER, DialogueTurn, Sample
 from videochat_online.errors import InputError
-from videochat_online.text import frame_segments, split_placeholders
+from videochat_online.text import split_placeholders, turn_segments
 from videochat_online.types import FrameUse, Segment, Turn
 from videochat_online.video import TIME_TOLERANCE_S
 
@@ -59,8 +59,9 @@ def video_turns(turns: Sequence[DialogueTurn], frames: Sequence[FrameUse]) -> tu
     before, _, after = users[0].rpartition(IMAGE_PLACEHOLDER)
     opening: tuple[Segment, ...] = (before,) if before else ()
     # The lines end in the line break that follows the placeholder in the annotation.
-    first = (*opening, *frame_segments(frames, with_times=False), after.removeprefix("\n"))
-    return (Turn(first, turns[0].assistant), *(Turn((turn.user,), turn.assistant) for turn in turns[1:]))
+    first = (*opening, *turn_segments(frames, after.removeprefix("\n"), with_times=False))
+    later = (Turn(turn_segments((), turn.user, with_times=False), turn.assistant) for turn in turns[1:])
+    return (Turn(first, turns[0].assistant), *later)
 
 
 def last_turns(turns: Sequence[DialogueTurn]) -> tuple[DialogueTurn, ...]:
@@ -76,8 +77,7 @@ def frames_until(frames: Sequence[FrameUse], time_s: float) -> Sequence[FrameUse
 def online_turns(turns: Sequence[DialogueTurn], frames: Sequence[FrameUse]) -> tuple[Turn, ...]:
     """Each turn after the frames that arrived since the turn before: `Frame{i} at {t}s: <image>` lines.
 
-    Frames after the last turn's time are left out. A turn without new frames starts with an empty line, as in
-    the published training data.
+    Frames after the last turn's time are left out.
     """
     result, first = [], 0
     for turn in turns:
@@ -85,8 +85,7 @@ def online_turns(turns: Sequence[DialogueTurn], frames: Sequence[FrameUse]) -> t
         text = turn.user
         for placeholder in (VIDEO_PLACEHOLDER, IMAGE_PLACEHOLDER):
             text = text.replace(f"{placeholder}\n", "").replace(placeholder, "")
-        lines = frame_segments(frames[first:stop], with_times=True) or ("\n",)
-        result.append(Turn((*lines, text), turn.assistant))
+        result.append(Turn(turn_segments(frames[first:stop], text, with_times=True), turn.assistant))
         first = max(first, stop)
     return tuple(result)
 

@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 from videochat_online.errors import InputError
+from videochat_online.text import check_text
 
 MAX_TEXT = 1_000_000
 """Characters of one text in a row: tens of times the longest prompt. Tokenizing more can take minutes."""
@@ -33,12 +34,7 @@ def text(value: Any, where: str) -> str:
         raise InputError(f"{where}: expected a text, found {shown(value)}")
     if len(value) > MAX_TEXT:
         raise InputError(f"{where}: expected a text of at most {MAX_TEXT:,} characters, found {len(value):,}")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        found = f"half of a surrogate pair at character {error.start}"
-        raise InputError(f"{where}: expected a text that UTF-8 can hold, found {found}") from error
-    return value
+    return check_text(value, where)
 
 
 def path(value: Any, where: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from videochat_online.demo.gate import ModelGate
 from videochat_online.errors import InputError
+from videochat_online.text import check_text
 
 logger = logging.getLogger(__name__)
 
@@ -121,8 +122,9 @@ class Dialogue:
         """The answer to a new question.
 
         Raises:
-            InputError: an empty question, or another one is still being answered.
+            InputError: an empty question or half of a surrogate pair in it, or another one is still being answered.
         """
+        check_text(question, "question")
         if not question.strip():
             raise InputError("expected a question, got an empty one")
         self.check_silent()

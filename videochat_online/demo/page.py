@@ -271,7 +271,8 @@ class _Page:
                     yield {self.chat: messages(answers)}
             yield {self.chat: messages(answers)}
         except InputError as error:
-            yield {self.notice: notice(str(error)), self.question: question}
+            # What no text is made of is not sent back either: the event would fail.
+            yield {self.notice: notice(str(error)), self.question: question.encode(errors="replace").decode()}
 
     def _acting(self, act: Callable[..., Any]) -> Callable[..., str]:
         def handle(request: gr.Request, *values: Any) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from videochat_online.demo.trace import TracedFrame
 from videochat_online.errors import InputError
 from videochat_online.streaming import GenerationSettings, Strategy, make_strategy
+from videochat_online.text import check_text
 
 ENCODE_BATCH = 8
 """Frames that go through the vision tower at once, at most."""
@@ -36,7 +37,7 @@ class StreamOptions:
         max_waiting: frames that may wait for the model before the oldest of them is dropped.
 
     Raises:
-        InputError: a value out of its range.
+        InputError: a value out of its range, or half of a surrogate pair in the system message.
     """
 
     fps: float = 1.0
@@ -53,6 +54,8 @@ class StreamOptions:
             raise InputError(f"fps: expected a rate above 0 and at most 30 frames a second, got {self.fps}")
         if self.max_waiting < 1:
             raise InputError(f"max_waiting: expected at least 1 frame, got {self.max_waiting}")
+        if self.system_message is not None:
+            check_text(self.system_message, "system message")
         self.make_strategy()
 
     def make_strategy(self) -> Strategy:

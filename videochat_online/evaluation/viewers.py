@@ -25,7 +25,7 @@ from videochat_online.memory import TokenSchedule, pool_to_grid
 from videochat_online.model import VideoChatModel
 from videochat_online.streaming import GenerationSettings, StreamingSession
 from videochat_online.streaming.prompting import Prompt, build_prompt
-from videochat_online.text import frame_segments
+from videochat_online.text import turn_segments
 from videochat_online.types import FrameUse, Turn
 
 Frames: TypeAlias = "Footage | RemoteFootage"
@@ -165,10 +165,9 @@ class WindowViewer:
         if not window:
             raise NoFrameError(f"question {question.id}: no frame that decodes starts at or before {question.time_s} s")
         frames = tuple(frame for frame, _ in window)
-        lines = frame_segments(frames, with_times=self._protocol.with_times)
         prompt = build_prompt(
             self._model,
-            [Turn((*lines, text))],
+            [Turn(turn_segments(frames, text, with_times=self._protocol.with_times))],
             [tokens_LD for _, tokens_LD in window],
             system_message=self._protocol.system_message,
             generation_prefix=generation_prefix,

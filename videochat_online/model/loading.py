@@ -28,7 +28,7 @@ from videochat_online.model.compiling import PARTS, check_compiler, compile_step
 from videochat_online.model.configuration import VideoChatOnlineConfig
 from videochat_online.model.modeling import VideoChatOnlineForConditionalGeneration
 from videochat_online.model.quantizing import check_torchao, quantize_weights
-from videochat_online.text import ChatTemplate, end_token_id, get_template, load_tokenizer, special_ids
+from videochat_online.text import ChatTemplate, encode_text, end_token_id, get_template, load_tokenizer, special_ids
 from videochat_online.video.transforms import FrameTransform
 
 logger = logging.getLogger(__name__)
@@ -110,8 +110,11 @@ class VideoChatModel:
         """A text in the language model's space: the mean [D] of its tokens' input embeddings, in fp32.
 
         Zeros where the text has no token.
+
+        Raises:
+            InputError: half of a surrogate pair in the text.
         """
-        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids = encode_text(self.tokenizer, text)
         embeds_LD = self.network.get_input_embeddings()(torch.tensor(ids, dtype=torch.int64, device=self.device))
         return embeds_LD.float().sum(0) / max(1, len(ids))
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from transformers import PreTrainedTokenizerBase
 
-from videochat_online.constants import IMAGE_CONTEXT_TOKEN, IMAGE_END_TOKEN, IMAGE_START_TOKEN
-
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -46,10 +44,3 @@ class TextDecoder:
         piece = text[len(self._shown) :]
         self._shown = text
         return piece
-
-
-def without_image_tokens(text: str) -> str:
-    """A reply as it may stand in a later prompt: spelt out by the model, <img> would be taken for a picture's."""
-    for token in (IMAGE_START_TOKEN, IMAGE_END_TOKEN, IMAGE_CONTEXT_TOKEN):
-        text = text.replace(token, "")
-    return text

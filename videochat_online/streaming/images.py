@@ -11,10 +11,10 @@ from torch import Tensor
 
 from videochat_online.errors import InputError
 from videochat_online.model.loading import VideoChatModel
-from videochat_online.streaming.decoding import without_image_tokens
 from videochat_online.streaming.generate import GenerationSettings
 from videochat_online.streaming.prompting import Prompt, build_prompt
 from videochat_online.streaming.speaking import result_of, stream_text
+from videochat_online.text import check_text
 from videochat_online.types import Segment, Turn, Visual
 from videochat_online.video.transforms import stack_images, tile_image
 
@@ -41,7 +41,7 @@ class ImageChat:
             raise InputError("an image chat needs at least one image, got none")
         self.model = model
         self.settings = settings or GenerationSettings()
-        self._system_message = system_message
+        self._system_message = None if system_message is None else check_text(system_message, "system message")
         self._visuals = [_encode_tiles(model, image) for image in images]
         self._turns: list[Turn] = []
 
@@ -56,7 +56,11 @@ class ImageChat:
         return tuple(len(tokens) for tokens in self._visuals)
 
     def ask(self, question: str) -> str:
-        """Answer a question about the images and remember the exchange."""
+        """Answer a question about the images and remember the exchange.
+
+        Raises:
+            InputError: half of a surrogate pair in the question.
+        """
         return result_of(self.stream(question))
 
     def stream(self, question: str) -> Generator[str, None, str]:
@@ -64,7 +68,7 @@ class ImageChat:
         return stream_text(self.model, self.prepare(question), self.settings, partial(self._record, question))
 
     def _record(self, question: str, text: str) -> str:
-        self._turns.append(Turn(self._user(question), without_image_tokens(text)))
+        self._turns.append(Turn(self._user(question), text))
         return text
 
     def forget_dialogue(self) -> None:
@@ -73,6 +77,7 @@ class ImageChat:
 
     def prepare(self, question: str) -> Prompt:
         """Lay out the prompt of a question, without answering."""
+        check_text(question, "question")
         turns = [*self._turns, Turn(self._user(question))]
         return build_prompt(self.model, turns, self._visuals, system_message=self._system_message)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -14,7 +15,7 @@ from videochat_online.streaming.prefix_cache import common_length, sequence_keys
 from videochat_online.streaming.prompting import Prompt, build_prompt
 from videochat_online.streaming.readings import Reading
 from videochat_online.streaming.state import Exchange
-from videochat_online.text import frame_segments
+from videochat_online.text import turn_segments
 from videochat_online.types import FrameTokens, FrameUse, Turn
 
 # Two questions with no token in common: what their prompts share stands before any question.
@@ -158,12 +159,16 @@ def _uses(frames: Sequence[FrameTokens]) -> tuple[FrameUse, ...]:
 
 
 def _turns(frames: Sequence[FrameUse], history: Sequence[Exchange], question: str, with_times: bool) -> list[Turn]:
-    """One sequence in time order: before each turn, the remembered frames that had arrived when it was asked."""
+    """One sequence in time order: before each turn, the remembered frames that had arrived when it was asked.
+
+    What was said before the stream is text alone.
+    """
     turns, first = [], 0
-    for exchange in (*history, Exchange(question, "", None, num_frames_seen=1 << 62)):
+    for exchange in (*history, Exchange(question, "", math.inf, num_frames_seen=1 << 62)):
         seen = [f for f in frames if first <= f.index < exchange.num_frames_seen]
-        lines = frame_segments(seen, with_times=with_times)
-        turns.append(Turn((*lines, exchange.question), exchange.answer))
+        is_before = exchange.asked_at_s is None and not seen
+        user = (exchange.question,) if is_before else turn_segments(seen, exchange.question, with_times=with_times)
+        turns.append(Turn(user, exchange.answer))
         first = max(first, exchange.num_frames_seen)
     turns[-1] = Turn(turns[-1].user, None)
     return turns

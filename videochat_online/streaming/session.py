@@ -28,7 +28,6 @@ from videochat_online.model.loading import VideoChatModel
 from videochat_online.streaming.background import BackgroundPrefill, Foreground
 from videochat_online.streaming.block_cache import BlockCache
 from videochat_online.streaming.clock import StreamClock
-from videochat_online.streaming.decoding import without_image_tokens
 from videochat_online.streaming.generate import GenerationSettings, prefill
 from videochat_online.streaming.kv_budget import KvBudget, default_budget
 from videochat_online.streaming.prefix_cache import Reuse, make_prefix_cache
@@ -36,8 +35,9 @@ from videochat_online.streaming.prompting import Prompt
 from videochat_online.streaming.questions import PreparedQuestion, ProjectedFrames, QuestionLayout, Snapshot
 from videochat_online.streaming.readings import Reading, Strategy
 from videochat_online.streaming.speaking import result_of, stream_text
-from videochat_online.streaming.state import Exchange, SessionState, load_state, placed, save_state
+from videochat_online.streaming.state import Exchange, SessionState, check_history, load_state, placed, save_state
 from videochat_online.streaming.strategies import Direct
+from videochat_online.text import check_text
 from videochat_online.types import Answer, FrameTokens, FrameUse
 
 logger = logging.getLogger(__name__)
@@ -94,6 +94,9 @@ class StreamingSession:
         if kv_memory and any(apart.values()):
             found = ", ".join(name for name, is_there in apart.items() if is_there)
             raise InputError(f"kv_memory reads frames before a question is known: expected it without {found}")
+        if system_message is not None:
+            check_text(system_message, "system message")
+        check_history(history)
         self.model = model
         self.memory: MemoryBank = memory if memory is not None else default_memory(model)
         self.settings = settings or GenerationSettings()
@@ -185,7 +188,8 @@ class StreamingSession:
 
         Raises:
             NoFrameError: nothing has arrived yet, or nothing before `at_s`.
-            InputError: a frame later than `at_s` has already arrived, or the question holds a visual token.
+            InputError: a frame later than `at_s` has already arrived, or half of a surrogate pair in the question or
+                the prefix.
         """
         return result_of(self._run(question, at_s, settings, generation_prefix))
 
@@ -225,7 +229,7 @@ class StreamingSession:
         self, question: str, at_s: float | None, settings: GenerationSettings | None, generation_prefix: str
     ) -> Generator[str, None, Answer]:
         with self._alone():
-            prepared = self._layout.prepare(self._snapshot(at_s, question), question, generation_prefix)
+            prepared = self._prepare(question, at_s, generation_prefix)
             return (yield from self._generate(prepared, settings))
 
     def _generate(
@@ -252,8 +256,7 @@ class StreamingSession:
                 self._answering_thread = None
 
     def _record(self, prepared: PreparedQuestion, text: str) -> Answer:
-        said = without_image_tokens(text)
-        exchange = Exchange(prepared.question, said, prepared.asked_at_s, prepared.num_frames_seen)
+        exchange = Exchange(prepared.question, text, prepared.asked_at_s, prepared.num_frames_seen)
         with self._state_lock:
             self._history.append(exchange)
         return Answer(prepared.question, text, prepared.asked_at_s, prepared.frames)
@@ -265,7 +268,12 @@ class StreamingSession:
             NoFrameError, InputError: as `ask`.
         """
         with self._alone():
-            return self._layout.prepare(self._snapshot(at_s, question), question, generation_prefix)
+            return self._prepare(question, at_s, generation_prefix)
+
+    def _prepare(self, question: str, at_s: float | None, generation_prefix: str) -> PreparedQuestion:
+        check_text(question, "question")  # before a memory or a strategy reads it
+        check_text(generation_prefix, "generation prefix")
+        return self._layout.prepare(self._snapshot(at_s, question), question, generation_prefix)
 
     def prefill(self) -> int:
         """Compute what the next question's prompt begins with, up to the question; the answer then begins sooner.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from torch import Tensor
 from videochat_online.errors import InputError
 from videochat_online.memory.schedule import check_count
 from videochat_online.model.loading import VideoChatModel
+from videochat_online.text import check_text
 
 _FORMAT = "videochat_online.session.1"
 
@@ -46,6 +47,17 @@ class SessionState:
     history: tuple[Exchange, ...]
 
 
+def check_history(history: Sequence[Exchange]) -> None:
+    """Fail on questions or answers that no prompt can hold.
+
+    Raises:
+        InputError: no text, or half of a surrogate pair in it.
+    """
+    for number, exchange in enumerate(history, start=1):
+        check_text(exchange.question, f"exchange {number}: question")
+        check_text(exchange.answer, f"exchange {number}: answer")
+
+
 def save_state(path: Path, state: SessionState, memory: Mapping[str, Tensor]) -> None:
     """Write a session; a file that is there already is replaced only by a whole one.
 
@@ -70,7 +82,8 @@ def load_state(path: Path) -> tuple[SessionState, dict[str, Tensor]]:
     """Read a session.
 
     Raises:
-        InputError: the file is missing, unreadable, or not a saved session.
+        InputError: the file is missing, unreadable, or not a saved session; or its dialogue has half of a surrogate
+            pair.
     """
     try:
         with safe_open(path, framework="pt") as opened:
@@ -85,8 +98,11 @@ def load_state(path: Path) -> tuple[SessionState, dict[str, Tensor]]:
         history = tuple(Exchange(**exchange) for exchange in meta["history"])
         last_time_s = -math.inf if meta["last_time_s"] is None else float(meta["last_time_s"])
         state = SessionState(meta["num_frames"], last_time_s, history)
+        check_history(history)
         _check(state)
         return state, tensors
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{path}: expected a saved session, found broken metadata: {error!r}") from error
 
@@ -97,9 +113,8 @@ def _check(state: SessionState) -> None:
     if not (math.isfinite(state.last_time_s) if state.num_frames else state.last_time_s == -math.inf):
         raise ValueError(f"{state.num_frames} frames up to {state.last_time_s} s")
     for each in state.history:
-        is_text = isinstance(each.question, str) and isinstance(each.answer, str)
         is_timed = each.asked_at_s is None or math.isfinite(each.asked_at_s)
-        if not (is_text and is_timed and each.num_frames_seen in range(state.num_frames + 1)):
+        if not (is_timed and each.num_frames_seen in range(state.num_frames + 1)):
             raise ValueError(f"{each} of {state.num_frames} frames")
 
 

@@ -1,11 +1,14 @@
 """Text: chat templates, tokenisers, and the one layout of a prompt."""
 
+from videochat_online.text.plain import check_text, encode_text
 from videochat_online.text.prompt import (
     PromptLayout,
     frame_segments,
     layout_prompt,
     split_placeholders,
+    trimmed,
     truncate_layout,
+    turn_segments,
 )
 from videochat_online.text.sentencepiece_tokenizer import SentencePieceTokenizer
 from videochat_online.text.templates import TEMPLATES, ChatTemplate, get_template
@@ -27,7 +30,9 @@ __all__ = [
     "SentencePieceTokenizer",
     "SpecialIds",
     "add_special_tokens",
+    "check_text",
     "decode_reply",
+    "encode_text",
     "encode_with_offsets",
     "end_token_id",
     "frame_segments",
@@ -37,5 +42,7 @@ __all__ = [
     "special_ids",
     "split_placeholders",
     "token_id",
+    "trimmed",
     "truncate_layout",
+    "turn_segments",
 ]

@@ -3,7 +3,8 @@
 The one function for training, streaming and evaluation. Knows the template and the tokenizer; knows nothing
 of pixels, memories or models.
 
-The prompt is tokenised once, as one string, because the ids of a text depend on its neighbours. A picture is
+The prompt is tokenised as one string, because the ids of a text depend on its neighbours; what a text spells never
+becomes a control token (`plain`). A picture is
 a run of up to 256 (with tiles: thousands of) equal tokens; only one of them is in the string, and its id is
 repeated afterwards. The result is the same, since a special token is encoded on its own, and the time does
 not grow with the visual tokens.
@@ -24,9 +25,10 @@ from videochat_online.constants import (
     IMAGE_START_TOKEN,
 )
 from videochat_online.errors import InputError
+from videochat_online.text.plain import Part, check_text, encode_parts
 from videochat_online.text.sentencepiece_tokenizer import Span
 from videochat_online.text.templates import ChatTemplate, Piece, display_text
-from videochat_online.text.tokenizer import encode_with_offsets, end_token_id, special_ids
+from videochat_online.text.tokenizer import end_token_id, special_ids
 from videochat_online.types import FrameUse, Segment, Turn, Visual
 
 _PICTURE = IMAGE_START_TOKEN + IMAGE_CONTEXT_TOKEN + IMAGE_END_TOKEN
@@ -74,7 +76,8 @@ def layout_prompt(
     """Lay out a dialogue as the model sees it.
 
     Every reply and its end token are supervised, in every turn; nothing else is. A token that begins before a
-    reply does not count, since at inference the model is given it.
+    reply does not count, since at inference the model is given it. Where the template trims, each side of a turn is
+    laid out without blanks and line breaks around it.
 
     Args:
         turns: in order. A last turn with `assistant=None` opens generation.
@@ -84,41 +87,59 @@ def layout_prompt(
         generation_prefix: words that the generated reply begins with, such as "Best option:(".
 
     Raises:
-        InputError: turns out of order; a text holds <img>, </img> or <IMG_CONTEXT>; a picture without tokens;
-            the template's end token is not in the vocabulary; the tokenizer splits the image tokens.
+        InputError: turns out of order; half of a surrogate pair in a text; a picture without tokens; the
+            template's end token is not in the vocabulary; the tokenizer does not keep control tokens and text apart.
         CheckpointError: the tokenizer lacks the image tokens.
     """
     end_token_id(tokenizer, template)
+    _check_texts(turns, system_message, generation_prefix)
+    if template.trims:
+        turns = [trimmed(turn) for turn in turns]
     pieces = template.render(turns, system_message=system_message, generation_prefix=generation_prefix)
     counts = [piece.segment.num_tokens for piece in pieces if isinstance(piece.segment, Visual)]
     for number, count in enumerate(counts, start=1):
         if count < 1:
             raise InputError(f"picture {number}: expected at least one visual token, found {count}")
-    text, replies = _tokenizer_text(pieces)
-    _check_image_tokens(text, len(counts))
-    ids, offsets = encode_with_offsets(tokenizer, text)
+    parts, replies = _tokenizer_parts(pieces)
+    ids, offsets = encode_parts(tokenizer, parts)
     labels = _labels(ids, offsets, replies)
     return _expand(ids, labels, counts, special_ids(tokenizer).image_context, display_text(pieces))
 
 
-def _tokenizer_text(pieces: Sequence[Piece]) -> tuple[str, list[Span]]:
-    """The prompt with one visual token a picture, and the [start, stop) of the supervised texts in it."""
-    text, replies = "", list[Span]()
+def _check_texts(turns: Sequence[Turn], system_message: str | None, generation_prefix: str) -> None:
+    check_text(system_message or "", "system message")
+    check_text(generation_prefix, "generation prefix")
+    for number, turn in enumerate(turns, start=1):
+        for segment in turn.user:
+            if not isinstance(segment, Visual):
+                check_text(segment, f"turn {number}: question")
+        check_text(turn.assistant or "", f"turn {number}: reply")
+
+
+def trimmed(turn: Turn) -> Turn:
+    """A turn without blanks and line breaks around each side."""
+    user = list(turn.user)
+    while user and isinstance(user[0], str) and not user[0].lstrip():
+        del user[0]
+    while user and isinstance(user[-1], str) and not user[-1].rstrip():
+        del user[-1]
+    if user and isinstance(user[0], str):
+        user[0] = user[0].lstrip()
+    if user and isinstance(user[-1], str):
+        user[-1] = user[-1].rstrip()
+    return Turn(tuple(user), turn.assistant.strip() if turn.assistant is not None else None)
+
+
+def _tokenizer_parts(pieces: Sequence[Piece]) -> tuple[list[Part], list[Span]]:
+    """The prompt with one visual token a picture, and the [start, stop) of the supervised pieces in it."""
+    parts, replies, first = list[Part](), list[Span](), 0
     for piece in pieces:
         part = _PICTURE if isinstance(piece.segment, Visual) else piece.segment
         if piece.supervised:
-            replies.append((len(text), len(text) + len(part)))
-        text += part
-    return text, replies
-
-
-def _check_image_tokens(text: str, num_pictures: int) -> None:
-    for token in (IMAGE_START_TOKEN, IMAGE_CONTEXT_TOKEN, IMAGE_END_TOKEN):
-        if text.count(token) != num_pictures:
-            raise InputError(
-                f"text of the prompt contains {token!r}, which is reserved for pictures: expected"
-                f" {num_pictures}, one for each picture, found {text.count(token)}"
-            )
+            replies.append((first, first + len(part)))
+        parts.append((part, piece.is_text))
+        first += len(part)
+    return parts, replies
 
 
 def _labels(ids: Sequence[int], offsets: Sequence[Span], replies: Sequence[Span]) -> list[int]:
@@ -208,3 +229,13 @@ def frame_segments(frames: Iterable[FrameUse], *, with_times: bool) -> tuple[Seg
         time = f" at {frame.time_s:.1f}s" if with_times else ""
         segments += [f"Frame{frame.index + 1}{time}: ", Visual(frame.num_tokens), "\n"]
     return tuple(segments)
+
+
+def turn_segments(frames: Iterable[FrameUse], text: str, *, with_times: bool) -> tuple[Segment, ...]:
+    """The human side of a turn during a video: the lines of the frames that came since the turn before, then its text.
+
+    As in the published training data, a turn of a stream whose frames carry times starts with an empty line where
+    none came; one about a video whose frames carry none is its text alone.
+    """
+    lines = frame_segments(frames, with_times=with_times)
+    return (*(lines or (("\n",) if with_times else ())), text)

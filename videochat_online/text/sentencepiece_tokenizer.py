@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import accumulate
@@ -33,7 +34,14 @@ BLANK = "▁"
 _MODEL_PROTO: Any = sentencepiece_model_pb2.ModelProto  # type: ignore[attr-defined]
 _TEXT_PROTO: Any = sentencepiece_pb2.SentencePieceText  # type: ignore[attr-defined]
 
+_USER_DEFINED: Any = _MODEL_PROTO.SentencePiece.USER_DEFINED
+
 Span = tuple[int, int]
+
+
+def is_marker(content: str) -> bool:
+    """Whether a token of its own marks something: one of blanks or of a single character is text all the same."""
+    return len(content.replace(BLANK, " ").strip()) > 1
 
 
 class SentencePieceTokenizer(PreTrainedTokenizer):
@@ -81,17 +89,40 @@ class SentencePieceTokenizer(PreTrainedTokenizer):
 
     def __getstate__(self) -> dict[str, Any]:
         # Data loader workers get a copy; the processor is a C++ object and is rebuilt from the model's bytes.
-        return {key: value for key, value in self.__dict__.items() if key != "_processor"}
+        return {key: value for key, value in self.__dict__.items() if key not in ("_processor", "_text_processor")}
+
+    def _add_tokens(self, *args: Any, **kwargs: Any) -> int:
+        self.__dict__.pop("_text_processor", None)  # more strings are control tokens from now on
+        return int(super()._add_tokens(*args, **kwargs))
 
     @cached_property
     def _processor(self) -> sentencepiece.SentencePieceProcessor:
-        model = _MODEL_PROTO.FromString(self._model_bytes)
+        return self._load(_MODEL_PROTO.FromString(self._model_bytes))
+
+    @cached_property
+    def _text_processor(self) -> sentencepiece.SentencePieceProcessor:
+        """One that never makes a piece that is, or is spelled as, a control token: these have names nobody can know."""
+        model, names = _MODEL_PROTO.FromString(self._model_bytes), {*self.user_defined, *self.added_tokens_encoder}
+        for piece in model.pieces:
+            if piece.type == _USER_DEFINED and is_marker(piece.piece):
+                piece.type = _MODEL_PROTO.SentencePiece.NORMAL
+            if piece.type == _MODEL_PROTO.SentencePiece.NORMAL and piece.piece in names and is_marker(piece.piece):
+                piece.piece = secrets.token_hex(16)
+        return self._load(model)
+
+    def _load(self, model: Any) -> sentencepiece.SentencePieceProcessor:
         if not self.legacy:
-            # The one "▁" in front of the whole text is put there by `_parts`.
+            # The one "▁" in front of the whole text is put there by `_tokens`.
             model.normalizer_spec.add_dummy_prefix = False
         processor = sentencepiece.SentencePieceProcessor()
         processor.LoadFromSerializedProto(model.SerializeToString())
         return processor
+
+    @cached_property
+    def user_defined(self) -> dict[str, int]:
+        """Pieces that the model file keeps whole wherever they stand in a text, and their ids."""
+        pieces = _MODEL_PROTO.FromString(self._model_bytes).pieces
+        return {piece.piece: index for index, piece in enumerate(pieces) if piece.type == _USER_DEFINED}
 
     @property
     def vocab_size(self) -> int:
@@ -114,13 +145,18 @@ class SentencePieceTokenizer(PreTrainedTokenizer):
         """Split a text into tokens; what transformers calls for each text it encodes."""
         return [token for token, _ in self._tokens(text)]
 
-    def encode_with_offsets(self, text: str) -> tuple[list[int], list[Span]]:
+    def encode_with_offsets(self, text: str, controls: Sequence[Span] | None = None) -> tuple[list[int], list[Span]]:
         """Ids of a text, bos included, and for each the [start, stop) of its characters in the text.
 
         A token without characters of its own (bos, the "▁" in front of the text, all but the last byte of a
         character that is spelled in bytes) has start == stop.
+
+        Args:
+            text: what is encoded.
+            controls: where its added tokens stand; what is spelled as one elsewhere is encoded as text. None takes
+                every string that is one.
         """
-        found = list(self._tokens(text))
+        found = list(self._tokens(text, controls))
         plain = cast(list[int], self.convert_tokens_to_ids([token for token, _ in found]))
         ids = self.build_inputs_with_special_tokens(plain)
         before = [(0, 0)] * self.add_bos_token
@@ -150,7 +186,7 @@ class SentencePieceTokenizer(PreTrainedTokenizer):
         mask = bos + [0] * len(token_ids_0) + eos
         return mask if token_ids_1 is None else mask + bos + [0] * len(token_ids_1) + eos
 
-    def _tokens(self, text: str) -> Iterator[tuple[str, Span]]:
+    def _tokens(self, text: str, controls: Sequence[Span] | None = None) -> Iterator[tuple[str, Span]]:
         """Tokens of a text and their places in it."""
         if not text:
             return
@@ -158,57 +194,53 @@ class SentencePieceTokenizer(PreTrainedTokenizer):
         if not self.legacy:
             text = BLANK + text.replace(BLANK, " ")
             shift = 1
+        processor = self._processor
+        if controls is not None:
+            processor, controls = self._text_processor, [(start + shift, stop + shift) for start, stop in controls]
         tokens = [
             (token, (max(0, start + first - shift), max(0, start + last - shift)))
-            for start, part, is_added in self._parts(text)
-            for token, (first, last) in (((part, (0, len(part))),) if is_added else self._encode_part(part))
+            for start, part, is_added in self._parts(text, controls)
+            for token, (first, last) in (((part, (0, len(part))),) if is_added else self._encode_part(part, processor))
         ]
         if shift and len(tokens) > 1 and tokens[0][0] == BLANK and tokens[1][0] in self.all_special_tokens:
             del tokens[0]
         yield from tokens
 
-    def _parts(self, text: str) -> Iterator[tuple[int, str, bool]]:
+    def _parts(self, text: str, controls: Sequence[Span] | None) -> Iterator[tuple[int, str, bool]]:
         """Cut a text at its added tokens: (start, part, is it an added token), without empty parts."""
         added = {str(token): token for token in self.added_tokens_decoder.values()}
-        # The longest alternative comes first: of two tokens that start at one place the longer one is meant.
-        pattern = re.compile("|".join(re.escape(token) for token in sorted(added, key=len, reverse=True)))
+        if controls is None:
+            # The longest alternative comes first: of two tokens that start at one place the longer one is meant.
+            pattern = re.compile("|".join(re.escape(token) for token in sorted(added, key=len, reverse=True)))
+            controls = [match.span() for match in pattern.finditer(text)]
         swallow_left = False
         position = 0
-        for match in [*pattern.finditer(text), None]:
-            stop = len(text) if match is None else match.start()
-            part, start = text[position:stop], position
+        for start, stop in [*controls, (len(text), len(text))]:
+            control = text[start:stop]
+            flags = added.get(control)
+            part = text[position:start]
             if swallow_left:
                 part = part.lstrip()
-                start = stop - len(part)
-            if match is not None and added[match.group()].lstrip:
+            part_start = start - len(part)
+            if flags is not None and flags.lstrip:
                 part = part.rstrip()
             if part:
-                yield start, part, False
-            if match is not None:
-                yield match.start(), match.group(), True
-                swallow_left = added[match.group()].rstrip
-                position = match.end()
+                yield part_start, part, False
+            if control:
+                yield start, control, True
+            swallow_left = flags is not None and flags.rstrip
+            position = stop
 
-    def _encode_part(self, part: str) -> list[tuple[str, Span]]:
+    def _encode_part(self, part: str, processor: sentencepiece.SentencePieceProcessor) -> list[tuple[str, Span]]:
         """Encode a text without added tokens by sentencepiece."""
         if self.legacy or not part.startswith((BLANK, " ")):
-            return self._pieces(part)
+            return _pieces(processor, part)
         # A model that trims blanks would lose those in front; behind "<unk>" they are safe.
         guard = str(self.unk_token)
-        num_guard = len(self._pieces(guard))
-        pieces = self._pieces(guard + part)
+        num_guard = len(_pieces(processor, guard))
+        pieces = _pieces(processor, guard + part)
         cut = len(guard)
         return [(piece, (max(0, first - cut), max(0, last - cut))) for piece, (first, last) in pieces[num_guard:]]
-
-    def _pieces(self, text: str) -> list[tuple[str, Span]]:
-        encoded = self._processor.encode(text, out_type="serialized_proto")
-        pieces = _TEXT_PROTO.FromString(encoded).pieces
-        if text.isascii():
-            return [(piece.piece, (piece.begin, piece.end)) for piece in pieces]
-        # sentencepiece counts bytes of UTF-8; `ends[i]` is where character i stops.
-        ends = list(accumulate(len(character.encode("utf-8")) for character in text))
-        place = {0: 0} | {stop: index for index, stop in enumerate(ends, start=1)}
-        return [(piece.piece, (place[piece.begin], place[piece.end])) for piece in pieces]
 
     def convert_tokens_to_string(self, tokens: list[str]) -> str:
         """Join tokens to text; the "▁" in front, put there by encoding, is dropped."""
@@ -278,3 +310,13 @@ class SentencePieceTokenizer(PreTrainedTokenizer):
         )
         path.write_text(json.dumps(config, indent=2, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
         return files
+
+
+def _pieces(processor: sentencepiece.SentencePieceProcessor, text: str) -> list[tuple[str, Span]]:
+    pieces = _TEXT_PROTO.FromString(processor.encode(text, out_type="serialized_proto")).pieces
+    if text.isascii():
+        return [(piece.piece, (piece.begin, piece.end)) for piece in pieces]
+    # sentencepiece counts bytes of UTF-8; `ends[i]` is where character i stops.
+    ends = list(accumulate(len(character.encode("utf-8")) for character in text))
+    place = {0: 0} | {stop: index for index, stop in enumerate(ends, start=1)}
+    return [(piece.piece, (place[piece.begin], place[piece.end])) for piece in pieces]

@@ -16,10 +16,17 @@ from videochat_online.types import Segment, Turn, Visual
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A run of text, or one picture, of a rendered prompt; `supervised` where the model is to write it."""
+    """A run of characters, or one picture, of a rendered prompt.
+
+    Attributes:
+        segment: the characters or the picture.
+        supervised: the model is to write it.
+        is_text: somebody says it; else the template or a picture puts it there, and its control tokens are meant.
+    """
 
     segment: Segment
     supervised: bool = False
+    is_text: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +45,7 @@ class ChatTemplate:
         reply_end: the token that ends a reply; the model learns to write it, and generation stops at it.
         after_reply: follows the end token; never learned.
         stop_string: a further text at which a client may cut a reply.
+        trims: checkpoints were trained on sides of a dialogue without blanks and line breaks around them.
     """
 
     name: str
@@ -51,6 +59,7 @@ class ChatTemplate:
     reply_end: str
     after_reply: str = ""
     stop_string: str | None = None
+    trims: bool = False
 
     @property
     def separator(self) -> str:
@@ -77,15 +86,17 @@ class ChatTemplate:
         """
         _check_turns(turns, generation_prefix)
         system = self.default_system_message if system_message is None else system_message
-        pieces = [Piece(self.system_prefix + system + self.system_end)]
+        pieces = [Piece(self.system_prefix), Piece(system, is_text=True), Piece(self.system_end)]
         for turn in turns:
             pieces.append(Piece(self.user_prefix))
-            pieces.extend(Piece(segment) for segment in turn.user)
+            pieces.extend(Piece(segment, is_text=isinstance(segment, str)) for segment in turn.user)
             pieces.append(Piece(self.user_end + self.assistant_prefix))
             if turn.assistant is None:
-                pieces.append(Piece(generation_prefix))
+                pieces.append(Piece(generation_prefix, is_text=True))
             else:
-                pieces.append(Piece(self.reply_prefix + turn.assistant + self.reply_end, supervised=True))
+                pieces.append(Piece(self.reply_prefix, supervised=True))
+                pieces.append(Piece(turn.assistant, supervised=True, is_text=True))
+                pieces.append(Piece(self.reply_end, supervised=True))
                 pieces.append(Piece(self.after_reply))
         return tuple(piece for piece in pieces if piece.segment != "")
 
@@ -122,7 +133,9 @@ _INTERNVL2_5_SYSTEM = (
 )
 
 
-def _im_template(name: str, system: str, *, after: str = "", stop_string: str | None = None) -> ChatTemplate:
+def _im_template(
+    name: str, system: str, *, after: str = "", stop_string: str | None = None, trims: bool = False
+) -> ChatTemplate:
     """The ChatML family: `<|im_start|>role`, then text, then `<|im_end|>` and `after`."""
     return ChatTemplate(
         name=name,
@@ -135,6 +148,7 @@ def _im_template(name: str, system: str, *, after: str = "", stop_string: str | 
         reply_end="<|im_end|>",
         after_reply=after,
         stop_string=stop_string,
+        trims=trims,
     )
 
 
@@ -151,7 +165,7 @@ TEMPLATES: dict[str, ChatTemplate] = {
             assistant_prefix="<|assistant|>\n",
             reply_end="<|end|>",
         ),
-        _im_template("internlm2-chat", _INTERNVL2_SYSTEM),
+        _im_template("internlm2-chat", _INTERNVL2_SYSTEM, trims=True),
         _im_template("Hermes-2", _INTERNVL2_SYSTEM, stop_string="<|endoftext|>"),
         _im_template("internvl2_5", _INTERNVL2_5_SYSTEM, after="\n"),
         # No system message of its own, and a blank that separates the parts: the prompt starts with it.
