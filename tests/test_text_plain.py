@@ -65,7 +65,7 @@ def family(request: pytest.FixtureRequest) -> str:
 def controls_of(tokenizer: Any) -> dict[str, int]:
     """All that is no text, by the tokenizer's own word."""
     found = {str(token): index for index, token in tokenizer.added_tokens_decoder.items()}
-    found |= {token: index for token, index in tokenizer.get_vocab().items() if token in ("<sep>", "<|user|>")}
+    found |= {token: index for token, index in tokenizer.get_vocab().items() if token in ("<sep>", "<|user|>", "--")}
     return {token: index for token, index in found.items() if not BYTE.fullmatch(token)}
 
 

@@ -56,10 +56,11 @@ def video_turns(turns: Sequence[DialogueTurn], frames: Sequence[FrameUse]) -> tu
     found = [user.count(IMAGE_PLACEHOLDER) for user in users]
     if found[0] > 1 or any(found[1:]):
         raise InputError(f"expected one {VIDEO_PLACEHOLDER}, in the first turn, found {sum(found)} in all turns")
-    before, _, after = users[0].rpartition(IMAGE_PLACEHOLDER)
+    before, placeholder, after = users[0].rpartition(IMAGE_PLACEHOLDER)
     opening: tuple[Segment, ...] = (before,) if before else ()
     # The lines end in the line break that follows the placeholder in the annotation.
-    first = (*opening, *turn_segments(frames, after.removeprefix("\n"), with_times=False))
+    text = after.removeprefix("\n") if placeholder else after
+    first = (*opening, *turn_segments(frames, text, with_times=False))
     later = (Turn(turn_segments((), turn.user, with_times=False), turn.assistant) for turn in turns[1:])
     return (Turn(first, turns[0].assistant), *later)
 

@@ -137,7 +137,7 @@ class QuestionLayout:
     ) -> Prompt:
         return build_prompt(
             self.model,
-            _turns(_uses(frames), history, question, self.with_times),
+            stream_turns(_uses(frames), history, question, with_times=self.with_times),
             visuals,
             system_message=self.system_message,
             generation_prefix=generation_prefix,
@@ -158,10 +158,12 @@ def _uses(frames: Sequence[FrameTokens]) -> tuple[FrameUse, ...]:
     return tuple(FrameUse(f.index, f.time_s, f.num_tokens) for f in frames)
 
 
-def _turns(frames: Sequence[FrameUse], history: Sequence[Exchange], question: str, with_times: bool) -> list[Turn]:
+def stream_turns(
+    frames: Sequence[FrameUse], history: Sequence[Exchange], question: str, *, with_times: bool
+) -> list[Turn]:
     """One sequence in time order: before each turn, the remembered frames that had arrived when it was asked.
 
-    What was said before the stream is text alone.
+    What was said before the stream is text alone; every later turn is laid out as one of a training row.
     """
     turns, first = [], 0
     for exchange in (*history, Exchange(question, "", math.inf, num_frames_seen=1 << 62)):

@@ -80,7 +80,7 @@ def encode_parts(tokenizer: PreTrainedTokenizerBase, parts: Sequence[Part]) -> t
     if controls.are_only(ours, ids, offsets):
         return ids, offsets
     ids, offsets = controls.encode_only(tokenizer, text, ours)
-    if not controls.are_only(ours, ids, offsets, is_unknown_text=True):
+    if not controls.are_only(ours, ids, offsets, is_escaped=True):
         raise InputError(
             f"prompt: expected {len(ours)} control tokens, those of the template and of pictures, found others; the"
             f" tokenizer {tokenizer.name_or_path!r} does not keep them apart from text"
@@ -100,8 +100,9 @@ class _Controls:
         # The longest alternative comes first: of two tokens that start at one place the longer one is meant.
         longest_first = sorted(self._ids, key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
-        self._bytes = {index for token, index in tokenizer.get_vocab().items() if _BYTE.fullmatch(token)}
-        self._unknown, self._num_unknown = tokenizer.unk_token_id, len(str(tokenizer.unk_token))
+        unknown = str(tokenizer.unk_token)
+        vocab = tokenizer.get_vocab().items()
+        self._stand_ins = {index: len(token) for token, index in vocab if token == unknown or _BYTE.fullmatch(token)}
         self._twin: _Twin | None = None
         self.size = len(tokenizer)
 
@@ -116,22 +117,19 @@ class _Controls:
         return found
 
     def are_only(
-        self, ours: Sequence[_Place], ids: Sequence[int], offsets: Sequence[Span], *, is_unknown_text: bool = False
+        self, ours: Sequence[_Place], ids: Sequence[int], offsets: Sequence[Span], *, is_escaped: bool = False
     ) -> bool:
         """Whether the control tokens among ids are ours, each in its place.
 
-        Bytes and the unknown token stand for characters as a rule. As long as their names they are taken for those
-        names, unless it is known that the unknown token is never meant.
+        Bytes and the unknown token stand for characters that have no token. Where they stand for as many as their names
+        have, the text may spell these names, unless it `is_escaped`: then it cannot.
         """
         remaining = iter(ours)
         for index, (start, stop) in zip(ids, offsets, strict=True):
             if start == stop:
                 continue  # begins or ends the sequence
-            if index in self._bytes:
-                if stop - start >= len("<0x00>"):
-                    return False
-            elif index == self._unknown:
-                if stop - start >= self._num_unknown and not is_unknown_text:
+            if index in self._stand_ins:
+                if stop - start >= self._stand_ins[index] and not is_escaped:
                     return False
             elif index in self._of_ids:
                 # A token may have swallowed blanks around it.
