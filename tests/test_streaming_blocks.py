@@ -316,16 +316,6 @@ def test_a_memory_beyond_the_context_is_not_read_and_not_lost(model, frames, mon
         session.ask("What?")
 
 
-def test_a_dialogue_that_cannot_be_laid_out_loses_no_frames(model, frames):
-    """As without such a memory, it is the question that is refused."""
-    history = (Exchange("What is in <IMG_CONTEXT>?", "Nothing."),)
-    session = new_session(model, kv_memory=True, history=history)
-    session.push(frames(3), range(3))
-    assert session.num_frames == len(session.remembered()) == 3
-    with pytest.raises(InputError, match="IMG_CONTEXT"):
-        session.ask("What?")
-
-
 def test_keys_are_counted_twice(model, frames):
     budget = KvBudget(1 << 30)
     session = new_session(model, WindowMemoryBank(num_frames=2, full_grid=GRID), kv_memory=True, kv_budget=budget)

@@ -15,7 +15,22 @@ from videochat_online.text import TEMPLATES, layout_prompt
 from videochat_online.types import FrameUse, Turn
 
 NUM_DIALOGUES = 1000
-WORDS = ("What now?", " ", "\n", "  and\n", "the cat", "世", "<|end|>", "<img>", "</s>", "(A) yes\n(B) no", "", ".")
+WORDS = (
+    "What now?",
+    " ",
+    "\n",
+    "  and\n",
+    "the cat",
+    "世",
+    "<|end|>",
+    "(A) yes\n(B) no",
+    "",
+    ".",
+    "now",
+    "?",
+    "so",
+    "1",
+)
 FPS = 2
 
 
@@ -51,7 +66,9 @@ def test_random_dialogues_are_laid_out_alike_for_training_and_in_a_session(token
         session = stream_turns(there, history[:-1], dialogue[-1].user, with_times=with_times)
         template = TEMPLATES[rng.choice(sorted(TEMPLATES))]
         of_row, of_session = (
-            layout_prompt([*turns[:-1], Turn(turns[-1].user)], tokenizer=tokenizer, template=template)
+            layout_prompt(
+                [*turns[:-1], Turn(turns[-1].user)], tokenizer=tokenizer, template=template, system_message=""
+            )
             for turns in (row, session)
         )
         assert of_row.input_ids == of_session.input_ids, (seed, template.name)

@@ -102,7 +102,7 @@ def load_state(path: Path) -> tuple[SessionState, dict[str, Tensor]]:
         _check(state)
         return state, tensors
     except InputError as error:
-        raise InputError(f"{path}: {error}") from error
+        raise InputError(f"{path}: expected a saved session, found a broken dialogue: {error}") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{path}: expected a saved session, found broken metadata: {error!r}") from error
 
