@@ -40,6 +40,10 @@ FAULTS = [
     ({"video": "empty.mp4", "conversations": dialogue("a", "b")}, "empty.mp4"),
     ({"video": "nothing", "conversations": dialogue("a", "b")}, "nothing: expected"),
     ({"video": "clip.mp4", "conversations": dialogue("caf\xe9", "b")}, "found a row that is not JSON"),
+    (
+        {"conversations": dialogue("a\ud800", "b")},
+        "human: expected Unicode text, found half of a surrogate pair at pos",
+    ),
     ({"conversations": dialogue("a", "b" * 1_000_001)}, "gpt: expected a text of at most 1,000,000 characters"),
 ]
 
@@ -85,6 +89,32 @@ def test_training_skips_what_is_found(tiny_model, registry):
     skipped = [item for item in map(data.__getitem__, range(len(data))) if isinstance(item, SkippedSample)]
     found = inspect_sets(load_registries(str(registry)), encoder)["spoilt"].problems
     assert [(item.set_name, item.row, item.reason) for item in skipped] == [("spoilt", *problem) for problem in found]
+
+
+def test_rows_that_spell_tokens_are_good_ones_for_both(tiny_model, registry, tmp_path):
+    tokens = [str(token) for token in tiny_model.tokenizer.added_tokens_decoder.values()]
+    system = [{"from": "system", "value": " ".join(tokens)}]
+    rows = [
+        row
+        for token in tokens
+        for row in (
+            {"conversations": [*system, *dialogue(f"What is {token}?", token)]},
+            {"image": "image0.png", "conversations": dialogue(f"<image>\n{token}<img></img>", f"a{token}")},
+            {"video": "clip.mp4", "conversations": dialogue(token, token, f"{token}?", token, times=(1.0, 1.0))},
+        )
+    ]
+    entries = load_registries(str(write_registry(tmp_path, registry.parent / "media", spelled=rows)))
+    encoder = tiny_encoder(tiny_model)
+    assert inspect_sets(entries, encoder)["spelled"].problems == []
+    data = TrainingDataset(entries, encoder)
+    context, end = tiny_model.tokenizer.convert_tokens_to_ids(["<IMG_CONTEXT>", "<|end|>"])
+    for number, row in enumerate(rows):
+        example = data[number]
+        num_turns = len(row["conversations"]) // 2
+        assert example.input_ids.count(end) == 1 + 2 * num_turns
+        num_visual = sum((4 // ratio) ** 2 for ratio in example.pool_ratios)
+        assert example.input_ids.count(context) == num_visual
+        assert example.labels.count(end) == num_turns
 
 
 def test_a_run_trains_on_the_rest_and_lists_the_same_rows(tiny_dir, registry, tmp_path):

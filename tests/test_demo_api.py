@@ -321,10 +321,13 @@ class TestAnswers:
             ({"question": 5}, "question: expected a text, found 5"),
             ({"question": "What?", "stream": "yes"}, "stream: expected true or false, found 'yes'"),
             ({"question": "What?", "temperature": 1}, "unknown field 'temperature'"),
+            ({"question": "a\ud800"}, "question: expected Unicode text, found half of a surrogate pair at position 1"),
         ],
     )
-    def test_bad_questions_are_refused(self, http, opened, document, says):
-        assert says in problem(http.post(f"{opened()}/ask", json=document), 422)
+    def test_bad_questions_are_refused_and_the_stream_goes_on(self, http, opened, document, says):
+        stream = opened()
+        assert says in problem(http.post(f"{stream}/ask", content=json.dumps(document)), 422)
+        assert http.get(stream).json()["status"]["problem"] is None
 
     def test_a_question_before_the_first_frame_fails_in_its_answer(self, http, opened):
         answer = http.post(f"{opened()}/ask", json={"question": "What now?"}).json()

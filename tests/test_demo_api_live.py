@@ -134,6 +134,7 @@ class TestSocket:
                 ('{"type": "stop", "now": true}', "unknown field 'now'"),
                 ('{"type": "ask"}', "question: expected a text"),
                 ('{"type": "ask", "question": ""}', "got an empty one"),
+                ('{"type": "ask", "question": "\\ud800"}', "half of a surrogate pair at position 0"),
                 ('{"type": "ask", "question": "What?", "request_id": [1]}', "request_id: expected a text"),
                 (json.dumps({"type": "ask", "question": "a" * 70_000}), "at most 65,536 bytes"),
                 (b"", "expected 8 bytes of time, then an image, got 0 bytes"),

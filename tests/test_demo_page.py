@@ -244,6 +244,8 @@ class TestImages:
             live.ask("And?")
         with pytest.raises(InputError, match="got an empty one"):
             live.ask(" ")
+        with pytest.raises(InputError, match="^question: expected Unicode text, found half of a surrogate pair"):
+            live.ask("a\ud800")
         live.stop_answer()
         assert asked.wait(60)
         assert asked.state == "stopped"

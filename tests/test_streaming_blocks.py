@@ -21,7 +21,7 @@ from videochat_online.evaluation.answering import ANSWER_BY
 from videochat_online.evaluation.comparison import compare_runs
 from videochat_online.memory import KeepAllMemoryBank, MovieChatPlusMemoryBank, PyramidMemoryBank, WindowMemoryBank
 from videochat_online.model import load_model
-from videochat_online.streaming import Exchange, KvBudget, generate, make_strategy
+from videochat_online.streaming import KvBudget, generate, make_strategy
 from videochat_online.streaming.block_cache import MovableCache, sources, turned, why_not_movable
 from videochat_online.streaming.kv_cache import kv_bytes_per_token
 

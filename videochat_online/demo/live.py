@@ -308,10 +308,6 @@ class LiveStream:
         except InputError as error:
             answer.end(str(error))
             return
-        except Exception as error:  # a question that the model cannot take is no end of the stream
-            logger.exception("a question failed")
-            answer.end(f"the model failed: {type(error).__name__}")
-            return
 
         def begin() -> Pieces:
             return self._session.stream_prepared(prepared)
