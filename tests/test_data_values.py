@@ -57,7 +57,7 @@ def track(times_s: list[float], *boxes: list[float]) -> dict[str, Any]:
         ({"conversations": dialogue("a", "b", times=(1.0,))}, "expected a video beside timestamps, found none"),
         ({"video": "v", "need_reset_timestamp": "false"}, "need_reset_timestamp: expected true or false"),
         ({"conversations": [{"from": ["human"], "value": "a"}, TALK[1]]}, r"expected human, found \['human'\]"),
-        ({"conversations": dialogue(HALF, "b")}, "human: expected a text that UTF-8 can hold, found half of a surr"),
+        ({"conversations": dialogue(HALF, "b")}, "human: expected Unicode text, found half of a surrogate pair at"),
         ({"video": HALF}, r"video: expected a path, found '\\ud83d'"),
         ({"image": f"a{HALF}"}, r"image: expected a path, found 'a\\ud83d'"),
         ({"image": "a" * 5000}, "image: expected a path of at most 4,096 characters, found 5,000"),

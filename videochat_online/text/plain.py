@@ -103,6 +103,7 @@ class _Controls:
         unknown = str(tokenizer.unk_token)
         vocab = tokenizer.get_vocab().items()
         self._stand_ins = {index: len(token) for token, index in vocab if token == unknown or _BYTE.fullmatch(token)}
+        self._searched: dict[str, list[_Place]] = {}
         self._twin: _Twin | None = None
         self.size = len(tokenizer)
 
@@ -111,10 +112,16 @@ class _Controls:
         found, first = list[_Place](), 0
         for part, is_text in parts:
             if not is_text:
-                for match in self._pattern.finditer(part):
-                    found.append((first + match.start(), first + match.end(), self._ids[match.group()]))
+                found += [(first + start, first + stop, index) for start, stop, index in self._in_ours(part)]
             first += len(part)
         return found
+
+    def _in_ours(self, part: str) -> list[_Place]:
+        """The same within one piece of ours; there are few, and they come again and again."""
+        if part not in self._searched:
+            matches = self._pattern.finditer(part)
+            self._searched[part] = [(*match.span(), self._ids[match.group()]) for match in matches]
+        return self._searched[part]
 
     def are_only(
         self, ours: Sequence[_Place], ids: Sequence[int], offsets: Sequence[Span], *, is_escaped: bool = False
