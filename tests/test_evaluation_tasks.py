@@ -131,6 +131,7 @@ class TestOddRows:
             ({"answer_type": 3}, "answer_type: expected a text"),
             ({"fps": 0}, "fps: expected a number above 0"),
             ({"video": ""}, "video_id or video"),
+            ({"video": "a\ud800.mp4"}, "video_id or video: expected Unicode text"),
         ],
     )
     def test_a_bad_row_is_named_and_left_out(self, tmp_path, changes, words):

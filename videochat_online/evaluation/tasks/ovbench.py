@@ -35,6 +35,7 @@ from videochat_online.evaluation.tasks.reading import (
     question_id,
     read_rows,
 )
+from videochat_online.text import check_text
 from videochat_online.text.questions import option_index, option_text, ovbench_question
 
 GROUPS = {"ava": "action", "coin": "event", "hirest": "event", "tao": "object"}
@@ -119,6 +120,7 @@ def _videos(streams: Mapping[_Place, list[EvalQuestion]], hints: Mapping[_Place,
 def _place(row: Mapping[str, Any], path: Path) -> _Place:
     name = row.get("video_id", row.get("video"))
     expect(isinstance(name, str) and bool(name.strip()), "video_id or video", "a name", name)
+    check_text(name, "video_id or video")
     fps = row.get("fps")
     expect(fps is None or is_number(fps, above=0.0), "fps", "a number above 0", fps)
     start_s, end_s = row.get("start", 0.0), None

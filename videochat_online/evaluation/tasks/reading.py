@@ -64,7 +64,7 @@ def expect_text(fields: dict[str, Any], key: str) -> str:
     """A field that has to be a text with something in it."""
     text = fields.get(key)
     expect(isinstance(text, str) and bool(text.strip()), key, "a text", text)
-    return str(text)
+    return check_text(text, key)
 
 
 def expect_readable(text: str, *options: str) -> None:
