@@ -310,7 +310,7 @@ class TestLiveStream:
         with pytest.raises(InputError, match="^question: expected Unicode text, found half of a surrogate pair at"):
             stream.ask("What \ud800?")
         with pytest.raises(InputError, match="^system message: expected Unicode text, found half of a surrogate pair"):
-            live(system_message="\udfff")
+            StreamOptions(system_message="\udfff")
         token = stream.ask("What is <IMG_CONTEXT>?")
         assert token.wait(WAIT_S)
         assert token.state == "answered"

@@ -65,9 +65,11 @@ def test_a_reply_that_spells_a_reserved_token_does_not_break_the_next_question(s
 
 def test_half_of_a_surrogate_pair_is_refused_and_the_session_goes_on(tiny_model, session, frames, tmp_path):
     told = "expected Unicode text, found half of a surrogate pair at position 1"
-    for call in (session.ask, session.prepare, tiny_model.embed_text, ImageChat(tiny_model, [IMAGE]).ask):
-        with pytest.raises(InputError, match=told):
+    for call in (session.ask, session.prepare, ImageChat(tiny_model, [IMAGE]).ask):
+        with pytest.raises(InputError, match=f"^question: {told}$"):
             call("a\ud800")
+    with pytest.raises(InputError, match=f"^text: {told}$"):
+        tiny_model.embed_text("a\ud800")
     with pytest.raises(InputError, match=f"question: {told}"):
         list(session.stream("a\udfff"))
     with pytest.raises(InputError, match=f"generation prefix: {told}"):

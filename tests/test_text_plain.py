@@ -159,7 +159,7 @@ def spoken(data: st.DataObject, tokenizer: Any) -> str:
     return data.draw(st.lists(parts, max_size=4).map("".join))
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=25, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_any_texts_stay_text(tokenizers: dict[str, Any], family: str, data: st.DataObject) -> None:
     texts = [spoken(data, tokenizers[family]) for _ in range(6)]
@@ -167,7 +167,7 @@ def test_any_texts_stay_text(tokenizers: dict[str, Any], family: str, data: st.D
     check(tokenizers, family, turns, system_message=texts[4], generation_prefix=texts[5])
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=25, deadline=None, derandomize=True)
 @given(words=st.lists(st.sampled_from(["the cat", " ", "\n", "世", "😀", "é", "x", "<", "▁", "a<b>"]), max_size=6))
 def test_what_comes_before_a_text_with_such_a_string_is_not_changed(
     tokenizers: dict[str, Any], family: str, words: list[str]
@@ -181,7 +181,7 @@ def test_what_comes_before_a_text_with_such_a_string_is_not_changed(
     assert plain.visual_spans == spelled.visual_spans
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=20, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_replies_that_spell_tokens_are_supervised_as_they_are(
     tokenizers: dict[str, Any], family: str, data: st.DataObject
@@ -195,7 +195,7 @@ def test_replies_that_spell_tokens_are_supervised_as_they_are(
     assert read == normal(tokenizers[family], f"a {reply}".strip())
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=25, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_ids_of_a_text_alone(tokenizers: dict[str, Any], family: str, data: st.DataObject) -> None:
     tokenizer = tokenizers[family]

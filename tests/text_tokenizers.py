@@ -80,9 +80,9 @@ def fast_tokenizer(kind: str, markers: tuple[str, ...]) -> PreTrainedTokenizerFa
     """One of a family that comes as `tokenizer.json`.
 
     Args:
-        kind: `llama` puts a blank in front of each part of a text, `byte_level` has a token for each byte, `unigram`
-            has its control tokens among the pieces of the model and makes one sign of others (NFKC), `whole_words`
-            looks words up before it merges, and its bytes are special tokens.
+        kind: `llama` puts a blank in front of each part of a text, `byte_level` has a token for each byte and merges
+            that lead to <img>, `unigram` has its control tokens among the pieces of the model and makes one sign of others
+            (NFKC), `whole_words` looks words up before it merges, and its bytes are special tokens.
         markers: of the chat; they swallow blanks after them in `llama`.
     """
     named = ("<unk>", "<s>", "</s>", "<|endoftext|>")
@@ -100,6 +100,7 @@ def fast_tokenizer(kind: str, markers: tuple[str, ...]) -> PreTrainedTokenizerFa
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.decoder = decoders.ByteLevel()
         _train(tokenizer, pre_tokenizers.ByteLevel.alphabet())
+        tokenizer = _merging(tokenizer, "<img>")
     else:
         tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", ignore_merges=kind == "whole_words"))
         tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
@@ -123,8 +124,18 @@ def fast_tokenizer(kind: str, markers: tuple[str, ...]) -> PreTrainedTokenizerFa
 
 
 def _train(tokenizer: Tokenizer, alphabet: object, special: list[str] | None = None) -> None:
-    # With the markers among the words: merges lead to them, as they may where a corpus held dialogues.
     trainer = trainers.BpeTrainer(
         vocab_size=700, initial_alphabet=list(alphabet), special_tokens=special or [], show_progress=False
     )
-    tokenizer.train_from_iterator([WORDS, *WORDS.split(), "<|end|> <|im_end|> <img>"] * 9, trainer)
+    tokenizer.train_from_iterator([WORDS, *WORDS.split()] * 9, trainer)
+
+
+def _merging(tokenizer: Tokenizer, token: str) -> Tokenizer:
+    """The same with merges that lead to a token, as a corpus of dialogues gives them."""
+    state = json.loads(tokenizer.to_str())
+    vocab = state["model"]["vocab"]
+    for stop in range(2, len(token) + 1):
+        vocab.setdefault(token[:stop], len(vocab))
+    chain = [[token[:stop], token[stop]] for stop in range(1, len(token))]
+    state["model"]["merges"] = [*chain, *state["model"]["merges"]]
+    return Tokenizer.from_str(json.dumps(state))

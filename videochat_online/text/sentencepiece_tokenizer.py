@@ -91,10 +91,6 @@ class SentencePieceTokenizer(PreTrainedTokenizer):
         # Data loader workers get a copy; the processor is a C++ object and is rebuilt from the model's bytes.
         return {key: value for key, value in self.__dict__.items() if key not in ("_processor", "_text_processor")}
 
-    def _add_tokens(self, *args: Any, **kwargs: Any) -> int:
-        self.__dict__.pop("_text_processor", None)  # more strings are control tokens from now on
-        return int(super()._add_tokens(*args, **kwargs))
-
     @cached_property
     def _processor(self) -> sentencepiece.SentencePieceProcessor:
         return self._load(_MODEL_PROTO.FromString(self._model_bytes))
