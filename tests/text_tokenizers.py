@@ -80,9 +80,9 @@ def fast_tokenizer(kind: str, markers: tuple[str, ...]) -> PreTrainedTokenizerFa
     """One of a family that comes as `tokenizer.json`.
 
     Args:
-        kind: `llama` puts a blank in front of each part of a text, `byte_level` has a token for each byte and merges
-            that lead to <img>, `unigram` has its control tokens among the pieces of the model and makes one sign of others
-            (NFKC), `whole_words` looks words up before it merges, and its bytes are special tokens.
+        kind: `llama` puts a blank in front of each part of a text. `byte_level` has a token for each byte, and merges
+            that lead to <img>. `unigram` has its control tokens among the pieces of the model and makes one sign of
+            others (NFKC). `whole_words` looks words up before it merges, and its bytes are special tokens.
         markers: of the chat; they swallow blanks after them in `llama`.
     """
     named = ("<unk>", "<s>", "</s>", "<|endoftext|>")
