@@ -81,7 +81,15 @@ def test_only_replies_and_their_ends_are_supervised(name: str) -> None:
     template = get_template(name)
     pieces = template.render((Turn(("q1", Visual(4)), "a1"), Turn(("q2",), "a2")))
     supervised = [piece.segment for piece in pieces if piece.supervised]
-    assert supervised == [f"{template.reply_prefix}a{number}{template.reply_end}" for number in (1, 2)]
+    reply = [part for part in (template.reply_prefix, "a{}", template.reply_end) if part]
+    assert supervised == [part.format(number) for number in (1, 2) for part in reply]
+
+
+@pytest.mark.parametrize("name", sorted(TEMPLATES))
+def test_what_is_said_is_told_from_what_the_template_puts_there(name: str) -> None:
+    turns = (Turn(("q1", Visual(4), "r1"), "a1"), Turn(("q2",)))
+    pieces = get_template(name).render(turns, system_message="s", generation_prefix="p")
+    assert [piece.segment for piece in pieces if piece.is_text] == ["s", "q1", "r1", "a1", "q2", "p"]
 
 
 def test_display_text_counts_visual_tokens() -> None:
