@@ -12,6 +12,7 @@ from videochat_online.errors import InputError
 from videochat_online.model import load_model
 from videochat_online.streaming import Exchange, GenerationSettings, ImageChat, StreamingSession
 from videochat_online.streaming.state import SessionState, save_state
+from videochat_online.text import special_ids
 
 IMAGE = Image.new("RGB", (28, 28))
 SHORT = GenerationSettings(max_new_tokens=4, min_new_tokens=4)
@@ -58,7 +59,7 @@ def test_a_reply_that_spells_a_reserved_token_does_not_break_the_next_question(s
     assert answer.text == "the tag <img>, closed by </img>"
     assert session.history[-1].answer == "the tag <img>, closed by </img>"
     layout = session.prepare("And then?").prompt.layout
-    assert len(layout.visual_spans) == 3
+    assert layout.input_ids.count(special_ids(session.model.tokenizer).image_start) == len(layout.visual_spans) == 3
     assert layout.text.count("the tag <img>, closed by </img>") == 1
     session.ask("And then?")
 
