@@ -11,13 +11,10 @@ from PIL import Image
 from video_files import (
     draw_number,
     pairs,
-    read_all,
     read_number,
     read_numbers,
     values,
-    write_cut,
     write_folder,
-    write_video,
 )
 from videochat_online.errors import InputError, VideoError
 from videochat_online.video import list_frame_files, natural_key, open_video, read_image, read_video
@@ -227,45 +224,3 @@ class TestStreams:
         tracemalloc.stop()
         # The consumer's chunk, the frames of the next one and their copy, and a frame looked ahead.
         assert peak < 16 * frame_bytes
-
-
-class TestBackends:
-    @pytest.fixture(autouse=True)
-    def _needs_decord(self):
-        pytest.importorskip("decord")
-
-    @pytest.mark.parametrize(
-        "name", ["clock25.mp4", "dog.mp4", "vfr_car_decimated.mp4", "bbb_0_30.webm", "rot90_3frames.mov", "bottle.mp4"]
-    )
-    def test_frame_by_frame_on_real_files(self, shared_dir, name):
-        path = shared_dir / "videos" / name
-        options = {} if name.startswith("rot90") else {"fps": 2, "start_s": 3.0, "end_s": 8.0}
-        frames, times_s = read_all(path, backend="pyav", **options)
-        others, other_times_s = read_all(path, backend="decord", **options)
-        assert times_s == other_times_s
-        assert all(np.array_equal(a, b) for a, b in zip(frames, others, strict=True))
-
-    @pytest.mark.parametrize("extension", ["mp4", "mkv", "mov"])
-    def test_made_files(self, tmp_path, extension):
-        path = write_video(tmp_path / f"a.{extension}", [0, 1, 2, 7, 8, 20], b_frames=2)
-        for options in ({}, {"fps": 4}, {"times_s": [0.0, 0.15, 0.7, 0.7, 5.0]}):
-            expected = read_all(path, backend="pyav", **options)
-            got = read_all(path, backend="decord", **options)
-            assert got[1] == expected[1]
-            assert all(np.array_equal(a, b) for a, b in zip(got[0], expected[0], strict=True))
-
-    def test_edit_lists_are_refused(self, tmp_path):
-        whole = write_video(tmp_path / "whole.mp4", range(60), keyframe_every=20)
-        path = write_cut(whole, tmp_path / "cut.mp4", start_s=2.7)
-        with pytest.raises(VideoError, match=r"cut\.mp4.*decord.*edit list"):
-            open_video(path, backend="decord")
-
-    def test_what_decord_cannot_open(self, shared_dir):
-        with pytest.raises(VideoError, match=r"walking\.gif.*decord"):
-            open_video(shared_dir / "videos" / "walking.gif", backend="decord")
-
-    def test_a_backend_that_is_not_installed(self, tmp_path, monkeypatch):
-        path = write_video(tmp_path / "a.mp4", range(3))
-        monkeypatch.setitem(__import__("sys").modules, "torchcodec.decoders", None)
-        with pytest.raises(VideoError, match="torchcodec.*use backend 'pyav'"):
-            open_video(path, backend="torchcodec")

@@ -1,11 +1,14 @@
-"""Fast paths by name: decord and torchcodec, which fetch single frames by index.
+"""Fast paths by name: decord and torchcodec, which fetch single frames by number.
 
-Times, rotation and declared numbers come from PyAV; these libraries only deliver pixels. A file on which a
-library is known to be wrong is refused.
+Times, rotation and declared numbers come from PyAV; these libraries only deliver pixels. They are trusted where a file
+is of a kind on which they cannot be wrong (`frame_table`), and where their pictures are PyAV's: of a sample when a file
+is opened, and of each key frame before the first frame that is counted from it. Every other file is refused.
 """
 
 from __future__ import annotations
 
+import re
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
@@ -15,8 +18,19 @@ from typing import Any
 import numpy as np
 
 from videochat_online.errors import VideoError
+from videochat_online.video.frame_table import FrameTable, read_frame_table, refusal
 from videochat_online.video.pyav_reader import PyavReader
 from videochat_online.video.reader import DecodeReport, LazyFrame, LoadedFrame, Pixels, VideoInfo
+from videochat_online.video.witness import MAX_DIFFERENCE, Witness, largest_difference, sampled_groups
+
+WHOLE_PICTURE_CODECS = frozenset({"h264", "hevc", "mjpeg", "prores"})
+"""Codecs that give one frame for each packet, and change the size of their pictures at key frames only."""
+
+TIMED_CODECS = WHOLE_PICTURE_CODECS | {"av1", "vp9"}
+"""Codecs for a library that tells the time of each frame and keeps its size."""
+
+MAX_TIME_DIFFERENCE_S = 1e-3
+"""Between two libraries' times of one frame: decord has 24 bits for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,28 +45,35 @@ class _OpenFile:
 class IndexedReader:
     """A video file whose frame i is fetched by number; the order of numbers is that of the times."""
 
-    def __init__(self, path: Path, backend: str, open_file: Callable[[Path, VideoInfo], _OpenFile]) -> None:
-        """VideoError where the file cannot be read, or the backend is wrong about it."""
-        self._source = f"{path} with backend {backend!r}"
+    def __init__(
+        self,
+        path: Path,
+        backend: str,
+        codecs: frozenset[str],
+        open_file: Callable[[Path, str, FrameTable], _OpenFile],
+    ) -> None:
+        """VideoError where the file cannot be read, or the backend may be wrong about it."""
+        source = self._source = f"{path} with backend {backend!r}"
         facts = PyavReader(path)
-        try:
-            self._info = facts.info
-            self._times_s, self._end_s = facts.starts_and_end_s()
-            if self._info.start_s < 0 or facts.has_edit_list():
-                raise VideoError(
-                    f"{self._source}: expected a file without an edit list, found one (cut without re-encoding): "
-                    f"this backend would return other frames than asked for; use backend 'pyav'"
-                )
-        finally:
-            facts.close()
-        opened = open_file(path, self._info)
-        if opened.num_frames != len(self._times_s):
-            raise VideoError(
-                f"{self._source}: expected {len(self._times_s)} frames as in the file, "
-                f"the backend finds {opened.num_frames}; use backend 'pyav'"
-            )
+        self._info, first_error = facts.info, facts.report().first_error
+        facts.close()
+        if first_error is not None:
+            raise refusal(source, "a file that is whole", f"a failure {first_error}")
+        self._table = read_frame_table(path, source, self._info, codecs)
+        opened = open_file(path, source, self._table)
+        num_frames = len(self._table.ticks)
+        if opened.num_frames != num_frames:
+            raise refusal(source, f"{num_frames} frames as in the file", f"{opened.num_frames} by this backend")
         self._fetch, self._errors = opened.fetch, opened.errors
         self._num_decoded = 0
+        self._confirmed: set[int] = set()
+        self._witness = Witness(path, self._table, source)
+        try:
+            for group in sampled_groups(self._table, self._info.width, self._info.height):
+                self._confirm(group)
+        except VideoError:
+            self.close()
+            raise
 
     @property
     def info(self) -> VideoInfo:
@@ -61,8 +82,9 @@ class IndexedReader:
 
     def frames(self, start_s: float | None = None) -> Iterator[LazyFrame]:
         """All frames; only sampled ones are fetched."""
-        ends_s = (*self._times_s[1:], self._end_s)
-        for i, (time_s, end_s) in enumerate(zip(self._times_s, ends_s, strict=True)):
+        times_s = self._table.times_s
+        ends_s = (*times_s[1:], self._table.end_s)
+        for i, (time_s, end_s) in enumerate(zip(times_s, ends_s, strict=True)):
             yield LazyFrame(time_s, end_s, lambda i=i: self._load(i))  # type: ignore[misc]
 
     def skip(self, time_s: float) -> None:
@@ -70,7 +92,7 @@ class IndexedReader:
 
     def times_s(self) -> tuple[float, ...]:
         """Start of each frame."""
-        return self._times_s
+        return self._table.times_s
 
     def finish(self, max_decode_s: float) -> None:
         """The fast paths look at nothing that is not asked for."""
@@ -80,55 +102,103 @@ class IndexedReader:
         return DecodeReport(num_decoded=self._num_decoded)
 
     def close(self) -> None:
-        """Let go of the decoder."""
+        """Let go of the decoders."""
         self._fetch = _closed
+        self._witness.close()
 
     def _load(self, i: int) -> LoadedFrame:
-        try:
-            pixels_HWC = self._fetch(i)
-        except self._errors as error:
-            cause = (str(error) or type(error).__name__).splitlines()[0]
-            raise VideoError(
-                f"{self._source}: expected frame {i} to decode, found {cause}; use backend 'pyav'"
-            ) from error
+        key = self._table.keys[bisect_right(self._table.keys, i) - 1]
+        pixels_HWC = None
+        if key not in self._confirmed:
+            pixels_HWC = self._confirm(range(key, key + 1))
+        if pixels_HWC is None or i != key:
+            pixels_HWC = self._decode(i)
         self._num_decoded += 1
-        return LoadedFrame(self._times_s[i], pixels_HWC)
+        return LoadedFrame(self._table.times_s[i], pixels_HWC)
+
+    def _confirm(self, group: range) -> Pixels:
+        """Compare frames from a key frame on with PyAV's; the last of them."""
+        expected = self._witness.pictures(group)
+        # As readers ask: a jump that leaves frames out, one back, and on from frame to frame.
+        order = [*group] if len(group) == 1 else [group[-1], *group]
+        for i in order:
+            pixels_HWC = self._decode(i)
+            difference = largest_difference(pixels_HWC, expected[i - group[0]])
+            if difference > MAX_DIFFERENCE:
+                raise refusal(
+                    self._source,
+                    f"PyAV's picture at {self._table.times_s[i]:.3f} s",
+                    f"another one ({difference} levels of 255 apart)",
+                )
+        self._confirmed.add(group[0])
+        return pixels_HWC
+
+    def _decode(self, i: int) -> Pixels:
+        try:
+            return self._fetch(i)
+        except self._errors as error:
+            failure = refusal(self._source, f"frame {i} to decode", _cause(error))
+
+            def fail_again(i: int) -> Pixels:
+                raise failure
+
+            # Where such a library stands after a failure is not known: nothing more is asked of it.
+            self._fetch = fail_again
+            raise failure from error
 
 
 def open_decord(path: Path) -> IndexedReader:
-    """decord: turns rotated videos itself; wrong on edit lists, fails on files without a length."""
-    return IndexedReader(path, "decord", _open_decord)
+    """decord: turns rotated videos itself; fails on files without a length."""
+    return IndexedReader(path, "decord", WHOLE_PICTURE_CODECS, _open_decord)
 
 
 def open_torchcodec(path: Path) -> IndexedReader:
-    """torchcodec: rotated videos are refused, because its versions differ on turning them."""
-    return IndexedReader(path, "torchcodec", _open_torchcodec)
+    """torchcodec: its versions differ on turning rotated videos, which the comparison tells."""
+    return IndexedReader(path, "torchcodec", TIMED_CODECS, _open_torchcodec)
 
 
-def _open_decord(path: Path, info: VideoInfo) -> _OpenFile:
+def _open_decord(path: Path, source: str, table: FrameTable) -> _OpenFile:
     decord = _import("decord", path)
     errors = (decord.DECORDError, RuntimeError, IndexError)
+    if table.seek_problem is not None:
+        raise refusal(source, "key frames from which frames can be counted", table.seek_problem)
     try:
-        reader = decord.VideoReader(str(path), num_threads=1)
+        # Else it would give the frame before for one at the end that does not decode. 0 would mean: any number.
+        reader = decord.VideoReader(str(path), num_threads=1, fault_tol="0.000001")
+        starts_s = reader.get_frame_timestamp(range(len(reader)))[:, 0]
+        keys = reader.get_key_indices()
     except errors as error:
-        cause = str(error).splitlines()[0]
-        raise VideoError(f"{path} with backend 'decord': expected a video, found {cause}") from error
+        raise refusal(source, "a video", _cause(error)) from error
+    if len(starts_s) == len(table.ticks):
+        since_first_s = np.subtract(table.times_s, table.times_s[0])
+        if not np.allclose(starts_s - starts_s[0], since_first_s, rtol=1e-6, atol=MAX_TIME_DIFFERENCE_S):
+            raise refusal(source, "the times that PyAV finds", "others")
+        if tuple(keys) != table.keys:
+            raise refusal(source, f"the {len(table.keys)} key frames that PyAV finds", "others")
     return _OpenFile(len(reader), lambda i: np.asarray(reader[i].asnumpy(), dtype=np.uint8), errors)
 
 
-def _open_torchcodec(path: Path, info: VideoInfo) -> _OpenFile:
+def _open_torchcodec(path: Path, source: str, table: FrameTable) -> _OpenFile:
     decoders = _import("torchcodec.decoders", path)
     errors = (RuntimeError, ValueError, IndexError)
-    if info.rotation:
-        raise VideoError(
-            f"{path} with backend 'torchcodec': expected no rotation, found {info.rotation} degrees; use backend 'pyav'"
-        )
     try:
         decoder = decoders.VideoDecoder(str(path), dimension_order="NHWC", seek_mode="exact")
     except errors as error:
-        cause = str(error).splitlines()[0]
-        raise VideoError(f"{path} with backend 'torchcodec': expected a video, found {cause}") from error
-    return _OpenFile(len(decoder), lambda i: np.asarray(decoder.get_frame_at(i).data.numpy(), dtype=np.uint8), errors)
+        raise refusal(source, "a video", _cause(error)) from error
+
+    def fetch(i: int) -> Pixels:
+        frame = decoder.get_frame_at(i)
+        if abs(frame.pts_seconds - table.times_s[i]) > MAX_TIME_DIFFERENCE_S:
+            raise ValueError(f"the frame of {frame.pts_seconds:.3f} s for that of {table.times_s[i]:.3f} s")
+        return np.asarray(frame.data.numpy(), dtype=np.uint8)
+
+    return _OpenFile(len(decoder), fetch, errors)
+
+
+def _cause(error: Exception) -> str:
+    """First line of a library's error, without the time and place in its source that decord puts before it."""
+    line = (str(error) or type(error).__name__).splitlines()[0]
+    return re.sub(r"\[[\d:]+\] \S+: (Check failed: )?", "", line)
 
 
 def _import(module: str, path: Path) -> Any:

@@ -13,7 +13,7 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 
 from videochat_online.errors import VideoError
-from videochat_online.video.container import BrokenPassError, ContainerPass, Tally, is_pipe, open_container
+from videochat_online.video.container import BrokenPassError, ContainerPass, Tally, is_pipe
 from videochat_online.video.declared import INDEXED_FORMATS, MP4_FORMATS, declared_length, is_cut_mp4
 from videochat_online.video.reader import DecodeReport, LazyFrame, LoadedFrame, Pixels, VideoInfo
 from videochat_online.video.sampling import TIME_TOLERANCE_S
@@ -120,11 +120,7 @@ class PyavReader:
 
     def times_s(self) -> tuple[float, ...]:
         """Start of each frame as its packet says, without decoding; VideoError where packets carry no times."""
-        return self.starts_and_end_s()[0]
-
-    def starts_and_end_s(self) -> tuple[tuple[float, ...], float]:
-        """Start of each frame, and end of the last one; VideoError where packets carry no times."""
-        ends_s: dict[float, float] = {}
+        starts_s = set()
         counting = ContainerPass(self._path, Tally(notes=self._tally.notes), is_threaded=False)
         with counting.container:
             for packet in counting.packets():
@@ -133,16 +129,8 @@ class PyavReader:
                 time_s = counting.time_of(packet.pts)
                 if time_s is None:
                     raise VideoError(f"{self._path}: expected a time in each packet, found one without")
-                ends_s[time_s] = self._end_of(time_s, counting.time_of(packet.duration))
-        starts_s = tuple(sorted(ends_s))
-        return starts_s, ends_s[starts_s[-1]]
-
-    def has_edit_list(self) -> bool:
-        """Whether the file begins with packets that are decoded but not shown, or before time 0."""
-        container, stream = open_container(self._path)
-        with container:
-            packets = (packet for packet in container.demux(stream) if packet.size)
-            return any(packet.is_discard or (packet.pts or 0) < 0 for packet in itertools.islice(packets, 64))
+                starts_s.add(time_s)
+        return tuple(sorted(starts_s))
 
     def finish(self, max_decode_s: float) -> None:
         """Go to the end of the file: decode if at most `max_decode_s` are left, else only count packets.
