@@ -55,10 +55,10 @@ class IndexedReader:
         """VideoError where the file cannot be read, or the backend may be wrong about it."""
         source = self._source = f"{path} with backend {backend!r}"
         facts = PyavReader(path)
-        self._info, first_error = facts.info, facts.report().first_error
+        self._info, warning = facts.info, facts.report().warning
         facts.close()
-        if first_error is not None:
-            raise refusal(source, "a file that is whole", f"a failure {first_error}")
+        if warning is not None:
+            raise refusal(source, "a file that is whole, with one clock", warning)
         self._table = read_frame_table(path, source, self._info, codecs)
         opened = open_file(path, source, self._table)
         num_frames = len(self._table.ticks)
