@@ -29,17 +29,35 @@ class FiniteLosses:
         self._is_finite = torch.tensor(True)
         self._is_bad = torch.tensor(False)
         self._num_batches, self._is_open = 0, False
-        self._num_bad = self._in_a_row = torch.tensor(0)
+        self._num_bad = self._in_a_row = self._num_learned = torch.tensor(0)
         for parameter in network.parameters():
             if parameter.requires_grad:
                 parameter.register_hook(self._usable)
 
-    def see(self, loss: Tensor) -> None:
-        """Tell the loss of a batch before its way back."""
+    def begin_step(self) -> None:
+        """The next batches are of another optimizer step."""
+        self._num_learned = torch.zeros_like(self._num_learned)
+
+    def see(self, loss: Tensor, learns: Tensor | bool = True) -> None:
+        """Tell the loss of a batch before its way back.
+
+        Args:
+            loss: of the batch.
+            learns: whether anything of it is to be learned.
+        """
         self._close()
         self._is_finite = torch.isfinite(loss.detach())
         self._is_bad = ~self._is_finite
         self._is_open = True
+        self._num_learned = self._num_learned.to(loss.device) + (self._is_finite & learns)
+
+    def has_learned(self, reduce: Any) -> bool:
+        """Whether a batch of the running step, of any process, has something to learn and a finite loss.
+
+        Args:
+            reduce: sums a tensor over all processes; each of them has to call.
+        """
+        return bool(reduce(self._num_learned))
 
     def _usable(self, gradient: Tensor) -> Tensor:
         is_usable = self._is_finite & torch.isfinite(gradient).all()

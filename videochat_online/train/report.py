@@ -30,6 +30,8 @@ class TrainReport:
         steps_per_second: of the last launch.
         parameters: of the model, and those of them that learned.
         nonfinite_batches: whose loss was not finite, and which taught nothing, of all launches.
+        empty_steps: in which there was nothing to learn, and which changed nothing, of all launches.
+        train_loss: mean over the other steps of the last launch.
     """
 
     finished: bool
@@ -42,6 +44,8 @@ class TrainReport:
     steps_per_second: float
     parameters: dict[str, int]
     nonfinite_batches: int = 0
+    empty_steps: int = 0
+    train_loss: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As written: the skipped rows are counted by set as well."""
@@ -62,11 +66,7 @@ def make_report(trainer: OnlineTrainer, dataset: dict[str, SetCount], metrics: d
         finished=True,
         output_dir=str(folder),
         steps=trainer.state.global_step,
-        losses=tuple(
-            # JSON has no NaN.
-            {key: entry[key] if math.isfinite(entry[key]) else None for key in _STEP_KEYS if key in entry}
-            for entry in logged
-        ),
+        losses=tuple({key: _number(entry[key]) for key in _STEP_KEYS if key in entry} for entry in logged),
         dataset=dataset,
         skipped=tuple(read_skipped(folder)),
         seconds=float(metrics.get("train_runtime", 0.0)),
@@ -75,7 +75,14 @@ def make_report(trainer: OnlineTrainer, dataset: dict[str, SetCount], metrics: d
         # Those since the last entry are in none.
         nonfinite_batches=sum(entry.get("nonfinite_batches", 0) for entry in logged)
         + trainer.finite.take(trainer.accelerator.reduce),
+        empty_steps=sum(entry.get("empty_steps", 0) for entry in logged) + trainer.steps.take(0.0)[1],
+        train_loss=_number(metrics.get("train_loss")),
     )
+
+
+def _number(value: float | None) -> float | None:
+    """JSON has no NaN; checkpoints of earlier versions have."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 def read_report(content: dict[str, Any]) -> TrainReport:

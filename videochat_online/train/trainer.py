@@ -13,17 +13,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.scheduler import AcceleratedScheduler
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.utils.data import Dataset, Sampler
 from transformers import PreTrainedTokenizerBase, Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
+from videochat_online.constants import IGNORE_INDEX
 from videochat_online.data import BATCH_REPORT, BatchReport, EpochSampler, PackedDataset, SkippedSample, TrainingDataset
 from videochat_online.errors import InputError
 from videochat_online.train.callbacks import KeepFrozenPartsOutOfTheGraph, TellEpoch
 from videochat_online.train.finite import FiniteLosses
 from videochat_online.train.rates import scale_groups
 from videochat_online.train.rundir import COMPLETE_MARK, SKIPPED_PREFIX
+from videochat_online.train.steps import StepAccount
 from videochat_online.train.throughput import Throughput
 
 MIN_ITEMS_FOR_A_VERDICT = 100
@@ -142,7 +146,7 @@ class OnlineTrainer(Trainer):
         )
         self._throughput = Throughput(kwargs["model"], self.args.device)
         self.finite = FiniteLosses(kwargs["model"])
-        self._num_batches = 0
+        self.steps = StepAccount()
         self.add_callback(TellEpoch(self._sampler))
         self.add_callback(KeepFrozenPartsOutOfTheGraph())
 
@@ -154,31 +158,61 @@ class OnlineTrainer(Trainer):
     ) -> tuple[list[dict[str, Any]], torch.Tensor | int | None]:
         """The batches of one optimizer step and their supervised tokens; skipped samples are counted here.
 
-        A step in which nothing is learned divides a sum of zero by one, not by zero.
+        Processes of a step that has some may have none themselves: they divide a sum of zero by one, not by zero.
         """
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        num_learned = torch.zeros((), dtype=torch.long, device=device)
         for batch in batches:
             report = batch.pop(BATCH_REPORT, None)
             if report is not None:
                 self.skipped.add(report)
-            self._throughput.add(batch)
-        self._num_batches += len(batches)
-        counts = torch.tensor([self.skipped.num_seen, self.skipped.num_bad], device=self.args.device)
-        self.skipped.check(*self.accelerator.reduce(counts).tolist())
+            num_learned += _learns(batch).sum().to(device)
+        seen = num_learned.new_tensor([self.skipped.num_seen, self.skipped.num_bad])
+        num_seen, num_bad, in_all = self.accelerator.reduce(torch.cat([seen, num_learned[None]])).tolist()
+        self.skipped.check(num_seen, num_bad)
+        if batches:
+            self.steps.begin(is_empty=not in_all)
+            self.finite.begin_step()
+        if in_all:
+            for batch in batches:
+                self._throughput.add(batch)
         if isinstance(num_items, torch.Tensor):
             num_items = num_items.clamp(min=1)
         return batches, num_items
 
-    def compute_loss(self, *arguments: Any, **options: Any) -> Any:
-        """As transformers does; numbers that are not finite are kept out of the gradients."""
-        loss = super().compute_loss(*arguments, **options)
-        self.finite.see(loss)
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *arguments: Any, **options: Any) -> Any:
+        """As transformers does; numbers that are not finite are kept out of the gradients.
+
+        Before the last way back of a step the processes agree whether it has learned anything: only then may it change
+        the weights.
+        """
+        learns = _learns(inputs).any()  # label smoothing takes the labels away
+        loss = super().compute_loss(model, inputs, *arguments, **options)
+        self.finite.see(loss, learns)
+        if self.accelerator.sync_gradients and not self.finite.has_learned(self.accelerator.reduce):
+            self.steps.empty()
+            self.accelerator.sync_gradients = False
         return loss
 
     def training_step(self, *arguments: Any, **options: Any) -> torch.Tensor:
-        """As transformers does; a loss that is not finite counts as zero, as its gradients do."""
+        """As transformers does; a loss that is not finite counts as zero, as its gradients do.
+
+        In a step without a sample nothing is computed, and the optimizer is told, as for any batch but the last of a
+        step, not to move: even with gradients of zero its momentum and weight decay would.
+        """
+        if self.steps.is_empty:
+            self.accelerator.sync_gradients = False
+            return torch.zeros((), device=self.args.device)
         loss: torch.Tensor = super().training_step(*arguments, **options)
         return torch.nan_to_num(loss, nan=0.0, posinf=0.0, neginf=0.0)
+
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        """As transformers does; an empty step has no gradients, and DeepSpeed would say those of the step before."""
+        return None if self.steps.is_empty else super()._clip_grad_norm(model)
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """Likewise."""
+        return None if self.steps.is_empty else super()._get_grad_norm(model, grad_norm)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """As transformers does; then parts and layers get their own learning rates."""
@@ -188,22 +222,38 @@ class OnlineTrainer(Trainer):
             scale_groups(optimizer, self.model if model is None else model, self._scales)
         return optimizer
 
+    def create_scheduler(self, *arguments: Any, **options: Any) -> LRScheduler:
+        """As transformers does; it goes on with the optimizer only, which an empty step keeps still."""
+        schedule = super().create_scheduler(*arguments, **options)
+        if isinstance(schedule, LambdaLR):  # all of them that go on by themselves
+            schedule = self.lr_scheduler = AcceleratedScheduler(schedule, [], split_batches=True)
+        return schedule
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """With tokens a second, padding and the like, over all processes since the last entry."""
+        """With tokens a second, padding and the like, over all processes since the last entry.
+
+        Means are over the steps that learned something. Where none did the loss is none: null in the files, NaN for
+        those who draw curves.
+        """
         if "loss" in logs:
             reduce = self.accelerator.reduce
             logs |= self._throughput.take(reduce)
-            counts = torch.tensor([self.skipped.num_skipped, self._num_batches], device=self.args.device)
-            num_skipped, num_batches = reduce(counts).tolist()
-            self._num_batches = 0
-            if num_skipped:
-                logs["samples_skipped"] = num_skipped
-            num_bad = self.finite.take(reduce)
-            if num_bad:
-                logs["nonfinite_batches"] = num_bad
-            if num_bad and num_bad >= num_batches and not logs["loss"]:
-                logs["loss"] = math.nan  # nothing was learned, which is no loss of zero
+            num_skipped = int(reduce(torch.tensor(self.skipped.num_skipped, device=self.args.device)))
+            logs["loss"], num_empty = self.steps.take(logs["loss"])
+            for name, number in (
+                ("samples_skipped", num_skipped),
+                ("empty_steps", num_empty),
+                ("nonfinite_batches", self.finite.take(reduce)),
+            ):
+                if number:
+                    logs[name] = number
+        if "train_loss" in logs:
+            logs["train_loss"] = self.steps.of_launch(logs["train_loss"])
         super().log(logs, start_time)
+        entry = self.state.log_history[-1]
+        self.state.log_history[-1] = {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in entry.items()
+        }
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """As transformers does, with the tokenizer; older checkpoints go only when this one is complete.
@@ -226,3 +276,9 @@ class OnlineTrainer(Trainer):
         mark = {"step": self.state.global_step, "processes": self.args.world_size}
         (folder / COMPLETE_MARK).write_text(json.dumps(mark) + "\n", encoding="utf-8")
         rotate_checkpoints(output_dir=str(run_folder), save_total_limit=limit, use_mtime=True)
+
+
+def _learns(batch: Mapping[str, Any]) -> torch.Tensor:
+    """Which tokens of a batch are learned; the first of a row never is."""
+    is_learned: torch.Tensor = batch["labels"][..., 1:] != IGNORE_INDEX
+    return is_learned
