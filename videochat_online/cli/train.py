@@ -19,6 +19,9 @@ from videochat_online.train import dry_run, parse_arguments, train
 from videochat_online.train.arguments import describe_keys
 from videochat_online.train.distributed import leave
 
+ENDED_EARLY_STATUS = 3
+"""The run was told to stop before its last step; what waits for its result must not go on."""
+
 TAKES_ANY_FLAG = True
 """The command line hands flags that it does not know on as `options.rest`."""
 
@@ -50,7 +53,8 @@ def run(options: argparse.Namespace) -> int:
     if arguments.training.process_index == 0:
         summary = {"output_dir": report.output_dir, "steps": report.steps, "skipped": len(report.skipped)}
         summary |= {"last_loss": report.losses[-1]["loss"] if report.losses else None}
-        summary |= {"steps_per_second": report.steps_per_second}
+        summary |= {"steps_per_second": report.steps_per_second, "status": report.status}
         print(json.dumps(summary))  # noqa: T201
-    leave()
-    return 0
+    status = 0 if report.finished else ENDED_EARLY_STATUS
+    leave(status)
+    return status

@@ -38,8 +38,8 @@ def join(training: TrainingArguments) -> None:
         deepspeed.init_distributed(dist_backend="gloo", auto_mpi_discovery=False, verbose=False)
 
 
-def leave() -> None:
-    """End a process of torchrun that has done all its work; does nothing where processes were not joined.
+def leave(status: int = 0) -> None:
+    """End a process of torchrun that has done its work; does nothing where processes were not joined.
 
     gloo can abort while the interpreter shuts down, about once in six launches under load; torchrun would then
     report a finished run as failed. A process that is not torchrun's may have other things to do.
@@ -53,4 +53,4 @@ def leave() -> None:
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)
+    os._exit(status)

@@ -12,6 +12,9 @@ from typing import Any
 from videochat_online.data import SetCount, SkippedSample
 from videochat_online.train.trainer import OnlineTrainer, read_skipped
 
+FINISHED, ENDED_EARLY = "finished", "ended early"
+"""What can have become of a run that has a report."""
+
 _STEP_KEYS = ("step", "epoch", "loss", "grad_norm", "learning_rate")
 
 
@@ -20,7 +23,7 @@ class TrainReport:
     """What `report.json` holds.
 
     Attributes:
-        finished: the run went through to its end.
+        status: FINISHED, or ENDED_EARLY where the run was told to stop before its last step.
         output_dir: where the model is.
         steps: optimizer steps of all launches.
         losses: one entry for each logged step, of all launches; None for a number that is not finite.
@@ -34,7 +37,7 @@ class TrainReport:
         train_loss: mean over the other steps of the last launch.
     """
 
-    finished: bool
+    status: str
     output_dir: str
     steps: int
     losses: tuple[dict[str, float | None], ...]
@@ -47,9 +50,14 @@ class TrainReport:
     empty_steps: int = 0
     train_loss: float | None = None
 
+    @property
+    def finished(self) -> bool:
+        """Whether the run went through to its end."""
+        return self.status == FINISHED
+
     def to_json(self) -> dict[str, Any]:
         """As written: the skipped rows are counted by set as well."""
-        content = dataclasses.asdict(self)
+        content = {"finished": self.finished} | dataclasses.asdict(self)
         content["skipped"] = {
             "count": len(self.skipped),
             "by_set": dict(Counter(skipped.set_name for skipped in self.skipped)),
@@ -63,7 +71,7 @@ def make_report(trainer: OnlineTrainer, dataset: dict[str, SetCount], metrics: d
     folder = Path(str(trainer.args.output_dir))
     logged = [entry for entry in trainer.state.log_history if "loss" in entry]
     return TrainReport(
-        finished=True,
+        status=FINISHED if trainer.is_finished else ENDED_EARLY,
         output_dir=str(folder),
         steps=trainer.state.global_step,
         losses=tuple({key: _number(entry[key]) for key in _STEP_KEYS if key in entry} for entry in logged),
@@ -87,9 +95,11 @@ def _number(value: float | None) -> float | None:
 
 def read_report(content: dict[str, Any]) -> TrainReport:
     """The report that `report.json` holds."""
+    status = FINISHED if content["finished"] else ENDED_EARLY  # reports of earlier versions have no status
     return TrainReport(
-        **content
+        **{key: value for key, value in content.items() if key != "finished"}
         | {
+            "status": status,
             "losses": tuple(content["losses"]),
             "dataset": {name: SetCount(**count) for name, count in content["dataset"].items()},
             "skipped": tuple(SkippedSample(**row) for row in content["skipped"]["rows"]),

@@ -44,7 +44,8 @@ def train(arguments: Arguments) -> TrainReport:
     """Train a model, or go on where a run that was interrupted has stopped.
 
     The folder `output_dir` gets `run.json`, `config.yaml`, checkpoints, `report.json`, and at the end the model:
-    `load_model(output_dir)` reads it. A finished run is left as it is.
+    `load_model(output_dir)` reads it. A finished run is left as it is. One that was told to stop before its last step
+    is not finished: its report says so, and the next call goes on.
 
     Args:
         arguments: of `parse_arguments`. Under DeepSpeed they must have been made in this process.
@@ -93,10 +94,20 @@ def train(arguments: Arguments) -> TrainReport:
         if checkpoint is not None:
             logger.warning("%s: going on after %s", folder.path, checkpoint.name)
         metrics = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint)).metrics
-        save_result(trainer)
+        if trainer.is_finished:
+            save_result(trainer)
     report = make_report(trainer, dataset.counts(), metrics)
     if arguments.training.process_index == 0:
         folder.write(REPORT_FILE, report.to_json())
+        if not report.finished:
+            saved = folder.last_checkpoint()
+            logger.warning(
+                "%s: ended early, after step %d of %d; the same command goes on %s",
+                folder.path,
+                report.steps,
+                trainer.state.max_steps,
+                "from the start" if saved is None else f"after {saved.name}",
+            )
     return report
 
 

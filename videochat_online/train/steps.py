@@ -20,12 +20,10 @@ class StepAccount:
         self._num_steps = self._num_empty = 0
         self._num_logged = self._num_logged_empty = 0
 
-    def begin(self, is_empty: bool) -> None:
-        """The next step, which may turn out to be empty later."""
+    def begin(self) -> None:
+        """The next step."""
         self._num_steps += 1
         self.is_empty = False
-        if is_empty:
-            self.empty()
 
     def empty(self) -> None:
         """The running step learns nothing."""

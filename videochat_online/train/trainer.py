@@ -150,6 +150,11 @@ class OnlineTrainer(Trainer):
         self.add_callback(TellEpoch(self._sampler))
         self.add_callback(KeepFrozenPartsOutOfTheGraph())
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether the last step is done; a run can be told to stop before."""
+        return self.state.global_step >= self.state.max_steps
+
     def _get_train_sampler(self, train_dataset: Dataset[Any] | None = None) -> Sampler[int]:
         return self._sampler
 
@@ -158,24 +163,19 @@ class OnlineTrainer(Trainer):
     ) -> tuple[list[dict[str, Any]], torch.Tensor | int | None]:
         """The batches of one optimizer step and their supervised tokens; skipped samples are counted here.
 
-        Processes of a step that has some may have none themselves: they divide a sum of zero by one, not by zero.
+        A step in which nothing is learned divides a sum of zero by one, not by zero.
         """
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        num_learned = torch.zeros((), dtype=torch.long, device=device)
         for batch in batches:
             report = batch.pop(BATCH_REPORT, None)
             if report is not None:
                 self.skipped.add(report)
-            num_learned += _learns(batch).sum().to(device)
-        seen = num_learned.new_tensor([self.skipped.num_seen, self.skipped.num_bad])
-        num_seen, num_bad, in_all = self.accelerator.reduce(torch.cat([seen, num_learned[None]])).tolist()
-        self.skipped.check(num_seen, num_bad)
+            self._throughput.add(batch)
+        counts = torch.tensor([self.skipped.num_seen, self.skipped.num_bad], device=self.args.device)
+        self.skipped.check(*self.accelerator.reduce(counts).tolist())
         if batches:
-            self.steps.begin(is_empty=not in_all)
+            self.steps.begin()
             self.finite.begin_step()
-        if in_all:
-            for batch in batches:
-                self._throughput.add(batch)
         if isinstance(num_items, torch.Tensor):
             num_items = num_items.clamp(min=1)
         return batches, num_items
@@ -183,10 +183,11 @@ class OnlineTrainer(Trainer):
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *arguments: Any, **options: Any) -> Any:
         """As transformers does; numbers that are not finite are kept out of the gradients.
 
-        Before the last way back of a step the processes agree whether it has learned anything: only then may it change
-        the weights.
+        Before the last way back of a step the processes agree whether any of its batches is learned from. If not, the
+        optimizer is told, as for any batch but the last of a step, not to move: even with gradients of zero its
+        momentum and weight decay would.
         """
-        learns = _learns(inputs).any()  # label smoothing takes the labels away
+        learns = (inputs["labels"][..., 1:] != IGNORE_INDEX).any()  # label smoothing takes the labels away
         loss = super().compute_loss(model, inputs, *arguments, **options)
         self.finite.see(loss, learns)
         if self.accelerator.sync_gradients and not self.finite.has_learned(self.accelerator.reduce):
@@ -195,19 +196,12 @@ class OnlineTrainer(Trainer):
         return loss
 
     def training_step(self, *arguments: Any, **options: Any) -> torch.Tensor:
-        """As transformers does; a loss that is not finite counts as zero, as its gradients do.
-
-        In a step without a sample nothing is computed, and the optimizer is told, as for any batch but the last of a
-        step, not to move: even with gradients of zero its momentum and weight decay would.
-        """
-        if self.steps.is_empty:
-            self.accelerator.sync_gradients = False
-            return torch.zeros((), device=self.args.device)
+        """As transformers does; a loss that is not finite counts as zero, as its gradients do."""
         loss: torch.Tensor = super().training_step(*arguments, **options)
         return torch.nan_to_num(loss, nan=0.0, posinf=0.0, neginf=0.0)
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
-        """As transformers does; an empty step has no gradients, and DeepSpeed would say those of the step before."""
+        """As transformers does; for an empty step DeepSpeed would say what the step before had."""
         return None if self.steps.is_empty else super()._clip_grad_norm(model)
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
@@ -276,9 +270,3 @@ class OnlineTrainer(Trainer):
         mark = {"step": self.state.global_step, "processes": self.args.world_size}
         (folder / COMPLETE_MARK).write_text(json.dumps(mark) + "\n", encoding="utf-8")
         rotate_checkpoints(output_dir=str(run_folder), save_total_limit=limit, use_mtime=True)
-
-
-def _learns(batch: Mapping[str, Any]) -> torch.Tensor:
-    """Which tokens of a batch are learned; the first of a row never is."""
-    is_learned: torch.Tensor = batch["labels"][..., 1:] != IGNORE_INDEX
-    return is_learned
