@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import NoReturn
 
 from videochat_online import __version__
+from videochat_online.cli.stdout import own_stdout
 from videochat_online.errors import InputError
 from videochat_online.utils import silence_accelerator_notice
 
@@ -88,17 +89,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = normalise_flags(sys.argv[1:] if arguments is None else arguments)
     command = next((argument for argument in given if not argument.startswith("-")), None)
     debug = "--debug" in given
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal or pipe that cannot show a character gets its code, not a crash in the middle of an answer.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
-        options = parse(given, command)
-        _set_up_logging(debug)
-        for stream in (sys.stdout, sys.stderr):
-            # A terminal or pipe that cannot show a character gets its code, not a crash in the middle of an answer.
-            if isinstance(stream, io.TextIOWrapper):
-                stream.reconfigure(errors="backslashreplace")
-        run: Callable[[argparse.Namespace], int] = _module(options.command).run
-        status = run(options)
-        sys.stdout.flush()
-        return status
+        with own_stdout():
+            options = parse(given, command)
+            _set_up_logging(debug)
+            run: Callable[[argparse.Namespace], int] = _module(options.command).run
+            return run(options)
     except InputError as error:
         return _report(error, 2, debug)
     except KeyboardInterrupt:
