@@ -210,6 +210,14 @@ def test_the_revision_of_a_checkout_says_whether_files_are_changed(tmp_path):
     assert git_revision(tmp_path) == revision
     (tmp_path / "file").write_text("two")
     assert git_revision(tmp_path) == f"{revision}+"
+    # A package that somebody has installed inside the repository, deeper or beside the files, is no part of it.
+    for folder in (tmp_path / "venv" / "site-packages" / "package", tmp_path / "package"):
+        folder.mkdir(parents=True)
+        (folder / "utils.py").write_text("")
+        assert git_revision(folder) is None
+    subprocess.run([*git, "add", "."], check=True)
+    assert git_revision(tmp_path / "package") == f"{revision}+"
+    assert git_revision(folder.parent / "venv" / "site-packages" / "package") is None
 
 
 def test_a_package_that_is_not_installed_has_no_version():
