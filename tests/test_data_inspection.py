@@ -219,6 +219,40 @@ def test_a_model_of_the_hub(registry, tiny_dir, monkeypatch, capsys):
     assert capsys.readouterr().out.startswith("set ")
 
 
+def test_a_file_of_another_layout_or_a_folder_that_is_missing_stops_its_own_set_only(
+    registry, tiny_dir, tmp_path, capsys
+):
+    rows = [row | {"id": number, "source": "x"} for number, row in enumerate(mixed_rows())]
+    path = write_registry(tmp_path, registry.parent / "media", table=[], good=rows, gone=rows, empty=rows)
+    (tmp_path / "table.json").write_text("video,question\n")
+    content = json.loads(path.read_text())
+    content["gone"]["data_root"], content["empty"]["annotation"] = "none", "none.json"
+    path.write_text(json.dumps(content))
+    command = ["doctor", "--registry", str(path), "--model", str(tiny_dir()), "--processes", "0"]
+    assert main([*command, "--report", str(tmp_path / "report.json")]) == 2
+    out, err = capsys.readouterr()
+    assert "table: " in out
+    assert "table.json: expected rows, found none in the first 1" in out
+    assert "gone: data_root: expected a folder, found none at" in out
+    assert "empty: annotation: expected a file, found none at" in out
+    assert "good: warning: keys that are not read: id (8), source (8)" in out
+    assert err == "error: table, gone, empty: expected sets that can be read\n"
+    found = json.loads((tmp_path / "report.json").read_text())
+    assert [(one["inspected"], one["problem"] is None) for one in found.values()] == [(0, False), (8, True)] + [
+        (0, False)
+    ] * 2
+    assert found["good"]["unread_keys"] == {"id": 8, "source": 8}
+    told = train(parse_arguments(None, run_flags(tmp_path, tiny_dir, registry, rows)))
+    assert told.unread_keys == {"good": {"id": 8, "source": 8}}
+    assert json.loads((tmp_path / "run" / "report.json").read_text())["unread_keys"] == told.unread_keys
+
+
+def run_flags(place, tiny_dir, registry, rows) -> list[str]:
+    alone = write_registry(place / "alone", registry.parent / "media", good=rows)
+    paths = {"output_dir": place / "run", "model_name_or_path": tiny_dir("phi3"), "meta_path": alone}
+    return flags(**paths, max_steps=1)
+
+
 def test_good_sets_pass(registry, tiny_dir, tmp_path, capsys):
     good = write_registry(tmp_path, registry.parent / "media", good=mixed_rows())
     assert main(["doctor", "--registry", str(good), "--model", str(tiny_dir()), "--processes", "0"]) == 0

@@ -180,6 +180,15 @@ def test_broken_annotations(tmp_path):
         file[2]
 
 
+@pytest.mark.parametrize("around", ["[%s]", "%s"])
+def test_a_row_of_another_format_is_no_object_around_rows(tmp_path, around):
+    row = {"videos": [{"path": "a.mp4"}], "messages": [{"role": "user", "content": "What?"}]}
+    (tmp_path / "rows.json").write_text(around % json.dumps(row))
+    (found,) = RowFile(tmp_path / "rows.json")
+    with pytest.raises(InputError, match="found .videos.|image_bboxes, found videos, messages"):
+        parse_row(found, tmp_path)
+
+
 HELD = {"version": 2, "data": [{"conversations": dialogue("a", "b")}] * 2}
 
 

@@ -11,6 +11,7 @@ from videochat_online.errors import InputError, VideoError
 from videochat_online.evaluation import EvalVideo, get_task
 from videochat_online.evaluation.media import MediaLibrary
 from videochat_online.evaluation.tasks.ovbench import load_ovbench
+from videochat_online.evaluation.tasks.reading import read_rows
 
 LMMS = {"ava": (12, 280), "coin": (120, 394), "hirest": (90, 338), "tao": (65, 388)}
 NESTED = {"action": (12, 280), "event": (210, 732), "object": (66, 394)}
@@ -206,3 +207,14 @@ class TestMedia:
     def test_no_root(self, tmp_path):
         with pytest.raises(InputError, match="expected the folder with the videos"):
             MediaLibrary(tmp_path / "absent")
+
+
+def test_annotations_may_begin_with_the_mark_of_their_encoding(tmp_path):
+    """As training takes them; some tools write two."""
+    rows = [{"a": "caf\xe9"}]
+    for marks in range(3):
+        (tmp_path / "rows.json").write_bytes(b"\xef\xbb\xbf" * marks + json.dumps(rows, ensure_ascii=False).encode())
+        assert read_rows(tmp_path / "rows.json") == rows
+    (tmp_path / "rows.json").write_bytes(json.dumps(rows).encode("utf-16"))
+    with pytest.raises(InputError, match=r"rows.json: expected a JSON list of rows, found no JSON"):
+        read_rows(tmp_path / "rows.json")

@@ -87,11 +87,14 @@ def _check_registries(options: argparse.Namespace) -> int:
     else:
         print(registry_text(found))  # noqa: T201
     write_report(options.report, content)
+    lost = [name for name, one in found.items() if one.problem is not None]
+    if lost:
+        print(f"error: {', '.join(lost)}: expected sets that can be read", file=sys.stderr)  # noqa: T201
     num_bad = sum(len(one.problems) for one in found.values())
     if num_bad:
         num_read = sum(one.inspected for one in found.values())
         print(f"error: {num_bad} of {num_read} rows cannot be used", file=sys.stderr)  # noqa: T201
-    return 2 if num_bad else 0
+    return 2 if num_bad or lost else 0
 
 
 def _check_benchmark(options: argparse.Namespace) -> int:

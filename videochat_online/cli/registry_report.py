@@ -18,7 +18,7 @@ from videochat_online.progress import progress
 from videochat_online.train.arguments import DataArguments
 from videochat_online.train.preparation import make_reader
 
-PROBLEMS_SHOWN = 5
+PROBLEMS_SHOWN, KEYS_SHOWN = 5, 8
 
 
 def add_registry_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +37,7 @@ def inspect_registries(options: argparse.Namespace) -> dict[str, SetInspection]:
     """Inspect the sets, with progress on stderr.
 
     Raises:
-        InputError: a registry or annotation that cannot be read, a number out of range, or no place for the report:
+        InputError: a registry that cannot be read, a number out of range, or no place for the report:
             before the first row is read.
     """
     if options.max_rows is not None and options.max_rows < 1:
@@ -45,7 +45,7 @@ def inspect_registries(options: argparse.Namespace) -> dict[str, SetInspection]:
     if options.processes is not None and options.processes < 0:
         raise InputError(f"--processes: expected 0 or more, got {options.processes}")
     check_report_place(options.report)
-    entries = load_registries(options.registry)
+    entries = load_registries(options.registry, check=False)
     config = VideoChatOnlineConfig()
     if options.model:
         config = load_config(resolve_checkpoint(options.model, with_weights=False))
@@ -66,6 +66,13 @@ def registry_text(found: Mapping[str, SetInspection]) -> str:
             f"{name:<32} {one.rows:>9,} {one.inspected:>9,} {len(one.problems):>9,} {one.num_pictures:>10,}  {kinds}"
         )
     for name, one in found.items():
+        if one.problem is not None:
+            lines.append(f"{name}: {one.problem}")
+            continue
+        if one.unread_keys:
+            keys = ", ".join(f"{key} ({count:,})" for key, count in one.unread_keys.most_common(KEYS_SHOWN))
+            more = len(one.unread_keys) - KEYS_SHOWN
+            lines.append(f"{name}: warning: keys that are not read: {keys}" + (f" and {more} more" if more > 0 else ""))
         if len(one.problems) == one.inspected:
             lines.append(f"{name}: expected rows that can be used, found none among {one.inspected:,}")
         for row, reason in one.problems[:PROBLEMS_SHOWN]:

@@ -7,13 +7,16 @@ another one: the trainer counts it, reports it, and stops when there are too man
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 from torch.utils.data import Dataset
 
 from videochat_online.data.encoding import Example, SampleEncoder
+from videochat_online.data.keys import unread_keys
 from videochat_online.data.lengths import EstimatedSample, estimate_sample
 from videochat_online.data.mixture import check_epoch, repeated_rows, repeats_of, unpack_key
 from videochat_online.data.reading import check_reader
@@ -21,6 +24,9 @@ from videochat_online.data.records import parse_row
 from videochat_online.data.registry import RegistryEntry
 from videochat_online.data.rows import RowFile
 from videochat_online.errors import InputError
+
+ROWS_LOOKED_AT = 1000
+"""Of each set, for keys that are not read; `doctor --registry` looks at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +110,10 @@ class TrainingDataset(Dataset[Example | SkippedSample]):
         except Exception as error:
             raise RuntimeError(f"{entry.name}: row {number}: {type(error).__name__}: {error}") from error
 
+    def set_of(self, item: int) -> int:
+        """Number of the set that an item is of."""
+        return int(self._sets[item])
+
     def counts(self) -> dict[str, SetCount]:
         """Rows and items of each set, by name."""
         items = np.bincount(self._sets, minlength=len(self.entries))
@@ -111,6 +121,18 @@ class TrainingDataset(Dataset[Example | SkippedSample]):
             entry.name: SetCount(len(file), int(count))
             for entry, file, count in zip(self.entries, self._files, items, strict=True)
         }
+
+    def unread_keys(self) -> dict[str, dict[str, int]]:
+        """Keys that nothing is done with, and in how many of the first `ROWS_LOOKED_AT` rows of their set they are."""
+        found = {}
+        for entry, file in zip(self.entries, self._files, strict=True):
+            counts: Counter[str] = Counter()
+            for number in range(min(len(file), ROWS_LOOKED_AT)):
+                with suppress(InputError):
+                    counts.update(unread_keys(file[number]))
+            if counts:
+                found[entry.name] = dict(sorted(counts.items()))
+        return found
 
     def estimate_lengths(self) -> list[int]:
         """Estimated tokens of each item, for grouping and packing; 1 for a row that cannot be used."""

@@ -13,10 +13,11 @@ from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
 
+from videochat_online.data.keys import unread_keys
 from videochat_online.data.mixture import repeated_rows
 from videochat_online.data.reading import SampleReader
 from videochat_online.data.records import parse_row
-from videochat_online.data.registry import RegistryEntry
+from videochat_online.data.registry import RegistryEntry, check_places
 from videochat_online.data.rows import RowFile
 from videochat_online.data.values import cut
 from videochat_online.errors import InputError
@@ -24,13 +25,14 @@ from videochat_online.errors import InputError
 
 @dataclass(frozen=True, slots=True)
 class InspectedRow:
-    """One row: what kind it is, what it shows, or why it cannot be used. Rows count from 0."""
+    """One row: what kind it is, what it shows, why it cannot be used, keys that nobody reads. Rows count from 0."""
 
     set_number: int
     row: int
     kind: str | None
     num_pictures: int = 0
     problem: str | None = None
+    unread: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -43,6 +45,8 @@ class SetInspection:
         kinds: how many of each kind.
         num_pictures: frames and tiles, all rows together.
         problems: row number and reason of each that cannot be used.
+        unread_keys: in how many rows there is each key that nothing is done with.
+        problem: why none of its rows can be read.
     """
 
     rows: int
@@ -50,6 +54,8 @@ class SetInspection:
     kinds: Counter[str] = field(default_factory=Counter)
     num_pictures: int = 0
     problems: list[tuple[int, str]] = field(default_factory=list)
+    unread_keys: Counter[str] = field(default_factory=Counter)
+    problem: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As a report holds it."""
@@ -60,6 +66,8 @@ class SetInspection:
             "pictures": self.num_pictures,
             "bad": len(self.problems),
             "problems": [{"row": row, "reason": reason} for row, reason in self.problems],
+            "unread_keys": dict(self.unread_keys.most_common()),
+            "problem": self.problem,
         }
 
 
@@ -82,16 +90,19 @@ def inspect_sets(
         seed: of the draws.
         on_row: told how many rows are done, of how many.
 
-    Raises:
-        InputError: annotations that cannot be read at all.
+    A set whose annotations or media are not there at all is said to be so; the others are read.
     """
     rows = _Rows(entries, reader, max_rows, seed)
-    found = {entry.name: SetInspection(rows=len(file)) for entry, file in zip(entries, rows.files, strict=True)}
+    found = {
+        entry.name: SetInspection(rows=0, problem=file) if isinstance(file, str) else SetInspection(rows=len(file))
+        for entry, file in zip(entries, rows.files, strict=True)
+    }
     loader: Iterable[InspectedRow] = DataLoader(rows, batch_size=None, num_workers=num_processes)
     for done, row in enumerate(loader, start=1):
         inspection = found[entries[row.set_number].name]
         inspection.inspected += 1
         inspection.num_pictures += row.num_pictures
+        inspection.unread_keys.update(row.unread)
         if row.problem is not None:
             inspection.problems.append((row.row, row.problem))
         elif row.kind is not None:
@@ -103,9 +114,11 @@ def inspect_sets(
 class _Rows(Dataset[InspectedRow]):
     def __init__(self, entries: Sequence[RegistryEntry], reader: SampleReader, max_rows: int | None, seed: int) -> None:
         self.entries, self.reader, self.seed = entries, reader, seed
-        self.files = [RowFile(entry.annotation) for entry in entries]
+        self.files = [_file(entry) for entry in entries]
         self._places: list[tuple[int, int]] = []
         for number, file in enumerate(self.files):
+            if isinstance(file, str):
+                continue
             share = 1.0 if max_rows is None else min(1.0, max_rows / len(file))
             chosen = repeated_rows(len(file), share, random.Random(f"{seed} {entries[number].name}"))
             self._places += [(number, row) for row in chosen]
@@ -115,9 +128,13 @@ class _Rows(Dataset[InspectedRow]):
 
     def __getitem__(self, index: int) -> InspectedRow:
         number, row = self._places[index]
-        entry, kind = self.entries[number], None
+        entry, file, kind = self.entries[number], self.files[number], None
+        unread: tuple[str, ...] = ()
+        assert isinstance(file, RowFile)  # rows of others have no place
         try:
-            sample = parse_row(self.files[number][row], entry.data_root)
+            content = file[row]
+            unread = tuple(sorted(unread_keys(content)))
+            sample = parse_row(content, entry.data_root)
             kind = sample.kind
             shown = self.reader.read(
                 sample,
@@ -127,9 +144,18 @@ class _Rows(Dataset[InspectedRow]):
                 memory=entry.memory,
             )
         except InputError as error:
-            return InspectedRow(number, row, kind, problem=str(error))
+            return InspectedRow(number, row, kind, problem=str(error), unread=unread)
         # Training ends here, and should; an inspection goes on to the other rows, and says which one it was.
         except Exception as error:
             reason = f"a fault of the program: {type(error).__name__}: {cut(str(error))}"
-            return InspectedRow(number, row, kind, problem=reason)
-        return InspectedRow(number, row, kind, len(shown.ratios))
+            return InspectedRow(number, row, kind, problem=reason, unread=unread)
+        return InspectedRow(number, row, kind, len(shown.ratios), unread=unread)
+
+
+def _file(entry: RegistryEntry) -> RowFile | str:
+    """The rows of a set, or why there are none."""
+    try:
+        check_places(entry)
+        return RowFile(entry.annotation)
+    except InputError as error:
+        return str(error)

@@ -7,11 +7,11 @@ changed. Knows nothing of frames, tokens or templates.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from videochat_online.data.keys import MESSAGE, PAIR, check_part_keys, check_row_keys
 from videochat_online.data.storage import Location, location
 from videochat_online.data.values import FPS_RANGE, MAX_COORDINATE, cut, number, path, shown, text, time_s
 from videochat_online.errors import InputError
@@ -26,11 +26,6 @@ VIDEO_PLACEHOLDER = "<video>"
 """Where a text wants the frames of its video."""
 
 _ROLES = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt"}
-
-_LIKE_MEDIA = re.compile(
-    r"(image|img|picture|photo|video|vid|frame|media)s?([_ -]?(path|file|folder|name|url|list)s?)?", re.I
-)
-"""Keys of other formats; a row with one of them shows something, and is not to be learned as a text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +90,11 @@ def parse_row(row: Row, root: Location) -> Sample:
     Raises:
         InputError: says what was expected and found; the caller knows the set and the row's number.
     """
+    check_row_keys(row)
     if "query_template" in row or "image_bboxes" in row:
         return _tracking(row, root)
+    if "QA" in row and "conversations" in row:
+        raise InputError("expected conversations or QA, found both")
     if "QA" in row:
         return _questions(row, root)
     if "conversations" not in row:
@@ -123,17 +121,12 @@ def _media_key(row: Row) -> Literal["image", "video"] | None:
     """Where the row names what it shows; None, an empty text and an empty list name nothing.
 
     Raises:
-        InputError: both keys, or neither but one that other formats have. Its pictures would be lost in silence.
+        InputError: both keys.
     """
     image, video = (row.get(key) not in (None, "", []) for key in ("image", "video"))
     if image and video:
         raise InputError("expected image or video, found both")
-    if image or video:
-        return "image" if image else "video"
-    for key, value in row.items():
-        if _LIKE_MEDIA.fullmatch(key) and value not in (None, "", []):
-            raise InputError(f"expected pictures at image, or a video at video, found {shown(key)}")
-    return None
+    return "image" if image else "video" if video else None
 
 
 def _questions(row: Row, root: Location) -> Sample:
@@ -145,6 +138,7 @@ def _questions(row: Row, root: Location) -> Sample:
     for count, pair in enumerate(pairs, start=1):
         if not isinstance(pair, dict):
             raise InputError(f"QA {count}: expected an object with q and a, found {shown(pair)}")
+        check_part_keys(pair, PAIR, f"QA {count}")
         instruction, question = (text(pair.get(key, ""), f"QA {count}: {key}") for key in "iq")
         user = f"{instruction} {question}".strip()
         if not user:
@@ -197,6 +191,7 @@ def _dialogue(raw: Any) -> tuple[str | None, tuple[DialogueTurn, ...]]:
         raise InputError(f"conversations: expected a list of messages, found {shown(raw)}")
     system_message, messages = None, list(raw)
     if messages and messages[0].get("from") == "system":
+        _check_unsaid(messages[0], None, "conversations: system")
         system_message = text(messages.pop(0).get("value"), "conversations: system")
     if not messages or len(messages) % 2:
         raise InputError(f"conversations: expected pairs of human and gpt, found {len(messages)} messages")
@@ -209,6 +204,8 @@ def _dialogue(raw: Any) -> tuple[str | None, tuple[DialogueTurn, ...]]:
             if not isinstance(role, str) or _ROLES.get(role) != expected:
                 raise InputError(f"{where}: expected {expected}, found {shown(role)}")
         said_s = human.get("timestamps")
+        check_part_keys(human, MESSAGE, f"{where}: human")
+        _check_unsaid(reply, said_s, f"{where}: gpt")
         turns.append(
             DialogueTurn(
                 text(human.get("value"), f"{where}: human"),
@@ -217,6 +214,14 @@ def _dialogue(raw: Any) -> tuple[str | None, tuple[DialogueTurn, ...]]:
             )
         )
     return system_message, tuple(turns)
+
+
+def _check_unsaid(message: Mapping[str, Any], said_s: Any, where: str) -> None:
+    """A time at a message that is not the human's: one that says more than the question before it would be lost."""
+    check_part_keys(message, MESSAGE, where)
+    if message.get("timestamps") not in (None, said_s):
+        found = shown(message["timestamps"])
+        raise InputError(f"{where}: timestamps: expected none but the question's, {shown(said_s)}, found {found}")
 
 
 def _check_times(turns: Sequence[DialogueTurn]) -> None:

@@ -58,11 +58,12 @@ class RegistryEntry:
         return default if self.max_dynamic_patch is None else replace(default, max_tiles=self.max_dynamic_patch)
 
 
-def load_registries(meta_path: str) -> tuple[RegistryEntry, ...]:
+def load_registries(meta_path: str, *, check: bool = True) -> tuple[RegistryEntry, ...]:
     """Read one or several registries.
 
     Args:
         meta_path: path of a registry, or several with commas between them.
+        check: look whether annotations and media are there (`check_places`).
 
     Raises:
         InputError: names the registry, the entry and the key that is wrong.
@@ -72,7 +73,7 @@ def load_registries(meta_path: str) -> tuple[RegistryEntry, ...]:
         raise InputError(f"meta_path: expected the path of a registry, found {meta_path!r}")
     entries: dict[str, RegistryEntry] = {}
     for path in paths:
-        for entry in load_registry(path):
+        for entry in load_registry(path, check=check):
             if entry.name in entries:
                 raise InputError(f"{path}: entry {entry.name!r} is also in another registry of {meta_path!r}")
             entries[entry.name] = entry
@@ -82,7 +83,7 @@ def load_registries(meta_path: str) -> tuple[RegistryEntry, ...]:
     return tuple(entries.values())
 
 
-def load_registry(path: Location) -> tuple[RegistryEntry, ...]:
+def load_registry(path: Location, *, check: bool = True) -> tuple[RegistryEntry, ...]:
     """Read one registry; paths in it are relative to its folder.
 
     Raises:
@@ -90,11 +91,29 @@ def load_registry(path: Location) -> tuple[RegistryEntry, ...]:
     """
     try:
         raw = json.loads(read_bytes(path, "a registry"), object_pairs_hook=_no_duplicates)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: expected a registry in JSON: {error}") from error
     if not isinstance(raw, dict) or not raw:
         raise InputError(f"{path}: expected a JSON object with one entry a set, found {_kind(raw)}")
-    return tuple(_entry(path, name, fields) for name, fields in raw.items())
+    entries = tuple(_entry(path, name, fields) for name, fields in raw.items())
+    for entry in entries if check else ():
+        try:
+            check_places(entry)
+        except InputError as error:
+            raise InputError(f"{path}: entry {entry.name!r}: {error}") from error
+    return entries
+
+
+def check_places(entry: RegistryEntry) -> None:
+    """Fail where a set has no annotations or no folder of media.
+
+    Raises:
+        InputError: says where they were expected.
+    """
+    if not exists(entry.annotation):
+        raise InputError(f"annotation: expected a file, found none at {entry.annotation}")
+    if not exists(entry.data_root, folder=True):
+        raise InputError(f"data_root: expected a folder, found none at {entry.data_root}")
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -132,12 +151,7 @@ def _entry(path: Location, name: str, fields: Any) -> RegistryEntry:
         if key not in fields:
             raise InputError(f"{where}: expected {key}, found none")
         values[key] = _resolve(path, f"{where}: {key}", fields[key])
-    entry = RegistryEntry(name=name, **values)
-    if not exists(entry.annotation):
-        raise InputError(f"{where}: annotation: expected a file, found none at {entry.annotation}")
-    if not exists(entry.data_root, folder=True):
-        raise InputError(f"{where}: data_root: expected a folder, found none at {entry.data_root}")
-    return entry
+    return RegistryEntry(name=name, **values)
 
 
 def _resolve(registry: Location, where: str, value: str) -> Location:

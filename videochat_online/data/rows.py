@@ -20,6 +20,7 @@ from videochat_online.data.records import ROW_KEYS
 from videochat_online.data.storage import Location, read_bytes
 from videochat_online.data.values import shown
 from videochat_online.errors import InputError
+from videochat_online.utils import without_bom
 
 ROWS_LOOKED_AT = 20
 """A file none of whose first rows is an object holds something else, rather than bad rows only."""
@@ -27,7 +28,6 @@ ROWS_LOOKED_AT = 20
 _CLOSING = re.compile(rb"[\s\]}]+")
 """The last line of an object that is written over several lines."""
 
-_BOM = b"\xef\xbb\xbf"
 _NOT_BLANK = re.compile(r"[^ \t\r\n]")
 
 
@@ -50,8 +50,7 @@ class RowFile:
             raise InputError(f"{path}: expected annotations, found a broken gzip file ({error})") from error
         if b"\0" in content[:4]:  # in UTF-8, JSON has none
             raise InputError(f"{path}: expected annotations in UTF-8, found UTF-16 or UTF-32")
-        while content.startswith(_BOM):
-            content = content.removeprefix(_BOM)
+        content = without_bom(content)
         lines = _array_lines(path, content) if content.lstrip()[:1] == b"[" else _text_lines(content)
         if len(lines) > 1 and _CLOSING.fullmatch(lines[-1]):
             found = shown(" ".join(content[:100].decode("utf-8", "replace").split()))
@@ -89,7 +88,8 @@ class RowFile:
                 continue
             if len(self) == 1 and not first.keys() & set(ROW_KEYS):
                 for key, value in first.items():
-                    if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+                    items = value if isinstance(value, list) else []
+                    if any(isinstance(item, dict) and item.keys() & set(ROW_KEYS) for item in items):
                         raise InputError(
                             f"{self.path}: expected rows, found an object with key {shown(key)} that holds them"
                         )

@@ -13,6 +13,7 @@ from typing import Any
 from videochat_online.errors import InputError
 from videochat_online.evaluation.records import EvalQuestion, EvalVideo
 from videochat_online.text import check_text
+from videochat_online.utils import without_bom
 
 
 def read_rows(path: Path, *, flatten: bool = False) -> list[dict[str, Any]]:
@@ -26,10 +27,10 @@ def read_rows(path: Path, *, flatten: bool = False) -> list[dict[str, Any]]:
         InputError: no file, no JSON, or no list of objects.
     """
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
+        rows = json.loads(without_bom(path.read_bytes()).decode())
     except OSError as error:
         raise InputError(f"{path}: expected an annotation file, found none ({error.strerror})") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: expected a JSON list of rows, found no JSON: {error}") from error
     if flatten and isinstance(rows, list):
         rows = [row for entry in rows for row in (entry if isinstance(entry, list) else [entry])]

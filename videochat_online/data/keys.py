@@ -1,0 +1,150 @@
+"""Keys of a row that nobody reads: which of them are a time, a clip or media under another name, and so an error.
+
+A row would be learned without them: with a misspelt time from the whole video, which shows the future. Published sets
+have many keys that say nothing of what is shown (id, source, dataset, duration, ...): those are told, and stop nobody.
+What a key is follows from the words in its name and from what it holds.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Any
+
+from videochat_online.data.values import MAX_TIME_S, shown
+from videochat_online.errors import InputError
+
+_DECIDING: tuple[str, ...] = ("image", "video", "clip", "start", "end", "fps", "need_reset_timestamp")
+_DECIDING += ("conversations", "QA", "all_image_files", "image_bboxes", "query_template")
+ROW = (*_DECIDING, "width", "height")
+"""Keys of a row, whatever its format."""
+MESSAGE = ("from", "value", "timestamps")
+PAIR = ("i", "q", "a")
+
+LIKE_MEDIA = re.compile(
+    r"(image|img|picture|photo|video|vid|frame|media)s?([_ -]?(path|file|folder|name|url|list)s?)?", re.I
+)
+"""Keys of other formats; a row with one of them shows something, and is not to be learned as a text."""
+_MANY_MEDIA = re.compile(r"(images|imgs?|pictures?|photos?|videos|vids?|frames)([_ -]?list)?", re.I)
+"""What beside `image` or `video` would be shown, too; a path, a name or a URL rather says the same once more."""
+_MEDIA_FILE = re.compile(r"\S.*\.(mp4|mkv|webm|mov|avi|m4v|mpe?g|ts|wmv|flv|gif|jpe?g|png|webp|bmp)", re.I)
+
+_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
+_TIME = re.compile(
+    r"t|ts|pts|at|when|time\w*|\w*times?|\w*stamps?|seconds?|secs?|ms|msecs?|millis\w*|minutes?|moment|offset|starts?"
+    r"|ends?|begins?|stops?|clips?|segments?|spans?|intervals?|windows?|ranges?|trim\w*"
+)
+_FRAME = re.compile(r"frames?|frame(idx|index|id|no|number)")
+_RATE, _OF_SOURCE = re.compile(r"\w*fps|framerate|rate"), re.compile(r"orig\w*|source|native|raw")
+_RESET = re.compile(r"\w*reset\w*")
+_MEASURE = re.compile(
+    r"durations?|len|length|nums?|numbers?|counts?|totals?|ids?|idx|index|uids?|names?|sizes?|created|creation|updated"
+    r"|upload\w*|modified|cost|elapsed|run|runtime"
+)
+"""Words of keys that say how long, how many or which; they hold numbers, too."""
+_CLOCK = r"\d+(:\d\d){0,2}(\.\d+)?\s*(s|secs?|seconds?|ms)?"
+_TIME_TEXT = re.compile(rf"\s*\W?{_CLOCK}(\s*(-|~|to|,)+\s*{_CLOCK})?\W?\s*", re.I)
+
+
+def check_row_keys(row: Mapping[str, Any]) -> None:
+    """Fail on a key of a row that would change what is shown, or when, if it were known.
+
+    Raises:
+        InputError: names the key and the known one that it may stand for.
+    """
+    shows_image, shows_video = (_says(row.get(key)) for key in ("image", "video"))
+    for key, value in row.items():
+        if key in ROW or not _says(value):
+            continue
+        words = _words(key)
+        if LIKE_MEDIA.fullmatch(key) and not _is_number(value):
+            if not shows_image and not shows_video:
+                raise InputError(f"expected pictures at image, or a video at video, found {shown(key)}")
+            if _MANY_MEDIA.fullmatch(key):
+                raise InputError(f"expected all that is shown at image or video, found {shown(key)} beside it")
+        if not shows_image and not shows_video and _is_media_file(value):
+            raise InputError(f"expected pictures at image, or a video at video, found a file at {shown(key)}")
+        near = get_close_matches(key.lower(), [name.lower() for name in _DECIDING], 1, 0.85)
+        if near:
+            raise _unknown(key, next(name for name in _DECIDING if name.lower() == near[0]))
+        if not shows_video:
+            continue
+        if _is_time(value) and _any(_TIME, words) and not _any(_MEASURE, words):
+            raise _unknown(key, "clip", "timestamps")
+        if value is True and _any(_RESET, words):
+            raise _unknown(key, "need_reset_timestamp")
+        is_folder = isinstance(row["video"], str) and not _MEDIA_FILE.fullmatch(row["video"])
+        is_rate = _is_number(value) and _any(_RATE, words) and not _any(_OF_SOURCE, words)
+        if is_folder and row.get("fps") is None and is_rate:
+            raise _unknown(key, "fps")
+
+
+def check_part_keys(part: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
+    """The same for a message of a dialogue or a pair of a question and an answer, where any time says when it is said.
+
+    Raises:
+        InputError: names the key.
+    """
+    for key, value in part.items():
+        if key in known or not _says(value):
+            continue
+        words = _words(key)
+        if _is_time(value) and (
+            _any(_FRAME, words)
+            or (_any(_TIME, words) and not _any(_MEASURE, words))
+            or get_close_matches(key.lower(), ["timestamps"], 1, 0.7)
+        ):
+            raise _unknown(key, "timestamps", where=where)
+        if known == PAIR and key.lower() in ("instruction", "question", "answer"):
+            raise _unknown(key, key.lower()[0], where=where)
+        if LIKE_MEDIA.fullmatch(key) and not _is_number(value):
+            raise InputError(f"{where}: expected what is shown at image or video of the row, found {shown(key)}")
+
+
+def unread_keys(row: Mapping[str, Any]) -> set[str]:
+    """Keys of a row that nothing is done with, those of its messages and pairs as `conversations.KEY` and `QA.KEY`."""
+    found = {key for key in row if key not in ROW}
+    for name, known in (("conversations", MESSAGE), ("QA", PAIR)):
+        parts = row.get(name)
+        for part in parts if isinstance(parts, list) else ():
+            if isinstance(part, dict):
+                found |= {f"{name}.{key}" for key in part if key not in known}
+    return found
+
+
+def _unknown(key: str, *meant: str, where: str = "") -> InputError:
+    prefix = f"{where}: " if where else ""
+    return InputError(f"{prefix}unknown key {shown(key)}; did you mean {' or '.join(map(repr, meant))}?")
+
+
+def _says(value: Any) -> bool:
+    return value is not False and value not in (None, "", [], {})
+
+
+def _words(key: str) -> list[str]:
+    return [word.lower() for word in _WORD.findall(key)]
+
+
+def _any(pattern: re.Pattern[str], words: list[str]) -> bool:
+    return any(pattern.fullmatch(word) for word in words)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_time(value: Any) -> bool:
+    """Whether a value can be seconds or a clock of a video, or several; a date or the seconds since 1970 cannot."""
+    if isinstance(value, dict):
+        return any(_is_time(item) for item in value.values())
+    if isinstance(value, list):
+        return any(_is_time(item) for item in value)
+    if isinstance(value, str):
+        return bool(_TIME_TEXT.fullmatch(value))
+    return _is_number(value) and abs(value) <= MAX_TIME_S
+
+
+def _is_media_file(value: Any) -> bool:
+    items = value if isinstance(value, list) else [value]
+    return any(isinstance(item, str) and bool(_MEDIA_FILE.fullmatch(item)) for item in items)
