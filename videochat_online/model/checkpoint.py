@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import Chunk, ConversionOps, WeightConverter, WeightRenaming
+from transformers.modeling_utils import set_zero3_state
 
 from videochat_online.errors import CheckpointError
 from videochat_online.model.configuration import VideoChatOnlineConfig
@@ -142,12 +143,15 @@ def load_network(
         arguments.setdefault("config", _read_config(directory))
         arguments["state_dict"] = merge_lora(_read_state(directory))
         source = None
+    _check_size(directory, arguments.get("config") or _read_config(directory))
     try:
         network, report = VideoChatOnlineForConditionalGeneration.from_pretrained(
             source, output_loading_info=True, ignore_mismatched_sizes=True, **arguments
         )
+    except torch.OutOfMemoryError:
+        raise
     # What a value of config.json that no layer knows raises on the way: KeyError of an activation, and so on.
-    except (SafetensorError, OSError, KeyError, ValueError, AttributeError, TypeError) as error:
+    except (SafetensorError, OSError, KeyError, ValueError, AttributeError, TypeError, RuntimeError) as error:
         raise CheckpointError(f"{directory}: cannot be loaded: {_first_line(error)}") from error
     _check_tied_head(directory, network, names)
     _raise_on_difference(directory, report, original=any(key.startswith("vision_model.") for key in names))
@@ -184,8 +188,38 @@ def _raise_on_difference(directory: Path, report: Mapping[str, Any], original: b
         raise CheckpointError(f"{directory}: the weights do not fit config.json: {'; '.join(problems)}")
 
 
+def blank_network(config: VideoChatOnlineConfig) -> VideoChatOnlineForConditionalGeneration:
+    """The network of a configuration without storage for its weights.
+
+    Raises:
+        CheckpointError: no network has such sizes.
+    """
+    try:
+        # Told that it is spread already, under ZeRO-3 the language model is not: there would be nothing to spread.
+        with set_zero3_state(), torch.device("meta"):
+            return VideoChatOnlineForConditionalGeneration(config)
+    except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise CheckpointError(f"config.json: cannot be built: {_first_line(error)}") from error
+
+
+def _check_size(directory: Path, config: VideoChatOnlineConfig) -> None:
+    """A slip in `config.json` can ask for terabytes, which are taken before the shapes in the files are looked at."""
+    try:
+        asked = sum(parameter.numel() for parameter in blank_network(config).parameters())
+    except CheckpointError as error:
+        raise CheckpointError(f"{directory}: {error}") from error
+    stored = sum(file.stat().st_size for file in weight_files(directory))
+    if asked > 2 * stored:  # a number has a byte at least; twice, as a tied head is none of its own
+        raise CheckpointError(
+            f"{directory}: config.json asks for {asked:,} numbers, more than files of {stored:,} bytes can hold"
+        )
+
+
 def _read_config(directory: Path) -> VideoChatOnlineConfig:
-    return VideoChatOnlineConfig.from_pretrained(directory)
+    try:
+        return VideoChatOnlineConfig.from_pretrained(directory)
+    except Exception as error:  # transformers raises whatever the odd value trips over, its own types included
+        raise CheckpointError(f"{directory}/config.json: {' '.join(str(error).split())}") from error
 
 
 def _first_line(error: BaseException) -> str:
@@ -238,6 +272,9 @@ def _load_pickle(file: Path, device: str) -> dict[str, Tensor]:
         state = torch.load(file, map_location=device, weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"{file}: expected tensors and nothing that runs code") from error
+    except Exception as error:  # a broken pickle is a program, and fails like one
+        found = f"{type(error).__name__}: {_first_line(error)}"
+        raise CheckpointError(f"{file}: expected tensors, found an unreadable file: {found}") from error
     if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise CheckpointError(f"{file}: expected a dictionary of tensors, found {type(state).__name__}")
     return state

@@ -11,6 +11,10 @@ from transformers.models.internvl.configuration_internvl import InternVLVisionCo
 from videochat_online.errors import CheckpointError
 from videochat_online.model.original import ORIGINAL_MODEL_TYPES, translate_config
 
+MAX_LAYERS = 10_000
+MAX_IMAGE_SIZE = 16_384
+"""Of a part, and of a frame's side: more is a slip, that would take all time or memory before anything could tell."""
+
 
 class VideoChatOnlineConfig(PreTrainedConfig):
     """Everything about a checkpoint that is not a weight.
@@ -65,6 +69,13 @@ class VideoChatOnlineConfig(PreTrainedConfig):
             raise CheckpointError(f"ps_version: expected 'v1' or 'v2', got {self.ps_version!r}")
         if not isinstance(self.system_message, str | None):
             raise CheckpointError(f"system_message: expected a text or null, got {self.system_message!r}")
+        for part in (self.vision_config, self.text_config):
+            if not 0 < part.num_hidden_layers <= MAX_LAYERS:
+                raise CheckpointError(
+                    f"num_hidden_layers: expected 1 to {MAX_LAYERS:,} layers, got {part.num_hidden_layers}"
+                )
+        if not 0 < self.image_size <= MAX_IMAGE_SIZE:
+            raise CheckpointError(f"image_size: expected 1 to {MAX_IMAGE_SIZE:,} pixels, got {self.image_size}")
         num_layers = self.vision_config.num_hidden_layers
         if not -num_layers - 1 <= self.select_layer <= num_layers:
             raise CheckpointError(f"select_layer: a vision tower of {num_layers} layers has none {self.select_layer}")

@@ -246,8 +246,8 @@ def load_config(directory: Path) -> VideoChatOnlineConfig:
         raise CheckpointError(f"{directory}: expected a model directory with config.json, found {found}")
     try:
         return VideoChatOnlineConfig.from_pretrained(directory)
-    except InputError:
-        raise
+    except InputError as error:
+        raise CheckpointError(f"{directory}/config.json: {error}") from error
     except Exception as error:  # transformers raises whatever the odd value trips over, its own types included
         reason = " ".join(str(error).split())
         raise CheckpointError(f"{directory}/config.json: not a configuration we can read: {reason}") from error

@@ -104,7 +104,7 @@ class VideoChatOnlineForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     def _add_drop_path(self, rate: float) -> None:
         layers = self.vision_tower.encoder.layer
-        for layer, layer_rate in zip(layers, torch.linspace(0, rate, len(layers)).tolist(), strict=True):
+        for layer, layer_rate in zip(layers, torch.linspace(0, rate, len(layers), device="cpu").tolist(), strict=True):
             if layer_rate > 0:
                 layer.attention.register_forward_hook(DropPath(layer_rate))
                 layer.mlp.register_forward_hook(DropPath(layer_rate))
