@@ -14,9 +14,11 @@ from safetensors.torch import load_file
 from train_cases import flags, launch, mixed_rows, write_media, write_registry
 from videochat_online.cli.main import main
 from videochat_online.data import load_registries, parse_row
+from videochat_online.errors import InputError
 from videochat_online.model import load_model
 from videochat_online.train import parse_arguments, train
 from videochat_online.train.arguments import read_config
+from videochat_online.train.rundir import RunFolder
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = [ROOT / f"shell/online_4b/videochat_online_4b_stage{stage}_ft.sh" for stage in (1, 2)]
@@ -79,14 +81,15 @@ def torchrun(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("stage", [1, 2])
-def test_a_stage_script_launches_its_config_and_passes_arguments_on(torchrun, stage):
+def test_a_stage_script_launches_its_config_and_passes_arguments_on(torchrun, tmp_path, stage):
     folder, *called = torchrun(STAGES[stage - 1], "--seed", "3", "--run_name", "two words", GPUS="4")
-    assert folder == str(ROOT)
+    assert folder == str(tmp_path)  # relative paths among the arguments are the caller's
     assert " ".join(called[:10]) == (
         "--nnodes 1 --node_rank 0 --nproc_per_node 4 --master_addr 127.0.0.1 --master_port 29500"
     )
     assert called[10:] == [
-        *("-m", "videochat_online.cli.main", "train", "--config", f"configs/train/stage{stage}.yaml"),
+        *("-m", "videochat_online.cli.main", "train", "--config", f"{ROOT}/configs/train/stage{stage}.yaml"),
+        *("--config_root", str(ROOT)),
         *("--seed", "3", "--run_name", "two words"),
     ]
 
@@ -94,7 +97,8 @@ def test_a_stage_script_launches_its_config_and_passes_arguments_on(torchrun, st
 @pytest.mark.parametrize("flag", ["--dry_run", "--dry-run"])
 def test_a_dry_run_needs_no_launcher_whose_traceback_would_hide_an_error(torchrun, flag):
     called = torchrun(STAGES[0], flag, GPUS="4", NNODES="2")
-    assert called[1:] == ["8 processes", "train", "--config", "configs/train/stage1.yaml", flag]
+    config = f"{ROOT}/configs/train/stage1.yaml"
+    assert called[1:] == ["8 processes", "train", "--config", config, "--config_root", str(ROOT), flag]
 
 
 def test_several_nodes_by_hand_and_by_slurm(torchrun):
@@ -117,7 +121,7 @@ def test_several_nodes_by_hand_and_by_slurm(torchrun):
 def test_smaller_set_ups(torchrun, script, config, processes):
     called = torchrun(ROOT / script, "--seed", "3")
     assert " ".join(called[1:7]) == f"--nnodes 1 --node_rank 0 --nproc_per_node {processes}"
-    assert called[-4:] == ["--config", config, "--seed", "3"]
+    assert called[-6:] == ["--config", f"{ROOT}/{config}", "--config_root", str(ROOT), "--seed", "3"]
 
 
 def test_slurm_starts_a_script_on_each_node(tmp_path):
@@ -154,6 +158,41 @@ def test_slurm_shares_a_benchmark_out_over_an_array(tmp_path):
     assert (tmp_path / "called").read_text().splitlines() == [str(tmp_path), "--output", "two words", "--slurm_array"]
     wrong = subprocess.run(["bash", job, "none.sh"], env=environment, capture_output=True, text=True)
     assert (wrong.returncode, "found no script 'none.sh'" in wrong.stderr) == (2, True)
+
+
+def test_relative_paths_of_a_script_are_the_callers_and_those_of_its_config_the_repositorys(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    root = tmp_path / "repository"
+    for place in ("anno/a.json", "anno/b.json", "plan.json", "outputs/before/config.json"):
+        (root / place).parent.mkdir(parents=True, exist_ok=True)
+        (root / place).write_text("{}")
+    keys = {"meta_path": "anno/a.json, anno/b.json", "deepspeed": "plan.json", "output_dir": "out"}
+    (root / "one.yaml").write_text(json.dumps(keys | {"model_name_or_path": "outputs/before"}))
+    (root / "two.yaml").write_text(json.dumps(keys | {"model_name_or_path": "OpenGVLab/InternVL2-4B"}))
+    unset = ["--deepspeed", ""]
+    one = parse_arguments(root / "one.yaml", unset, root)
+    assert one.model.model_name_or_path == str(root / "outputs/before")
+    assert one.data.meta_path == f"{root}/anno/a.json,{root}/anno/b.json"
+    assert one.training.output_dir == str(root / "out")
+    assert parse_arguments(root / "two.yaml", unset, root).model.model_name_or_path == "OpenGVLab/InternVL2-4B"
+    mine = parse_arguments(root / "one.yaml", [*unset, "--model_name_or_path", "runs/s1", "--output_dir", "o"], root)
+    assert (mine.model.model_name_or_path, mine.training.output_dir) == ("runs/s1", "o")
+    (root / "one.yaml").write_text(json.dumps(keys | {"deepspeed": "none.json"}))
+    with pytest.raises(InputError, match=r"deepspeed: expected a JSON file, found none at .*repository/none.json"):
+        parse_arguments(root / "one.yaml", ["--model_name_or_path", "m"], root)
+
+
+def test_the_same_place_is_the_same_run_from_whatever_folder(tmp_path, monkeypatch):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.json").write_text("{}")
+    monkeypatch.chdir(tmp_path / "one")
+    RunFolder(tmp_path / "run", {"meta_path": "a.json"}).open({}, {}, None)
+    for folder, path in (("one", "a.json"), ("two", "../one/a.json"), ("two", f"{tmp_path}/one/a.json")):
+        monkeypatch.chdir(tmp_path / folder)
+        RunFolder(tmp_path / "run", {"meta_path": path}).check({})
+    with pytest.raises(InputError, match="meta_path was 'a.json', now '../two/a.json'"):
+        RunFolder(tmp_path / "run", {"meta_path": "../two/a.json"}).check({})
 
 
 @pytest.mark.parametrize("config", sorted((ROOT / "configs/train").glob("*.yaml")), ids=lambda path: path.stem)

@@ -1,10 +1,9 @@
 #!/usr/bin/env bash
-# Called by the stage scripts: launch.sh CONFIG [--any_key value]... Paths are relative to the repository's root.
+# Called by the stage scripts: launch.sh CONFIG [--any_key value]... Relative paths are the caller's.
 # One node:       GPUS=8 (default: all that nvidia-smi lists, else one process on the CPU)
 # Several nodes:  the same command on each, with NNODES, NODE_RANK, MASTER_ADDR and MASTER_PORT
 # Slurm:          srun --ntasks-per-node=1 bash shell/online_4b/... sets all of these by itself
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 found=$(nvidia-smi -L 2>/dev/null | grep -c '^GPU' || true)
 first_node=$(scontrol show hostnames "${SLURM_JOB_NODELIST:-}" 2>/dev/null | head -n 1 || true)

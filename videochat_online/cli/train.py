@@ -1,6 +1,6 @@
 """Train a model, or go on with a run that was interrupted.
 
-    videochat-online train --config FILE [--any_key value]... [--dry_run]
+    videochat-online train --config FILE [--config_root DIR] [--any_key value]... [--dry_run]
     videochat-online train --keys
 
 Keys are those of the model, of the data, and all of transformers' TrainingArguments; --keys lists them. What is
@@ -29,6 +29,9 @@ TAKES_ANY_FLAG = True
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the subcommand; every key of a run is one more."""
     parser.add_argument("--config", type=Path, metavar="FILE", help="YAML with one key a line")
+    parser.add_argument(
+        "--config_root", type=Path, metavar="DIR", help="folder that relative paths in FILE are in (default: this one)"
+    )
     parser.add_argument("--dry_run", action="store_true", help="check everything but the weights, and write nothing")
     parser.add_argument("--keys", action="store_true", help="list every key, its default and its meaning")
 
@@ -38,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
     if options.keys:
         print(describe_keys())  # noqa: T201
         return 0
-    arguments = parse_arguments(options.config, options.rest)
+    arguments = parse_arguments(options.config, options.rest, options.config_root)
     if options.dry_run:
         found = dry_run(arguments)
         print(json.dumps(found, indent=2))  # noqa: T201

@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import Any, NoReturn, get_origin
 
 import torch
-import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
+from videochat_online.data.values import cut, shown
 from videochat_online.errors import InputError
+from videochat_online.model.configuration import MAX_IMAGE_SIZE
+from videochat_online.train.config_file import below, check_plan, load_yaml
 from videochat_online.video import BACKENDS
 
 GONE = {
@@ -38,8 +40,21 @@ GONE = {
 """Keys that were dropped, or that would contradict how runs are resumed here, and what to write instead."""
 
 
+MAX_COUNT, MAX_WORKERS, MAX_RANK = 1_000_000, 1024, 8192
+"""Of frames, tiles, samples or tokens; of processes that load; of adapters."""
+PATHS = ("model_name_or_path", "meta_path", "output_dir", "deepspeed")
+"""Keys whose values are paths, or may be."""
+
+
 def _option(default: Any, text: str) -> Any:
     return field(default=default, metadata={"help": text})
+
+
+def _check_count(key: str, value: int | None, lowest: int, highest: int = MAX_COUNT) -> None:
+    """More than any machine has room for is a slip, and would be noticed only when memory is gone."""
+    if value is not None and not lowest <= value <= highest:
+        bound = f"at least {lowest}" if value < lowest else f"at most {highest:,}"
+        raise InputError(f"{key}: expected {bound}, found {cut(str(value))}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +94,9 @@ class ModelArguments:
             raise InputError(f"drop_path_rate: expected a part from 0 to below 1, found {self.drop_path_rate}")
         if self.force_image_size is not None and self.force_image_size < 1:
             raise InputError(f"force_image_size: expected pixels above 0, found {self.force_image_size}")
+        _check_count("force_image_size", self.force_image_size, 1, MAX_IMAGE_SIZE)
+        for key in ("use_backbone_lora", "use_llm_lora"):
+            _check_count(key, getattr(self, key), 0, MAX_RANK)
         for key in ("vit_layer_decay", "llm_layer_decay"):
             if not 0 < getattr(self, key) <= 1:
                 raise InputError(f"{key}: expected a part above 0 and up to 1, found {getattr(self, key)}")
@@ -115,9 +133,7 @@ class DataArguments:
         if not 0 <= self.max_bad_fraction <= 1:
             raise InputError(f"max_bad_fraction: expected a part between 0 and 1, found {self.max_bad_fraction}")
         for key in ("min_dynamic_patch", "max_dynamic_patch", "max_seq_length", "max_num_frame"):
-            value = getattr(self, key)
-            if value is not None and value < 1:
-                raise InputError(f"{key}: expected at least 1, found {value}")
+            _check_count(key, getattr(self, key), 1)
         for key in ("max_overrun_s", "cache_frames_mb"):
             if not 0 <= getattr(self, key) < math.inf:
                 raise InputError(f"{key}: expected a number of at least 0, found {getattr(self, key)}")
@@ -144,9 +160,10 @@ class RunArguments(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
-        for key, least in (("per_device_train_batch_size", 1), ("gradient_accumulation_steps", 1), ("seed", 0)):
-            if getattr(self, key) < least:
-                raise InputError(f"{key}: expected at least {least}, found {getattr(self, key)}")
+        for key in ("per_device_train_batch_size", "gradient_accumulation_steps"):
+            _check_count(key, getattr(self, key), 1)
+        _check_count("dataloader_num_workers", self.dataloader_num_workers, 0, MAX_WORKERS)
+        _check_count("seed", self.seed, 0, 2**32 - 1)
         if not 0 <= self.learning_rate < math.inf:
             raise InputError(f"learning_rate: expected a number of at least 0, found {self.learning_rate}")
         if not (self.num_train_epochs > 0 or self.max_steps > 0):
@@ -165,6 +182,10 @@ class RunArguments(TrainingArguments):
         if self.deepspeed and "RANK" not in os.environ:
             _be_the_only_process()
         super().__post_init__()
+
+
+LISTS = frozenset(f.name for f in dataclasses.fields(RunArguments) if "list[" in str(f.type))
+"""Keys that take one text or several, such as `report_to`; a run's own `config.yaml` has several, or none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,12 +234,16 @@ def _object(text: str) -> dict[str, Any]:
     return value
 
 
-def parse_arguments(config: str | Path | None, overrides: Sequence[str] = ()) -> Arguments:
+def parse_arguments(
+    config: str | Path | None, overrides: Sequence[str] = (), config_root: str | Path | None = None
+) -> Arguments:
     """Read a config file and the command line.
 
     Args:
         config: YAML with one key a line; None for the defaults.
         overrides: `--key value`, with `-` or `_` in the key.
+        config_root: folder that relative paths in the config file are in; the current one by default, as for the
+            command line.
 
     Raises:
         InputError: a key that does not exist (with the nearest one), that is gone, or a value of another type.
@@ -226,6 +251,8 @@ def parse_arguments(config: str | Path | None, overrides: Sequence[str] = ()) ->
     parser = make_parser()
     actions = _actions(parser)
     from_file = {} if config is None else read_config(Path(config), actions)
+    if config_root is not None:
+        from_file |= {key: below(Path(config_root), key, from_file[key]) for key in PATHS if from_file.get(key)}
     overrides = [_normalised(argument) for argument in overrides]
     for argument in overrides:
         if argument.startswith("--"):
@@ -244,21 +271,12 @@ def parse_arguments(config: str | Path | None, overrides: Sequence[str] = ()) ->
     if isinstance(plan, str) and not plan.lstrip().startswith("{") and not Path(plan).is_file():
         raise InputError(f"deepspeed: expected a JSON file, found none at {plan}")
     if isinstance(plan, str) and not plan.lstrip().startswith("{"):
-        _check_plan(Path(plan))
+        check_plan(Path(plan))
     parts = [
         _build(kind, {f.name: values[f.name] for f in dataclasses.fields(kind) if f.init and f.name in values})
         for kind in (ModelArguments, DataArguments, RunArguments)
     ]
     return Arguments(*parts)
-
-
-def _check_plan(path: Path) -> None:
-    try:
-        is_object = isinstance(json.loads(path.read_text(encoding="utf-8")), dict)
-    except (OSError, ValueError) as error:
-        raise InputError(f"deepspeed: {path}: expected a JSON object: {error}") from error
-    if not is_object:
-        raise InputError(f"deepspeed: {path}: expected a JSON object")
 
 
 def read_config(path: Path, actions: Mapping[str, Action] | None = None) -> dict[str, Any]:
@@ -270,21 +288,15 @@ def read_config(path: Path, actions: Mapping[str, Action] | None = None) -> dict
         InputError: as `parse_arguments`; the file is named.
     """
     actions = _actions(make_parser()) if actions is None else actions
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: expected a config file, found no readable file ({error.strerror})") from error
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: expected YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(raw, dict):
-        raise InputError(f"{path}: expected `key: value` lines, found {type(raw).__name__}")
+    raw = load_yaml(path)
     values: dict[str, Any] = {}
     for written, value in raw.items():
         key = str(written).replace("-", "_")
         _check_key(key, actions, str(path))
         if key in values:
             raise InputError(f"{path}: {key}: given twice")
-        values[key] = _coerced(actions[key], value, f"{path}: {key}")
+        is_list = isinstance(value, list) and key in LISTS and all(isinstance(item, str) for item in value)
+        values[key] = value if is_list else _coerced(actions[key], value, f"{path}: {key}")
     return values
 
 
@@ -293,23 +305,23 @@ def _coerced(action: Action, value: Any, where: str) -> Any:
         return None
     if isinstance(value, list):
         if action.nargs != "+":
-            raise InputError(f"{where}: expected one value, found the list {value}")
+            raise InputError(f"{where}: expected one value, found the list {shown(value)}")
         return [_coerced_one(action, item, where) for item in value]
     return [_coerced_one(action, value, where)] if action.nargs == "+" else _coerced_one(action, value, where)
 
 
 def _coerced_one(action: Action, value: Any, where: str) -> Any:
-    if isinstance(value, dict):
-        value = json.dumps(value)
     convert = action.type if callable(action.type) else str
     try:
+        if isinstance(value, dict):
+            value = json.dumps(value)
         converted = convert(str(value))
     except (ValueError, TypeError, ArgumentTypeError) as error:
         expected = getattr(action.type, "__name__", "a value")
         expected = {"string_to_bool": "true or false", "_object": "a JSON object"}.get(expected, expected)
-        raise InputError(f"{where}: expected {expected}, found {value!r}") from error
+        raise InputError(f"{where}: expected {expected}, found {shown(value)}") from error
     if action.choices and converted not in action.choices:
-        raise InputError(f"{where}: expected one of {', '.join(map(str, action.choices))}, found {value!r}")
+        raise InputError(f"{where}: expected one of {', '.join(map(str, action.choices))}, found {shown(value)}")
     return converted
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 import sys
 import time
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from transformers.trainer_pt_utils import AcceleratorConfig
 
 try:
     import fcntl
@@ -24,8 +26,8 @@ except ImportError:  # not on Windows
     fcntl = None  # type: ignore[assignment]
 
 from videochat_online.errors import InputError
-from videochat_online.train.arguments import Arguments, num_processes
-from videochat_online.utils import git_revision, versions
+from videochat_online.train.arguments import GONE, PATHS, Arguments, num_processes
+from videochat_online.utils import check_writable, git_revision, versions
 
 RUN_FILE = "run.json"
 CONFIG_FILE = "config.yaml"
@@ -65,12 +67,14 @@ def resolved_keys(arguments: Arguments) -> dict[str, Any]:
     keys: dict[str, Any] = {}
     for part in (arguments.model, arguments.data, arguments.training):
         keys |= {f.name: _plain(getattr(part, f.name)) for f in dataclasses.fields(part) if f.init}
-    return {key: value for key, value in keys.items() if key not in SECRET}
+    return {key: value for key, value in keys.items() if key not in SECRET and key not in GONE}
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Enum):
         return value.value
+    if isinstance(value, AcceleratorConfig):
+        value = value.to_dict()
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -116,7 +120,11 @@ class RunFolder:
                 f"{self.path}: expected a new or empty folder, or this run's own, found other files; choose another"
                 " output_dir"
             )
-        different = differing_keys(recorded.get("identity", {}), identity(self.keys))
+        was, ours = dict(recorded.get("identity", {})), identity(self.keys)
+        places = recorded.get("paths") or {key: _placed(was.get(key)) for key in PATHS}
+        # One place is written differently from different folders.
+        was |= {key: ours[key] for key in PATHS if key in ours and places.get(key) == _placed(ours[key])}
+        different = differing_keys(was, ours)
         if different:
             raise InputError(
                 f"{self.path}: holds another run, which is left as it is: {'; '.join(different[:4])}"
@@ -163,12 +171,15 @@ class RunFolder:
             RUN_FILE,
             {
                 "identity": identity(self.keys),
+                "paths": {key: _placed(self.keys.get(key)) for key in PATHS},
                 "dataset": dict(dataset),
                 "sets": dict(sets),
                 "launches": [*recorded.get("launches", []), launch],
             },
         )
-        text = yaml.safe_dump(self.keys, sort_keys=True, allow_unicode=True)
+        # To be used again from any folder.
+        keys = {key: _placed(value) if key in PATHS else value for key, value in self.keys.items()}
+        text = yaml.safe_dump(keys, sort_keys=True, allow_unicode=True)
         (self.path / CONFIG_FILE).write_text(text, encoding="utf-8")
         for folder in self._checkpoints():
             if not (folder / COMPLETE_MARK).is_file():
@@ -176,11 +187,9 @@ class RunFolder:
 
     def _make_mine(self) -> None:
         """The folder, and a lock on it for as long as this process lives: launches must not meet in it."""
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.path / LOCK_FILE).open("w")
-        except OSError as error:
-            raise InputError(f"{self.path}: expected a folder that can be written to: {error.strerror}") from error
+        check_writable(self.path)
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = (self.path / LOCK_FILE).open("w")
         if fcntl is not None:
             try:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -231,5 +240,16 @@ def differing_keys(recorded: Mapping[str, Any], ours: Mapping[str, Any]) -> list
     """`key was X, now Y` for each key that differs."""
     keys = sorted({*recorded, *ours})
     return [
-        f"{key} was {recorded.get(key)!r}, now {ours.get(key)!r}" for key in keys if recorded.get(key) != ours.get(key)
+        f"{key} was {recorded.get(key)!r}, now {ours.get(key)!r}"
+        for key in keys
+        if recorded.get(key) != ours.get(key)
+        and not str(recorded.get(key)).startswith("AcceleratorConfig(")  # as earlier versions wrote it
     ]
+
+
+def _placed(value: Any) -> Any:
+    """Paths of what is there, in full; a name on the Hub or a JSON object is no path."""
+    if not isinstance(value, str):
+        return value
+    parts = [part.strip() for part in value.split(",")]
+    return ",".join(map(os.path.abspath, parts)) if all(map(os.path.exists, parts)) else value
