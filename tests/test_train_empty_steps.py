@@ -1,4 +1,4 @@
-"""Steps without a sample: weights, optimizer and schedule are after them what they were before, and no mean has them."""
+"""Steps without a sample: weights, optimizer and schedule stay as they were, and no mean has them."""
 
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ def same_as_before(folder: Path) -> list[bool]:
     return [
         before.keys() == after.keys()
         and all(
-            torch.equal(before[key], after[key]) if torch.is_tensor(before[key]) else str(before[key]) == str(after[key])
-            for key in before
+            torch.equal(value, after[key]) if torch.is_tensor(value) else str(value) == str(after[key])
+            for key, value in before.items()
         )
         for before, after in zip(held, held[1:], strict=False)
     ]
@@ -120,7 +120,7 @@ def test_epochs_without_a_sample_end(tmp_path, run, place):
 
 @pytest.mark.slow
 def test_processes_agree_on_it(tmp_path, place, tiny_dir):
-    """Of two, under ZeRO-2: one has a sample and it is a step; none has; one has a loss of NaN and the other nothing."""
+    """Of two, under ZeRO-2: one has a sample and it is a step; none has; one has a loss of NaN."""
     plan = ROOT / "configs/deepspeed/zero2.json"
     keys = KEYS | {"output_dir": tmp_path / "run", "max_steps": 5, "deepspeed": plan}
     done = launch(arguments(place, tiny_dir, "run", "pairs", **keys), processes=2, SPOIL_TEXTS_BY="nan")

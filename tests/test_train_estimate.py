@@ -8,11 +8,12 @@ import pytest
 
 from published_size import published_config
 from train_cases import flags, mixed_rows, write_media, write_registry
+from videochat_online.data import TrainingDataset, load_registries
 from videochat_online.data.lengths import EstimatedSample
 from videochat_online.model import VideoChatOnlineConfig, load_model
 from videochat_online.train import dry_run, parse_arguments, train
 from videochat_online.train.estimate import blank_network, memory_estimate, parameter_table, token_statistics
-from videochat_online.train.preparation import choose_trainable
+from videochat_online.train.preparation import choose_trainable, load_texts, make_encoder
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -67,6 +68,23 @@ def test_tokens():
         "visual_share": 0.5,
         "pictures_a_sample": 2.0,
     }
+
+
+def test_rows_that_were_encoded_correct_the_estimate(parse, registry, tmp_path):
+    """Eight of sixteen rows are, and tell of the system message and the template that the estimate leaves out."""
+    rows = [*mixed_rows(), *mixed_rows()]
+    path = write_registry(tmp_path, registry.parent / "media", a=rows, b=rows[:2])
+    given = parse(meta_path=path, max_steps=-1)
+    found = dry_run(given)["estimate"]["tokens_of_a_sample"]
+    config, tokenizer, template = load_texts(given)
+    encoder = make_encoder(config, tokenizer, template, given.data)
+    data = TrainingDataset(load_registries(str(path)), encoder)
+    lengths = [len(data[item]) for item in range(len(data))]
+    assert max(data.estimate_lengths()) < 0.8 * max(lengths)
+    assert found["longest"] == pytest.approx(max(lengths), rel=0.1)
+    assert found["longest"] >= max(lengths[item] for item in (0, 2, 4, 6, 8, 10, 12, 14, 16, 17))
+    assert found["mean"] == pytest.approx(sum(lengths) / len(lengths), rel=0.1)
+    assert (found["encoded"], found["items"]) == (10, 18)
 
 
 @pytest.mark.parametrize("keys", [{}, {"per_device_train_batch_size": 3}, {"num_train_epochs": 2}, {"max_steps": 5}])

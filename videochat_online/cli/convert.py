@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from videochat_online.errors import InputError
 from videochat_online.model import export_original, load_network
 from videochat_online.text import load_tokenizer
+from videochat_online.utils import check_writable, share_files
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ def run(options: argparse.Namespace) -> int:
     if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
         raise InputError(f"{destination}: expected a new or empty directory to write to, found something in it")
     tokenizer = _tokenizer(options.tokenizer or options.source, required=options.tokenizer is not None)
+    check_writable(destination)
     network = load_network(options.source)
     if options.format == "native":
         network.save_pretrained(destination)
@@ -41,6 +43,7 @@ def run(options: argparse.Namespace) -> int:
         export_original(network, destination)
     if tokenizer is not None:
         tokenizer.save_pretrained(destination)
+    share_files(destination)
     num_parameters = sum(parameter.numel() for parameter in network.parameters())
     print(f"{destination}: {num_parameters:,} parameters in the {options.format} layout")  # noqa: T201
     return 0

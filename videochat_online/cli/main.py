@@ -6,6 +6,7 @@ Exit status 0: done. 2: the input is wrong, said in one line on stderr. 1: the p
 from __future__ import annotations
 
 import argparse
+import errno
 import io
 import logging
 import os
@@ -39,6 +40,7 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {message} (see {self.prog} --help)\n")
 
 
+_UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENOSPC, errno.EDQUOT)
 _NEGATIVE_TIME = re.compile(r"-[\w.][\w.+-]*:")
 
 
@@ -108,6 +110,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader of our output went away (`| head`): nothing is wrong, and nothing more can be said.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        # A place that cannot be read or written, wherever it is found out; others are faults of the program.
+        if error.errno not in _UNUSABLE:
+            return _report(error, 1, debug)
+        place = error.filename if error.filename is not None else "a file"
+        reason = f"{place}: expected a place that can be read or written: {error.strerror}"
+        return _report(InputError(reason), 2, debug)
     except Exception as error:  # the last resort of a command line: no traceback unless asked for
         return _report(error, 1, debug)
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from videochat_online.errors import InputError
+from videochat_online.utils import check_writable
 
 try:
     import fcntl
@@ -77,6 +78,7 @@ class RunFolder:
     def __init__(self, path: Path, settings: Mapping[str, Any], facts: Mapping[str, Any], shard: Shard) -> None:
         self.path, self.shard = path, shard
         _check_is_ours(path)
+        check_writable(path)
         path.mkdir(parents=True, exist_ok=True)
         text = json.dumps({"settings": settings, **facts}, indent=2) + "\n"
         with _alone(path):

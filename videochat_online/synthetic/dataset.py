@@ -30,6 +30,7 @@ from videochat_online.synthetic.rows import Row, ovbench_row, to_json, to_json_l
 from videochat_online.synthetic.streams import FOLDER, VARIABLE, Stream, make_streams
 from videochat_online.synthetic.vocabulary import WORD_PATTERN, vocabulary
 from videochat_online.synthetic.write import write_bytes, write_folder, write_jpeg, write_video
+from videochat_online.utils import check_writable
 
 Counts = dict[str, dict[str, Any]]
 
@@ -111,9 +112,13 @@ def _begin(folder: Path, settings: Row) -> bool:
             raise InputError(
                 f"{folder}: expected an empty folder or one of the same run, found one with another {', '.join(keys)}"
             )
-        return (folder / MANIFEST_FILE).is_file()
+        is_complete = (folder / MANIFEST_FILE).is_file()
+        if not is_complete:
+            check_writable(folder)
+        return is_complete
     if folder.is_dir() and any(folder.iterdir()):
         raise InputError(f"{folder}: expected an empty folder or one of the same run, found something else in it")
+    check_writable(folder)
     write_bytes(folder / SETTINGS_FILE, to_json(settings))
     return False
 

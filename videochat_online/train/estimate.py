@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import json
 import random
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from accelerate import init_empty_weights
 
 from videochat_online.data import TrainingDataset
 from videochat_online.data.lengths import EstimatedSample
-from videochat_online.model import VideoChatOnlineConfig, VideoChatOnlineForConditionalGeneration
+from videochat_online.model import VideoChatOnlineConfig, VideoChatOnlineForConditionalGeneration, checkpoint
 from videochat_online.train.arguments import Arguments, ModelArguments, num_processes
 from videochat_online.train.preparation import choose_trainable
 from videochat_online.train.throughput import PEAK_FLOPS, FlopModel, Work
@@ -34,8 +34,7 @@ DEVICES = ("A100", "H100")
 
 def blank_network(config: VideoChatOnlineConfig, options: ModelArguments) -> VideoChatOnlineForConditionalGeneration:
     """The network without storage for its weights, its parts frozen as the run would."""
-    with init_empty_weights():
-        network = VideoChatOnlineForConditionalGeneration(config)
+    network = checkpoint.blank_network(config)
     choose_trainable(network, options)
     return network
 
@@ -64,25 +63,82 @@ def token_statistics(estimates: Sequence[EstimatedSample]) -> dict[str, float]:
     }
 
 
+def corrected(
+    dataset: TrainingDataset, items: Sequence[int], encoded: Mapping[int, EstimatedSample]
+) -> list[EstimatedSample]:
+    """Estimates of items, corrected by what was found in the encoded ones of their set.
+
+    By so much more or less text, as the system message and the template are the same in all; by so many times the
+    pictures.
+
+    Args:
+        dataset: gives the estimates.
+        items: of the dataset.
+        encoded: what some items really hold.
+    """
+    by_set: defaultdict[int, list[int]] = defaultdict(list)
+    for item in encoded:
+        by_set[dataset.set_of(item)].append(item)
+    found = {
+        number: _difference(dataset.estimates(of), [encoded[item] for item in of]) for number, of in by_set.items()
+    }
+    result = []
+    for item, guess in zip(items, dataset.estimates(items), strict=True):
+        text, visual, pictures = found.get(dataset.set_of(item), (0.0, 1.0, 1.0))
+        num_visual = round(guess.visual_tokens * visual)
+        num_tokens = max(1, round(guess.tokens - guess.visual_tokens + text) + num_visual)
+        other = EstimatedSample(
+            min(num_tokens, dataset.encoder.max_length), num_visual, round(guess.pictures * pictures)
+        )
+        result.append(encoded.get(item, other))
+    return result
+
+
+def _difference(guesses: Sequence[EstimatedSample], real: Sequence[EstimatedSample]) -> tuple[float, float, float]:
+    """Text that a sample has more than estimated; by how much its visual tokens and its pictures are multiplied."""
+
+    def total(samples: Sequence[EstimatedSample], name: str) -> int:
+        return sum(getattr(sample, name) for sample in samples)
+
+    text = [total(samples, "tokens") - total(samples, "visual_tokens") for samples in (guesses, real)]
+    visual, pictures = (
+        total(real, name) / total(guesses, name) if total(guesses, name) else 1.0
+        for name in ("visual_tokens", "pictures")
+    )
+    return (text[1] - text[0]) / len(real), visual, pictures
+
+
 def estimate_run(
-    arguments: Arguments, network: VideoChatOnlineForConditionalGeneration, dataset: TrainingDataset
+    arguments: Arguments,
+    network: VideoChatOnlineForConditionalGeneration,
+    dataset: TrainingDataset,
+    encoded: Mapping[int, EstimatedSample],
 ) -> dict[str, Any]:
-    """Parameters, tokens, steps, operations and memory of a run."""
+    """Parameters, tokens, steps, operations and memory of a run.
+
+    Args:
+        arguments: of the run.
+        network: of `blank_network`.
+        dataset: of the run.
+        encoded: what some of its items really hold: estimates follow them.
+    """
     training, num_items = arguments.training, len(dataset)
-    chosen = sorted(random.Random(0).sample(range(num_items), min(num_items, MAX_SAMPLED)))
-    estimates = dataset.estimates(chosen)
+    chosen = sorted({*encoded, *random.Random(0).sample(range(num_items), min(num_items, MAX_SAMPLED))})
+    guesses, estimates = dataset.estimates(chosen), corrected(dataset, chosen, encoded)
     statistics, scale = token_statistics(estimates), num_items / len(estimates)
     at_once = training.per_device_train_batch_size * num_processes()
     packing = arguments.data.packing_tokens
-    batches = sum(e.tokens for e in estimates) * scale / packing if packing else num_items
+    # Packs are put together by what is estimated before anything is encoded, and are as much longer than planned.
+    batches = sum(e.tokens for e in guesses) * scale / packing if packing else num_items
+    pack = packing * max(1.0, sum(e.tokens for e in estimates) / sum(e.tokens for e in guesses))
     steps_an_epoch = max(1, round(batches / (at_once * training.gradient_accumulation_steps)))
     num_steps = training.max_steps if training.max_steps > 0 else round(steps_an_epoch * training.num_train_epochs)
     flops = FlopModel(network)(_work(estimates)) * scale * num_steps / steps_an_epoch
-    longest = int(packing or statistics["longest"]) * training.per_device_train_batch_size
+    longest = int(pack or statistics["longest"]) * training.per_device_train_batch_size
     most = max(e.pictures / e.tokens for e in estimates) * longest
     return {
         "parameters": parameter_table(network),
-        "tokens_of_a_sample": statistics | {"items": num_items, "estimated": len(estimates)},
+        "tokens_of_a_sample": statistics | {"items": num_items, "estimated": len(estimates), "encoded": len(encoded)},
         "steps": num_steps,
         "samples_a_step": at_once * training.gradient_accumulation_steps,
         "operations": float(f"{flops:.3g}"),

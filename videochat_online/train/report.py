@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from videochat_online.data import SetCount, SkippedSample
+from videochat_online.data import SetCount, SkippedSample, TrainingDataset
 from videochat_online.train.trainer import OnlineTrainer, read_skipped
 
 FINISHED, ENDED_EARLY = "finished", "ended early"
@@ -34,6 +34,7 @@ class TrainReport:
         parameters: of the model, and those of them that learned.
         nonfinite_batches: whose loss was not finite, and which taught nothing, of all launches.
         empty_steps: in which there was nothing to learn, and which changed nothing, of all launches.
+        unread_keys: of each set, keys of its first rows that nothing is done with, and in how many rows they are.
         train_loss: mean over the other steps of the last launch.
     """
 
@@ -48,6 +49,7 @@ class TrainReport:
     parameters: dict[str, int]
     nonfinite_batches: int = 0
     empty_steps: int = 0
+    unread_keys: dict[str, dict[str, int]] = field(default_factory=dict)
     train_loss: float | None = None
 
     @property
@@ -66,7 +68,7 @@ class TrainReport:
         return content
 
 
-def make_report(trainer: OnlineTrainer, dataset: dict[str, SetCount], metrics: dict[str, float]) -> TrainReport:
+def make_report(trainer: OnlineTrainer, dataset: TrainingDataset, metrics: dict[str, float]) -> TrainReport:
     """The report of a run that has just ended, from its folder and the trainer's state."""
     folder = Path(str(trainer.args.output_dir))
     logged = [entry for entry in trainer.state.log_history if "loss" in entry]
@@ -75,7 +77,8 @@ def make_report(trainer: OnlineTrainer, dataset: dict[str, SetCount], metrics: d
         output_dir=str(folder),
         steps=trainer.state.global_step,
         losses=tuple({key: _number(entry[key]) for key in _STEP_KEYS if key in entry} for entry in logged),
-        dataset=dataset,
+        dataset=dataset.counts(),
+        unread_keys=dataset.unread_keys(),
         skipped=tuple(read_skipped(folder)),
         seconds=float(metrics.get("train_runtime", 0.0)),
         steps_per_second=float(metrics.get("train_steps_per_second", 0.0)),

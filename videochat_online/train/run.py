@@ -20,18 +20,19 @@ from videochat_online.data import (
     TrainingDataset,
     load_registries,
 )
+from videochat_online.data.lengths import EstimatedSample
 from videochat_online.data.registry import RegistryEntry
 from videochat_online.errors import InputError
 from videochat_online.text import special_ids
 from videochat_online.train.arguments import Arguments
 from videochat_online.train.distributed import join
 from videochat_online.train.estimate import blank_network, estimate_run
-from videochat_online.train.preparation import load_student, load_texts, make_encoder
+from videochat_online.train.preparation import Student, load_student, load_texts, make_encoder
 from videochat_online.train.rates import learning_rate_scales
 from videochat_online.train.report import TrainReport, make_report, read_report
 from videochat_online.train.rundir import REPORT_FILE, RunFolder, resolved_keys
 from videochat_online.train.saving import save_result, take_result
-from videochat_online.train.trainer import OnlineTrainer
+from videochat_online.train.trainer import OnlineTrainer, reading
 from videochat_online.utils import file_digest
 
 logger = logging.getLogger(__name__)
@@ -72,19 +73,11 @@ def train(arguments: Arguments) -> TrainReport:
     with arguments.training.main_process_first(desc="opening the run's folder"):
         if arguments.training.process_index == 0:
             folder.open({name: asdict(count) for name, count in dataset.counts().items()}, sets, checkpoint)
-    collator, packing_tokens = make_collator(encoder, student.tokenizer), arguments.data.packing_tokens
-    is_shuffled = arguments.training.train_sampling_strategy == "random"
-    seed = arguments.training.seed if arguments.training.data_seed is None else arguments.training.data_seed
-    trainer = OnlineTrainer(
-        model=student.network,
-        args=arguments.training,
-        train_dataset=PackedDataset(dataset, packing_tokens, is_shuffled, seed) if packing_tokens else dataset,
-        data_collator=collator.pack if packing_tokens else collator,
-        tokenizer=student.tokenizer,
-        max_bad_fraction=arguments.data.max_bad_fraction,
-        scales=learning_rate_scales(student.network, arguments.model, arguments.training.learning_rate),
-    )
-    last = None if checkpoint is None else TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+    trainer = _make_trainer(arguments, student, dataset, make_collator(encoder, student.tokenizer))
+    last = None
+    if checkpoint is not None:
+        with reading(checkpoint):
+            last = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
     metrics: dict[str, float] = {}
     if checkpoint is not None and last is not None and last.global_step >= last.max_steps:
         logger.warning("%s: %s was the last step; only the result is missing", folder.path, checkpoint.name)
@@ -96,19 +89,31 @@ def train(arguments: Arguments) -> TrainReport:
         metrics = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint)).metrics
         if trainer.is_finished:
             save_result(trainer)
-    report = make_report(trainer, dataset.counts(), metrics)
+    report = make_report(trainer, dataset, metrics)
     if arguments.training.process_index == 0:
         folder.write(REPORT_FILE, report.to_json())
         if not report.finished:
-            saved = folder.last_checkpoint()
-            logger.warning(
-                "%s: ended early, after step %d of %d; the same command goes on %s",
-                folder.path,
-                report.steps,
-                trainer.state.max_steps,
-                "from the start" if saved is None else f"after {saved.name}",
-            )
+            saved, last_step = folder.last_checkpoint(), f"{report.steps} of {trainer.state.max_steps}"
+            goes_on = "from the start" if saved is None else f"after {saved.name}"
+            logger.warning("%s: ended early, at step %s; the same command goes on %s", folder.path, last_step, goes_on)
     return report
+
+
+def _make_trainer(
+    arguments: Arguments, student: Student, dataset: TrainingDataset, collator: Collator
+) -> OnlineTrainer:
+    training, packing_tokens = arguments.training, arguments.data.packing_tokens
+    is_shuffled = training.train_sampling_strategy == "random"
+    seed = training.seed if training.data_seed is None else training.data_seed
+    return OnlineTrainer(
+        model=student.network,
+        args=training,
+        train_dataset=PackedDataset(dataset, packing_tokens, is_shuffled, seed) if packing_tokens else dataset,
+        data_collator=collator.pack if packing_tokens else collator,
+        tokenizer=student.tokenizer,
+        max_bad_fraction=arguments.data.max_bad_fraction,
+        scales=learning_rate_scales(student.network, arguments.model, training.learning_rate),
+    )
 
 
 def dry_run(arguments: Arguments) -> dict[str, Any]:
@@ -129,14 +134,21 @@ def dry_run(arguments: Arguments) -> dict[str, Any]:
     network = blank_network(config, arguments.model)
     dataset = TrainingDataset(entries, encoder, seed=arguments.training.seed)
     sets: dict[str, Any] = {}
-    first = 0
+    encoded: dict[int, EstimatedSample] = {}
+    image_token_id, first = special_ids(tokenizer).image_context, 0
     for name, count in dataset.counts().items():
         tried = sorted({first + place * count.items // ROWS_TRIED for place in range(ROWS_TRIED)})
         items = [dataset[place] for place in tried]
+        for place, item in zip(tried, items, strict=True):
+            if isinstance(item, Example):
+                num_visual = item.input_ids.count(image_token_id)
+                encoded[place] = EstimatedSample(len(item), num_visual, len(item.pool_ratios))
         unusable = [{"row": item.row, "reason": item.reason} for item in items if isinstance(item, SkippedSample)]
         sets[name] = asdict(count) | {"first_row": _described(items[0]), "tried": len(items), "unusable": unusable}
         first += count.items
-    estimate = estimate_run(arguments, network, dataset)
+    estimate = estimate_run(arguments, network, dataset, encoded)
+    for name, keys in dataset.unread_keys().items():
+        sets[name]["unread_keys"] = keys
     return {"output_dir": str(arguments.training.output_dir), "sets": sets, "estimate": estimate}
 
 

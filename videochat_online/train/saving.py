@@ -14,6 +14,7 @@ from videochat_online.model.checkpoint import tensor_names, weight_files
 from videochat_online.model.original import has_lora, merge_lora
 from videochat_online.train.rundir import COMPLETE_MARK
 from videochat_online.train.trainer import OnlineTrainer
+from videochat_online.utils import share_files
 
 _OF_CHECKPOINTS = ("trainer_state.json", COMPLETE_MARK)
 
@@ -35,6 +36,7 @@ def save_result(trainer: OnlineTrainer) -> Path:
         trainer.tokenizer.save_pretrained(folder)
         if has_lora(tensor_names(folder)):
             merge_saved(folder)
+        share_files(folder)
     trainer.accelerator.wait_for_everyone()
     return folder
 
@@ -49,6 +51,7 @@ def take_result(trainer: OnlineTrainer, checkpoint: Path) -> Path:
                 shutil.copyfile(file, folder / file.name)
         if has_lora(tensor_names(folder)):
             merge_saved(folder)
+        share_files(folder)
     trainer.accelerator.wait_for_everyone()
     return folder
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 
+
 class StepAccount:
     """Which steps of a launch learn.
 

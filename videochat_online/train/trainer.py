@@ -9,6 +9,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from videochat_online.train.rates import scale_groups
 from videochat_online.train.rundir import COMPLETE_MARK, SKIPPED_PREFIX
 from videochat_online.train.steps import StepAccount
 from videochat_online.train.throughput import Throughput
+from videochat_online.utils import share_files
 
 MIN_ITEMS_FOR_A_VERDICT = 100
 """So many samples (or all there are) are taken as seen before too large a part of them can be bad."""
@@ -105,6 +107,21 @@ def read_skipped(folder: Path) -> list[SkippedSample]:
                 continue  # the process was killed while it wrote this line
             found[skipped.set_name, skipped.row] = skipped
     return [found[place] for place in sorted(found)]
+
+
+@contextmanager
+def reading(checkpoint: Path | str | None) -> Iterator[None]:
+    """InputError in place of what a broken file of a checkpoint raises: a pickle is a program, and fails like one."""
+    try:
+        yield
+    except (InputError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        found = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise InputError(
+            f"{checkpoint}: expected a checkpoint that can be read, found {found}; without it the run goes on from the"
+            " one before"
+        ) from error
 
 
 class OnlineTrainer(Trainer):
@@ -245,9 +262,19 @@ class OnlineTrainer(Trainer):
             logs["train_loss"] = self.steps.of_launch(logs["train_loss"])
         super().log(logs, start_time)
         entry = self.state.log_history[-1]
-        self.state.log_history[-1] = {
-            key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in entry.items()
-        }
+        entry |= {key: None for key, value in entry.items() if isinstance(value, float) and not math.isfinite(value)}
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, *arguments: Any, **options: Any) -> None:
+        with reading(resume_from_checkpoint):
+            super()._load_from_checkpoint(resume_from_checkpoint, *arguments, **options)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with reading(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with reading(checkpoint):
+            super()._load_rng_state(checkpoint)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """As transformers does, with the tokenizer; older checkpoints go only when this one is complete.
@@ -269,4 +296,5 @@ class OnlineTrainer(Trainer):
         self.tokenizer.save_pretrained(folder)
         mark = {"step": self.state.global_step, "processes": self.args.world_size}
         (folder / COMPLETE_MARK).write_text(json.dumps(mark) + "\n", encoding="utf-8")
+        share_files(folder)
         rotate_checkpoints(output_dir=str(run_folder), save_total_limit=limit, use_mtime=True)
