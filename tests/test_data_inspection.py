@@ -6,8 +6,11 @@ import json
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
+from PIL import Image
 
+from clips import write_clip
 from train_cases import dialogue, flags, mixed_rows, online_rows, tiny_encoder, write_media, write_registry
 from videochat_online.cli import registry_report
 from videochat_online.cli.main import main
@@ -131,6 +134,27 @@ def test_a_run_trains_on_the_rest_and_lists_the_same_rows(tiny_dir, registry, tm
     learned = [entry["loss"] for entry in report.losses if entry["loss"]]
     assert learned[-1] < learned[0] - 1
     assert {path: path.read_bytes() for path in registry.parent.glob("*.json")} == annotations
+
+
+def test_odd_media_are_told_and_stop_nobody(tiny_dir, registry, tmp_path, capsys):
+    media = tmp_path / "media"
+    media.mkdir()
+    part = write_clip(media / "part.ts").read_bytes()
+    (media / "joined.ts").write_bytes(part * 2)
+    Image.fromarray(np.arange(4096, dtype=np.uint16).reshape(64, 64) * 16).save(media / "deep.png")
+    pictures = [Image.new("RGB", (64, 64), (shade, 0, 0)) for shade in (0, 99)]
+    pictures[0].save(media / "moving.webp", save_all=True, append_images=pictures[1:], lossless=True)
+    names = {"video": "joined.ts", "image": "deep.png"}
+    rows = [{key: name, "conversations": dialogue("What is it?", "It.")} for key, name in names.items()]
+    rows += [{"image": "moving.webp", "conversations": dialogue("What is it?", "It.")}]
+    path = write_registry(tmp_path, media, odd=rows)
+    report = tmp_path / "report.json"
+    assert main(["doctor", "--registry", str(path), "--model", str(tiny_dir("phi3")), "--report", str(report)]) == 0
+    notes = {note["row"]: note["note"] for note in json.loads(report.read_text())["odd"]["notes"]}
+    assert "the clock jumps from" in notes[0]
+    assert "divided by 257" in notes[1]
+    assert "only the first picture" in notes[2]
+    assert f"odd row 1: warning: {notes[1]}" in capsys.readouterr().out
 
 
 def test_pictures_are_counted(tiny_model, registry):

@@ -73,6 +73,10 @@ def registry_text(found: Mapping[str, SetInspection]) -> str:
             keys = ", ".join(f"{key} ({count:,})" for key, count in one.unread_keys.most_common(KEYS_SHOWN))
             more = len(one.unread_keys) - KEYS_SHOWN
             lines.append(f"{name}: warning: keys that are not read: {keys}" + (f" and {more} more" if more > 0 else ""))
+        for row, note in one.notes[:PROBLEMS_SHOWN]:
+            lines.append(f"{name} row {row}: warning: {note}")
+        if len(one.notes) > PROBLEMS_SHOWN:
+            lines.append(f"{name}: and {len(one.notes) - PROBLEMS_SHOWN:,} more warnings; --report FILE.json lists all")
         if len(one.problems) == one.inspected:
             lines.append(f"{name}: expected rows that can be used, found none among {one.inspected:,}")
         for row, reason in one.problems[:PROBLEMS_SHOWN]:

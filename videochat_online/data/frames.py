@@ -124,6 +124,9 @@ class PixelReader:
         transform: gives size, padding and resizing.
         backend: of `open_video`.
         cache_mb: of decoded pixels kept for the next epoch; 0 keeps none. For small data that is seen often.
+
+    Attributes:
+        notes: what was odd about the video read last, and how it was read nevertheless.
     """
 
     def __init__(self, transform: FrameTransform, *, backend: str = "auto", cache_mb: float = 0.0) -> None:
@@ -131,6 +134,7 @@ class PixelReader:
         self.backend = backend
         self._cache = PixelCache(int(cache_mb * 2**20))
         self._facts: dict[tuple[Location, float | None], _Facts] = {}
+        self.notes: tuple[str, ...] = ()
 
     def clip(
         self,
@@ -207,6 +211,7 @@ class PixelReader:
         for chunk in video.read(times_s=asked_s):
             squares.append(self.transform.squares(chunk.pixels_THWC))
             shown_s += chunk.times_s
+        self.notes = video.report.notes
         _check_shown(video, [time_s - facts.start_s for time_s in asked_s], shown_s)
         ends_at_s = video.report.ends_at_s
         if ends_at_s is not None and asked_s[-1] > ends_at_s:

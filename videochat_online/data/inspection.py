@@ -5,10 +5,12 @@ What is found is what a run would skip, but for prompts that are too long: token
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
@@ -16,16 +18,17 @@ from torch.utils.data import DataLoader, Dataset
 from videochat_online.data.keys import unread_keys
 from videochat_online.data.mixture import repeated_rows
 from videochat_online.data.reading import SampleReader
-from videochat_online.data.records import parse_row
+from videochat_online.data.records import Sample, parse_row
 from videochat_online.data.registry import RegistryEntry, check_places
 from videochat_online.data.rows import RowFile
 from videochat_online.data.values import cut
 from videochat_online.errors import InputError
+from videochat_online.video import image_notes
 
 
 @dataclass(frozen=True, slots=True)
 class InspectedRow:
-    """One row: what kind it is, what it shows, why it cannot be used, keys that nobody reads. Rows count from 0."""
+    """One row: its kind, what it shows, why it cannot be used, keys nobody reads, odd media. Rows count from 0."""
 
     set_number: int
     row: int
@@ -33,6 +36,7 @@ class InspectedRow:
     num_pictures: int = 0
     problem: str | None = None
     unread: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -45,6 +49,7 @@ class SetInspection:
         kinds: how many of each kind.
         num_pictures: frames and tiles, all rows together.
         problems: row number and reason of each that cannot be used.
+        notes: row number of each whose media are odd, and how they are read nevertheless.
         unread_keys: in how many rows there is each key that nothing is done with.
         problem: why none of its rows can be read.
     """
@@ -54,6 +59,7 @@ class SetInspection:
     kinds: Counter[str] = field(default_factory=Counter)
     num_pictures: int = 0
     problems: list[tuple[int, str]] = field(default_factory=list)
+    notes: list[tuple[int, str]] = field(default_factory=list)
     unread_keys: Counter[str] = field(default_factory=Counter)
     problem: str | None = None
 
@@ -66,6 +72,7 @@ class SetInspection:
             "pictures": self.num_pictures,
             "bad": len(self.problems),
             "problems": [{"row": row, "reason": reason} for row, reason in self.problems],
+            "notes": [{"row": row, "note": note} for row, note in self.notes],
             "unread_keys": dict(self.unread_keys.most_common()),
             "problem": self.problem,
         }
@@ -103,6 +110,7 @@ def inspect_sets(
         inspection.inspected += 1
         inspection.num_pictures += row.num_pictures
         inspection.unread_keys.update(row.unread)
+        inspection.notes += [(row.row, note) for note in row.notes]
         if row.problem is not None:
             inspection.problems.append((row.row, row.problem))
         elif row.kind is not None:
@@ -149,7 +157,14 @@ class _Rows(Dataset[InspectedRow]):
         except Exception as error:
             reason = f"a fault of the program: {type(error).__name__}: {cut(str(error))}"
             return InspectedRow(number, row, kind, problem=reason, unread=unread)
-        return InspectedRow(number, row, kind, len(shown.ratios), unread=unread)
+        return InspectedRow(number, row, kind, len(shown.ratios), unread=unread, notes=self._notes(sample))
+
+    def _notes(self, sample: Sample) -> tuple[str, ...]:
+        """Of what was read just now; images are looked at again, where they lie here."""
+        if sample.kind in ("video", "online"):
+            return self.reader.reader.notes
+        found = (image_notes(path) for path in sample.media if isinstance(path, Path))
+        return tuple(dict.fromkeys(itertools.chain.from_iterable(found)))
 
 
 def _file(entry: RegistryEntry) -> RowFile | str:

@@ -2,7 +2,7 @@
 
 from videochat_online.video.ahead import read_ahead
 from videochat_online.video.decode import BACKENDS, Source, VideoSource, open_video, read_video
-from videochat_online.video.images import IMAGE_EXTENSIONS, list_frame_files, natural_key, read_image
+from videochat_online.video.images import IMAGE_EXTENSIONS, image_notes, list_frame_files, natural_key, read_image
 from videochat_online.video.reader import DEFAULT_FRAME_RATE, DecodeReport, VideoInfo
 from videochat_online.video.sampling import (
     TIME_TOLERANCE_S,
@@ -49,6 +49,7 @@ __all__ = [
     "VideoSource",
     "choose_tile_grid",
     "frame_step",
+    "image_notes",
     "interval_indices",
     "list_frame_files",
     "natural_key",

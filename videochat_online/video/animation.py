@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from videochat_online.errors import VideoError
-from videochat_online.video.images import IMAGE_ERRORS, count_pictures, describe_error, image_note, upright_rgb
+from videochat_online.video.images import IMAGE_ERRORS, count_pictures, describe_error, image_notes, upright_rgb
 from videochat_online.video.reader import DecodeReport, LazyFrame, LoadedFrame, Pixels, VideoInfo
 
 PAGED_FORMATS = frozenset({"TIFF"})
@@ -56,8 +56,7 @@ class AnimationReader:
         if loaded is None:
             raise VideoError(f"{path}: expected a readable image, found {self._error}")
         height, width, _ = loaded.pixels_HWC.shape
-        note = image_note(path)
-        self._notes = () if note is None else (note,)
+        self._notes = image_notes(path, as_image=False)
         self._info = VideoInfo(
             source=str(path),
             kind="video",

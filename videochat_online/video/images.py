@@ -36,6 +36,8 @@ IMAGE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.
 MOVING_FORMATS = frozenset({"WEBP", "PNG", "GIF", "AVIF", "TIFF"})
 """Formats whose further pictures follow the first one. (In MPO, the second one is a preview or a map.)"""
 
+FIRST_PICTURE = "an animation, of which only the first picture is seen as an image"
+
 IMAGE_EXTENSIONS = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 
 
@@ -113,7 +115,7 @@ def decode_image(
                 raise VideoError(f"expected an image of at most {max_pixels:,} pixels, found {found}")
             image.load()
             if count_pictures(image) > 1:
-                logger.warning("%s: an animation, of which only the first picture is seen as an image", name)
+                logger.warning("%s: %s", name, FIRST_PICTURE)
             return upright_rgb(image)
     except FileNotFoundError:
         raise
@@ -140,13 +142,20 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     return to_rgb(ImageOps.exif_transpose(image), is_16_bit=image.format == "PPM")
 
 
-def image_note(path: Path) -> str | None:
-    """What is done to the numbers of an image that has more than 8 bits, in a line; None for others."""
+def image_notes(path: Path, *, as_image: bool = True) -> tuple[str, ...]:
+    """What is odd about an image and how it is read nevertheless, a line each.
+
+    Args:
+        path: of the file.
+        as_image: an animation is seen as its first picture.
+    """
     try:
         with Image.open(path) as image:
-            return DEEP_MODES.get(image.mode.partition(";")[0])
+            deep = DEEP_MODES.get(image.mode.partition(";")[0])
+            moving = FIRST_PICTURE if as_image and count_pictures(image) > 1 else None
     except IMAGE_ERRORS:
-        return None
+        return ()
+    return tuple(note for note in (deep, moving) if note)
 
 
 class ImageSequenceReader:
@@ -164,8 +173,7 @@ class ImageSequenceReader:
         self._good: set[int] = set()
         self._counted: set[int] = set()
         first = next((p for p in (self._load(i) for i in range(len(self._files))) if p is not None), None)
-        note = image_note(self._files[min(self._good, default=0)])
-        self._notes = () if note is None else (note,)
+        self._notes = image_notes(self._files[min(self._good, default=0)])
         if first is None:
             raise VideoError(
                 f"{source}: expected readable images, found none among {len(self._files)} ({self._errors.get(0)})"
