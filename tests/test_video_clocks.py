@@ -13,7 +13,7 @@ import pytest
 
 from video_files import draw_number, packet_spans, pairs, read_number, read_numbers, values, write_song, write_video
 from videochat_online.data.frames import FrameSampling, PixelReader
-from videochat_online.errors import VideoError
+from videochat_online.errors import InputError, VideoError
 from videochat_online.video import FrameTransform, open_video, read_video
 from videochat_online.video.declared import declared_length, is_cut_mp4
 from videochat_online.video.timestamps import StreamClock
@@ -72,6 +72,39 @@ class TestLateClocks:
             assert times_s[-1] - times_s[0] == pytest.approx((FRAMES - 1) / (25 if ending == "mpg" else RATE), abs=0.01)
         if ending in ("mkv", "webm", "mp4", "mov", "asf"):
             assert video.info.duration_s == pytest.approx(FRAMES / RATE, abs=0.1)
+
+    @pytest.mark.parametrize("ending", ["mkv", "ts", "nut"])
+    def test_a_stream_that_begins_behind_another_one(self, tmp_path, ending):
+        path = tmp_path / f"behind.{ending}"
+        with av.open(str(path), "w") as container:
+            song, stream = container.add_stream("mp2", rate=32000), container.add_stream("mpeg4", rate=RATE)
+            stream.width, stream.height, stream.pix_fmt = 128, 64, "yuv420p"
+            for start in range(0, 32000 * 33, 1152):
+                sound = av.AudioFrame.from_ndarray(np.zeros((1, 2304), np.int16), format="s16", layout="stereo")
+                sound.pts, sound.sample_rate, sound.time_base = start, 32000, Fraction(1, 32000)
+                container.mux(song.encode(sound))
+            for tick in range(FRAMES):
+                picture = av.VideoFrame.from_ndarray(draw_number(tick), format="rgb24").reformat(format="yuv420p")
+                picture.pts, picture.time_base = 300 + tick, Fraction(1, RATE)
+                container.mux(stream.encode(picture))
+            container.mux(stream.encode(None))
+        numbers, times_s, video = through(path)
+        assert numbers == list(range(FRAMES))
+        assert times_s[0] > 29
+        assert video.report.warning is None
+        assert through(path, zero_start=True)[1][0] == pytest.approx(0.0)
+
+    def test_training_reads_what_begins_below_0(self, tmp_path):
+        path = written(tmp_path / "wrapped.ts", start_s=95440.7, keyframe_every=5)
+        numbers, times_s, _ = through(path)
+        assert numbers == list(range(FRAMES))
+        assert times_s[0] < -1
+        reader, sampling = PixelReader(FrameTransform(size=128)), FrameSampling(method="middle", max_num_frames=3)
+        usual, wrapped = (reader.clip(file, sampling) for file in (written(tmp_path / "usual.ts"), path))
+        assert wrapped.times_s == usual.times_s
+        assert list(map(read_number, wrapped.pixels_TSSC)) == list(map(read_number, usual.pixels_TSSC))
+        with open_video(path) as video, pytest.raises(InputError, match="expected a time within"):
+            list(video.read(times_s=[times_s[0] - 0.1]))
 
     @pytest.mark.parametrize("ending", ["mkv", "mp4"])
     def test_a_late_file_cut_short_is_cut_short(self, tmp_path, ending):
@@ -267,16 +300,21 @@ class TestPromises:
             return head + content
 
         path = tmp_path / "a.mp4"
-        whole = box(b"ftyp", b"isom") + box(b"mdat", bytes(40), wide=True) + box(b"moof", bytes(12))
+        plain = box(b"ftyp", b"isom") + box(b"mdat", bytes(40), wide=True)
+        fragment = box(b"moof", bytes(12))
+        whole = plain + fragment + box(b"mdat", bytes(9))
         for content, is_cut in [
             (whole, False),
             (whole[:-1], True),
             (whole + b"\0\0\0", True),
-            (box(b"mdat", bytes(40), wide=True)[:-3], True),
+            (plain + fragment, True),  # whose frames are missing
+            (plain + fragment[:-1], True),
+            (box(b"mdat", bytes(40), wide=True)[:-3], None),
             (whole + box(b"mdat", bytes(9), claimed=0), False),  # up to the end of the file
         ]:
             path.write_bytes(content)
-            assert is_cut_mp4(path) is is_cut
+            assert is_cut_mp4(path, is_fragmented=True) is (is_cut is not False)
+            assert is_cut_mp4(path, is_fragmented=False) is bool(is_cut)  # of another file its total tells
 
     def test_avi_with_pauses_is_whole(self, tmp_path):
         path = write_video(tmp_path / "pauses.avi", [0, 1, 2, 9, 10, 30, 31], codec="mpeg4")
@@ -325,6 +363,33 @@ class TestPromises:
         assert video.report.problem is None
         assert "carries no times" in video.report.warning
 
+    @pytest.mark.parametrize(("codec", "rate"), [("mjpeg", 25), ("mpeg1video", 24)])
+    def test_times_that_ffmpeg_makes_up_are_none(self, tmp_path, codec, rate):
+        path, pixels = tmp_path / f"raw.{codec}", {"mjpeg": "yuvj420p", "mpeg1video": "yuv420p"}[codec]
+        with av.open(str(path), "w", format=codec) as container:
+            stream = container.add_stream(codec, rate=rate)
+            stream.width, stream.height, stream.pix_fmt = 128, 64, pixels
+            stream.options = {} if codec == "mjpeg" else {"bf": "2"}
+            for number in range(FRAMES):
+                frame = av.VideoFrame.from_ndarray(draw_number(number), format="rgb24").reformat(format=pixels)
+                frame.pts, frame.time_base = number, Fraction(1, rate)
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+        with open_video(path) as video:
+            chunks = list(video.read())
+            video.finish()
+        assert read_numbers(chunks) == list(range(FRAMES))
+        times_s = [time_s for chunk in chunks for time_s in chunk.times_s]
+        assert times_s == pytest.approx([i / rate for i in range(FRAMES)], abs=1e-3)
+        assert video.report.problem is None
+        assert video.report.warning == f"the file carries no times: its frames are shown at {rate} a second"
+
+    def test_asf_has_no_order_either(self, tmp_path):
+        numbers, times_s, video = through(written(tmp_path / "b.asf", codec="libx264", keyframe_every=6, b_frames=2))
+        assert numbers == list(range(FRAMES))
+        assert [time_s - times_s[0] for time_s in times_s] == pytest.approx([i / RATE for i in range(FRAMES)], abs=0.01)
+        assert video.report.problem is None
+
     @pytest.mark.parametrize("movflags", ["frag_keyframe+empty_moov", "frag_keyframe+empty_moov+default_base_moof"])
     def test_a_fragmented_file_cut_anywhere_gives_what_is_there(self, tmp_path, movflags):
         whole = written(tmp_path / "whole.mp4", keyframe_every=6, container_options={"movflags": movflags})
@@ -338,11 +403,22 @@ class TestPromises:
                     video.finish()
                     assert numbers == list(range(fragments * 6)), (box, extra)
                     assert video.report.problem is not None, (box, extra)
+            media = content.index(b"mdat", box) - 4
+            path.write_bytes(content[:media])  # whole boxes, and a fragment without its frames
+            assert through(path)[2].report.problem is not None, box
         path.write_bytes(content)
         with open_video(path) as video:
             assert read_numbers(video.read()) == list(range(FRAMES))
             video.finish()
             assert video.report.problem is None
+
+    def test_a_cut_first_fragment_behind_frames_with_a_total(self, tmp_path):
+        whole = written(tmp_path / "whole.mp4", keyframe_every=6, container_options={"movflags": "frag_keyframe"})
+        content, path = whole.read_bytes(), tmp_path / "cut.mp4"
+        path.write_bytes(content[: content.index(b"moof") + 20])
+        numbers, _, video = through(path)
+        assert numbers == list(range(6))
+        assert "breaks off" in video.report.problem
 
 
 def several(path: Path, streams: list[tuple[int, int, int]], default: int | None) -> Path:

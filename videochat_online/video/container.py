@@ -28,7 +28,7 @@ from av.video.stream import VideoStream
 
 from videochat_online.errors import VideoError
 from videochat_online.video.declared import INDEXED_FORMATS
-from videochat_online.video.timestamps import StreamClock, VideoPacket
+from videochat_online.video.timestamps import StreamClock, VideoPacket, is_untimed
 
 REFUSED_FORMATS = frozenset({"tty", "concat", "hls", "ffmetadata", "lavfi", "sdp"})
 """Text that FFmpeg would draw as a picture, and lists that would open other files."""
@@ -181,7 +181,11 @@ def reason(error: Exception) -> str:
 
 
 class ContainerPass:
-    """One opened file and its decoder, moving forward only."""
+    """One opened file and its decoder, moving forward only.
+
+    Attributes:
+        first_ticks: earliest time of a packet so far. (FFmpeg's `start_time` may be that of another stream.)
+    """
 
     def __init__(self, path: Path, tally: Tally, *, is_threaded: bool) -> None:
         self.container, self.stream = open_container(path)
@@ -190,11 +194,13 @@ class ContainerPass:
         codec.thread_type = "AUTO" if self.is_threaded else "SLICE"
         codec.thread_count = min(MAX_THREADS, os.cpu_count() or 1) if self.is_threaded else 1
         self._tally = tally
-        self._clock = StreamClock(self.stream, self.container.format.name, tally.notes)
+        of_file = self.container.format
+        self._clock = StreamClock(self.stream, of_file.name, tally.notes, is_untimed=is_untimed(of_file))
         self._path = path
         self._num_discarded = 0
         self._has_corrupt_packet = False
         self.num_packets = 0
+        self.first_ticks: int | None = None
 
     def seek(self, time_s: float) -> None:
         """Move to the keyframe at or before a time; the first frame may still start after it."""
@@ -234,6 +240,8 @@ class ContainerPass:
         for packet in self._clock.packets(self._demux()):
             self._note_end(packet.pts, packet.duration, packet.time_base)
             self._count(packet)
+            if packet.pts is not None and not packet.is_discard:
+                self.first_ticks = packet.pts if self.first_ticks is None else min(packet.pts, self.first_ticks)
             yield packet
         yield None
 

@@ -86,17 +86,23 @@ def declared_length(container: InputContainer, stream: VideoStream, num_bytes: i
     return DeclaredLength(num_frames=num_frames, duration_s=duration_s, end_s=end_s)
 
 
-def is_cut_mp4(path: Path) -> bool:
-    """Whether an MP4 or MOV ends inside one of its boxes: of a fragmented one, without a total, nothing else tells."""
-    num_bytes, position = path.stat().st_size, 0
+def is_cut_mp4(path: Path, *, is_fragmented: bool) -> bool:
+    """Whether a fragmented MP4 or MOV ends inside a box, or before a fragment's frames: nothing else tells of it.
+
+    Args:
+        path: the file.
+        is_fragmented: it is known to be; else it is if a fragment is met.
+    """
+    num_bytes, position, name = path.stat().st_size, 0, b""
     with path.open("rb") as file:
         while num_bytes - position >= 8:
             file.seek(position)
             head = file.read(16)
-            length = int.from_bytes(head[:4], "big")
+            length, name = int.from_bytes(head[:4], "big"), head[4:8]
+            is_fragmented = is_fragmented or name == b"moof"
             if length == 1:  # the length stands behind the name
                 length = int.from_bytes(head[8:], "big")
             if length < 8:  # up to the end, or no box
                 return False
             position += length
-    return position != num_bytes
+    return is_fragmented and (position != num_bytes or name == b"moof")

@@ -101,8 +101,8 @@ class VideoSource:
         With neither `fps` nor `times_s`: every frame that starts within [start_s, end_s].
 
         Raises:
-            InputError: `fps` and `times_s` together, times that are not ascending, not finite, negative or
-                outside [start_s, end_s], `fps` or `chunk` not above 0.
+            InputError: `fps` and `times_s` together, times that are not ascending, not finite, negative (but
+                where the video begins before 0) or outside [start_s, end_s], `fps` or `chunk` not above 0.
             VideoError: while reading, a time before the first readable frame, or a pass overtaken by another.
         """
         if chunk < 1:
@@ -112,7 +112,9 @@ class VideoSource:
         if times_s is not None and fps is not None:
             raise InputError("expected fps or times_s, got both")
         if times_s is not None:
-            asked_s = _check_times(times_s, start_s, end_s)
+            # A clock may begin below 0.
+            first_s = max(min(0.0, info.start_s), -math.inf if start_s is None else start_s)
+            asked_s = _check_times(times_s, first_s, end_s)
             frames = reader.frames(asked_s[0] if asked_s else None)
             found = frames_at_times(frames, asked_s, reader.skip, info, may_begin_late=may_begin_late)
             return group_frames(found, chunk)
@@ -255,10 +257,9 @@ def _check_range(start_s: float | None, end_s: float | None) -> None:
         raise InputError(f"expected start_s <= end_s, got {start_s} and {end_s}")
 
 
-def _check_times(times_s: Sequence[float], start_s: float | None, end_s: float | None) -> tuple[float, ...]:
+def _check_times(times_s: Sequence[float], first_s: float, end_s: float | None) -> tuple[float, ...]:
     """The asked times as floats; InputError names the first bad one."""
     checked = tuple(float(time_s) for time_s in times_s)
-    first_s = 0.0 if start_s is None else max(0.0, start_s)
     last_s = math.inf if end_s is None else end_s
     for i, time_s in enumerate(checked):
         if not math.isfinite(time_s) or not first_s - TIME_TOLERANCE_S <= time_s <= last_s + TIME_TOLERANCE_S:

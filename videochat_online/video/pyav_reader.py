@@ -17,7 +17,10 @@ from videochat_online.video.container import BrokenPassError, ContainerPass, Tal
 from videochat_online.video.declared import INDEXED_FORMATS, MP4_FORMATS, declared_length, is_cut_mp4
 from videochat_online.video.reader import DecodeReport, LazyFrame, LoadedFrame, Pixels, VideoInfo
 from videochat_online.video.sampling import TIME_TOLERANCE_S
-from videochat_online.video.timestamps import UNORDERED_FORMATS, frame_rate
+from videochat_online.video.timestamps import frame_rate, is_untimed
+
+SLOTTED_FORMATS = frozenset({"avi"})
+"""Where a frame has a slot rather than a time, and slots may be empty."""
 
 MIN_SEEK_S = 4.0
 """Less video than this is skipped as fast by decoding it: keyframes are seldom closer together."""
@@ -47,14 +50,15 @@ class PyavReader:
         self._reformatter = VideoReformatter()
         self._whole: Tally | None = None
         self._pass = ContainerPass(path, self._tally, is_threaded=True)
-        container, rate = self._pass.container, frame_rate(self._pass.stream)
+        container = self._pass.container
+        rate = frame_rate(self._pass.stream, is_untimed=is_untimed(container.format))
         self._is_indexed = container.format.name in INDEXED_FORMATS and not is_pipe(container)
-        self._has_empty_slots = container.format.name in UNORDERED_FORMATS
+        self._has_empty_slots = container.format.name in SLOTTED_FORMATS
         self._average_fps = float(rate) if rate else None
         declared = declared_length(self._pass.container, self._pass.stream, path.stat().st_size)
         self._declared_end_s = declared.end_s
-        may_be_cut = container.format.name in MP4_FORMATS and declared.num_frames is None
-        if is_pipe(container) or (may_be_cut and is_cut_mp4(path)):
+        is_mp4, has_no_total = container.format.name in MP4_FORMATS, declared.num_frames is None
+        if is_pipe(container) or (is_mp4 and is_cut_mp4(path, is_fragmented=has_no_total)):
             self._tally.failures["end", None] = "at the end, where the file breaks off"
         self._source = self._pass.frames()
         self._frames = self._read()
@@ -64,7 +68,7 @@ class PyavReader:
             num_failed = len(self._tally.failures)
             self.close()
             raise VideoError(f"{path}: expected a video, found no frame that decodes ({num_failed} failures)")
-        clock_start_s = self._pass.time_of(self._pass.stream.start_time)
+        clock_start_s = self._pass.time_of(self._pass.first_ticks)
         if self._has_empty_slots:
             declared, clock_start_s = declared.without_start(first.time_s, self._average_fps), None
         if clock_start_s is not None and first.time_s - clock_start_s > MIN_LOST_S:

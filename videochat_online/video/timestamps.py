@@ -13,8 +13,10 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
+from av.format import ContainerFormat
+from av.format import Flags as FormatFlags
 from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
@@ -33,15 +35,23 @@ WRAP_TICKS = 1 << 32
 MAX_REORDER_S = 1.0
 """Frames are not stored further from the place where they are shown than this, but by rare encoders."""
 
-UNORDERED_FORMATS = frozenset({"avi"})
-REORDERING_CODECS = frozenset({"h264", "hevc"})
+UNORDERED_CODECS = {"avi": frozenset({"h264", "hevc"}), "asf": frozenset({"h264", "hevc", "mpeg1video", "mpeg2video"})}
 """Where FFmpeg can only guess presentation times: it gives them to packets in decoding order."""
 
+TIMED_RAW_FORMATS = frozenset({"m4v"})
+"""Raw streams whose coded pictures say when they are shown; of all others FFmpeg makes the times up."""
 
-def frame_rate(stream: VideoStream) -> Fraction | None:
+
+def is_untimed(container_format: ContainerFormat) -> bool:
+    """Whether a file is a raw stream, of whose times FFmpeg knows nothing."""
+    is_raw = bool(container_format.flags & cast(int, FormatFlags.no_timestamps.value))
+    return is_raw and container_format.name not in TIMED_RAW_FORMATS
+
+
+def frame_rate(stream: VideoStream, *, is_untimed: bool = False) -> Fraction | None:
     """Mean frames per second; of a stream without times, those that its coded pictures name."""
     average = stream.average_rate
-    if average and average <= MAX_AVERAGE_FPS and stream.start_time is not None:
+    if average and average <= MAX_AVERAGE_FPS and stream.start_time is not None and not is_untimed:
         return average
     return stream.guessed_rate or average
 
@@ -53,13 +63,17 @@ class StreamClock:
         stream: gives time base and rate.
         format_name: FFmpeg's name of the container.
         notes: every repair is written here once, in one line.
+        is_untimed: the times of the packets are made up.
     """
 
-    def __init__(self, stream: VideoStream, format_name: str, notes: dict[str, None]) -> None:
+    def __init__(
+        self, stream: VideoStream, format_name: str, notes: dict[str, None], *, is_untimed: bool = False
+    ) -> None:
         self._tick_s = stream.time_base or Fraction(1)
-        self._fps = frame_rate(stream) or Fraction(1)
+        self._is_untimed = is_untimed
+        self._fps = frame_rate(stream, is_untimed=is_untimed) or Fraction(1)
         self._wraps = format_name in WRAPPING_FORMATS
-        self._takes_in_order = format_name in UNORDERED_FORMATS and stream.codec_context.name in REORDERING_CODECS
+        self._takes_in_order = stream.codec_context.name in UNORDERED_CODECS.get(format_name, ())
         self._notes = notes
         self._waiting: list[int] = []  # a heap: times of packets whose frames have not come out yet
         self._delay: int | None = None  # how many wait when a frame comes out
@@ -132,7 +146,7 @@ class StreamClock:
         self._offset = self._end - first
 
     def _timed(self, packet: VideoPacket) -> VideoPacket:
-        has_time = packet.pts is not None or packet.dts is not None
+        has_time = (packet.pts is not None or packet.dts is not None) and not self._is_untimed
         if self._num_untimed is None:
             self._num_untimed = 0
             if not has_time:
@@ -140,7 +154,7 @@ class StreamClock:
                 rate = f"{float(self._fps):g}"
                 self._notes.setdefault(f"the file carries no times: its frames are shown at {rate} a second")
         if self._takes_in_order and not has_time:
-            packet.pts, packet.duration = self._ticks(self._num_untimed), self._ticks(1)
+            packet.pts, packet.dts, packet.duration = self._ticks(self._num_untimed), None, self._ticks(1)
             self._num_untimed += 1
         if packet.dts is not None:
             self._last_dts = packet.dts
