@@ -94,6 +94,27 @@ class TestLateClocks:
         assert video.report.warning is None
         assert through(path, zero_start=True)[1][0] == pytest.approx(0.0)
 
+    @pytest.mark.parametrize("start_s", [0.0, 100.0])
+    @pytest.mark.parametrize("ending", ["mkv", "nut", "flv"])
+    def test_training_sees_nothing_beyond_the_last_frame(self, tmp_path, ending, start_s):
+        path = tmp_path / f"long.{ending}"
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream("flv" if ending == "flv" else "mpeg4", rate=RATE)
+            stream.width, stream.height, stream.pix_fmt = 128, 64, "yuv420p"
+            song = container.add_stream("pcm_s16le", rate=22050)
+            for tick in range(FRAMES):
+                picture = av.VideoFrame.from_ndarray(draw_number(tick), format="rgb24").reformat(format="yuv420p")
+                picture.pts, picture.time_base = round(start_s * RATE) + tick, Fraction(1, RATE)
+                container.mux(stream.encode(picture))
+            container.mux(stream.encode(None))
+            sound = av.AudioFrame.from_ndarray(np.zeros((1, 2 * 22050 * 8), np.int16), format="s16", layout="stereo")
+            sound.pts, sound.sample_rate, sound.time_base = round(start_s * 22050), 22050, Fraction(1, 22050)
+            container.mux(song.encode(sound))
+            container.mux(song.encode(None))
+        clip = PixelReader(FrameTransform(size=128)).clip(path, FrameSampling(method="middle", max_num_frames=6))
+        assert list(map(read_number, clip.pixels_TSSC)) == [round(time_s * RATE) for time_s in clip.times_s]
+        assert clip.duration_s == pytest.approx(FRAMES / RATE)
+
     def test_training_reads_what_begins_below_0(self, tmp_path):
         path = written(tmp_path / "wrapped.ts", start_s=95440.7, keyframe_every=5)
         numbers, times_s, _ = through(path)
@@ -111,6 +132,8 @@ class TestLateClocks:
         whole = written(tmp_path / f"whole.{ending}", start_s=100.0, container_options={"movflags": "faststart"})
         cut = tmp_path / f"cut.{ending}"
         cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 2 // 3])
+        with pytest.raises(VideoError, match="needed|unreadable"):
+            PixelReader(FrameTransform(size=28)).clip(cut, FrameSampling(method="middle", max_num_frames=6))
         with open_video(cut) as video:
             list(video.read())
             assert re.search(r"of 103\.00 s|of 30 declared", video.report.problem)

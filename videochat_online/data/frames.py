@@ -244,9 +244,12 @@ def _check_shown(video: VideoSource, asked_s: Sequence[float], shown_s: Sequence
 def _facts(video: VideoSource) -> _Facts:
     info: VideoInfo = video.info
     fps, num_frames = info.average_fps, info.num_frames_declared
-    if num_frames is None and fps is not None and info.duration_s is not None:
-        num_frames = int(info.duration_s * fps)
     if fps is None or not num_frames:
+        # Not the length times the rate: in Matroska, it is that of the longest stream, from 0 on.
+        video.finish(max_decode_s=0.0)
+        if video.report.ends_at_s is not None and info.duration_s and fps is not None:
+            # It breaks off: what it should have is asked for, and missed.
+            return _Facts(int(info.duration_s * fps), fps, info.start_s, is_folder=False)
         starts_s = video.frame_times_s()
         num_frames = len(starts_s)
         span_s = starts_s[-1] - starts_s[0]
