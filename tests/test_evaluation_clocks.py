@@ -52,6 +52,13 @@ class TestEvaluation:
             assert one["text"] == other["text"]
 
 
+def test_questions_after_the_end_are_listed(tiny_model, late_set, tmp_path):
+    rows = [{"video_id": "on_time", "questions": [question(2.0), question(4.9), question(9.0)]}]
+    config = make_config(write_set(late_set.parent / "after.json", rows), tmp_path / "run")
+    (row,) = run(config, tiny_model).metrics["damaged_videos"]
+    assert row == {"video": "on_time", "problem": "1 of 3 questions come after its end at 4.00 s"}
+
+
 class TestDoctor:
     def test_early_questions_and_what_zero_start_makes_of_them(self, late_set, capsys):
         arguments = ["doctor", "--annotations", str(late_set), "--data_root", str(late_set.parent / "media")]

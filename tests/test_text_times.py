@@ -48,7 +48,7 @@ def test_a_question_alone(line):
     "line",
     [
         "0:75 what?", "1:60:what?", "1:90:00:what?", "1:2:what?", "1:02:5:what?", "1:5:30 what?", "1:02:03:04:what?",
-        "1:05:3 people?", "5:3 people?", "5:2024 was?", "5:3D?", "5:30pm what?", "16:9 or 4:3?",
+        "1::05 what?", "1:05:3 people?", "5:3 people?", "5:2024 was?", "5:3D?", "5:30pm what?", "16:9 or 4:3?",
         "1 : 05 what?", "1 :05 what?", "1: 05 what?", "1: 05:what?", "1:05 :30 what?", "1:05 30:what?", "5:-3:what?",
         "1.5:05:what?", "1:05. what?", "1:05,5 what?", "12,5:what?", "12s:what?", "1:05;what?", "5;what?", "5.:what?",
         "-5:what?", "-1:05 what?", "−5:what?", "+5:what?", "1e3:what?", "1_000:what?", "inf:what?", "-Infinity:what?",

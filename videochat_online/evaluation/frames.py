@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from videochat_online.errors import VideoError
-from videochat_online.evaluation.anomalies import early_questions
+from videochat_online.evaluation.anomalies import early_questions, late_questions
 from videochat_online.evaluation.protocols import EvalProtocol
 from videochat_online.evaluation.records import EvalVideo
 from videochat_online.video import (
@@ -104,13 +104,17 @@ class Footage:
         """What was missing or broken so far, in a line.
 
         A decoder that waits for the next keyframe gives no error for the frames until then: of those at the start no
-        report says how many they are. Questions before the first frame have nothing to be answered from.
+        report says how many they are. Questions before the first frame have nothing to be answered from, and those well
+        after the last one see nothing of their time.
         """
         first_s = self.source.info.start_s
         num_lost = bisect_left(self._starts_s, first_s - TIME_TOLERANCE_S)
         lost = f"{num_lost} frames before {first_s:g} s do not decode" if num_lost else None
-        early = None if self._is_folder else _early(self._video, self._starts_s[0])
-        return "; ".join(part for part in (early, lost, self.source.report.warning) if part) or None
+        report = self.source.report
+        # Of a file that breaks off, the damage is named: questions are held against the length it should have.
+        end_s = max(float(self._ends_s[-1]), report.declared_end_s or 0.0)
+        outside = () if self._is_folder else _outside(self._video, self._starts_s[0], end_s)
+        return "; ".join(part for part in (*outside, lost, report.warning) if part) or None
 
     def finish(self) -> str | None:
         """`problem`, when nothing more is going to be read.
@@ -235,14 +239,13 @@ class Footage:
         return 1.0
 
 
-def _early(video: EvalVideo, start_s: float) -> str | None:
-    num_early = len(early_questions(video, start_s))
-    if not num_early:
-        return None
-    return (
-        f"{num_early} of {len(video.questions)} questions come before its first frame at {start_s:.2f} s "
-        f"(--zero_start counts times from there)"
-    )
+def _outside(video: EvalVideo, start_s: float, end_s: float) -> Iterator[str]:
+    num_early, num_late = len(early_questions(video, start_s)), len(late_questions(video, end_s))
+    if num_early:
+        hint = "(--zero_start counts times from there)"
+        yield f"{num_early} of {len(video.questions)} questions come before its first frame at {start_s:.2f} s {hint}"
+    if num_late:
+        yield f"{num_late} of {len(video.questions)} questions come after its end at {end_s:.2f} s"
 
 
 def _as_float32(times_s: Sequence[float]) -> tuple[float, ...]:

@@ -22,7 +22,7 @@ _CLOCK = r"(?:(?P<hours>[0-9]+):(?=[0-5][0-9]:))?(?P<minutes>[0-9]+):(?P<seconds
 _COLON = r":(?!\.?[0-9])|\s+:(?!\s*\.?[0-9])"
 _TIME = re.compile(f"{_SECONDS}|{_CLOCK}")
 _TIMED = re.compile(rf"(?:{_CLOCK}(?:{_COLON}|\s(?!\s*:))|{_SECONDS}(?:{_COLON}))(?P<text>.*)", re.DOTALL)
-_MORE_OF_A_TIME = re.compile(r"\s*(?:[-+]?[0-9.]*[0-9]\s*:|0[0-9]\b)")
+_MORE_OF_A_TIME = re.compile(r"\s*(?::|[-+]?[0-9.]*[0-9]\s*:|0[0-9]\b)")
 # Also what is none, such as `-5:`, `12,5:`, `12s:`, `5;`, `inf:` or `[0:07]`: its writer meant one.
 _MEANT_AS_TIME = re.compile(r"[^\w\s]*\s*(?:\d\S*?|inf(?:inity)?|nan)\s*[:;]", re.IGNORECASE)
 

@@ -139,7 +139,8 @@ class StreamClock:
         first = packet.dts if packet.pts is None else packet.pts
         if first is None or self._end is None:
             return
-        end_s, first_s = float(self._end * self._tick_s), float(first * self._tick_s)
+        shown = first - 2 * WRAP_TICKS if self._wraps and first > WRAP_TICKS else first
+        end_s, first_s = float(self._end * self._tick_s), float(shown * self._tick_s)
         self._notes.setdefault(
             f"the clock jumps from {end_s:.2f} s to {first_s:.2f} s: what follows is shown from {end_s:.2f} s on"
         )
