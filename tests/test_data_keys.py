@@ -63,6 +63,7 @@ def test_a_time_of_a_turn_under_another_name(key, value):
                 "reset_timestamps": True,
                 "reset": True,
                 "conversation": TALK,
+                **{"clpi": [1, 2], "strat": 1, "viedo": "b"},
             }.items()
         ),
         *(
@@ -71,6 +72,8 @@ def test_a_time_of_a_turn_under_another_name(key, value):
         ),
         ({"image": "a.png", "conversations": TALK, "images": ["a.png", "b.png"]}, "found 'images' beside it"),
         ({"Video": "a.mp4", "conversations": TALK}, "found 'Video'"),
+        ({"vidoe": "folder", "conversations": TALK}, "unknown key 'vidoe'; did you mean 'video'"),
+        ({"video": "a.mp4", "conversations": TALK, "clip": [0, 1], "start": 2, "end": 3}, "clip or start and end"),
         ({"video": "folder", "conversations": TIMED, "frame_rate": 4}, "'frame_rate'; did you mean 'fps'"),
         ({"video": "folder", "conversations": TIMED, "video_fps": 4}, "'video_fps'; did you mean 'fps'"),
     ],
@@ -87,6 +90,8 @@ HARMLESS: dict[str, Any] = {
     **{"created_at": 1700000000, "timestamp": "2024-05-01T10:00:00Z", "upload_time": 12, "clip_id": 3},
     **{"video_id": "abc", "image_id": 5, "video_path": "/x/a.mp4", "video_name": "a", "thumbnail": "t.jpg"},
     **{"segments": None, "clip": None, "start_time": "", "images": [], "original_fps": 30, "language": "en"},
+    **{"conversation_id": "7", "num_conversations": 2, "query_template_id": 1, "vid": "v_7", "clip_score": 0.3},
+    **{"clip_similarity": 0.3, "generation_time": 1.5, "latency_ms": 80, "end_token": 2, "timezone": 1},
 }
 
 

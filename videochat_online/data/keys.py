@@ -26,8 +26,8 @@ LIKE_MEDIA = re.compile(
     r"(image|img|picture|photo|video|vid|frame|media)s?([_ -]?(path|file|folder|name|url|list)s?)?", re.I
 )
 """Keys of other formats; a row with one of them shows something, and is not to be learned as a text."""
-_MANY_MEDIA = re.compile(r"(images|imgs?|pictures?|photos?|videos|vids?|frames)([_ -]?list)?", re.I)
-"""What beside `image` or `video` would be shown, too; a path, a name or a URL rather says the same once more."""
+_MANY_MEDIA = re.compile(r"(images|imgs?|pictures?|photos?|videos|vids|frames)([_ -]?list)?", re.I)
+"""What beside `image` or `video` would be shown, too; a path, a name, an id or a URL says the same once more."""
 _MEDIA_FILE = re.compile(r"\S.*\.(mp4|mkv|webm|mov|avi|m4v|mpe?g|ts|wmv|flv|gif|jpe?g|png|webp|bmp)", re.I)
 
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
@@ -40,9 +40,10 @@ _RATE, _OF_SOURCE = re.compile(r"\w*fps|framerate|rate"), re.compile(r"orig\w*|s
 _RESET = re.compile(r"\w*reset\w*")
 _MEASURE = re.compile(
     r"durations?|len|length|nums?|numbers?|counts?|totals?|ids?|idx|index|uids?|names?|sizes?|created|creation|updated"
-    r"|upload\w*|modified|cost|elapsed|run|runtime"
+    r"|upload\w*|modified|cost|elapsed|run|runtime|scores?|sim|similarity|tokens?|latency|generation|inference|taken"
+    r"|timezone"
 )
-"""Words of keys that say how long, how many or which; they hold numbers, too."""
+"""Words of keys that say how long, how many, how good or which; they hold numbers, too."""
 _CLOCK = r"\d+(:\d\d){0,2}(\.\d+)?\s*(s|secs?|seconds?|ms)?"
 _TIME_TEXT = re.compile(rf"\s*\W?{_CLOCK}(\s*(-|~|to|,)+\s*{_CLOCK})?\W?\s*", re.I)
 
@@ -65,9 +66,9 @@ def check_row_keys(row: Mapping[str, Any]) -> None:
                 raise InputError(f"expected all that is shown at image or video, found {shown(key)} beside it")
         if not shows_image and not shows_video and _is_media_file(value):
             raise InputError(f"expected pictures at image, or a video at video, found a file at {shown(key)}")
-        near = get_close_matches(key.lower(), [name.lower() for name in _DECIDING], 1, 0.85)
-        if near:
-            raise _unknown(key, next(name for name in _DECIDING if name.lower() == near[0]))
+        meant = None if _any(_MEASURE, words) else _meant(key)
+        if meant is not None:
+            raise _unknown(key, meant)
         if not shows_video:
             continue
         if _is_time(value) and _any(_TIME, words) and not _any(_MEASURE, words):
@@ -116,6 +117,14 @@ def unread_keys(row: Mapping[str, Any]) -> set[str]:
 def _unknown(key: str, *meant: str, where: str = "") -> InputError:
     prefix = f"{where}: " if where else ""
     return InputError(f"{prefix}unknown key {shown(key)}; did you mean {' or '.join(map(repr, meant))}?")
+
+
+def _meant(key: str) -> str | None:
+    """The deciding key that a name is near to, or has the letters of."""
+    names = {name.lower(): name for name in _DECIDING}
+    near = get_close_matches(key.lower(), names, 1, 0.85)
+    near += [name for name in names if len(name) > 3 and sorted(name) == sorted(key.lower())]
+    return names[near[0]] if near else None
 
 
 def _says(value: Any) -> bool:

@@ -239,9 +239,11 @@ def _check_times(turns: Sequence[DialogueTurn]) -> None:
 
 def _video(row: Row, root: Location) -> dict[str, Any]:
     """Fields of a `Sample` about its video."""
-    clip = row.get("clip")
-    if clip is None and (row.get("start") is not None or row.get("end") is not None):
-        clip = [row.get("start"), row.get("end")]
+    clip, ends = row.get("clip"), [row.get("start"), row.get("end")]
+    if ends != [None, None]:
+        if clip not in (None, ends):
+            raise InputError(f"expected clip or start and end, found both: {shown(clip)} and {shown(ends)}")
+        clip = ends
     if clip is not None:
         if not isinstance(clip, list) or len(clip) != 2:
             raise InputError(f"clip: expected start and end in seconds, found {shown(clip)}")
