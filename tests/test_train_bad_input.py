@@ -11,7 +11,17 @@ from typing import Any
 import pytest
 import torch
 
-from train_cases import arguments, losses, online_rows, state, write_good_and_bad, write_registry
+from train_cases import (
+    arguments,
+    dialogue,
+    flags,
+    losses,
+    online_rows,
+    state,
+    write_good_and_bad,
+    write_media,
+    write_registry,
+)
 from videochat_online.cli.main import main
 from videochat_online.data import BatchReport, SkippedSample
 from videochat_online.errors import InputError
@@ -153,6 +163,14 @@ def test_a_dry_run_ends_with_an_error_where_no_row_of_a_set_can_be_used(place, t
     assert "error: lost: none of the rows that were tried can be used" in err
     assert main(["train", *arguments(place, tiny_dir, "dry", registry="bad"), "--dry_run"]) == 0
     assert "warning: spoilt row 0:" in capsys.readouterr().err
+
+
+def test_a_dry_run_of_rows_without_a_word(tmp_path, tiny_dir):
+    """Of which nothing but the template is learned: no length is estimated, and none divided by."""
+    rows = [{"conversations": dialogue("a", "")}]
+    registry = write_registry(tmp_path / "registry", write_media(tmp_path / "media"), text=rows)
+    keys = {"model_name_or_path": tiny_dir(), "meta_path": registry, "output_dir": tmp_path / "run"}
+    assert dry_run(parse_arguments(None, flags(**keys)))["sets"]["text"]["unusable"] == []
 
 
 def test_a_dry_run_encodes_a_row_of_each_set_and_writes_nothing(place, tiny_dir):

@@ -55,7 +55,8 @@ def test_a_place_that_turns_out_not_to_be_usable(capsys, monkeypatch):
     def raise_it(number: int) -> Any:
         raise OSError(number, os.strerror(number), "place")
 
-    for number, status in ((errno.ENOSPC, 2), (errno.EROFS, 2), (errno.EACCES, 2), (errno.ECONNRESET, 1)):
+    ours = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.ENAMETOOLONG)
+    for number, status in (*((number, 2) for number in ours), (errno.ECONNRESET, 1)):
         monkeypatch.setattr(entry, "parse", lambda *_, number=number: raise_it(number))
         assert main(["doctor"]) == status
         assert (
@@ -91,6 +92,8 @@ def test_a_broken_pickle(tmp_path, tiny_dir, capsys, content):
         ("text_config", "vocab_size", 10**7),
         ("text_config", "intermediate_size", 10**13),
         ("text_config", "num_hidden_layers", 10**9),
+        ("text_config", "num_key_value_heads", 0),
+        ("text_config", "pad_token_id", 10**12),
         ("vision_config", "num_hidden_layers", 10**9),
         ("vision_config", "hidden_size", 10**10),
         ("vision_config", "image_size", [28 * 10**7] * 2),
@@ -129,6 +132,21 @@ def test_a_config_file_that_is_deep_odd_or_asks_for_too_much(tmp_path, capsys, t
     needed = ["--output_dir", "out", "--model_name_or_path", "model", "--meta_path", "registry.json"]
     assert main(["train", "--config", str(tmp_path / "run.yaml"), *needed, "--dry_run"]) == 2
     one_line(capsys)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors.index.json", "tokenizer_config.json"])
+def test_a_deep_file_of_a_model(tmp_path, tiny_dir, capsys, name):
+    shutil.copytree(tiny_dir(), tmp_path / "model")
+    (tmp_path / "model" / name).write_text('{"a":' * 100_000)
+    model = str(tmp_path / "model")
+    assert main(["convert", model, str(tmp_path / "out"), "--format", "native", "--tokenizer", model]) == 2
+    one_line(capsys, name)
+
+
+def test_a_deep_value_on_the_command_line(capsys):
+    deep = '{"a":' * 100_000
+    assert main(["train", *flags(model_name_or_path="m", meta_path="r", output_dir="o", lr_scheduler_kwargs=deep)]) == 2
+    one_line(capsys, "recursion")
 
 
 def test_a_deep_registry_or_annotation(tmp_path, capsys):

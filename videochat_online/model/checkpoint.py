@@ -198,7 +198,7 @@ def blank_network(config: VideoChatOnlineConfig) -> VideoChatOnlineForConditiona
         # Told that it is spread already, under ZeRO-3 the language model is not: there would be nothing to spread.
         with set_zero3_state(), torch.device("meta"):
             return VideoChatOnlineForConditionalGeneration(config)
-    except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except Exception as error:  # whatever a layer raises for a size that it cannot have
         raise CheckpointError(f"config.json: cannot be built: {_first_line(error)}") from error
 
 
@@ -256,7 +256,7 @@ def weight_files(directory: Path) -> list[Path]:
 def _shards(index: Path) -> list[str]:
     try:
         return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{index}: expected JSON with a weight_map: {_first_line(error)}") from error
 
 

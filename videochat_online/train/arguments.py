@@ -354,7 +354,7 @@ def _build(kind: type[Any], values: dict[str, Any]) -> Any:
         return kind(**values)
     except InputError:
         raise
-    except (ValueError, ImportError, json.JSONDecodeError) as error:
+    except (ValueError, ImportError, RecursionError) as error:
         raise InputError(f"training arguments: {' '.join(str(error).split())}") from error
 
 

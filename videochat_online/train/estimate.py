@@ -130,7 +130,7 @@ def estimate_run(
     packing = arguments.data.packing_tokens
     # Packs are put together by what is estimated before anything is encoded, and are as much longer than planned.
     batches = sum(e.tokens for e in guesses) * scale / packing if packing else num_items
-    pack = packing * max(1.0, sum(e.tokens for e in estimates) / sum(e.tokens for e in guesses))
+    pack = packing * max(1.0, sum(e.tokens for e in estimates) / max(1, sum(e.tokens for e in guesses)))
     steps_an_epoch = max(1, round(batches / (at_once * training.gradient_accumulation_steps)))
     num_steps = training.max_steps if training.max_steps > 0 else round(steps_an_epoch * training.num_train_epochs)
     flops = FlopModel(network)(_work(estimates)) * scale * num_steps / steps_an_epoch
