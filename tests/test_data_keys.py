@@ -107,3 +107,45 @@ def test_what_published_sets_say_of_their_rows_stops_nobody(media):
 def test_keys_that_are_not_read_are_told():
     row = {"id": 1, "conversations": [TALK[0] | {"weight": 1}, TALK[1]], "QA": [{"q": "a", "x": 1}, 3]}
     assert unread_keys(row) == {"id", "conversations.weight", "QA.x"}
+
+
+NUMBERS = "said_s position until clock now elapsed cutoff visible_until upto runtime"
+
+
+@pytest.mark.parametrize("key", NUMBERS.split())
+def test_any_number_of_a_question_about_a_video_may_be_its_time(key):
+    with pytest.raises(InputError, match=f"unknown key '{key}'; did you mean 'timestamps'"):
+        parse_row(timed(**{key: 3.0}), Path())
+    parse_row({"conversations": [TALK[0] | {key: 3.0}, TALK[1]]}, Path())  # of a text it is none
+
+
+@pytest.mark.parametrize("value", ["three", "t=3", "at 3 s", "1m5s", "00:00:03.500 --> 00:00:05.000"])
+def test_a_time_is_told_by_its_name_whatever_it_holds(value):
+    with pytest.raises(InputError, match="unknown key 'timestamp'; did you mean 'timestamps'"):
+        parse_row(timed(timestamp=value), Path())
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"id": 3, "score": 0.5, "loss": 1, "weight": 1.0, "turn_id": 2, "num_tokens": 9, "label": 4, "index": 0},
+        {"timestamp": 1_700_000_000, "time": "2024-05-01 10:00", "created_at": "2024-05-01"},
+    ],
+)
+def test_other_numbers_and_dates_of_a_question_stop_nobody(keys):
+    assert parse_row(timed(**keys), Path()).kind == "video"
+
+
+@pytest.mark.parametrize("key", ["path", "visual", "source_video", "frames_dir"])
+def test_a_text_that_begins_with_its_video_wants_one(key):
+    for text in ("<video>\nWhat?", "What?\n<video>"):
+        with pytest.raises(InputError, match="video: expected a path, as the text says <video>"):
+            parse_row({key: "a/b", "conversations": dialogue(text, "That.")}, Path())
+    about_html = dialogue("How does <video> differ from <audio>?", "It shows.")
+    assert parse_row({key: "a/b", "conversations": about_html}, Path()).kind == "text"
+
+
+def test_what_is_no_media_and_no_time_stops_nobody():
+    row = {"video": "a.mp4", "conversations": TALK, "vid": "a.mp4", "images": [None], "send": 3, "segment": "003"}
+    assert parse_row(row, Path()).kind == "video"
+    assert parse_row({"conversations": TALK, "file": "src/index.ts", "title": "see a.gif"}, Path()).kind == "text"

@@ -200,6 +200,7 @@ def test_the_config_of_a_run_can_be_used_again(finished, tmp_path, monkeypatch):
     written = (place / "run" / "config.yaml").read_text()
     assert not {"do_train", "hub_token"} & yaml.safe_load(written).keys()
     assert "(" not in written.replace(str(place), "")
+    assert yaml.safe_load(written)["use_cpu"] is False  # nobody asked for it: the file may go where there is a GPU
     assert train(parse_arguments(place / "run" / "config.yaml")).finished  # the very run
 
 

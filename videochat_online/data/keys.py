@@ -28,12 +28,17 @@ LIKE_MEDIA = re.compile(
 """Keys of other formats; a row with one of them shows something, and is not to be learned as a text."""
 _MANY_MEDIA = re.compile(r"(images|imgs?|pictures?|photos?|videos|vids|frames)([_ -]?list)?", re.I)
 """What beside `image` or `video` would be shown, too; a path, a name, an id or a URL says the same once more."""
-_MEDIA_FILE = re.compile(r"\S.*\.(mp4|mkv|webm|mov|avi|m4v|mpe?g|ts|wmv|flv|gif|jpe?g|png|webp|bmp)", re.I)
+_VIDEO_FILE = r"mp4|mkv|webm|mov|avi|m4v|mpe?g|m2ts|wmv|flv|ogv|3gp"
+_MEDIA_FILE = re.compile(rf"\S+\.({_VIDEO_FILE}|gif|jpe?g?|png|webp|bmp|tiff?|avif|heic|pp?m)", re.I)
+
+SECONDS_SINCE_1970 = 1e8
+"""A number from here on is a date, of 1973 or later."""
 
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 _TIME = re.compile(
     r"t|ts|pts|at|when|time\w*|\w*times?|\w*stamps?|seconds?|secs?|ms|msecs?|millis\w*|minutes?|moment|offset|starts?"
-    r"|ends?|begins?|stops?|clips?|segments?|spans?|intervals?|windows?|ranges?|trim\w*"
+    r"|ends?|begins?|stops?|clips?|segments?|spans?|intervals?|windows?|ranges?|trim\w*|st|et|s|e|from|to|until|till|upto"
+    r"|before|after|cutoff|cut|seek|sub(clip|segment)s?|boundar\w*|bounds?|clock|now"
 )
 _FRAME = re.compile(r"frames?|frame(idx|index|id|no|number)")
 _RATE, _OF_SOURCE = re.compile(r"\w*fps|framerate|rate"), re.compile(r"orig\w*|source|native|raw")
@@ -44,7 +49,15 @@ _MEASURE = re.compile(
     r"|timezone"
 )
 """Words of keys that say how long, how many, how good or which; they hold numbers, too."""
+_OF_MESSAGE = re.compile(
+    rf"{_MEASURE.pattern}|loss|weights?|turns?|rounds?|ratings?|confidence|prob\w*|labels?|level|rank"
+)
+"""Numbers of a message that are no time; `elapsed` and `runtime` may be one there."""
+_LATER = re.compile(r"elapsed|run|runtime")
+_DATE = re.compile(r"\s*\d{4}-\d\d.*|\s*\d{1,2}/\d{1,2}/\d{2,4}.*", re.DOTALL)
 _CLOCK = r"\d+(:\d\d){0,2}(\.\d+)?\s*(s|secs?|seconds?|ms)?"
+_NUMBERED = re.compile(r"0\d+|\d{6,}")
+"""Digits that are a name rather than seconds."""
 _TIME_TEXT = re.compile(rf"\s*\W?{_CLOCK}(\s*(-|~|to|,)+\s*{_CLOCK})?\W?\s*", re.I)
 
 
@@ -59,7 +72,7 @@ def check_row_keys(row: Mapping[str, Any]) -> None:
         if key in ROW or not _says(value):
             continue
         words = _words(key)
-        if LIKE_MEDIA.fullmatch(key) and not _is_number(value):
+        if LIKE_MEDIA.fullmatch(key) and not _is_number(value) and value not in (row.get("image"), row.get("video")):
             if not shows_image and not shows_video:
                 raise InputError(f"expected pictures at image, or a video at video, found {shown(key)}")
             if _MANY_MEDIA.fullmatch(key):
@@ -81,8 +94,17 @@ def check_row_keys(row: Mapping[str, Any]) -> None:
             raise _unknown(key, "fps")
 
 
-def check_part_keys(part: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
+def check_part_keys(
+    part: Mapping[str, Any], known: tuple[str, ...], where: str, *, of_video: bool, asks: bool = True
+) -> None:
     """The same for a message of a dialogue or a pair of a question and an answer, where any time says when it is said.
+
+    Args:
+        part: of the row.
+        known: keys that are read.
+        where: names the part.
+        of_video: the row shows a video, so that a time says what of it had been seen.
+        asks: a question, at which any number that is not known to be something else may be its time.
 
     Raises:
         InputError: names the key.
@@ -90,17 +112,25 @@ def check_part_keys(part: Mapping[str, Any], known: tuple[str, ...], where: str)
     for key, value in part.items():
         if key in known or not _says(value):
             continue
-        words = _words(key)
-        if _is_time(value) and (
-            _any(_FRAME, words)
-            or (_any(_TIME, words) and not _any(_MEASURE, words))
-            or get_close_matches(key.lower(), ["timestamps"], 1, 0.7)
-        ):
+        if of_video and _may_be_time(key, value, asks):
+            if known == PAIR:
+                raise InputError(f"{where}: unknown key {shown(key)}; a time belongs to a human turn of conversations")
             raise _unknown(key, "timestamps", where=where)
         if known == PAIR and key.lower() in ("instruction", "question", "answer"):
             raise _unknown(key, key.lower()[0], where=where)
         if LIKE_MEDIA.fullmatch(key) and not _is_number(value):
             raise InputError(f"{where}: expected what is shown at image or video of the row, found {shown(key)}")
+
+
+def _may_be_time(key: str, value: Any, asks: bool) -> bool:
+    """Whether a key of a message tells when it is said: by its name whatever it holds, or by what it holds."""
+    words = _words(key)
+    is_measured = _any(_OF_MESSAGE, [word for word in words if not _LATER.fullmatch(word)])
+    is_named = _any(_FRAME, words) or (_any(_TIME, words) and not is_measured)
+    if is_named or get_close_matches(key.lower(), ["timestamps"], 1, 0.7):
+        is_date = isinstance(value, str) and bool(_DATE.fullmatch(value))
+        return not is_date and not (_is_number(value) and abs(value) >= SECONDS_SINCE_1970)
+    return asks and not is_measured and _is_time(value)
 
 
 def unread_keys(row: Mapping[str, Any]) -> set[str]:
@@ -122,13 +152,14 @@ def _unknown(key: str, *meant: str, where: str = "") -> InputError:
 def _meant(key: str) -> str | None:
     """The deciding key that a name is near to, or has the letters of."""
     names = {name.lower(): name for name in _DECIDING}
-    near = get_close_matches(key.lower(), names, 1, 0.85)
+    near = [key.lower()] if key.lower() in names else []
+    near += get_close_matches(key.lower(), [name for name in names if len(name) > 3], 1, 0.85)
     near += [name for name in names if len(name) > 3 and sorted(name) == sorted(key.lower())]
     return names[near[0]] if near else None
 
 
 def _says(value: Any) -> bool:
-    return value is not False and value not in (None, "", [], {})
+    return value is not False and value not in (None, "", [], {}, [None])
 
 
 def _words(key: str) -> list[str]:
@@ -150,7 +181,7 @@ def _is_time(value: Any) -> bool:
     if isinstance(value, list):
         return any(_is_time(item) for item in value)
     if isinstance(value, str):
-        return bool(_TIME_TEXT.fullmatch(value))
+        return bool(_TIME_TEXT.fullmatch(value)) and not _NUMBERED.fullmatch(value.strip())
     return _is_number(value) and abs(value) <= MAX_TIME_S
 
 

@@ -100,7 +100,7 @@ def parse_row(row: Row, root: Location) -> Sample:
     if "conversations" not in row:
         found = cut(", ".join(row)) or "an empty row"
         raise InputError(f"expected conversations, QA or image_bboxes, found {found}")
-    system_message, turns = _dialogue(row["conversations"])
+    system_message, turns = _dialogue(row["conversations"], of_video=row.get("video") not in (None, "", []))
     is_timed = any(turn.time_s is not None for turn in turns)
     media_key = _media_key(row)
     if media_key == "video":
@@ -110,8 +110,10 @@ def parse_row(row: Row, root: Location) -> Sample:
         return Sample(kind=kind, turns=turns, system_message=system_message, **_video(row, root))
     if is_timed:
         raise InputError("conversations: expected a video beside timestamps, found none")
-    if media_key is None and "video" in row and any(VIDEO_PLACEHOLDER in turn.user for turn in turns):
-        raise InputError(f"video: expected a path, as the text says {VIDEO_PLACEHOLDER}, found {shown(row['video'])}")
+    if media_key is None and _wants_video(row, turns):
+        raise InputError(
+            f"video: expected a path, as the text says {VIDEO_PLACEHOLDER}, found {shown(row.get('video', 'none'))}"
+        )
     images = _images(row, root) if media_key else ()
     kind = "image" if images else "text"
     return Sample(kind=kind, turns=turns, media=images, system_message=system_message, sizes=_sizes(row, len(images)))
@@ -129,6 +131,16 @@ def _media_key(row: Row) -> Literal["image", "video"] | None:
     return "image" if image else "video" if video else None
 
 
+def _wants_video(row: Row, turns: Sequence[DialogueTurn]) -> bool:
+    """Whether a text speaks of its video: at all beside an empty `video`, else with a line of its own at its beginning.
+
+    A text about HTML may hold the same tag.
+    """
+    if "video" in row:
+        return any(VIDEO_PLACEHOLDER in turn.user for turn in turns)
+    return turns[0].user.startswith(f"{VIDEO_PLACEHOLDER}\n") or turns[0].user.endswith(f"\n{VIDEO_PLACEHOLDER}")
+
+
 def _questions(row: Row, root: Location) -> Sample:
     """VideoChat2-IT: `QA: [{i, q, a}]`; the instruction `i` stands before the question."""
     pairs = row["QA"]
@@ -138,7 +150,7 @@ def _questions(row: Row, root: Location) -> Sample:
     for count, pair in enumerate(pairs, start=1):
         if not isinstance(pair, dict):
             raise InputError(f"QA {count}: expected an object with q and a, found {shown(pair)}")
-        check_part_keys(pair, PAIR, f"QA {count}")
+        check_part_keys(pair, PAIR, f"QA {count}", of_video=row.get("video") not in (None, "", []))
         instruction, question = (text(pair.get(key, ""), f"QA {count}: {key}") for key in "iq")
         user = f"{instruction} {question}".strip()
         if not user:
@@ -185,13 +197,13 @@ def _box(raw: Any, place: int) -> BoxAt:
     return BoxAt(time_s(raw.get("timestamp"), f"{where}: timestamp"), tuple(raw["bbox"]))
 
 
-def _dialogue(raw: Any) -> tuple[str | None, tuple[DialogueTurn, ...]]:
+def _dialogue(raw: Any, *, of_video: bool) -> tuple[str | None, tuple[DialogueTurn, ...]]:
     """Alternating human and gpt messages, a system message before them allowed."""
     if not isinstance(raw, list) or not all(isinstance(message, dict) for message in raw):
         raise InputError(f"conversations: expected a list of messages, found {shown(raw)}")
     system_message, messages = None, list(raw)
     if messages and messages[0].get("from") == "system":
-        _check_unsaid(messages[0], None, "conversations: system")
+        _check_unsaid(messages[0], None, "conversations: system", of_video=of_video)
         system_message = text(messages.pop(0).get("value"), "conversations: system")
     if not messages or len(messages) % 2:
         raise InputError(f"conversations: expected pairs of human and gpt, found {len(messages)} messages")
@@ -204,8 +216,8 @@ def _dialogue(raw: Any) -> tuple[str | None, tuple[DialogueTurn, ...]]:
             if not isinstance(role, str) or _ROLES.get(role) != expected:
                 raise InputError(f"{where}: expected {expected}, found {shown(role)}")
         said_s = human.get("timestamps")
-        check_part_keys(human, MESSAGE, f"{where}: human")
-        _check_unsaid(reply, said_s, f"{where}: gpt")
+        check_part_keys(human, MESSAGE, f"{where}: human", of_video=of_video)
+        _check_unsaid(reply, said_s, f"{where}: gpt", of_video=of_video)
         turns.append(
             DialogueTurn(
                 text(human.get("value"), f"{where}: human"),
@@ -216,9 +228,9 @@ def _dialogue(raw: Any) -> tuple[str | None, tuple[DialogueTurn, ...]]:
     return system_message, tuple(turns)
 
 
-def _check_unsaid(message: Mapping[str, Any], said_s: Any, where: str) -> None:
+def _check_unsaid(message: Mapping[str, Any], said_s: Any, where: str, *, of_video: bool) -> None:
     """A time at a message that is not the human's: one that says more than the question before it would be lost."""
-    check_part_keys(message, MESSAGE, where)
+    check_part_keys(message, MESSAGE, where, of_video=of_video, asks=False)
     if message.get("timestamps") not in (None, said_s):
         found = shown(message["timestamps"])
         raise InputError(f"{where}: timestamps: expected none but the question's, {shown(said_s)}, found {found}")

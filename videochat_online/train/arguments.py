@@ -160,6 +160,7 @@ class RunArguments(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
+        self.has_no_gpu = False
         for key in ("per_device_train_batch_size", "gradient_accumulation_steps"):
             _check_count(key, getattr(self, key), 1)
         _check_count("dataloader_num_workers", self.dataloader_num_workers, 0, MAX_WORKERS)
@@ -178,6 +179,7 @@ class RunArguments(TrainingArguments):
                 )
             self.gradient_accumulation_steps = self.global_batch_size // at_once
         if not torch.cuda.is_available():
+            self.has_no_gpu = not vars(self)["use_cpu"]
             self.use_cpu = True
         if self.deepspeed and "RANK" not in os.environ:
             _be_the_only_process()

@@ -52,6 +52,7 @@ _INCIDENTAL = (
     "disable_tqdm",
     "debug",
     "local_rank",
+    "use_cpu",
     "ddp_timeout",
     "video_backend",
     "cache_frames_mb",
@@ -67,6 +68,8 @@ def resolved_keys(arguments: Arguments) -> dict[str, Any]:
     keys: dict[str, Any] = {}
     for part in (arguments.model, arguments.data, arguments.training):
         keys |= {f.name: _plain(getattr(part, f.name)) for f in dataclasses.fields(part) if f.init}
+    if arguments.training.has_no_gpu:
+        keys["use_cpu"] = False  # as it was given: the same file may be used where there is a GPU
     return {key: value for key, value in keys.items() if key not in SECRET and key not in GONE}
 
 

@@ -71,7 +71,7 @@ class PyavReader:
         clock_start_s = self._pass.time_of(self._pass.first_ticks)
         if self._has_empty_slots:
             declared, clock_start_s = declared.without_start(first.time_s, self._average_fps), None
-        if clock_start_s is not None and first.time_s - clock_start_s > MIN_LOST_S:
+        if clock_start_s is not None and first.time_s - clock_start_s > MIN_LOST_S and not self._tally.failures:
             self._tally.notes[f"its first {first.time_s - clock_start_s:.2f} s do not decode"] = None
         self._info = VideoInfo(
             source=str(path),
