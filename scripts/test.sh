@@ -6,13 +6,6 @@ source scripts/setup.sh "[dev]"
 export HF_HUB_OFFLINE=1 GRADIO_ANALYTICS_ENABLED=False # no test waits for a network
 status=0 summary=""
 
-report() { # PROCESS FILE: what a process in the background has printed, and its status
-    local result=0
-    wait "$1" || result=$?
-    cat "$2"
-    return "$result"
-}
-
 check() { # NAME COMMAND...: go on after a failure, remember the first one's status
     local start=$SECONDS result=0
     echo "== $1: ${*:2}"
@@ -23,15 +16,10 @@ check() { # NAME COMMAND...: go on after a failure, remember the first one's sta
     status=$((status ? status : result))
 }
 
-# Types and recorded numbers side by side: each takes one core.
-types=$(mktemp)
-trap 'rm -f "$types"' EXIT
-python -m mypy >"$types" 2>&1 &
-mypy=$!
 check lint python -m ruff check .
 check format python -m ruff format --check .
+check types python -m mypy
 [[ ! -e ../shared/golden ]] || check golden python scripts/check_golden.py ../shared/golden
-check types report "$mypy" "$types"
 check tests python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@" # last: it ends with how many tests were skipped, and why
 printf '\n%s' "$summary"
 exit "$status"
