@@ -40,7 +40,7 @@ class Command:
 
     Attributes:
         usage: name, and what may stand behind it.
-        meaning: in one line.
+        meaning: what it does, in one line.
         act: takes what stands behind the name; None: the command ends the conversation.
     """
 

@@ -37,7 +37,7 @@ class VideoPlayer:
 
     Args:
         source: opened, and one that can be read again; nothing else may read it meanwhile.
-        session: that watches.
+        session: the one that watches.
         fps: frames a second that it sees.
         show_progress: on stderr, while playing.
 

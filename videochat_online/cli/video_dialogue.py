@@ -18,8 +18,8 @@ class VideoDialogue(Dialogue):
     """A conversation about a video, as far as it has been watched.
 
     Args:
-        session: that watches.
-        player: of the video, into that session.
+        session: the one that watches.
+        player: the player of the video into that session.
         as_json: see `Dialogue`.
     """
 

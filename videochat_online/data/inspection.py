@@ -50,7 +50,7 @@ class SetInspection:
         num_pictures: frames and tiles, all rows together.
         problems: row number and reason of each that cannot be used.
         notes: row number of each whose media are odd, and how they are read nevertheless.
-        unread_keys: in how many rows there is each key that nothing is done with.
+        unread_keys: number of rows with each key that nothing is done with.
         problem: why none of its rows can be read.
     """
 

@@ -100,7 +100,7 @@ def check_part_keys(
     """The same for a message of a dialogue or a pair of a question and an answer, where any time says when it is said.
 
     Args:
-        part: of the row.
+        part: a message or a pair of the row.
         known: keys that are read.
         where: names the part.
         of_video: the row shows a video, so that a time says what of it had been seen.

@@ -65,7 +65,7 @@ def encode_parts(tokenizer: PreTrainedTokenizerBase, parts: Sequence[Part]) -> t
     """Ids of a prompt, those that begin and end a sequence included, and where each stands in the joined string.
 
     Args:
-        tokenizer: of `load_tokenizer`.
+        tokenizer: one that `load_tokenizer` gives.
         parts: the prompt's pieces in order.
 
     Returns:
@@ -161,7 +161,7 @@ class _Twin:
     """A tokenizer that is another one but for the names of its control tokens.
 
     Args:
-        state: of the other one, as its library writes it; changed.
+        state: the other one's, as its library writes it; changed.
         contents: of the control tokens.
     """
 

@@ -38,7 +38,7 @@ class AnimationReader:
     """Reader of one such file. Pages of a TIFF are shown at `fps`; those of another size than the first are left out.
 
     Args:
-        path: of the file.
+        path: the image file.
         fps: pages a second.
 
     Raises:

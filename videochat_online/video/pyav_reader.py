@@ -55,7 +55,7 @@ class PyavReader:
         self._is_indexed = container.format.name in INDEXED_FORMATS and not is_pipe(container)
         self._has_empty_slots = container.format.name in SLOTTED_FORMATS
         self._average_fps = float(rate) if rate else None
-        declared = declared_length(self._pass.container, self._pass.stream, path.stat().st_size)
+        declared = declared_length(container, self._pass.stream, path.stat().st_size)
         self._declared_end_s = declared.end_s
         is_mp4, has_no_total = container.format.name in MP4_FORMATS, declared.num_frames is None
         if is_pipe(container) or (is_mp4 and is_cut_mp4(path, is_fragmented=has_no_total)):
