@@ -23,7 +23,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import closing
 
-from videochat_online.cli.dialogue import Command, Dialogue, check_text, converse, spoken, tell
+from videochat_online.cli.dialogue import Command, Dialogue, check_utf8, converse, spoken, tell
 from videochat_online.cli.options import (
     add_generation_arguments,
     add_memory_arguments,
@@ -83,7 +83,7 @@ def parse_question(argument: str) -> TimedQuestion:
         InputError: no time, one that is none, or no text.
     """
     try:
-        check_text(argument)
+        check_utf8(argument)
         question = timed_question(argument)
     except InputError as error:
         raise InputError(f"--ask: {error}") from error

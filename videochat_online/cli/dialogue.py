@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from videochat_online.errors import InputError
+from videochat_online.text import check_text
 from videochat_online.text.times import HALF_WIDTH, seconds_of
 
 ALIASES = {"h": "help", "?": "help", "exit": "quit", "q": "quit"}
@@ -99,7 +100,7 @@ class Dialogue(ABC):
         Raises:
             InputError: it cannot be done.
         """
-        check_text(line)
+        check_utf8(line)
         found = command_of(line, self.commands, self.not_here)
         if found is None:
             self.ask(line)
@@ -170,10 +171,12 @@ def command_of(line: str, commands: dict[str, Command], not_here: str = "") -> t
     return None
 
 
-def check_text(line: str) -> None:
-    """InputError for what is not text: bytes that are not UTF-8."""
-    if not line.isprintable() and any(0xD800 <= ord(character) < 0xE000 for character in line):
-        raise InputError(f"expected valid UTF-8, got {line!r}")
+def check_utf8(line: str) -> None:
+    """InputError for what was typed in another encoding: Python holds such bytes as halves of surrogate pairs."""
+    try:
+        check_text(line, "line")
+    except InputError as error:
+        raise InputError(f"expected valid UTF-8, got {line!r}") from error
 
 
 def spoken(pieces: Generator[str, None, Any], stop: Callable[[], bool]) -> tuple[str, bool]:
