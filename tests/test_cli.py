@@ -2,9 +2,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
-import subprocess
 import sys
 import threading
 
@@ -14,11 +12,18 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from clips import write_clip, write_folder
+from processes import run_program
 from videochat_online.cli.main import COMMANDS, build_parser, main, normalise_flags
 from videochat_online.cli.options import add_memory_arguments, memory_options_of
 from videochat_online.memory import MEMORY_OPTIONS
 from videochat_online.model import load_network
 from videochat_online.video import FrameTransform, open_video
+
+
+def main_in_ascii() -> int:
+    """The command line where stdout cannot show more, as with PYTHONIOENCODING=ascii."""
+    sys.stdout.reconfigure(encoding="ascii", errors="strict")
+    return main()
 
 
 @pytest.fixture(scope="module")
@@ -129,11 +134,10 @@ class TestAnswers:
             assert len(rows[0]["frames_used"]) == 40
 
     def test_output_that_cannot_show_a_character(self, tiny_dir, clip):
-        command = [sys.executable, "-m", "videochat_online.cli.main", "chat", "--model", str(tiny_dir())]
+        command = ["videochat-online", "chat", "--model", str(tiny_dir())]
         command += ["--video", str(clip), "--ask", "1:Où ça?", "--max_new_tokens", "2"]
-        environment = os.environ | {"PYTHONIOENCODING": "ascii"}
         for more in ([], ["--json"]):
-            done = subprocess.run([*command, *more], capture_output=True, text=True, env=environment)
+            done = run_program(main_in_ascii, [*command, *more])
             assert (done.returncode, done.stderr) == (0, "")
         assert json.loads(done.stdout)["question"] == "Où ça?"
 
@@ -312,12 +316,12 @@ class TestBadInput:
 
     def test_debug_shows_where(self, tiny_dir, tmp_path):
         # A process of its own: pytest has its own hands on logging.
-        command = [sys.executable, "-m", "videochat_online.cli.main", "chat", "--model", str(tiny_dir())]
+        command = ["videochat-online", "chat", "--model", str(tiny_dir())]
         command += ["--video", str(tmp_path / "absent.mp4"), "--ask", "1:What?"]
-        plain = subprocess.run(command, capture_output=True, text=True)
+        plain = run_program(main, command)
         assert (plain.returncode, plain.stdout) == (2, "")
         assert "Traceback" not in plain.stderr
-        traced = subprocess.run([*command, "--debug"], capture_output=True, text=True)
+        traced = run_program(main, [*command, "--debug"])
         assert traced.returncode == 2
         assert "Traceback" in traced.stderr
         assert traced.stderr.splitlines()[-1] == plain.stderr.strip()

@@ -5,33 +5,27 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from evaluation_sets import Shard, folder_set, make_config, noise, question, rows_of, run, write_frames, write_set
+from processes import start
 from videochat_online.errors import InputError
 from videochat_online.evaluation import RunFolder, evaluate, make_plan, plan, resolve_protocol
 from videochat_online.evaluation.plan import estimated_cost, share_of
 from videochat_online.evaluation.results import RowFile
 from videochat_online.evaluation.runs import read_run
 from videochat_online.evaluation.tasks.ovbench import load_ovbench
-
-SLOW_RUN = """
-import sys, time
-from pathlib import Path
-import torch
-from evaluation_sets import make_config, run
 from videochat_online.model import load_model
 
-torch.set_num_threads(1)
-annotations, output, model = map(Path, sys.argv[1:])
-# Slow after every answer, so that it can be killed in the middle.
-run(make_config(annotations, output), load_model(model, device="cpu"), lambda progress: time.sleep(0.3))
-"""
+
+def run_slowly(annotations: Path, output: Path, model: Path) -> None:
+    """A run that takes its time after every answer, so that it can be killed in the middle."""
+    torch.set_num_threads(1)
+    run(make_config(annotations, output), load_model(model, device="cpu"), lambda progress: time.sleep(0.3))
 
 
 class Stop(Exception):  # noqa: N818
@@ -61,19 +55,19 @@ def whole(annotations, tmp_path, tiny_model):
 class TestResume:
     def test_after_sigkill(self, annotations, tmp_path, tiny_model, tiny_dir, whole):
         output = tmp_path / "out"
-        command = [sys.executable, "-c", SLOW_RUN, str(annotations), str(output), str(tiny_dir())]
-        paths = os.pathsep.join(str(path) for path in (Path(__file__).parent, Path(__file__).parents[1] / "scripts"))
-        process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": paths}, stderr=subprocess.DEVNULL)
+        log = tmp_path / "log"
+        process = start(run_slowly, annotations, output, tiny_dir(), variables=os.environ, folder=tmp_path, log=log)
         try:
             predictions = output / "predictions.jsonl"
             deadline = time.monotonic() + 60
-            while time.monotonic() < deadline and process.poll() is None:
+            while time.monotonic() < deadline and process.exitcode is None:
                 if predictions.exists() and predictions.read_bytes().count(b"\n") >= 4:
                     break
                 time.sleep(0.02)
         finally:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
+            process.kill()
+            process.join()
+        assert process.exitcode == -signal.SIGKILL, log.read_text()
         written = predictions.read_bytes()
         assert 4 <= written.count(b"\n") < 9
         # And as if it had been killed in the middle of a line.

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from train_cases import flags, launch, mixed_rows, write_media, write_registry
+from train_cases import flags, launch_by_torchrun, mixed_rows, write_media, write_registry
 from videochat_online.cli.main import main
 from videochat_online.data import load_registries, parse_row
 from videochat_online.errors import InputError
@@ -36,7 +36,7 @@ def test_two_processes_equal_one(tmp_path, tiny_dir, monkeypatch):
     one = train(parse_arguments(None, flags(**keys, output_dir=tmp_path / "one", per_device_train_batch_size=8)))
     # One row at a time: in some micro-batches one process has a text and no frame, the other a video.
     plan = ROOT / "configs/deepspeed/zero2.json"
-    done = launch(
+    done = launch_by_torchrun(
         flags(
             **keys,
             output_dir=tmp_path / "two",

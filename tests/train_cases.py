@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from transformers import Trainer
 
 from clips import write_clip, write_folder
+from processes import run_program
 from videochat_online.data import FrameSampling, PixelReader, SampleEncoder, Tiling
 from videochat_online.memory import TokenSchedule
 from videochat_online.model import VideoChatModel
@@ -160,22 +161,26 @@ def environment() -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(map(str, paths))}
 
 
-def command(arguments: Sequence[object], processes: int = 0) -> list[str]:
-    """`videochat-online train` in a process of its own; with `processes`, that many under torchrun."""
-    prefix = [sys.executable]
-    if processes:
-        torchrun = Path(sys.executable).with_name("torchrun")
-        prefix = [str(torchrun), "--standalone", "--nproc_per_node", str(processes)]
-    return [*prefix, __file__, *map(str, arguments)]
-
-
 def launch(
-    arguments: Sequence[object], *, processes: int = 0, kill_at_step: int | None = None, **variables: str
+    arguments: Sequence[object], *, processes: int = 1, kill_at_step: int | None = None, **variables: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run `command` to its end, or until it kills itself at the start of an optimizer step."""
-    variables = environment() | variables | ({} if kill_at_step is None else {"KILL_AT_STEP": str(kill_at_step)})
+    """`videochat-online train` in so many processes of one launch, to its end, or until it kills itself at the start
+    of an optimizer step.
+    """
+    more = {} if kill_at_step is None else {"KILL_AT_STEP": str(kill_at_step)}
+    return run_program(main, ["train", *map(str, arguments)], count=processes, **more, **variables)
+
+
+def launch_by_torchrun(arguments: Sequence[object], *, processes: int) -> subprocess.CompletedProcess[str]:
+    """The same by the launcher that is documented."""
+    command = [Path(sys.executable).with_name("torchrun"), "--standalone", "--nproc_per_node", str(processes)]
     return subprocess.run(
-        command(arguments, processes), capture_output=True, text=True, env=variables, cwd=ROOT, timeout=240
+        [*command, __file__, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        cwd=ROOT,
+        timeout=240,
     )
 
 
