@@ -212,7 +212,8 @@ class TestReports:
     def test_streamingbench(self, tiny_model, tmp_path):
         made = benchmark_config("streamingbench", tmp_path, tmp_path / "out", answer_by="likelihood")
         metrics = run(made, tiny_model).metrics
-        assert list(metrics["averages"]) == ["overall", "real_time", "omni_source", "contextual"]
+        names = ["overall", "real_time", "omni_source", "contextual", "overall_250", "contextual_250"]
+        assert list(metrics["averages"]) == names
         assert set(metrics["averages"].values()) == {None}
         assert metrics["micro_average"]["num_questions"] == metrics["num_answered"] == 7
         assert metrics["proactive"]["within"].keys() == {"1 s", "2 s", "3 s", "4 s"}

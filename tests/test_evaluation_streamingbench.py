@@ -11,8 +11,11 @@ from benchmark_sets import streaming_choice, streaming_files, streaming_proactiv
 from evaluation_sets import write_set
 from videochat_online.errors import InputError
 from videochat_online.evaluation import EvalVideo, get_task
+from videochat_online.evaluation.averages import averages
 from videochat_online.evaluation.polling import Polls
-from videochat_online.evaluation.tasks.streamingbench import load_streamingbench
+from videochat_online.evaluation.report import headline
+from videochat_online.evaluation.tasks.streamingbench import PUBLISHED_PROACTIVE_S as PUBLISHED_S
+from videochat_online.evaluation.tasks.streamingbench import is_published, load_streamingbench
 
 TASK = get_task("streamingbench")
 PUBLISHED = {"real": (499, 2499, 1), "omni": (300, 1486, 14), "sqa": (50, 248, 2), "proactive": (50, 250, 0)}
@@ -221,3 +224,64 @@ class TestPolls:
         polls = Polls(lambda part: {**fields, "time_s": part.time_s, "predicted_index": None, **next(replies)})
         assert [polls.take(poll, question) for poll in question.proactive.polls][-1]["error"] == "NaN"
         assert Polls(lambda part: {}).take(question, replace(question, proactive=None)) is None
+
+
+MODELS = {
+    "Gemini 1.5 Pro": ((1935, 678), (132, 106, 148, 23), (51.06, 70.26)),
+    "GPT-4o": ((1864, 509), (126, 107, 131, 29), (49.06, 64.31)),
+    "Claude 3.5 Sonnet": ((1851, 414), (90, 108, 87, 33), (39.70, 60.06)),
+}
+"""Right answers of the published table: of 2,500 and 1,000, then by contextual task, of which 51 are proactive."""
+CONTEXTUAL = [name for name, group in TASK.type_groups.items() if group == "contextual"]
+
+
+class TestPublishedAverages:
+    def rows(self, model, num_proactive=250, names=lambda place, time_s: {"video": f"sample_{place}_proactive.mp4"}):
+        """The 51 first among the proactive ones: they are right as published, the others all."""
+        (real, omni), right, _ = MODELS[model]
+        rows = []
+        for group, num_right, num_all in (("real_time", real, 2500), ("omni_source", omni, 1000)):
+            kinds = [name for name, found in TASK.type_groups.items() if found == group]
+            rows += [(kinds[place % len(kinds)], place < num_right, {"video": "v"}) for place in range(num_all)]
+        for kind, num_right in zip(CONTEXTUAL[:3], right[:3], strict=True):
+            rows += [(kind, place < num_right, {"video": "v"}) for place in range(250)]
+        put = [(place, time_s) for place, times_s in enumerate(PUBLISHED_S, start=1) for time_s in times_s]
+        put += [(1 + place % 50, 3000.0 + place) for place in range(num_proactive - len(put))]
+        for number, (place, time_s) in enumerate(put):
+            is_right = number < right[3] or number >= 51
+            rows.append((CONTEXTUAL[3], is_right, {"time_s": float(time_s), **names(place, time_s)}))
+        common = {"dataset": None, "options": ["a", "b"], "time_s": 1.0}
+        return [{**common, **more, "answer_type": kind, "correct": is_right} for kind, is_right, more in rows]
+
+    @pytest.mark.parametrize("model", MODELS)
+    def test_come_out_from_the_rows_of_three_models(self, model):
+        figures = averages(self.rows(model), TASK)["averages"]
+        found = [round(figures[name]["accuracy"], 2) for name in ("contextual", "overall")]
+        assert tuple(found) == MODELS[model][2]
+        counts = [figures[name]["num_questions"] for name in ("contextual", "overall", "contextual_250", "overall_250")]
+        assert counts == [801, 4301, 1000, 4500]
+        (real, omni), right, _ = MODELS[model]
+        all_250 = 100 * (sum(right) + 199) / 1000
+        assert figures["contextual_250"]["accuracy"] == pytest.approx(all_250, abs=1e-3)
+        assert figures["overall_250"]["accuracy"] == pytest.approx(
+            100 * (real + omni + sum(right) + 199) / 4500, abs=1e-3
+        )
+
+    def test_the_51_alone_have_one_name(self):
+        for names in ({}, {"names": lambda place, time_s: {"video": "mine.mp4"}}):  # a set of one's own counts its own
+            figures = averages(self.rows("GPT-4o", 51, **names), TASK)
+            assert round(figures["averages"]["contextual"]["accuracy"], 2) == 49.06
+            assert figures["averages"]["contextual_250"] is figures["averages"]["overall_250"] is None
+            assert not [title for title in headline(figures) if "in place of the published 51" in title]
+            assert figures["lacking"] == {}
+
+    def test_which_they_are(self, shared_dir):
+        folder = shared_dir / "benchmarks" / "streamingbench"
+        found = {}
+        for name in ("proactive", "proactive_50"):
+            videos = load_streamingbench([folder / f"questions_{name}.json"]).videos
+            rows = [{"video": video.name, "time_s": asked.time_s} for video in videos for asked in video.questions]
+            found[name] = [is_published(row) for row in rows]
+        assert (len(found["proactive"]), sum(found["proactive"])) == (250, 51)
+        assert (len(found["proactive_50"]), sum(found["proactive_50"])) == (51, 51)
+        assert not is_published({"video": "sample_1_real.mp4", "time_s": 407.0})

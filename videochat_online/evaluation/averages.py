@@ -111,13 +111,27 @@ def averages(
             "micro_average": rest.micro_average(),
         }
     if task.averages:
-        figures["averages"] = {average.name: _total(answers, cell, task, average) for average in task.averages}
+        totals: dict[str, dict[str, Any] | None] = {}
+        for average in task.averages:
+            total = _total(answers, cell, task, average)
+            other = totals.get(average.beside or "")
+            # Of no more questions than the one beside it, it would be a second name of one figure.
+            is_another = not average.beside or (total and other and total["num_questions"] > other["num_questions"])
+            totals[average.name] = total if is_another else None
+        figures["averages"] = totals
     return figures | {"lacking": _lacking(cells, task), "average_titles": _titles(figures, cells, task)}
 
 
 def _total(answers: _Answers, cell: Callable[[Row], Cell], task: Task, average: Average) -> dict[str, Any] | None:
     """One of the benchmark's own; None where a task of its groups has no answers: it would be another figure."""
-    kept = answers.where(lambda row: cell(row)[0] in average.groups)
+    chosen = {
+        kind: is_one
+        for kind, is_one in average.only.items()
+        if any(row["answer_type"] == kind and is_one(row) for row in answers.rows)
+    }
+    kept = answers.where(
+        lambda row: cell(row)[0] in average.groups and chosen.get(str(row["answer_type"]), lambda row: True)(row)
+    )
     if {cell(row) for row in kept.rows} != _cells_of(average, task):
         return None
     return kept.micro_average() if average.per_question else kept.mean(cell)
@@ -129,7 +143,7 @@ def _cells_of(average: Average, task: Task) -> set[Cell]:
 
 def _lacking(cells: set[Cell], task: Task) -> dict[str, list[str]]:
     """What averages lack of the published ones; those that have nothing, or other cells, lack nothing."""
-    wanted = {average.name: _cells_of(average, task) for average in task.averages}
+    wanted = {average.name: _cells_of(average, task) for average in task.averages if average.beside is None}
     if cells <= set(task.published_cells):
         wanted["cell_average"] = set(task.published_cells)
     lacking = {name: of_average - cells for name, of_average in wanted.items() if of_average & cells}
@@ -149,7 +163,8 @@ def _titles(figures: dict[str, Any], cells: set[Cell], task: Task) -> dict[str, 
     groups = {group for group, _ in cells}
     known = [average for average in task.averages if figures["averages"][average.name] is not None]
     everything = [average for average in known if groups <= set(average.groups)]
-    titles = {average.name: average.title for average in task.averages if groups & set(average.groups)}
+    shown = [average for average in task.averages if average.beside is None or average in known]
+    titles = {average.name: average.title for average in shown if groups & set(average.groups)}
     # The mean over the cells of one group is that group's own.
     if not any(len(average.groups) == 1 and not average.per_question for average in everything):
         titles["cell_average"] = _mean_of(cells, set(task.published_cells))

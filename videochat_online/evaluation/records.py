@@ -136,12 +136,16 @@ class Average:
         per_question: whether every question counts alike; else it is the mean of the groups' means over types.
     """
 
+        only: for an answer type, which of its questions count. A set that has none of these counts all of its own.
+        beside: name of one of the same groups, which this one is given beside where it is of more questions.
     name: str
     title: str
     groups: tuple[str, ...]
     per_question: bool = False
 
 
+    only: Mapping[str, Callable[[Mapping[str, Any]], bool]] = field(default_factory=dict)
+    beside: str | None = None
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
     """A benchmark.

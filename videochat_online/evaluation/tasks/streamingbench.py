@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from string import ascii_uppercase
@@ -58,6 +58,17 @@ GROUPS = {task: group for group, tasks in TASKS_OF_GROUPS.items() for task in ta
 
 POLL_EVERY_S, POLL_BEYOND_S, TOLERANCE_S = 1, 4, 2.0
 """How often is polled, for how long after the right time, and how far from that a Yes is right."""
+PUBLISHED_PROACTIVE_S = (
+    (407,), (708, 749), (404,), (441,), (320,), (678,), (352,), (443,), (673,), (325,),
+    (434,), (650,), (611,), (160,), (120,), (700,), (170,), (440,), (360,), (285,),
+    (618,), (260,), (353,), (335,), (405,), (336,), (451,), (120,), (511,), (444,),
+    (174,), (624,), (0,), (160,), (174,), (4,), (4,), (5,), (70,), (3,),
+    (180,), (330,), (295,), (3,), (240,), (112,), (241,), (289,), (381,), (130,),
+)  # fmt: skip
+"""Seconds at which the 51 proactive questions of the published table are put, of `sample_1_proactive.mp4` and on: no
+rule of their own tells them from the others of the 250."""
+_PROACTIVE_VIDEO = re.compile(r"sample_([1-9]\d?)_proactive\.mp4")
+
 LONGEST_S = 3600
 _TIME = re.compile(r"(?:(\d{1,2}):)?([0-5]?\d):([0-5]?\d)")
 _LETTERED = re.compile(r"([A-Z])[.)]\s*(?=\S)")
@@ -219,16 +230,36 @@ def _prompt(question: EvalQuestion) -> str:
 OVERALL = ("real_time", "omni_source", "contextual")
 STREAMINGBENCH = Task(
     name="streamingbench",
+def is_published(row: Mapping[str, Any]) -> bool:
+    """Whether a row is of one of the 51 proactive questions that the published averages are of."""
+    match = _PROACTIVE_VIDEO.fullmatch(str(row["video"]))
+    number = 0 if match is None else int(match[1])
+    return 0 < number <= len(PUBLISHED_PROACTIVE_S) and row["time_s"] in PUBLISHED_PROACTIVE_S[number - 1]
+
+
     load=load_streamingbench,
+_ONLY = {PROACTIVE: is_published}
     prompt=_prompt,
     type_groups=GROUPS,
     averages=(
-        Average(name="overall", title="overall: all questions alike", groups=OVERALL, per_question=True),
+        Average(name="overall", title="overall: all questions alike", groups=OVERALL, per_question=True, only=_ONLY),
         *(
-            Average(name=group, title=f"{group}: all its questions alike", groups=(group,), per_question=True)
+            Average(
+                name=group, title=f"{group}: all its questions alike", groups=(group,), per_question=True, only=_ONLY
+            )
             for group in OVERALL
         ),
     ),
     settings={"sliding_window": {"window_s": 60.0, "fps": 1.0}},
     notes=("Only the frames of a video are used: its audio, which omni-source questions are about, is not heard.",),
+        *(
+            Average(
+                name=f"{name}_250",
+                title=f"{name}, with all proactive questions in place of the published 51",
+                groups=groups,
+                per_question=True,
+                beside=name,
+            )
+            for name, groups in (("overall", OVERALL), ("contextual", ("contextual",)))
+        ),
 )
