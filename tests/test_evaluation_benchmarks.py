@@ -148,7 +148,8 @@ class TestRuns:
         run(replace(made, annotations=(tmp_path / "questions_proactive.json",)), tiny_model)
         first, second = rows_of(tmp_path / "out")
         assert (first["time_s"], first["due_s"], first["output_s"]) == (1.0, 3.0, 4.0)
-        assert (first["correct"], first["predicted_index"], first["answer_index"]) == (True, 4, 3)
+        assert (first["in_time"], first["predicted_index"], first["answer_index"]) == (True, 4, 3)
+        assert first["correct"] == first["output_correct"]
         assert first["frames_used"][-1]["time_s"] <= 4.0
         assert (second["output_s"], second["correct"], len(second["polls"])) == (None, False, 4)
         # Three of the first's were not needed.
@@ -338,7 +339,8 @@ class TestAverages:
             {
                 **random_rows(task, 0, 1)[0], "answer_type": "Proactive Output", "options": [], "due_s": 20.0,
                 "polls": [{}, {}], "output_s": None if gap is None else 20.0 + gap, "predicted_index": None,
-                "correct": gap is not None and abs(gap) <= 2, "output_correct": gap in (0.0, 3.0),
+                "in_time": gap is not None and abs(gap) <= 2, "output_correct": gap in (0.0, 3.0),
+                "correct": gap == 0.0,
             }
             for gap in gaps
         ]  # fmt: skip
@@ -346,7 +348,8 @@ class TestAverages:
         assert (figures["num_without_output"], figures["num_polls"]) == (1, 12)
         shares = [score["accuracy"] for score in figures["within"].values()]
         assert shares == pytest.approx([100 * count / 6 for count in (2, 3, 4, 4)], abs=1e-3)
-        assert figures["in_time_and_right"]["accuracy"] == pytest.approx(100 / 6, abs=1e-3)
+        shares = [figures[name]["accuracy"] for name in ("in_time", "in_time_and_right")]
+        assert shares == pytest.approx([100 * 3 / 6, 100 / 6], abs=1e-3)
         metrics = compute_metrics(rows, task)
         assert (metrics["num_unparsed"], metrics["micro_average"]["chance"]) == (0, 0.0)
 

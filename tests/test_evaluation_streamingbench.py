@@ -183,7 +183,8 @@ class TestPolls:
         replies = [1] * (yes_at - 1) + [0] * 7
         when_s, row, asked = self.poll(tmp_path, *replies)
         assert when_s == row["output_s"] == row["predicted_index"] == 20 + yes_at
-        assert (row["correct"], row["output_correct"], row["text"], row["due_s"]) == (correct, True, "It is 3.", 23.0)
+        assert (row["correct"], row["in_time"], row["output_correct"]) == (correct, correct, True)
+        assert (row["text"], row["due_s"]) == ("It is 3.", 23.0)
         # Then the question itself, of the frames of that poll; no poll after that.
         assert [part.kind for part in asked] == ["yes_no"] * yes_at + ["open"]
         assert (asked[-1].id, asked[-1].time_s) == (asked[-2].id, 20.0 + yes_at)
@@ -205,7 +206,7 @@ class TestPolls:
 
     def test_the_wrong_output_in_time(self, tmp_path):
         _, row, _ = self.poll(tmp_path, 1, 1, 0, says="It is 13.")
-        assert (row["correct"], row["output_correct"]) == (True, False)
+        assert (row["correct"], row["in_time"], row["output_correct"]) == (False, True, False)
 
     def test_polls_before_the_first_frame(self, tmp_path):
         question = only(tmp_path, streaming_proactive("00:00", "00:00"))

@@ -48,13 +48,16 @@ class Polls:
             # Under the poll's id, since that is where a window viewer has the frames of this moment.
             asked.append(self._ask(replace(question, id=poll.id, time_s=poll.time_s, proactive=None)))
         text = asked[-1]["text"] if says_now else ""
+        is_in_time = says_now and abs(poll.time_s - proactive.due_s) <= proactive.tolerance_s
+        is_right = says_now and says(text, proactive.output)
         row: Row = {
             "text": text,
             "predicted_index": round(poll.time_s) if says_now else None,
-            "correct": says_now and abs(poll.time_s - proactive.due_s) <= proactive.tolerance_s,
+            "correct": is_in_time and is_right,
+            "in_time": is_in_time,
             "due_s": proactive.due_s,
             "output_s": poll.time_s if says_now else None,
-            "output_correct": says_now and says(text, proactive.output),
+            "output_correct": is_right,
             "polls": [{key: one[key] for key in ("time_s", "text", "predicted_index")} for one in polled],
             "answer_s": round(sum(one["answer_s"] for one in asked), 6),
         }

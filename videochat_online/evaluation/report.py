@@ -192,7 +192,8 @@ def _score_table(rows: Iterable[tuple[str, Mapping[str, Any] | None]]) -> str:
 
 def _proactive(figures: Mapping[str, Any]) -> str:
     rows = [(f"within {limit} of its time", score) for limit, score in figures["within"].items()]
-    rows += [("within its tolerance, and the right output", figures["in_time_and_right"])]
+    rows += [("within its tolerance, whatever the output", figures["in_time"])]
+    rows += [("within its tolerance, and the right output (what counts)", figures["in_time_and_right"])]
     return f"{figures['num_polls']} polls; {figures['num_without_output']} times no output.\n\n{_score_table(rows)}"
 
 
