@@ -221,6 +221,7 @@ class TestReports:
         report = (tmp_path / "out" / "report.md").read_text()
         assert "its audio, which omni-source questions are about, is not heard" in report
         assert "### Output at the right time" in report
+        assert "2 questions have a start of their own; the memory has seen what was before it, too." in report
 
     @pytest.mark.parametrize(
         ("task_name", "groups", "titles"),

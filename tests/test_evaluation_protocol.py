@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -108,14 +109,21 @@ class TestProtocol:
         with pytest.raises(InputError, match="expected frame_times of end in the published scripts, got start"):
             resolve_protocol("streaming", protocol="reference", frame_times="start")
 
-    @pytest.mark.parametrize("task", ["ovobench", "streamingbench"])
-    def test_only_ovbench_has_published_frames(self, tmp_path, task):
-        values = {"task": get_task(task), "data_root": tmp_path}
-        make_config(tmp_path / "set.json", tmp_path / "out", **values)
-        with pytest.raises(
-            InputError, match=f"--protocol reference: expected a task with published frames, got {task}"
-        ):
-            make_config(tmp_path / "set.json", tmp_path / "out", protocol={"protocol": "reference"}, **values)
+    def test_published_frames_are_those_of_the_task(self, tmp_path):
+        def config(task, **more):
+            values = {"task": task, "data_root": tmp_path, "protocol": {"protocol": "reference", **more}}
+            return make_config(tmp_path / "set.json", tmp_path / "out", **values)
+
+        for name in ("ovobench", "streamingbench"):
+            task = get_task(name)
+            assert config(task, of_task=task.settings).protocol.clips
+            with pytest.raises(InputError, match=f"expected the frames that {name} publishes, got those of another"):
+                config(task)
+        task = replace(get_task("ovbench"), name="mine", settings={})
+        with pytest.raises(InputError, match="--protocol reference: expected a task with published frames, got mine"):
+            config(task)
+        with pytest.raises(InputError, match="--protocol reference: expected a benchmark with published frames"):
+            config(task, of_task=task.settings)
 
     @pytest.mark.parametrize(("clip", "cost"), [([0.0, 20.0], 20 * 8 + 4), (None, 5 * 8 + 4)])
     def test_shares_count_what_is_looked_ahead(self, tmp_path, clip, cost):
@@ -185,7 +193,8 @@ class TestMarks:
             call(name)
         path = tmp_path / "earlier" / "run.json"
         facts = json.loads(path.read_text())
-        del facts["settings"]["protocol"]["causal"]
+        for name in ("causal", "clips", "own_starts"):
+            del facts["settings"]["protocol"][name]
         path.write_text(json.dumps(facts))
         assert main(["compare", str(tmp_path / "causal"), str(tmp_path / "earlier")]) == 0
 

@@ -142,6 +142,8 @@ class TestPolls:
             'Question at 21.0s: When there are three, output "3". Is now the right time to output "3"?'
         )
         assert TASK.prompt(asked) == 'Question at 20.0s: When there are three, output "3".'
+        assert {asked.starts_s, *(poll.starts_s for poll in polls)} == {20.0}
+        assert only(tmp_path, streaming_choice("00:20")).starts_s is None
 
     def test_polls_of_two_questions_are_asked_in_turn(self, tmp_path):
         (video,) = load(tmp_path, *streaming_files()["proactive"]).videos

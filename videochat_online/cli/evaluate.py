@@ -128,6 +128,7 @@ def _add_frame_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         help="sliding window: how far it reaches back; all: the whole stream",
     )
+    group.add_argument("--context", metavar="NAME", help="sliding window: as the benchmark names it (60s, all)")
     group.add_argument("--max_frames", type=int, metavar="N", help="sliding window: most frames")
     group.add_argument(
         "--frame_times",
@@ -176,6 +177,7 @@ def _config(options: argparse.Namespace) -> EvaluationConfig:
         options.setting,
         of_task=get_task(options.task).settings,
         protocol=options.protocol,
+        context=options.context,
         memory=options.memory,
         memory_options=memory_options_of(options),
         strategy=options.strategy,

@@ -173,9 +173,9 @@ class RemoteFootage:
         indices: list[int] = self._ask("streaming_indices")
         return indices
 
-    def window_indices(self, question_s: float) -> list[int]:
+    def window_indices(self, question_s: float, starts_s: float | None = None) -> list[int]:
         """As `Footage`."""
-        indices: list[int] = self._ask("window_indices", question_s)
+        indices: list[int] = self._ask("window_indices", question_s, starts_s)
         return indices
 
     def finish(self) -> str | None:

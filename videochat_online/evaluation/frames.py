@@ -6,6 +6,7 @@ frames (by their rate), and the reading of chosen frames. Knows no model.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from videochat_online.video import (
     sliding_window_indices_at_times,
     streaming_indices,
     streaming_indices_at_times,
+    uniform_subset,
 )
 
 READ_CHUNK = 8
@@ -84,7 +86,7 @@ class Footage:
             self._starts_s = self.source.frame_times_s()
             self._fps = self._rate()
             self._ends_s = (*self._starts_s[1:], self._starts_s[-1] + 1 / self._fps)
-            if not protocol.causal:
+            if protocol.is_scripted:
                 self._ends_s = _as_float32(self._ends_s)
         except BaseException:
             self.source.close()
@@ -129,51 +131,59 @@ class Footage:
     def streaming_indices(self) -> list[int]:
         """Every n-th frame of the clip up to the last question, from the one shown at the clip's start on.
 
-        Not causal: up to the clip's end.
+        As scripted: up to the clip's end.
         """
-        fps, protocol = self._fps, self._protocol
+        fps, protocol, last_s = self._fps, self._protocol, self._video.last_question_s
         start_s, end_s = self._video.clip_s
-        stop_s = self._video.last_question_s if protocol.causal else self._ends_s[-1]
+        stop_s = self._ends_s[-1] if protocol.is_scripted else protocol.until_s(last_s)
         clip_s = (start_s, max(start_s, min(end_s, stop_s)))
         if self._is_folder:
-            return streaming_indices(len(self._starts_s), fps, protocol.fps, clip_s)
+            indices = streaming_indices(len(self._starts_s), fps, protocol.fps, clip_s)
+            return [index for index in indices if not protocol.clips or protocol.shows(self._starts_s[index], last_s)]
         if protocol.frame_times == "end":
-            tolerance_s = TIME_TOLERANCE_S if protocol.causal else 0.0
+            tolerance_s = 0.0 if protocol.is_scripted else TIME_TOLERANCE_S
             return streaming_indices_at_times(self._ends_s, fps, protocol.fps, clip_s, tolerance_s=tolerance_s)
         first = max(0, bisect_right(self._starts_s, start_s + TIME_TOLERANCE_S) - 1)
-        stop = bisect_right(self._starts_s, clip_s[1] + TIME_TOLERANCE_S)
+        until_s = clip_s[1] + (-2 if protocol.clips else 1) * TIME_TOLERANCE_S
+        stop = bisect_right(self._starts_s, until_s)
         return list(range(first, stop, frame_step(fps, protocol.fps)))
 
-    def window_indices(self, question_s: float) -> list[int]:
+    def window_indices(self, question_s: float, starts_s: float | None = None) -> list[int]:
         """Frames of the window of a question: none starts after it, none ends before the clip begins.
 
-        Not causal: the clip is not looked at, and a question before the first frame gets that one.
+        None starts before the question's own start, where it has one, and in a benchmark's clip none before the window.
+        As scripted: the clip is not looked at, and a question before the first frame gets that one.
         """
-        protocol, fps = self._protocol, self._fps
-        if not protocol.causal:
+        protocol = self._protocol
+        if protocol.is_scripted:
             return self._published_window(question_s)
-        start_s, end_s = self._video.clip_s
-        if question_s < start_s:
+        clip_start_s, clip_end_s = self._video.clip_s
+        if question_s < clip_start_s:
             return []
-        question_s = min(question_s, end_s)
-        reach_s = question_s - start_s
-        window_s = reach_s if protocol.window_s is None else min(protocol.window_s, reach_s)
-        limit = protocol.max_frames or 0
+        question_s = min(question_s, clip_end_s)
+        until_s = protocol.until_s(question_s)
+        window_s = until_s - clip_start_s
+        if protocol.window_s is not None:
+            window_s = min(protocol.window_s, window_s)
+        first_s = until_s - window_s if protocol.clips else -math.inf
+        if protocol.own_starts and starts_s is not None:
+            first_s = max(first_s, starts_s)
+        shown = [
+            index
+            for index in self._every_nth(until_s - 2 * TIME_TOLERANCE_S if protocol.clips else until_s, window_s)
+            # A frame with a negative start is what is shown at 0.
+            if max(0.0, self._starts_s[index]) >= first_s - TIME_TOLERANCE_S
+            and protocol.shows(self._starts_s[index], question_s)
+        ]
+        return uniform_subset(shown, protocol.max_frames or 0)
+
+    def _every_nth(self, question_s: float, window_s: float) -> list[int]:
+        """Of a window, however many these are, backwards from the question's frame."""
+        values = (self._fps, self._protocol.fps, question_s)
         if self._is_folder:
-            chosen = sliding_window_indices(
-                len(self._starts_s), fps, protocol.fps, question_s, window_s=window_s, max_num_frames=limit
-            )
-        else:
-            chosen = sliding_window_indices_at_times(
-                self._starts_s,
-                self._ends_s,
-                fps,
-                protocol.fps,
-                question_s,
-                window_s=window_s,
-                max_num_frames=limit,
-            )
-        return [index for index in chosen if self._starts_s[index] <= question_s]
+            return sliding_window_indices(len(self._starts_s), *values, window_s=window_s, max_num_frames=0)
+        times = (self._starts_s, self._ends_s)
+        return sliding_window_indices_at_times(*times, *values, window_s=window_s, max_num_frames=0)
 
     def offline_indices(self, last_index: int | None = None) -> list[int]:
         """Every n-th frame of the whole video, or of its frames up to `last_index`, thinned to `max_frames`."""
@@ -224,7 +234,7 @@ class Footage:
                 yield group
 
     def _label(self, start_s: float) -> float:
-        if self._is_folder and not self._protocol.causal and self._protocol.memory is not None:
+        if self._is_folder and self._protocol.is_scripted and self._protocol.memory is not None:
             return round(start_s, 2)  # as the streaming script compares and prints it
         if self._protocol.frame_times == "start" or self._is_folder:
             return start_s

@@ -68,8 +68,12 @@ class EvaluationConfig:
     shard: Shard = Shard()
 
     def __post_init__(self) -> None:
-        if not (self.protocol.causal or self.task.has_published_frames):
-            raise InputError(f"--protocol reference: expected a task with published frames, got {self.task.name}")
+        published = self.task.settings.get("reference", {})
+        frames = (self.protocol.causal, self.protocol.clips)
+        if frames not in ((True, False), (published.get("causal", True), published.get("clips", False))):
+            other = f"the frames that {self.task.name} publishes, got those of another task"
+            expected = other if published else f"a task with published frames, got {self.task.name}"
+            raise InputError(f"--protocol reference: expected {expected}")
         if self.answer_by not in ANSWER_BY:
             raise InputError(f"--answer_by: expected one of {', '.join(ANSWER_BY)}, got {self.answer_by!r}")
         if not 0 <= self.max_bad_fraction <= 1:
@@ -143,6 +147,7 @@ def make_plan(config: EvaluationConfig) -> Plan:
     content = config.task.load(config.annotations)
     if config.max_videos is not None:
         content = EvalSet(content.videos[: config.max_videos], content.problems)
+    _check_starts(content, config.protocol)
     num_rows = total_questions(content.videos) + len(content.problems)
     if len(content.problems) > config.max_bad_fraction * num_rows:
         raise InputError(
@@ -156,6 +161,16 @@ def make_plan(config: EvaluationConfig) -> Plan:
     everywhere = {video.name: _locate(library, video) for video in content.videos}
     missing = tuple(place for place in everywhere.values() if place.problem is not None)
     return Plan(content, tuple(everywhere[video.name] for video in share), missing)
+
+
+def _check_starts(content: EvalSet, protocol: EvalProtocol) -> None:
+    """A clip that begins at its question's own start cannot come out of a memory of the whole stream."""
+    num_own = sum(question.starts_s is not None for question in content.questions)
+    if protocol.clips and protocol.memory is not None and num_own:
+        raise InputError(
+            f"--protocol reference: expected --setting sliding_window, since {num_own} questions are shown clips that "
+            f"begin at their own start, got {protocol.setting}, whose memory has seen what was before it"
+        )
 
 
 def share_of(
@@ -182,7 +197,7 @@ def estimated_cost(video: EvalVideo, protocol: EvalProtocol, *, blind: bool = Fa
         return answers
     fps = protocol.fps if video.fps is None else min(protocol.fps, video.fps)
     start_s, end_s = video.clip_s
-    looks_ahead = not protocol.causal and protocol.memory is not None and math.isfinite(end_s)
+    looks_ahead = protocol.is_scripted and protocol.memory is not None and math.isfinite(end_s)
     stop_s = end_s if looks_ahead else min(video.last_question_s, end_s)
     span_s = max(0.0, stop_s - start_s)
     if protocol.memory is None:

@@ -6,7 +6,8 @@ a run's output. Knows no files and no model.
 Source: the released evaluation of VideoChat-Online on OVBench. By default two of its habits are left out. Its
 scripts label the frames of video files with their END times, training labels them with START times. And they hand
 the last question of a video the frames up to the clip's end, which is looking ahead; here a question sees the
-frames that start at or before its time, and nothing else. `protocol="reference"` does as the scripts do.
+frames that start at or before its time, and nothing else. `protocol="reference"` does as the scripts do. Other
+benchmarks say in their settings what their own scripts do: they cut a clip for each question.
 """
 
 from __future__ import annotations
@@ -28,10 +29,13 @@ from videochat_online.text.questions import (
     SLIDING_WINDOW_SUFFIX,
     STREAMING_SUFFIX,
 )
+from videochat_online.video import TIME_TOLERANCE_S
 
 FRAME_TIMES = ("start", "end")
 FRAME_RULES = ("causal", "reference")
 """Values of `--protocol`: no look-ahead, or the frames of the published scripts."""
+OVBENCH_REFERENCE: Mapping[str, Any] = {"causal": False, "frame_times": "end"}
+"""What `--protocol reference` changes for OVBench."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +45,10 @@ class EvalProtocol:
     Attributes:
         setting: name in `PROTOCOLS`.
         causal: a question sees no frame later than itself; otherwise it sees those of the published scripts.
+        clips: a question sees the clip that its benchmark's scripts cut for it. It begins with a frame and has those
+            that start before the end of the second that the question falls into: at 2.5 s those before 3 s, at 3 s the
+            same.
+        own_starts: a window has no frame from before the start of a question that has one (`EvalQuestion.starts_s`).
         fps: frames a second; every n-th frame of the video is taken, n = its rate / `fps` rounded.
         memory: what remembers the stream; None where a question gets a window of frames instead.
         memory_options: options of that memory, without those that the model decides.
@@ -61,6 +69,8 @@ class EvalProtocol:
 
     setting: str
     causal: bool = True
+    clips: bool = False
+    own_starts: bool = True
     fps: float
     memory: str | None
     memory_options: Mapping[str, Any]
@@ -82,7 +92,8 @@ class EvalProtocol:
             "window_s above 0": self.window_s is None or (math.isfinite(self.window_s) and self.window_s > 0),
             "max_frames of at least 1": self.max_frames is None or self.max_frames >= 1,
             f"frame_times of {' or '.join(FRAME_TIMES)}": self.frame_times in FRAME_TIMES,
-            "frame_times of end in the published scripts": self.causal or self.frame_times == "end",
+            "frame_times of end in the published scripts": not self.is_scripted or self.frame_times == "end",
+            "frame_times of start in the clips of a benchmark": not self.clips or self.frame_times == "start",
             "max_new_tokens of at least 1": self.max_new_tokens >= 1,
         }
         for rule, holds in rules.items():
@@ -102,9 +113,23 @@ class EvalProtocol:
         return KIND_SUFFIXES.get(kind, self.suffix)
 
     @property
+    def is_scripted(self) -> bool:
+        """Whether frames are those of OVBench's published scripts."""
+        return not (self.causal or self.clips)
+
+    @property
     def min_new_tokens(self) -> int:
-        """Of an answer; the published scripts do not let it be empty."""
-        return 0 if self.causal else 1
+        """Of an answer; OVBench's scripts do not let it be empty."""
+        return int(self.is_scripted)
+
+    def until_s(self, question_s: float) -> float:
+        """The latest start of a frame that a question sees; in a clip the end of it, before which a frame starts."""
+        return float(math.ceil(question_s)) if self.clips and math.isfinite(question_s) else question_s
+
+    def shows(self, start_s: float, question_s: float) -> bool:
+        """Whether a frame starts early enough for a question; both in seconds."""
+        until_s = self.until_s(question_s)
+        return start_s < until_s - TIME_TOLERANCE_S if self.clips else start_s <= until_s
 
     def make_memory(self, full_grid: Grid, intervals: tuple[int, ...]) -> MemoryBank:
         """An empty memory for frames of a model, which decides its grid and intervals.
@@ -154,6 +179,7 @@ def resolve_protocol(
     *,
     of_task: Mapping[str, Mapping[str, Any]] | None = None,
     protocol: str = "causal",
+    context: str | None = None,
     memory: str | None = None,
     memory_options: Mapping[str, Any] | None = None,
     strategy: str | None = None,
@@ -164,8 +190,9 @@ def resolve_protocol(
 
     Args:
         setting: name in `PROTOCOLS`.
-        of_task: `Task.settings`: what a benchmark has otherwise than the preset.
-        protocol: one of `FRAME_RULES`; "reference" labels frames with their ends, too.
+        of_task: `Task.settings`: what a benchmark has otherwise than the preset; None for OVBench's.
+        protocol: one of `FRAME_RULES`.
+        context: how far a window reaches back, by the name that the benchmark has for it.
         memory: another memory than the preset's. It then gets as many frames as fit the preset's budget on its
             default token grids, unless its options say otherwise; `fifo` gets the preset's capacities.
         memory_options: options of the memory; None values count as not given.
@@ -175,17 +202,12 @@ def resolve_protocol(
             the whole stream.
 
     Raises:
-        InputError: an unknown setting, protocol, memory or strategy, a value out of its range, or an option that has
-            no meaning in the setting.
+        InputError: an unknown setting, protocol, context, memory or strategy, a value out of its range, an option that
+            has no meaning in the setting, or published frames of a benchmark that has none.
     """
-    if setting not in PROTOCOLS:
-        raise InputError(f"unknown setting {setting!r}: expected one of {sorted(PROTOCOLS)}")
-    if protocol not in FRAME_RULES:
-        raise InputError(f"unknown protocol {protocol!r}: expected one of {list(FRAME_RULES)}")
-    preset = replace(PROTOCOLS[setting], **(of_task or {}).get(setting, {}))
+    settings = {"reference": OVBENCH_REFERENCE} if of_task is None else of_task
+    preset = _preset(setting, settings, protocol)
     given = {name: value for name, value in overrides.items() if value is not None}
-    if protocol == "reference":
-        given = {"causal": False, "frame_times": "end", **given}
     options = {name: value for name, value in (memory_options or {}).items() if value is not None}
     of_strategy = {name: value for name, value in (strategy_options or {}).items() if value is not None}
     if preset.memory is None:
@@ -193,16 +215,48 @@ def resolve_protocol(
         named = {"memory": memory, **options, "strategy": strategy, **of_strategy, "kv_memory": given.get("kv_memory")}
         unusable = [f"--{name}" for name, value in named.items() if value is not None]
     else:
-        unusable = [f"--{name}" for name in ("window_s", "max_frames") if name in given]
+        named = {"context": context, "window_s": given.get("window_s"), "max_frames": given.get("max_frames")}
+        unusable = [f"--{name}" for name, value in named.items() if value is not None]
     if unusable:
         raise InputError(f"setting {setting!r} does not use {', '.join(unusable)}")
     if preset.memory is not None:
         name = preset.memory if memory is None else memory
         given |= {"memory": name, "memory_options": _memory_options(name, options, preset)}
         given |= _strategy("direct" if strategy is None else strategy, of_strategy)
-    elif given.get("window_s") == math.inf:
-        given["window_s"] = None
+    else:
+        if context is not None:
+            given |= _window_of(context, settings.get("contexts", {}), given)
+        if given.get("window_s") == math.inf:
+            given["window_s"] = None
     return replace(preset, **given)
+
+
+def _preset(setting: str, settings: Mapping[str, Mapping[str, Any]], protocol: str) -> EvalProtocol:
+    """A benchmark's values for a setting."""
+    if setting not in PROTOCOLS:
+        raise InputError(f"unknown setting {setting!r}: expected one of {sorted(PROTOCOLS)}")
+    if protocol not in FRAME_RULES:
+        raise InputError(f"unknown protocol {protocol!r}: expected one of {list(FRAME_RULES)}")
+    if protocol == "reference" and "reference" not in settings:
+        raise InputError("--protocol reference: expected a benchmark with published frames, got one without")
+    otherwise = settings["reference"] if protocol == "reference" else {}
+    return replace(PROTOCOLS[setting], **{**settings.get(setting, {}), **otherwise})
+
+
+def _window_of(context: str, contexts: Mapping[str, float], given: Mapping[str, Any]) -> dict[str, float]:
+    if context not in contexts:
+        raise InputError(f"--context: expected {' or '.join(contexts) or 'none with this benchmark'}, got {context!r}")
+    if "window_s" in given:
+        raise InputError(f"--context: expected it or --window_s, got both ({context}, {given['window_s']:g})")
+    return {"window_s": contexts[context]}
+
+
+def context_of(protocol: EvalProtocol, of_task: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """A benchmark's name for how far a window reaches back; None for a memory, or a window of one's own."""
+    if protocol.memory is not None:
+        return None
+    window_s = math.inf if protocol.window_s is None else protocol.window_s
+    return next((name for name, value in of_task.get("contexts", {}).items() if value == window_s), None)
 
 
 def _memory_options(name: str, given: Mapping[str, Any], preset: EvalProtocol) -> dict[str, Any]:

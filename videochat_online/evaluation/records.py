@@ -53,6 +53,7 @@ class EvalQuestion:
         kind: a name in `KINDS`.
         context: lines about earlier questions and their right answers, which the prompt begins with.
         proactive: when it is to be answered, where that is for the model to say.
+        starts_s: the earliest moment that is to be shown for it, where it has a start of its own.
     """
 
     id: str
@@ -67,6 +68,7 @@ class EvalQuestion:
     kind: str = "choice"
     context: tuple[str, ...] = ()
     proactive: Proactive | None = None
+    starts_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,18 +136,18 @@ class Average:
         title: in the report.
         groups: of answer types; the figure is not given where one of them has no answers.
         per_question: whether every question counts alike; else it is the mean of the groups' means over types.
-    """
-
         only: for an answer type, which of its questions count. A set that has none of these counts all of its own.
         beside: name of one of the same groups, which this one is given beside where it is of more questions.
+    """
+
     name: str
     title: str
     groups: tuple[str, ...]
     per_question: bool = False
-
-
     only: Mapping[str, Callable[[Mapping[str, Any]], bool]] = field(default_factory=dict)
     beside: str | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
     """A benchmark.
@@ -160,8 +162,9 @@ class Task:
         folder_fps: rate of folders of frames by dataset, where the annotation need not say it.
         type_groups: from answer type to its group, where groups are of types and not of datasets.
         averages: what it publishes, the most important first; none: the mean of the cells.
-        settings: for a setting, the values of its protocol that this benchmark has otherwise.
-        has_published_frames: whether `--protocol reference` is known for it.
+        settings: for a setting, the values of its protocol that this benchmark has otherwise; under "reference" those
+            of `--protocol reference`, where its scripts are known; under "contexts" the seconds (or infinity) that a
+            window reaches back, by the name of each.
         notes: what a reader of its report has to know.
     """
 
@@ -175,7 +178,6 @@ class Task:
     type_groups: Mapping[str, str] = field(default_factory=dict)
     averages: Sequence[Average] = ()
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    has_published_frames: bool = False
     notes: Sequence[str] = ()
 
     @property

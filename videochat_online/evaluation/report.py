@@ -12,14 +12,21 @@ import numpy as np
 from videochat_online.evaluation.averages import WITHOUT
 from videochat_online.evaluation.plan import EvaluationConfig
 from videochat_online.evaluation.plots import plot_run
+from videochat_online.evaluation.protocols import context_of
 from videochat_online.evaluation.records import EvalSet
 from videochat_online.evaluation.results import Row, RunFolder
 from videochat_online.evaluation.submission import submission
 
 NOT_CAUSAL = (
-    "**Not causal:** `--protocol reference` takes the frames of the published scripts. The last question of a video "
-    "sees frames up to the end of its clip. For comparison with published figures only."
+    "**Not causal:** `--protocol reference` takes the frames of the published scripts. {} For comparison with "
+    "published figures only."
 )
+_LOOKS_AHEAD = {
+    False: "The last question of a video sees frames up to the end of its clip.",
+    True: "A question sees frames up to the end of the second that it falls into.",
+}
+"""By whether the scripts cut a clip for each question."""
+_SEEN_BEFORE = "{} questions have a start of their own; the memory has seen what was before it, too."
 _TABLES = {
     "cells": "By answer type and source",
     "answer_types": "By answer type",
@@ -52,10 +59,15 @@ def summary_figures(
     damaged = [
         {"video": row["video"], "problem": row["problem"]} for row in videos if row["problem"] and not row["is_bad"]
     ]
-    notes = {"notes": list(config.task.notes)} if config.task.notes else {}
+    notes = list(config.task.notes)
+    num_own_starts = sum(question.starts_s is not None for question in content.questions)
+    if num_own_starts and config.protocol.memory is not None and not config.blind:
+        notes.append(_SEEN_BEFORE.format(num_own_starts))
+    context = context_of(config.protocol, config.task.settings)
     return {
         "task": settings["task"],
         "setting": config.protocol.setting,
+        **({} if context is None else {"context": context}),
         "causal": config.protocol.causal,
         "model": settings["model"],
         "blind": config.blind,
@@ -72,7 +84,7 @@ def summary_figures(
         "bad_videos": bad,
         "damaged_videos": damaged,
         "bad_rows": list(content.problems),
-        **notes,
+        **({"notes": notes} if notes else {}),
     }
 
 
@@ -107,7 +119,8 @@ def write_report(folder: RunFolder, metrics: Mapping[str, Any], rows: Sequence[R
 def render(metrics: Mapping[str, Any], plots: Mapping[str, str] | None = None) -> str:
     """The report as Markdown; `plots` are titles and names of pictures beside it."""
     frames = "no frames (blind)" if metrics["blind"] else metrics["setting"]
-    parts = [f"# {metrics['task']}, {frames}", *([] if metrics["causal"] else [NOT_CAUSAL]), _headline(metrics)]
+    mark = [] if metrics["causal"] else [NOT_CAUSAL.format(_LOOKS_AHEAD[metrics["protocol"]["clips"]])]
+    parts = [f"# {metrics['task']}, {frames}", *mark, _headline(metrics)]
     parts += ["## Protocol", _protocol(metrics), "## Conditions", _conditions(metrics), "## Accuracy"]
     parts.append("Percent, with 95% intervals of a bootstrap over videos. An answer that names no option is wrong.")
     for key, title in (_TABLES_OF_TYPES if metrics.get("averages") else _TABLES).items():
@@ -160,7 +173,8 @@ def _headline(metrics: Mapping[str, Any]) -> str:
 
 
 def _protocol(metrics: Mapping[str, Any]) -> str:
-    return _value_table({"answer_by": metrics["answer_by"], **metrics["protocol"]})
+    context = {"context": metrics["context"]} if "context" in metrics else {}
+    return _value_table({"answer_by": metrics["answer_by"], **context, **metrics["protocol"]})
 
 
 def _conditions(metrics: Mapping[str, Any]) -> str:

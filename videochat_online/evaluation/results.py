@@ -324,13 +324,19 @@ def read_run_file(path: Path) -> dict[str, Any]:
         if isinstance(run, dict) and isinstance(run.get("settings"), dict):
             protocol = run["settings"].get("protocol")
             if isinstance(protocol, dict):
-                earlier = {"causal": True, "strategy": "direct", "strategy_options": {}}
-                earlier |= {"kv_memory": False, "zero_start": False}
+                earlier = {"causal": True, "clips": False, "strategy": "direct", "strategy_options": {}}
+                earlier |= {"kv_memory": False, "zero_start": False, "own_starts": not _showed_more(run["settings"])}
                 run["settings"]["protocol"] = earlier | protocol
             return run
     except ValueError:
         pass
     raise InputError(f"{path}: expected the settings of an evaluation, found something else")
+
+
+def _showed_more(settings: Mapping[str, Any]) -> bool:
+    """Whether a run from before questions had starts of their own may have shown what was before them."""
+    had_windows = settings["protocol"].get("memory") is None and not settings.get("blind")
+    return settings.get("task") == "streamingbench" and had_windows
 
 
 def differences(there: Any, here: Any, name: str = "") -> list[tuple[str, str, str]]:

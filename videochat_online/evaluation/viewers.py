@@ -78,7 +78,7 @@ class StreamingViewer:
         )
         indices = footage.streaming_indices()
         self._groups = footage.read(indices)
-        self._causal, self._last_index = protocol.causal, indices[-1] if indices else -1
+        self._protocol, self._last_index = protocol, indices[-1] if indices else -1
         self._reuses = protocol.kv_memory
         self._last_question = questions[-1].id if questions else None
         self._held: list[LabelledFrame] = []
@@ -103,19 +103,20 @@ class StreamingViewer:
     def prepare(self, question: EvalQuestion, text: str, generation_prefix: str = "") -> View:
         """The prompt from what the session remembers."""
         # Without a time the session does not mind that frames come after the question.
-        at_s = question.time_s if self._causal else None
+        at_s = question.time_s if self._protocol.causal else None
         prepared = self.session.prepare(text, at_s=at_s, generation_prefix=generation_prefix)
         # Otherwise each question is computed from its start: a figure of one depends on no other.
         return View(prepared.frames, self.session.reusing(prepared) if self._reuses else prepared.prompt)
 
     def _may_see(self, question: EvalQuestion, frame: LabelledFrame) -> bool:
-        """Frames labelled with a time up to the question's.
+        """Frames labelled with a time up to the question's, or before the end of its clip.
 
-        As published, the last question of a video sees all of the clip, and no other one the clip's last frame.
+        As scripted, the last question of a video sees all of the clip, and no other one the clip's last frame.
         """
-        if not self._causal and question.id == self._last_question:
+        if self._protocol.is_scripted and question.id == self._last_question:
             return True
-        return frame.time_s <= question.time_s and (self._causal or frame.index != self._last_index)
+        is_last = self._protocol.is_scripted and frame.index == self._last_index
+        return self._protocol.shows(frame.time_s, question.time_s) and not is_last
 
 
 class WindowViewer:
@@ -134,7 +135,9 @@ class WindowViewer:
     ) -> None:
         self._model, self._protocol = model, protocol
         self._schedule = TokenSchedule(tuple(model.config.memory_intervals))
-        self._wanted = {question.id: frozenset(footage.window_indices(question.time_s)) for question in questions}
+        self._wanted = {
+            question.id: frozenset(footage.window_indices(question.time_s, question.starts_s)) for question in questions
+        }
         self._windows: dict[str, list[tuple[FrameUse, Tensor]]] = {question.id: [] for question in questions}
         self._num_placed = dict.fromkeys(self._windows, 0)
         self._frames = _flat(footage.read(sorted(frozenset().union(*self._wanted.values()))))
@@ -163,7 +166,9 @@ class WindowViewer:
         """The prompt from the question's window."""
         window = self._windows[question.id]
         if not window:
-            raise NoFrameError(f"question {question.id}: no frame that decodes starts at or before {question.time_s} s")
+            own = "" if question.starts_s is None else f", and not before {question.starts_s} s"
+            where = f"at or before {question.time_s} s{own}"
+            raise NoFrameError(f"question {question.id}: no frame that decodes starts {where}")
         frames = tuple(frame for frame, _ in window)
         prompt = build_prompt(
             self._model,

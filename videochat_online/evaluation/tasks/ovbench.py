@@ -26,6 +26,7 @@ from string import ascii_uppercase
 from typing import Any
 
 from videochat_online.errors import InputError
+from videochat_online.evaluation.protocols import OVBENCH_REFERENCE
 from videochat_online.evaluation.records import EvalQuestion, EvalSet, EvalVideo, Task
 from videochat_online.evaluation.tasks.reading import (
     expect,
@@ -197,5 +198,5 @@ OVBENCH = Task(
     cells=CELLS,
     set_apart=(("Hallucination", "object"),),
     folder_fps={"ava": 1.0},
-    has_published_frames=True,
+    settings={"reference": OVBENCH_REFERENCE},
 )

@@ -11,7 +11,8 @@ proactive        {..., "questions": [{"task_type": "Proactive Output", "time_sta
 
 - A sequential question (sqa) gets the questions before it about its video, with their right answers, in its prompt.
 - A proactive question is polled each second from one second after it was put until 4 s after its time: whether now
-  is the time. At the first Yes it is asked itself. It is right when that Yes comes within 2 s of the time.
+  is the time. At the first Yes it is asked itself. It is right when that Yes comes within 2 s of the time and the
+  answer says what is due. It has a start of its own, which is when it was put: a window shows nothing before that.
 - Of omni-source videos only the frames are used.
 
 A row that cannot be used is reported, never repaired: times that are none or beyond an hour (no video lasts so long),
@@ -23,6 +24,7 @@ Source: arXiv:2411.03628; groups as in its tables. The wording of the questions 
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -56,8 +58,6 @@ TASKS_OF_GROUPS = {
 }  # fmt: skip
 GROUPS = {task: group for group, tasks in TASKS_OF_GROUPS.items() for task in tasks}
 
-POLL_EVERY_S, POLL_BEYOND_S, TOLERANCE_S = 1, 4, 2.0
-"""How often is polled, for how long after the right time, and how far from that a Yes is right."""
 PUBLISHED_PROACTIVE_S = (
     (407,), (708, 749), (404,), (441,), (320,), (678,), (352,), (443,), (673,), (325,),
     (434,), (650,), (611,), (160,), (120,), (700,), (170,), (440,), (360,), (285,),
@@ -69,6 +69,8 @@ PUBLISHED_PROACTIVE_S = (
 rule of their own tells them from the others of the 250."""
 _PROACTIVE_VIDEO = re.compile(r"sample_([1-9]\d?)_proactive\.mp4")
 
+POLL_EVERY_S, POLL_BEYOND_S, TOLERANCE_S = 1, 4, 2.0
+"""How often is polled, for how long after the right time, and how far from that a Yes is right."""
 LONGEST_S = 3600
 _TIME = re.compile(r"(?:(\d{1,2}):)?([0-5]?\d):([0-5]?\d)")
 _LETTERED = re.compile(r"([A-Z])[.)]\s*(?=\S)")
@@ -194,6 +196,7 @@ def _with_polls(question: EvalQuestion, fields: dict[str, Any]) -> EvalQuestion:
         replace(
             question,
             id=_poll_id(question.id, time_s),
+            starts_s=question.time_s,
             time_s=float(time_s),
             question=f'{question.question} Is now the right time to output "{output}"?',
             options=YES_NO,
@@ -203,7 +206,7 @@ def _with_polls(question: EvalQuestion, fields: dict[str, Any]) -> EvalQuestion:
         for time_s in times_s
     )
     proactive = Proactive(polls=polls, due_s=due_s, tolerance_s=TOLERANCE_S, output=output)
-    return replace(question, answer_index=round(due_s), proactive=proactive)
+    return replace(question, answer_index=round(due_s), proactive=proactive, starts_s=question.time_s)
 
 
 def _poll_id(question_id: str, time_s: float) -> str:
@@ -227,9 +230,6 @@ def _prompt(question: EvalQuestion) -> str:
     return "\n".join(("Earlier questions about this video and their answers:", *question.context, text))
 
 
-OVERALL = ("real_time", "omni_source", "contextual")
-STREAMINGBENCH = Task(
-    name="streamingbench",
 def is_published(row: Mapping[str, Any]) -> bool:
     """Whether a row is of one of the 51 proactive questions that the published averages are of."""
     match = _PROACTIVE_VIDEO.fullmatch(str(row["video"]))
@@ -237,8 +237,11 @@ def is_published(row: Mapping[str, Any]) -> bool:
     return 0 < number <= len(PUBLISHED_PROACTIVE_S) and row["time_s"] in PUBLISHED_PROACTIVE_S[number - 1]
 
 
-    load=load_streamingbench,
+OVERALL = ("real_time", "omni_source", "contextual")
 _ONLY = {PROACTIVE: is_published}
+STREAMINGBENCH = Task(
+    name="streamingbench",
+    load=load_streamingbench,
     prompt=_prompt,
     type_groups=GROUPS,
     averages=(
@@ -249,9 +252,6 @@ _ONLY = {PROACTIVE: is_published}
             )
             for group in OVERALL
         ),
-    ),
-    settings={"sliding_window": {"window_s": 60.0, "fps": 1.0}},
-    notes=("Only the frames of a video are used: its audio, which omni-source questions are about, is not heard.",),
         *(
             Average(
                 name=f"{name}_250",
@@ -262,4 +262,12 @@ _ONLY = {PROACTIVE: is_published}
             )
             for name, groups in (("overall", OVERALL), ("contextual", ("contextual",)))
         ),
+    ),
+    settings={
+        "sliding_window": {"window_s": 60.0, "fps": 1.0},
+        "contexts": {"60s": 60.0, "all": math.inf},
+        # Its scripts ask about clips that end before the time, with no system message.
+        "reference": {"clips": True, "system_message": None},
+    },
+    notes=("Only the frames of a video are used: its audio, which omni-source questions are about, is not heard.",),
 )
