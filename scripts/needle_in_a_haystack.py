@@ -140,7 +140,8 @@ def search(
     """
     config = what.model.config
     memory = protocol.make_memory(config.grid, tuple(config.memory_intervals))
-    session = StreamingSession(what.model, memory, system_message=protocol.system_message, reuse_prefix=False)
+    message = protocol.system_message_of("open" if what.answer_by == "text_likelihood" else "choice")
+    session = StreamingSession(what.model, memory, system_message=message, reuse_prefix=False)
     room = what.shown + len(what.needles) - 1
     cells = {(length, depth): round(depth * (length - room)) for length in lengths for depth in depths}
     with tempfile.TemporaryDirectory() as folder:

@@ -31,7 +31,8 @@ PRESET_FLAGS: dict[str, dict[str, list[str]]] = {
         "pretrain": ["--steps", "1500"],
         "stage1": ["--max_num_frame", "24"],
         "stage2": ["--max_num_frame", "240"],
-        "evaluation": ["--answer_by", "text_likelihood"],
+        # The tiny models have seen no other system message than their own.
+        "evaluation": ["--answer_by", "text_likelihood", "--system_message", "checkpoint"],
     },
 }
 """What a preset's commands have beside the configs.

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from evaluation_sets import make_config, question, write_set
 from videochat_online.evaluation import RunFolder, make_plan
+from videochat_online.evaluation.plan import settled
 from videochat_online.evaluation.results import RowFile
 from videochat_online.evaluation.runner import summarize
 
@@ -37,6 +38,7 @@ def make_set(root: Path, num_videos=24, ages_s=AGES_S, **more) -> Path:
 def append(config, is_right, num_tokens=96):
     """Write answers as a run does, and the summaries; `is_right(video, question)` may say None for no answer."""
     plan = make_plan(config)
+    config = settled(config, plan.content)
     facts = {"counts": {"num_questions": len(plan.content.questions)}}
     folder = RunFolder(config.output, config.settings(), facts, config.shard)
     with folder.predictions.appending() as predictions, folder.videos.appending() as videos:

@@ -17,6 +17,7 @@ from videochat_online.evaluation import (
     make_plan,
     resolve_protocol,
 )
+from videochat_online.evaluation.plan import settled
 from videochat_online.streaming import GenerationSettings
 
 TIMINGS = {"first_token_s", "answer_s"}
@@ -85,6 +86,7 @@ def make_config(annotations, output, data_root=None, *, setting="streaming", pro
 def run(config, model, on_progress=lambda progress: None):
     """Evaluate; gives the outcome."""
     plan = make_plan(config)
+    config = settled(config, plan.content)
     folder = RunFolder(config.output, config.settings(), {}, config.shard)
     return evaluate(config, plan, folder, lambda: model, on_progress)
 

@@ -303,7 +303,7 @@ class TestAnswers:
         scores = []
         for option in asked.options:
             turn = Turn((f"Question at 1.0s: {asked.question}\nAnswer:",), option)
-            texts = {"template": model.template, "system_message": protocol_of("streaming").system_message}
+            texts = {"template": model.template, "system_message": protocol_of("streaming").system_message_of("open")}
             layout = layout_prompt([turn], tokenizer=model.tokenizer, **texts)
             ids, labels = torch.tensor([layout.input_ids]), torch.tensor(layout.labels[1:])
             with torch.inference_mode():

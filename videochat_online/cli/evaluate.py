@@ -58,6 +58,7 @@ from videochat_online.evaluation import (
 )
 from videochat_online.evaluation.answering import ANSWER_BY
 from videochat_online.evaluation.decoding import DECODE_TIMEOUT_S
+from videochat_online.evaluation.plan import settled
 from videochat_online.evaluation.protocols import FRAME_RULES, FRAME_TIMES
 from videochat_online.evaluation.records import total_questions
 from videochat_online.evaluation.results import timestamp
@@ -69,7 +70,9 @@ SECONDS_BETWEEN_LINES = 30.0
 _MODEL_OPTIONS = ("tokenizer", "template", "dtype", "attn_implementation", "quantization")
 _NEWER_MODEL_OPTIONS = ("int8", "compile")
 """Written down where they are given only: runs from before them can be resumed, and compared."""
-_PROTOCOL_OPTIONS = ("fps", "window_s", "max_frames", "frame_times", "max_new_tokens", "kv_memory", "zero_start")
+_PROTOCOL_OPTIONS = (
+    "fps", "window_s", "max_frames", "frame_times", "max_new_tokens", "kv_memory", "zero_start", "system_message",
+)  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -91,6 +94,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--blind", action="store_true", help="no frames: what the text alone gives away")
     group.add_argument(
         "--answer_by", default="generation", metavar="HOW", help=f"{' or '.join(ANSWER_BY)} (default: generation)"
+    )
+    group.add_argument(
+        "--system_message",
+        metavar="TEXT",
+        help="before all questions, or none, or checkpoint: its own (default: that of each kind of question)",
     )
     group.add_argument(
         "--dry_run", action="store_true", help="load no model: count questions and missing videos (with --data_root)"
@@ -153,6 +161,7 @@ def run(options: argparse.Namespace) -> int:
                 raise InputError(f"--{name}: expected a directory, got none (only --dry_run needs none)")
     config = _config(options)
     plan = make_plan(config)
+    config = settled(config, plan.content)
     if options.dry_run:
         # Without a place to look at, nothing is known to be missing.
         unknown = {"num_missing_videos": None} if options.data_root is None and not options.blind else {}

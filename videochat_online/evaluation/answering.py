@@ -13,6 +13,7 @@ from string import ascii_uppercase
 import torch
 
 from videochat_online.errors import InputError
+from videochat_online.evaluation.records import EvalQuestion
 from videochat_online.evaluation.scoring import parse_reply
 from videochat_online.model import VideoChatModel
 from videochat_online.streaming import GenerationSettings
@@ -42,6 +43,19 @@ class Reply:
     option: int | None
     first_token_s: float | None
     option_probabilities: tuple[float, ...] | None = None
+
+
+def way_of_answering(question: EvalQuestion, answer_by: str) -> str:
+    """Of a question that shows no letters, the texts are compared; of one without options, the text is generated."""
+    if not question.options:
+        return "generation"
+    return "text_likelihood" if answer_by == "likelihood" and question.kind != "choice" else answer_by
+
+
+def asked_kind(question: EvalQuestion, answer_by: str) -> str:
+    """The kind in `records.KINDS` that a question is put as: one whose options are not shown is open."""
+    hides_options = question.kind == "choice" and way_of_answering(question, answer_by) == "text_likelihood"
+    return "open" if hides_options else question.kind
 
 
 def answer_by_generation(

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from videochat_online.errors import InputError, VideoError
-from videochat_online.evaluation.answering import ANSWER_BY
+from videochat_online.evaluation.answering import ANSWER_BY, asked_kind
 from videochat_online.evaluation.decoding import DECODE_TIMEOUT_S
 from videochat_online.evaluation.media import MediaLibrary
 from videochat_online.evaluation.protocols import EvalProtocol
@@ -142,7 +142,7 @@ def make_plan(config: EvaluationConfig) -> Plan:
     """Read annotations, share out, find the videos.
 
     Raises:
-        InputError: annotations or data root unusable, or too many unusable rows.
+        InputError: annotations or data root unusable, too many unusable rows, or questions that `settled` refuses.
     """
     content = config.task.load(config.annotations)
     if config.max_videos is not None:
@@ -154,6 +154,7 @@ def make_plan(config: EvaluationConfig) -> Plan:
             f"{len(content.problems)} of {num_rows} annotated questions cannot be used, more than max_bad_fraction "
             f"{config.max_bad_fraction:g} allows; the first: {content.problems[0]}"
         )
+    settled(config, content)
     share = share_of(content.videos, config.protocol, config.shard, blind=config.blind)
     if config.blind or config.data_root is None:
         return Plan(content, tuple(Located(video) for video in share))
@@ -171,6 +172,18 @@ def _check_starts(content: EvalSet, protocol: EvalProtocol) -> None:
             f"--protocol reference: expected --setting sliding_window, since {num_own} questions are shown clips that "
             f"begin at their own start, got {protocol.setting}, whose memory has seen what was before it"
         )
+
+
+def settled(config: EvaluationConfig, content: EvalSet) -> EvaluationConfig:
+    """The config with the system messages of the kinds of questions that are asked alone: what a run is known by.
+
+    Raises:
+        InputError: as `EvalProtocol.asking`.
+    """
+    # The question that a poll leads to is asked, too.
+    asked = (question for video in content.videos for moment in video.moments for question in moment)
+    kinds = {asked_kind(question, config.answer_by) for question in asked}
+    return replace(config, protocol=config.protocol.asking(kinds))
 
 
 def share_of(

@@ -13,7 +13,7 @@ benchmarks say in their settings what their own scripts do: they cut a clip for 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -23,8 +23,10 @@ from videochat_online.memory.budget import sizes_within
 from videochat_online.memory.schedule import Grid
 from videochat_online.streaming.readings import Strategy
 from videochat_online.streaming.strategies import STRATEGY_OPTIONS, make_strategy
+from videochat_online.text import check_text
 from videochat_online.text.questions import (
     KIND_SUFFIXES,
+    KIND_SYSTEM_MESSAGES,
     OVBENCH_SYSTEM_MESSAGE,
     SLIDING_WINDOW_SUFFIX,
     STREAMING_SUFFIX,
@@ -36,6 +38,8 @@ FRAME_RULES = ("causal", "reference")
 """Values of `--protocol`: no look-ahead, or the frames of the published scripts."""
 OVBENCH_REFERENCE: Mapping[str, Any] = {"causal": False, "frame_times": "end"}
 """What `--protocol reference` changes for OVBench."""
+SYSTEM_MESSAGES: dict[str, str | None] = {"none": "", "checkpoint": None}
+"""Words that `--system_message` takes in place of a text: no message, and the checkpoint's own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +66,8 @@ class EvalProtocol:
             may be labelled with a time after it.
         with_times: whether frames are labelled with times at all.
         system_message: before everything else; None: the checkpoint's own.
+        kind_system_messages: the same for kinds of questions (`records.KINDS`) that have another one; those without
+            options may not be told to select one.
         suffix: after the options of a multiple-choice question.
         max_new_tokens: of an answer.
         zero_start: times of questions and frames count from a video file's first frame, whatever its clock says.
@@ -79,6 +85,7 @@ class EvalProtocol:
     frame_times: str = "start"
     with_times: bool = True
     system_message: str | None = OVBENCH_SYSTEM_MESSAGE
+    kind_system_messages: Mapping[str, str | None] = field(default_factory=lambda: dict(KIND_SYSTEM_MESSAGES))
     suffix: str
     max_new_tokens: int
     strategy: str = "direct"
@@ -111,6 +118,29 @@ class EvalProtocol:
     def suffix_of(self, kind: str) -> str:
         """What a question of a kind (`records.KINDS`) ends in."""
         return KIND_SUFFIXES.get(kind, self.suffix)
+
+    def system_message_of(self, kind: str) -> str | None:
+        """What stands before a question of a kind; None: the checkpoint's own."""
+        return self.kind_system_messages.get(kind, self.system_message)
+
+    def asking(self, kinds: Collection[str]) -> EvalProtocol:
+        """The same with the system messages of these kinds of questions, and no others.
+
+        Protocols that ask such questions alike are then equal, whatever they had for other kinds.
+
+        Raises:
+            InputError: several system messages with `kv_memory`, which reads the frames after one of them.
+        """
+        messages = {kind: self.system_message_of(kind) for kind in sorted(kinds)}
+        if len(set(messages.values())) == 1:
+            (message,) = set(messages.values())
+            return replace(self, system_message=message, kind_system_messages={})
+        if self.kv_memory and messages:
+            raise InputError(
+                "--kv_memory: expected one system message, which frames are read after, got one each for questions of "
+                f"kind {', '.join(messages)} (--system_message gives all the same)"
+            )
+        return replace(self, kind_system_messages={kind: messages[kind] for kind in messages if kind != "choice"})
 
     @property
     def is_scripted(self) -> bool:
@@ -199,7 +229,7 @@ def resolve_protocol(
         strategy: other than "direct".
         strategy_options: options of the strategy; None values count as not given.
         **overrides: other fields of `EvalProtocol`; None values count as not given. A `window_s` of infinity is
-            the whole stream.
+            the whole stream; a `system_message` stands before all questions, whatever their kind.
 
     Raises:
         InputError: an unknown setting, protocol, context, memory or strategy, a value out of its range, an option that
@@ -208,6 +238,8 @@ def resolve_protocol(
     settings = {"reference": OVBENCH_REFERENCE} if of_task is None else of_task
     preset = _preset(setting, settings, protocol)
     given = {name: value for name, value in overrides.items() if value is not None}
+    if "system_message" in given:
+        given |= one_system_message(given["system_message"])
     options = {name: value for name, value in (memory_options or {}).items() if value is not None}
     of_strategy = {name: value for name, value in (strategy_options or {}).items() if value is not None}
     if preset.memory is None:
@@ -257,6 +289,16 @@ def context_of(protocol: EvalProtocol, of_task: Mapping[str, Mapping[str, Any]])
         return None
     window_s = math.inf if protocol.window_s is None else protocol.window_s
     return next((name for name, value in of_task.get("contexts", {}).items() if value == window_s), None)
+
+
+def one_system_message(given: str) -> dict[str, Any]:
+    """The fields of a protocol that has this one before all questions: a text, or a word of `SYSTEM_MESSAGES`.
+
+    Raises:
+        InputError: half of a surrogate pair.
+    """
+    message = SYSTEM_MESSAGES.get(given, given)
+    return {"system_message": message and check_text(message, "system message"), "kind_system_messages": {}}
 
 
 def _memory_options(name: str, given: Mapping[str, Any], preset: EvalProtocol) -> dict[str, Any]:

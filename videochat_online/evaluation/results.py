@@ -326,6 +326,7 @@ def read_run_file(path: Path) -> dict[str, Any]:
             if isinstance(protocol, dict):
                 earlier = {"causal": True, "clips": False, "strategy": "direct", "strategy_options": {}}
                 earlier |= {"kv_memory": False, "zero_start": False, "own_starts": not _showed_more(run["settings"])}
+                earlier |= {"kind_system_messages": {}}
                 run["settings"]["protocol"] = earlier | protocol
             return run
     except ValueError:

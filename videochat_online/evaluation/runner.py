@@ -22,6 +22,8 @@ from videochat_online.evaluation.answering import (
     answer_by_generation,
     answer_by_likelihood,
     answer_by_text_likelihood,
+    asked_kind,
+    way_of_answering,
 )
 from videochat_online.evaluation.conditions import loaded_conditions, run_conditions
 from videochat_online.evaluation.decoding import FootageWorker
@@ -231,14 +233,13 @@ class _Share:
         config, start_s = self._config, time.perf_counter()
         way = way_of_answering(question, config.answer_by)
         by_letter, by_text = way == "likelihood", way == "text_likelihood"
-        asked, kind = question, question.kind
-        if by_text:
-            # Options that are not shown cannot be chosen from.
-            asked, kind = replace(question, options=()), "open" if kind == "choice" else kind
+        kind = asked_kind(question, config.answer_by)
+        # Options that are not shown cannot be chosen from.
+        asked = replace(question, options=()) if by_text else question
         text = config.task.prompt(asked) + config.protocol.suffix_of(kind)
         row = _question_row(question, place.video.name)
         try:
-            view = viewer.prepare(question, text, LETTER_PREFIX if by_letter else "")
+            view = viewer.prepare(replace(asked, kind=kind), text, LETTER_PREFIX if by_letter else "")
             prepare_s = time.perf_counter() - start_s
             if by_letter:
                 reply = answer_by_likelihood(model, view.prompt, len(question.options), config.generation)
@@ -346,13 +347,6 @@ def _check_too_long(num_too_long: int, row: Row, plan: Plan, config: EvaluationC
     """How long a prompt becomes is known once its frames are: it cannot be refused at the start."""
     example = f"{row['video']}: question {row['id']}: {row['error']}"
     _check_bad(num_too_long, len(plan.content.questions), example, config, "questions")
-
-
-def way_of_answering(question: EvalQuestion, answer_by: str) -> str:
-    """Of a question that shows no letters, the texts are compared; of one without options, the text is generated."""
-    if not question.options:
-        return "generation"
-    return "text_likelihood" if answer_by == "likelihood" and question.kind != "choice" else answer_by
 
 
 def _question_row(question: EvalQuestion, video_name: str) -> Row:

@@ -66,6 +66,7 @@ class StreamingViewer:
     def __init__(
         self, model: VideoChatModel, footage: Frames, protocol: EvalProtocol, questions: Sequence[EvalQuestion]
     ) -> None:
+        self._model, self._protocol = model, protocol
         memory = protocol.make_memory(model.config.grid, tuple(model.config.memory_intervals))
         self.session = StreamingSession(
             model,
@@ -104,7 +105,13 @@ class StreamingViewer:
         """The prompt from what the session remembers."""
         # Without a time the session does not mind that frames come after the question.
         at_s = question.time_s if self._protocol.causal else None
-        prepared = self.session.prepare(text, at_s=at_s, generation_prefix=generation_prefix)
+        message = self._protocol.system_message_of(question.kind)
+        prepared = self.session.prepare(
+            text,
+            at_s=at_s,
+            generation_prefix=generation_prefix,
+            system_message=self._model.system_message if message is None else message,
+        )
         # Otherwise each question is computed from its start: a figure of one depends on no other.
         return View(prepared.frames, self.session.reusing(prepared) if self._reuses else prepared.prompt)
 
@@ -174,7 +181,7 @@ class WindowViewer:
             self._model,
             [Turn(turn_segments(frames, text, with_times=self._protocol.with_times))],
             [tokens_LD for _, tokens_LD in window],
-            system_message=self._protocol.system_message,
+            system_message=self._protocol.system_message_of(question.kind),
             generation_prefix=generation_prefix,
         )
         return View(frames, prompt)
@@ -217,7 +224,7 @@ class BlindViewer:
             self._model,
             [Turn((text,))],
             [],
-            system_message=self._protocol.system_message,
+            system_message=self._protocol.system_message_of(question.kind),
             generation_prefix=generation_prefix,
         )
         return View((), prompt)
@@ -229,7 +236,12 @@ def make_viewer(
     protocol: EvalProtocol,
     questions: Sequence[EvalQuestion],
 ) -> Viewer:
-    """The viewer of a protocol; a blind one without footage."""
+    """The viewer of a protocol; a blind one without footage.
+
+    A question's prompt has the system message of its kind. The published scripts do not trim what they ask.
+    """
+    if protocol.is_scripted:
+        model = model.untrimmed()
     if footage is None:
         return BlindViewer(model, protocol)
     if protocol.memory is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,14 @@ class VideoChatModel:
         """The checkpoint's own, else the template's."""
         own = self.config.system_message
         return self.template.default_system_message if own is None else own
+
+    def untrimmed(self) -> VideoChatModel:
+        """The same, whose prompts keep the blanks and line breaks that its template trims off the sides of a dialogue.
+
+        Some checkpoints were trained on trimmed sides, and sessions trim as training does; the published scripts did
+        not when they asked.
+        """
+        return replace(self, template=replace(self.template, trims=False)) if self.template.trims else self
 
     @property
     def stop_ids(self) -> tuple[int, ...]:

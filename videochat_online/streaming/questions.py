@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from videochat_online.errors import InputError
 from videochat_online.model.loading import VideoChatModel
 from videochat_online.streaming.contrast import Contrast
 from videochat_online.streaming.kv_cache import TokenKey
@@ -15,7 +16,7 @@ from videochat_online.streaming.prefix_cache import common_length, sequence_keys
 from videochat_online.streaming.prompting import Prompt, build_prompt
 from videochat_online.streaming.readings import Reading
 from videochat_online.streaming.state import Exchange
-from videochat_online.text import turn_segments
+from videochat_online.text import check_text, turn_segments
 from videochat_online.types import FrameTokens, FrameUse, Turn
 
 # Two questions with no token in common: what their prompts share stands before any question.
@@ -104,6 +105,23 @@ class QuestionLayout:
     system_message: str | None
     with_times: bool
 
+    @property
+    def message(self) -> str:
+        """The system message that stands in the prompts."""
+        return self.model.system_message if self.system_message is None else self.system_message
+
+    def with_message(self, system_message: str | None, *, is_read: bool) -> QuestionLayout:
+        """The same with another system message; None: with its own.
+
+        Raises:
+            InputError: half of a surrogate pair in it; or it is another one, and frames were read after its own.
+        """
+        if system_message is None or check_text(system_message, "system message") == self.message:
+            return self
+        if is_read:
+            raise InputError(f"kv_memory has read frames after another system message than {system_message!r}")
+        return replace(self, system_message=system_message)
+
     def prepare(self, snapshot: Snapshot, question: str, generation_prefix: str = "") -> PreparedQuestion:
         """The prompt of a question that is asked at this moment."""
         prompts = [
@@ -139,7 +157,7 @@ class QuestionLayout:
             self.model,
             stream_turns(_uses(frames), history, question, with_times=self.with_times),
             visuals,
-            system_message=self.system_message,
+            system_message=self.message,
             generation_prefix=generation_prefix,
         )
 

@@ -261,19 +261,29 @@ class StreamingSession:
             self._history.append(exchange)
         return Answer(prepared.question, text, prepared.asked_at_s, prepared.frames)
 
-    def prepare(self, question: str, *, at_s: float | None = None, generation_prefix: str = "") -> PreparedQuestion:
+    def prepare(
+        self,
+        question: str,
+        *,
+        at_s: float | None = None,
+        generation_prefix: str = "",
+        system_message: str | None = None,
+    ) -> PreparedQuestion:
         """Take a snapshot of memory and dialogue and lay out the prompt, without answering.
 
+        The arguments are those of `ask`, and a system message other than the session's, for this question alone.
+
         Raises:
-            NoFrameError, InputError: as `ask`.
+            NoFrameError, InputError: as `ask`; another system message where `kv_memory` has read frames after its own.
         """
         with self._alone():
-            return self._prepare(question, at_s, generation_prefix)
+            return self._prepare(question, at_s, generation_prefix, system_message)
 
-    def _prepare(self, question: str, at_s: float | None, generation_prefix: str) -> PreparedQuestion:
+    def _prepare(self, question: str, at_s: float | None, prefix: str, message: str | None = None) -> PreparedQuestion:
         check_text(question, "question")  # before a memory or a strategy reads it
-        check_text(generation_prefix, "generation prefix")
-        return self._layout.prepare(self._snapshot(at_s, question), question, generation_prefix)
+        check_text(prefix, "generation prefix")
+        layout = self._layout.with_message(message, is_read=isinstance(self._kept, BlockCache))
+        return layout.prepare(self._snapshot(at_s, question), question, prefix)
 
     def prefill(self) -> int:
         """Compute what the next question's prompt begins with, up to the question; the answer then begins sooner.

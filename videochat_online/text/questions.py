@@ -10,11 +10,18 @@ from string import ascii_uppercase
 
 from videochat_online.errors import InputError
 
-OVBENCH_SYSTEM_MESSAGE = (
+_WATCH = (
     "Carefully watch the video and pay attention to the cause and sequence of events, the detail and movement"
-    " of objects, and the action and pose of persons. Based on your observations, select the best option that"
-    " accurately addresses the question.\n"
+    " of objects, and the action and pose of persons. Based on your observations, "
 )
+OVBENCH_SYSTEM_MESSAGE = _WATCH + "select the best option that accurately addresses the question.\n"
+"""Before questions with options to choose from: OVBench, MVBench, VideoMME."""
+KIND_SYSTEM_MESSAGES = {
+    "yes_no": _WATCH + "answer the question with Yes or No.\n",
+    "count": _WATCH + "answer the question with a number.\n",
+    "open": _WATCH + "answer the question.\n",
+}
+"""Before questions that have no options to choose from, by their kind: there is no best option to select."""
 STREAMING_SUFFIX = "\nAnswer:"
 """After an OVBench question in the streaming setting."""
 SLIDING_WINDOW_SUFFIX = "\nOnly give the best option."

@@ -184,6 +184,6 @@ OVOBENCH = Task(
         "sliding_window": {"window_s": None},
         "contexts": {"all": math.inf},
         # Its scripts ask about clips that end at the ceiling of the time, with no system message.
-        "reference": {"causal": False, "clips": True, "system_message": None},
+        "reference": {"causal": False, "clips": True, "system_message": None, "kind_system_messages": {}},
     },
 )

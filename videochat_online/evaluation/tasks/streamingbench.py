@@ -267,7 +267,7 @@ STREAMINGBENCH = Task(
         "sliding_window": {"window_s": 60.0, "fps": 1.0},
         "contexts": {"60s": 60.0, "all": math.inf},
         # Its scripts ask about clips that end before the time, with no system message.
-        "reference": {"clips": True, "system_message": None},
+        "reference": {"clips": True, "system_message": None, "kind_system_messages": {}},
     },
     notes=("Only the frames of a video are used: its audio, which omni-source questions are about, is not heard.",),
 )
