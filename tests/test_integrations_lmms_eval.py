@@ -5,6 +5,7 @@ from __future__ import annotations
 import pkgutil
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +15,9 @@ import torch
 from lmms_eval_stub import GenerationResult, import_with_stub
 from video_files import write_video
 from videochat_online.errors import InputError, VideoError
-from videochat_online.integrations.offline import OFFLINE, OfflineAnswerer
+from videochat_online.integrations import offline
+from videochat_online.integrations.offline import OFFLINE, REFERENCE, OfflineAnswerer
+from videochat_online.integrations.published import published_question
 from videochat_online.streaming import GenerationSettings
 from videochat_online.text.questions import OFFLINE_SUFFIX
 
@@ -151,7 +154,9 @@ def test_arguments(adapter, tiny_dir):
         return adapter.VideoChatOnline(str(tiny_dir()), device="cpu", **arguments)._answerer.protocol
 
     assert protocol() == OFFLINE
-    changed = protocol(fps=2, max_frames=64, with_times=True, reference_suffix=True, policy="paper", batch_size="1")
+    assert protocol(protocol="lmms_eval") == OFFLINE
+    assert protocol(protocol="reference") == REFERENCE
+    changed = protocol(protocol="reference", fps=2, max_frames=64, with_times=True, policy="paper", batch_size="1")
     assert (changed.fps, changed.max_frames, changed.with_times, changed.suffix) == (2.0, 64, True, OFFLINE_SUFFIX)
     assert changed.memory_options == {"capacities": (24, 24, 144), "policy": "paper"}
     window = protocol(memory="window", num_frames=4)
@@ -169,9 +174,117 @@ def test_arguments(adapter, tiny_dir):
         ({"fps": 0}, "fps above 0"),
         ({"strategy": "guess"}, "unknown strategy 'guess'"),
         ({"retrieved_frames": 2}, "'direct' does not take retrieved_frames"),
+        ({"protocol": "published"}, "protocol: expected one of lmms_eval, reference, got 'published'"),
+        ({"reference_suffix": True}, "unknown argument 'reference_suffix'"),
+        ({"system_message": "a\ud800"}, "system message: expected Unicode text"),
     ):
         with pytest.raises(InputError, match=message):
             protocol(**wrong)
+
+
+# As lmms-eval 0.7.3 hands them over; what is published of them stands in `videochat_online.integrations.published`.
+DOCUMENTS = {
+    "mvbench_action_antonym": {"question": "What is it?", "candidates": ["not sure", "open "], "answer": "open "},
+    "videomme": {
+        "videoID": "fFjv93ACGo8",
+        "question": "When is it?\nThe latest.",
+        "options": ["A. Noon.", "B. B. C.", "C.  Never"],
+        "answer": "A",
+    },
+}
+WATCH = (
+    "Carefully watch the video and pay attention to the cause and sequence of events, the detail and movement of "
+    "objects, and the action and pose of persons. Based on your observations, select the best option that accurately "
+    "addresses the question.\n"
+)
+PUBLISHED = {
+    "mvbench_action_antonym": "Question: What is it?\n(A) not sure\n(B) open\nAnswer:  \n",
+    "videomme": "Question: When is it?\nThe latest.\n(A) Noon.\n(B) B. C.\n(C)  Never\nAnswer:  \n",
+}
+FRAMES = "".join(
+    f"Frame{place}: <img><IMG_CONTEXT>*{size}</img>\n" for place, size in enumerate((16, 1, 1, 1, 4, 1), start=1)
+)
+
+
+def documents_of(lm, clip, tasks, keywords=KEYWORDS):
+    """A request about a clip for each task's document, with a prompt of lmms-eval's."""
+    lm.task_dict = {task: {"test": [DOCUMENTS.get(task, {"question": "What?"})]} for task in tasks}
+    return [
+        SimpleNamespace(args=("Its own words.", dict(keywords), lambda doc: [clip], 0, task, "test")) for task in tasks
+    ]
+
+
+@pytest.mark.parametrize("trims", [False, True], ids=["phi3-chat", "a template that trims"])
+def test_published_words(adapter, tiny_model, clips, monkeypatch, caplog, trims):
+    """Restated from the released scripts: the whole prompt, nothing trimmed, 1 to 20 new tokens."""
+    model = replace(tiny_model, template=replace(tiny_model.template, trims=trims))
+    monkeypatch.setattr(adapter, "load_model", lambda *given, **more: model)
+    lm = adapter.VideoChatOnline("tiny", protocol="reference")
+    layouts, generated = [], []
+    prompt, generate = lm._answerer.prompt, offline.generate_ids
+    monkeypatch.setattr(lm._answerer, "prompt", lambda *given: layouts.append(found := prompt(*given)) or found)
+    monkeypatch.setattr(offline, "generate_ids", lambda *given, **more: generated.append(given) or generate(*given))
+    answers = list(lm.generate_until(documents_of(lm, clips[0], [*DOCUMENTS])))
+    assert [found.layout.text for found in layouts] == [
+        f"<|system|>\n{WATCH}<|end|><|user|>\n{FRAMES}{PUBLISHED[task]}<|end|><|assistant|>\n" for task in DOCUMENTS
+    ]
+    assert all(answers)
+    assert {given[3] for given in generated} == {GenerationSettings(max_new_tokens=20, min_new_tokens=1)}
+    assert caplog.text.count("answers have 20 new tokens, not 5") == 1
+
+
+def test_without_a_name_the_words_are_the_task_s(lm, clips):
+    (request,) = documents_of(lm, clips[0], ["videomme"])
+    (answer,) = lm.generate_until([request])
+    assert answer == lm._answerer.answer("Its own words.", [clips[0]], GenerationSettings(max_new_tokens=5))
+    assert "select the best" not in lm._answerer.prompt("What?", [clips[0]]).layout.text
+
+
+@pytest.mark.parametrize(
+    ("tasks", "keywords", "message"),
+    [
+        (["videomme", "egoschema"], {}, "expected a task with published words, mvbench or videomme, got egoschema "),
+        (["videomme_w_subtitle"], {}, "got videomme_w_subtitle "),
+        (["videomme"], {"do_sample": True, "temperature": 0.7}, "expected greedy answers without stops, got tempera"),
+        (["videomme"], {"until": ["\n\n", "C"]}, r"without stops, got stops \['C'\]"),
+    ],
+)
+def test_what_has_no_published_words_is_refused_before_anything_is_answered(
+    adapter, tiny_dir, clips, tasks, keywords, message
+):
+    lm = adapter.VideoChatOnline(str(tiny_dir()), device="cpu", protocol="reference")
+    answers = lm.generate_until(documents_of(lm, clips[0], tasks, KEYWORDS | keywords))
+    with pytest.raises(InputError, match=f"^protocol=reference: .*{message}"):
+        next(answers)
+    request = documents_of(lm, clips[0], ["videomme"])[0]
+    request.args = (request.args[0], "no", *request.args[2:])
+    with pytest.raises(InputError, match="^protocol=reference: expected tasks that generate, got videomme"):
+        next(lm.loglikelihood([request]))
+
+
+@pytest.mark.parametrize(
+    ("task", "doc", "message"),
+    [
+        ("mvbench_x", {"question": "What?", "candidates": []}, r"candidates: expected a list of texts, got \[\]"),
+        ("mvbench_x", {"question": "What?", "options": ["a"]}, "candidates: expected a list of texts, got None"),
+        ("mvbench_x", {"candidates": ["a"]}, "question: expected a text, got None"),
+        ("videomme", {"question": "What?", "options": ["A. a", "C. c"]}, "expected texts that begin with A. B. and so"),
+        ("videomme", {"question": "What?", "options": ["A. a", 2]}, "options: expected a list of texts"),
+    ],
+)
+def test_documents_that_are_none_of_the_benchmark_s(task, doc, message):
+    with pytest.raises(InputError, match=message):
+        published_question(task, doc)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [("Look.", "Look."), ("'Look, and say.'", "Look, and say."), (5, "5"), ("none", ""), ("checkpoint", None)],
+)
+def test_a_system_message_of_one_s_own(adapter, tiny_dir, clips, given, said):
+    lm = adapter.VideoChatOnline(str(tiny_dir()), device="cpu", protocol="reference", system_message=given)
+    expected = lm._answerer.model.system_message if said is None else said
+    assert lm._answerer.prompt("What?", [clips[0]]).layout.text.startswith(f"<|system|>\n{expected}<|end|>")
 
 
 def test_each_rank_takes_its_own_gpu(adapter, monkeypatch):

@@ -20,12 +20,13 @@ from lmms_eval.api.model import lmms
 from tqdm import tqdm
 
 from videochat_online.errors import InputError
-from videochat_online.integrations.offline import OFFLINE, OfflineAnswerer
+from videochat_online.evaluation.protocols import one_system_message
+from videochat_online.integrations.offline import OFFLINE, OFFLINE_PROTOCOLS, REFERENCE, OfflineAnswerer
+from videochat_online.integrations.published import check_published, published_question
 from videochat_online.memory import MEMORY_OPTIONS
 from videochat_online.memory.settings import MEMORY_SETTINGS
 from videochat_online.model import load_model
 from videochat_online.streaming import GenerationSettings
-from videochat_online.text.questions import OFFLINE_SUFFIX
 
 logger = logging.getLogger(__name__)
 
@@ -38,18 +39,22 @@ _DEFAULT_STOP = "\n\n"
 class VideoChatOnline(lmms):
     """A checkpoint of this package, with the published setting of offline benchmarks unless an argument says otherwise.
 
+    Under `protocol=reference` MVBench and VideoMME are asked word for word as the released scripts ask them, from the
+    document itself, whatever prompt and length of the answer lmms-eval hands over; other tasks are refused.
+
     Args:
         pretrained: model directory, or owner/name on the Hub.
         device: auto, cpu, cuda, cuda:N; "auto" takes the GPU of this rank.
         dtype, attn_implementation, quantization, tokenizer, template: as `load_model`.
         batch_size: 1.
+        protocol: name in `OFFLINE_PROTOCOLS`: in lmms-eval's words, or in those of the released scripts.
+        system_message: another one than the protocol's: a text, or a word of `SYSTEM_MESSAGES`.
         fps: every n-th frame of a video is taken, n = its rate / `fps` rounded.
         max_frames: of more, the centres of this many segments.
         memory: name in `MEMORY_BANKS`.
         strategy: name in `STRATEGIES`.
         retrieved_frames: option of `retrieval`.
         with_times: label frames with their times.
-        reference_suffix: end each question in "Answer:", as the reference's own scripts do.
         folder_fps: frames a second of videos that are folders of frames.
         backend: video decoder.
         **memory_options: of that memory, named in `MEMORY_SETTINGS`; several values with slashes: capacities=24/24/144.
@@ -71,13 +76,14 @@ class VideoChatOnline(lmms):
         tokenizer: str | None = None,
         template: str | None = None,
         batch_size: int | str = 1,
+        protocol: str = "lmms_eval",
+        system_message: str | int | float | None = None,
         fps: float = OFFLINE.fps,
         max_frames: int | None = OFFLINE.max_frames,
         memory: str = "pyramid",
         strategy: str = "direct",
         retrieved_frames: int | None = None,
         with_times: bool = OFFLINE.with_times,
-        reference_suffix: bool = False,
         folder_fps: float | None = None,
         backend: str = "auto",
         **memory_options: str | int | float,
@@ -85,10 +91,13 @@ class VideoChatOnline(lmms):
         super().__init__()
         if str(batch_size) != "1":
             raise InputError(f"batch_size: expected 1, since each video has a memory of its own; got {batch_size}")
+        if protocol not in OFFLINE_PROTOCOLS:
+            raise InputError(f"protocol: expected one of {', '.join(OFFLINE_PROTOCOLS)}, got {protocol!r}")
         taken = MEMORY_OPTIONS.get(memory, ())
         options = {name: value for name, value in OFFLINE.memory_options.items() if name in taken}
-        protocol = replace(
-            OFFLINE,
+        resolved = replace(
+            OFFLINE_PROTOCOLS[protocol],
+            **({} if system_message is None else one_system_message(_text(system_message))),
             fps=float(fps),
             max_frames=max_frames,
             memory=memory,
@@ -96,7 +105,6 @@ class VideoChatOnline(lmms):
             with_times=with_times,
             strategy=strategy,
             strategy_options={} if retrieved_frames is None else {"retrieved_frames": retrieved_frames},
-            suffix=OFFLINE_SUFFIX if reference_suffix else "",
         )
         model = load_model(
             pretrained,
@@ -108,8 +116,9 @@ class VideoChatOnline(lmms):
             template=template,
         )
         self._device = model.device
+        self._is_reference = protocol == "reference"
         self._answerer: OfflineAnswerer | None = OfflineAnswerer(
-            model, protocol, backend=backend, folder_fps=folder_fps
+            model, resolved, backend=backend, folder_fps=folder_fps
         )
 
     @property
@@ -121,13 +130,19 @@ class VideoChatOnline(lmms):
         """An answer for each request, in order; one at a time, so that lmms-eval's cache has those of a broken run.
 
         Raises:
-            InputError: names task, document and visuals.
+            InputError: names task, document and visuals; or, before anything is answered, what the protocol cannot ask.
         """
+        if self._is_reference:
+            _check_askable(requests)
         for request in tqdm(requests, desc="Answers", disable=self.rank != 0):
             text, keywords, doc_to_visual, doc_id, task, split = request.args
             visuals = self._visuals(doc_to_visual, doc_id, task, split)
             with _named(task, doc_id, visuals):
-                answer = self._model().answer(text, visuals, *generation_of(keywords))
+                settings, stops = generation_of(keywords)
+                if self._is_reference:
+                    text = published_question(task, self.task_dict[task][split][doc_id])
+                    settings = self._model().generation
+                answer = self._model().answer(text, visuals, settings, stops)
             yield answer
 
     def loglikelihood(self, requests: Sequence[Any]) -> Iterator[Any]:
@@ -137,8 +152,10 @@ class VideoChatOnline(lmms):
         are wrapped as generated text would be: lmms-eval 0.7.3 turns a bare pair into a string, and fails on it.
 
         Raises:
-            InputError: as `generate_until`.
+            InputError: as `generate_until`; a protocol whose scripts generate their answers.
         """
+        if self._is_reference and requests:
+            raise InputError(f"protocol=reference: expected tasks that generate, got {requests[0].args[4]}")
         groups = itertools.groupby(requests, key=lambda request: (request.args[0], *request.args[3:]))
         for (text, doc_id, task, split), group in groups:
             same = list(group)
@@ -198,6 +215,26 @@ def generation_of(keywords: Mapping[str, Any]) -> tuple[GenerationSettings, tupl
     stops = (until,) if isinstance(until, str) else tuple(until)
     given = {name: value for name, value in settings.items() if value is not None}
     return GenerationSettings(**given), tuple(stop for stop in stops if stop != _DEFAULT_STOP)
+
+
+def _check_askable(requests: Sequence[Any]) -> None:
+    """InputError for a task, or a way of generating, that the released scripts do not have."""
+    lengths = set()
+    for _, keywords, *_, task, _ in (request.args for request in requests):
+        check_published(task)
+        settings, stops = generation_of(keywords)
+        if settings.temperature or stops:
+            found = f"stops {list(stops)}" if stops else f"temperature {settings.temperature:g}"
+            raise InputError(f"protocol=reference: expected greedy answers without stops, got {found}")
+        lengths.add(keywords.get("max_new_tokens"))
+    for length in lengths - {REFERENCE.max_new_tokens, None}:
+        logger.warning("protocol=reference: answers have %d new tokens, not %s", REFERENCE.max_new_tokens, length)
+
+
+def _text(given: str | int | float) -> str:
+    """A text of `--model_args`: quotes around one with commas belong to the command line."""
+    text = str(given)
+    return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'" else text
 
 
 def _memory_option(name: str, given: str | int | float) -> Any:

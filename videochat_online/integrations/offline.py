@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from videochat_online.streaming import GenerationSettings, ImageChat, StreamingS
 from videochat_online.streaming.decoding import TextDecoder
 from videochat_online.streaming.generate import continuation_log_likelihoods, generate_ids
 from videochat_online.streaming.prompting import Prompt, build_prompt, reply_ids
+from videochat_online.text.questions import OFFLINE_SUFFIX, OVBENCH_SYSTEM_MESSAGE
 from videochat_online.types import Turn
 from videochat_online.video import IMAGE_EXTENSIONS, read_image
 
@@ -42,10 +44,17 @@ OFFLINE = EvalProtocol(
     max_frames=1800,
     with_times=False,
     system_message=None,
+    kind_system_messages={},
     suffix="",
     max_new_tokens=20,
 )
 """The published setting, but for the words: the question's text is the benchmark's own."""
+REFERENCE = replace(
+    OFFLINE, causal=False, frame_times="end", system_message=OVBENCH_SYSTEM_MESSAGE, suffix=OFFLINE_SUFFIX
+)
+"""With the words of the released scripts for MVBench and VideoMME, too, and answers of at least one token."""
+OFFLINE_PROTOCOLS = {"lmms_eval": OFFLINE, "reference": REFERENCE}
+"""By what they are called: whose words the questions have."""
 
 
 class OfflineAnswerer:
@@ -66,11 +75,18 @@ class OfflineAnswerer:
         backend: str = "auto",
         folder_fps: float | None = None,
     ) -> None:
-        self.model, self.protocol = model, protocol
+        # Nor do the published scripts trim what they ask: "Answer:  \n" keeps its end.
+        self.model, self.protocol = model if protocol.causal else model.untrimmed(), protocol
         self._backend, self._folder_fps = backend, folder_fps
         protocol.make_memory(model.config.grid, tuple(model.config.memory_intervals))  # a bad option is said at once
         protocol.make_strategy()
         self._watched: tuple[tuple[Path, int | None], StreamingSession] | None = None
+
+    @property
+    def generation(self) -> GenerationSettings:
+        """How the protocol answers: greedily, with its least and most new tokens."""
+        protocol = self.protocol
+        return GenerationSettings(max_new_tokens=protocol.max_new_tokens, min_new_tokens=protocol.min_new_tokens)
 
     def answer(self, text: str, visuals: Sequence[Any], settings: GenerationSettings, until: Sequence[str] = ()) -> str:
         """Generate an answer.
