@@ -1,0 +1,184 @@
+"""System messages: each kind of question has its own, one may be given for all, and both belong to a run."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from benchmark_sets import benchmark_config
+from evaluation_sets import folder_set, make_config, noise, question, run, write_frames, write_set
+from videochat_online.cli.main import main
+from videochat_online.errors import InputError
+from videochat_online.evaluation import make_plan, resolve_protocol, runner
+from videochat_online.evaluation.frames import Footage
+from videochat_online.evaluation.plan import settled
+from videochat_online.evaluation.records import KINDS
+from videochat_online.evaluation.tasks.ovbench import load_ovbench
+from videochat_online.evaluation.viewers import make_viewer
+
+WATCH = (
+    "Carefully watch the video and pay attention to the cause and sequence of events, the detail and movement of "
+    "objects, and the action and pose of persons. Based on your observations, "
+)
+WORDS = {
+    "choice": f"{WATCH}select the best option that accurately addresses the question.\n",
+    "yes_no": f"{WATCH}answer the question with Yes or No.\n",
+    "count": f"{WATCH}answer the question with a number.\n",
+    "open": f"{WATCH}answer the question.\n",
+}
+
+
+def system_of(prompt):
+    return prompt.layout.text.removeprefix("<|system|>\n").partition("<|end|>")[0]
+
+
+@pytest.fixture
+def asked_in(monkeypatch):
+    """System message and question of each prompt of a run, in order."""
+
+    def during(config, model):
+        found, make = [], runner.make_viewer
+
+        def spying(*given):
+            viewer = make(*given)
+            prepare = viewer.prepare
+
+            def noting(question, text, prefix=""):
+                view = prepare(question, text, prefix)
+                found.append((system_of(view.prompt), text))
+                return view
+
+            viewer.prepare = noting
+            return viewer
+
+        monkeypatch.setattr(runner, "make_viewer", spying)
+        run(config, model)
+        monkeypatch.setattr(runner, "make_viewer", make)
+        return found
+
+    return during
+
+
+@pytest.fixture
+def video(tmp_path):
+    """A question of each kind at one moment of a folder of frames."""
+    write_frames(tmp_path / "frames", noise(6))
+    rows = [{"video_id": "v", "fps": 2.0, "questions": [question(2.0, kind=number) for number in range(4)]}]
+    (video,) = load_ovbench([write_set(tmp_path / "one.json", rows)]).videos
+    kinds = [replace(asked, kind=kind) for asked, kind in zip(video.questions, KINDS, strict=True)]
+    return replace(video, questions=tuple(kinds))
+
+
+@pytest.mark.parametrize("setting", ["streaming", "sliding_window", "blind"])
+@pytest.mark.parametrize(
+    ("given", "said"), [(None, WORDS), ("Look.", dict.fromkeys(KINDS, "Look.")), ("none", dict.fromkeys(KINDS, ""))]
+)
+def test_each_kind_of_question_has_its_own(tiny_model, video, tmp_path, setting, given, said):
+    protocol = resolve_protocol("streaming" if setting == "blind" else setting, system_message=given)
+    with Footage(tmp_path / "frames", video, protocol) as footage:
+        viewer = make_viewer(tiny_model, None if setting == "blind" else footage, protocol, video.questions)
+        found = {}
+        for asked in video.questions:
+            viewer.watch_until(asked)
+            found[asked.kind] = system_of(viewer.prepare(asked, "What?").prompt)
+    assert found == said
+
+
+def test_the_checkpoint_s_own(tiny_model, video):
+    protocol = resolve_protocol("streaming", system_message="checkpoint")
+    viewer = make_viewer(tiny_model, None, protocol, video.questions)
+    assert {system_of(viewer.prepare(asked, "?").prompt) for asked in video.questions} == {tiny_model.system_message}
+
+
+def test_questions_of_ovobench(asked_in, tiny_model, tmp_path):
+    found = asked_in(benchmark_config("ovobench", tmp_path, tmp_path / "out", blind=True), tiny_model)
+    assert len(found) == 9
+    for message, text in found:
+        kind = "yes_no" if text.endswith("Yes or No.") else "count" if text.endswith("a number.") else "choice"
+        assert message == WORDS[kind]
+    assert {message for message, _ in found} == {WORDS[kind] for kind in ("choice", "yes_no", "count")}
+
+
+def test_polls_and_outputs_of_streamingbench(asked_in, tiny_model, tmp_path, monkeypatch):
+    """Every poll says Yes: the output is asked at once."""
+    generate = runner.answer_by_generation
+    said = lambda *given: replace(generate(*given), option=0)  # noqa: E731
+    monkeypatch.setattr(runner, "answer_by_generation", said)
+    found = asked_in(benchmark_config("streamingbench", tmp_path, tmp_path / "out", blind=True), tiny_model)
+    polls = [message for message, text in found if "Is now the right time" in text]
+    outputs = [message for message, text in found if 'output "' in text and "Is now" not in text]
+    assert (polls, outputs) == ([WORDS["yes_no"]] * 2, [WORDS["open"]] * 2)
+    assert [message for message, _ in found].count(WORDS["choice"]) == len(found) - 4
+
+
+def test_hidden_options_are_not_to_be_chosen_from(asked_in, tiny_model, tmp_path):
+    annotations = folder_set(tmp_path, num_videos=1)
+    for answer_by, kind in (("generation", "choice"), ("likelihood", "choice"), ("text_likelihood", "open")):
+        found = asked_in(make_config(annotations, tmp_path / answer_by, answer_by=answer_by, blind=True), tiny_model)
+        assert {message for message, _ in found} == {WORDS[kind]}
+
+
+class TestIdentity:
+    def test_words_that_are_not_asked_are_no_difference(self, tmp_path):
+        config = make_config(folder_set(tmp_path, num_videos=1), tmp_path / "out")
+        content = make_plan(config).content
+        one = settled(config, content).protocol
+        assert (one.system_message, one.kind_system_messages) == (WORDS["choice"], {})
+        assert settled(replace(config, answer_by="text_likelihood"), content).protocol.system_message == WORDS["open"]
+        given = make_config(config.annotations[0], tmp_path / "out", protocol={"system_message": WORDS["choice"]})
+        assert settled(given, content).settings() == settled(config, content).settings()
+        ovo = benchmark_config("ovobench", tmp_path / "ovo", tmp_path / "out")
+        others = settled(ovo, make_plan(ovo).content).protocol
+        assert (others.system_message, set(others.kind_system_messages)) == (WORDS["choice"], {"yes_no", "count"})
+
+    def test_a_run_from_before_asked_all_kinds_alike(self, tiny_model, tmp_path):
+        """It goes on where all questions had options, and is refused by name where others had their message."""
+
+        def make_older(config):
+            run(config, tiny_model)
+            path = config.output / "run.json"
+            said = json.loads(path.read_text())
+            del said["settings"]["protocol"]["kind_system_messages"]
+            path.write_text(json.dumps(said))
+
+        config = make_config(folder_set(tmp_path, num_videos=1), tmp_path / "out", blind=True)
+        make_older(config)
+        assert run(config, tiny_model).num_answered == 3
+        ovo = benchmark_config("ovobench", tmp_path / "ovo", tmp_path / "out_ovo", blind=True)
+        make_older(ovo)
+        with pytest.raises(InputError, match=r"protocol.kind_system_messages.count: null there, .* here"):
+            run(ovo, tiny_model)
+
+    def test_a_memory_in_the_kv_cache_has_one(self, tiny_model, video, tmp_path):
+        kv = {"kv_memory": True}
+        config = benchmark_config("ovobench", tmp_path / "ovo", tmp_path / "out", protocol=kv)
+        with pytest.raises(InputError, match="^--kv_memory: expected one system message, .* choice, count, yes_no "):
+            make_plan(config)
+        make_plan(replace(config, protocol=resolve_protocol("streaming", **kv, system_message="Look.")))
+        protocol = resolve_protocol("streaming", **kv)
+        with Footage(tmp_path / "frames", video, protocol) as footage:
+            viewer = make_viewer(tiny_model, footage, protocol, video.questions)
+            viewer.watch_until(video.questions[0])
+            viewer.prepare(video.questions[0], "What?")
+            with pytest.raises(InputError, match="^kv_memory has read frames after another system message than 'Caref"):
+                viewer.prepare(video.questions[1], "What?")
+
+
+def test_the_flag(tiny_dir, tmp_path, capsys):
+    annotations = folder_set(tmp_path, num_videos=1)
+    command = ["evaluate", "--blind", "--model", str(tiny_dir()), "--annotations", str(annotations), "--device", "cpu"]
+    command += ["--max_new_tokens", "2", "--output", str(tmp_path / "out")]
+    assert main([*command, "--system_message", "Look."]) == 0
+    said = json.loads((tmp_path / "out" / "run.json").read_text())["settings"]["protocol"]
+    assert (said["system_message"], said["kind_system_messages"]) == ("Look.", {})
+    assert main(command) != 0
+    assert 'protocol.system_message: "Look." there, "Carefully watch' in capsys.readouterr().err
+
+
+def test_what_the_published_scripts_ask_is_not_trimmed(tiny_model, video):
+    model = replace(tiny_model, template=replace(tiny_model.template, trims=True))
+    for protocol, end in (("causal", "What?<|end|>"), ("reference", "What?\n<|end|>")):
+        viewer = make_viewer(model, None, resolve_protocol("streaming", protocol=protocol), video.questions)
+        assert viewer.prepare(video.questions[0], "What?\n").prompt.layout.text.endswith(f"{end}<|assistant|>\n")
