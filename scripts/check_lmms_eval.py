@@ -1,7 +1,8 @@
 """Run lmms-eval end to end on generated tasks and compare with the package's own answers: scripts/test_lmms_eval.sh.
 
 Everything is made at run time: a tiny model with random weights, clips of noise, a task of questions about clips, one
-about images, one of options to compare, and a set in OVBench's layout. Nothing is downloaded.
+about images, one of options to compare, documents of MVBench and VideoMME, and a set in OVBench's layout. Nothing is
+downloaded.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -33,14 +35,30 @@ NUM_NEW_TOKENS = 12
 QUESTIONS = ((1.0, "red ", "PastMemory"), (2.0, "blue", "PastMemory"), (2.0, "red ", "Hallucination"))
 """Of each video of the set in OVBench's layout: when, the right answer, and the type."""
 
+WATCH = (
+    "Carefully watch the video and pay attention to the cause and sequence of events, the detail and movement of "
+    "objects, and the action and pose of persons. Based on your observations, select the best option that accurately "
+    "addresses the question.\n"
+)
+"""System message of the released scripts."""
 UTILS = """
 from PIL import Image
+from lmms_eval.tasks.mvbench.utils import mvbench_aggregate_results, mvbench_doc_to_text, mvbench_process_results
 
 def visuals(doc):
     return [Image.open(path) if path.endswith(".png") else path for path in doc["paths"]]
 
 def score(doc, results):
     return {"length": float(len(results[0]))}
+"""
+MVBENCH = f"""
+output_type: generate_until
+generation_kwargs: {{max_new_tokens: {NUM_NEW_TOKENS}, temperature: 0, do_sample: false}}
+doc_to_target: answer
+process_results: !function utils.mvbench_process_results
+metric_list:
+  - {{metric: mvbench_accuracy, aggregation: !function utils.mvbench_aggregate_results, higher_is_better: true}}
+lmms_eval_specific_kwargs: {{default: {{sub_task: toy, post_prompt: "Only give the best option."}}}}
 """
 GENERATION = f"""
 output_type: generate_until
@@ -95,6 +113,10 @@ def write_tasks(work: Path) -> dict[str, list[dict[str, Any]]]:
         ],
         "toy_broken": [{"paths": [str(work / "broken.mp4")], "question": "What is it?"}],
     }
+    rows["mvbench_toy"] = [
+        {"paths": [path], "question": "What is it?", "candidates": ["a cup", "red ", "no"], "answer": "no"}
+        for path in clips
+    ]
     rows["toy_image"].append({"paths": [str(work / f"image{seed}.png") for seed in range(2)], "question": "Which?"})
     tasks = work / "tasks"
     tasks.mkdir()
@@ -102,8 +124,9 @@ def write_tasks(work: Path) -> dict[str, list[dict[str, Any]]]:
     for name, documents in rows.items():
         (work / f"{name}.json").write_text(json.dumps(documents))
         head = f"task: {name}\ndataset_path: json\ndataset_kwargs: {{data_files: {{test: {work / name}.json}}}}\n"
-        head += "test_split: test\ndoc_to_visual: !function utils.visuals\ndoc_to_text: question\n"
-        (tasks / f"{name}.yaml").write_text(head + (CHOICE if name == "toy_choice" else GENERATION))
+        text = "!function utils.mvbench_doc_to_text" if name == "mvbench_toy" else "question"
+        head += f"test_split: test\ndoc_to_visual: !function utils.visuals\ndoc_to_text: {text}\n"
+        (tasks / f"{name}.yaml").write_text(head + {"toy_choice": CHOICE, "mvbench_toy": MVBENCH}.get(name, GENERATION))
     return rows
 
 
@@ -153,7 +176,9 @@ def written(output: Path, task: str) -> tuple[dict[str, Any], list[dict[str, Any
     return json.loads(results.read_text("utf-8"))["results"][task], sorted(rows, key=lambda row: row["doc_id"])
 
 
-def own_answer(model: vco.VideoChatModel, path: str, question: str) -> str:
+def own_answer(
+    model: vco.VideoChatModel, path: str, question: str, system_message: str | None = None, **generation: int
+) -> str:
     """A session of our own: about 4 frames a second of the whole file, a memory of the same size."""
     with vco.open_video(path) as source:
         rate = source.info.average_fps or 1.0
@@ -161,8 +186,8 @@ def own_answer(model: vco.VideoChatModel, path: str, question: str) -> str:
     memory = vco.PyramidMemoryBank(
         capacities=CAPACITIES, full_grid=model.config.grid, intervals=tuple(model.config.memory_intervals)
     )
-    settings = vco.GenerationSettings(max_new_tokens=NUM_NEW_TOKENS)
-    session = vco.StreamingSession(model, memory, with_times=False, settings=settings)
+    settings = vco.GenerationSettings(**{"max_new_tokens": NUM_NEW_TOKENS, **generation})
+    session = vco.StreamingSession(model, memory, with_times=False, settings=settings, system_message=system_message)
     session.push(np.stack(frames), [float(i) for i in range(len(frames))])
     return session.ask(question).text
 
@@ -186,6 +211,51 @@ def check_tasks(model: vco.VideoChatModel, work: Path, model_args: str) -> None:
     output = run("lmms_eval.sh", "toy_broken", *flags, str(work / "broken"), expected=1)
     check("toy_broken, document 0" in output and "broken.mp4" in output, f"no error names the video\n{output[-2000:]}")
     print("ok: a broken video ends the run with an error that names it, and a status other than 0")
+
+
+def check_published(model: vco.VideoChatModel, work: Path, model_args: str) -> None:
+    """MVBench and VideoMME in the words of the released scripts, scored by lmms-eval; other tasks are refused."""
+    from lmms_eval.tasks.mvbench.utils import mvbench_process_results
+    from lmms_eval.tasks.videomme.utils import videomme_process_results
+
+    from videochat_online.integrations.lmms_eval import VideoChatOnline
+
+    def published_answer(path: str, question: str) -> str:
+        return own_answer(model, path, f"{question}\nAnswer:  \n", WATCH, max_new_tokens=20, min_new_tokens=1)
+
+    flags = ["--include_path", str(work / "tasks"), "--model_args", f"{model_args},protocol=reference"]
+    flags += ["--log_samples", "--output_path"]
+    run("lmms_eval.sh", "mvbench_toy", *flags, str(work / "published"))
+    figures, rows = written(work / "published", "mvbench_toy")
+    question = "Question: What is it?\n(A) a cup\n(B) red \n(C) no"
+    expected = [published_answer(row["doc"]["paths"][0], question) for row in rows]
+    said = [row["filtered_resps"] for row in rows]
+    check(said == expected, f"mvbench_toy: expected {expected}, got {said}")
+    print(f"ok: mvbench_toy: the {len(said)} answers are those to the published words, such as {said[0]!r}")
+    doc = {"candidates": ["a cup", "red ", "no"], "answer": "red "}
+    scores = [mvbench_process_results(doc, [text])["mvbench_accuracy"]["score"] for text in ("(B) red", "(C) no", "(B")]
+    check(scores == [1, 0, 1], f"MVBench's replies are scored {scores}")
+    film = {"question": "When?", "options": ["A. Noon.", "B. Never.", "C. C.", "D. At six."], "answer": "B"}
+    film |= dict.fromkeys(("domain", "sub_category", "task_type", "question_id", "duration", "videoID"), "x")
+    for letter in "ABCD":
+        text = f"({letter}) {film['options']['ABCD'.index(letter)][3:]}"
+        found = videomme_process_results(film, [text])["videomme_perception_score"]["pred_answer"]
+        check(found == letter, f"VideoMME's {text!r} is read as {found!r}")
+    print("ok: replies such as '(B) red' are read by the scores of MVBench and VideoMME")
+    path = rows[0]["doc"]["paths"][0]
+    words = {"protocol": "reference", "capacities": "/".join(map(str, CAPACITIES))}
+    asked = VideoChatOnline(str(work / "model"), device="cpu", **words)
+    asked.task_dict = {"videomme": {"test": [film]}}
+    request = SimpleNamespace(
+        args=("not these words", {"max_new_tokens": 16}, lambda doc: [path], 0, "videomme", "test")
+    )
+    (answer,) = asked.generate_until([request])
+    expected = [published_answer(path, "Question: When?\n(A) Noon.\n(B) Never.\n(C) C.\n(D) At six.")]
+    check([answer] == expected, f"videomme: expected {expected}, got {answer!r}")
+    print("ok: videomme: the answer is that to the published words")
+    output = run("lmms_eval.sh", "toy_video", *flags, str(work / "refused"), expected=1)
+    check("expected a task with published words, mvbench or videomme, got toy_video" in output, output[-2000:])
+    print("ok: a task without published words is refused")
 
 
 def check_answers(model: vco.VideoChatModel, documents: dict[str, list[dict[str, Any]]], output: Path) -> None:
@@ -255,6 +325,7 @@ def main() -> int:
         slashed = "/".join(map(str, CAPACITIES))
         model_args = f"pretrained={work / 'model'},capacities={slashed},device=cpu"
         check_tasks(model, work, model_args)
+        check_published(model, work, model_args)
         check_ovbench(model, work, model_args)
     print("all well")
     return 0
