@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from benchmark_sets import benchmark_config
+from benchmark_sets import benchmark_config, ovo_set
 from evaluation_sets import folder_set, make_config, noise, question, run, write_frames, write_set
 from videochat_online.cli.main import main
 from videochat_online.errors import InputError
@@ -61,6 +61,14 @@ def asked_in(monkeypatch):
     return during
 
 
+@pytest.fixture(scope="module")
+def ovo(tmp_path_factory):
+    """Folder of a small OVO-Bench set."""
+    root = tmp_path_factory.mktemp("ovo")
+    ovo_set(root)
+    return root
+
+
 @pytest.fixture
 def video(tmp_path):
     """A question of each kind at one moment of a folder of frames."""
@@ -92,13 +100,19 @@ def test_the_checkpoint_s_own(tiny_model, video):
     assert {system_of(viewer.prepare(asked, "?").prompt) for asked in video.questions} == {tiny_model.system_message}
 
 
-def test_questions_of_ovobench(asked_in, tiny_model, tmp_path):
-    found = asked_in(benchmark_config("ovobench", tmp_path, tmp_path / "out", blind=True), tiny_model)
+@pytest.mark.parametrize(
+    ("answer_by", "shown"), [("generation", "choice"), ("likelihood", "choice"), ("text_likelihood", "open")]
+)
+def test_questions_of_ovobench(asked_in, tiny_model, ovo, tmp_path, answer_by, shown):
+    """Options that are not shown are not to be chosen from."""
+    short = {"max_new_tokens": 1}
+    config = benchmark_config("ovobench", ovo, tmp_path / "out", blind=True, answer_by=answer_by, protocol=short)
+    found = asked_in(config, tiny_model)
     assert len(found) == 9
     for message, text in found:
-        kind = "yes_no" if text.endswith("Yes or No.") else "count" if text.endswith("a number.") else "choice"
+        kind = "yes_no" if text.endswith("Yes or No.") else "count" if text.endswith("a number.") else shown
         assert message == WORDS[kind]
-    assert {message for message, _ in found} == {WORDS[kind] for kind in ("choice", "yes_no", "count")}
+    assert {message for message, _ in found} == {WORDS[kind] for kind in (shown, "yes_no", "count")}
 
 
 def test_polls_and_outputs_of_streamingbench(asked_in, tiny_model, tmp_path, monkeypatch):
@@ -113,15 +127,8 @@ def test_polls_and_outputs_of_streamingbench(asked_in, tiny_model, tmp_path, mon
     assert [message for message, _ in found].count(WORDS["choice"]) == len(found) - 4
 
 
-def test_hidden_options_are_not_to_be_chosen_from(asked_in, tiny_model, tmp_path):
-    annotations = folder_set(tmp_path, num_videos=1)
-    for answer_by, kind in (("generation", "choice"), ("likelihood", "choice"), ("text_likelihood", "open")):
-        found = asked_in(make_config(annotations, tmp_path / answer_by, answer_by=answer_by, blind=True), tiny_model)
-        assert {message for message, _ in found} == {WORDS[kind]}
-
-
 class TestIdentity:
-    def test_words_that_are_not_asked_are_no_difference(self, tmp_path):
+    def test_words_that_are_not_asked_are_no_difference(self, ovo, tmp_path):
         config = make_config(folder_set(tmp_path, num_videos=1), tmp_path / "out")
         content = make_plan(config).content
         one = settled(config, content).protocol
@@ -129,11 +136,11 @@ class TestIdentity:
         assert settled(replace(config, answer_by="text_likelihood"), content).protocol.system_message == WORDS["open"]
         given = make_config(config.annotations[0], tmp_path / "out", protocol={"system_message": WORDS["choice"]})
         assert settled(given, content).settings() == settled(config, content).settings()
-        ovo = benchmark_config("ovobench", tmp_path / "ovo", tmp_path / "out")
-        others = settled(ovo, make_plan(ovo).content).protocol
+        of_ovo = benchmark_config("ovobench", ovo, tmp_path / "out")
+        others = settled(of_ovo, make_plan(of_ovo).content).protocol
         assert (others.system_message, set(others.kind_system_messages)) == (WORDS["choice"], {"yes_no", "count"})
 
-    def test_a_run_from_before_asked_all_kinds_alike(self, tiny_model, tmp_path):
+    def test_a_run_from_before_asked_all_kinds_alike(self, tiny_model, ovo, tmp_path):
         """It goes on where all questions had options, and is refused by name where others had their message."""
 
         def make_older(config):
@@ -146,14 +153,14 @@ class TestIdentity:
         config = make_config(folder_set(tmp_path, num_videos=1), tmp_path / "out", blind=True)
         make_older(config)
         assert run(config, tiny_model).num_answered == 3
-        ovo = benchmark_config("ovobench", tmp_path / "ovo", tmp_path / "out_ovo", blind=True)
-        make_older(ovo)
+        config = benchmark_config("ovobench", ovo, tmp_path / "ovo", blind=True, protocol={"max_new_tokens": 1})
+        make_older(config)
         with pytest.raises(InputError, match=r"protocol.kind_system_messages.count: null there, .* here"):
-            run(ovo, tiny_model)
+            run(config, tiny_model)
 
-    def test_a_memory_in_the_kv_cache_has_one(self, tiny_model, video, tmp_path):
+    def test_a_memory_in_the_kv_cache_has_one(self, tiny_model, ovo, video, tmp_path):
         kv = {"kv_memory": True}
-        config = benchmark_config("ovobench", tmp_path / "ovo", tmp_path / "out", protocol=kv)
+        config = benchmark_config("ovobench", ovo, tmp_path / "out", protocol=kv)
         with pytest.raises(InputError, match="^--kv_memory: expected one system message, .* choice, count, yes_no "):
             make_plan(config)
         make_plan(replace(config, protocol=resolve_protocol("streaming", **kv, system_message="Look.")))
