@@ -226,10 +226,10 @@ def check_published(model: vco.VideoChatModel, work: Path, model_args: str) -> N
     flags = ["--include_path", str(work / "tasks"), "--model_args", f"{model_args},protocol=reference"]
     flags += ["--log_samples", "--output_path"]
     run("lmms_eval.sh", "mvbench_toy", *flags, str(work / "published"))
-    figures, rows = written(work / "published", "mvbench_toy")
+    paths = [row["paths"][0] for row in json.loads((work / "mvbench_toy.json").read_text())]
     question = "Question: What is it?\n(A) a cup\n(B) red \n(C) no"
-    expected = [published_answer(row["doc"]["paths"][0], question) for row in rows]
-    said = [row["filtered_resps"] for row in rows]
+    expected = [published_answer(path, question) for path in paths]
+    said = [row["filtered_resps"] for row in written(work / "published", "mvbench_toy")[1]]
     check(said == expected, f"mvbench_toy: expected {expected}, got {said}")
     print(f"ok: mvbench_toy: the {len(said)} answers are those to the published words, such as {said[0]!r}")
     doc = {"candidates": ["a cup", "red ", "no"], "answer": "red "}
@@ -242,15 +242,14 @@ def check_published(model: vco.VideoChatModel, work: Path, model_args: str) -> N
         found = videomme_process_results(film, [text])["videomme_perception_score"]["pred_answer"]
         check(found == letter, f"VideoMME's {text!r} is read as {found!r}")
     print("ok: replies such as '(B) red' are read by the scores of MVBench and VideoMME")
-    path = rows[0]["doc"]["paths"][0]
     words = {"protocol": "reference", "capacities": "/".join(map(str, CAPACITIES))}
     asked = VideoChatOnline(str(work / "model"), device="cpu", **words)
     asked.task_dict = {"videomme": {"test": [film]}}
     request = SimpleNamespace(
-        args=("not these words", {"max_new_tokens": 16}, lambda doc: [path], 0, "videomme", "test")
+        args=("not these words", {"max_new_tokens": 16}, lambda doc: paths[:1], 0, "videomme", "test")
     )
     (answer,) = asked.generate_until([request])
-    expected = [published_answer(path, "Question: When?\n(A) Noon.\n(B) Never.\n(C) C.\n(D) At six.")]
+    expected = [published_answer(paths[0], "Question: When?\n(A) Noon.\n(B) Never.\n(C) C.\n(D) At six.")]
     check([answer] == expected, f"videomme: expected {expected}, got {answer!r}")
     print("ok: videomme: the answer is that to the published words")
     output = run("lmms_eval.sh", "toy_video", *flags, str(work / "refused"), expected=1)

@@ -181,7 +181,9 @@ def test_the_flag(tiny_dir, tmp_path, capsys):
     said = json.loads((tmp_path / "out" / "run.json").read_text())["settings"]["protocol"]
     assert (said["system_message"], said["kind_system_messages"]) == ("Look.", {})
     assert main(command) != 0
-    assert 'protocol.system_message: "Look." there, "Carefully watch' in capsys.readouterr().err
+    refused = capsys.readouterr().err
+    assert 'protocol.system_message: "Look." there, "Carefully watch' in refused
+    assert "kind_system_messages" not in refused  # no other kinds are asked
 
 
 def test_what_the_published_scripts_ask_is_not_trimmed(tiny_model, video):
