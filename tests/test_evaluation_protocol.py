@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -26,11 +27,11 @@ from videochat_online.memory.budget import sizes_within
 def times_of(tiny_model, tmp_path):
     """Labels of the frames that each question is answered from."""
 
-    def seen(path, times_s, *, clip=None, fps=4.0, setting="streaming", **values):
+    def seen(path, times_s, *, clip=None, fps=4.0, sample_fps=None, setting="streaming", **values):
         row = {"video_id": "v", "fps": fps, "questions": [question(time_s) for time_s in times_s]}
         (video,) = load_ovbench([write_set(tmp_path / "one.json", [row | ({"clip": clip} if clip else {})])]).videos
         memory = "keep_all" if setting == "streaming" else None
-        protocol = resolve_protocol(setting, memory=memory, **values)
+        protocol = resolve_protocol(setting, memory=memory, fps=sample_fps, **values)
         views = []
         with Footage(path, video, protocol) as footage:
             viewer = make_viewer(tiny_model, footage, protocol, video.questions)
@@ -70,11 +71,29 @@ class TestStreaming:
         assert float(np.float32(0.7)) < 0.7  # so that this frame ends before the clip begins
         assert times_of(clip, (2.9,), clip=[0.7, 2.5], protocol="reference")[0][0] == 0.8
 
+    @pytest.mark.parametrize(
+        ("sample_fps", "single", "multiturn"),
+        [(1.0, [0.5, 1.5], [0.5, 1.47, 2.44]), (2.0, [0.5, 1.0, 1.5, 2.0], [0.5, 0.97, 1.43, 1.9, 2.37])],
+    )
+    def test_the_multi_turn_script_rounds_its_step_down(self, times_of, tmp_path, sample_fps, single, multiturn):
+        clip = write_clip(tmp_path / "clip.mp4", num_frames=75, fps=Fraction(30000, 1001))
+        asked = {"times_s": (2.2,), "clip": [0.5, 2.5], "sample_fps": sample_fps, "protocol": "reference"}
+        assert times_of(clip, **asked) == [single]
+        assert times_of(clip, **asked, step_rounding="down") == [multiturn]
+        with pytest.raises(InputError, match="expected step_rounding of nearest or down, got up"):
+            times_of(clip, **asked, step_rounding="up")
+
     def test_labels_of_folders_have_two_decimals(self, times_of, tmp_path):
         folder = write_frames(tmp_path / "frames", noise(9))
         # Frame 1 starts at 0.3333 s, and is labelled 0.33 s.
         assert times_of(folder, (0.333, 9.0), fps=3.0)[0] == [0.0]
         assert times_of(folder, (0.333, 9.0), fps=3.0, protocol="reference")[0] == [0.0, 0.33]
+
+    def test_times_on_folders_are_rounded_as_they_are(self, times_of, tmp_path):
+        folder = write_frames(tmp_path / "frames", noise(30))
+        asked = {"times_s": (0.3,), "clip": [0.29, 0.29], "fps": 100.0}
+        assert times_of(folder, **asked) == [[0.29]]
+        assert times_of(folder, **asked, protocol="reference") == [[0.28]]
 
 
 class TestWindow:

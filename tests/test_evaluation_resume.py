@@ -152,7 +152,7 @@ class TestRefusal:
         """It says nothing of what it could not do otherwise."""
         path = tmp_path / "whole" / "run.json"
         said = json.loads(path.read_text())
-        for name in ("causal", "strategy", "strategy_options", "kv_memory", "kind_system_messages"):
+        for name in ("causal", "strategy", "strategy_options", "kv_memory", "kind_system_messages", "step_rounding"):
             del said["settings"]["protocol"][name]
         path.write_text(json.dumps(said))
         assert run(make_config(annotations, tmp_path / "whole"), tiny_model).num_answered == 9

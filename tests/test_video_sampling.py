@@ -48,6 +48,14 @@ class TestTraining:
     def test_a_clip_past_the_end_moves_back(self):
         assert sample_clip(900, 30.0, "fps1", max_num_frames=64, clip_s=(29, 33)).indices == (795, 825, 855, 885)
 
+    def test_it_moves_back_by_whole_frames(self):
+        """4 s of 10 frames are 39 frames, as 10.7 - 6.7 is a little less than 4: the clip begins with frame 38."""
+        clip = {"clip_s": (6.7, 10.7)}
+        assert sample_clip(77, 10.0, "middle", max_num_frames=8, **clip).indices == (39, 44, 49, 54, 59, 64, 69, 74)
+        assert sample_clip(77, 10.0, "fps1", max_num_frames=64, **clip).indices == (43, 53, 63, 73)
+        # It ends after the video, and yet no frame of it does.
+        assert sample_clip(77, 10.0, "middle", max_num_frames=64, clip_s=(6.75, 7.74)).indices == tuple(range(67, 76))
+
     def test_a_clip_longer_than_the_video_is_the_video(self):
         whole = sample_clip(100, 25.0, "fps1", max_num_frames=64)
         assert sample_clip(100, 25.0, "fps1", max_num_frames=64, clip_s=(0, 1000)) == whole
@@ -138,6 +146,9 @@ class TestEvaluation:
     def test_streaming_on_a_folder_finds_frames_in_spite_of_binary_fractions(self):
         assert int(0.29 * 100) == 28
         assert streaming_indices(100, 100, 100, (0.29, 0.29)) == [29]
+        assert streaming_indices(100, 100, 100, (0.29, 0.29), tolerance_s=0.0) == [28]
+        assert sliding_window_indices(100, 100, 100, 0.29, window_s=0.0) == [29]
+        assert sliding_window_indices(100, 100, 100, 0.29, window_s=0.0, tolerance_s=0.0) == [28]
 
     def test_streaming_on_a_video_shows_only_frames_that_have_ended(self):
         ends_s = [(i + 1) / 30 for i in range(300)]
@@ -190,6 +201,7 @@ class TestEvaluation:
         assert segment_centre_indices(200, 25.0, num_segments=8, first_index=1)[0] == 13
         assert segment_centre_indices(200, 29.97, clip_s=(3, 3)) == [90]
         assert segment_centre_indices(10, 2.0, clip_s=(1.2, 5.9)) == [2, 3, 4, 5, 6, 7, 8, 9]
+        assert segment_centre_indices(10, 2.0, clip_s=(7.0, 9.0)) == [9]
 
     def test_the_demo_keeps_the_last_frame(self):
         assert interval_indices(10, 2.0, 0.5) == list(range(10))

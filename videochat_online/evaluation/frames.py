@@ -137,16 +137,19 @@ class Footage:
         start_s, end_s = self._video.clip_s
         stop_s = self._ends_s[-1] if protocol.is_scripted else protocol.until_s(last_s)
         clip_s = (start_s, max(start_s, min(end_s, stop_s)))
+        tolerance_s = 0.0 if protocol.is_scripted else TIME_TOLERANCE_S
         if self._is_folder:
-            indices = streaming_indices(len(self._starts_s), fps, protocol.fps, clip_s)
+            indices = streaming_indices(len(self._starts_s), fps, protocol.fps, clip_s, tolerance_s=tolerance_s)
             return [index for index in indices if not protocol.clips or protocol.shows(self._starts_s[index], last_s)]
+        rounding = protocol.step_rounding
         if protocol.frame_times == "end":
-            tolerance_s = 0.0 if protocol.is_scripted else TIME_TOLERANCE_S
-            return streaming_indices_at_times(self._ends_s, fps, protocol.fps, clip_s, tolerance_s=tolerance_s)
+            return streaming_indices_at_times(
+                self._ends_s, fps, protocol.fps, clip_s, rounding=rounding, tolerance_s=tolerance_s
+            )
         first = max(0, bisect_right(self._starts_s, start_s + TIME_TOLERANCE_S) - 1)
         until_s = clip_s[1] + (-2 if protocol.clips else 1) * TIME_TOLERANCE_S
         stop = bisect_right(self._starts_s, until_s)
-        return list(range(first, stop, frame_step(fps, protocol.fps)))
+        return list(range(first, stop, frame_step(fps, protocol.fps, rounding=rounding)))
 
     def window_indices(self, question_s: float, starts_s: float | None = None) -> list[int]:
         """Frames of the window of a question: none starts after it, none ends before the clip begins.
@@ -197,7 +200,13 @@ class Footage:
         protocol, window_s, limit = self._protocol, self._protocol.window_s, self._protocol.max_frames or 0
         if self._is_folder:
             return sliding_window_indices(
-                len(self._starts_s), self._fps, protocol.fps, question_s, window_s=window_s, max_num_frames=limit
+                len(self._starts_s),
+                self._fps,
+                protocol.fps,
+                question_s,
+                window_s=window_s,
+                max_num_frames=limit,
+                tolerance_s=0.0,
             )
         if window_s is not None and question_s - window_s > self._ends_s[-1]:
             window_s = None  # the scripts look for the window's first frame, find none, and begin at the first of all
@@ -234,8 +243,8 @@ class Footage:
                 yield group
 
     def _label(self, start_s: float) -> float:
-        if self._is_folder and self._protocol.is_scripted and self._protocol.memory is not None:
-            return round(start_s, 2)  # as the streaming script compares and prints it
+        if self._is_folder and self._protocol.is_scripted:
+            return round(start_s, 2)  # as the scripts compare and print it
         if self._protocol.frame_times == "start" or self._is_folder:
             return start_s
         return self._ends_s[max(0, bisect_right(self._starts_s, start_s + TIME_TOLERANCE_S) - 1)]

@@ -32,6 +32,7 @@ from videochat_online.text.questions import (
     STREAMING_SUFFIX,
 )
 from videochat_online.video import TIME_TOLERANCE_S
+from videochat_online.video.sampling import Rounding
 
 FRAME_TIMES = ("start", "end")
 FRAME_RULES = ("causal", "reference")
@@ -54,6 +55,7 @@ class EvalProtocol:
             same.
         own_starts: a window has no frame from before the start of a question that has one (`EvalQuestion.starts_s`).
         fps: frames a second; every n-th frame of the video is taken, n = its rate / `fps` rounded.
+        step_rounding: of n in streams of video files: to the "nearest", or "down" as in the published multi-turn script.
         memory: what remembers the stream; None where a question gets a window of frames instead.
         memory_options: options of that memory, without those that the model decides.
         strategy: what is done at question time with the frames that the memory gives; a window has only "direct".
@@ -78,6 +80,7 @@ class EvalProtocol:
     clips: bool = False
     own_starts: bool = True
     fps: float
+    step_rounding: Rounding = "nearest"
     memory: str | None
     memory_options: Mapping[str, Any]
     window_s: float | None
@@ -99,6 +102,7 @@ class EvalProtocol:
             "window_s above 0": self.window_s is None or (math.isfinite(self.window_s) and self.window_s > 0),
             "max_frames of at least 1": self.max_frames is None or self.max_frames >= 1,
             f"frame_times of {' or '.join(FRAME_TIMES)}": self.frame_times in FRAME_TIMES,
+            "step_rounding of nearest or down": self.step_rounding in ("nearest", "down"),
             "frame_times of end in the published scripts": not self.is_scripted or self.frame_times == "end",
             "frame_times of start in the clips of a benchmark": not self.clips or self.frame_times == "start",
             "max_new_tokens of at least 1": self.max_new_tokens >= 1,

@@ -325,8 +325,8 @@ def read_run_file(path: Path) -> dict[str, Any]:
             protocol = run["settings"].get("protocol")
             if isinstance(protocol, dict):
                 earlier = {"causal": True, "clips": False, "strategy": "direct", "strategy_options": {}}
-                earlier |= {"kv_memory": False, "zero_start": False, "own_starts": not _showed_more(run["settings"])}
-                earlier |= {"kind_system_messages": {}}
+                earlier |= {"kv_memory": False, "zero_start": False, "step_rounding": "nearest"}
+                earlier |= {"kind_system_messages": {}, "own_starts": not _showed_more(run["settings"])}
                 run["settings"]["protocol"] = earlier | protocol
             return run
     except ValueError:

@@ -94,8 +94,8 @@ def sample_at_rate(num_available: int, video_fps: float, rate: float, *, max_num
     _check_counts(num_available, 1)
     _check_rate("video_fps", video_fps)
     _check_rate("rate", rate)
-    num_intervals = math.ceil(num_available / video_fps * rate)
-    centres_s = (np.arange(num_intervals) + 0.5) / rate
+    interval_s = 1 / rate
+    centres_s = np.arange(interval_s / 2, num_available / video_fps + interval_s / 2, interval_s)
     indices = [int(index) for index in np.rint(centres_s * video_fps) if index < num_available]
     return uniform_subset(indices, max_num_frames)
 
@@ -116,7 +116,8 @@ def sample_clip(
         video_fps: its average rate.
         method: "fpsN" (one frame per 1/N s), "middle" or "rand" (equal segments).
         max_num_frames: limit for "fpsN" (<= 0: none), number of segments for the others.
-        clip_s: start and end. A clip that ends after the video is moved back to end with it, as in training;
+        clip_s: start and end. It begins with the frame shown at its start and has as many frames as fit its length,
+            both rounded down. One that would go on after the last frame is moved back to end with it, as in training;
             one that is longer than the video is the whole video.
         rng: the generator of "rand"; required there.
 
@@ -156,14 +157,22 @@ def frame_step(video_fps: float, sample_fps: float, *, rounding: Rounding = "nea
     return max(1, step)
 
 
-def streaming_indices(num_frames: int, video_fps: float, sample_fps: float, clip_s: tuple[float, float]) -> list[int]:
+def streaming_indices(
+    num_frames: int,
+    video_fps: float,
+    sample_fps: float,
+    clip_s: tuple[float, float],
+    *,
+    tolerance_s: float = TIME_TOLERANCE_S,
+) -> list[int]:
     """OVBench streaming on a frame folder: every n-th frame of the clip, both ends included.
 
-    Frame i starts at i / `video_fps`; the clip begins with the frame shown at its start.
+    Frame i starts at i / `video_fps`; the clip begins with the frame shown at its start. A `tolerance_s` of 0
+    rounds times as they are.
     """
     step = frame_step(video_fps, sample_fps, rounding="down")
-    first = max(0, math.floor(clip_s[0] * video_fps + TIME_TOLERANCE_S))
-    last = min(math.floor(clip_s[1] * video_fps + TIME_TOLERANCE_S), num_frames - 1)
+    first = max(0, math.floor(clip_s[0] * video_fps + tolerance_s))
+    last = min(math.floor(clip_s[1] * video_fps + tolerance_s), num_frames - 1)
     return list(range(first, last + 1, step))
 
 
@@ -201,16 +210,18 @@ def sliding_window_indices(
     *,
     window_s: float | None = 32.0,
     max_num_frames: int = 64,
+    tolerance_s: float = TIME_TOLERANCE_S,
 ) -> list[int]:
     """OVBench sliding window on a frame folder: backwards from the question's frame, every n-th.
 
     The question's frame is the last that starts at or before `question_s`; `window_s` (None: no limit) counts
-    back from it. Above `max_num_frames` an even subset is kept, the question's frame among it.
+    back from it. Above `max_num_frames` an even subset is kept, the question's frame among it. A `tolerance_s` of 0
+    rounds times as they are.
     """
     _check_counts(num_frames, 1)
     step = frame_step(video_fps, sample_fps)
-    last = min(math.floor(question_s * video_fps + TIME_TOLERANCE_S), num_frames - 1)
-    first = 0 if window_s is None else max(0, last - math.floor(window_s * video_fps + TIME_TOLERANCE_S))
+    last = min(math.floor(question_s * video_fps + tolerance_s), num_frames - 1)
+    first = 0 if window_s is None else max(0, last - math.floor(window_s * video_fps + tolerance_s))
     return uniform_subset(range(last, first - 1, -step)[::-1], max_num_frames)
 
 
@@ -247,24 +258,26 @@ def segment_centre_indices(
 ) -> list[int]:
     """MVBench and Video-MME: every n-th frame, and of more than `num_segments` the centre of each segment.
 
-    A clip's ends are rounded to the nearest frame and both included; nothing before `first_index` is used.
+    A clip's ends are rounded to the nearest frame and both included; nothing before `first_index` is used. A clip
+    after the last frame is that frame.
     """
     step = frame_step(video_fps, sample_fps)
     first, last = first_index, num_frames - 1
     if clip_s is not None:
-        first = max(first, round(clip_s[0] * video_fps))
+        first = min(max(first, round(clip_s[0] * video_fps)), last)
         last = min(last, round(clip_s[1] * video_fps))
     candidates = range(first, last + 1, step)
     if len(candidates) <= num_segments:
         return list(candidates)
-    return [candidates[int((i + 0.5) * len(candidates) / num_segments)] for i in range(num_segments)]
+    length = len(candidates) / num_segments
+    return [candidates[int(i * length + length / 2)] for i in range(num_segments)]
 
 
 def interval_indices(num_frames: int, video_fps: float, interval_s: float) -> list[int]:
     """The demo's rule: a frame every `interval_s` seconds from the start, the step rounded down to frames."""
     _check_rate("video_fps", video_fps)
     _check_rate("interval_s", interval_s)
-    return list(range(0, num_frames, max(1, int(video_fps * interval_s))))
+    return list(range(0, num_frames, max(1, int(video_fps / (1 / interval_s)))))
 
 
 def _clip_range(num_frames: int, video_fps: float, clip_s: tuple[float, float]) -> tuple[int, int]:
@@ -272,13 +285,10 @@ def _clip_range(num_frames: int, video_fps: float, clip_s: tuple[float, float]) 
     start_s, end_s = clip_s
     if not 0 <= start_s <= end_s:
         raise InputError(f"clip: expected 0 <= start <= end in seconds, got [{start_s}, {end_s}]")
-    length_s = end_s - start_s
-    duration_s = num_frames / video_fps
-    if end_s > duration_s:
-        start_s = max(0.0, duration_s - length_s)
-        length_s = min(length_s, duration_s)
-    first = min(int(start_s * video_fps), num_frames - 1)
-    return first, max(1, min(int(length_s * video_fps), num_frames - first))
+    # Counted in whole frames, not seconds: a clip is moved back by the frames that it has too many.
+    wanted = min(end_s - start_s, num_frames / video_fps + 1)
+    num_available = min(max(1, int(wanted * video_fps)), num_frames)
+    return min(int(min(start_s * video_fps, num_frames)), num_frames - num_available), num_available
 
 
 def _parse_rate(method: str) -> float:
