@@ -79,8 +79,12 @@ def check_stream_features(case: Case) -> None:
 
 
 def _compare(case: Case, memory: list[FrameTokens]) -> None:
-    counts = [frame.num_tokens for frame in memory]
-    if not case.exact("frame indices", [frame.index for frame in memory], case.recorded["frame_indices"]):
+    counts, indices = [frame.num_tokens for frame in memory], [frame.index for frame in memory]
+    if indices != case.recorded["frame_indices"] and case.entry.get("fragile"):
+        case.exclude("fragile: two pairs of frames are about as similar, and rounding decides which one is thinned out")
+        case.exact("number of frames", len(indices), len(case.recorded["frame_indices"]))
+        return
+    if not case.exact("frame indices", indices, case.recorded["frame_indices"]):
         return
     case.exact("tokens per frame", counts, case.recorded["tokens_per_frame"])
     network = network_of(case.root, case.params["model"])

@@ -64,8 +64,9 @@ def check_vision(case: Case) -> None:
             ours = hidden[-1]
         elif key == "mlp1_of_last_hidden":
             ours = network.project(shuffled[config.ps_version].flatten(1, 2))
-        else:  # pixel_shuffle_v1_img0
-            ours = shuffled[key.split("_")[2]][0]
+        else:  # pixel_shuffle_v1_img0: version and number of the image
+            _, _, version, image = key.split("_")
+            ours = shuffled[version][int(image.removeprefix("img"))]
         case.close(key, ours, recorded)
     if config.select_layer == -1 and shuffled:
         # The road of the package must give what the parts give.
@@ -111,11 +112,13 @@ def check_train_step(case: Case) -> None:
     )
     out.loss.backward()
     case.close("loss", out.loss, case.recorded["loss"])
-    rows = tensors["logits_last8_of_sample1"].shape[0]
-    case.close("logits", out.logits[1, -rows:], tensors["logits_last8_of_sample1"])
+    for key, recorded in tensors.items():
+        if key.startswith("logits_last"):  # logits_last8_of_sample1
+            sample = int(key.rpartition("sample")[2])
+            case.close(key, out.logits[sample, -recorded.shape[0] :], recorded)
     grads = {name: p.grad if p.grad is not None else torch.zeros_like(p) for name, p in network.named_parameters()}
     original = to_original_state(grads)
-    if case.root and "wqkv" in " ".join(case.recorded["grad_norms_per_parameter"]):
+    if "wqkv" in " ".join(case.recorded["grad_norms_per_parameter"]):
         original = _as_internlm2(original, network.config.text_config)
     for name, recorded in case.recorded["grad_norms_per_parameter"].items():
         case.close(f"grad norm of {name}", original[name].norm(), recorded)
@@ -133,7 +136,7 @@ def _context_id(
     """The id that stands where visual tokens go: the one that occurs as often as there are visual tokens."""
     tokens = sum((network.config.grid[0] // ratio) ** 2 for ratio in ratios)
     ids, counts = input_ids.unique(return_counts=True)
-    return int(ids[(counts == tokens).nonzero()[0, 0]])
+    return int(ids[counts == tokens].max())  # added to the vocabulary, and so after its words
 
 
 def _as_internlm2(state: dict[str, Tensor], config: object) -> dict[str, Tensor]:

@@ -7,7 +7,9 @@ is asserted in their place.
 from __future__ import annotations
 
 import hashlib
+import math
 import random
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -21,6 +23,7 @@ from videochat_online.errors import InputError
 from videochat_online.video import (
     NORMALIZATIONS,
     FrameTransform,
+    SampledFrames,
     choose_tile_grid,
     interval_indices,
     open_video,
@@ -39,10 +42,13 @@ from videochat_online.video import (
 Row = dict[str, Any]
 
 DRAWS = 4000
-"""Seeds over which the support of random sampling is collected; the recorder used 400."""
+"""Seeds over which the support of random sampling is collected; the recorder says how many it used."""
 
-COVERED_SEGMENT = 30
-"""Up to this many choices, 400 draws have met each with near certainty and the supports must be equal."""
+NEVER = 1e-9
+"""A choice that was missed by draws of this likelihood can never be drawn."""
+
+AVA_START_S = 900.0
+"""Where the sliding-window script takes movies to begin, of which AVA has clips."""
 
 
 def check_train(case: Case) -> None:
@@ -52,8 +58,26 @@ def check_train(case: Case) -> None:
             _check_support(case, f"row {i}", row)
         elif "n_frames" in row:
             _check_clip(case, f"row {i}", row)
+        elif row.get("error"):
+            case.exclude(f"row {i}: the reference raises {row['error']!r}; we raise InputError")
+            case.exact(f"row {i}", _raises(lambda row=row: _train_indices(row)), True)
         else:
-            case.exact(f"row {i} {row['sample']} of {row['vlen']}", _train_indices(row), row["out"])
+            _check_indices(case, f"row {i} {row['sample']} of {row['vlen']}", row)
+
+
+def _raises(action: Callable[[], object]) -> bool:
+    try:
+        action()
+    except InputError:
+        return True
+    return False
+
+
+def _check_indices(case: Case, label: str, row: Row) -> None:
+    expected = [min(index, row["vlen"] - 1) for index in row["out"]]
+    if expected != row["out"]:
+        case.exclude(f"{label}: the reference asks for a frame after the last one; ours takes the last")
+    case.exact(label, _train_indices(row), expected)
 
 
 def _train_indices(row: Row) -> list[int]:
@@ -64,39 +88,67 @@ def _train_indices(row: Row) -> list[int]:
 
 
 def _check_support(case: Case, label: str, row: Row) -> None:
-    drawn: list[set[int]] = [set() for _ in row["support_per_slot"]]
+    """What the recorded draws and ours have met, against how likely each choice is."""
+    slots = _likelihoods(row["vlen"], row["num_frames"])
+    case.exact(f"{label} number of frames", len(row["support_per_slot"]), len(slots))
+    drawn: list[set[int]] = [set() for _ in slots]
     for seed in range(DRAWS):
         indices = sample_segments(row["vlen"], row["num_frames"], rng=random.Random(seed))
-        if len(indices) != len(drawn):
-            case.exact(f"{label} number of frames", len(indices), len(drawn))
+        if len(indices) != len(slots):
+            case.exact(f"{label} number of our frames", len(indices), len(slots))
             return
         for slot, index in zip(drawn, indices, strict=True):
             slot.add(index)
-    for i, (slot, recorded) in enumerate(zip(drawn, row["support_per_slot"], strict=True)):
-        if len(slot) <= COVERED_SEGMENT:
-            case.exact(f"{label} slot {i}", sorted(slot), recorded)
-        else:
-            case.exact(f"{label} slot {i}: recorded draws we never make", sorted(set(recorded) - slot), [])
+    said = re.search(r"(\d+) seeds", row.get("note", ""))
+    for whose, supports, num_draws in (
+        ("ours", drawn, DRAWS),
+        ("recorded", row["support_per_slot"], int(said[1]) if said else 0),
+    ):
+        for i, (support, chances) in enumerate(zip(supports, slots, strict=True)):
+            certain = [index for index, chance in chances.items() if (1 - chance) ** num_draws < NEVER]
+            case.exact(f"{label} slot {i}, {whose}: impossible draws", sorted(set(support) - set(chances)), [])
+            case.exact(f"{label} slot {i}, {whose}: missing draws", sorted(set(certain) - set(support)), [])
+
+
+def _likelihoods(num_frames: int, num_wanted: int) -> list[dict[int, float]]:
+    """Of each choice for each slot: uniform in a segment but its last frame; a random subset of all frames where that
+    leaves nothing of one segment.
+    """
+    count = min(num_frames, num_wanted)
+    edges = [int(edge) for edge in np.linspace(0, num_frames, count + 1)]
+    segments = [range(start, stop - 1) for start, stop in zip(edges[:-1], edges[1:], strict=True)]
+    if all(segments):
+        return [{index: 1 / len(segment) for index in segment} for segment in segments]
+    after, comb = num_frames - 1, math.comb
+    chances = [
+        {v: comb(v, slot) * comb(after - v, count - 1 - slot) / comb(num_frames, count) for v in range(num_frames)}
+        for slot in range(count)
+    ]
+    return [{index: chance for index, chance in slot.items() if chance} for slot in chances]
 
 
 def _check_clip(case: Case, label: str, row: Row) -> None:
     clip = None if row["clip"] is None else (float(row["clip"][0]), float(row["clip"][1]))
-    arguments = (row["n_frames"], row["fps"], row["sample"])
-    try:
-        ours = sample_clip(*arguments, max_num_frames=row["num_frames"], clip_s=clip)
-    except InputError as error:
-        if row["error"] is None:
-            case.exact(label, str(error), row["indices"])
-        else:
-            case.exclude(f"{label}: the reference raises {row['error']!r}; we raise InputError")
-        return
-    if row["error"] is not None or min(row["indices"], default=-1) < 0:
-        case.exclude(f"{label}: a clip longer than the video gives negative indices; we sample the whole video")
-        whole = sample_clip(*arguments, max_num_frames=row["num_frames"])
-        case.exact(f"{label} our indices", ours.indices, whole.indices)
-        return
-    case.exact(f"{label} indices", list(ours.indices), row["indices"])
-    case.exact(f"{label} times", list(ours.times_s), row["timestamps"])
+    num_frames, fps, method = row["n_frames"], row["fps"], row["sample"]
+
+    def ours(clip_s: tuple[float, float] | None) -> SampledFrames:
+        return sample_clip(num_frames, fps, method, max_num_frames=row["num_frames"], clip_s=clip_s)
+
+    num_wanted = num_frames if clip is None else int((clip[1] - clip[0]) * fps)
+    if num_wanted < 0:
+        case.exclude(f"{label}: an inverted clip; we raise InputError")
+        case.exact(label, _raises(lambda: ours(clip)), True)
+    elif num_wanted > num_frames:
+        case.exclude(f"{label}: a clip longer than the video begins before it; we sample the whole video")
+        case.exact(f"{label} our indices", ours(clip), ours(None))
+    elif row["error"] or not row["indices"]:
+        # Nothing in it, or no centre of an interval: ours has one frame of the clip.
+        first = 0 if clip is None else min(int(clip[0] * fps), num_frames - max(1, num_wanted))
+        case.exclude(f"{label}: a clip without a frame, {row['error'] or 'which it takes none of'}; we take its middle")
+        case.exact(f"{label} our indices", ours(clip).indices, (first + max(1, num_wanted) // 2,))
+    else:
+        case.exact(f"{label} indices", list(ours(clip).indices), row["indices"])
+        case.exact(f"{label} times", list(ours(clip).times_s), row["timestamps"])
 
 
 def check_eval(case: Case) -> None:
@@ -116,7 +168,7 @@ def check_eval(case: Case) -> None:
 def _check_folder(case: Case, label: str, row: Row) -> None:
     fps, sample_fps = row["video_fps"], row["sample_fps"]
     if "clip" in row:
-        indices = streaming_indices(row["n_files"], fps, sample_fps, tuple(row["clip"]))
+        indices = streaming_indices(row["n_files"], fps, sample_fps, tuple(row["clip"]), tolerance_s=0.0)
         seconds = [round(i / fps, 2) for i in indices]
     else:
         indices = sliding_window_indices(
@@ -126,8 +178,9 @@ def _check_folder(case: Case, label: str, row: Row) -> None:
             row["timestamp"],
             window_s=row["window"],
             max_num_frames=row["max_num_frames"],
+            tolerance_s=0.0,
         )
-        seconds = [i / fps for i in indices]
+        seconds = [round(i / fps, 2) for i in indices]
     case.exact(f"{label} indices", indices, row["indices"])
     _close_seconds(case, label, seconds, row["sec"])
 
@@ -141,9 +194,15 @@ def _check_video(case: Case, label: str, row: Row) -> None:
         indices = streaming_indices_at_times(
             ends_s, row["fps"], row["sample_fps"], tuple(row["clip"]), rounding=rounding, tolerance_s=0.0
         )
+        if row.get("error"):
+            case.exclude(f"{label}: the script raises {row['error']!r} on a clip after the video; ours has no frame")
+            case.exact(f"{label} our indices", indices, [])
+            return
     else:
-        # Rows whose path names AVA reach back to the start whatever their window says; all are shorter than 32 s.
-        window_s = None if "AVA" in row["data_prefix"] else row["window"]
+        # Rows whose path names AVA reach back to the movie's start; what does not end after it reaches back to its own.
+        window_s = row["window"]
+        if "AVA_Actions" in row["data_prefix"] and row["timestamp"] - window_s < AVA_START_S:
+            window_s = None if ends_s[-1] < AVA_START_S else row["timestamp"] - AVA_START_S
         window = partial(
             sliding_window_indices_at_times,
             starts_s,
@@ -177,7 +236,8 @@ def _check_segments(case: Case, label: str, row: Row) -> None:
     )
     case.exact(f"{label} indices", indices, row["indices"])
     if "sec" in row:
-        _close_seconds(case, label, [(i + 1) / row["fps"] for i in indices], row["sec"])
+        ends_s = [float(np.float32((i + 1) / row["fps"])) for i in indices]
+        _close_seconds(case, label, ends_s, row["sec"])
         case.exact(f"{label} length", round(row["n_frames"] / row["fps"], 1), row["length"])
 
 
@@ -186,14 +246,15 @@ def _check_real_file(case: Case, label: str, row: Row) -> None:
     with open_video(case.root / row["file"]) as video:
         starts_s = video.frame_times_s()
         fps = video.info.average_fps or 0.0
-    ends_s = [*starts_s[1:], starts_s[-1] + 1 / fps]
+    # As the recorded decoder gives them.
+    starts_s, ends_s = (np.float32(times_s).tolist() for times_s in (starts_s, [*starts_s[1:], starts_s[-1] + 1 / fps]))
     frames = list(zip(starts_s, ends_s, strict=True))
     case.exact(f"{label} frames", len(frames), row["n"])
     case.close(f"{label} rate", fps, row["avg_fps"], atol=1e-6)
     case.close(f"{label} first times", frames[: len(row["first_timestamps"])], row["first_timestamps"], atol=atol)
     case.close(f"{label} last times", frames[-len(row["last_timestamps"]) :], row["last_timestamps"], atol=atol)
     single, sliding = row["single"], row["sliding"]
-    indices = streaming_indices_at_times(ends_s, fps, single["sample_fps"], tuple(single["clip"]))
+    indices = streaming_indices_at_times(ends_s, fps, single["sample_fps"], tuple(single["clip"]), tolerance_s=0.0)
     case.close(f"{label} streaming", [ends_s[i] for i in indices], single["sec"], atol=atol)
     window = sliding_window_indices_at_times(
         starts_s,
@@ -203,10 +264,11 @@ def _check_real_file(case: Case, label: str, row: Row) -> None:
         sliding["timestamp"],
         window_s=sliding["window"],
         max_num_frames=sliding["max_num_frames"],
+        tolerance_s=0.0,
     )
     _close_seconds(case, f"{label} sliding window", [ends_s[i] for i in window], sliding["sec"])
     with open_video(case.root / row["file"]) as video:
-        first = next(video.read(times_s=[starts_s[indices[0]]]))
+        first = next(video.read(times_s=[video.frame_times_s()[indices[0]]]))
     mean_rgb = first.pixels_THWC[0].reshape(-1, 3).mean(axis=0)
     case.close(f"{label} mean colour", mean_rgb, row["mean_rgb_first"], atol=case.tolerance["mean_rgb_atol"])
 
@@ -230,7 +292,7 @@ def check_demo(case: Case) -> None:
             continue
         ours = [index / row["fps"] for index in indices]
         recorded = row["timestamps"]
-        if indices[-1] == row["n_frames"] - 1 and len(recorded) == len(ours) - 1:
+        if indices[-1:] == [row["n_frames"] - 1] and len(recorded) == len(ours) - 1:
             case.exclude(f"{label}: the reference loses the video's last frame; the frames before it are compared")
             ours = ours[:-1]
         case.close(f"{label} times", ours, recorded)
@@ -259,13 +321,14 @@ def check_transform(case: Case) -> None:
 def _check_variants(case: Case, image: Image.Image) -> None:
     rgba = image.convert("RGBA")
     rgba.putalpha(100)
-    transform = FrameTransform()
+    make = partial(FrameTransform, size=int(case.params.get("input_size", FrameTransform().size)))
+    transform = make()
     variants: dict[str, Callable[[], torch.Tensor]] = {
-        "pad2square": lambda: FrameTransform(pad_square=True).image(image),
+        "pad2square": lambda: make(pad_square=True).image(image),
         "rgba": lambda: transform.image(rgba),
         "gray": lambda: transform.image(image.convert("L")),
-        "clip_norm": lambda: FrameTransform(normalization="clip").image(image),
-        "siglip_norm": lambda: FrameTransform(normalization="siglip").image(image),
+        "clip_norm": lambda: make(normalization="clip").image(image),
+        "siglip_norm": lambda: make(normalization="siglip").image(image),
     }
     stride = int(case.params["stride"])
     for name, recorded in case.tensors.items():
