@@ -1,27 +1,26 @@
 """Golden checks of training rows: ids, labels, frames and pixels of what the model is trained on.
 
-The recording holds, beside ids and labels, the dialogue after the reference has put its frame lines in. What we
-expect is laid out from that dialogue, with token counts, the last frame and labels restated here slowly, so that
-each row which the reference corrupts (labels masked away, the last frame unused, prompts cut through their visual
-tokens) still has an exact value of ours to be compared with.
+What a row shows and says is made of it slowly, twice (`rows.py`): as the reference has it, which must be what was
+recorded, and as ours should. Token counts and labels are restated here, so that each row which the reference corrupts
+(labels masked away, the last frame unused, prompts cut through their visual tokens) still has an exact value of ours to
+be compared with.
 """
 
 from __future__ import annotations
 
 import math
 import random
-import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
-from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
+import torch
 from PIL import Image
 
 from golden.harness import Case, run_lengths
+from golden.rows import Dialogue, RowTold, Told, pictures, tell
 from golden.text import labels_of_prefixes, tokenizer_of, unrolled
 from videochat_online.constants import IGNORE_INDEX
 from videochat_online.data import Example, FrameSampling, PixelReader, Sample, SampleEncoder, Tiling, parse_row
@@ -31,21 +30,11 @@ from videochat_online.text import end_token_id, get_template, layout_prompt, spe
 from videochat_online.types import Turn
 from videochat_online.video import FrameTransform
 
-RECORDED_SIDE = 16
-"""Tokens a side of a full-size frame, by which alone the reference's levels exist."""
+UNLEVELLED = 64
+"""Tokens of a full-size frame at which the reference gives every frame as many."""
 
-_FRAME_LINES = re.compile(r"((?:Frame\d+ at [\d.]+s: <image>\n)*)\n?(.*)", re.DOTALL)
-
-Dialogue = list[tuple[str, str]]
-
-
-@dataclass(frozen=True)
-class LastFrame:
-    """The last sampled frame of an online row: its time as prompts print it, the first turn after it, its pixels."""
-
-    time_s: float
-    turn: int
-    image: Image.Image
+MAX_LENGTH = 10**6
+"""Of prompts that are to be whole."""
 
 
 @cache
@@ -79,63 +68,110 @@ def check_dataset_sample(case: Case) -> None:
     """Ids, labels, frames and pixels of one training row."""
     encoder = _encoder(case)
     sample = parse_row(case.params["sample"], case.root / case.params["media_root"])
-    if "input_ids_rle" not in case.recorded:
-        case.exclude(f"the reference raises {case.recorded['error']}; ours is the dialogue alone")
-        example = encoder.encode(sample, _draws(case))
-        case.exact("no pictures", (example.pixels_TCSS, example.pool_ratios), (None, ()))
-        _check_layout(case, "our", example, _laid_out(encoder, _dialogue(case.params["sample"]["conversations"]), []))
-    elif case.recorded["attention_ones"] == encoder.max_length:
-        _check_cut(case, encoder, sample)
+    told, recorded = tell(case, sample), case.recorded
+    for reason in told.reasons:
+        case.exclude(reason)
+    if "input_ids_rle" not in recorded:
+        case.exclude(f"the reference raises {recorded['error']}; ours against what is made of the row slowly")
+        _check_ours(case, encoder, sample, told)
+        return
+    _take_their_order(case, told)
+    case.exact("recorded dialogue, restated", told.theirs.dialogue, _dialogue(recorded["conversations_after"]))
+    ids, labels = (unrolled(recorded[key])[: recorded["attention_ones"]] for key in ("input_ids_rle", "labels_rle"))
+    pads = (unrolled(recorded[key])[recorded["attention_ones"] :] for key in ("input_ids_rle", "labels_rle"))
+    for name, values, pad in zip(("ids", "labels"), pads, (encoder.tokenizer.pad_token_id, IGNORE_INDEX), strict=True):
+        case.exact(f"recorded {name} of pads", set(values) <= {pad}, True)
+    ours = _check_ours(case, encoder, sample, told)
+    if ours is None:
+        return
+    counts = _their_counts(case, encoder, told, ours)
+    whole = ours if told.are_same and counts == _runs(encoder, ours) else _laid_out(encoder, told.theirs, counts)
+    _check_recorded(case, encoder, told.theirs, whole, ids, labels)
+    _check_recorded_pixels(case, sample, told, ours)
+    if len(ids) == encoder.max_length:
+        _check_cut(case, encoder, sample, ours)
+
+
+def _take_their_order(case: Case, told: RowTold) -> None:
+    """Several questions about a video are asked in a random order by the reference."""
+    recorded = _dialogue(case.recorded["conversations_after"])
+    if len(case.params["sample"].get("QA", ())) > 1 and len(recorded) == len(told.theirs.dialogue):
+        case.exclude("the reference shuffles the questions; ours keeps their order")
+        (first, *_), frames = told.theirs.dialogue, told.theirs.frames
+        lines = first[0].removesuffix(_first_question(case))
+        unplaced = [(user.removeprefix(lines), reply) for user, reply in recorded]
+        expected = [(_first_question(case), first[1]), *told.theirs.dialogue[1:]]
+        if case.exact("recorded questions", sorted(unplaced), sorted(expected)):
+            told.theirs = Told([(lines + unplaced[0][0], unplaced[0][1]), *unplaced[1:]], frames)
+
+
+def _first_question(case: Case) -> str:
+    pair = case.params["sample"]["QA"][0]
+    return f"{pair.get('i', '')} {pair.get('q', '')}".strip()
+
+
+def _check_ours(case: Case, encoder: SampleEncoder, sample: Sample, told: RowTold) -> Example | None:
+    """What ours makes of the whole row; None where it rightly refuses."""
+    is_empty = told.ours.frames is not None and not told.ours.frames
+    try:
+        ours = replace(encoder, max_length=MAX_LENGTH).encode(sample, _draws(case))
+    except InputError as error:
+        case.exact("our refusal", str(error) if not is_empty else "no frame before a turn", "no frame before a turn")
+        return None
+    num_pictures = 0 if ours.pixels_TCSS is None else len(ours.pixels_TCSS)
+    if told.ours.frames is None:
+        ratios, counts = [1] * num_pictures, _runs(encoder, ours)
     else:
-        _check_row(case, encoder, sample)
-
-
-def _check_row(case: Case, encoder: SampleEncoder, sample: Sample) -> None:
-    example = encoder.encode(sample, _draws(case))
-    recorded = case.recorded
-    (num_pictures,) = recorded["num_patches"]
-    ids = unrolled(recorded["input_ids_rle"])[: recorded["attention_ones"]]
-    padding = unrolled(recorded["input_ids_rle"])[recorded["attention_ones"] :]
-    case.exact("recorded pads", set(padding) <= {encoder.tokenizer.pad_token_id}, True)
-    context = special_ids(encoder.tokenizer).image_context
-    runs = [count for index, count in run_lengths(ids) if index == context]
-    dialogue = _dialogue(recorded["conversations_after"])
-
-    # What the reference was given and what it should have made of it; the same but for the exclusions.
-    expected, counts = list(dialogue), list(runs)
-    last = _last_frame(case, sample) if sample.kind in ("online", "tracking") else None
-    if last is not None:
-        case.exclude("the reference never uses the last sampled frame; ours has it, in its place")
-        expected[last.turn] = (_with_last_line(dialogue[last.turn][0], num_pictures, last), dialogue[last.turn][1])
-    ratios = _check_ratios(case, encoder, example, sample, num_pictures + (last is not None))
-    if sample.kind != "image":
+        case.exact("number of frames", num_pictures, len(told.ours.frames))
+        ratios = [_pool_ratio(place, encoder.schedule.intervals) for place in range(len(told.ours.frames))]
         counts = [(encoder.full_grid[0] // ratio) ** 2 for ratio in ratios]
-        if counts[: len(runs)] != runs and encoder.full_grid[0] < RECORDED_SIDE:
-            case.exclude("the reference has levels at 256 tokens a frame only; here ours are compared with the rule")
-        else:
-            case.exact("visual tokens of the rule", counts[: len(runs)], runs)
-    unchanged = expected == dialogue and counts == runs
-    _check_recorded(case, encoder, example if unchanged else _laid_out(encoder, dialogue, runs), ids)
-    _check_layout(case, "our", example, _laid_out(encoder, expected, counts))
-    _check_pixels(case, example, last)
+        means = _means(case, sample, told.ours.frames)
+        pixels = torch.zeros(0, 3) if ours.pixels_TCSS is None else ours.pixels_TCSS.mean(dim=(2, 3))
+        case.close("pixel means", pixels, means, atol=_pixel_atol(case))
+    case.exact("pool ratios", list(ours.pool_ratios), ratios)
+    _check_layout(case, "our", ours, _laid_out(encoder, told.ours, counts))
+    return ours
 
 
-def _check_recorded(case: Case, encoder: SampleEncoder, ours: Example, recorded_ids: list[int]) -> None:
-    """Ids and labels against the recording's."""
-    ids, labels = list(ours.input_ids), list(ours.labels)
-    if len(ids) == len(recorded_ids) + 1:
-        place = next(place for place, pair in enumerate(zip(ids, recorded_ids, strict=False)) if pair[0] != pair[1])
-        if ids[place] == end_token_id(encoder.tokenizer, encoder.template):
+def _runs(encoder: SampleEncoder, example: Example) -> list[int]:
+    """Visual tokens of each picture of a layout."""
+    context = special_ids(encoder.tokenizer).image_context
+    return [count for index, count in run_lengths(list(example.input_ids)) if index == context]
+
+
+def _their_counts(case: Case, encoder: SampleEncoder, told: RowTold, ours: Example) -> list[int]:
+    """Visual tokens of each picture as the reference has them."""
+    if told.theirs.frames is None:
+        return _runs(encoder, ours)
+    side, num_frames = encoder.full_grid[0], len(told.theirs.frames)
+    ratios = [_pool_ratio(place, encoder.schedule.intervals) for place in range(num_frames)]
+    counts = [side**2 if side**2 == UNLEVELLED else side**2 // ratio**2 for ratio in ratios]
+    if counts != [(side // ratio) ** 2 for ratio in ratios]:
+        case.exclude(
+            f"the reference has no levels at {UNLEVELLED} tokens a frame, and rounds others; ours has the rule's"
+        )
+    return counts
+
+
+def _check_recorded(
+    case: Case, encoder: SampleEncoder, told: Told, layout: Example, ids: list[int], labels: list[int]
+) -> None:
+    """Recorded ids and labels against a layout, of which the recording may be the beginning."""
+    our_ids, our_labels = list(layout.input_ids), list(layout.labels)
+    end, empty = end_token_id(encoder.tokenizer, encoder.template), sum(not user.strip() for user, _ in told.dialogue)
+    for place, recorded in enumerate(ids):
+        if empty and our_ids[place : place + 1] == [end] and recorded != end:
+            del our_ids[place], our_labels[place]
+            empty -= 1
             case.exclude("the reference leaves out the end token of an empty human side; compared without it")
-            del ids[place], labels[place]
-    case.exact("ids", run_lengths(ids), run_lengths(recorded_ids))
-    recorded_labels = unrolled(case.recorded["labels_rle"])
-    case.exact("recorded labels of pads", set(recorded_labels[len(recorded_ids) :]) <= {IGNORE_INDEX}, True)
+    is_cut = len(ids) == encoder.max_length
+    limit = len(ids) if is_cut else len(our_ids)
+    case.exact("ids", run_lengths(our_ids[:limit]), run_lengths(ids))
     if case.recorded["mismatch_warning"]:
         case.exclude("the reference masks every label of a dialogue it cannot count; ours against those of prefixes")
-        case.exact("recorded labels are all masked", set(recorded_labels), {IGNORE_INDEX})
+        case.exact("recorded labels are all masked", set(labels), {IGNORE_INDEX})
     else:
-        case.exact("labels", run_lengths(labels), run_lengths(recorded_labels[: len(recorded_ids)]))
+        case.exact("labels", run_lengths(our_labels[:limit]), run_lengths(labels))
 
 
 def _check_layout(case: Case, whose: str, ours: Example, expected: Example) -> None:
@@ -144,60 +180,54 @@ def _check_layout(case: Case, whose: str, ours: Example, expected: Example) -> N
     case.exact(f"{whose} labels teach something", set(ours.labels) - {IGNORE_INDEX} != set(), True)
 
 
-def _check_ratios(case: Case, encoder: SampleEncoder, ours: Example, sample: Sample, num_pictures: int) -> list[int]:
-    """By how much each picture is pooled: tiles of images not at all."""
-    case.exact("frames, not images", sample.kind != "image", case.recorded["is_video"] == [1])
-    ratios = [1] * num_pictures
-    if sample.kind != "image":
-        ratios = [_pool_ratio(place, encoder.schedule.intervals) for place in range(num_pictures)]
-    case.exact("pool ratios", list(ours.pool_ratios), ratios)
-    return ratios
+def _check_recorded_pixels(case: Case, sample: Sample, told: RowTold, ours: Example) -> None:
+    """Ours where both show the same, else the row's own pictures."""
+    recorded = case.recorded
+    case.exact("frames, not images", told.theirs.frames is not None, recorded["is_video"] == [1])
+    assert ours.pixels_TCSS is not None
+    means, shape = ours.pixels_TCSS.mean(dim=(2, 3)), list(ours.pixels_TCSS.shape)
+    their_frames, our_frames = told.theirs.frames, told.ours.frames
+    if their_frames is not None and our_frames is not None:
+        shape[0] = len(their_frames)
+        begins_alike = our_frames[: len(their_frames)] == their_frames
+        means = means[: len(their_frames)] if begins_alike else _means(case, sample, their_frames)
+    case.exact("recorded number of pictures", recorded["num_patches"], [shape[0]])
+    case.exact("shape of the frames", shape, recorded["pixel_shape"])
+    case.close("recorded pixel means", means, recorded["pixel_means"], atol=_pixel_atol(case))
 
 
-def _without(index: int, example: Example) -> Example:
-    """Ids and labels where another id stands."""
-    pairs = [pair for pair in zip(example.input_ids, example.labels, strict=True) if pair[0] != index]
-    return Example(tuple(pair[0] for pair in pairs), tuple(pair[1] for pair in pairs), None, ())
+def _pixel_atol(case: Case) -> float:
+    return float(case.tolerance["pixel_means_atol"])
 
 
-def _check_pixels(case: Case, example: Example, last: LastFrame | None) -> None:
-    assert example.pixels_TCSS is not None
-    means = example.pixels_TCSS.mean(dim=(2, 3))
-    recorded, atol = case.recorded["pixel_means"], case.tolerance["pixel_means_atol"]
-    num_more = 0 if last is None else 1
-    shape = [len(means) - num_more, *example.pixels_TCSS.shape[1:]]
-    case.exact("shape of the frames", shape, case.recorded["pixel_shape"])
-    case.close("pixel means", means[: shape[0]], recorded, atol=atol)
-    if last is not None:
-        size = example.pixels_TCSS.shape[-1]
-        resized = last.image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
-        pixels = case.frames.normalise(np.array(resized)[None])
-        case.close("pixel means of the last frame", means[-1], pixels[0].mean(dim=(1, 2)), atol=atol)
+def _means(case: Case, sample: Sample, places: Sequence[int]) -> torch.Tensor:
+    """Mean colours of a row's frames, resized and normalised as recorded; places before 0 count from the end."""
+    shown, _ = pictures(sample)
+    size = FrameTransform().size
+    resized = [
+        np.array(shown[place % len(shown)].convert("RGB").resize((size, size), Image.Resampling.BICUBIC))
+        for place in places
+    ]
+    return torch.as_tensor(case.frames.normalise(np.stack(resized))).mean(dim=(2, 3)) if resized else torch.zeros(0, 3)
 
 
-def _check_cut(case: Case, encoder: SampleEncoder, sample: Sample) -> None:
-    """The whole prompt begins with the recorded part; ours refuses to be cut there."""
-    case.exclude("the reference cuts through the visual tokens and trains on nothing; ours refuses the row")
-    limit = encoder.max_length
-    whole = replace(encoder, max_length=10**6).encode(sample, _draws(case))
-    case.exact("ids up to the cut", list(whole.input_ids[:limit]), unrolled(case.recorded["input_ids_rle"]))
-    case.exact("labels up to the cut", list(whole.labels[:limit]), unrolled(case.recorded["labels_rle"]))
-    context = special_ids(encoder.tokenizer).image_context
-    case.exact("visual tokens are cut off", context in whole.input_ids[limit:], True)
-    dialogue = _dialogue(case.recorded["conversations_after"])
-    expected = _laid_out(encoder, dialogue, [1] * sum(user.count("<image>") for user, _ in dialogue))
-    _check_layout(case, "our text", _without(context, whole), _without(context, expected))
-    ratios = _check_ratios(case, encoder, whole, sample, case.recorded["num_patches"][0])
-    num_tokens = sum((encoder.full_grid[0] // ratio) ** 2 for ratio in ratios)
-    case.exact("our visual tokens", whole.input_ids.count(context), num_tokens)
-    _check_pixels(case, whole, None)
+def _check_cut(case: Case, encoder: SampleEncoder, sample: Sample, whole: Example) -> None:
+    """A prompt that is too long: ours is cut there, but not through visual tokens, nor through all that is learned."""
+    limit, context = encoder.max_length, special_ids(encoder.tokenizer).image_context
+    refused = ""
+    if context in whole.input_ids[limit:]:
+        case.exclude("the reference cuts through the visual tokens and trains on nothing; ours refuses the row")
+        refused = f"prompt of {len(whole)} tokens: expected at most {limit}; a cut would take tokens of "
+    elif set(whole.labels[:limit]) == {IGNORE_INDEX}:
+        case.exclude("the reference cuts off all that is learned and trains on nothing; ours refuses the row")
+        refused = f"prompt of {len(whole)} tokens: expected at most {limit}; a cut would leave none of "
     try:
-        encoder.encode(sample, _draws(case))
+        cut = encoder.encode(sample, _draws(case))
     except InputError as error:
-        start = f"prompt of {len(whole)} tokens: expected at most {limit}; a cut would take tokens of "
-        case.exact("our refusal", str(error)[: len(start)], start)
+        case.exact("our refusal", str(error)[: len(refused)] or str(error), refused)
     else:
-        case.exact("our refusal", "accepted", "refused")
+        case.exact("our refusal", "", refused)
+        case.exact("our ids up to the cut", cut.input_ids, whole.input_ids[:limit])
 
 
 def _draws(case: Case) -> random.Random:
@@ -209,8 +239,9 @@ def _dialogue(messages: Sequence[dict[str, Any]]) -> Dialogue:
     return list(zip(values[::2], values[1::2], strict=True))
 
 
-def _laid_out(encoder: SampleEncoder, dialogue: Dialogue, counts: Sequence[int]) -> Example:
+def _laid_out(encoder: SampleEncoder, told: Told, counts: Sequence[int]) -> Example:
     """Ids of a dialogue with `<image>` placeholders of so many tokens each; labels without offsets."""
+    dialogue = told.dialogue
     if encoder.template.name == "internlm2-chat":
         dialogue = [(user.strip(), reply.strip()) for user, reply in dialogue]
     turns, first = [], 0
@@ -228,42 +259,6 @@ def _laid_out(encoder: SampleEncoder, dialogue: Dialogue, counts: Sequence[int])
 def _pool_ratio(place: int, intervals: Sequence[int]) -> int:
     """Frame i has the first level whose interval divides i, and is pooled by 2 to that level."""
     return next(1 << level for level, interval in enumerate(intervals) if place % interval == 0)
-
-
-def _with_last_line(user: str, num_before: int, last: LastFrame) -> str:
-    """The human side with one more frame line; the empty line of a turn without frames gives way to it."""
-    match = _FRAME_LINES.fullmatch(user)
-    assert match is not None
-    return f"{match[1]}Frame{num_before + 1} at {last.time_s:.1f}s: <image>\n{match[2]}"
-
-
-def _last_frame(case: Case, sample: Sample) -> LastFrame | None:
-    """The last sampled frame, unless it comes after the last turn. Subsets of frames keep the first and the last."""
-    if sample.kind == "tracking":
-        last_turn = len(case.recorded["conversations_after"]) // 2 - 1
-        return LastFrame(sample.boxes[-1].time_s, last_turn, Image.open(sample.media[-1]))
-    frames, fps = _decoded(sample.media[0])
-    start_s, end_s = sample.clip_s or (0.0, len(frames) / fps)
-    if end_s > len(frames) / fps:
-        raise InputError(f"expected a clip inside the video of {len(frames) / fps} s, found one up to {end_s} s")
-    rate = float(case.params["settings"]["sampling_method"].removeprefix("fps"))
-    first, num_available = int(start_s * fps), int((end_s - start_s) * fps)
-    centres = [round((number + 0.5) / rate * fps) for number in range(len(frames))]
-    inside = [first + centre for centre in centres if centre < num_available]
-    time_s = round(inside[-1] / fps, 1)
-    if sample.reset_times:
-        time_s = round(time_s - round(inside[0] / fps, 1), 1)
-    turns = [place for place, turn in enumerate(sample.turns) if (turn.time_s or 0.0) >= time_s]
-    return LastFrame(time_s, turns[0], frames[inside[-1]]) if turns else None
-
-
-@cache
-def _decoded(path: Path) -> tuple[list[Image.Image], float]:
-    """All frames of a small video, one after the other, and its rate."""
-    with av.open(str(path)) as container:
-        stream = container.streams.video[0]
-        assert stream.average_rate is not None
-        return [frame.to_image() for frame in container.decode(stream)], float(stream.average_rate)
 
 
 CHECKS: dict[str, Callable[[Case], None]] = {"dataset_sample": check_dataset_sample}

@@ -27,8 +27,10 @@ def first_capital(text: str) -> str | None:
 
 
 def single_letter(text: str) -> tuple[str | None, str]:
-    """The letter of A to E that `text` begins with before a period and more, or else the first on its own, of either
-    case; and what is left of the text, which is compared where there is none.
+    """The letter of A to E that a text begins with, or the first on its own; and what the script leaves of the text.
+
+    The first counts where a period and more come after it; the case of either does not matter. What is left is
+    compared where there is no letter.
     """
     begun = re.fullmatch(r"([a-e])\.\s*[^\n]+", text.strip(), re.IGNORECASE)
     if begun:
