@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 import check_golden
 from golden.harness import Case, run_lengths
+from golden_folder import write_golden
 
 FRAMES = "import numpy as np\ndef make_frames(seed, T):\n    return np.full((T, 2, 2, 3), seed, dtype=np.uint8)\n"
 
@@ -242,3 +243,49 @@ def test_the_document_counts_every_kind(shared_dir):
     index = json.loads((shared_dir / "golden" / "index.json").read_text())
     counts = Counter(case["kind"] for case in index["cases"])
     assert written == {kind: count for kind, count in counts.items() if kind in check_golden.CHECKS}
+
+
+@pytest.fixture(scope="module")
+def other_folder(tmp_path_factory, tiny_dir):
+    """Another recording: other rows, rates, sizes, and wordings of replies."""
+    root = tmp_path_factory.mktemp("golden")
+    write_golden(root, tiny_dir("phi3"))
+    return root
+
+
+def test_another_recording_passes(other_folder, capsys):
+    assert check_golden.main([str(other_folder)]) == 0, capsys.readouterr().out
+    assert "7/7 cases passed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "value"),
+    [
+        ("clips", (0, "indices", 3), 55),
+        ("clips", (2, "timestamps", 0), 0.4),
+        ("files", (0, "indices", 4), 71),
+        ("files", (1, "sec", 2), "2.2"),
+        ("track", ("pixel_means", 3, 0), 9.0),
+        ("track", ("conversations_after", 6, "value"), "Frame5 at 1.2s: <image>\n"),
+        ("track", ("num_patches",), [5]),
+        ("letters", (3, "out"), "C"),
+        ("letters", (6, "out"), None),
+        ("pairs", (2, "score"), 0),
+        ("items", ("items", 0, "result", "score"), 0),
+        ("items", ("aggregate",), 25.0),
+        ("turns", ("calls", 1, "question"), "Frame1 at 0.5s: <image>\nWhich?"),
+        ("turns", ("calls", 0, "n_frames"), 3),
+        ("turns", ("printed_result",), "{'Spatial': 0.0, 'Avg': 50.0, 'total': 2}"),
+    ],
+)
+def test_one_number_of_another_recording_can_fail(other_folder, name, path, value):
+    case = next(case for case in check_golden.load_cases(other_folder) if case.name == name)
+    changed = Case(root=case.root, entry=case.entry, frames=case.frames)
+    changed.recorded = place = copy.deepcopy(case.recorded)
+    for key in path[:-1]:
+        place = place[key]
+    assert place[path[-1]] != value
+    place[path[-1]] = value
+    check_golden.run_check(changed)
+    assert changed.failures
+    assert not any("raised" in line for line in changed.failures)

@@ -111,8 +111,9 @@ def _check_support(case: Case, label: str, row: Row) -> None:
 
 
 def _likelihoods(num_frames: int, num_wanted: int) -> list[dict[int, float]]:
-    """Of each choice for each slot: uniform in a segment but its last frame; a random subset of all frames where that
-    leaves nothing of one segment.
+    """Of each choice for each slot: uniform in a segment but its last frame.
+
+    A random subset of all frames where that leaves nothing of one segment.
     """
     count = min(num_frames, num_wanted)
     edges = [int(edge) for edge in np.linspace(0, num_frames, count + 1)]

@@ -99,13 +99,12 @@ def tracking_turns(sample: Sample, places: Sequence[int], rng: random.Random) ->
         places: which of its images are used, ascending.
         rng: draws the frame that is asked about.
     """
-    # Turns stand where their frames do, whose times are rounded as prompts print them.
-    boxes = [sample.boxes[place] for place in places]
+    # Turns stand where their frames do, and replies say their times, which are rounded as prompts print them.
+    boxes = [(round(sample.boxes[place].time_s, 1), list(sample.boxes[place].box)) for place in places]
     asked = rng.randint(0, len(boxes) - 1)
-    lines = [f"At {box.time_s}s, {list(box.box)}" for box in boxes]
-    query = sample.query.replace("<bbox>", str(list(boxes[asked].box)))
+    lines = [f"At {time_s}s, {box}" for time_s, box in boxes]
+    query = sample.query.replace("<bbox>", str(boxes[asked][1]))
     later = (
-        DialogueTurn("", line, round(box.time_s, 1))
-        for line, box in zip(lines[asked + 1 :], boxes[asked + 1 :], strict=True)
+        DialogueTurn("", line, time_s) for line, (time_s, _) in zip(lines[asked + 1 :], boxes[asked + 1 :], strict=True)
     )
-    return (DialogueTurn(query, "\n".join(lines[: asked + 1]), round(boxes[asked].time_s, 1)), *later)
+    return (DialogueTurn(query, "\n".join(lines[: asked + 1]), boxes[asked][0]), *later)

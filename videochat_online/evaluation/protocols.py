@@ -55,7 +55,7 @@ class EvalProtocol:
             same.
         own_starts: a window has no frame from before the start of a question that has one (`EvalQuestion.starts_s`).
         fps: frames a second; every n-th frame of the video is taken, n = its rate / `fps` rounded.
-        step_rounding: of n in streams of video files: to the "nearest", or "down" as in the published multi-turn script.
+        step_rounding: of n in streams of video files: "nearest", or "down" as in the published multi-turn script.
         memory: what remembers the stream; None where a question gets a window of frames instead.
         memory_options: options of that memory, without those that the model decides.
         strategy: what is done at question time with the frames that the memory gives; a window has only "direct".
