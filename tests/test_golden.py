@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 import check_golden
+from golden import evaluation as golden_evaluation
 from golden.harness import Case, run_lengths
 from golden_folder import write_golden
 
@@ -289,3 +290,13 @@ def test_one_number_of_another_recording_can_fail(other_folder, name, path, valu
     check_golden.run_check(changed)
     assert changed.failures
     assert not any("raised" in line for line in changed.failures)
+
+
+@pytest.mark.parametrize(("reply", "num_unexplained"), [(None, 4), ("A", 11)])
+def test_a_reading_without_a_reason_fails(other_folder, monkeypatch, reply, num_unexplained):
+    """A parser that reads nothing, and one that reads an A in everything."""
+    monkeypatch.setattr(golden_evaluation, "parse_answer", lambda text, options: None if reply is None else 0)
+    case = next(case for case in check_golden.load_cases(other_folder) if case.name == "letters")
+    check_golden.run_check(case)
+    assert len(case.failures) == num_unexplained
+    assert all("nothing in it says why" in line for line in case.failures)

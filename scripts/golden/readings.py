@@ -153,7 +153,7 @@ def _why_unread(of_ours: Sequence[Standing], ours: str | None, own_text: bool) -
     """Why the reference reads nothing where ours reads a letter."""
     reasons = {
         "a letter between signs of another script is a letter": any(one.in_script for one in of_ours),
-        "a small letter on its own is a letter": of_ours and all(one.is_small for one in of_ours),
+        "a small letter on its own is a letter": any(one.is_small and not one.is_article for one in of_ours),
         "an option's own text is an answer": own_text,
         "there are more than four letters": ours is not None and ours > "D",
     }
