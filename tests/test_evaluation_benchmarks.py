@@ -54,6 +54,16 @@ def config(request, tmp_path):
     return make
 
 
+def annotated(root, source):
+    """What stands where a row says that its question does: a row of OVO-Bench, a question of StreamingBench."""
+    content = json.loads((root / source["file"]).read_text("utf-8"))
+    rows = [row for entry in content for row in (entry if isinstance(entry, list) else [entry])]
+    row = rows[source["row"]]
+    if "test_info" in row:
+        return row | row["test_info"][source["part"]]
+    return row if source["part"] is None else row["questions"][source["part"]]
+
+
 class TestRuns:
     def test_causal_and_every_frame_once(self, config, tiny_model, tmp_path):
         COUNTED.clear()
@@ -76,6 +86,9 @@ class TestRuns:
         for row in rows:
             if not row.get("polls"):
                 assert row["correct"] == (row["predicted_index"] == row["answer_index"])
+            said = annotated(tmp_path, row["source"])
+            assert row["question"] in said.values()
+            assert row.get("output") == said.get("ground_truth_output")
 
     @pytest.mark.parametrize("setting", SETTINGS)
     def test_generated_text_is_parsed_by_kind(self, tiny_model, tmp_path, monkeypatch, setting):

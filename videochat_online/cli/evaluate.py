@@ -171,6 +171,7 @@ def run(options: argparse.Namespace) -> int:
         _show_counts(counts, options.json)
         return 0
     facts = {"command": sys.argv, "started": timestamp(), "versions": _versions(), "counts": _counts(plan, config)}
+    facts["annotation_paths"] = [str(path.resolve()) for path in config.annotations]  # export reads them again
     if config.protocol.memory is not None and not config.blind and not (config.output / "run.json").exists():
         network = config_of(options)  # a memory that cannot be made leaves no folder
         config.protocol.make_memory(network.grid, tuple(network.memory_intervals))

@@ -55,6 +55,7 @@ class Polls:
             "predicted_index": round(poll.time_s) if says_now else None,
             "correct": is_in_time and is_right,
             "in_time": is_in_time,
+            "output": proactive.output,
             "due_s": proactive.due_s,
             "output_s": poll.time_s if says_now else None,
             "output_correct": is_right,

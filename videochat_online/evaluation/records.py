@@ -36,6 +36,21 @@ class Proactive:
     output: str
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a question stands in the annotation files; places count from 0.
+
+    Attributes:
+        file: name of the file.
+        row: place of its row; the rows of a list of lists are counted through.
+        part: its place among the questions or tests of the row; None where the row is the question.
+    """
+
+    file: str
+    row: int
+    part: int | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvalQuestion:
     """A question at a moment of a video.
@@ -54,6 +69,7 @@ class EvalQuestion:
         context: lines about earlier questions and their right answers, which the prompt begins with.
         proactive: when it is to be answered, where that is for the model to say.
         starts_s: the earliest moment that is to be shown for it, where it has a start of its own.
+        source: where it was read from; None where it was not read from a file.
     """
 
     id: str
@@ -69,6 +85,7 @@ class EvalQuestion:
     context: tuple[str, ...] = ()
     proactive: Proactive | None = None
     starts_s: float | None = None
+    source: Source | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

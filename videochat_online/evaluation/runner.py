@@ -362,6 +362,8 @@ def _question_row(question: EvalQuestion, video_name: str) -> Row:
         "answer_index": question.answer_index,
         "extra": dict(question.extra),
     }
+    if question.source is not None:
+        row["source"] = asdict(question.source)
     return row if question.kind == "choice" else row | {"kind": question.kind}
 
 

@@ -60,6 +60,7 @@ _ROW = {
     "answer_index": _COUNT,
     "options": _LIST,
     "extra": _OBJECT,
+    "text": _TEXT,
     "correct": _FLAG,
     "num_visual_tokens": _COUNT,
 }

@@ -27,7 +27,7 @@ from typing import Any
 
 from videochat_online.errors import InputError
 from videochat_online.evaluation.protocols import OVBENCH_REFERENCE
-from videochat_online.evaluation.records import EvalQuestion, EvalSet, EvalVideo, Task
+from videochat_online.evaluation.records import EvalQuestion, EvalSet, EvalVideo, Source, Task
 from videochat_online.evaluation.tasks.reading import (
     expect,
     expect_questions,
@@ -87,8 +87,9 @@ def load_ovbench(paths: Sequence[Path]) -> EvalSet:
                 problems.append(f"{where}: {error}")
                 continue
             for inner, fields in enumerate(questions, start=1):
+                source = Source(path.name, number - 1, inner - 1 if "questions" in row else None)
                 try:
-                    question = _question(fields, row, place)
+                    question = replace(_question(fields, row, place), source=source)
                 except InputError as error:
                     problems.append(f"{where}{f' question {inner}' if 'questions' in row else ''}: {error}")
                     continue

@@ -26,11 +26,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from videochat_online.errors import InputError
-from videochat_online.evaluation.records import YES_NO, Average, EvalQuestion, EvalSet, Task
+from videochat_online.evaluation.records import YES_NO, Average, EvalQuestion, EvalSet, Source, Task
 from videochat_online.evaluation.tasks.reading import (
     expect,
     expect_options,
@@ -85,8 +86,9 @@ def load_ovobench(paths: Sequence[Path]) -> EvalSet:
                 problems.append(f"{where}: {error}")
                 continue
             for place, test in tests:
+                source = Source(path.name, number - 1, None if place is None else place - 1)
                 try:
-                    question = _question(row, test, place)
+                    question = replace(_question(row, test, place), source=source)
                     expect(question.id not in seen, "id", "one that no row before has", row["id"])
                 except InputError as error:
                     problems.append(f"{where}{'' if place is None else f' test {place}'}: {error}")

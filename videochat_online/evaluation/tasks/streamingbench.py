@@ -34,7 +34,7 @@ from string import ascii_uppercase
 from typing import Any
 
 from videochat_online.errors import InputError
-from videochat_online.evaluation.records import YES_NO, Average, EvalQuestion, EvalSet, Proactive, Task
+from videochat_online.evaluation.records import YES_NO, Average, EvalQuestion, EvalSet, Proactive, Source, Task
 from videochat_online.evaluation.tasks.reading import (
     expect,
     expect_options,
@@ -86,15 +86,16 @@ def load_streamingbench(paths: Sequence[Path]) -> EvalSet:
     of_videos: dict[str, list[EvalQuestion]] = {}
     problems: list[str] = []
     seen: Counter[str] = Counter()
-    for where, row, fields in _entries(paths):
+    for source, row, fields in _entries(paths):
         try:
             expect(isinstance(fields, dict), "questions", "a list of objects", fields)
             video = PurePosixPath(expect_text(row, "video_path")).name
-            question = _question(fields, row, video)
+            question = replace(_question(fields, row, video), source=source)
             if question.answer_type == SEQUENTIAL:
                 question = _with_context(question, of_videos.get(video, []))
         except InputError as error:
-            problems.append(f"{where}: {error}")
+            question_of_row = "" if source.part is None else f" question {source.part + 1}"
+            problems.append(f"{source.file} row {source.row + 1}{question_of_row}: {error}")
             continue
         seen[question.id] += 1
         if seen[question.id] > 1:
@@ -104,16 +105,16 @@ def load_streamingbench(paths: Sequence[Path]) -> EvalSet:
     return EvalSet(whole_videos(of_videos), tuple(problems))
 
 
-def _entries(paths: Sequence[Path]) -> Iterator[tuple[str, dict[str, Any], Any]]:
+def _entries(paths: Sequence[Path]) -> Iterator[tuple[Source, dict[str, Any], Any]]:
     """Each question with its row and where it stands; a row without a list of questions as one that is none."""
     for path in paths:
-        for number, row in enumerate(read_rows(path, flatten=True), start=1):
+        for place, row in enumerate(read_rows(path, flatten=True)):
             questions = row.get("questions")
             if not isinstance(questions, list):
-                yield f"{path.name} row {number}", row, questions
+                yield Source(path.name, place), row, questions
                 continue
-            for inner, fields in enumerate(questions, start=1):
-                yield f"{path.name} row {number} question {inner}", row, fields
+            for part, fields in enumerate(questions):
+                yield Source(path.name, place, part), row, fields
 
 
 def _question(fields: dict[str, Any], row: dict[str, Any], video: str) -> EvalQuestion:
