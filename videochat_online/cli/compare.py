@@ -3,9 +3,11 @@ r"""Put finished evaluations side by side: accuracy, paired differences to a bas
     videochat-online compare RUN RUN ... [--labels NAME NAME ...] [--baseline NAME] \
         [--where KEY=VALUE[,VALUE] ...] [--across_protocols] [--common_questions] [--plot FILE.png] \
         [--radar FILE.png] [--output FILE.md] [--json]
+    videochat-online compare RUN ... --score official [--labels NAME ...] [--output FILE.md] [--json]
 
 A RUN is the output folder of `videochat-online evaluate`. All runs must have answered the same questions, with the
 same model, under the same protocol but for memory and strategy; what differs is named. Prints Markdown.
+`--score official` shows each run by the benchmark's own rules, beside ours; one run is enough.
 """
 
 from __future__ import annotations
@@ -14,10 +16,13 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from videochat_online.errors import InputError
 from videochat_online.evaluation import compare_runs
 from videochat_online.evaluation.comparison_report import render_comparison
+from videochat_online.evaluation.official import official_scores
+from videochat_online.evaluation.official.scores import render_official
 from videochat_online.evaluation.plots import accuracy_by_age, accuracy_by_type, save_figure
 
 
@@ -44,6 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--common_questions", action="store_true", help="only questions that all runs answered; say how many are not"
     )
+    parser.add_argument(
+        "--score", choices=("ours", "official"), default="ours", help="official: each run by the benchmark's own rules"
+    )
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw accuracy by age of the evidence")
     parser.add_argument("--radar", type=Path, metavar="FILE.png", help="draw accuracy by answer type")
     parser.add_argument("--output", type=Path, metavar="FILE.md", help="write the tables to a file, too")
@@ -55,6 +63,8 @@ def run(options: argparse.Namespace) -> int:
     _check_target("--plot", options.plot, ".png", "the name of a PNG file such as ages.png", options.runs)
     _check_target("--radar", options.radar, ".png", "the name of a PNG file such as types.png", options.runs)
     _check_target("--output", options.output, ".md", "the name of a Markdown file such as ages.md", options.runs)
+    if options.score == "official":
+        return _official(options)
     comparison = compare_runs(
         options.runs,
         labels=options.labels,
@@ -67,15 +77,36 @@ def run(options: argparse.Namespace) -> int:
     drawings = ((accuracy_by_age, options.plot), (accuracy_by_type, options.radar))
     figures = [(draw(comparison), path) for draw, path in drawings if path is not None]
     try:
-        for path in filter(None, (options.plot, options.radar, options.output)):
+        for path in filter(None, (options.plot, options.radar)):
             path.parent.mkdir(parents=True, exist_ok=True)
         for figure, path in figures:
             save_figure(figure, path)
-        if options.output is not None:
-            options.output.write_text(text, encoding="utf-8")
     except OSError as error:
         raise InputError(f"{error.filename}: expected a file that can be written ({error.strerror})") from error
-    print(json.dumps(comparison.as_dict(), ensure_ascii=False) if options.json else text.rstrip("\n"))  # noqa: T201
+    return _show(text, comparison.as_dict(), options)
+
+
+def _official(options: argparse.Namespace) -> int:
+    """Each run by itself: nothing is paired, so what asks for pairs has no meaning."""
+    given = ("baseline", "where", "across_protocols", "common_questions", "plot", "radar")
+    unused = [f"--{name}" for name in given if getattr(options, name)]
+    if unused:
+        raise InputError(f"--score official: expected none of {', '.join(unused)}: each run is scored by itself")
+    labels = options.labels or [None] * len(options.runs)
+    if len(labels) != len(options.runs):
+        raise InputError(f"--labels: expected {len(options.runs)}, one for each run, got {len(labels)}")
+    scored = [official_scores(run, label) for run, label in zip(options.runs, labels, strict=True)]
+    return _show(render_official(scored), {"score": "official", "runs": [one.as_dict() for one in scored]}, options)
+
+
+def _show(text: str, values: dict[str, Any], options: argparse.Namespace) -> int:
+    if options.output is not None:
+        try:
+            options.output.parent.mkdir(parents=True, exist_ok=True)
+            options.output.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"{error.filename}: expected a file that can be written ({error.strerror})") from error
+    print(json.dumps(values, ensure_ascii=False) if options.json else text.rstrip("\n"))  # noqa: T201
     return 0
 
 

@@ -28,6 +28,7 @@ COMMANDS = {
     "train": "train a model, or go on with a run that was interrupted",
     "evaluate": "answer a benchmark's questions at their moments, score them, write a report",
     "compare": "put finished evaluations side by side: accuracy, differences, age of the evidence",
+    "export": "write a finished evaluation as its benchmark's own scoring scripts read it",
     "demo": "open a page in the browser: play a video or a camera, ask while it plays",
     "synthesize": "generate streams with questions whose answers are known, and training rows",
     "doctor": "show versions, devices and decoders; check a model directory, training sets or a benchmark",
