@@ -20,7 +20,7 @@ from videochat_online.evaluation import get_task
 from videochat_online.evaluation.official import OFFICIAL, official_scores
 from videochat_online.evaluation.official import ovbench as official_ovbench
 from videochat_online.evaluation.official import streamingbench as official_streamingbench
-from videochat_online.evaluation.tasks.streamingbench import TASKS_OF_GROUPS
+from videochat_online.evaluation.tasks.streamingbench import PUBLISHED_PROACTIVE_S, TASKS_OF_GROUPS
 
 SHARED = {
     "ovobench": ["benchmarks/ovo/ovo_bench_new.json"],
@@ -84,15 +84,7 @@ class TestEqualToTheOfficialRules:
         paths = [shared_dir / name for name in SHARED[task]]
         rows = mixed_rows(get_task(task).load(paths), seed=7)
         run = write_run(tmp_path, "run", task, paths, rows)
-        check(scores_of(call, run), oracle_of(call, task, run, tmp_path / "out", official_streamingbench.PUBLISHED))
-
-    def test_the_fifty_one_published_proactive_questions(self, shared_dir):
-        content = get_task("streamingbench").load(
-            [shared_dir / "benchmarks/streamingbench/questions_proactive_50.json"]
-        )
-        asked = [(video.name, one.time_s) for video in content.videos for one in video.questions]
-        assert len(asked) == 51
-        assert set(asked) == official_streamingbench.PUBLISHED
+        check(scores_of(call, run), oracle_of(call, task, run, tmp_path / "out", published_of(shared_dir)))
 
     @pytest.mark.parametrize(
         ("percents", "contextual", "overall"),
@@ -104,6 +96,8 @@ class TestEqualToTheOfficialRules:
     )
     def test_published_totals(self, percents, contextual, overall):
         real, omni, *of_tasks, in_time = percents
+        numbered = enumerate(PUBLISHED_PROACTIVE_S, start=1)
+        published = [(f"sample_{n}_proactive.mp4", float(time_s)) for n, times_s in numbered for time_s in times_s]
         rights = [(TASKS_OF_GROUPS["real_time"], 250, real), (TASKS_OF_GROUPS["omni_source"], 250, omni)]
         rights += [((task,), 250, value) for task, value in zip(TASKS_OF_GROUPS["contextual"], of_tasks, strict=False)]
         rows = []
@@ -111,7 +105,7 @@ class TestEqualToTheOfficialRules:
             num_right = percent * num_each * len(tasks) / 100
             places = [(task, i) for i in range(num_each) for task in tasks]
             rows += [choice_row(task, place < num_right - 1e-6) for place, (task, _) in enumerate(places)]
-        rows += [proactive_row(video, time_s, i < in_time) for i, (video, time_s) in enumerate(published())]
+        rows += [proactive_row(video, time_s, i < in_time) for i, (video, time_s) in enumerate(published)]
         rows += [proactive_row("sample_60_proactive.mp4", float(i), True) for i in range(199)]
         found = {one.name: one.percent for one in OFFICIAL["streamingbench"].averages("count.py", rows, is_right)}
         assert found["contextual_by_time"] == pytest.approx(contextual, abs=0.05)
@@ -147,8 +141,10 @@ def test_oddities_of_ovobench(kind, right, text, expected):
     assert rule({"kind": kind, "answer_index": right, "text": text, "answer_type": "REC"}) is expected
 
 
-def published():
-    return sorted(official_streamingbench.PUBLISHED)
+def published_of(shared_dir):
+    """Video and second of the 51 proactive questions, by the file that has them alone."""
+    content = get_task("streamingbench").load([shared_dir / "benchmarks/streamingbench/questions_proactive_50.json"])
+    return {(video.name, one.time_s) for video in content.videos for one in video.questions}
 
 
 def choice_row(task, right):

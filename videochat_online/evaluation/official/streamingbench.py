@@ -6,7 +6,7 @@
 
 Questions without a reply are left out of what is counted. The script stops at an empty reply: a blank stands for one.
 It gives the accuracy of each task. The tables of the paper also have means over all questions of a group, for which 51
-of the 250 proactive questions were asked: they are taken where all 51 are there, else all.
+of the 250 proactive questions were asked: of a run they are taken, or all where it has none of them.
 """
 
 from __future__ import annotations
@@ -19,18 +19,14 @@ from typing import Any
 from videochat_online.errors import InputError
 from videochat_online.evaluation.official.figures import Average, Exported, Rule, Scoring, average, by
 from videochat_online.evaluation.results import Row
-from videochat_online.evaluation.tasks.streamingbench import GROUPS, OVERALL, PROACTIVE, TASKS_OF_GROUPS, TOLERANCE_S
-
-_PUBLISHED = {
-    1: (407,), 2: (708, 749), 3: (404,), 4: (441,), 5: (320,), 6: (678,), 7: (352,), 8: (443,), 9: (673,), 10: (325,),
-    11: (434,), 12: (650,), 13: (611,), 14: (160,), 15: (120,), 16: (700,), 17: (170,), 18: (440,), 19: (360,),
-    20: (285,), 21: (618,), 22: (260,), 23: (353,), 24: (335,), 25: (405,), 26: (336,), 27: (451,), 28: (120,),
-    29: (511,), 30: (444,), 31: (174,), 32: (624,), 33: (0,), 34: (160,), 35: (174,), 36: (4,), 37: (4,), 38: (5,),
-    39: (70,), 40: (3,), 41: (180,), 42: (330,), 43: (295,), 44: (3,), 45: (240,), 46: (112,), 47: (241,), 48: (289,),
-    49: (381,), 50: (130,),
-}  # fmt: skip
-PUBLISHED = frozenset((f"sample_{n}_proactive.mp4", float(s)) for n, times_s in _PUBLISHED.items() for s in times_s)
-"""Video and second of the 51 proactive questions of the published tables (`questions_proactive_50.json`)."""
+from videochat_online.evaluation.tasks.streamingbench import (
+    GROUPS,
+    OVERALL,
+    PROACTIVE,
+    TASKS_OF_GROUPS,
+    TOLERANCE_S,
+    is_published,
+)
 
 
 def is_right(row: Row) -> bool:
@@ -55,8 +51,7 @@ def _last(row: Row) -> Row:
 def averages(script: str, rows: Sequence[Row], rule: Rule) -> list[Average]:
     """The groups' means of the paper's tables, with proactive output by time and content and by time alone; tasks."""
     by_time = [row for row in rows if row["answer_type"] == PROACTIVE]
-    published = [row for row in by_time if (row["video"], row["time_s"]) in PUBLISHED]
-    counted = published if len(published) == len(PUBLISHED) else by_time
+    counted = [row for row in by_time if is_published(row)] or by_time
     kept = [row for row in rows if row["answer_type"] != PROACTIVE] + counted
     found: list[Average] = []
     for name, groups in (("overall", OVERALL), *((group, (group,)) for group in OVERALL)):
