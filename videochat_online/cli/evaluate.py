@@ -14,22 +14,17 @@ refused. Under torchrun, with --slurm_array, or with --shard 0/4 ... 3/4, proces
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import sys
-import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as ProgressBar
 
+from videochat_online.cli.evaluate_output import Display, show_counts, show_outcome
 from videochat_online.cli.options import (
     add_generation_arguments,
     add_memory_arguments,
@@ -46,9 +41,7 @@ from videochat_online.evaluation import (
     PROTOCOLS,
     TASKS,
     EvaluationConfig,
-    Outcome,
     Plan,
-    Progress,
     RunFolder,
     Shard,
     evaluate,
@@ -58,14 +51,13 @@ from videochat_online.evaluation import (
 )
 from videochat_online.evaluation.answering import ANSWER_BY
 from videochat_online.evaluation.decoding import DECODE_TIMEOUT_S
+from videochat_online.evaluation.judge import KEY_VARIABLE, Judge
+from videochat_online.evaluation.open_scoring import SCORER_NAMES
 from videochat_online.evaluation.plan import settled
 from videochat_online.evaluation.protocols import FRAME_RULES, FRAME_TIMES
 from videochat_online.evaluation.records import total_questions
 from videochat_online.evaluation.results import timestamp
 from videochat_online.utils import git_revision, versions
-
-SECONDS_BETWEEN_LINES = 30.0
-"""Where stderr is no terminal, progress is a line this often."""
 
 _MODEL_OPTIONS = ("tokenizer", "template", "dtype", "attn_implementation", "quantization")
 _NEWER_MODEL_OPTIONS = ("int8", "compile")
@@ -99,6 +91,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--system_message",
         metavar="TEXT",
         help="before all questions, or none, or checkpoint: its own (default: that of each kind of question)",
+    )
+    group.add_argument(
+        "--scorer",
+        metavar="NAME",
+        help=f"{', '.join(SCORER_NAMES)}: what reads replies to open questions that name no scorer; may be given later",
+    )
+    group.add_argument("--judge_url", metavar="URL", help="scorer judge: API that speaks OpenAI's chat completions")
+    group.add_argument(
+        "--judge_model", metavar="NAME", help=f"its model; a key it wants is in the environment as {KEY_VARIABLE}"
+    )
+    group.add_argument(
+        "--judge_timeout_s", type=float, default=Judge.timeout_s, metavar="X", help="longest wait for its reply"
     )
     group.add_argument(
         "--dry_run", action="store_true", help="load no model: count questions and missing videos (with --data_root)"
@@ -168,17 +172,23 @@ def run(options: argparse.Namespace) -> int:
         counts = _counts(plan, config) | unknown
         if config.shard.count > 1:
             counts["shard"] = _shard_counts(plan, config.shard) | unknown
-        _show_counts(counts, options.json)
+        show_counts(counts, options.json)
         return 0
-    facts = {"command": sys.argv, "started": timestamp(), "versions": _versions(), "counts": _counts(plan, config)}
-    facts["annotation_paths"] = [str(path.resolve()) for path in config.annotations]  # export reads them again
+    facts = {
+        "command": _command(config),
+        "started": timestamp(),
+        "versions": _versions(),
+        "counts": _counts(plan, config),
+        # `export` reads them again.
+        "annotation_paths": [str(path.resolve()) for path in config.annotations],
+    }
     if config.protocol.memory is not None and not config.blind and not (config.output / "run.json").exists():
         network = config_of(options)  # a memory that cannot be made leaves no folder
         config.protocol.make_memory(network.grid, tuple(network.memory_intervals))
     folder = RunFolder(config.output, config.settings(), facts, config.shard)
-    with _Display() as display:
+    with Display() as display:
         outcome = evaluate(config, plan, folder, lambda: load_model_of(_with_local_device(options)), display.update)
-    _show_outcome(outcome, config, options.json)
+    show_outcome(outcome, config, options.json)
     return 0
 
 
@@ -208,6 +218,8 @@ def _config(options: argparse.Namespace) -> EvaluationConfig:
         model_options=_model_options(options),
         generation=replace(settings_of(limited), min_new_tokens=protocol.min_new_tokens),
         answer_by=options.answer_by,
+        scorer=options.scorer,
+        judge=_judge(options),
         blind=options.blind or (options.dry_run and options.data_root is None),
         backend=options.backend,
         max_bad_fraction=options.max_bad_fraction,
@@ -215,6 +227,24 @@ def _config(options: argparse.Namespace) -> EvaluationConfig:
         max_videos=options.max_videos,
         shard=_shard(options.shard, options.slurm_array),
     )
+
+
+def _judge(options: argparse.Namespace) -> Judge | None:
+    if options.judge_url is None and options.judge_model is None:
+        return None
+    for name in ("judge_url", "judge_model"):
+        if getattr(options, name) is None:
+            raise InputError(
+                f"--{name}: expected one, as the other of --judge_url and --judge_model is given, got none"
+            )
+    return Judge.from_environment(options.judge_url, options.judge_model, options.judge_timeout_s)
+
+
+def _command(config: EvaluationConfig) -> list[str]:
+    """As given, but for what may be a key in the judge's address."""
+    if config.judge is None:
+        return sys.argv
+    return [argument.replace(config.judge.url, config.judge.public_url) for argument in sys.argv]
 
 
 def _model_options(options: argparse.Namespace) -> dict[str, Any]:
@@ -270,6 +300,10 @@ def _counts(plan: Plan, config: EvaluationConfig) -> dict[str, Any]:
         "num_questions": len(content.questions),
         "num_missing_videos": len(plan.missing_anywhere),
         "num_bad_rows": len(content.problems),
+        "num_without_scorer": sum(
+            question.kind == "open" and question.proactive is None and config.scorer_of(question) is None
+            for question in content.questions
+        ),
         "cells": dict(sorted(cells.items())),
         "missing_videos": [place.video.name for place in plan.missing_anywhere],
         "bad_rows": list(content.problems),
@@ -284,95 +318,3 @@ def _shard_counts(plan: Plan, shard: Shard) -> dict[str, Any]:
         "num_questions": total_questions([place.video for place in plan.share]),
         "num_missing_videos": len(plan.missing),
     }
-
-
-def _show_counts(counts: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        _write(json.dumps(counts, ensure_ascii=False))
-        return
-    _write(f"{_numbers(counts)}, {counts['num_bad_rows']} rows unusable")
-    if "shard" in counts:
-        shard = counts["shard"]
-        _write(f"shard {shard['index']}/{shard['count']} of them: {_numbers(shard)}")
-    for name, count in counts["cells"].items():
-        _write(f"  {name}: {count}")
-    for problem in (*counts["missing_videos"], *counts["bad_rows"]):
-        _write(f"  unusable: {problem}")
-
-
-def _numbers(counts: dict[str, Any]) -> str:
-    missing = counts["num_missing_videos"]
-    looked_for = "videos not looked for (no --data_root)" if missing is None else f"{missing} videos missing"
-    return f"{counts['num_videos']} videos, {counts['num_questions']} questions; {looked_for}"
-
-
-def _show_outcome(outcome: Outcome, config: EvaluationConfig, as_json: bool) -> None:
-    for line in outcome.bad_videos:
-        print(f"warning: {line}", file=sys.stderr)  # noqa: T201
-    metrics = outcome.metrics
-    if metrics is None:
-        shares = {"num_answered": outcome.num_answered, "num_open": outcome.num_open}
-        said = f"{config.output}: {outcome.num_answered} answers, {outcome.num_open} still open in other shards"
-        _write(json.dumps(shares) if as_json else said)
-        return
-    if as_json:
-        _write(json.dumps(metrics, ensure_ascii=False))
-        return
-    score = metrics["cell_average"]
-    shown = "nothing was answered"
-    if score is not None:
-        name = metrics["average_titles"].get("cell_average", "mean of the cells")
-        shown = (
-            f"{score['accuracy']:.1f} ({score['low']:.1f} - {score['high']:.1f}) {name},"
-            f" {metrics['micro_average']['accuracy']:.1f} over all {metrics['num_answered']} answers"
-        )
-    for name, average in metrics.get("averages", {}).items():
-        if average is not None:
-            _write(f"{average['accuracy']:.1f} ({average['low']:.1f} - {average['high']:.1f}) {name}")
-        elif name in metrics["lacking"]:
-            _write(f"- {name}: incomplete, lacks {', '.join(metrics['lacking'][name])}")
-    mark = "" if metrics["causal"] else ", not causal"
-    _write(f"{shown}{mark}\n{config.output / 'report.md'}")
-
-
-class _Display:
-    """Progress on stderr: a bar with rate and time left, or on no terminal a line now and then."""
-
-    def __init__(self) -> None:
-        self._started = self._last_line = time.monotonic()
-        self._bar = ProgressBar(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            transient=True,
-            disable=not sys.stderr.isatty(),
-        )
-        self._task = self._bar.add_task("loading", total=None, rate="")
-
-    def __enter__(self) -> _Display:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bar.stop()
-
-    def update(self, progress: Progress) -> None:
-        """Show how far it is."""
-        passed_s = time.monotonic() - self._started
-        done = f"{progress.questions_done}/{progress.num_questions} questions"
-        rate = f"{progress.frames_encoded / passed_s:.1f} frames/s" if passed_s else ""
-        # Questions of the running video count, so that the bar moves within a long one.
-        share = progress.questions_done / max(1, progress.num_questions)
-        self._bar.update(self._task, description=done, total=1.0, completed=share, rate=rate)
-        if self._bar.disable and time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
-            self._last_line = time.monotonic()
-            left_s = passed_s * (1 - share) / share if share else float("nan")
-            print(f"{done}, {rate}, {left_s:.0f} s left", file=sys.stderr, flush=True)  # noqa: T201
-
-
-def _write(line: str) -> None:
-    print(line, flush=True)  # noqa: T201

@@ -1,4 +1,4 @@
-"""From a prompt to an answer: generated text, or the most likely letter or text of an option.
+"""From a question to its text, and from a prompt to an answer: generated, or the likeliest letter or text of an option.
 
 Shapes: `L` tokens, `D` width of the language model.
 """
@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from string import ascii_uppercase
 
 import torch
 
 from videochat_online.errors import InputError
-from videochat_online.evaluation.records import EvalQuestion
+from videochat_online.evaluation.protocols import EvalProtocol
+from videochat_online.evaluation.records import EvalQuestion, Task
 from videochat_online.evaluation.scoring import parse_reply
 from videochat_online.model import VideoChatModel
 from videochat_online.streaming import GenerationSettings
@@ -56,6 +57,14 @@ def asked_kind(question: EvalQuestion, answer_by: str) -> str:
     """The kind in `records.KINDS` that a question is put as: one whose options are not shown is open."""
     hides_options = question.kind == "choice" and way_of_answering(question, answer_by) == "text_likelihood"
     return "open" if hides_options else question.kind
+
+
+def question_text(question: EvalQuestion, answer_by: str, task: Task, protocol: EvalProtocol) -> str:
+    """What stands after the frames: the task's words, then the protocol's."""
+    # Options that are not shown cannot be chosen from.
+    hides_options = way_of_answering(question, answer_by) == "text_likelihood"
+    asked = replace(question, options=()) if hides_options else question
+    return task.prompt(asked) + protocol.suffix_of(asked_kind(question, answer_by))
 
 
 def answer_by_generation(

@@ -28,6 +28,7 @@ from videochat_online.evaluation.runs import (
     listed,
     protocol_differences_between,
     read_run,
+    without_unscored,
 )
 from videochat_online.evaluation.tasks import get_task
 
@@ -111,6 +112,7 @@ class Comparison:
         num_videos: that they are about.
         where: the values to which the questions were narrowed down.
         protocol_differences: empty unless comparing across protocols was asked for.
+        num_unscored: open questions that not every run has a score for, and that are not compared.
         runs: in the order given.
     """
 
@@ -120,6 +122,7 @@ class Comparison:
     where: Mapping[str, tuple[str, ...]]
     protocol_differences: tuple[ProtocolDifference, ...]
     runs: tuple[ComparedRun, ...]
+    num_unscored: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -127,6 +130,7 @@ class Comparison:
             "baseline": self.baseline,
             "num_questions": self.num_questions,
             "num_videos": self.num_videos,
+            "num_unscored": self.num_unscored,
             "where": {name: list(values) for name, values in self.where.items()},
             "protocol_differences": [
                 {"label": found.label, "setting": found.setting, "baseline": found.baseline_value, "run": found.value}
@@ -161,7 +165,7 @@ def compare_runs(
         InputError: a run is not there or not finished, the runs answered different questions or were made under
             different settings, or a label, key or value that there is not.
     """
-    runs = [read_run(folder) for folder in folders]
+    runs, num_unscored = without_unscored([read_run(folder) for folder in folders])
     names = labels_of(runs, labels)
     if baseline is not None and baseline not in names:
         raise InputError(f"--baseline: expected one of {', '.join(map(repr, names))}, got {baseline!r}")
@@ -182,7 +186,7 @@ def compare_runs(
     compared = [
         replace(
             _compare(name, run.folder, _answers(questions, run), of_baseline, seed, task),
-            num_left_out=run.num_questions - len(common),
+            num_left_out=run.num_questions - num_unscored - len(common),
             bad_videos=run.bad_videos,
         )
         for name, run in zip(names, runs, strict=True)
@@ -194,6 +198,7 @@ def compare_runs(
         where=narrowed,
         protocol_differences=tuple(found),
         runs=tuple(compared),
+        num_unscored=num_unscored,
     )
 
 

@@ -46,6 +46,9 @@ def _introduction(comparison: Comparison) -> str:
         f"Differences are to {cell(comparison.baseline)}, in points, the same videos resampled for both runs; "
         "**bold**: the interval excludes 0.",
     ]
+    if comparison.num_unscored:
+        count = _count(comparison.num_unscored, "open question")
+        lines.append(f"Left out: {count} without a scorer or a verdict in one of the runs.")
     lines += _left_out(comparison)
     if comparison.where:
         kept = "; ".join(f"{key} = {', '.join(values)}" for key, values in comparison.where.items())

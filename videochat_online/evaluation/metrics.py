@@ -12,6 +12,9 @@ from videochat_online.evaluation.records import Task
 AGE_EDGES_S = (2.0, 8.0, 32.0, 128.0, 512.0)
 """Upper ends of the buckets of evidence age; the last bucket is open."""
 
+MOST_UNREADABLE = 0.5
+"""Share of replies without an option beyond which figures by generation come with a warning."""
+
 PROACTIVE_WITHIN_S = (1, 2, 3, 4)
 """How far an output may be from its time, for the table of polled questions."""
 
@@ -27,7 +30,7 @@ def compute_metrics(rows: Sequence[Row], task: Task, *, seed: int = 0) -> dict[s
     """Everything that can be said about the answers.
 
     Args:
-        rows: of `predictions.jsonl`; one that names no option counts as wrong.
+        rows: of `predictions.jsonl`; one that names no option counts as wrong, one whose `correct` is null as nothing.
         task: how datasets form groups, which cells are set apart, which totals it publishes.
         seed: of the bootstrap.
 
@@ -35,6 +38,7 @@ def compute_metrics(rows: Sequence[Row], task: Task, *, seed: int = 0) -> dict[s
         What `averages` gives; `accuracy`, the value of the most important average that can be given, with its name
         (`accuracy_of`) and its `chance`; tables; where questions were polled `proactive`.
     """
+    answers, rows = rows, [row for row in rows if row["correct"] is not None]
     figures = averages(rows, task, seed=seed)
     published = figures.get("averages", {"cell_average": figures["cell_average"]})
     name = next((name for name, score in published.items() if score is not None), None)
@@ -47,10 +51,41 @@ def compute_metrics(rows: Sequence[Row], task: Task, *, seed: int = 0) -> dict[s
         ),
         "datasets": _named(scores_by(rows, lambda row: str(row["dataset"] or "other"), seed)),
         "num_correct": sum(bool(row["correct"]) for row in rows),
-        "num_unparsed": sum(row["predicted_index"] is None and not row.get("polls") for row in rows),
+        "num_unparsed": sum(row["predicted_index"] is None and row.get("kind") != "open" for row in rows),
+        "unreadable_share": _unreadable_share(rows),
+        "num_without_scorer": sum(row["correct"] is None and row.get("scorer") is None for row in answers),
+        "num_without_verdict": sum(row["correct"] is None and row.get("scorer") is not None for row in answers),
     }
     polled = [row for row in rows if row.get("polls")]
     return figures | _synthetic_tables(rows, seed) | ({"proactive": _proactive(polled, seed)} if polled else {})
+
+
+def remarks(metrics: Mapping[str, Any]) -> list[str]:
+    """What a reader of the figures has to know: open questions that are in none, replies that nothing is read from."""
+    lines = []
+    if number := metrics["num_without_scorer"]:
+        lines.append(
+            f"{number} open questions have no scorer and are in no figure (--scorer exact, contains, number or judge, "
+            "given with the same command, scores them)."
+        )
+    if number := metrics["num_without_verdict"]:
+        lines.append(
+            f"The judge came to no verdict on {number} open questions, which are in no figure (the same command asks "
+            "it again)."
+        )
+    share = metrics["unreadable_share"]
+    if metrics["answer_by"] == "generation" and share is not None and share > MOST_UNREADABLE:
+        lines.append(
+            f"{share:.0%} of the replies to questions with options name none of them: the figures say how replies are "
+            "worded, not what the model knows. --answer_by likelihood asks for the option alone."
+        )
+    return lines
+
+
+def _unreadable_share(rows: Sequence[Row]) -> float | None:
+    """Of the replies to questions with options, those that name none; None without such replies."""
+    replies = [row for row in rows if row["options"] and "error" not in row]
+    return round(sum(row["predicted_index"] is None for row in replies) / len(replies), 4) if replies else None
 
 
 def _synthetic_tables(rows: Sequence[Row], seed: int) -> dict[str, Any]:

@@ -13,9 +13,11 @@ from typing import Any
 from videochat_online.errors import InputError, VideoError
 from videochat_online.evaluation.answering import ANSWER_BY, asked_kind
 from videochat_online.evaluation.decoding import DECODE_TIMEOUT_S
+from videochat_online.evaluation.judge import Judge
 from videochat_online.evaluation.media import MediaLibrary
+from videochat_online.evaluation.open_scoring import JUDGE, SCORER_NAMES, parse_number
 from videochat_online.evaluation.protocols import EvalProtocol
-from videochat_online.evaluation.records import EvalSet, EvalVideo, Task, total_questions
+from videochat_online.evaluation.records import EvalQuestion, EvalSet, EvalVideo, Task, total_questions
 from videochat_online.evaluation.results import Shard
 from videochat_online.model.checkpoint import weights_digest
 from videochat_online.streaming import GenerationSettings
@@ -39,6 +41,8 @@ class EvaluationConfig:
         model_options: how it is loaded, where that decides answers.
         generation: how answers are generated.
         answer_by: name in `ANSWER_BY`.
+        scorer: of open questions that do not name one themselves, in `SCORER_NAMES`; None: the task's.
+        judge: that is asked where a scorer is "judge".
         blind: no frames at all.
         backend: video decoder.
         max_bad_fraction: more unusable videos, rows, or questions with too long a prompt, than this part of all is an
@@ -60,6 +64,8 @@ class EvaluationConfig:
     model_options: Mapping[str, Any] = field(default_factory=dict)
     generation: GenerationSettings
     answer_by: str = "generation"
+    scorer: str | None = None
+    judge: Judge | None = None
     blind: bool = False
     backend: str = "auto"
     max_bad_fraction: float = 0.1
@@ -76,6 +82,8 @@ class EvaluationConfig:
             raise InputError(f"--protocol reference: expected {expected}")
         if self.answer_by not in ANSWER_BY:
             raise InputError(f"--answer_by: expected one of {', '.join(ANSWER_BY)}, got {self.answer_by!r}")
+        if self.scorer is not None and self.scorer not in SCORER_NAMES:
+            raise InputError(f"--scorer: expected one of {', '.join(SCORER_NAMES)}, got {self.scorer!r}")
         if not 0 <= self.max_bad_fraction <= 1:
             raise InputError(f"--max_bad_fraction: expected a part between 0 and 1, got {self.max_bad_fraction}")
         if not 0 < self.decode_timeout_s < math.inf:
@@ -84,6 +92,12 @@ class EvaluationConfig:
             raise InputError(f"--max_videos: expected at least 1, got {self.max_videos}")
         if self.data_root is None and not self.blind:
             raise InputError("--data_root: expected the folder with the videos, got none (only --blind needs none)")
+
+    def scorer_of(self, question: EvalQuestion) -> str | None:
+        """What reads the reply to an open question: its own scorer, the run's, or the task's; None for no such one."""
+        if question.kind != "open" or question.answer_text is None:
+            return None
+        return question.scorer or self.scorer or self.task.scorer
 
     def settings(self) -> dict[str, Any]:
         """What decides the answers, which a resumed run must share, and where the videos are."""
@@ -106,6 +120,10 @@ class EvaluationConfig:
             "backend": self.backend,
             "max_videos": self.max_videos,
         }
+        # Where they are given only: runs from before them can be resumed, and compared.
+        scorer = self.scorer or self.task.scorer
+        settings |= {} if scorer is None else {"scorer": scorer}
+        settings |= {} if self.judge is None else {"judge": self.judge.settings()}
         return dict(json.loads(json.dumps(settings)))  # tuples as the lists that a file gives back
 
 
@@ -155,6 +173,7 @@ def make_plan(config: EvaluationConfig) -> Plan:
             f"{config.max_bad_fraction:g} allows; the first: {content.problems[0]}"
         )
     settled(config, content)
+    _check_scorers(content, config)
     share = share_of(content.videos, config.protocol, config.shard, blind=config.blind)
     if config.blind or config.data_root is None:
         return Plan(content, tuple(Located(video) for video in share))
@@ -184,6 +203,26 @@ def settled(config: EvaluationConfig, content: EvalSet) -> EvaluationConfig:
     asked = (question for video in content.videos for moment in video.moments for question in moment)
     kinds = {asked_kind(question, config.answer_by) for question in asked}
     return replace(config, protocol=config.protocol.asking(kinds))
+
+
+def _check_scorers(content: EvalSet, config: EvaluationConfig) -> None:
+    """What is said about scorers has to have a meaning for this set."""
+    named = {question.id: (question, config.scorer_of(question)) for question in content.questions}
+    if config.scorer is not None and not any(scorer for _, scorer in named.values()):
+        raise InputError(f"--scorer {config.scorer}: expected open questions in the set, found none")
+    for question, scorer in named.values():
+        answer = question.answer_text or ""
+        if scorer is not None and scorer not in SCORER_NAMES:
+            raise InputError(
+                f"question {question.id}: scorer: expected one of {', '.join(SCORER_NAMES)}, got {scorer!r}"
+            )
+        if scorer == "number" and parse_number(answer) is None:
+            raise InputError(f"question {question.id}: scorer number: expected a number as answer, got {answer!r}")
+    is_judged = any(scorer == JUDGE for _, scorer in named.values())
+    if is_judged and config.judge is None:
+        raise InputError("scorer judge: expected --judge_url and --judge_model, got none")
+    if config.judge is not None and not is_judged:
+        raise InputError("--judge_url: expected questions with scorer judge (such as by --scorer judge), found none")
 
 
 def share_of(

@@ -193,8 +193,9 @@ def plot_run(folder: Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     waits_s = [row["first_token_s"] for row in rows if row["first_token_s"] is not None]
     drawn: dict[str, tuple[str, Figure]] = {}
     try:
-        if rows:
-            run = single_run("accuracy", folder, [dict(row) for row in rows])
+        scored = [dict(row) for row in rows if row["correct"] is not None]
+        if scored:
+            run = single_run("accuracy", folder, scored)
             groups = run.runs[0].groups
             if len(groups["answer_type"]) >= MIN_CORNERS:
                 drawn["Accuracy by answer type"] = ("types.png", accuracy_by_type(run))

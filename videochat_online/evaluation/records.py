@@ -60,7 +60,8 @@ class EvalQuestion:
         time_s: when it is asked, in the video's own time.
         question: its text alone.
         options: texts without letters, as annotated (blanks at the end included); none where a number is asked for.
-        answer_index: place of the right option; the right number itself; the whole second that is due.
+        answer_index: place of the right option; the right number itself; the whole second that is due; 0 where the
+            right answer is a text.
         answer_type: what is asked for, such as "PastMemory".
         sub_answer_type: its kind within the type, such as "PastMemory-4".
         dataset: where the video comes from, in lower case; None where unknown.
@@ -70,6 +71,8 @@ class EvalQuestion:
         proactive: when it is to be answered, where that is for the model to say.
         starts_s: the earliest moment that is to be shown for it, where it has a start of its own.
         source: where it was read from; None where it was not read from a file.
+        answer_text: the right answer to an open question; None where there is none to hold a reply against.
+        scorer: name in `open_scoring.SCORER_NAMES` that reads the reply to an open question; None: the run's.
     """
 
     id: str
@@ -86,6 +89,8 @@ class EvalQuestion:
     proactive: Proactive | None = None
     starts_s: float | None = None
     source: Source | None = None
+    answer_text: str | None = None
+    scorer: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,6 +188,7 @@ class Task:
             of `--protocol reference`, where its scripts are known; under "contexts" the seconds (or infinity) that a
             window reaches back, by the name of each.
         notes: what a reader of its report has to know.
+        scorer: of open questions that do not name one; None: they are in no figure, unless the run names one.
     """
 
     name: str
@@ -196,6 +202,7 @@ class Task:
     averages: Sequence[Average] = ()
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    scorer: str | None = None
 
     @property
     def published_cells(self) -> tuple[tuple[str, str], ...]:

@@ -3,6 +3,7 @@
     run.json            settings (what a resumed run must share), command, versions
     predictions.jsonl   a row for each answer, appended as it is given
     videos.jsonl        a row for each video that was gone through: cost, damage, or why it could not be used
+    judge.jsonl         a row for each open answer that a judge was asked about: prompt, replies, verdict
     metrics.json, report.md, result.json, plots   when all questions are answered
 
 Shard i of n appends to `shards/i-of-n.predictions.jsonl` and `.videos.jsonl` instead; the shard that finishes
@@ -38,6 +39,8 @@ TIMINGS = ("first_token_s", "answer_s")
 
 _ONLY_NOTED = ("data_root",)
 """Settings that a run may go on with otherwise: videos that were moved are the same videos."""
+_OF_SCORERS = ("scorer", "judge")
+"""Settings that decide what open answers count as, and no answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +80,7 @@ class RunFolder:
 
     def __init__(self, path: Path, settings: Mapping[str, Any], facts: Mapping[str, Any], shard: Shard) -> None:
         self.path, self.shard = path, shard
+        self.verdicts = RowFile(path / "judge.jsonl", key="id")
         _check_is_ours(path)
         check_writable(path)
         path.mkdir(parents=True, exist_ok=True)
@@ -88,6 +92,7 @@ class RunFolder:
             found = self._other_settings(settings) or self._other_sharding()
             if found is not None:
                 self._begin_anew(text, found)
+            self._take_scorers(settings)
         if shard.count > 1:
             (path / "shards").mkdir(exist_ok=True)
         self.predictions = RowFile(self._file("predictions"), key="id")
@@ -140,8 +145,11 @@ class RunFolder:
         return list(latest.values())
 
     def write_merged(self, predictions: Sequence[Row], videos: Sequence[Row]) -> None:
-        """Put the rows of all shards into one file each; without shards they are there already, perhaps twice."""
-        if self.shard.count > 1 or len(self.predictions.rows()) != len(predictions):
+        """Put the rows of all shards into one file each; without shards they are there already, perhaps twice.
+
+        Rows that were scored since are other rows, whatever the shards.
+        """
+        if self.shard.count > 1 or _by_id(self.predictions.rows()) != _by_id(predictions):
             for name, rows in (("predictions", predictions), ("videos", videos)):
                 self.write(f"{name}.jsonl", "".join(_line(row) for row in rows))
 
@@ -163,8 +171,14 @@ class RunFolder:
 
     def _other_settings(self, settings: Mapping[str, Any]) -> str | None:
         compared = differences(self.run["settings"], settings)
-        found = [f"{name}: {a} there, {b} here" for name, a, b in compared if name not in _ONLY_NOTED]
+        found = [f"{name}: {a} there, {b} here" for name, a, b in compared if not self._may_change(name, a)]
         return f"{self.path} holds a run of other settings: {'; '.join(found)}" if found else None
+
+    def _may_change(self, name: str, there: str) -> bool:
+        """Whether a setting decides nothing that is there: scorers come after the answers, and may come later."""
+        if name.partition(".")[0] == "judge":
+            return there == "null" or not any(row["is_right"] is not None for row in self.verdicts.rows())
+        return name in _ONLY_NOTED or (name == "scorer" and there == "null")
 
     def _other_sharding(self) -> str | None:
         """Parts are of one count: otherwise a question could be answered twice."""
@@ -184,6 +198,15 @@ class RunFolder:
             path.unlink()
         self.write("run.json", text)
         self.run = read_run_file(self.path / "run.json")
+
+    def _take_scorers(self, settings: Mapping[str, Any]) -> None:
+        """Settings of scorers that may be given later are those of the run from then on."""
+        there = self.run["settings"]
+        if any(there.get(name) != settings.get(name) for name in _OF_SCORERS):
+            kept = {name: value for name, value in there.items() if name not in _OF_SCORERS}
+            given = {name: settings[name] for name in _OF_SCORERS if name in settings}
+            self.run["settings"] = kept | given
+            self.write("run.json", json.dumps(self.run, indent=2) + "\n")
 
     def _row_files(self, name: str) -> list[Path]:
         """Of any number of shards."""
@@ -205,8 +228,11 @@ class RowFile:
         return self._read()[0]
 
     @contextlib.contextmanager
-    def appending(self) -> Iterator[IO[bytes]]:
+    def appending(self, *, wait: bool = False) -> Iterator[IO[bytes]]:
         """Open for `append`; a last line that was only half written is dropped first.
+
+        Args:
+            wait: until no other process is writing it.
 
         Raises:
             InputError: another process is writing it.
@@ -214,7 +240,7 @@ class RowFile:
         with open(self.path, "ab") as file:
             if fcntl is not None:
                 try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError as error:
                     raise InputError(f"{self.path}: another process is writing this run (or this shard)") from error
                 except OSError:
@@ -255,6 +281,10 @@ def _as_now(row: Any) -> Any:
         return row
     row.setdefault("in_time", row["correct"])
     return row | {"correct": row["correct"] and bool(row.get("output_correct"))}
+
+
+def _by_id(rows: Sequence[Row]) -> list[Row]:
+    return sorted(rows, key=lambda row: str(row["id"]))
 
 
 def _line(row: Row) -> str:

@@ -23,16 +23,18 @@ from videochat_online.evaluation.answering import (
     answer_by_likelihood,
     answer_by_text_likelihood,
     asked_kind,
+    question_text,
     way_of_answering,
 )
 from videochat_online.evaluation.conditions import loaded_conditions, run_conditions
 from videochat_online.evaluation.decoding import FootageWorker
-from videochat_online.evaluation.metrics import compute_metrics
+from videochat_online.evaluation.metrics import compute_metrics, remarks
 from videochat_online.evaluation.plan import EvaluationConfig, Located, Plan
 from videochat_online.evaluation.polling import Polls
 from videochat_online.evaluation.records import EvalQuestion
 from videochat_online.evaluation.report import cost_figures, summary_figures, write_report
 from videochat_online.evaluation.results import Row, RowFile, RunFolder, split_answers
+from videochat_online.evaluation.verdicts import scored
 from videochat_online.evaluation.viewers import Viewer, make_viewer
 from videochat_online.model import VideoChatModel
 
@@ -233,13 +235,11 @@ class _Share:
         config, start_s = self._config, time.perf_counter()
         way = way_of_answering(question, config.answer_by)
         by_letter, by_text = way == "likelihood", way == "text_likelihood"
-        kind = asked_kind(question, config.answer_by)
-        # Options that are not shown cannot be chosen from.
-        asked = replace(question, options=()) if by_text else question
-        text = config.task.prompt(asked) + config.protocol.suffix_of(kind)
+        text = question_text(question, config.answer_by, config.task, config.protocol)
         row = _question_row(question, place.video.name)
         try:
-            view = viewer.prepare(replace(asked, kind=kind), text, LETTER_PREFIX if by_letter else "")
+            asked = replace(question, kind=asked_kind(question, config.answer_by))
+            view = viewer.prepare(asked, text, LETTER_PREFIX if by_letter else "")
             prepare_s = time.perf_counter() - start_s
             if by_letter:
                 reply = answer_by_likelihood(model, view.prompt, len(question.options), config.generation)
@@ -249,14 +249,14 @@ class _Share:
                 reply = answer_by_generation(model, view.prompt, question.options, config.generation, question.kind)
         except (NoFrameError, NonFiniteError, PromptTooLongError) as error:
             self._check_failure(error)
-            nothing: Row = {"text": "", "predicted_index": None, "correct": False, "frames_used": []}
+            nothing: Row = {"text": "", "predicted_index": None, "correct": _verdict(question), "frames_used": []}
             nothing |= {"num_visual_tokens": 0, "first_token_s": None, "answer_s": 0.0}
             return row | nothing | {"error": str(error), "error_kind": type(error).__name__}
         self._num_failed_in_a_row = 0
         row |= {
             "text": reply.text,
             "predicted_index": reply.option,
-            "correct": reply.option == question.answer_index,
+            "correct": _verdict(question, reply.option),
             "frames_used": [asdict(frame) for frame in view.frames],
             "num_visual_tokens": view.prompt.layout.num_visual_tokens,
             "first_token_s": None if reply.first_token_s is None else round(prepare_s + reply.first_token_s, 6),
@@ -317,6 +317,7 @@ def summarize(config: EvaluationConfig, plan: Plan, folder: RunFolder) -> Outcom
     if missing:
         num_open = sum(question.id not in answered for question in missing)
         return Outcome(None, len(answered), num_open, tuple(bad.values()))
+    predictions = scored(predictions, config, plan, folder)
     folder.write_merged(predictions, videos)
     counted, left_out = split_answers(predictions, bad)
     num_too_long = len(_too_long(counted))
@@ -326,6 +327,8 @@ def summarize(config: EvaluationConfig, plan: Plan, folder: RunFolder) -> Outcom
         metrics["notes"] = [*metrics.get("notes", []), note]
     metrics["conditions"] = run_conditions(folder.run, videos)
     metrics |= compute_metrics(counted, config.task)
+    if said := remarks(metrics):
+        metrics["notes"] = [*metrics.get("notes", []), *said]
     metrics["cost"] = cost_figures(predictions, videos)
     write_report(folder, metrics, counted)
     return Outcome(metrics, len(answered), 0, tuple(bad.values()))
@@ -349,6 +352,11 @@ def _check_too_long(num_too_long: int, row: Row, plan: Plan, config: EvaluationC
     _check_bad(num_too_long, len(plan.content.questions), example, config, "questions")
 
 
+def _verdict(question: EvalQuestion, option: int | None = None) -> bool | None:
+    """Whether a reply is right; None for one to an open question, which is scored when all are answered."""
+    return option == question.answer_index if question.kind != "open" else None
+
+
 def _question_row(question: EvalQuestion, video_name: str) -> Row:
     row: Row = {
         "id": question.id,
@@ -364,6 +372,8 @@ def _question_row(question: EvalQuestion, video_name: str) -> Row:
     }
     if question.source is not None:
         row["source"] = asdict(question.source)
+    if question.answer_text is not None:
+        row["answer_text"] = question.answer_text
     return row if question.kind == "choice" else row | {"kind": question.kind}
 
 

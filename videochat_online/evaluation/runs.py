@@ -10,7 +10,7 @@ import reprlib
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ FACTS = ("id", "video", "dataset", "answer_type", "sub_answer_type", "time_s", "
 """What every row says about its question; its `extra` may say more."""
 
 _COMPARED_SETTINGS = ("task", "model", "model_options", "generation", "answer_by", "protocol")
+_COMPARED_IF_GIVEN = ("scorer", "judge")
 
 _Rule = tuple[Callable[[Any], bool], str]
 """Whether a value of a file can be used, and what is expected of it."""
@@ -28,6 +29,7 @@ _ANY: _Rule = (lambda value: True, "anything")
 _TEXT: _Rule = (lambda value: isinstance(value, str), "a text")
 _TEXT_OR_NULL: _Rule = (lambda value: value is None or isinstance(value, str), "a text or null")
 _FLAG: _Rule = (lambda value: isinstance(value, bool), "true or false")
+_FLAG_OR_NULL: _Rule = (lambda value: value is None or isinstance(value, bool), "true, false or null")
 _COUNT: _Rule = (lambda value: type(value) is int and value >= 0, "a whole number of at least 0")
 _NUMBER: _Rule = (lambda value: type(value) in (int, float) and abs(value) <= sys.float_info.max, "a number")
 _NUMBER_OR_NULL: _Rule = (lambda value: value is None or _NUMBER[0](value), "a number or null")
@@ -76,6 +78,7 @@ class Run:
         rows: of `predictions.jsonl`, one a question about a video that could be used.
         num_questions: of its set, with those about videos that could not be used.
         bad_videos: names of these.
+        unscored: ids of open questions that nothing says to be right or wrong; they have no row.
     """
 
     folder: Path
@@ -83,6 +86,7 @@ class Run:
     rows: tuple[Row, ...]
     num_questions: int
     bad_videos: tuple[str, ...] = ()
+    unscored: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,13 +137,24 @@ def read_run(folder: Path) -> Run:
     counted, _ = split_answers(rows, bad_videos)
     if not counted:
         raise InputError(f"{folder}: expected answers, found none about a video that could be used")
+    scored = tuple(row for row in counted if row["correct"] is not None)
+    if not scored:
+        raise InputError(f"{folder}: expected answers that are right or wrong, found {len(counted)} without a score")
     return Run(
         folder=folder,
         settings=settings,
-        rows=tuple(counted),
+        rows=scored,
         num_questions=metrics["num_questions"],
         bad_videos=bad_videos,
+        unscored=frozenset(row["id"] for row in counted if row["correct"] is None),
     )
+
+
+def without_unscored(runs: Sequence[Run]) -> tuple[list[Run], int]:
+    """Runs without the questions that one of them has no score for, and how many those are."""
+    unscored = frozenset().union(*(run.unscored for run in runs))
+    kept = [replace(run, rows=tuple(row for row in run.rows if row["id"] not in unscored)) for run in runs]
+    return kept, len(unscored)
 
 
 def default_label(settings: Mapping[str, Any]) -> str:
@@ -193,7 +208,7 @@ def labels_of(runs: Sequence[Run], given: Sequence[str] | None) -> list[str]:
 
 MOST_LISTED = 20
 """Of the values or videos that there are, when a wrong one was asked for or some are missing."""
-_OF_A_QUESTION = ("question", "options", "time_s", "answer_index")
+_OF_A_QUESTION = ("question", "options", "time_s", "answer_index", "answer_text")
 
 
 def common_questions(runs: Sequence[Run], place: int, *, only_common: bool = False) -> list[Row]:
@@ -220,7 +235,9 @@ def _check_same_questions(run: Run, baseline: Run, only_common: bool) -> None:
     here, there = ({row["id"]: row for row in some.rows} for some in (run, baseline))
     missing = [row for row in baseline.rows if row["id"] not in here]
     added = [row for row in run.rows if row["id"] not in there]
-    judged = [row for row in run.rows if any(there.get(row["id"], row)[key] != row[key] for key in _OF_A_QUESTION)]
+    judged = [
+        row for row in run.rows if any(there.get(row["id"], row).get(key) != row.get(key) for key in _OF_A_QUESTION)
+    ]
     differing = [*judged] if only_common else [*missing, *added, *judged]
     if not differing:
         return
@@ -259,6 +276,7 @@ def protocol_differences_between(runs: Sequence[Run], labels: Sequence[str], pla
 def _comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
     """What has to be alike: all that decides answers but memory and strategy, and whether there are frames at all."""
     kept = {name: settings[name] for name in _COMPARED_SETTINGS}
+    kept |= {name: settings.get(name) for name in _COMPARED_IF_GIVEN}
     # The protocol has the length of answers, too.
     left_out = {"protocol": tuple(_MEMORY_AND_STRATEGY), "generation": ("max_new_tokens",)}
     for part, names in left_out.items():
@@ -287,7 +305,10 @@ def _check_settings(where: str, settings: dict[str, Any]) -> None:
 
 def _check_row(where: str, row: Row) -> None:
     has_options = row.get("kind") not in ("count", "open")
-    _expect(where, row, _ROW if has_options else {**_ROW, "options": _ANY_LIST})
+    of_kind = {} if has_options else {"options": _ANY_LIST}
+    if row.get("kind") == "open":
+        of_kind |= {"correct": _FLAG_OR_NULL}
+    _expect(where, row, {**_ROW, **of_kind})
     if "evidence_age_s" in row["extra"]:
         _expect(f"{where}: extra", row["extra"], {"evidence_age_s": _NUMBER_OR_NULL})
 

@@ -9,7 +9,8 @@ words; its first lines are the run, then a row for each question:
                   "answer": "A", "correct": false, "answer_type": "PastMemory", "sub_answer_type": "PastMemory-1",
                   "dataset": "coin"}]}
 
-`prediction` is null where the response names no option, and a number where there are none to choose from; a question
+`prediction` is null where the response names no option, and a number where there are none to choose from. An open
+question has the right text as `answer`, and null as `correct` where nothing scored it. A question
 about a video that could not be used has no row, and neither has one that was answered before that showed.
 """
 
@@ -60,5 +61,7 @@ def _result(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _named(row: Mapping[str, Any], index: int | None) -> str | int | None:
-    """Letter of an option; of a question without options, what it asks for: a number, or a second."""
+    """Letter of an option; of a question without options, what it asks for: a text, a number, or a second."""
+    if index is not None and row.get("answer_text") is not None:
+        return str(row["answer_text"])
     return index if index is None or not row["options"] else ascii_uppercase[index]

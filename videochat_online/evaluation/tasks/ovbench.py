@@ -9,6 +9,9 @@ flat    {"video_id": ..., "dataset": ..., "fps": ..., and the fields of a questi
 lmms    {"video": "MeZvU3ffU7I.mp4", "start": 0.0, "end": 107.0, "middle_frame_timestamp": 107.0, "question": ...,
          "candidates": ["Yes", "No"], "answer": "No", "answer_type": ..., "sub_answer_type": ...}
 
+In the nested and the flat layout a question may also be open: without `options`, its `answer` a text. `scorer`, in
+itself or for all open questions of a nested row, says how replies to it are read: exact, contains, number, judge.
+
 In the lmms layout a question is asked at `end`: for AVA `middle_frame_timestamp` counts from the start of the
 movie, whose second 895 is the first frame of the folder. A set with fields of its own (`evidence_age_s`) keeps
 them. A row that cannot be used is reported, never repaired.
@@ -26,6 +29,7 @@ from string import ascii_uppercase
 from typing import Any
 
 from videochat_online.errors import InputError
+from videochat_online.evaluation.open_scoring import SCORER_NAMES
 from videochat_online.evaluation.protocols import OVBENCH_REFERENCE
 from videochat_online.evaluation.records import EvalQuestion, EvalSet, EvalVideo, Source, Task
 from videochat_online.evaluation.tasks.reading import (
@@ -51,6 +55,7 @@ CELLS = (
 _OF_THE_VIDEO = {"video_id", "video", "dataset", "clip", "fps", "start", "end", "questions", "image_file"}
 _OF_A_QUESTION = {
     "middle_frame_timestamp", "question", "options", "candidates", "answer", "answer_type", "sub_answer_type",
+    "scorer",
 }  # fmt: skip
 _LETTERED = re.compile(r"([A-Z])[.)] ")
 
@@ -145,20 +150,27 @@ def _dataset_of(path: Path) -> str | None:
 
 def _question(fields: Any, row: Mapping[str, Any], place: _Place) -> EvalQuestion:
     expect(isinstance(fields, dict), "question", "an object", fields)
-    in_lmms = "candidates" in fields
+    # Without candidates, a row of the lmms layout still has its end: it has lost them, and is no open question.
+    in_lmms = "candidates" in fields or ("end" in fields and "options" not in fields)
+    is_open = not in_lmms and fields.get("options") is None
     time_key = "end" if in_lmms else "middle_frame_timestamp"
     time_s, text = fields.get(time_key), fields.get("question")
     expect(is_number(time_s), time_key, "a time of at least 0 seconds", time_s)
     expect(isinstance(text, str) and bool(text.strip()), "question", "a text", text)
-    options = fields.get("candidates" if in_lmms else "options")
+    options = [] if is_open else fields.get("candidates" if in_lmms else "options")
     good = isinstance(options, list) and all(isinstance(option, str) for option in options)
-    expect(good and 2 <= len(options) <= len(ascii_uppercase), "options", "2 to 26 texts", options)
+    expect(is_open or (good and 2 <= len(options) <= len(ascii_uppercase)), "options", "2 to 26 texts", options)
     answer = fields.get("answer")
-    expect(isinstance(answer, str), "answer", "a text", answer)
+    expect(isinstance(answer, str) and bool(answer.strip() or not is_open), "answer", "a text", answer)
+    scorer = fields.get("scorer", row.get("scorer") if is_open else None)
+    if scorer is not None:
+        expect(is_open, "scorer", "none, as there are options", scorer)
+        expect(scorer in SCORER_NAMES, "scorer", f"one of {', '.join(SCORER_NAMES)}", scorer)
     for key in ("answer_type", "sub_answer_type"):
         expect(isinstance(fields.get(key), str), key, "a text", fields.get(key))
     expect_readable(text, *options)
-    texts = tuple(options) if in_lmms else _without_letters(options)
+    check_text(answer, "answer")
+    texts = tuple(options) if in_lmms or is_open else _without_letters(options)
     known = _OF_THE_VIDEO | _OF_A_QUESTION
     more = {key: value for key, value in {**row, **fields}.items() if key not in known}
     return EvalQuestion(
@@ -166,11 +178,14 @@ def _question(fields: Any, row: Mapping[str, Any], place: _Place) -> EvalQuestio
         time_s=float(time_s),
         question=text,
         options=texts,
-        answer_index=option_index(texts, answer) if in_lmms else _letter_index(answer, len(texts)),
+        answer_index=0 if is_open else option_index(texts, answer) if in_lmms else _letter_index(answer, len(texts)),
         answer_type=fields["answer_type"],
         sub_answer_type=fields["sub_answer_type"],
         dataset=place.dataset,
         extra=more,
+        kind="open" if is_open else "choice",
+        answer_text=answer if is_open else None,
+        scorer=scorer,
     )
 
 

@@ -1,0 +1,53 @@
+"""A judge of open answers on this machine, which replies as it is told."""
+
+from __future__ import annotations
+
+import json
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+@contextmanager
+def judge_server(reply):
+    """Serve chat completions; gives the address and the list of requests so far, (headers, body) each.
+
+    Args:
+        reply: from the number of a request, from 0, and its body to a text, a status, (status, body), or the seconds
+            (a float) to say nothing for at most.
+    """
+    requests, over = [], threading.Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):  # noqa: N802 (http.server names it)
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            requests.append((self.path, dict(self.headers), body))
+            said = reply(len(requests) - 1, body)
+            if isinstance(said, float):
+                over.wait(said)
+                return
+            status, text = (200, _completion(said)) if isinstance(said, str) else (said, "{}")
+            if isinstance(said, tuple):
+                status, text = said
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(text.encode())))
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+        def log_message(self, *arguments):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}/v1", requests
+    finally:
+        over.set()
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def _completion(text: str) -> str:
+    return json.dumps({"choices": [{"message": {"role": "assistant", "content": text}}]})

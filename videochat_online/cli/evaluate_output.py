@@ -1,0 +1,117 @@
+"""What `evaluate` tells people and programs: counts before a run, progress on the way, figures at its end."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as ProgressBar
+
+from videochat_online.evaluation import EvaluationConfig, Outcome, Progress
+from videochat_online.evaluation.metrics import remarks
+
+SECONDS_BETWEEN_LINES = 30.0
+"""Where stderr is no terminal, progress is a line this often."""
+
+
+def show_counts(counts: dict[str, Any], as_json: bool) -> None:
+    """What a set has and lacks, of `--dry_run`."""
+    if as_json:
+        _write(json.dumps(counts, ensure_ascii=False))
+        return
+    _write(f"{_numbers(counts)}, {counts['num_bad_rows']} rows unusable")
+    if counts["num_without_scorer"]:
+        _write(f"{counts['num_without_scorer']} open questions have no scorer: they would be in no figure (--scorer)")
+    if "shard" in counts:
+        shard = counts["shard"]
+        _write(f"shard {shard['index']}/{shard['count']} of them: {_numbers(shard)}")
+    for name, count in counts["cells"].items():
+        _write(f"  {name}: {count}")
+    for problem in (*counts["missing_videos"], *counts["bad_rows"]):
+        _write(f"  unusable: {problem}")
+
+
+def _numbers(counts: dict[str, Any]) -> str:
+    missing = counts["num_missing_videos"]
+    looked_for = "videos not looked for (no --data_root)" if missing is None else f"{missing} videos missing"
+    return f"{counts['num_videos']} videos, {counts['num_questions']} questions; {looked_for}"
+
+
+def show_outcome(outcome: Outcome, config: EvaluationConfig, as_json: bool) -> None:
+    """What a run came to, warnings on stderr."""
+    for line in outcome.bad_videos:
+        print(f"warning: {line}", file=sys.stderr)  # noqa: T201
+    metrics = outcome.metrics
+    if metrics is None:
+        shares = {"num_answered": outcome.num_answered, "num_open": outcome.num_open}
+        said = f"{config.output}: {outcome.num_answered} answers, {outcome.num_open} still open in other shards"
+        _write(json.dumps(shares) if as_json else said)
+        return
+    for line in remarks(metrics):
+        print(f"warning: {line}", file=sys.stderr)  # noqa: T201
+    if as_json:
+        _write(json.dumps(metrics, ensure_ascii=False))
+        return
+    score = metrics["cell_average"]
+    shown = "no answer was scored" if metrics["num_answered"] else "nothing was answered"
+    if score is not None:
+        name = metrics["average_titles"].get("cell_average", "mean of the cells")
+        shown = (
+            f"{score['accuracy']:.1f} ({score['low']:.1f} - {score['high']:.1f}) {name},"
+            f" {metrics['micro_average']['accuracy']:.1f} over all {metrics['micro_average']['num_questions']} answers"
+        )
+    for name, average in metrics.get("averages", {}).items():
+        if average is not None:
+            _write(f"{average['accuracy']:.1f} ({average['low']:.1f} - {average['high']:.1f}) {name}")
+        elif name in metrics["lacking"]:
+            _write(f"- {name}: incomplete, lacks {', '.join(metrics['lacking'][name])}")
+    mark = "" if metrics["causal"] else ", not causal"
+    _write(f"{shown}{mark}\n{config.output / 'report.md'}")
+
+
+class Display:
+    """Progress on stderr: a bar with rate and time left, or on no terminal a line now and then."""
+
+    def __init__(self) -> None:
+        self._started = self._last_line = time.monotonic()
+        self._bar = ProgressBar(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+            disable=not sys.stderr.isatty(),
+        )
+        self._task = self._bar.add_task("loading", total=None, rate="")
+
+    def __enter__(self) -> Display:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def update(self, progress: Progress) -> None:
+        """Show how far it is."""
+        passed_s = time.monotonic() - self._started
+        done = f"{progress.questions_done}/{progress.num_questions} questions"
+        rate = f"{progress.frames_encoded / passed_s:.1f} frames/s" if passed_s else ""
+        # Questions of the running video count, so that the bar moves within a long one.
+        share = progress.questions_done / max(1, progress.num_questions)
+        self._bar.update(self._task, description=done, total=1.0, completed=share, rate=rate)
+        if self._bar.disable and time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
+            self._last_line = time.monotonic()
+            left_s = passed_s * (1 - share) / share if share else float("nan")
+            print(f"{done}, {rate}, {left_s:.0f} s left", file=sys.stderr, flush=True)  # noqa: T201
+
+
+def _write(line: str) -> None:
+    print(line, flush=True)  # noqa: T201
