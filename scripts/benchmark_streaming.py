@@ -40,6 +40,7 @@ from torch import Tensor
 import streaming_speed
 from random_model import CAPACITIES, SIZES, now, random_model
 from videochat_online.errors import InputError
+from videochat_online.memory.settings import MEMORY_SETTINGS
 from videochat_online.model import VideoChatModel
 from videochat_online.model.compiling import PARTS as MODEL_PARTS
 from videochat_online.model.loading import CACHES
@@ -233,7 +234,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8, help="frames that go through the tower at once, of `push`")
     parser.add_argument("--frames", type=int, default=16, help="that are timed")
     parser.add_argument("--questions", type=int, default=10, help="at each of the minutes")
-    parser.add_argument("--memory_frames", type=int, nargs=3, default=[2, 2, 12], metavar="N", help="of each tier")
+    parser.add_argument("--memory_frames", nargs="+", default=["2/2/12"], metavar="N", help="of each tier")
     parser.add_argument("--compile", choices=MODEL_PARTS)
     parser.add_argument("--int8", choices=MODEL_PARTS)
     parser.add_argument("--cache", choices=CACHES)
@@ -245,6 +246,7 @@ def main() -> None:
     parser.add_argument("--video", metavar="PATH", help="of `ahead`")
     parser.add_argument("--busy_ms", type=float, default=100.0, help="of `ahead`")
     options = parser.parse_args()
+    options.memory_frames = MEMORY_SETTINGS["capacities"].parse(" ".join(options.memory_frames), "--memory_frames")
     if "ahead" in options.only and options.video is None:
         parser.error("--only ahead: expected --video")
     plain = random_model(options.size)

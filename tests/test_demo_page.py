@@ -205,7 +205,7 @@ class TestOptions:
             ("moviechat", "long_frames", "1e3", "long_frames: expected a whole number"),
             ("moviechat", "reading", "breakpoint global", "reading: expected a name, got 'breakpoint global'"),
             ("similarity_drop", "threshold", "0,5", "threshold: expected a number, got '0,5'"),
-            ("event_merging", "penalty_weights", "much", "penalty_weights: expected numbers such as 2, 2, 12"),
+            ("event_merging", "penalty_weights", "much", "penalty_weights: expected 3 numbers, got 'much'"),
         ],
     )
     def test_bad_fields_of_a_memory(self, memory, name, value, says):

@@ -167,7 +167,7 @@ def test_arguments(adapter, tiny_dir):
     assert (found.strategy, found.strategy_options) == ("retrieval", {"retrieved_frames": 4})
     for wrong, message in (
         ({"batch_size": 2}, "batch_size: expected 1"),
-        ({"capacities": "24/x"}, "capacities: expected whole numbers such as 2, 2, 12, got '24 x'"),
+        ({"capacities": "24/x"}, "capacities: expected whole numbers such as 2, 2, 12, got '24/x'"),
         ({"capacites": "2/2/12"}, "unknown argument 'capacites': expected one of"),
         ({"memory": "wndow"}, "unknown memory 'wndow'"),
         ({"memory": "window", "capacities": "2/2/12"}, "does not take capacities"),

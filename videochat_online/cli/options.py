@@ -9,7 +9,7 @@ from typing import Any
 
 from videochat_online.errors import InputError
 from videochat_online.memory import MEMORY_BANKS, MemoryBank, make_model_memory
-from videochat_online.memory.settings import MEMORY_SETTINGS, takers_of
+from videochat_online.memory.settings import MEMORY_SETTINGS, parse_label, takers_of
 from videochat_online.model import VideoChatModel, load_model
 from videochat_online.model.compiling import PARTS
 from videochat_online.model.configuration import VideoChatOnlineConfig
@@ -56,21 +56,53 @@ def add_memory_arguments(parser: argparse.ArgumentParser) -> None:
     """`--memory` and its options."""
     group = parser.add_argument_group("memory")
     group.add_argument(
-        "--memory", default="pyramid", metavar="NAME", help=f"{', '.join(MEMORY_BANKS)} (default: pyramid)"
+        "--memory",
+        action=_MemoryLabel,
+        default="pyramid",
+        metavar="NAME",
+        help=f"{', '.join(MEMORY_BANKS)} (default: pyramid); or as tables have it: 'pyramid 2/2/12'",
     )
     for name, setting in MEMORY_SETTINGS.items():
+        is_list = setting.num_values is not None
         group.add_argument(
             f"--{name}",
-            type=setting.kind,
-            nargs=setting.num_values,
+            type=str if is_list else setting.kind,
+            nargs="+" if is_list else None,
             metavar={int: "N", float: "X", str: "NAME"}[setting.kind],
             help=f"{', '.join(takers_of(name))}: {setting.meaning}",
         )
 
 
 def memory_options_of(options: argparse.Namespace) -> dict[str, Any]:
-    """The options of a memory that the arguments name; None where one is not given."""
-    return {name: getattr(options, name) for name in MEMORY_SETTINGS}
+    """The options of a memory that the arguments name; None where one is not given.
+
+    Raises:
+        InputError: a list that is none, or a size that `--memory` has said already.
+    """
+    given = {name: getattr(options, name) for name in MEMORY_SETTINGS}
+    for name, value in given.items():
+        if isinstance(value, list):  # as words: 2 2 12, or 2/2/12
+            given[name] = list(MEMORY_SETTINGS[name].parse(" ".join(value), f"--{name}"))
+    for name, value in getattr(options, "memory_sizes", {}).items():
+        if given[name] not in (None, value):
+            raise InputError(
+                f"--{name}: expected nothing else than {options.memory!r} says ({value}), got {given[name]}"
+            )
+        given[name] = value
+    return given
+
+
+class _MemoryLabel(argparse.Action):
+    """A memory's name, perhaps with the sizes that tables have behind it."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        namespace.memory, namespace.memory_sizes = parse_label(values)
 
 
 def config_of(options: argparse.Namespace) -> VideoChatOnlineConfig:

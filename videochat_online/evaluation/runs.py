@@ -16,6 +16,7 @@ from typing import Any
 
 from videochat_online.errors import InputError
 from videochat_online.evaluation.results import Row, RowFile, differences, read_run_file, split_answers
+from videochat_online.memory.settings import label_of
 
 FACTS = ("id", "video", "dataset", "answer_type", "sub_answer_type", "time_s", "question", "answer_index")
 """What every row says about its question; its `extra` may say more."""
@@ -170,8 +171,7 @@ def default_label(settings: Mapping[str, Any]) -> str:
     if protocol["memory"] is None:
         return f"{protocol['setting']}{mark}"
     options = protocol["memory_options"]
-    sizes = options.get("capacities") or [value for name, value in options.items() if name.endswith("_frames")]
-    parts = [protocol["memory"], "/".join(map(str, sizes)), "+ kv_memory" if protocol.get("kv_memory") else ""]
+    parts = [label_of(protocol["memory"], options), "+ kv_memory" if protocol.get("kv_memory") else ""]
     if protocol.get("strategy", "direct") != "direct":
         parts += ["+", protocol["strategy"], *map(str, protocol["strategy_options"].values())]
     return " ".join(filter(None, parts)) + mark

@@ -242,7 +242,7 @@ def _memory_option(name: str, given: str | int | float) -> Any:
         raise InputError(
             f"unknown argument {name!r}: expected one of this adapter's, or of {', '.join(MEMORY_SETTINGS)}"
         )
-    return MEMORY_SETTINGS[name].parse(str(given).replace("/", " "), name)
+    return MEMORY_SETTINGS[name].parse(str(given), name)
 
 
 def _device_of_rank(device: str) -> str:

@@ -29,18 +29,21 @@ class MemorySetting:
     num_values: int | str | None = None
 
     def parse(self, text: str, name: str) -> Any:
-        """The value that somebody has written: `2, 2, 12`, `0.9`, `paper`; `name` is how the error calls it.
+        """The value that somebody has written: `2, 2, 12`, `2/2/12`, `0.9`, `paper`; `name` is how the error calls it.
 
         Raises:
-            InputError: it is not of the kind, or several where one is expected.
+            InputError: it is not of the kind, or another number of them than expected.
         """
         try:
-            values = tuple(self.kind(part) for part in text.replace(",", " ").split())
+            values = tuple(self.kind(part) for part in text.replace(",", " ").replace("/", " ").split())
         except ValueError:
             values = ()
-        if not values or (self.num_values is None and len(values) > 1):
+        expected_number = 1 if self.num_values is None else self.num_values
+        if not values or (expected_number != "+" and len(values) != expected_number):
             what = {int: "whole number", float: "number", str: "name"}[self.kind]
-            expected = f"a {what}" if self.num_values is None else f"{what}s such as 2, 2, 12"
+            count = f"{self.num_values} " if isinstance(self.num_values, int) else ""
+            example = " such as 2, 2, 12" if self.num_values == "+" else ""
+            expected = f"a {what}" if self.num_values is None else f"{count}{what}s{example}"
             raise InputError(f"{name}: expected {expected}, got {text[:40]!r}")
         return values[0] if self.num_values is None else values
 
@@ -72,6 +75,35 @@ def settings_of(memory: str) -> dict[str, MemorySetting]:
 def takers_of(name: str) -> tuple[str, ...]:
     """The memories that take a setting."""
     return tuple(memory for memory, options in MEMORY_OPTIONS.items() if name in options)
+
+
+def label_of(memory: str, options: Mapping[str, Any]) -> str:
+    """What tables call a memory: its name and its sizes, `pyramid 2/2/12`, `window 6`, `keep_all`."""
+    sizes = options.get("capacities") or [options[name] for name in _sizes_of(memory, options) if name in options]
+    return " ".join(filter(None, (memory, "/".join(map(str, sizes)))))
+
+
+def parse_label(text: str) -> tuple[str, dict[str, Any]]:
+    """`label_of` read back: a memory's name, known or not, and the options that the label says.
+
+    Raises:
+        InputError: sizes that are no numbers, or more than the memory has.
+    """
+    name, _, sizes = text.strip().partition(" ")
+    if not sizes.strip() or name not in MEMORY_OPTIONS:
+        return text, {}
+    if "capacities" in MEMORY_OPTIONS[name]:
+        return name, {"capacities": list(MEMORY_SETTINGS["capacities"].parse(sizes, f"sizes of {name}"))}
+    known = _sizes_of(name, {})
+    values = MEMORY_SETTINGS["capacities"].parse(sizes, f"sizes of {name}")
+    if len(values) > len(known):
+        raise InputError(f"{text!r}: expected {len(known)} sizes of {name} ({', '.join(known) or 'it has none'})")
+    return name, dict(zip(known, values, strict=False))
+
+
+def _sizes_of(memory: str, options: Mapping[str, Any]) -> list[str]:
+    """Options that say how many frames there are, in the order of labels; of an unknown memory those it has."""
+    return [name for name in MEMORY_OPTIONS.get(memory, tuple(options)) if name.endswith("_frames")]
 
 
 def default_of(memory: str, name: str) -> Any:
