@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import runpy
 import sys
@@ -424,3 +425,44 @@ class TestPlot:
         assert call("pyramid", "window")[0] == 0
         status, _, err = call("pyramid", "window", "--plot", "x.png")
         assert (status, "matplotlib" in err) == (1, True)
+
+
+class TestFlips:
+    def test_all_of_them_and_no_other(self, call, root, tmp_path):
+        """Of each run the questions whose verdict is not the baseline's, in all three kinds of file."""
+        paths = [tmp_path / f"flips{ending}" for ending in (".jsonl", ".csv", ".md")]
+        for path in paths:
+            assert call("window", "pyramid", "blind", "--baseline", "window 6", "--flips", path)[0] == 0
+        lines, table = ([json.loads(line) for line in paths[0].read_text().splitlines()], paths[1].read_text())
+        rows = {name: {row["id"]: row for row in rows_of(root / name)} for name in ("window", "pyramid", "blind")}
+        for label, name in (("pyramid 2/2/12", "pyramid"), ("blind", "blind")):
+            expected = {i for i, row in rows[name].items() if row["correct"] != rows["window"][i]["correct"]}
+            found = [line for line in lines if line["run"] == label]
+            assert {line["id"] for line in found} == expected
+            assert len(found) == len(expected) > 3
+            for line in found:
+                here, there = rows[name][line["id"]], rows["window"][line["id"]]
+                assert (line["correct"], line["baseline_correct"]) == (here["correct"], there["correct"])
+                right = there["answer_index"]
+                assert line["answer"] == f"{'ABCD'[right]}. {there['options'][right]}"
+                assert (line["question"], line["time_s"], line["reply"]) == (there["question"], there["time_s"], "")
+        assert list(csv.DictReader(table.splitlines())) == [
+            {name: str(value) for name, value in line.items()} for line in lines
+        ]
+        assert len(paths[2].read_text().splitlines()) == len(lines) + 2
+        assert "| right | wrong |" in paths[2].read_text()
+
+    def test_narrowed_down_and_with_replies(self, call, root, tmp_path):
+        copy = clone(root / "window", tmp_path / "copy")
+        rows = rows_of(copy)
+        rows[0] |= {"correct": not rows[0]["correct"], "text": "(A)\nred | or blue"}
+        (copy / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        path = tmp_path / "flips.md"
+        assert call("window", copy, "--flips", path, "--where", f"id={rows[0]['id']},{rows[1]['id']}")[0] == 0
+        table = path.read_text().splitlines()
+        assert len(table) == 3
+        assert table[2].endswith(" |  | (A) red \\| or blue |")
+
+    def test_another_ending(self, call, tmp_path):
+        status, _, err = call("window", "pyramid", "--flips", tmp_path / "flips.txt")
+        assert (status, "--flips: expected a file that ends in .jsonl, .csv, .md, got" in err) == (2, True)

@@ -2,7 +2,7 @@ r"""Put finished evaluations side by side: accuracy, paired differences to a bas
 
     videochat-online compare RUN RUN ... [--labels NAME NAME ...] [--baseline NAME] \
         [--where KEY=VALUE[,VALUE] ...] [--across_protocols] [--common_questions] [--plot FILE.png] \
-        [--radar FILE.png] [--output FILE.md] [--json]
+        [--radar FILE.png] [--output FILE.md] [--flips FILE.jsonl|.csv|.md] [--json]
     videochat-online compare RUN ... --score official [--labels NAME ...] [--output FILE.md] [--json]
 
 A RUN is the output folder of `videochat-online evaluate`. All runs must have answered the same questions, with the
@@ -20,7 +20,7 @@ from typing import Any
 
 from videochat_online.errors import InputError
 from videochat_online.evaluation import compare_runs
-from videochat_online.evaluation.comparison_report import render_comparison
+from videochat_online.evaluation.comparison_report import FLIPS_ENDINGS, render_comparison, render_flips
 from videochat_online.evaluation.official import official_scores
 from videochat_online.evaluation.official.scores import render_official
 from videochat_online.evaluation.plots import accuracy_by_age, accuracy_by_type, save_figure
@@ -55,6 +55,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw accuracy by age of the evidence")
     parser.add_argument("--radar", type=Path, metavar="FILE.png", help="draw accuracy by answer type")
     parser.add_argument("--output", type=Path, metavar="FILE.md", help="write the tables to a file, too")
+    parser.add_argument(
+        "--flips",
+        type=Path,
+        metavar="FILE",
+        help=f"write the questions that a run got right and the baseline not, or the other way round "
+        f"({', '.join(FLIPS_ENDINGS)})",
+    )
     parser.add_argument("--json", action="store_true", help="one line of JSON instead of tables")
 
 
@@ -63,6 +70,9 @@ def run(options: argparse.Namespace) -> int:
     _check_target("--plot", options.plot, ".png", "the name of a PNG file such as ages.png", options.runs)
     _check_target("--radar", options.radar, ".png", "the name of a PNG file such as types.png", options.runs)
     _check_target("--output", options.output, ".md", "the name of a Markdown file such as ages.md", options.runs)
+    _check_target(
+        "--flips", options.flips, FLIPS_ENDINGS, f"a file that ends in {', '.join(FLIPS_ENDINGS)}", options.runs
+    )
     if options.score == "official":
         return _official(options)
     comparison = compare_runs(
@@ -77,10 +87,13 @@ def run(options: argparse.Namespace) -> int:
     drawings = ((accuracy_by_age, options.plot), (accuracy_by_type, options.radar))
     figures = [(draw(comparison), path) for draw, path in drawings if path is not None]
     try:
-        for path in filter(None, (options.plot, options.radar)):
+        for path in filter(None, (options.plot, options.radar, options.flips)):
             path.parent.mkdir(parents=True, exist_ok=True)
         for figure, path in figures:
             save_figure(figure, path)
+        if options.flips is not None:
+            listed = render_flips(comparison.flips, options.flips.suffix.lower())
+            options.flips.write_text(listed, encoding="utf-8", newline="\n")
     except OSError as error:
         raise InputError(f"{error.filename}: expected a file that can be written ({error.strerror})") from error
     return _show(text, comparison.as_dict(), options)
@@ -88,7 +101,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _official(options: argparse.Namespace) -> int:
     """Each run by itself: nothing is paired, so what asks for pairs has no meaning."""
-    given = ("baseline", "where", "across_protocols", "common_questions", "plot", "radar")
+    given = ("baseline", "where", "across_protocols", "common_questions", "plot", "radar", "flips")
     unused = [f"--{name}" for name in given if getattr(options, name)]
     if unused:
         raise InputError(f"--score official: expected none of {', '.join(unused)}: each run is scored by itself")
@@ -110,11 +123,13 @@ def _show(text: str, values: dict[str, Any], options: argparse.Namespace) -> int
     return 0
 
 
-def _check_target(flag: str, path: Path | None, ending: str, expected: str, runs: Sequence[Path]) -> None:
+def _check_target(
+    flag: str, path: Path | None, ending: str | Sequence[str], expected: str, runs: Sequence[Path]
+) -> None:
     """A file of another kind is not written over by mistake, and a run is left as its evaluation left it."""
     if path is None:
         return
-    if path.suffix.lower() != ending:
+    if path.suffix.lower() not in ([ending] if isinstance(ending, str) else ending):
         raise InputError(f"{flag}: expected {expected}, got {path}")
     for folder in runs:
         if path.resolve().is_relative_to(folder.resolve()):

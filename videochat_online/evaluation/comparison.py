@@ -16,6 +16,7 @@ from typing import Any
 from videochat_online.errors import InputError
 from videochat_online.evaluation.averages import averages
 from videochat_online.evaluation.bootstrap import Difference, Score, chance, differences_by, scores_by
+from videochat_online.evaluation.flips import Flip, find_flips
 from videochat_online.evaluation.metrics import EXTRA_KEYS, with_extra
 from videochat_online.evaluation.records import Task
 from videochat_online.evaluation.results import Row
@@ -37,6 +38,9 @@ GROUPS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     **EXTRA_KEYS,
 }
 """What questions are grouped by; all but the first only where the set says it."""
+
+_GIVEN = ("correct", "num_visual_tokens", "text")
+"""What a run's row says about its answer; all else that is compared is about the question."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +117,7 @@ class Comparison:
         where: the values to which the questions were narrowed down.
         protocol_differences: empty unless comparing across protocols was asked for.
         num_unscored: open questions that not every run has a score for, and that are not compared.
+        flips: where a run is right and the baseline is not, or the other way round.
         runs: in the order given.
     """
 
@@ -123,6 +128,7 @@ class Comparison:
     protocol_differences: tuple[ProtocolDifference, ...]
     runs: tuple[ComparedRun, ...]
     num_unscored: int = 0
+    flips: tuple[Flip, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -199,6 +205,11 @@ def compare_runs(
         protocol_differences=tuple(found),
         runs=tuple(compared),
         num_unscored=num_unscored,
+        flips=tuple(
+            flip
+            for name, run in zip(names, runs, strict=True)
+            for flip in find_flips(name, _answers(questions, run), of_baseline)
+        ),
     )
 
 
@@ -247,7 +258,10 @@ def _as_text(fact: Any) -> str:
 def _answers(questions: Sequence[Row], run: Run) -> list[Row]:
     """The questions with this run's answers."""
     given = {row["id"]: row for row in run.rows}
-    return [{**row, **{name: given[row["id"]][name] for name in ("correct", "num_visual_tokens")}} for row in questions]
+    return [
+        {**row, "text": "", **{name: value for name, value in given[row["id"]].items() if name in _GIVEN}}
+        for row in questions
+    ]
 
 
 def single_run(label: str, folder: Path, rows: Sequence[Row], *, seed: int = 0) -> Comparison:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
 from typing import Any
 
 from videochat_online.evaluation.comparison import ComparedRun, Comparison, Figures
+from videochat_online.evaluation.flips import Flip
 from videochat_online.evaluation.report import cell, headline
 from videochat_online.evaluation.runs import listed
 
 MOST_TEMPLATES = 8
 """More templates than this are too many columns: the answer types then stand for them."""
+
+FLIPS_ENDINGS = (".jsonl", ".csv", ".md")
 
 FEW_VIDEOS = 10
 """Resamples of fewer videos than this are nearly all alike."""
@@ -156,3 +163,23 @@ def _difference(gained: Mapping[str, Any]) -> str:
 
 def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def render_flips(flips: Sequence[Flip], ending: str) -> str:
+    """As JSON lines, CSV or a Markdown table, by an ending in `FLIPS_ENDINGS`."""
+    names = [field.name for field in fields(Flip)]
+    if ending == ".jsonl":
+        return "".join(json.dumps(asdict(flip), ensure_ascii=False) + "\n" for flip in flips)
+    if ending == ".csv":
+        file = io.StringIO()
+        table = csv.DictWriter(file, names, lineterminator="\n")
+        table.writeheader()
+        table.writerows(asdict(flip) for flip in flips)
+        return file.getvalue()
+    lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
+    lines += [f"| {' | '.join(cell(_shown(value)) for value in asdict(flip).values())} |" for flip in flips]
+    return "\n".join(lines) + "\n"
+
+
+def _shown(value: object) -> str:
+    return {True: "right", False: "wrong"}[value] if isinstance(value, bool) else str(value)
