@@ -54,9 +54,12 @@ from videochat_online.evaluation.decoding import DECODE_TIMEOUT_S
 from videochat_online.evaluation.judge import KEY_VARIABLE, Judge
 from videochat_online.evaluation.open_scoring import SCORER_NAMES
 from videochat_online.evaluation.plan import settled
+from videochat_online.evaluation.preview import TextModel, preview
 from videochat_online.evaluation.protocols import FRAME_RULES, FRAME_TIMES
 from videochat_online.evaluation.records import total_questions
 from videochat_online.evaluation.results import timestamp
+from videochat_online.model.loading import resolve_checkpoint
+from videochat_online.text import get_template, load_tokenizer
 from videochat_online.utils import git_revision, versions
 
 _MODEL_OPTIONS = ("tokenizer", "template", "dtype", "attn_implementation", "quantization")
@@ -106,6 +109,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--dry_run", action="store_true", help="load no model: count questions and missing videos (with --data_root)"
+    )
+    group.add_argument(
+        "--show",
+        type=int,
+        metavar="N",
+        help="with --dry_run: prompt, frame times, tokens (with --model) and right answer of N questions of each kind",
     )
     group.add_argument("--json", action="store_true", help="one line of JSON at the end")
     _add_frame_arguments(parser)
@@ -163,6 +172,9 @@ def run(options: argparse.Namespace) -> int:
         for name in ("model", "output"):
             if getattr(options, name) is None:
                 raise InputError(f"--{name}: expected a directory, got none (only --dry_run needs none)")
+    if options.show is not None and (options.show < 1 or not options.dry_run):
+        got = options.show if options.dry_run else "a run that answers"
+        raise InputError(f"--show: expected --dry_run and at least 1 question, got {got}")
     config = _config(options)
     plan = make_plan(config)
     config = settled(config, plan.content)
@@ -172,6 +184,8 @@ def run(options: argparse.Namespace) -> int:
         counts = _counts(plan, config) | unknown
         if config.shard.count > 1:
             counts["shard"] = _shard_counts(plan, config.shard) | unknown
+        if options.show is not None:
+            counts["shown"] = preview(config, plan, options.show, _text_model(options), is_blind=options.blind)
         show_counts(counts, options.json)
         return 0
     facts = {
@@ -245,6 +259,15 @@ def _command(config: EvaluationConfig) -> list[str]:
     if config.judge is None:
         return sys.argv
     return [argument.replace(config.judge.url, config.judge.public_url) for argument in sys.argv]
+
+
+def _text_model(options: argparse.Namespace) -> TextModel | None:
+    """What lays out prompts, if a model is named; no weights."""
+    if options.model is None:
+        return None
+    config = config_of(options)
+    tokenizer = load_tokenizer(options.tokenizer or resolve_checkpoint(options.model, with_weights=False))
+    return TextModel(config, tokenizer, get_template(options.template or config.template))
 
 
 def _model_options(options: argparse.Namespace) -> dict[str, Any]:

@@ -34,6 +34,35 @@ def show_counts(counts: dict[str, Any], as_json: bool) -> None:
         _write(f"  {name}: {count}")
     for problem in (*counts["missing_videos"], *counts["bad_rows"]):
         _write(f"  unusable: {problem}")
+    for number, shown in enumerate(counts.get("shown", ()), start=1):
+        _show_question(number, shown)
+
+
+def _show_question(number: int, shown: dict[str, Any]) -> None:
+    """A question of `--show`, its prompt indented."""
+    _write(f"\n[{number}] {shown['kind']}: {shown['id']}")
+    _write(f"  video: {shown['video']}, asked at {shown['time_s']:g} s, answered by {shown['answer_by']}")
+    if "polled_at_s" in shown:
+        times_s = shown["polled_at_s"]
+        _write(f"  polled {len(times_s)} times, {times_s[0]:g} to {times_s[-1]:g} s; the first poll is below")
+    _write(f"  expected: {shown['expected']}{f' (scorer {name})' if (name := shown['scorer']) else ''}")
+    seen, used, most = shown["frames_seen"], shown["frames_used"], shown["max_visual_tokens"]
+    if seen is not None:
+        span = f", {seen[0]:.1f} to {seen[-1]:.1f} s" if seen else ""
+        _write(f"  frames that may be seen: {len(seen)}{span}")
+    if used is not None:
+        times = " ".join(f"{time_s:.1f}" for _, time_s, _ in used)
+        _write(f"  frames in the prompt, if all decode: {len(used)}{f', at {times} s' if used else ''}")
+    visual = shown["num_visual_tokens"]
+    visual = visual if visual is not None else "an unknown number of" if most is None else f"at most {most}"
+    text = "an unknown number of" if shown["num_text_tokens"] is None else shown["num_text_tokens"]
+    lines = "" if used is not None else " (without the lines of frames)"
+    _write(f"  tokens: {text} of text{lines}, {visual} of frames")
+    for line in shown["unknown"]:
+        _write(f"  not known: {line}")
+    _write("  prompt:" if shown["num_text_tokens"] is not None else "  text of the question:")
+    for line in shown["prompt"].split("\n"):
+        _write(f"    | {line}")
 
 
 def _numbers(counts: dict[str, Any]) -> str:

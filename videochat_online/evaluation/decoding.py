@@ -178,6 +178,11 @@ class RemoteFootage:
         indices: list[int] = self._ask("window_indices", question_s, starts_s)
         return indices
 
+    def labels(self, indices: Sequence[int]) -> list[float]:
+        """As `Footage`."""
+        times_s: list[float] = self._ask("labels", list(indices))
+        return times_s
+
     def finish(self) -> str | None:
         """As `Footage`; a decoder that fails then has given all that was asked of it."""
         try:
@@ -281,6 +286,7 @@ class _Desk:
             calls: dict[str, Callable[..., Any]] = {
                 "window_indices": footage.window_indices,
                 "streaming_indices": footage.streaming_indices,
+                "labels": footage.labels,
                 "finish": footage.finish,
             }
             self._connection.send(("value", calls[name](*arguments)))

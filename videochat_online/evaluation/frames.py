@@ -221,6 +221,10 @@ class Footage:
             tolerance_s=0.0,
         )
 
+    def labels(self, indices: Sequence[int]) -> list[float]:
+        """Times of frames as a prompt says them, if they decode."""
+        return [self._label(self._starts_s[index]) for index in indices]
+
     def read(self, indices: Sequence[int]) -> Iterator[list[LabelledFrame]]:
         """Chosen frames (ascending) in groups, each decoded once and handed out once.
 
