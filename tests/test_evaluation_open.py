@@ -374,3 +374,37 @@ def test_a_judge_needs_address_and_model(tmp_path, capsys):
     status = main(["evaluate", "--annotations", str(path), "--dry_run", "--scorer", "judge", "--judge_model", "m"])
     assert status == 2
     assert "--judge_url: expected one" in capsys.readouterr().err
+
+
+class TestUnreadable:
+    """Replies to questions with options that name none: above half of them, every summary says what else to try."""
+
+    def metrics(self, tmp_path, num_read, answer_by="generation"):
+        asked = [question(float(t), "A", text=f"Question {t}?") for t in range(4)]
+        path = open_set(tmp_path / "set.json", [*asked, open_question(9.0, "red")], num_videos=1)
+        config = config_of(path, tmp_path / "out", answer_by=answer_by)
+        plan = make_plan(config)
+        folder = RunFolder(config.output, config.settings(), {"counts": {}}, config.shard)
+        with folder.predictions.appending() as predictions, folder.videos.appending() as videos:
+            for place, one in enumerate(plan.content.questions):
+                index = 0 if place < num_read else None
+                row = _question_row(one, "v0") | EMPTY | {"text": "Hm.", "predicted_index": index}
+                failed = {"error": "no frame", "error_kind": "NoFrameError"} if place == 3 else {}
+                RowFile.append(predictions, row | {"correct": None if place == 4 else index == 0} | failed)
+            RowFile.append(videos, {"video": "v0", **COST})
+        return summarize(config, plan, folder).metrics
+
+    @pytest.mark.parametrize(("num_read", "share", "is_said"), [(0, 1.0, True), (1, 0.6667, True), (2, 0.3333, False)])
+    def test_is_said_above_half(self, tmp_path, num_read, share, is_said):
+        """Of the replies that there are: one question had no frame, and one has no options."""
+        metrics = self.metrics(tmp_path, num_read)
+        assert (metrics["unreadable_share"], metrics["num_unparsed"]) == (share, 4 - num_read)
+        said = [note for note in metrics["notes"] if "--answer_by likelihood" in note]
+        assert [
+            note.startswith(f"{share:.0%} of the replies to questions with options name none") for note in said
+        ] == [True] * is_said
+        assert ("--answer_by likelihood" in (tmp_path / "out" / "report.md").read_text()) is is_said
+
+    def test_not_where_letters_are_compared(self, tmp_path):
+        metrics = self.metrics(tmp_path, 0, answer_by="likelihood")
+        assert not [note for note in metrics["notes"] if "--answer_by" in note]
