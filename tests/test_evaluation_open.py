@@ -182,7 +182,7 @@ class TestScores:
         assert bare["num_without_scorer"] == 0
         assert "notes" not in bare
         report = (tmp_path / "out" / "report.md").read_text()
-        assert "4 open questions have no scorer and are in no figure" in report
+        assert "4 open questions without a scorer: in no figure" in report
         assert [row["correct"] for row in rows_of(tmp_path / "out")] == [None, None, True] * 2
         results = json.loads((tmp_path / "out" / "result.json").read_text())["results"]
         assert [(one["answer"], one["correct"]) for one in results[:3]] == [
@@ -256,7 +256,10 @@ class TestJudge:
         assert [one["role"] for one in requests[2][2]["messages"]] == ["user", "assistant", "user", "assistant", "user"]
         row = rows_of(tmp_path / "out")[0]
         assert (row["correct"], row["judge"]["replies"]) == (None, ["Yes, I think so"] * 3)
-        assert "no verdict on 4 open questions" in (tmp_path / "out" / "report.md").read_text()
+        assert (
+            "4 open questions without a verdict of the judge: in no figure"
+            in (tmp_path / "out" / "report.md").read_text()
+        )
         with judge_server(lambda number, body: "yes") as (again, requests):
             metrics = answer(self.config(tmp_path, again), {}).metrics
         assert (metrics["num_without_verdict"], len(requests)) == (0, 4)

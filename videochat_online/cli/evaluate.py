@@ -96,18 +96,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="before all questions, or none, or checkpoint: its own (default: that of each kind of question)",
     )
     group.add_argument(
-        "--scorer",
-        metavar="NAME",
-        help=f"{', '.join(SCORER_NAMES)}: what reads replies to open questions that name no scorer; may be given later",
-    )
-    group.add_argument("--judge_url", metavar="URL", help="scorer judge: API that speaks OpenAI's chat completions")
-    group.add_argument(
-        "--judge_model", metavar="NAME", help=f"its model; a key it wants is in the environment as {KEY_VARIABLE}"
-    )
-    group.add_argument(
-        "--judge_timeout_s", type=float, default=Judge.timeout_s, metavar="X", help="longest wait for its reply"
-    )
-    group.add_argument(
         "--dry_run", action="store_true", help="load no model: count questions and missing videos (with --data_root)"
     )
     group.add_argument(
@@ -117,6 +105,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="with --dry_run: prompt, frame times, tokens (with --model) and right answer of N questions of each kind",
     )
     group.add_argument("--json", action="store_true", help="one line of JSON at the end")
+    _add_scorer_arguments(parser)
     _add_frame_arguments(parser)
     group = parser.add_argument_group("run")
     group.add_argument("--shard", metavar="I/N", help="part I (from 0) of N; under torchrun its rank")
@@ -138,6 +127,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_generation_arguments(parser)
     # The protocol decides unless a flag does.
     parser.set_defaults(memory=None, strategy=None, max_new_tokens=None)
+
+
+def _add_scorer_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("open questions")
+    group.add_argument(
+        "--scorer",
+        metavar="NAME",
+        help=f"{', '.join(SCORER_NAMES)}: what reads replies to open questions that name no scorer; may be given later",
+    )
+    group.add_argument("--judge_url", metavar="URL", help="scorer judge: API that speaks OpenAI's chat completions")
+    group.add_argument(
+        "--judge_model", metavar="NAME", help=f"its model; a key it wants is in the environment as {KEY_VARIABLE}"
+    )
+    group.add_argument(
+        "--judge_timeout_s", type=float, default=Judge.timeout_s, metavar="X", help="longest wait for its reply"
+    )
 
 
 def _add_frame_arguments(parser: argparse.ArgumentParser) -> None:

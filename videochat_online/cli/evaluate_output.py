@@ -26,7 +26,7 @@ def show_counts(counts: dict[str, Any], as_json: bool) -> None:
         return
     _write(f"{_numbers(counts)}, {counts['num_bad_rows']} rows unusable")
     if counts["num_without_scorer"]:
-        _write(f"{counts['num_without_scorer']} open questions have no scorer: they would be in no figure (--scorer)")
+        _write(f"of the open questions {counts['num_without_scorer']} without a scorer: in no figure (--scorer)")
     if "shard" in counts:
         shard = counts["shard"]
         _write(f"shard {shard['index']}/{shard['count']} of them: {_numbers(shard)}")

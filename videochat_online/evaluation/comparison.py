@@ -179,12 +179,7 @@ def compare_runs(
     common = common_questions(runs, place, only_common=only_common)
     found = protocol_differences_between(runs, names, place)
     if found and not across_protocols:
-        label = found[0].label
-        lines = [f"{one.setting} is {one.value}, not {one.baseline_value}" for one in found if one.label == label]
-        raise InputError(
-            f"{label} differs from {names[place]} in more than memory and strategy: {'; '.join(lines)} "
-            f"(--across_protocols compares them nevertheless)"
-        )
+        raise _not_alike(found, names[place])
     narrowed = {key: tuple(values) for key, values in (where or {}).items()}
     questions = _narrow(common, narrowed)
     of_baseline = _answers(questions, runs[place])
@@ -210,6 +205,15 @@ def compare_runs(
             for name, run in zip(names, runs, strict=True)
             for flip in find_flips(name, _answers(questions, run), of_baseline)
         ),
+    )
+
+
+def _not_alike(found: Sequence[ProtocolDifference], baseline: str) -> InputError:
+    label = found[0].label
+    lines = [f"{one.setting} is {one.value}, not {one.baseline_value}" for one in found if one.label == label]
+    return InputError(
+        f"{label} differs from {baseline} in more than memory and strategy: {'; '.join(lines)} "
+        "(--across_protocols compares them nevertheless)"
     )
 
 

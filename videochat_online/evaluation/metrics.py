@@ -65,14 +65,11 @@ def remarks(metrics: Mapping[str, Any]) -> list[str]:
     lines = []
     if number := metrics["num_without_scorer"]:
         lines.append(
-            f"{number} open questions have no scorer and are in no figure (--scorer exact, contains, number or judge, "
+            f"{_open(number)} without a scorer: in no figure (--scorer exact, contains, number or judge, "
             "given with the same command, scores them)."
         )
     if number := metrics["num_without_verdict"]:
-        lines.append(
-            f"The judge came to no verdict on {number} open questions, which are in no figure (the same command asks "
-            "it again)."
-        )
+        lines.append(f"{_open(number)} without a verdict of the judge: in no figure (the same command asks it again).")
     share = metrics["unreadable_share"]
     if metrics["answer_by"] == "generation" and share is not None and share > MOST_UNREADABLE:
         lines.append(
@@ -80,6 +77,10 @@ def remarks(metrics: Mapping[str, Any]) -> list[str]:
             "worded, not what the model knows. --answer_by likelihood asks for the option alone."
         )
     return lines
+
+
+def _open(number: int) -> str:
+    return f"{number} open question{'' if number == 1 else 's'}"
 
 
 def _unreadable_share(rows: Sequence[Row]) -> float | None:
