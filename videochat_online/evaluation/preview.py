@@ -22,6 +22,7 @@ from videochat_online.evaluation.decoding import FootageWorker, RemoteFootage
 from videochat_online.evaluation.plan import EvaluationConfig, Located, Plan
 from videochat_online.evaluation.protocols import EvalProtocol
 from videochat_online.evaluation.records import EvalQuestion
+from videochat_online.evaluation.viewers import may_see
 from videochat_online.memory import TokenSchedule
 from videochat_online.model.configuration import VideoChatOnlineConfig
 from videochat_online.text import ChatTemplate, PromptLayout, layout_prompt, turn_segments
@@ -194,18 +195,18 @@ def _of_footage(
     protocol: EvalProtocol, asked: EvalQuestion, place: Located, footage: RemoteFootage, model: TextModel | None
 ) -> _Seen:
     if protocol.memory is None:
-        times_s = tuple(footage.labels(footage.window_indices(asked.time_s)))
+        times_s = tuple(footage.labels(footage.window_indices(asked.time_s, asked.starts_s)))
         if model is None:
             return _Seen(times_s, None, None, "sizes of frames: no --model")
         used = tuple(_window(times_s, model.config))
         return _Seen(times_s, used, sum(use.num_tokens for use in used))
     indices = footage.streaming_indices()
-    times_s = tuple(footage.labels(indices))
-    last = place.video.moments[-1][0]
-    if protocol.causal:
-        times_s = tuple(time_s for time_s in times_s if time_s <= asked.time_s)
-    elif asked.id != last.id:  # as published: no other question sees the clip's last frame
-        times_s = tuple(time_s for time_s in times_s[:-1] if time_s <= asked.time_s)
+    is_last = asked.id == place.video.moments[-1][0].id
+    times_s = tuple(
+        time_s
+        for index, time_s in zip(indices, footage.labels(indices), strict=True)
+        if may_see(protocol, asked.time_s, time_s, is_last, index == indices[-1])
+    )
     if not times_s:
         return _Seen((), (), 0, "no frame comes at or before the question, so that it is not answered")
     if model is None:

@@ -58,11 +58,6 @@ def is_open(row: Row) -> bool:
     return row.get("kind") == "open" and not row.get("polls")
 
 
-def is_scored(row: Row) -> bool:
-    """Whether the row counts as right or wrong."""
-    return row["correct"] is not None
-
-
 def _judge(rows: Sequence[Row], judge: Judge, file: RowFile) -> None:
     """Put verdicts into rows: those that are there, and the judge's on all others."""
     with file.appending(wait=True) as opened, judge.connected() as client:

@@ -116,14 +116,8 @@ class StreamingViewer:
         return View(prepared.frames, self.session.reusing(prepared) if self._reuses else prepared.prompt)
 
     def _may_see(self, question: EvalQuestion, frame: LabelledFrame) -> bool:
-        """Frames labelled with a time up to the question's, or before the end of its clip.
-
-        As scripted, the last question of a video sees all of the clip, and no other one the clip's last frame.
-        """
-        if self._protocol.is_scripted and question.id == self._last_question:
-            return True
-        is_last = self._protocol.is_scripted and frame.index == self._last_index
-        return self._protocol.shows(frame.time_s, question.time_s) and not is_last
+        is_last = question.id == self._last_question
+        return may_see(self._protocol, question.time_s, frame.time_s, is_last, frame.index == self._last_index)
 
 
 class WindowViewer:
@@ -247,6 +241,18 @@ def make_viewer(
     if protocol.memory is not None:
         return StreamingViewer(model, footage, protocol, questions)
     return WindowViewer(model, footage, protocol, questions)
+
+
+def may_see(
+    protocol: EvalProtocol, question_s: float, label_s: float, is_last_question: bool, is_last_frame: bool
+) -> bool:
+    """Whether a memory has a frame by a question: one labelled with a time up to it, or before the end of its clip.
+
+    As scripted, the last question of a video sees all of the clip, and no other one the clip's last frame.
+    """
+    if protocol.is_scripted and is_last_question:
+        return True
+    return protocol.shows(label_s, question_s) and not (protocol.is_scripted and is_last_frame)
 
 
 def _flat(groups: Iterator[list[LabelledFrame]]) -> Iterator[LabelledFrame]:
