@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -10,7 +11,7 @@ from benchmark_sets import benchmark_config
 from evaluation_sets import folder_set, make_config, noise, question, write_frames, write_set
 from videochat_online.cli.main import main
 from videochat_online.evaluation import make_plan
-from videochat_online.evaluation.answering import LETTER_PREFIX, question_text
+from videochat_online.evaluation.answering import LETTER_PREFIX, asked_kind, question_text
 from videochat_online.evaluation.frames import Footage
 from videochat_online.evaluation.preview import BY_ORDER, UNKNOWN_FRAMES, TextModel, preview
 from videochat_online.evaluation.viewers import make_viewer
@@ -38,7 +39,7 @@ def asked_with(config, plan, model):
         viewer.watch_until(one)
         prefix = LETTER_PREFIX if config.answer_by == "likelihood" else ""
         text = question_text(one, config.answer_by, config.task, config.protocol)
-        view = viewer.prepare(one, text, prefix)
+        view = viewer.prepare(replace(one, kind=asked_kind(one, config.answer_by)), text, prefix)
         found.append((view.prompt.layout, [[use.index, use.time_s, use.num_tokens] for use in view.frames]))
     return found
 

@@ -17,7 +17,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from videochat_online.errors import VideoError
-from videochat_online.evaluation.answering import LETTER_PREFIX, question_text, way_of_answering
+from videochat_online.evaluation.answering import LETTER_PREFIX, asked_kind, question_text, way_of_answering
 from videochat_online.evaluation.decoding import FootageWorker, RemoteFootage
 from videochat_online.evaluation.plan import EvaluationConfig, Located, Plan
 from videochat_online.evaluation.protocols import EvalProtocol
@@ -151,7 +151,7 @@ def _shown(
 def _laid_out(
     config: EvaluationConfig, asked: EvalQuestion, text: str, seen: _Seen, model: TextModel, is_blind: bool
 ) -> dict[str, Any]:
-    protocol, message = config.protocol, config.protocol.system_message
+    protocol, message = config.protocol, config.protocol.system_message_of(asked_kind(asked, config.answer_by))
     own = model.template.default_system_message if model.config.system_message is None else model.config.system_message
     by_letter = way_of_answering(asked, config.answer_by) == "likelihood"
 
