@@ -51,7 +51,7 @@ def compute_metrics(rows: Sequence[Row], task: Task, *, seed: int = 0) -> dict[s
         ),
         "datasets": _named(scores_by(rows, lambda row: str(row["dataset"] or "other"), seed)),
         "num_correct": sum(bool(row["correct"]) for row in rows),
-        "num_unparsed": sum(row["predicted_index"] is None and row.get("kind") != "open" for row in rows),
+        "num_unparsed": sum(row["predicted_index"] is None and not _says_no_option(row) for row in rows),
         "unreadable_share": _unreadable_share(rows),
         "num_without_scorer": sum(row["correct"] is None and row.get("scorer") is None for row in answers),
         "num_without_verdict": sum(row["correct"] is None and row.get("scorer") is not None for row in answers),
@@ -77,6 +77,11 @@ def remarks(metrics: Mapping[str, Any]) -> list[str]:
             "worded, not what the model knows. --answer_by likelihood asks for the option alone."
         )
     return lines
+
+
+def _says_no_option(row: Row) -> bool:
+    """Whether nothing is to be read from the row's reply: words are asked for, or a moment."""
+    return row.get("kind") == "open" or bool(row.get("polls"))
 
 
 def _open(number: int) -> str:
