@@ -284,7 +284,7 @@ def test_a_changed_frame_is_computed_again_with_all_that_follows(tiny_model, fra
     # "Frame1" and "Frame2" differ in their number already.
     assert len(keys) - before_the_frames < counts[0] < len(keys)
     visual = [key for key in keys if isinstance(key, tuple)]
-    assert visual == [(0, index, 16) for index in (1, 2, 3) for _ in range(16)]
+    assert visual == [(index, 16) for index in (1, 2, 3) for _ in range(16)]
 
 
 def test_after_prefill_only_the_question_is_left(session):

@@ -18,8 +18,8 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from videochat_online.model.rope import fixed_regime
 
-TokenKey = int | tuple[int, int, int]
-"""What a token is: the id of a text token, or of a visual one the epoch, content id and tokens of its frame."""
+TokenKey = int | tuple[int, int]
+"""What a token is: the id of a text token, or of a visual one the content id and tokens of its frame."""
 
 NO_TOKEN = -1
 """Key of a token that is not kept."""

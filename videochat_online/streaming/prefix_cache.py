@@ -36,17 +36,17 @@ LEAST_SHARE = 1 / 8
 times as long as without one (sdpa on a CPU, 4,000 tokens): to reuse little of a long prompt would cost time."""
 
 
-def sequence_keys(layout: PromptLayout, content_ids: Sequence[int], epoch: int) -> tuple[TokenKey, ...]:
+def sequence_keys(layout: PromptLayout, content_ids: Sequence[int]) -> tuple[TokenKey, ...]:
     """What each token of a prompt is.
 
     Args:
         layout: of the prompt.
-        content_ids: of the frames of its visual spans, in order.
-        epoch: sets apart contents that have the same id, such as those before and after a reset.
+        content_ids: of the frames of its visual spans, in order. They begin again with a reset, so what was computed
+            before one is to be dropped.
     """
     keys: list[TokenKey] = list(layout.input_ids)
     for (start, stop), content_id in zip(layout.visual_spans, content_ids, strict=True):
-        keys[start:stop] = [(epoch, content_id, stop - start)] * (stop - start)
+        keys[start:stop] = [(content_id, stop - start)] * (stop - start)
     return tuple(keys)
 
 

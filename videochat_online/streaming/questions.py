@@ -133,7 +133,7 @@ class QuestionLayout:
             for prompt, reading in zip(prompts[1:], snapshot.readings[1:], strict=True)
         ]
         prompt, remembered = replace(prompts[0], contrasts=tuple(contrasts)), snapshot.readings[0].frames
-        keys = sequence_keys(prompt.layout, [frame.content_id for frame in remembered], snapshot.epoch)
+        keys = sequence_keys(prompt.layout, [frame.content_id for frame in remembered])
         return PreparedQuestion(
             question=question,
             asked_at_s=snapshot.asked_at_s,

@@ -111,8 +111,7 @@ class StreamingSession:
         # only while memory and history are touched, so that frames go on arriving during generation.
         self._push_lock, self._answer_lock, self._state_lock = (threading.Lock() for _ in range(3))
         self._answering_thread: int | None = None
-        # Content ids begin again with a reset: with the epoch they never name two contents.
-        self._epoch = 0
+        self._epoch = 0  # how often frames and dialogue were forgotten: what was prepared before is not answered
         budget = kv_budget or default_budget(model.device)
         make_kept = BlockCache if kv_memory else make_prefix_cache
         self._kept = make_kept(model.network.language_model, budget) if reuse_prefix else None
