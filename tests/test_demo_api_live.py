@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import json
 import socket
 import struct
@@ -30,6 +31,7 @@ from videochat_online.demo import StreamOptions, StreamPool
 from videochat_online.demo.api import make_api
 from videochat_online.demo.api_access import NUM_THREADS
 from videochat_online.demo.api_documents import ApiLimits
+from videochat_online.demo.api_guard import Guard
 from videochat_online.demo.client import ClientError, RemoteStream, StreamClient
 from videochat_online.errors import InputError
 from videochat_online.streaming import GenerationSettings, StreamingSession
@@ -413,6 +415,17 @@ class TestGuard:
                 assert remote.status().num_frames_in == 0
             with pytest.raises(ClientError, match="401"), StreamClient(server.url, "password").open():
                 pass
+
+    @pytest.mark.parametrize("given", ["pass wor", "pass", "p", "", "pass word2", "Pass word", "ass word", "wordpass "])
+    def test_a_part_of_the_password_is_none(self, given, monkeypatch):
+        compared = []
+        is_same = hmac.compare_digest
+        monkeypatch.setattr(hmac, "compare_digest", lambda *both: compared.append(both) or is_same(*both))
+        guard = Guard(None, "pass word")
+        assert guard._is_password("Bearer pass word")
+        assert not guard._is_password(f"Bearer {given}")
+        # Whole, and in a time that does not tell how much of it is right.
+        assert compared == [(b"pass word", b"pass word"), (given.strip().encode(), b"pass word")]
 
     def test_an_empty_password_is_a_mistake(self, tiny_model):
         pool = StreamPool(tiny_model)

@@ -220,6 +220,15 @@ class TestRefused:
         assert not was_opened
         assert list(folder.iterdir()) == [target]
 
+    def test_a_file_of_exactly_the_limit_is_not_too_large(self, upload, folder, clip):
+        num_bytes = clip.stat().st_size
+        self.check(
+            folder,
+            lambda: upload(clip, "a.mp4", max_bytes=num_bytes - 1),
+            f"expected at most {num_bytes - 1} bytes, found {num_bytes}",
+        )
+        assert upload(clip, "a.mp4", max_bytes=num_bytes).path.stat().st_size == num_bytes
+
     def test_too_large(self, upload, folder, clip, tmp_path):
         self.check(folder, lambda: upload(clip, "a.mp4", max_bytes=1000), "at most 1000 bytes, found")
         with upload.place.open("wb") as file:

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import json
+from fractions import Fraction
 
 import pytest
 
 from clips import write_clip
 from evaluation_sets import make_config, question, rows_of, run, write_set
+from video_files import read_numbers, write_video
 from videochat_online.cli.main import main
-from videochat_online.evaluation import get_task
+from videochat_online.evaluation import EvalQuestion, EvalVideo, get_task, resolve_protocol
+from videochat_online.evaluation.frames import Footage
 from videochat_online.evaluation.inspection import inspect_benchmark
+from videochat_online.video import open_video
 
 TIMES_S = (0.5, 1.5, 3.0)
+
+
+def make_video(name, time_s):
+    """A question about a whole video."""
+    facts = {"question": "?", "options": ("a", "b"), "answer_index": 0, "answer_type": "", "sub_answer_type": ""}
+    asked = EvalQuestion(id="0", time_s=time_s, **facts)
+    return EvalVideo(name=name, id=name, clip_s=(0.0, 100.0), fps=None, dataset=None, questions=(asked,))
 
 
 @pytest.fixture
@@ -24,6 +35,31 @@ def late_set(tmp_path):
     asked = [question(time_s, text=f"What is at {time_s}?") for time_s in TIMES_S]
     rows = [{"video_id": name, "questions": asked} for name in ("late", "on_time")]
     return write_set(tmp_path / "set.json", rows)
+
+
+@pytest.mark.parametrize("backend", ["pyav", "decord"])
+def test_milliseconds_of_a_matroska_file_are_its_frames_times(tmp_path, backend):
+    """29.97 frames a second, with times rounded to milliseconds: at each of them the frame that starts then is seen."""
+    if backend == "decord":
+        pytest.importorskip("decord")
+    path = write_video(tmp_path / "rounded.mkv", range(45), rate=Fraction(30000, 1001))
+    times_s = [(number * 1001 + 15) // 30 / 1000 for number in range(45)]
+    assert any(time_s != number * 1001 / 30000 for number, time_s in enumerate(times_s))
+    protocols = [
+        resolve_protocol("streaming", fps=30.0),
+        resolve_protocol("sliding_window", fps=30.0, max_frames=64),
+    ]
+    for number in (1, 2, 23, 43, 44):  # rounded down, up and not at all
+        for before_s, last in ((0.0, number), (0.0005, number - 1)):
+            asked_s = times_s[number] - before_s
+            video = make_video(path.name, asked_s)
+            for protocol in protocols:
+                with Footage(path, video, protocol, backend=backend) as footage:
+                    is_window = protocol.memory is None
+                    seen = footage.window_indices(asked_s) if is_window else footage.streaming_indices()
+                    assert seen[-1:] == [last], (number, asked_s, protocol.memory)
+    with open_video(path, backend=backend) as source:
+        assert read_numbers(source.read(times_s=times_s)) == list(range(45))
 
 
 @pytest.mark.parametrize("setting", ["streaming", "sliding_window"])

@@ -7,6 +7,7 @@ import logging
 import random
 import threading
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -494,6 +495,28 @@ class TestBudget:
         cache.is_over = True
         assert budget.take(other, 100) is None
         assert budget.num_bytes == 100
+
+    def test_what_another_holder_uses_counts(self):
+        """Two holders, of which one answers: what the other gives back is kept only beside what is in use."""
+
+        class Holder:
+            pass
+
+        def of(num_bytes):
+            return CachedSequence(SimpleNamespace(num_bytes=num_bytes, num_tokens=1), None)
+
+        budget, idle, answering = KvBudget(250), Holder(), Holder()
+        assert budget.take(answering, 150) is None
+        budget.give_back(idle, of(101))
+        assert (budget.peek(idle), budget.num_bytes) == (None, 150)
+        budget.give_back(idle, kept := of(100))
+        assert (budget.peek(idle), budget.num_bytes) == (kept, 250)
+        budget.take(answering, 150)
+        assert budget.peek(idle) is kept
+        budget.take(answering, 151)  # it needs more than it said: never refused, so the other one's goes
+        assert (budget.peek(idle), budget.num_bytes) == (None, 151)
+        budget.give_back(answering, None)
+        assert budget.num_bytes == 0
 
     def test_too_small_a_budget_keeps_nothing_and_computes_nothing_ahead(self, tiny_model, frames):
         budget = KvBudget(1000)

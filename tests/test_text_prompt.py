@@ -195,6 +195,15 @@ def test_truncation(tokenizers: dict[str, Any]) -> None:
     found = layout(tokenizers, (Turn((Visual(5), "q"), "the cat sat on the mat"),))
     (_, stop), first = found.visual_spans[0], found.num_supervised
     assert truncate_layout(found, len(found)) is found
+    for room in (-1, 1):  # one token more than the limit loses its last one, one less nothing
+        cut = truncate_layout(found, len(found) + room)
+        assert (cut.input_ids, cut.labels) == (found.input_ids[: len(found) + room], found.labels[: len(found) + room])
+    # Pictures may end with the limit; then what is supervised has to be before them.
+    taught = layout(tokenizers, (Turn(("q",), "the cat"), Turn((Visual(5), "q"), "the mat")))
+    (_, end) = taught.visual_spans[0]
+    assert len(truncate_layout(taught, end)) == end
+    with pytest.raises(InputError, match="tokens of 1 of 1 pictures"):
+        truncate_layout(taught, end - 1)
     cut = truncate_layout(found, len(found) - 2)
     assert cut.input_ids == found.input_ids[:-2]
     assert cut.labels == found.labels[:-2]

@@ -56,7 +56,7 @@ def write_video(
     path: Path,
     ticks: Sequence[int],
     *,
-    rate: int = 10,
+    rate: int | Fraction = 10,
     codec: str = "libx264",
     keyframe_every: int = 12,
     b_frames: int = 0,
