@@ -11,7 +11,7 @@ from evaluation_sets import make_config, question, write_set
 from videochat_online.evaluation import RunFolder, make_plan
 from videochat_online.evaluation.plan import settled
 from videochat_online.evaluation.results import RowFile
-from videochat_online.evaluation.runner import summarize
+from videochat_online.evaluation.summary import summarize
 
 FOUR = ("A. red", "B. blue", "C. green", "D. grey")
 AGES_S = (0.0, 3.0, 20.0, 60.0)

@@ -16,7 +16,8 @@ from videochat_online.evaluation import RunFolder, compare_runs, make_plan
 from videochat_online.evaluation.judge import KEY_VARIABLE, Judge, parse_verdict
 from videochat_online.evaluation.open_scoring import SCORERS, parse_number
 from videochat_online.evaluation.results import RowFile
-from videochat_online.evaluation.runner import _question_row, summarize
+from videochat_online.evaluation.runner import _question_row
+from videochat_online.evaluation.summary import summarize
 
 EMPTY = {"frames_used": [], "num_visual_tokens": 0, "first_token_s": None, "answer_s": 0.1, "predicted_index": None}
 COST = {"num_encoded": 0, "watch_s": 0.1, "answer_s": 0.1, "peak_memory_bytes": None, "problem": None, "is_bad": False}

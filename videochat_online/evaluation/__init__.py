@@ -6,8 +6,9 @@ from videochat_online.evaluation.plan import EvaluationConfig, Plan, make_plan
 from videochat_online.evaluation.protocols import PROTOCOLS, EvalProtocol, resolve_protocol
 from videochat_online.evaluation.records import EvalQuestion, EvalSet, EvalVideo, Task
 from videochat_online.evaluation.results import RunFolder, Shard
-from videochat_online.evaluation.runner import Outcome, Progress, evaluate
+from videochat_online.evaluation.runner import Progress, evaluate
 from videochat_online.evaluation.scoring import parse_answer
+from videochat_online.evaluation.summary import Outcome
 from videochat_online.evaluation.tasks import TASKS, get_task
 
 __all__ = [

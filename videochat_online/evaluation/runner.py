@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
-from typing import IO, Any
+from typing import IO
 
 import torch
 
@@ -26,15 +26,13 @@ from videochat_online.evaluation.answering import (
     question_text,
     way_of_answering,
 )
-from videochat_online.evaluation.conditions import loaded_conditions, run_conditions
+from videochat_online.evaluation.conditions import loaded_conditions
 from videochat_online.evaluation.decoding import FootageWorker
-from videochat_online.evaluation.metrics import compute_metrics, remarks
 from videochat_online.evaluation.plan import EvaluationConfig, Located, Plan
 from videochat_online.evaluation.polling import Polls
 from videochat_online.evaluation.records import EvalQuestion
-from videochat_online.evaluation.report import cost_figures, summary_figures, write_report
-from videochat_online.evaluation.results import Row, RowFile, RunFolder, split_answers
-from videochat_online.evaluation.verdicts import scored
+from videochat_online.evaluation.results import Row, RowFile, RunFolder
+from videochat_online.evaluation.summary import Outcome, check_bad, check_too_long, summarize, too_long_rows
 from videochat_online.evaluation.viewers import Viewer, make_viewer
 from videochat_online.model import VideoChatModel
 
@@ -51,23 +49,6 @@ class Progress:
     questions_done: int = 0
     videos_done: int = 0
     frames_encoded: int = 0
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a process leaves.
-
-    Attributes:
-        metrics: of the whole set; None while other shards have answers to give.
-        num_answered: answers in the folder, all shards together.
-        num_open: questions that other shards still have to answer.
-        bad_videos: a line for each.
-    """
-
-    metrics: dict[str, Any] | None
-    num_answered: int
-    num_open: int
-    bad_videos: tuple[str, ...]
 
 
 @dataclass
@@ -125,7 +106,7 @@ class _Share:
         self._on_progress = on_progress
         self._open = [place for place in plan.share if not self._is_finished(place, gone_through)]
         self._num_bad = self._num_failed_in_a_row = 0
-        self._num_too_long = len(_too_long(answered))
+        self._num_too_long = len(too_long_rows(answered))
         self._withheld: list[Row] = []
         num_questions = sum(len(place.video.questions) for place in self._open)
         self._progress = Progress(num_questions, len(self._open))
@@ -134,7 +115,7 @@ class _Share:
         """Go through the videos that are not finished; the missing ones first, they need no model."""
         if self._plan.missing_anywhere:
             example = self._plan.missing_anywhere[0]
-            _check_bad(
+            check_bad(
                 len(self._plan.missing_anywhere), len(self._plan.content.videos), f"{example.problem}", self._config
             )
         for place in self._open:
@@ -158,9 +139,9 @@ class _Share:
         if row.get("error_kind") == NonFiniteError.__name__:
             self._withheld.append(row)
             return
-        if _too_long([row]):
+        if too_long_rows([row]):
             self._num_too_long += 1
-            _check_too_long(self._num_too_long, row, self._plan, self._config)
+            check_too_long(self._num_too_long, row, self._plan, self._config)
         self._flush(predictions)
         RowFile.append(predictions, row)
 
@@ -279,7 +260,7 @@ class _Share:
         self._num_bad += 1
         self._progress.questions_done += len(place.video.questions) - len(cost.answered)
         self._advance()
-        _check_bad(self._num_bad, len(self._plan.content.videos), f"{place.video.name}: {problem}", self._config)
+        check_bad(self._num_bad, len(self._plan.content.videos), f"{place.video.name}: {problem}", self._config)
 
     def _advance(self) -> None:
         self._progress.videos_done += 1
@@ -288,68 +269,6 @@ class _Share:
     def _is_finished(self, place: Located, gone_through: set[str]) -> bool:
         is_answered = all(question.id in self._done for question in place.video.questions)
         return is_answered and place.video.name in gone_through
-
-
-def summarize(config: EvaluationConfig, plan: Plan, folder: RunFolder) -> Outcome:
-    """Read what all shards have written; write metrics and report once nothing is missing.
-
-    Raises:
-        InputError: too many bad videos, or questions with too long a prompt.
-    """
-    videos = folder.all_videos()
-    bad = {row["video"]: f"{row['video']}: {row['problem']}" for row in videos if row["is_bad"]}
-    if bad:
-        _check_bad(len(bad), len(plan.content.videos), next(iter(bad.values())), config)
-    order = {question.id: place for place, question in enumerate(plan.content.questions)}
-    predictions = sorted(folder.all_predictions(), key=lambda row: order[row["id"]])
-    too_long = _too_long(predictions)
-    if too_long:
-        _check_too_long(len(too_long), too_long[-1], plan, config)
-    answered = {row["id"] for row in predictions}
-    seen = {row["video"] for row in videos}
-    missing = [
-        question
-        for video in plan.content.videos
-        if video.name not in bad
-        for question in video.questions
-        if question.id not in answered or video.name not in seen
-    ]
-    if missing:
-        num_open = sum(question.id not in answered for question in missing)
-        return Outcome(None, len(answered), num_open, tuple(bad.values()))
-    predictions = scored(predictions, config, plan, folder)
-    folder.write_merged(predictions, videos)
-    counted, left_out = split_answers(predictions, bad)
-    num_too_long = len(_too_long(counted))
-    metrics = summary_figures(config, plan.content, counted, left_out, videos) | {"num_too_long": num_too_long}
-    if num_too_long:
-        note = f"{num_too_long} questions count as wrong: with their frames they are longer than the model's context."
-        metrics["notes"] = [*metrics.get("notes", []), note]
-    metrics["conditions"] = run_conditions(folder.run, videos)
-    metrics |= compute_metrics(counted, config.task)
-    if said := remarks(metrics):
-        metrics["notes"] = [*metrics.get("notes", []), *said]
-    metrics["cost"] = cost_figures(predictions, videos)
-    write_report(folder, metrics, counted)
-    return Outcome(metrics, len(answered), 0, tuple(bad.values()))
-
-
-def _check_bad(num_bad: int, num_all: int, example: str, config: EvaluationConfig, what: str = "videos") -> None:
-    if num_bad > config.max_bad_fraction * num_all:
-        raise InputError(
-            f"{num_bad} of {num_all} {what} cannot be used, more than max_bad_fraction "
-            f"{config.max_bad_fraction:g} allows; the latest: {example}"
-        )
-
-
-def _too_long(rows: Sequence[Row]) -> list[Row]:
-    return [row for row in rows if row.get("error_kind") == PromptTooLongError.__name__]
-
-
-def _check_too_long(num_too_long: int, row: Row, plan: Plan, config: EvaluationConfig) -> None:
-    """How long a prompt becomes is known once its frames are: it cannot be refused at the start."""
-    example = f"{row['video']}: question {row['id']}: {row['error']}"
-    _check_bad(num_too_long, len(plan.content.questions), example, config, "questions")
 
 
 def _verdict(question: EvalQuestion, option: int | None = None) -> bool | None:
