@@ -165,6 +165,22 @@ The answer is: {X}
 The answer is:⏎{X}
 The answer is: **{X}**
 The answer is {X}, because a man walks.
+Q: What is it? A: {X}
+<|channel|>analysis<|message|>Maybe {other}.<|end|><|start|>assistant<|channel|>final<|message|>{X}<|return|>
+<|channel|>analysis<|message|>The answer is {other}.<|end|><|start|>assistant<|channel|>final<|message|>I choose {X}.
+<|channel>thought⏎The answer is {other}.<channel|>{X}
+The man holds it, which makes {X} correct.
+{X} 100%
+option {x} is correct
+The answer is {x} because a man walks
+The answer is {other}. Actually, it's {X}.
+The answer is {other}. Wait, no, {X}.
+I was going to say {other}, but it's {X}.
+{other}? No, {X}.
+Is the answer {other}? I don't think so. {X}.
+The answer cannot be {other}, so it must be {X}.
+Anything but {other}. {X}
+It's between {other} and {X}. Final: {X}
 The answer is {X} because a man walks.
 The answer is {X} based on the video.
 The answer is {X} here.

@@ -53,6 +53,9 @@ def test_a_ninth_letter_is_read_where_it_cannot_be_the_pronoun():
         "A and B are wrong", "not A or B", "neither A nor B", "A B", "(A) (B)", "A-C",
         "Option A and option C are correct",
         "The answer is A or B", "<think>A, surely", "<think>maybe D</think>", "A.B.C.D.", "",
+        "The answer cannot be A", "Anything but D", "Everything other than B", "Is it B? No.", "A or maybe B",
+        "It's 20 \u2103", "in C++ code", "a B-52", "<|channel|>analysis<|message|>The answer is B", "No, A man walks",
+        "But it's a man",
     ],
 )  # fmt: skip
 def test_an_article_a_denial_and_several_letters_are_no_answer(text):
@@ -76,6 +79,14 @@ def test_the_words_of_an_option_are_no_letters(text, place):
     assert parse_answer(text, options) == place
 
 
+def test_options_that_are_letters():
+    options = ("D", "C", "B", "A")
+    for place, (letter, text) in enumerate(zip("ABCD", options, strict=True)):
+        for style in ("{}. {}", "({}) {}", "{}: {}", "The answer is {}, {}.", "Option {} ({}) is correct."):
+            assert parse_answer(style.format(letter, text), options) == place
+        assert parse_answer(letter, options) == place
+
+
 def test_options_in_another_order_move_the_answer():
     draw = random.Random(0)
     for style in STYLES:
@@ -96,6 +107,7 @@ def test_what_is_not_the_answer_of_a_reply_is_left_out():
     assert conclusion("<answer></answer> B") == "B"
     assert conclusion("<answer>C</answer> <answer>A</answer> B") == "A"
     assert conclusion("2 < 3 <3 <B> \\boxed{} x") == "2 < 3 <3 <B> \n{} x"
+    assert conclusion("<b>A") == "A"
 
 
 CHATTY = (
@@ -199,7 +211,7 @@ def test_yes_or_no(text, meant):
         ("between 2 and 3", None), ("two to three times", None), ("more than 3", None), ("3 times in 10 seconds", 3),
         ("at 0:05 and 0:10, so 2", 2), ("<think>3 or 4</think>5", 5), ("3 or 4</think>\\boxed{5}", 5),
         ("<think>3", None),
-        ("7</s>", 7), ("three (3)", 3), ("x3", 3), ("1,000", None), ("5 s", None),
+        ("7</s>", 7), ("ninety\u2011nine", 99), ("three (3)", 3), ("x3", 3), ("1,000", None), ("5 s", None),
     ],
 )  # fmt: skip
 def test_counts(text, meant):

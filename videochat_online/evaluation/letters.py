@@ -16,20 +16,25 @@ from videochat_online.evaluation.replies import WORD, words_of
 
 _LATIN = "A-Za-z0-9À-ɏ"
 _TOKEN = re.compile(rf"[{_LATIN}]+(?:['’][{_LATIN}]+)*|\n|\S")
-# Not in a word, a contraction ("I'd") or an abbreviation ("e.g.").
+# Not in a word, a contraction ("I'd"), an abbreviation ("e.g.") or a unit ("°C").
 _LETTER = re.compile(
-    rf"(?<![{_LATIN}])(?<![{_LATIN}]['’])(?<!\b[A-Za-z]\.)[A-Za-z](?![{_LATIN}]|['’][{_LATIN}]|\.[A-Za-z]\.)"
+    rf"(?<![{_LATIN}°])(?<![{_LATIN}]['’])(?<!\b[A-Za-z]\.)[A-Za-z](?![{_LATIN}]|['’][{_LATIN}]|\.[A-Za-z]\.|\+\+)"
 )
 _DELIMITER = re.compile(r"[)\]}>\"'`*_”’|$\n\t]|[.,;!?](?:\W|$)|\s*(?:[:=/+&→(\[{|–—]|-+>?\s|$)")
 # Between letters that are named together: "A or B", "(A), (B)", "A/B", "option A and option B".
-_JOINT = re.compile(r"[^\w\n.:;!?]*(?:\b(?:or|and)\b[^\w\n.:;!?]*)?(?:\b(?:option|choice)\b)?[^\w\n.:;!?]*")
+_JOINT = re.compile(
+    r"[^\w\n.:;!?]*(?:\b(?:or|and)\b[^\w\n.:;!?]*(?:(?:maybe|perhaps|even|also|\w+ly)\b\W)?)?"
+    r"(?:\b(?:option|choice)\b)?[^\w\n.:;!?]*"
+)
 
 
 def _set(words: str) -> frozenset[str]:
     return frozenset(words.split())
 
 
-_NOUNS = _set("answer ans option choice letter selection response solution prediction conclusion verdict guess one")
+_NOUNS = _set(
+    "answer ans option choice letter selection response solution prediction conclusion verdict guess final one"
+)
 _VERBS = _set("choose chose chosen choosing pick picked picking select selected selecting say")
 _VERBS_WITH = _set("go going went stick sticking opt opting vote voting settle settling lean leaning")
 _WITH = _set("with for on towards toward")
@@ -50,6 +55,8 @@ _AFTER_A = _AFTER_BOTH | _set(
     "so was were wasn't would should could couldn't wouldn't will won't must may might has hasn't had does doesn't did"
     " didn't be based then there who what we you my his her their now too please maybe perhaps can't cannot"
 )
+# After a letter where no noun follows, as is a share: "which makes A correct", "A 100%".
+_JUDGED = _set("correct incorrect right wrong true false best valid invalid likely unlikely plausible")
 _PAIRS_AFTER = {("based", "on"), ("due", "to"), ("according", "to"), ("rather", "than"), ("can", "be"), ("can", "not")}
 # A third person's verb, such as "describes": what ends like it and stands before one of these is no plural noun.
 _VERB = re.compile(r"(?!(?:series|species|news|lens|gas|canvas)$)[a-z]+[^\Wsui]s")
@@ -58,12 +65,13 @@ _AFTER_VERB = _set(
     " more to with right correct good plausible true accurate"
 )
 _LETTERED = re.compile(r"\W*[A-Za-z][.):]")
-_COMPOUND = re.compile(r"-[A-Za-z]{2}")
+_COMPOUND = re.compile(r"-(?:[A-Za-z]{2}|\d)")
 # "Not", then what may announce a letter: "I would never choose option B"; also the second one of "not A or B".
 _DENIED = re.compile(
-    r"(?:(?:\b(?:not|never|neither|nor)|n['’]t)(?:[^\w.!?;,]+(?:"
+    r"(?:(?:\b(?:not|cannot|never|neither|nor)|n['’]t)(?:[^\w.!?;,]+(?:"
     + "|".join(sorted(_GLUE | _VERBS | _VERBS_WITH, key=len, reverse=True))
-    + r")\b)*|\b(?:(?<!other )than|instead of|unlike|except|exclud\w+|eliminat\w+|reject\w*|rul\w+ out)"
+    + r")\b)*|\b(?:(?<!other )than|(?:any\w*|every\w*|all) (?:but|other than)|instead of|unlike"
+    r"|except|exclud\w+|eliminat\w+|reject\w*|rul\w+ out)"
     r"(?:\s+(?:the|option|choice|answer))*)(?:\W+[a-z]\W+(?:or|nor)\b)*[^\w.!?;]*$",
     re.IGNORECASE,
 )
@@ -78,6 +86,17 @@ _VERDICT = re.compile(
     r"(?:(?:is|was|would be|should be|must be|seems|looks|appears)(?: (?:to be|the|my|also))* )?"
     r"(?:(?:most|more|\w+ly) )*(?:best|correct|right|accurate|answer|fits|matches)\b|it is\b"
 )
+# After a letter: "Is it B? No."
+_REJECTED = re.compile(r"[^\w\n?]*\?\W*(?:no(?! doubt)|nope|not|i (?:do not|don['’]t) think so)\b", re.IGNORECASE)
+# Before one that takes the place of an earlier answer: "Wait, no, it's C", "but it is C".
+_REVISED = re.compile(
+    r"\b(?:(?:actually|wait|no|correction|sorry|reflection|thoughts?)[,:–—-]+|(?:actually|but)(?=\W+(?:it|that|this)\b))"
+    r"(?:[^\w.!?;]*\b(?:actually|it|that|this|the|answer|option|choice|is|s|must|should|would|has|to|be|rather)\b)*"
+    r"[^\w.!?;]*$",
+    re.IGNORECASE,
+)
+# "Q: What is it? A: B", where the first A is none of the options.
+_SPOKEN = re.compile(r"(?:\A|\AQ:.*?\s)A:\s+(?=[^\w\s]{0,3}[A-Z](?:[^\w\s'’]|\s*\Z))", re.DOTALL)
 _QUESTION = re.compile(r"[^.!?\n]{0,80}\?")
 
 
@@ -154,25 +173,28 @@ class _Reply:
         has_text = bool(option) and tuple(self.words[after : after + len(option)]) == option
         if has_text:
             self.list_ends.setdefault(letter, self.word_starts[after + len(option) - 1])
+            self.within_options.add(self.word_starts[after])  # which may be a letter, too
         is_delimited = _DELIMITER.match(self.text, end) is not None
         is_leading, cue = token <= self.first, self._cue(token)
         in_brackets = self._token(token - 1) in ("(", "[") and self._token(token + 1) in (")", "]")
         if match[0].islower():
             is_letter = (has_text or is_delimited) and (is_leading or in_brackets or cue is not None)
+            is_letter |= cue is not None and not self._is_other_word(letter, token, after, is_cued=False)
         else:
             is_letter = has_text or not self._is_other_word(letter, token, after, is_cued=cue is not None)
         if not is_letter or (not is_delimited and self._begins_option(letter, after)):
             return None
         follows = " ".join(self.words[after + len(option) * has_text :][:8])
         before = self.text[max(0, start - 80) : start]
-        if cue is not Rank.CONCLUDED and _VERDICT.match(follows) and not _QUESTION.match(self.text, end):
+        is_verdict = _VERDICT.match(follows) and not _QUESTION.match(self.text, end)
+        if is_verdict or ((has_text or is_delimited) and _REVISED.search(before)):
             cue = Rank.CONCLUDED
         ranks = [Rank.ALONE, *([Rank.BRACKETED] if in_brackets else []), *([cue] if cue is not None else [])]
         if is_leading:
             ranks.append(Rank.HEADING if has_text or is_delimited else Rank.LEADING)
         if max(ranks) is Rank.ALONE and _COMPOUND.match(self.text, end):
             return None
-        is_denied = bool(_DENIED.search(before) or _RULED_OUT.match(follows))
+        is_denied = bool(_DENIED.search(before) or _RULED_OUT.match(follows) or _REJECTED.match(self.text, end))
         return _Letter(letter, start, end, max(ranks), is_denied)
 
     def _token(self, place: int) -> str:
@@ -216,7 +238,9 @@ class _Reply:
         if not word[:1].isalnum():
             return False
         is_heading = following == ":" and self.text[self.starts[place]].isupper()
-        if is_heading or (word, following) in _PAIRS_AFTER:
+        ends = self._token(place + 2) if following == "%" else following
+        is_judged = (word in _JUDGED or following == "%") and not ends[:1].isalnum()
+        if is_heading or is_judged or (word, following) in _PAIRS_AFTER:
             return False
         if _VERB.fullmatch(word) and (following in _AFTER_VERB or _ADVERB.fullmatch(following)):
             return False
@@ -231,8 +255,14 @@ def letters_in(text: str, options: Sequence[str]) -> tuple[list[str], bool]:
     Returns:
         The letters, and whether the text repeats all options, so that none of their texts is an answer.
     """
+    spoken = _SPOKEN.match(text)
+    if spoken is not None and words_of(text[spoken.end() :])[:1] != words_of(options[0])[:1]:
+        text = text[spoken.end() :]
     reply, letters = _Reply(text, options), ascii_uppercase[: len(options)]
     if reply.words and all(len(word) == 1 and word.upper() in letters for word in reply.words):
+        named = reply.words[0].upper()  # whose text may be a letter, too: "A. D"
+        if len(reply.words) == 2 and reply.option_words[letters.index(named)] == (reply.words[1],):
+            return [named], False
         return sorted({word.upper() for word in reply.words}), False
     found = reply.letters()
     is_list = len(reply.list_ends) == len(letters) > 1

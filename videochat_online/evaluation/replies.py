@@ -6,16 +6,21 @@ import re
 import unicodedata
 from functools import lru_cache
 
-# <think>, </thinking>, <|begin_of_thought|>, [THINK], <answer>, <|end_of_box|>: the name says what is within.
+# <think>, </thinking>, <|begin_of_thought|>, [THINK], <answer>, <|end_of_box|>: the name says what is within. So it
+# does after <|channel|> (any but the final one is thought), up to the next tag or <channel|>.
 _PART = re.compile(
     r"[<\[◁]\|?(?P<end>/|end_?)?(?:[a-z]+[_:])*(?:"
     r"(?P<thought>think|thought|reason|rationale|reflect|analysis|scratchpad)|(?:answer|solution|conclusion|box)"
-    r")[\w:]*\|?[>\]▷]",
+    r")[\w:]*\|?[>\]▷]"
+    r"|<\|channel\|?>\s*(?:final|(?P<channel>[a-z]+))[^<\n]*(?:<\|message\|>)?|(?P<left><channel\|>)",
     re.IGNORECASE,
 )
 _BOXED = re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
-# Any other tag, and LaTeX commands. A letter between angle brackets is a tag where that is closed, too; else a letter.
-_TAG = re.compile(r"<(?!\|?[A-Za-z]\|?>)[/|A-Za-z_][^<>\n]{0,60}>|<([A-Za-z])>(?=[^<>]*</\1>)|\\[A-Za-z]+(?=\s*\{)")
+# Any other tag, and LaTeX commands. A letter between angle brackets is a tag where that is closed, too, or a text
+# follows a small one at once; else a letter.
+_TAG = re.compile(
+    r"<(?!\|?[A-Za-z]\|?>)[/|A-Za-z_][^<>\n]{0,60}>|<([A-Za-z])>(?=[^<>]*</\1>)|<[a-z]>(?=\w)|\\[A-Za-z]+(?=\s*\{)"
+)
 WORD = re.compile(r"(?:(?<![\w.])[+-](?=\d))?[^\W_]+(?:[.,][0-9]+)*|->")
 
 
@@ -29,9 +34,10 @@ def conclusion(text: str) -> str:
     parts: list[tuple[str, str]] = []
     kind, start = "", 0
     for tag in _PART.finditer(text):
-        name, part = "thought" if tag["thought"] else "answer", text[start : tag.start()]
+        is_thought = tag["thought"] or tag["channel"] or tag["left"]
+        name, part = "thought" if is_thought else "answer", text[start : tag.start()]
         start = tag.end()
-        if not tag["end"]:
+        if not tag["end"] and not tag["left"]:
             parts.append((kind, part))
             kind = name
         elif name == "answer" and kind != "thought":

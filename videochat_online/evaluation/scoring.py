@@ -45,7 +45,7 @@ _NUMBER = re.compile(
     # In digits: no part of a fraction, a date or a clock, and without a unit.
     | (?<![\w.,:])(?<!\W[+-])(?<!^[+-])x?(?P<digits>\d{{1,9}})(?:\.0{{1,2}})?x?(?![\w%]|[.,:]\d)
       (?!\ ?(?:%|(?:s|secs?|seconds?|min|minutes?|percent|fps)\b))
-    | \b(?P<tens>{"|".join(_TENS[2:])})(?:[ -](?P<unit>{"|".join(_SMALL[1:10])}))?\b(?!-\w)
+    | \b(?P<tens>{"|".join(_TENS[2:])})(?:[ \-‐–](?P<unit>{"|".join(_SMALL[1:10])}))?\b(?!-\w)
     | \b(?P<small>{"|".join([_SMALL[0], *_SMALL[2:]])})\b(?!-\w)
     # "Once" that means "as soon as" stands before its clause; "at once" and "once more" are no numbers. "One" and
     # "a single" before a noun count where there is no other number: "one man jumps 3 times".
