@@ -17,7 +17,7 @@ from made_up_replies import STYLES
 from official_sets import FILES, made_run, mixed_rows, write_run
 from videochat_online.cli.main import main
 from videochat_online.evaluation import get_task
-from videochat_online.evaluation.official import OFFICIAL, official_scores
+from videochat_online.evaluation.official import OFFICIAL, export_run, official_scores
 from videochat_online.evaluation.official import ovbench as official_ovbench
 from videochat_online.evaluation.official import streamingbench as official_streamingbench
 from videochat_online.evaluation.tasks.streamingbench import PUBLISHED_PROACTIVE_S, TASKS_OF_GROUPS
@@ -313,3 +313,13 @@ class TestTables:
         assert set(sizes["counts"]) > {"0.0"}
         official_differences.main(given)
         assert capsys.readouterr().out == first
+
+
+@pytest.mark.parametrize("task", OFFICIAL)
+def test_half_a_character_is_written_as_it_was_replied(task, tmp_path):
+    run = made_run(tmp_path, task, style="letter")
+    path = run / "predictions.jsonl"
+    rows = [json.loads(line) | {"text": "A \ud800\n"} for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    written = export_run(run, tmp_path / "out", task).paths[0].read_text(encoding="utf-8")
+    assert r"A \ud800\n" in json.dumps(json.loads(written))

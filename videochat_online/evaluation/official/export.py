@@ -89,7 +89,7 @@ def export_run(
     for path, made in files.items():
         (output / path).parent.mkdir(parents=True, exist_ok=True)
         text = made if isinstance(made, str) else json.dumps(made, ensure_ascii=False) + "\n"
-        (output / path).write_text(text, encoding="utf-8")
+        (output / path).write_text(text, encoding="utf-8", errors="backslashreplace")  # half a character, too
     notes = _notes(run, content.problems, scoring.skips)
     return Export(tuple(output / path for path in files), tuple(notes))
 
