@@ -33,8 +33,14 @@ LETTERS = {
     "Option D, clearly.": "D", "It has to be (C).": "C", "c)": None, "perhaps B, perhaps C": "B", "A bird sings": "A",
     "a horse": None, "CAMEL": "C", "Deciding is hard: b": "D", "<think>B or so</think>The answer is (C)": "B",
     "\u7b54\u6848\u9009C": "C", "Answer: D": "D", "Best guess: A": "B", "": None,
+    "Excluding B, E": "B", "I'd rule out C.": "C", "The B-roll shows E": "B", "Because it moves, b": "B",
 }  # fmt: skip
 """What the first capital of A to D is, by hand."""
+PRINTED = """
+<<<  Subset instance:  3     Subset correct:  1     Subset accuracy:  33.333333333333336   >>>
+<Task Spatial>   instance:3   correct:1   accuracy:33.33%
+<Subtask Spatial-1>   instance:3   correct:1   accuracy:33.33%
+"""
 PAIRS = [
     ("(C) a bird", "Option C.", 1), ("(C) a bird", "c. flies", 1), ("(A) a bird", "it is a bird", 1),
     ("B", "D/B", 0), ("D", "[D]", 1), ("Yes", "yes!", 1), ("E", "e) none", 1),
@@ -116,14 +122,16 @@ def _track(tokenizer, root: Path) -> tuple[dict, dict]:
     pixels = [Image.open(root / "track" / name).convert("RGB").resize((448, 448), Image.Resampling.BICUBIC)
               for name in names[:4]]  # fmt: skip
     scaled = (np.stack(pixels) / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    asked_s = [0.4, 0.8, 1.2, 1.2]
     recorded = {
         "input_ids_rle": [[index, 1] for index in ids], "labels_rle": [[label, 1] for label in labels],
         "attention_ones": len(ids), "mismatch_warning": False, "num_patches": [4], "is_video": [1],
+        "n": len(ids), "n_supervised": sum(label != -100 for label in labels), "image_flags": [1] * 4,
         "pixel_shape": [4, 3, 448, 448], "pixel_means": scaled.mean(axis=(1, 2)).tolist(), "error": None,
         "conversations_after": [
-            {"from": who, "value": value}
-            for pair in zip(users, replies, strict=True)
-            for who, value in zip(("human", "gpt"), pair, strict=True)
+            message
+            for user, reply, time_s in zip(users, replies, asked_s, strict=True)
+            for message in ({"from": "human", "value": user, "timestamps": time_s}, {"from": "gpt", "value": reply})
         ],
     }  # fmt: skip
     return row, recorded
@@ -177,6 +185,7 @@ def write_golden(root: Path, model: Path) -> Callable[[str], Path]:
     ]  # fmt: skip
     cases = {
         "clips": ("frame_sampling_train", {}, [
+            _clip_row(40, 23.976, [0.5, 9.5], "fps1", 3), _clip_row(40, 23.976, [0.5, 9.5], "middle", 4),
             _clip_row(77, 10.0, [6.7, 10.7], "middle", 8), _clip_row(77, 10.0, [6.7, 10.7], "fps1", 64),
             _clip_row(75, 29.97, [1.0, 3.0], "fps4", 5), _clip_row(75, 29.97, [2.0, 9.5], "fps2", 16),
         ]),
@@ -187,7 +196,7 @@ def write_golden(root: Path, model: Path) -> Callable[[str], Path]:
         "track": ("dataset_sample", of_row, track),
         "letters": ("scoring", {}, [{"text": text, "out": out} for text, out in LETTERS.items()]),
         "pairs": ("scoring", {}, [{"gt": gt, "pred": pred, "score": score} for gt, pred, score in PAIRS]),
-        "items": ("scoring", {}, {"items": items, "aggregate": 100 / 3}),
+        "items": ("scoring", {}, {"items": items, "aggregate": 100 / 3, "printed": PRINTED}),
         "turns": ("eval_script", {"script": "stream_multiturn", "args": arguments, "data_root": "media"}, _multiturn()),
     }  # fmt: skip
     tolerance = {"pixel_means_atol": 0.05, "sec_atol": 1e-3}

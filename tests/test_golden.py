@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 import check_golden
 from golden import evaluation as golden_evaluation
 from golden.harness import Case, run_lengths
-from golden_folder import write_golden
+from golden_folder import PRINTED, write_golden
 
 FRAMES = "import numpy as np\ndef make_frames(seed, T):\n    return np.full((T, 2, 2, 3), seed, dtype=np.uint8)\n"
 
@@ -262,18 +262,28 @@ def test_another_recording_passes(other_folder, capsys):
 @pytest.mark.parametrize(
     ("name", "path", "value"),
     [
-        ("clips", (0, "indices", 3), 55),
-        ("clips", (2, "timestamps", 0), 0.4),
+        ("clips", (0, "indices", 1), -76),
+        ("clips", (1, "timestamps", 2), 0.4),
+        ("clips", (2, "indices", 3), 55),
+        ("clips", (4, "timestamps", 0), 0.4),
         ("files", (0, "indices", 4), 71),
         ("files", (1, "sec", 2), "2.2"),
         ("track", ("pixel_means", 3, 0), 9.0),
         ("track", ("conversations_after", 6, "value"), "Frame5 at 1.2s: <image>\n"),
         ("track", ("num_patches",), [5]),
+        ("track", ("n",), 2),
+        ("track", ("n_supervised",), 2),
+        ("track", ("image_flags", 1), 0),
+        ("track", ("is_video",), [2]),
+        ("track", ("attention_ones",), 10**6),
+        ("track", ("conversations_after", 6, "timestamps"), 1.3),
+        ("track", ("conversations_after", 2, "from"), "gpt"),
         ("letters", (3, "out"), "C"),
         ("letters", (6, "out"), None),
         ("pairs", (2, "score"), 0),
         ("items", ("items", 0, "result", "score"), 0),
         ("items", ("aggregate",), 25.0),
+        ("items", ("printed",), PRINTED.replace("33.33%", "34.33%")),
         ("turns", ("calls", 1, "question"), "Frame1 at 0.5s: <image>\nWhich?"),
         ("turns", ("calls", 0, "n_frames"), 3),
         ("turns", ("printed_result",), "{'Spatial': 0.0, 'Avg': 50.0, 'total': 2}"),
@@ -292,7 +302,7 @@ def test_one_number_of_another_recording_can_fail(other_folder, name, path, valu
     assert not any("raised" in line for line in changed.failures)
 
 
-@pytest.mark.parametrize(("reply", "num_unexplained"), [(None, 4), ("A", 11)])
+@pytest.mark.parametrize(("reply", "num_unexplained"), [(None, 4), ("A", 15)])
 def test_a_reading_without_a_reason_fails(other_folder, monkeypatch, reply, num_unexplained):
     """A parser that reads nothing, and one that reads an A in everything."""
     monkeypatch.setattr(golden_evaluation, "parse_answer", lambda text, options: None if reply is None else 0)

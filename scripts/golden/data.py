@@ -77,10 +77,12 @@ def check_dataset_sample(case: Case) -> None:
         return
     _take_their_order(case, told)
     case.exact("recorded dialogue, restated", told.theirs.dialogue, _dialogue(recorded["conversations_after"]))
+    _check_noted(case, told.theirs)
     ids, labels = (unrolled(recorded[key])[: recorded["attention_ones"]] for key in ("input_ids_rle", "labels_rle"))
     pads = (unrolled(recorded[key])[recorded["attention_ones"] :] for key in ("input_ids_rle", "labels_rle"))
     for name, values, pad in zip(("ids", "labels"), pads, (encoder.tokenizer.pad_token_id, IGNORE_INDEX), strict=True):
         case.exact(f"recorded {name} of pads", set(values) <= {pad}, True)
+    case.exact("recorded ids that are no pads", len(ids), recorded["attention_ones"])
     ours = _check_ours(case, encoder, sample, told)
     if ours is None:
         return
@@ -90,6 +92,28 @@ def check_dataset_sample(case: Case) -> None:
     _check_recorded_pixels(case, sample, told, ours)
     if len(ids) == encoder.max_length:
         _check_cut(case, encoder, sample, ours)
+
+
+def _check_noted(case: Case, told: Told) -> None:
+    """What the recording says of itself: who speaks and when, counts, and a flag for each picture."""
+    recorded, messages = case.recorded, case.recorded["conversations_after"]
+    case.exact("recorded speakers", [one["from"] for one in messages], ["human", "gpt"] * (len(messages) // 2))
+    times_s = [one["timestamps"] for one in messages if "timestamps" in one]
+    if case.exact("recorded turns with times", len(times_s), len(told.asked_s)):
+        case.close("recorded times of turns", told.asked_s, times_s, atol=1e-6)
+    files = [one["image_file"] for one in messages if "image_file" in one]
+    shown = case.params["sample"].get("all_image_files", files)
+    case.exact("recorded files are in the row's order", files, [name for name in shown if name in files])
+    labels = unrolled(recorded["labels_rle"])
+    num_taught = sum(label != IGNORE_INDEX for label in labels)
+    restated = {
+        "n": len(labels),
+        "n_supervised": num_taught,
+        "image_flags": [1] * sum(recorded["num_patches"]),
+        "is_video": [int(told.frames is not None)],
+    }
+    for key, value in restated.items():
+        case.exact(f"recorded {key}", value, recorded.get(key, value))
 
 
 def _take_their_order(case: Case, told: RowTold) -> None:
@@ -183,7 +207,6 @@ def _check_layout(case: Case, whose: str, ours: Example, expected: Example) -> N
 def _check_recorded_pixels(case: Case, sample: Sample, told: RowTold, ours: Example) -> None:
     """Ours where both show the same, else the row's own pictures."""
     recorded = case.recorded
-    case.exact("frames, not images", told.theirs.frames is not None, recorded["is_video"] == [1])
     assert ours.pixels_TCSS is not None
     means, shape = ours.pixels_TCSS.mean(dim=(2, 3)), list(ours.pixels_TCSS.shape)
     their_frames, our_frames = told.theirs.frames, told.ours.frames

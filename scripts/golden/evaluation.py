@@ -6,6 +6,8 @@ restatement must give what was recorded, and where ours reads something else, th
 
 from __future__ import annotations
 
+import re
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from string import ascii_uppercase
 from typing import Any
@@ -116,9 +118,29 @@ def _check_benchmark(case: Case, recorded: Row) -> None:
             | {"predicted_index": None if ours is None else ascii_uppercase.index(ours)}
         )
     case.close("recorded average, restated", recorded["aggregate"], _percent(scores), atol=1e-9)
+    _check_printed(case, recorded)
     micro = compute_metrics(rows, get_task("ovbench"))["micro_average"] if rows else {"accuracy": 0.0}
     case.close("micro average", micro["accuracy"], _percent([row["correct"] for row in rows]), atol=1e-3)
     case.exclude("aggregate: the reference leaves empty predictions out of the denominator; with us they are wrong")
+
+
+def _check_printed(case: Case, recorded: Row) -> None:
+    """What the reference prints of a run: how many of all, and of each type, are right by its own scores."""
+    case.exact("average of nothing", recorded.get("aggregate_empty", 0), 0)
+    by_name: dict[str, list[int]] = defaultdict(list)
+    for item in recorded["items"]:
+        doc, result = item["doc"], item["result"]
+        names = ["", f"Task {doc['answer_type']}", f"Subtask {doc['sub_answer_type']}"]
+        types = {key: doc[key] for key in ("answer_type", "sub_answer_type")}
+        case.exact("recorded types", {key: result.get(key, doc[key]) for key in types}, types)
+        for name in names if item["pred"] != "" else ():
+            by_name[name].append(result["score"])
+    for line in re.finditer(r"(?m)^<(?:((?:Task|Subtask) .*)>|<<) (.*)$", recorded.get("printed", "")):
+        scores = by_name.pop(line[1] or "", [])
+        numbers = [float(number) for number in re.findall(r": *([\d.]+)", line[2])]
+        case.close(f"printed {line[0].strip()}", numbers, [len(scores), sum(scores), _percent(scores)], atol=0.0051)
+    if "printed" in recorded:
+        case.exact("types that are not printed", sorted(by_name), [])
 
 
 def _percent(scores: Sequence[int]) -> float:

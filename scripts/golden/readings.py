@@ -81,8 +81,9 @@ class Standing:
     Attributes:
         letter: as a capital.
         is_small: as written.
-        in_word: a period or an apostrophe ties it to more.
+        in_word: a period, an apostrophe or a hyphen ties it to more.
         is_article: an A before a blank and a word, in small letters if it is a capital itself.
+        is_loose: a small one after other words, none of which announces an answer.
         in_script: written in another script's width, or between its letters.
     """
 
@@ -90,7 +91,21 @@ class Standing:
     is_small: bool
     in_word: bool
     is_article: bool
+    is_loose: bool
     in_script: bool
+
+
+ANNOUNCED = re.compile(
+    r"answer|option|choice|letter|cho+se|pick|select|say|correct|\b(?:is|it['’]s|go with)\b", re.IGNORECASE
+)
+"""What says that a letter follows."""
+
+DENIAL = re.compile(
+    r"\b(?:not|nor|neither|never|cannot|wrong|false|incorrect|unlike(?:ly)?|impossible|except|than|instead"
+    r"|(?:exclud|eliminat|reject|discard|dismiss)\w*|rul(?:e|es|ed|ing) out)\b|n['’]t\b",
+    re.IGNORECASE,
+)
+"""What says of a letter that it is not the one."""
 
 
 def standing_letters(text: str) -> list[Standing]:
@@ -99,10 +114,11 @@ def standing_letters(text: str) -> list[Standing]:
     plain = unicodedata.normalize("NFKC", text)
     for match in re.finditer(r"(?<![A-Za-z0-9])[A-Za-z](?![A-Za-z0-9])", plain):
         sign, before, after = match[0], plain[: match.start()], plain[match.end() :]
-        tied = re.search(r"[A-Za-z0-9][.'’]$", before) or re.match(r"[.'’][A-Za-z0-9]", after)
+        tied = re.search(r"[A-Za-z0-9][.'’-]$", before) or re.match(r"[.'’-][A-Za-z0-9]", after)
         foreign = any(beside.isalpha() for beside in (before[-1:], after[:1])) or sign not in text
         article = re.match(r"a +[A-Za-z]|A +(?!(?:and|or)\b)[a-z]", sign + after) is not None
-        found.append(Standing(sign.upper(), sign.islower(), tied is not None, article, foreign))
+        loose = sign.islower() and re.search(r"\w[^\w(\[]*$", before) is not None and not ANNOUNCED.search(before)
+        found.append(Standing(sign.upper(), sign.islower(), tied is not None, article, loose, foreign))
     return found
 
 
@@ -141,9 +157,10 @@ def why_different(
         "there is no such option": theirs not in letters,
         "reasoning is no answer": theirs in {one.letter for one in standing_letters(text)} and not of_theirs,
         "a letter inside a word is no letter": not of_theirs,
+        "a small letter that no word announces is no letter": all(one.is_loose for one in of_theirs),
         "an article is no letter": all(one.is_article for one in of_theirs),
         "of several letters the first need not be the one that is meant": len(others) > 1,
-        "a letter that is denied is no answer": re.search(r"\b(?:not|nor|neither|wrong|false)\b|n['’]t\b", answer),
+        "a letter that is denied is no answer": DENIAL.search(answer),
         "an option's own text is an answer": own_text,
     }
     return next((reason for reason, holds in reasons.items() if holds), None)

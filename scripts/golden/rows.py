@@ -31,10 +31,12 @@ class Told:
     Attributes:
         dialogue: with `<image>` where a picture is.
         frames: places in the row's `pictures`; None for still images.
+        asked_s: when each turn is asked, as the reference notes it; empty where turns have no times.
     """
 
     dialogue: Dialogue
     frames: list[int] | None = None
+    asked_s: list[float] = field(default_factory=list)
 
 
 @dataclass
@@ -48,7 +50,7 @@ class RowTold:
     @property
     def are_same(self) -> bool:
         """Whether there is no difference."""
-        return self.theirs == self.ours
+        return (self.theirs.dialogue, self.theirs.frames) == (self.ours.dialogue, self.ours.frames)
 
 
 def tell(case: Case, sample: Sample) -> RowTold:
@@ -99,7 +101,7 @@ def _subset(items: list[int], most: int) -> list[int]:
     return [items[int(position)] for position in np.linspace(0, len(items) - 1, most)]
 
 
-def _sampled(num_frames: int, fps: float, method: str, most: int) -> list[int]:
+def sampled_places(num_frames: int, fps: float, method: str, most: int) -> list[int]:
     """Centres of intervals, or middles of segments."""
     if method == "middle":
         edges = [int(edge) for edge in np.linspace(0, num_frames, min(most, num_frames) + 1)]
@@ -114,22 +116,22 @@ def _chosen(sample: Sample, settings: Row) -> tuple[tuple[list[int], list[int]],
     (frames, fps), method, most = pictures(sample), settings["sampling_method"], settings["max_num_frame"]
     num_frames = len(frames)
     if Path(str(sample.media[0])).is_dir():
-        theirs = _sampled(num_frames, 1.0, method, most) if num_frames > most else list(range(num_frames))
-        ours = sorted(set(_sampled(num_frames, fps, method, most)))
+        theirs = sampled_places(num_frames, 1.0, method, most) if num_frames > most else list(range(num_frames))
+        ours = sorted(set(sampled_places(num_frames, fps, method, most)))
         if method == f"fps{fps:g}":
             ours = _subset(list(range(num_frames)), most)
         return (theirs, ours), [] if theirs == ours else ["images of a folder are a second apart, each shown once"]
     if sample.clip_s is None:
-        places = _sampled(num_frames, fps, method, most)
+        places = sampled_places(num_frames, fps, method, most)
         return (places, places), []
     first, wanted = int(sample.clip_s[0] * fps), int((sample.clip_s[1] - sample.clip_s[0]) * fps)
     first = min(first, num_frames - wanted)
-    theirs = [first + place for place in _sampled(wanted, fps, method, most)]
+    theirs = [first + place for place in sampled_places(wanted, fps, method, most)]
     if first >= 0 and theirs:
         return (theirs, theirs), []
     if first >= 0:
         return ([], [min(first, num_frames - 1) + wanted // 2]), ["a clip without the centre of an interval"]
-    return (theirs, _sampled(num_frames, fps, method, most)), ["a clip longer than the video begins before it"]
+    return (theirs, sampled_places(num_frames, fps, method, most)), ["a clip longer than the video begins before it"]
 
 
 def _pairs(row: Row) -> Dialogue:
@@ -191,6 +193,7 @@ def _timed(
     theirs, stops = Told([]), [0]
     for user, reply, at_s in turns:
         until_s = min(round(times_s[-1], 1) + 0.1, at_s) if times_s else at_s
+        theirs.asked_s.append(until_s)
         start = stops[-1]
         # The last of all frames is where the search ends, and never one that it finds.
         stop = next((i for i in range(start, len(times_s)) if times_s[i] > until_s), max(start, len(times_s) - 1))
@@ -206,14 +209,15 @@ def _timed(
         ours.dialogue.append((f"{_lines(our_times_s, first, stop)}\n{text}", reply))
         first = stop
     ours.frames = our_places[:first]
-    if not reasons and theirs != ours:
+    told = RowTold(theirs, ours, reasons)
+    if not reasons and not told.are_same:
         lost = theirs.frames == ours.frames[:-1]
-        lines = [[line for user, _ in told.dialogue for line in user.split("\n") if "<image>" in line]
-                 for told in (theirs, ours)]  # fmt: skip
-        reasons = ["the reference never uses the last sampled frame; ours has it, in its place"] if lost else []
+        lines = [[line for user, _ in one.dialogue for line in user.split("\n") if "<image>" in line]
+                 for one in (theirs, ours)]  # fmt: skip
+        told.reasons = ["the reference never uses the last sampled frame; ours has it, in its place"] if lost else []
         if not lost or lines[0] != lines[1][:-1]:
-            reasons.append("times are compared as prompts print them, and frames stand before what is said")
-    return RowTold(theirs, ours, reasons)
+            told.reasons.append("times are compared as prompts print them, and frames stand before what is said")
+    return told
 
 
 def _lines(times_s: Sequence[float], start: int, stop: int) -> str:
