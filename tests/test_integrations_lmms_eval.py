@@ -269,6 +269,7 @@ def test_what_has_no_published_words_is_refused_before_anything_is_answered(
         ("mvbench_x", {"question": "What?", "options": ["a"]}, "candidates: expected a list of texts, got None"),
         ("mvbench_x", {"candidates": ["a"]}, "question: expected a text, got None"),
         ("videomme", {"question": "What?", "options": ["A. a", "C. c"]}, "expected texts that begin with A. B. and so"),
+        ("videomme", {"question": "What?", "options": ["Apples", "Bananas"]}, "expected texts that begin with A. B."),
         ("videomme", {"question": "What?", "options": ["A. a", 2]}, "options: expected a list of texts"),
     ],
 )

@@ -50,8 +50,9 @@ def published_question(task: str, doc: Mapping[str, Any]) -> str:
 
 
 def _without_letters(options: list[str] | tuple[str, ...]) -> list[str]:
-    letters = [option[:1] for option in options]
-    if letters != list(ascii_uppercase[: len(options)]):
+    # A sign as well: "Apples" and "Bananas" begin with these letters, too.
+    heads = [{f"{letter}{sign}" for sign in ".):"} for letter in ascii_uppercase[: len(options)]]
+    if not all(option[:2] in head for option, head in zip(options, heads, strict=False)):
         raise InputError(f"options: expected texts that begin with A. B. and so on, got {list(options)!r}")
     # Three characters, as the script cuts: whatever stands there.
     return [option[3:] for option in options]
