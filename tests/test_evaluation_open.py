@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+from base64 import b64encode
 from dataclasses import replace
 
 import pytest
@@ -162,11 +163,29 @@ class TestLoading:
         with pytest.raises(InputError, match="--scorer exact: expected open questions in the set, found none"):
             make_plan(config_of(path, tmp_path / "out", scorer="exact"))
 
-    @pytest.mark.parametrize("url", ["localhost:8000", "ftp://j/v1", "http://", "", "http://user:hidden@:80x/v1"])
+    @pytest.mark.parametrize("url", [
+        "localhost:8000", "ftp://j/v1", "http://", "", "http://user:hidden@:80x/v1", "user:hidden@j/v1",
+        "http://user:hid/hidden@j/v1", "ftp://j/v1?key=hidden", "http://[::1/v1?key=a@hidden", "j/v1#hidden",
+    ])  # fmt: skip
     def test_addresses_that_are_none(self, url):
         with pytest.raises(InputError, match="--judge_url: expected an address") as caught:
             Judge(url=url, model="m")
         assert "hidden" not in str(caught.value)
+
+    @pytest.mark.parametrize(
+        ("given", "said"),
+        [
+            ({"timeout_s": 0.0}, "--judge_timeout_s: expected seconds above 0, got 0"),
+            ({"timeout_s": float("nan")}, "--judge_timeout_s: expected seconds above 0, got nan"),
+            ({"model": " "}, "--judge_model: expected the name of a model, got ' '"),
+            ({"key": "ge\nheim"}, f"{KEY_VARIABLE}: expected a key of printable ASCII characters, got another"),
+            ({"num_tries": 0}, "judge: expected at least 1 try, got 0"),
+        ],
+    )
+    def test_values_that_are_none(self, given, said):
+        with pytest.raises(InputError) as caught:
+            Judge(**({"url": "http://j/v1", "model": "m"} | given))
+        assert str(caught.value).startswith(said)
 
 
 class TestScores:
@@ -181,6 +200,7 @@ class TestScores:
             assert metrics[name] == bare[name], name
         assert (metrics["num_answered"], metrics["num_without_scorer"], metrics["num_without_verdict"]) == (6, 4, 0)
         assert bare["num_without_scorer"] == 0
+        assert "scorers" not in metrics
         assert "notes" not in bare
         report = (tmp_path / "out" / "report.md").read_text()
         assert "4 open questions without a scorer: in no figure" in report
@@ -246,6 +266,10 @@ class TestJudge:
         assert "geheim" not in written
         settings = json.loads((tmp_path / "out" / "run.json").read_text())["settings"]
         assert settings["judge"] == {"url": url, "model": "m", "prompt_sha256": settings["judge"]["prompt_sha256"]}
+        result = json.loads((tmp_path / "out" / "result.json").read_text())
+        for summary in (metrics, result):
+            assert (summary["scorers"], summary["judge"]) == ({"judge": 4}, settings["judge"])
+        assert '| scorers | {"judge": 4} |' in (tmp_path / "out" / "report.md").read_text()
 
     def test_nonsense_is_no_verdict(self, tmp_path, quick):
         """It is told what to say; after that the question is out of all figures, and said to be."""
@@ -304,6 +328,32 @@ class TestJudge:
         with server as (url, requests), pytest.raises(InputError, match=match):
             answer(self.config(tmp_path, url, key="geheim"), REPLIES)
         assert len(requests) == 1
+
+    @pytest.mark.parametrize("status", [200, 500])
+    def test_nothing_of_the_address_is_written(self, tmp_path, quick, status):
+        """A server that repeats all that it was sent; a secret that is cut where the line ends, too."""
+        basic = b64encode(b"MYTOKEN:ver/borgen").decode()
+        said = f"ver/borgen ver%2Fborgen MYTOKEN {basic} QUERY%2BKEY QUERY+KEY ".ljust(190, "x") + "QUERY%2BKEY"
+        reply = (lambda number, body: said) if status == 200 else (lambda number, body: (status, said))
+        with judge_server(reply) as (url, requests):
+            config = self.config(tmp_path, url.replace("//", "//MYTOKEN:ver%2Fborgen@") + "?key=QUERY%2BKEY&v=1")
+            try:
+                answer(config, REPLIES)
+                error = ""
+            except InputError as failure:
+                error = str(failure)
+        assert requests[0][1]["Authorization"] == f"Basic {basic}"
+        texts = [path.read_text() for path in (tmp_path / "out").iterdir() if path.suffix != ".png"]
+        secrets = ("MYTOKEN", "borgen", basic, "QUERY")
+        assert not [secret for secret in secrets if any(secret in text for text in (*texts, error))]
+        assert ("***" in error) is (status == 500)
+
+    def test_a_key_that_is_a_verdict(self, tmp_path):
+        """What is written is covered; what is read is what was said."""
+        with judge_server(lambda number, body: "yes") as (url, _):
+            metrics = answer(self.config(tmp_path, url, key="yes"), REPLIES).metrics
+        assert (metrics["num_correct"], metrics["num_without_verdict"]) == (6, 0)
+        assert rows_of(tmp_path / "out")[0]["judge"]["replies"] == ["***"]
 
     def test_one_answer_that_it_does_not_take(self, tmp_path):
         with judge_server(lambda number, body: 400 if number == 0 else "yes") as (url, requests):

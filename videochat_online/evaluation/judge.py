@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from base64 import b64encode
 from dataclasses import dataclass, field
 from time import sleep
 from typing import Any
@@ -37,6 +38,7 @@ _PASSING = (408, 409, 425, 429)
 _OF_ONE_REQUEST = (400, 413, 422)
 """Statuses that may be due to one question, such as one whose reply is too long for the judge."""
 _LONGEST_WAIT_S = 60.0
+_SHORTEST_KEY = 4
 _MOST_SHOWN = 200
 
 
@@ -93,12 +95,17 @@ class Judge:
         except httpx.InvalidURL:
             good = False
         if not good:
-            shown = re.sub(r"//[^/]*@", "//", self.url)
-            raise InputError(f"--judge_url: expected an address such as http://127.0.0.1:8000/v1, got {shown!r}")
+            # Where a password begins and ends is not known of what is no address.
+            shown = "one that may hold a password" if re.search("[@?#]", self.url) else repr(self.url)
+            raise InputError(f"--judge_url: expected an address such as http://127.0.0.1:8000/v1, got {shown}")
         if not self.model.strip():
             raise InputError(f"--judge_model: expected the name of a model, got {self.model!r}")
-        if not (0 < self.timeout_s < float("inf") and self.num_tries >= 1 and self.backoff_s >= 0):
-            raise InputError(f"judge: expected a timeout above 0 and at least one try, got {self}")
+        if self.key is not None and not (self.key.isascii() and self.key.isprintable()):
+            raise InputError(f"{KEY_VARIABLE}: expected a key of printable ASCII characters, got another")
+        if not 0 < self.timeout_s < float("inf"):
+            raise InputError(f"--judge_timeout_s: expected seconds above 0, got {self.timeout_s:g}")
+        if self.num_tries < 1 or self.backoff_s < 0:
+            raise InputError(f"judge: expected at least 1 try, got {self.num_tries}, {self.backoff_s:g} s apart")
 
     @classmethod
     def from_environment(cls, url: str, model: str, timeout_s: float) -> Judge:
@@ -137,9 +144,9 @@ class Judge:
         problem, has_failed = "", False
         for number in range(self.num_tries):
             try:
-                text = self._clean(self._reply(client, messages))
+                found = self._reply(client, messages)
             except _RequestError as failure:
-                problem, has_failed = self._clean(str(failure)), True
+                problem, has_failed = str(failure), True
                 is_last = number + 1 == self.num_tries or not failure.is_passing
                 if is_last and failure.is_final:
                     raise JudgeError(f"judge {self.public_url}: expected a chat completion, found {problem}") from None
@@ -147,8 +154,9 @@ class Judge:
                     break
                 sleep(min(_LONGEST_WAIT_S, failure.wait_s or self.backoff_s * 2**number))
                 continue
+            text = self._clean(found)
             said.append(text)
-            verdict = parse_verdict(text)
+            verdict = parse_verdict(found)
             if verdict is not None:
                 return Verdict(prompt, tuple(said), verdict)
             problem, has_failed = f"expected yes or no, got {shortened(text)}", False
@@ -171,26 +179,44 @@ class Judge:
             raise _RequestError(f"no reply within {self.timeout_s:g} s", is_final=is_missing) from error
         except httpx.RequestError as error:
             is_missing = isinstance(error, httpx.ConnectError | httpx.UnsupportedProtocol)
-            raise _RequestError(str(error) or type(error).__name__, is_final=is_missing) from error
+            raise _RequestError(self._clean(str(error)) or type(error).__name__, is_final=is_missing) from error
         status = response.status_code
         if not response.is_success:
             is_passing = status >= 500 or status in _PASSING
             wait = response.headers.get("retry-after", "")
             raise _RequestError(
-                f"status {status}: {shortened(response.text)}",
+                f"status {status}: {shortened(self._clean(response.text))}",
                 is_passing=is_passing,
                 is_final=not is_passing and status not in _OF_ONE_REQUEST,
                 wait_s=float(wait) if wait.isdecimal() else None,
             )
-        return _content(response)
+        try:
+            document: Any = response.json()
+            content = document["choices"][0]["message"]["content"]
+        except (ValueError, LookupError, TypeError) as error:
+            raise _RequestError(f"no chat completion: {shortened(self._clean(response.text))}") from error
+        if not isinstance(content, str):
+            raise _RequestError(f"no text in the chat completion: {shortened(self._clean(response.text))}")
+        return content
 
     def _clean(self, text: str) -> str:
-        """As a file can hold it. Some servers repeat the key."""
+        """As a file can hold it. Some servers repeat what they were sent."""
         text = text.encode("utf-8", "replace").decode()
-        secrets = (self.key, httpx.URL(self.url).password)
-        for secret in filter(None, secrets):
+        for secret in self._secrets():
             text = text.replace(secret, "***")
         return text
+
+    def _secrets(self) -> list[str]:
+        """Key, password and what else of the address may be one, as written and as read; the longest first."""
+        parts = httpx.URL(self.url)
+        login = parts.userinfo.decode("ascii")
+        encoded = b64encode(f"{parts.username}:{parts.password}".encode()).decode("ascii") if login else ""
+        found = {self.key or "", parts.password, login.partition(":")[2], encoded}
+        written = [one.partition("=")[2] for one in parts.query.decode("ascii").split("&")]
+        perhaps = {*written, *parts.params.values(), parts.username, login.partition(":")[0]}
+        # A key is longer than `v=1`, which stands in any text.
+        found |= {one for one in perhaps if len(one) >= _SHORTEST_KEY}
+        return sorted(found - {""}, key=len, reverse=True)
 
 
 class _RequestError(Exception):
@@ -221,14 +247,3 @@ def shortened(text: str) -> str:
     """A text as part of a line."""
     line = " ".join(text.split())
     return repr(line if len(line) <= _MOST_SHOWN else f"{line[: _MOST_SHOWN - 3]}...")
-
-
-def _content(response: httpx.Response) -> str:
-    try:
-        document: Any = response.json()
-        content = document["choices"][0]["message"]["content"]
-    except (ValueError, LookupError, TypeError) as error:
-        raise _RequestError(f"no chat completion: {shortened(response.text)}", is_passing=True) from error
-    if not isinstance(content, str):
-        raise _RequestError(f"no text in the chat completion: {shortened(response.text)}", is_passing=True)
-    return content

@@ -72,6 +72,7 @@ def summary_figures(
         "model": settings["model"],
         "blind": config.blind,
         "answer_by": config.answer_by,
+        **_scored_by(settings, predictions),
         "protocol": settings["protocol"],
         "num_videos": len(content.videos),
         "num_questions": len(content.questions),
@@ -86,6 +87,13 @@ def summary_figures(
         "bad_rows": list(content.problems),
         **({"notes": notes} if notes else {}),
     }
+
+
+def _scored_by(settings: Mapping[str, Any], predictions: Sequence[Row]) -> dict[str, Any]:
+    """How many open questions each scorer reads, and the judge; nothing of a run without such questions."""
+    scorers = Counter(row["scorer"] for row in predictions if row.get("scorer") is not None)
+    judge = {"judge": settings["judge"]} if "judge" in settings else {}
+    return {"scorers": dict(sorted(scorers.items())), **judge} if scorers else {}
 
 
 def cost_figures(predictions: Sequence[Row], videos: Sequence[Row]) -> dict[str, Any]:
@@ -174,7 +182,8 @@ def _headline(metrics: Mapping[str, Any]) -> str:
 
 def _protocol(metrics: Mapping[str, Any]) -> str:
     context = {"context": metrics["context"]} if "context" in metrics else {}
-    return _value_table({"answer_by": metrics["answer_by"], **context, **metrics["protocol"]})
+    scored_by = {name: metrics[name] for name in ("scorers", "judge") if name in metrics}
+    return _value_table({"answer_by": metrics["answer_by"], **scored_by, **context, **metrics["protocol"]})
 
 
 def _conditions(metrics: Mapping[str, Any]) -> str:

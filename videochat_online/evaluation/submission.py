@@ -41,6 +41,7 @@ def submission(metrics: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) ->
     return {
         "benchmark": metrics["task"],
         **{name: metrics[name] for name in _OF_THE_RUN},
+        **{name: metrics[name] for name in ("scorers", "judge") if name in metrics},
         "scores": {name: metrics[name] for name in _SCORES if name in metrics},
         "results": [_result(row) for row in in_order],
     }
