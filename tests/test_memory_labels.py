@@ -34,7 +34,9 @@ def test_a_label_says_what_it_was_made_of(memory, more):
 
 
 @pytest.mark.parametrize("name", [name for name, setting in MEMORY_SETTINGS.items() if setting.num_values is not None])
-@pytest.mark.parametrize("words", [("1", "0", "4"), ("1/0/4",), ("1,0,4",), ("1, 0, 4",), ("1/0", "4")])
+@pytest.mark.parametrize(
+    "words", [("1", "0", "4"), ("1/0/4",), ("1,0,4",), ("1, 0, 4",), ("1/0", "4"), (" 1 / 0 /4 ",)]
+)
 def test_lists_are_written_in_any_of_three_ways(name, words):
     assert given(f"--{name}", *words)[1] == {name: [1, 0, 4]}
 
@@ -43,10 +45,13 @@ def test_what_is_no_list():
     for words, said in (
         (["--capacities", "2/x/12"], "--capacities: expected whole numbers such as 2, 2, 12, got '2/x/12'"),
         (["--capacities", "/"], "--capacities: expected whole numbers"),
+        (["--capacities", "2//12"], "--capacities: expected whole numbers such as 2, 2, 12, got '2//12'"),
+        (["--capacities", "2", ",", ",", "12"], "--capacities: expected whole numbers"),
+        (["--memory", "pyramid /2/12"], "sizes of pyramid: expected whole numbers such as 2, 2, 12, got '/2/12'"),
         (["--penalty_weights", "1/2"], "--penalty_weights: expected 3 numbers, got '1/2'"),
         (["--memory", "pyramid 2/2/12 + retrieval 8"], "sizes of pyramid: expected whole numbers"),
-        (["--memory", "window 2/2"], "'window 2/2': expected 1 sizes of window \\(num_frames\\)"),
-        (["--memory", "keep_all 2"], "expected 0 sizes of keep_all"),
+        (["--memory", "window 2/2"], "'window 2/2': expected at most 1 sizes \\(num_frames\\) of window, got 2"),
+        (["--memory", "keep_all 2"], "expected no sizes of keep_all, got 1"),
         (
             ["--memory", "pyramid 2/2/12", "--capacities", "4/4/16"],
             "--capacities: expected nothing else than 'pyramid'",

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -35,7 +36,8 @@ class MemorySetting:
             InputError: it is not of the kind, or another number of them than expected.
         """
         try:
-            values = tuple(self.kind(part) for part in text.replace(",", " ").replace("/", " ").split())
+            # 2, 2, 12 and 2 / 2 / 12 have blanks about one sign; 2//12 lacks a value.
+            values = tuple(self.kind(part) for part in re.split(r"\s*[,/]\s*|\s+", text.strip()))
         except ValueError:
             values = ()
         expected_number = 1 if self.num_values is None else self.num_values
@@ -97,7 +99,8 @@ def parse_label(text: str) -> tuple[str, dict[str, Any]]:
     known = _sizes_of(name, {})
     values = MEMORY_SETTINGS["capacities"].parse(sizes, f"sizes of {name}")
     if len(values) > len(known):
-        raise InputError(f"{text!r}: expected {len(known)} sizes of {name} ({', '.join(known) or 'it has none'})")
+        has = f"at most {len(known)} sizes ({', '.join(known)})" if known else "no sizes"
+        raise InputError(f"{text!r}: expected {has} of {name}, got {len(values)}")
     return name, dict(zip(known, values, strict=False))
 
 
