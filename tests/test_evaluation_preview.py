@@ -130,6 +130,7 @@ def test_without_model_and_videos(call):
     out = call("--show", 1)[1]
     assert "not known: frames: no --data_root" in out
     assert "    | Question at 1.0s: What?" in out
+    assert "  tokens: an unknown number of text (without the lines of frames), an unknown number of frames\n" in out
 
 
 def test_only_before_a_run(call, tmp_path):

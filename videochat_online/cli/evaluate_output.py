@@ -54,8 +54,8 @@ def _show_question(number: int, shown: dict[str, Any]) -> None:
         times = " ".join(f"{time_s:.1f}" for _, time_s, _ in used)
         _write(f"  frames in the prompt, if all decode: {len(used)}{f', at {times} s' if used else ''}")
     visual = shown["num_visual_tokens"]
-    visual = visual if visual is not None else "an unknown number of" if most is None else f"at most {most}"
-    text = "an unknown number of" if shown["num_text_tokens"] is None else shown["num_text_tokens"]
+    visual = visual if visual is not None else "an unknown number" if most is None else f"at most {most}"
+    text = "an unknown number" if shown["num_text_tokens"] is None else shown["num_text_tokens"]
     lines = "" if used is not None else " (without the lines of frames)"
     _write(f"  tokens: {text} of text{lines}, {visual} of frames")
     for line in shown["unknown"]:

@@ -33,7 +33,7 @@ BY_ORDER = ("window", "uniform", "fifo", "keep_all")
 """Memories whose frames depend on how many there were, and not on what they show."""
 
 
-UNKNOWN_FRAMES = "[lines of the frames that the memory holds: not known here]"
+UNKNOWN_FRAMES = "[lines of the frames: not known here]"
 """Stands in a prompt in place of the frames."""
 
 
