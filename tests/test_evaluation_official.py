@@ -291,6 +291,8 @@ class TestTables:
         status, out, _ = call("compare", *runs, "--score", "official", "--labels", "one", "two")
         assert status == 0
         assert out.index("## one") < out.index("| published total: mean of the three groups |") < out.index("## two")
+        lines = call("compare", *runs, "--score", "official")[1].splitlines()
+        assert len({line for line in lines if line.startswith("## ")}) == 2
         scored = official_scores(runs[0])
         judged = [
             (OFFICIAL["ovobench"].rules["score.py"](row), row["correct"])

@@ -72,6 +72,22 @@ class TestBadInput:
         status, _, err = call("export", "--format", "ovobench", run, "--output", tmp_path / "ovo.json")
         assert (status, "expected a new or empty folder, found a file" in err) == (2, True)
 
+    def test_a_folder_within_the_run(self, call, tmp_path):
+        run = made_run(tmp_path, "ovobench")
+        there = sorted(run.iterdir())
+        for output in (run / "official", run / "a" / ".." / "b"):
+            status, out, err = call("export", "--format", "ovobench", run, "--output", output)
+            assert (status, out) == (2, "")
+            assert f"--output: expected a folder outside the run, got {output} in {run}" in err
+        assert sorted(run.iterdir()) == there
+
+    def test_a_run_twice(self, call, tmp_path):
+        run = made_run(tmp_path, "ovobench")
+        err = self.refused(call, tmp_path, "compare", run, run / ".", "--score", "official")
+        assert "expected each run once, got it 2 times" in err
+        err = self.refused(call, tmp_path, "compare", run, "--score", "official", "--labels", "a", "b")
+        assert "--labels: expected 1, one for each run, got 2" in err
+
     def test_other_annotations(self, call, tmp_path):
         run = made_run(tmp_path, "ovobench")
         rows = json.loads((tmp_path / "ovo.json").read_text("utf-8"))

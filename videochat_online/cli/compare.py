@@ -24,6 +24,7 @@ from videochat_online.evaluation.comparison_report import FLIPS_ENDINGS, render_
 from videochat_online.evaluation.official import official_scores
 from videochat_online.evaluation.official.scores import render_official
 from videochat_online.evaluation.plots import accuracy_by_age, accuracy_by_type, save_figure
+from videochat_online.evaluation.runs import labels_of, read_run
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -105,9 +106,7 @@ def _official(options: argparse.Namespace) -> int:
     unused = [f"--{name}" for name in given if getattr(options, name)]
     if unused:
         raise InputError(f"--score official: expected none of {', '.join(unused)}: each run is scored by itself")
-    labels = options.labels or [None] * len(options.runs)
-    if len(labels) != len(options.runs):
-        raise InputError(f"--labels: expected {len(options.runs)}, one for each run, got {len(labels)}")
+    labels = labels_of([read_run(folder) for folder in options.runs], options.labels, may_be_one=True)
     scored = [official_scores(run, label) for run, label in zip(options.runs, labels, strict=True)]
     return _show(render_official(scored), {"score": "official", "runs": [one.as_dict() for one in scored]}, options)
 

@@ -177,13 +177,13 @@ def default_label(settings: Mapping[str, Any]) -> str:
     return " ".join(filter(None, parts)) + mark
 
 
-def labels_of(runs: Sequence[Run], given: Sequence[str] | None) -> list[str]:
+def labels_of(runs: Sequence[Run], given: Sequence[str] | None, *, may_be_one: bool = False) -> list[str]:
     """A name for each run, no two alike.
 
     Raises:
-        InputError: fewer than two runs, one of them twice, or labels that do not fit them.
+        InputError: fewer than two runs, unless there may be one; one of them twice, or labels that do not fit them.
     """
-    if len(runs) < 2:
+    if len(runs) < 2 and not may_be_one:
         raise InputError(f"expected at least two runs to compare, got {len(runs)}")
     folder, count = Counter(run.folder.resolve() for run in runs).most_common(1)[0]
     if count > 1:

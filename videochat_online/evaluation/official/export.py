@@ -66,7 +66,7 @@ def export_run(
         raise InputError(f"--format {format}: expected a run of {format}, {folder} is one of {task}")
     scoring = scoring_of(run)
     _check_whole(run, partial)
-    _check_output(output)
+    _check_output(output, folder)
     name = _model_name(run, model_name)
     paths = _annotation_paths(run, annotations)
     task = get_task(format)
@@ -110,7 +110,9 @@ def _check_whole(run: Run, partial: bool) -> None:
         )
 
 
-def _check_output(output: Path) -> None:
+def _check_output(output: Path, folder: Path) -> None:
+    if output.resolve().is_relative_to(folder.resolve()):
+        raise InputError(f"--output: expected a folder outside the run, got {output} in {folder}")
     if output.is_dir():
         names = sorted(entry.name for entry in output.iterdir())
         if names:
