@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
@@ -14,7 +14,7 @@ def judge_server(reply):
 
     Args:
         reply: from the number of a request, from 0, and its body to a text, a status, (status, body), or the seconds
-            (a float) to say nothing for at most.
+            (a float) to say nothing for at most, or to say blanks and then no for so long (a negative one).
     """
     requests, over = [], threading.Event()
 
@@ -23,6 +23,15 @@ def judge_server(reply):
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             requests.append((self.path, dict(self.headers), body))
             said = reply(len(requests) - 1, body)
+            if isinstance(said, float) and said < 0:
+                self.send_response(200)
+                self.end_headers()
+                with suppress(OSError):
+                    for _ in range(round(-said / 0.05)):
+                        over.wait(0.05)
+                        self.wfile.write(b" ")
+                    self.wfile.write(_completion("no").encode())
+                return
             if isinstance(said, float):
                 over.wait(said)
                 return

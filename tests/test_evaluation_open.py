@@ -348,6 +348,13 @@ class TestJudge:
         assert not [secret for secret in secrets if any(secret in text for text in (*texts, error))]
         assert ("***" in error) is (status == 500)
 
+    def test_a_reply_that_drips(self, tmp_path, quick):
+        """The wait is for the whole reply, however often something comes."""
+        with judge_server(lambda number, body: -2.0 if number == 0 else "yes") as (url, requests):
+            assert answer(self.config(tmp_path, url), REPLIES).metrics["num_correct"] == 6
+        rows = [json.loads(line) for line in (tmp_path / "out" / "judge.jsonl").read_text().splitlines()]
+        assert (len(requests), rows[0]["is_right"]) == (5, True)
+
     def test_a_key_that_is_a_verdict(self, tmp_path):
         """What is written is covered; what is read is what was said."""
         with judge_server(lambda number, body: "yes") as (url, _):

@@ -6,11 +6,12 @@ Owns the prompt, the reading of a verdict, and patience. Knows no run and no fil
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 from base64 import b64encode
 from dataclasses import dataclass, field
-from time import sleep
+from time import monotonic, sleep
 from typing import Any
 
 import httpx
@@ -172,32 +173,37 @@ class Judge:
             headers = {b"Authorization": b"Bearer " + self.key.encode()}
             endpoint = endpoint.copy_with(username="", password="")  # which would take its place
         body = {"model": self.model, "messages": messages, "temperature": 0}
+        content, over = b"", monotonic() + self.timeout_s
         try:
-            response = client.post(endpoint, json=body, headers=headers)
+            with client.stream("POST", endpoint, json=body, headers=headers) as response:
+                for chunk in response.iter_bytes():
+                    content += chunk
+                    if monotonic() > over:  # the client's own limit begins anew with each chunk
+                        raise httpx.ReadTimeout("")
         except httpx.TimeoutException as error:
             is_missing = isinstance(error, httpx.ConnectTimeout)
             raise _RequestError(f"no reply within {self.timeout_s:g} s", is_final=is_missing) from error
         except httpx.RequestError as error:
             is_missing = isinstance(error, httpx.ConnectError | httpx.UnsupportedProtocol)
             raise _RequestError(self._clean(str(error)) or type(error).__name__, is_final=is_missing) from error
-        status = response.status_code
+        status, text = response.status_code, content.decode("utf-8", "replace")
         if not response.is_success:
             is_passing = status >= 500 or status in _PASSING
             wait = response.headers.get("retry-after", "")
             raise _RequestError(
-                f"status {status}: {shortened(self._clean(response.text))}",
+                f"status {status}: {shortened(self._clean(text))}",
                 is_passing=is_passing,
                 is_final=not is_passing and status not in _OF_ONE_REQUEST,
                 wait_s=float(wait) if wait.isdecimal() else None,
             )
         try:
-            document: Any = response.json()
-            content = document["choices"][0]["message"]["content"]
-        except (ValueError, LookupError, TypeError) as error:
-            raise _RequestError(f"no chat completion: {shortened(self._clean(response.text))}") from error
-        if not isinstance(content, str):
-            raise _RequestError(f"no text in the chat completion: {shortened(self._clean(response.text))}")
-        return content
+            document: Any = json.loads(text)
+            said = document["choices"][0]["message"]["content"]
+        except (ValueError, LookupError, TypeError, RecursionError) as error:
+            raise _RequestError(f"no chat completion: {shortened(self._clean(text))}") from error
+        if not isinstance(said, str):
+            raise _RequestError(f"no text in the chat completion: {shortened(self._clean(text))}")
+        return said
 
     def _clean(self, text: str) -> str:
         """As a file can hold it. Some servers repeat what they were sent."""
