@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shlex
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 from benchmark_sets import benchmark_config
 from evaluation_sets import folder_set, question, rows_of, write_set
 from videochat_online.cli import evaluate as command
+from videochat_online.cli import evaluate_output
 from videochat_online.cli.main import COMMANDS, main, parse
 from videochat_online.errors import InputError
 from videochat_online.evaluation import Shard
@@ -41,8 +43,9 @@ def annotations(tmp_path):
 
 
 @pytest.fixture
-def call(tmp_path, tiny_dir, annotations, capsys):
-    """Run the command with what every run needs; gives status, stdout and stderr."""
+def call(tmp_path, tiny_dir, annotations, capsys, monkeypatch):
+    """Run the command with what every run needs; gives status, stdout and stderr, without lines of progress."""
+    monkeypatch.setattr(evaluate_output, "SECONDS_BETWEEN_LINES", math.inf)
 
     def run(*more, without=()):
         defaults = {
