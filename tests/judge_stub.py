@@ -9,16 +9,23 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 @contextmanager
-def judge_server(reply):
+def judge_server(reply, models=None):
     """Serve chat completions; gives the address and the list of requests so far, (headers, body) each.
 
     Args:
         reply: from the number of a request, from 0, and its body to a text, a status, (status, body), or the seconds
             (a float) to say nothing for at most, or to say blanks and then no for so long (a negative one).
+        models: names that it lists; None: it has no list.
     """
     requests, over = [], threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):  # noqa: N802 (http.server names it)
+            listed = json.dumps({"object": "list", "data": [{"id": name} for name in models or ()]})
+            self.send_response(404 if models is None or self.path != "/v1/models" else 200)
+            self.end_headers()
+            self.wfile.write(listed.encode() if models is not None else b"{}")
+
         def do_POST(self):  # noqa: N802 (http.server names it)
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             requests.append((self.path, dict(self.headers), body))

@@ -150,7 +150,7 @@ class TestLoading:
         [
             ({"scorer": "bleu"}, "--scorer: expected one of exact, contains, number, judge, got 'bleu'"),
             ({"scorer": "number"}, "scorer number: expected a number as answer, got 'a red cup'"),
-            ({"scorer": "judge"}, "expected --judge_url and --judge_model, got none"),
+            ({"scorer": "judge"}, "scorer judge: expected --judge_url, got none"),
             ({"judge": Judge(url="http://j/v1", model="m")}, "--judge_url: expected questions with scorer judge"),
         ],
     )
@@ -416,7 +416,7 @@ def test_the_command_with_a_judge(tmp_path, tiny_dir, capsys, monkeypatch):
     with judge_server(lambda number, body: "no") as (url, requests):
         secret = url.replace("//", "//me:verborgen@") + "?token=verborgen"
         flags = ["--model", tiny_dir(), "--annotations", path, "--output", tmp_path / "out", "--max_new_tokens", 4]
-        flags += ["--blind", "--scorer", "judge", "--judge_url", secret, "--judge_model", "m"]
+        flags += ["--blind", "--judge_url", secret]
         arguments = ["evaluate", *map(str, flags)]
         monkeypatch.setattr("sys.argv", ["videochat-online", *arguments])
         assert main(arguments) == 0
@@ -427,10 +427,26 @@ def test_the_command_with_a_judge(tmp_path, tiny_dir, capsys, monkeypatch):
     texts = [file.read_text() for file in (tmp_path / "out").iterdir() if file.suffix != ".png"]
     assert not [text for text in (*texts, out, err) if "geheim" in text or "verborgen" in text]
     rows = rows_of(tmp_path / "out")
-    assert [row["correct"] for row in rows[:2]] == [False, False]
+    assert [(row["scorer"], row["correct"]) for row in rows[:2]] == [("judge", False)] * 2
 
 
-def test_a_judge_needs_address_and_model(tmp_path, capsys):
+@pytest.mark.parametrize(("models", "name"), [(["only"], "only"), ([], "default"), (None, "default")])
+def test_a_model_that_is_not_named_is_the_only_one(models, name):
+    with judge_server(lambda number, body: body["model"], models) as (url, _):
+        for given in (url, f"{url}/", f"{url}/chat/completions"):
+            assert Judge.from_environment(given, None, 5.0).model == name
+    assert Judge.from_environment(url, None, 5.0).model == "default"  # nobody is there
+
+
+def test_several_models_are_to_be_chosen_from():
+    with (
+        judge_server(lambda number, body: "no", ["big", "small"]) as (url, _),
+        pytest.raises(InputError, match="--judge_model: expected one of 'big, small', got none"),
+    ):
+        Judge.from_environment(url, None, 5.0)
+
+
+def test_a_judge_needs_an_address(tmp_path, capsys):
     path = open_set(tmp_path / "set.json")
     status = main(["evaluate", "--annotations", str(path), "--dry_run", "--scorer", "judge", "--judge_model", "m"])
     assert status == 2

@@ -51,8 +51,8 @@ from videochat_online.evaluation import (
 )
 from videochat_online.evaluation.answering import ANSWER_BY
 from videochat_online.evaluation.decoding import DECODE_TIMEOUT_S
-from videochat_online.evaluation.judge import KEY_VARIABLE, Judge
-from videochat_online.evaluation.open_scoring import SCORER_NAMES
+from videochat_online.evaluation.judge import KEY_VARIABLE, UNNAMED, Judge
+from videochat_online.evaluation.open_scoring import JUDGE, SCORER_NAMES
 from videochat_online.evaluation.plan import settled
 from videochat_online.evaluation.preview import TextModel, preview
 from videochat_online.evaluation.protocols import FRAME_RULES, FRAME_TIMES
@@ -136,9 +136,15 @@ def _add_scorer_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help=f"{', '.join(SCORER_NAMES)}: what reads replies to open questions that name no scorer; may be given later",
     )
-    group.add_argument("--judge_url", metavar="URL", help="scorer judge: API that speaks OpenAI's chat completions")
     group.add_argument(
-        "--judge_model", metavar="NAME", help=f"its model; a key it wants is in the environment as {KEY_VARIABLE}"
+        "--judge_url",
+        metavar="URL",
+        help="scorer judge: API as OpenAI's chat completions; reads what names no scorer, unless --scorer does",
+    )
+    group.add_argument(
+        "--judge_model",
+        metavar="NAME",
+        help=f"its model (default: the only one it lists); a key it wants is in the environment as {KEY_VARIABLE}",
     )
     group.add_argument(
         "--judge_timeout_s", type=float, default=Judge.timeout_s, metavar="X", help="longest wait for its reply"
@@ -227,6 +233,7 @@ def _config(options: argparse.Namespace) -> EvaluationConfig:
         given = "--kv_memory" if protocol.kv_memory else f"--strategy {protocol.strategy}"
         raise InputError(f"--blind: expected no strategy or KV memory, as there are no frames, got {given}")
     limited = argparse.Namespace(**{**vars(options), "max_new_tokens": protocol.max_new_tokens})
+    judge = _judge(options)
     return EvaluationConfig(
         task=get_task(options.task),
         protocol=protocol,
@@ -237,8 +244,8 @@ def _config(options: argparse.Namespace) -> EvaluationConfig:
         model_options=_model_options(options),
         generation=replace(settings_of(limited), min_new_tokens=protocol.min_new_tokens),
         answer_by=options.answer_by,
-        scorer=options.scorer,
-        judge=_judge(options),
+        scorer=options.scorer or (JUDGE if judge is not None else None),
+        judge=judge,
         blind=options.blind or (options.dry_run and options.data_root is None),
         backend=options.backend,
         max_bad_fraction=options.max_bad_fraction,
@@ -249,14 +256,12 @@ def _config(options: argparse.Namespace) -> EvaluationConfig:
 
 
 def _judge(options: argparse.Namespace) -> Judge | None:
-    if options.judge_url is None and options.judge_model is None:
-        return None
-    for name in ("judge_url", "judge_model"):
-        if getattr(options, name) is None:
-            raise InputError(
-                f"--{name}: expected one, as the other of --judge_url and --judge_model is given, got none"
-            )
-    return Judge.from_environment(options.judge_url, options.judge_model, options.judge_timeout_s)
+    if options.judge_url is not None:
+        model = UNNAMED if options.dry_run and options.judge_model is None else options.judge_model
+        return Judge.from_environment(options.judge_url, model, options.judge_timeout_s)
+    if options.judge_model is not None:
+        raise InputError("--judge_url: expected one, as --judge_model is given, got none")
+    return None
 
 
 def _command(config: EvaluationConfig) -> list[str]:

@@ -10,7 +10,7 @@ import json
 import os
 import re
 from base64 import b64encode
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import monotonic, sleep
 from typing import Any
 
@@ -38,7 +38,10 @@ _PASSING = (408, 409, 425, 429)
 """Statuses below 500 after which the same request may succeed."""
 _OF_ONE_REQUEST = (400, 413, 422)
 """Statuses that may be due to one question, such as one whose reply is too long for the judge."""
-_LONGEST_WAIT_S = 60.0
+_LONGEST_WAIT_S, _LONGEST_LIST_S = 60.0, 10.0
+_COMPLETIONS = "/chat/completions"
+UNNAMED = "default"
+"""The model of an endpoint that lists none; servers of a single model take any name."""
 _SHORTEST_KEY = 4
 _MOST_SHOWN = 200
 
@@ -109,9 +112,15 @@ class Judge:
             raise InputError(f"judge: expected at least 1 try, got {self.num_tries}, {self.backoff_s:g} s apart")
 
     @classmethod
-    def from_environment(cls, url: str, model: str, timeout_s: float) -> Judge:
-        """With the key of `KEY_VARIABLE`."""
-        return cls(url=url, model=model, key=os.environ.get(KEY_VARIABLE, "").strip() or None, timeout_s=timeout_s)
+    def from_environment(cls, url: str, model: str | None, timeout_s: float) -> Judge:
+        """With the key of `KEY_VARIABLE`, and the only model of its list where none is named.
+
+        Raises:
+            InputError: as the class; a list of several models.
+        """
+        key = os.environ.get(KEY_VARIABLE, "").strip() or None
+        judge = cls(url=url, model=UNNAMED if model is None else model, key=key, timeout_s=timeout_s)
+        return judge if model is not None else replace(judge, model=judge._only_model())
 
     @property
     def public_url(self) -> str:
@@ -164,14 +173,30 @@ class Judge:
             messages += [{"role": "assistant", "content": text}, {"role": "user", "content": REMINDER}]
         return Verdict(prompt, tuple(said), None, problem, has_failed)
 
-    def _reply(self, client: httpx.Client, messages: list[dict[str, str]]) -> str:
+    def _only_model(self) -> str:
+        """Name of the model that the endpoint lists; `UNNAMED` where it does not answer with a list."""
+        endpoint, headers = self._request("/models")
+        try:
+            listed = httpx.get(endpoint, headers=headers, timeout=min(self.timeout_s, _LONGEST_LIST_S)).json()
+            names = [self._clean(str(one["id"])) for one in listed["data"]]
+        except (httpx.HTTPError, ValueError, LookupError, TypeError, RecursionError):
+            return UNNAMED
+        if len(names) > 1:
+            raise InputError(f"--judge_model: expected one of {shortened(', '.join(names))}, got none")
+        return names[0] if names else UNNAMED
+
+    def _request(self, path: str) -> tuple[httpx.URL, dict[bytes, bytes]]:
+        """Address of a part of the API, and the headers that let us in."""
         parts = httpx.URL(self.url)
-        path = parts.path.rstrip("/")
-        endpoint = parts.copy_with(path=path if path.endswith("/chat/completions") else f"{path}/chat/completions")
-        headers = {}
-        if self.key is not None:
-            headers = {b"Authorization": b"Bearer " + self.key.encode()}
-            endpoint = endpoint.copy_with(username="", password="")  # which would take its place
+        base = parts.path.rstrip("/").removesuffix(_COMPLETIONS)
+        endpoint = parts.copy_with(path=f"{base}{path}")
+        if self.key is None:
+            return endpoint, {}
+        # User and password of the address would take the key's place.
+        return endpoint.copy_with(username="", password=""), {b"Authorization": b"Bearer " + self.key.encode()}
+
+    def _reply(self, client: httpx.Client, messages: list[dict[str, str]]) -> str:
+        endpoint, headers = self._request(_COMPLETIONS)
         body = {"model": self.model, "messages": messages, "temperature": 0}
         content, over = b"", monotonic() + self.timeout_s
         try:

@@ -220,7 +220,7 @@ def _check_scorers(content: EvalSet, config: EvaluationConfig) -> None:
             raise InputError(f"question {question.id}: scorer number: expected a number as answer, got {answer!r}")
     is_judged = any(scorer == JUDGE for _, scorer in named.values())
     if is_judged and config.judge is None:
-        raise InputError("scorer judge: expected --judge_url and --judge_model, got none")
+        raise InputError("scorer judge: expected --judge_url, got none")
     if config.judge is not None and not is_judged:
         raise InputError("--judge_url: expected questions with scorer judge (such as by --scorer judge), found none")
 
