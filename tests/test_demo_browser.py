@@ -98,6 +98,17 @@ def upload(page, *files, into="upload"):
     page.set_input_files(f"#{into} input[type=file]", [str(file) for file in files])
 
 
+def set_memory(page, name, value):
+    """Fill a setting of the memory; again where its field was drawn anew, as fields are once the page has loaded."""
+    field = page.locator(f"#{name} input, #{name} textarea")
+    for _ in range(20):
+        field.fill(value)
+        page.wait_for_timeout(200)
+        if field.input_value() == value:
+            return
+    raise AssertionError(f"{name}: expected {value!r} to stay, found {field.input_value()!r}")
+
+
 def wait_for_picture(page):
     page.wait_for_function("document.querySelector('#vco-view img')?.naturalWidth > 0")
 
@@ -401,7 +412,7 @@ def test_chat_about_images(visit, server, tmp_path):
 def test_another_memory(visit, server, clip):
     page = visit()
     page.get_by_text("Settings (they count").click()
-    page.fill("#capacities input, #capacities textarea", "1, 0, 2")
+    set_memory(page, "capacities", "1, 0, 2")
     upload(page, clip)
     wait_for_picture(page)
     stream = stream_of(page, server)
@@ -409,7 +420,7 @@ def test_another_memory(visit, server, clip):
     assert stream.status().max_tokens == 16 + 2 * 1
     page.click("button#close")
     page.wait_for_selector(".vco-hint")
-    page.fill("#capacities input, #capacities textarea", "many")
+    set_memory(page, "capacities", "many")
     upload(page, clip)
     page.wait_for_selector(".vco-notice:has-text('whole numbers')")
     page.click("#memory input")  # its number of frames is left empty
@@ -432,7 +443,7 @@ def test_the_settings_of_a_memory(visit, server, clip):
     field = page.locator("#cluster_frames textarea, #cluster_frames input")
     assert field.get_attribute("placeholder") == "25"
     field.fill("6")
-    page.fill("#abstract_decay input, #abstract_decay textarea", "0.5")
+    set_memory(page, "abstract_decay", "0.5")
     upload(page, clip)
     wait_for_picture(page)
     stream = stream_of(page, server)
