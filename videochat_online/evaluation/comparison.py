@@ -117,7 +117,7 @@ class Comparison:
         where: the values to which the questions were narrowed down.
         protocol_differences: empty unless comparing across protocols was asked for.
         num_unscored: open questions that not every run has a score for, and that are not compared.
-        flips: where a run is right and the baseline is not, or the other way round.
+        flips: questions that a run got right and the baseline did not, or the other way round.
         runs: in the order given.
     """
 

@@ -15,15 +15,15 @@ class Flip:
 
     Attributes:
         run: label of the run; its counterpart is the baseline.
-        id: of the question.
-        video: that it is about.
-        time_s: when it was asked.
+        id: id of the question.
+        video: name of its video.
+        time_s: time at which it was asked, in seconds.
         question: its text.
         answer: the right one: option with its letter, text, number, or second that is due.
         baseline_correct: whether the baseline was right; `correct` is then the opposite.
         correct: whether the run was.
-        baseline_reply: what the baseline wrote.
-        reply: what the run wrote.
+        baseline_reply: text that the baseline wrote.
+        reply: text that the run wrote.
     """
 
     run: str

@@ -180,13 +180,19 @@ class Footage:
         ]
         return uniform_subset(shown, protocol.max_frames or 0)
 
-    def _every_nth(self, question_s: float, window_s: float) -> list[int]:
-        """Of a window, however many these are, backwards from the question's frame."""
+    def _every_nth(
+        self, question_s: float, window_s: float | None, limit: int = 0, tolerance_s: float = TIME_TOLERANCE_S
+    ) -> list[int]:
+        """Every n-th frame of a window, backwards from the question's frame; at most `limit`, 0 for all of them."""
         values = (self._fps, self._protocol.fps, question_s)
         if self._is_folder:
-            return sliding_window_indices(len(self._starts_s), *values, window_s=window_s, max_num_frames=0)
-        times = (self._starts_s, self._ends_s)
-        return sliding_window_indices_at_times(*times, *values, window_s=window_s, max_num_frames=0)
+            return sliding_window_indices(
+                len(self._starts_s), *values, window_s=window_s, max_num_frames=limit, tolerance_s=tolerance_s
+            )
+        starts_s = _as_float32(self._starts_s) if self._protocol.is_scripted else self._starts_s
+        return sliding_window_indices_at_times(
+            starts_s, self._ends_s, *values, window_s=window_s, max_num_frames=limit, tolerance_s=tolerance_s
+        )
 
     def offline_indices(self, last_index: int | None = None) -> list[int]:
         """Every n-th frame of the whole video, or of its frames up to `last_index`, thinned to `max_frames`."""
@@ -197,29 +203,10 @@ class Footage:
         return segment_centre_indices(num_frames, self._fps, sample_fps=self._protocol.fps, num_segments=limit)
 
     def _published_window(self, question_s: float) -> list[int]:
-        protocol, window_s, limit = self._protocol, self._protocol.window_s, self._protocol.max_frames or 0
-        if self._is_folder:
-            return sliding_window_indices(
-                len(self._starts_s),
-                self._fps,
-                protocol.fps,
-                question_s,
-                window_s=window_s,
-                max_num_frames=limit,
-                tolerance_s=0.0,
-            )
-        if window_s is not None and question_s - window_s > self._ends_s[-1]:
+        window_s = self._protocol.window_s
+        if not self._is_folder and window_s is not None and question_s - window_s > self._ends_s[-1]:
             window_s = None  # the scripts look for the window's first frame, find none, and begin at the first of all
-        return sliding_window_indices_at_times(
-            _as_float32(self._starts_s),
-            self._ends_s,
-            self._fps,
-            protocol.fps,
-            question_s,
-            window_s=window_s,
-            max_num_frames=limit,
-            tolerance_s=0.0,
-        )
+        return self._every_nth(question_s, window_s, self._protocol.max_frames or 0, tolerance_s=0.0)
 
     def labels(self, indices: Sequence[int]) -> list[float]:
         """Times of frames as a prompt says them, if they decode."""

@@ -55,7 +55,7 @@ class Verdict:
     """What came of judging one answer.
 
     Attributes:
-        prompt: what the judge was asked.
+        prompt: text that the judge was asked.
         replies: all that it said.
         is_right: None where it came to no verdict.
         error: why not.
@@ -74,9 +74,9 @@ class Judge:
     """An endpoint and the model that it is to judge by.
 
     Attributes:
-        url: of the API, such as "http://127.0.0.1:8000/v1"; `/chat/completions` is added unless it is there.
-        model: as the endpoint names it.
-        key: sent as a bearer token.
+        url: address of the API, such as "http://127.0.0.1:8000/v1"; `/chat/completions` is added unless it is there.
+        model: name of the model at the endpoint.
+        key: bearer token that is sent.
         timeout_s: longest wait for a reply.
         num_tries: requests for one answer at most.
         backoff_s: wait after the first one that fails; it doubles with each.
@@ -140,10 +140,10 @@ class Judge:
         """Ask whether a reply is right, again where the judge fails or does not decide.
 
         Args:
-            client: of `connected`.
-            question: that was asked.
-            answer: the right one.
-            reply: to be judged.
+            client: connection that `connected` opened.
+            question: text that was asked.
+            answer: right answer.
+            reply: text to be judged.
 
         Raises:
             JudgeError: it cannot be reached, or refuses us.

@@ -30,8 +30,7 @@ from videochat_online.types import FrameTokens, FrameUse, Segment, Turn
 from videochat_online.video import FrameTransform
 
 BY_ORDER = ("window", "uniform", "fifo", "keep_all")
-"""Memories whose frames depend on how many there were, and not on what they show."""
-
+"""Memories whose frames depend on how many there were, and and not on what they show."""
 
 UNKNOWN_FRAMES = "[lines of the frames: not known here]"
 """Stands in a prompt in place of the frames."""
@@ -39,7 +38,7 @@ UNKNOWN_FRAMES = "[lines of the frames: not known here]"
 
 @dataclass(frozen=True, slots=True)
 class TextModel:
-    """Of a checkpoint, what lays out prompts: everything but the weights."""
+    """The parts of a checkpoint that lay out prompts: everything but the weights."""
 
     config: VideoChatOnlineConfig
     tokenizer: PreTrainedTokenizerBase
@@ -51,8 +50,8 @@ class _Seen:
     """Frames that a question may be answered from.
 
     Attributes:
-        times_s: of all that were seen by then, as they are labelled; None where the video was not looked at.
-        used: what the prompt has of them; None where that is not known.
+        times_s: labels of all frames seen by then, in seconds; None where the video was not looked at.
+        used: frames that the prompt has; None where that is not known.
         max_tokens: most visual tokens that they have; None where that is not known.
         problem: why it is not known.
     """
@@ -74,9 +73,9 @@ def preview(
     """The first questions of each kind of this share, for JSON.
 
     Args:
-        config: of the run.
+        config: all values of the run.
         plan: its videos.
-        number: of questions of each kind.
+        number: most questions of each kind.
         model: None where no directory was given.
         is_blind: whether frames are not wanted, rather than not there to be looked at.
 
@@ -86,17 +85,21 @@ def preview(
         and why. Of a proactive question, the first poll.
     """
     counts: Counter[str] = Counter()
-    chosen: list[tuple[Located, EvalQuestion]] = []
+    chosen: list[tuple[Located, list[EvalQuestion]]] = []
     for place in plan.share:
+        questions = []
         for question in place.video.questions:
             counts[kind_of(question)] += 1
             if counts[kind_of(question)] <= number:
-                chosen.append((place, question))
+                questions.append(question)
+        if questions:
+            chosen.append((place, questions))
     with FootageWorker(config.decode_timeout_s) as worker:
         shown = []
-        for place, question in chosen:
-            seen = _Seen((), (), 0) if is_blind else _seen(config, question, place, worker, model)
-            shown.append(_shown(config, question, place, seen, model, is_blind))
+        for place, questions in chosen:
+            seen = [_Seen((), (), 0)] * len(questions) if is_blind else _seen(config, questions, place, worker, model)
+            pairs = zip(questions, seen, strict=True)
+            shown += [_shown(config, question, place, one, model, is_blind) for question, one in pairs]
     return sorted(shown, key=lambda one: one["kind"])
 
 
@@ -176,19 +179,24 @@ def _asked(question: EvalQuestion) -> EvalQuestion:
 
 
 def _seen(
-    config: EvaluationConfig, question: EvalQuestion, place: Located, worker: FootageWorker, model: TextModel | None
-) -> _Seen:
+    config: EvaluationConfig,
+    questions: Sequence[EvalQuestion],
+    place: Located,
+    worker: FootageWorker,
+    model: TextModel | None,
+) -> list[_Seen]:
+    """For each question about a video, which is opened once for all of them."""
     if place.path is None:
-        return _Seen(None, None, None, f"frames: {place.problem or 'no --data_root'}")
+        return [_Seen(None, None, None, f"frames: {place.problem or 'no --data_root'}")] * len(questions)
     try:
         rate = config.task.folder_fps.get(place.video.dataset or "")
         transform = FrameTransform()
         with worker.open(
             place.path, place.video, config.protocol, transform, backend=config.backend, folder_fps=rate
         ) as footage:
-            return _of_footage(config.protocol, _asked(question), place, footage, model)
+            return [_of_footage(config.protocol, _asked(one), place, footage, model) for one in questions]
     except VideoError as error:
-        return _Seen(None, None, None, f"frames: {error}")
+        return [_Seen(None, None, None, f"frames: {error}")] * len(questions)
 
 
 def _of_footage(

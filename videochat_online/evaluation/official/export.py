@@ -29,7 +29,7 @@ class Export:
     """What was written.
 
     Attributes:
-        paths: of the files.
+        paths: files that were written.
         notes: a line for each thing that is not in them, or not as it was answered.
     """
 
@@ -49,7 +49,7 @@ def export_run(
     """Write a run as official scripts read it.
 
     Args:
-        folder: of the run.
+        folder: folder of the run.
         output: a new or empty folder.
         format: name of the benchmark, which has to be the run's.
         annotations: the files that the run answered; None for where they were then.

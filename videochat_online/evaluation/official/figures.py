@@ -26,10 +26,10 @@ class Average:
     """A figure by one rule, in percent.
 
     Attributes:
-        name: in JSON.
-        title: what it is the mean of.
+        name: key in JSON.
+        title: name for people, which says what it is the mean of.
         percent: its value; None where it has no answers.
-        num_questions: that it is over.
+        num_questions: number of questions that it is over.
     """
 
     name: str
@@ -63,10 +63,10 @@ class Scoring:
 
     Attributes:
         averages: the figures it publishes, by a rule for each of its scripts.
-        rules: of its scripts, by name; the first is the one that decides.
+        rules: rule of each of its scripts, by name; the first is the one that decides.
         files: content of the files that its scripts read, by their path; texts, or what becomes JSON.
         reads: whether a row is of a kind that its scripts know.
-        skips: what its scripts do with questions that have no reply, for people.
+        skips: words for what its scripts do with questions that have no reply, for people.
     """
 
     rules: Mapping[str, Rule]

@@ -25,11 +25,11 @@ class OfficialFigure:
 
     Attributes:
         script: whose rule it is by.
-        name: in JSON.
-        title: what it is the mean of.
-        official: by the script's rule; None without answers.
-        ours: the same average of what we read.
-        num_questions: that it is over.
+        name: key in JSON.
+        title: name for people, which says what it is the mean of.
+        official: value by the script's rule; None without answers.
+        ours: value of the same average by our parser.
+        num_questions: number of questions that it is over.
     """
 
     script: str
@@ -46,12 +46,12 @@ class OfficialScores:
 
     Attributes:
         label: its name.
-        folder: as given.
+        folder: folder of the run, as given.
         task: the benchmark.
-        num_questions: that have a reply.
-        num_unanswered: about videos that could not be used.
-        bad_videos: these.
-        skips: what the scripts do with such questions.
+        num_questions: number of questions with a reply.
+        num_unanswered: number of questions about videos that could not be used.
+        bad_videos: names of these videos.
+        skips: words for what the scripts do with such questions.
         figures: the most important first.
         only_official: of each script, how many replies are right by its rule and wrong by ours.
         only_ours: the other way round.
@@ -92,7 +92,7 @@ def official_scores(folder: Path, label: str | None = None) -> OfficialScores:
     """Score a finished run by its benchmark's own rules.
 
     Args:
-        folder: of the run.
+        folder: folder of the run.
         label: its name; None for what it remembered.
 
     Raises:
