@@ -36,7 +36,7 @@ from videochat_online.evaluation.bootstrap import Difference, Score
 from videochat_online.evaluation.comparison import ComparedRun, Figures
 from videochat_online.synthetic import PRESETS, make_streams, synthesize
 from videochat_online.train import parse_arguments
-from videochat_online.train.arguments import read_config
+from videochat_online.train.parsing import read_config
 
 ROOT = Path(__file__).resolve().parents[1]
 

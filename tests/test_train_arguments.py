@@ -8,7 +8,7 @@ import yaml
 
 from videochat_online.errors import InputError
 from videochat_online.train import parse_arguments
-from videochat_online.train.arguments import describe_keys, read_config
+from videochat_online.train.parsing import describe_keys, read_config
 from videochat_online.train.rundir import resolved_keys
 
 ROOT = Path(__file__).resolve().parents[1]

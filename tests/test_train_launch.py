@@ -17,7 +17,7 @@ from videochat_online.data import load_registries, parse_row
 from videochat_online.errors import InputError
 from videochat_online.model import load_model
 from videochat_online.train import parse_arguments, train
-from videochat_online.train.arguments import read_config
+from videochat_online.train.parsing import read_config
 from videochat_online.train.rundir import RunFolder
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -26,7 +26,8 @@ from videochat_online.train.callbacks import TellEpoch
 from videochat_online.train.preparation import choose_trainable
 from videochat_online.train.run import set_facts
 from videochat_online.train.rundir import RunFolder
-from videochat_online.train.trainer import OnlineTrainer, SkippedLog
+from videochat_online.train.skipped import SkippedLog
+from videochat_online.train.trainer import OnlineTrainer
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """Training: `parse_arguments`, then `train`."""
 
-from videochat_online.train.arguments import Arguments, parse_arguments
+from videochat_online.train.arguments import Arguments
+from videochat_online.train.parsing import parse_arguments
 from videochat_online.train.report import TrainReport
 from videochat_online.train.run import dry_run, train
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from videochat_online.data import SetCount, SkippedSample, TrainingDataset
-from videochat_online.train.trainer import OnlineTrainer, read_skipped
+from videochat_online.train.skipped import read_skipped
+from videochat_online.train.trainer import OnlineTrainer
 
 FINISHED, ENDED_EARLY = "finished", "ended early"
 """What can have become of a run that has a report."""

@@ -26,7 +26,8 @@ except ImportError:  # not on Windows
     fcntl = None  # type: ignore[assignment]
 
 from videochat_online.errors import InputError
-from videochat_online.train.arguments import GONE, PATHS, Arguments, num_processes
+from videochat_online.train.arguments import Arguments, num_processes
+from videochat_online.train.parsing import GONE, PATHS
 from videochat_online.utils import check_writable, git_revision, versions
 
 RUN_FILE = "run.json"

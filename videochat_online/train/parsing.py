@@ -1,0 +1,203 @@
+"""From a config file and the command line to the keys of a training run.
+
+Owns precedence: the defaults of `arguments.py`, then the YAML file, then the command line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from argparse import Action, ArgumentTypeError
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NoReturn, get_origin
+
+from transformers import HfArgumentParser
+
+from videochat_online.data.values import shown
+from videochat_online.errors import InputError
+from videochat_online.train.arguments import Arguments, DataArguments, ModelArguments, RunArguments
+from videochat_online.train.config_file import below, check_plan, load_yaml
+
+GONE = {
+    "warmup_ratio": "warmup_steps takes a number below 1 as a fraction of all steps: warmup_steps 0.03",
+    "group_by_length": "train_sampling_strategy group_by_length",
+    "evaluation_strategy": "eval_strategy",
+    "overwrite_output_dir": "nothing: a run resumes by itself in its own output_dir, and no other run's is touched",
+    "logging_dir": "the environment variable TENSORBOARD_LOGGING_DIR",
+    "save_safetensors": "nothing: safetensors are always written",
+    "grad_checkpoint": "activation_checkpointing",
+    "do_train": "nothing: this command trains",
+    "resume_from_checkpoint": "nothing: a run resumes by itself from the last complete checkpoint in output_dir",
+}
+"""Keys that were dropped, or that would contradict how runs are resumed here, and what to write instead."""
+
+PATHS = ("model_name_or_path", "meta_path", "output_dir", "deepspeed")
+"""Keys whose values are paths, or may be."""
+
+LISTS = frozenset(f.name for f in dataclasses.fields(RunArguments) if "list[" in str(f.type))
+"""Keys that take one text or several, such as `report_to`; a run's own `config.yaml` has several, or none."""
+
+
+class _Parser(HfArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(message)
+
+
+def make_parser() -> HfArgumentParser:
+    """A parser of every key; its errors are `InputError`."""
+    parser = _Parser(
+        [ModelArguments, DataArguments, RunArguments],
+        allow_abbrev=False,
+        add_help=False,
+        prog="videochat-online train",
+    )
+    for action in _actions(parser).values():
+        if get_origin(action.type) is dict:  # which takes no text
+            action.type = _object
+    return parser
+
+
+def _object(text: str) -> dict[str, Any]:
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise ValueError
+    return value
+
+
+def parse_arguments(
+    config: str | Path | None, overrides: Sequence[str] = (), config_root: str | Path | None = None
+) -> Arguments:
+    """Read a config file and the command line.
+
+    Args:
+        config: YAML with one key a line; None for the defaults.
+        overrides: `--key value`, with `-` or `_` in the key.
+        config_root: folder that relative paths in the config file are in; the current one by default, as for the
+            command line.
+
+    Raises:
+        InputError: a key that does not exist (with the nearest one), that is gone, or a value of another type.
+    """
+    parser = make_parser()
+    actions = _actions(parser)
+    from_file = {} if config is None else read_config(Path(config), actions)
+    if config_root is not None:
+        from_file |= {key: below(Path(config_root), key, from_file[key]) for key in PATHS if from_file.get(key)}
+    overrides = [_normalised(argument) for argument in overrides]
+    for argument in overrides:
+        if argument.startswith("--"):
+            _check_key(argument[2:].partition("=")[0], actions, "command line")
+    unset = {key for key, action in actions.items() if action.default is None}
+    parser.set_defaults(**from_file)
+    values = vars(parser.parse_args(overrides))
+    # `--deepspeed ""` takes back what the file says.
+    values |= {key: None for key in unset if values[key] == ""}
+    if not values["output_dir"]:
+        raise InputError("output_dir: expected the folder of the run, found none")
+    for key in ("model_name_or_path", "meta_path"):
+        if not values[key]:
+            raise InputError(f"{key}: expected a path, found none")
+    plan = values["deepspeed"]
+    if isinstance(plan, str) and not plan.lstrip().startswith("{") and not Path(plan).is_file():
+        raise InputError(f"deepspeed: expected a JSON file, found none at {plan}")
+    if isinstance(plan, str) and not plan.lstrip().startswith("{"):
+        check_plan(Path(plan))
+    parts = [
+        _build(kind, {f.name: values[f.name] for f in dataclasses.fields(kind) if f.init and f.name in values})
+        for kind in (ModelArguments, DataArguments, RunArguments)
+    ]
+    return Arguments(*parts)
+
+
+def read_config(path: Path, actions: Mapping[str, Action] | None = None) -> dict[str, Any]:
+    """Keys and values of a config file, each value of its key's type.
+
+    PyYAML takes `1e-4` for a text; what counts is the type of the key.
+
+    Raises:
+        InputError: as `parse_arguments`; the file is named.
+    """
+    actions = _actions(make_parser()) if actions is None else actions
+    raw = load_yaml(path)
+    values: dict[str, Any] = {}
+    for written, value in raw.items():
+        key = str(written).replace("-", "_")
+        _check_key(key, actions, str(path))
+        if key in values:
+            raise InputError(f"{path}: {key}: given twice")
+        is_list = isinstance(value, list) and key in LISTS and all(isinstance(item, str) for item in value)
+        values[key] = value if is_list else _coerced(actions[key], value, f"{path}: {key}")
+    return values
+
+
+def _coerced(action: Action, value: Any, where: str) -> Any:
+    if value is None:
+        return None
+    if isinstance(value, list):
+        if action.nargs != "+":
+            raise InputError(f"{where}: expected one value, found the list {shown(value)}")
+        return [_coerced_one(action, item, where) for item in value]
+    return [_coerced_one(action, value, where)] if action.nargs == "+" else _coerced_one(action, value, where)
+
+
+def _coerced_one(action: Action, value: Any, where: str) -> Any:
+    convert = action.type if callable(action.type) else str
+    try:
+        if isinstance(value, dict):
+            value = json.dumps(value)
+        converted = convert(str(value))
+    except (ValueError, TypeError, ArgumentTypeError) as error:
+        expected = getattr(action.type, "__name__", "a value")
+        expected = {"string_to_bool": "true or false", "_object": "a JSON object"}.get(expected, expected)
+        raise InputError(f"{where}: expected {expected}, found {shown(value)}") from error
+    if action.choices and converted not in action.choices:
+        raise InputError(f"{where}: expected one of {', '.join(map(str, action.choices))}, found {shown(value)}")
+    return converted
+
+
+def _actions(parser: HfArgumentParser) -> dict[str, Action]:
+    names = [f.name for kind in parser.dataclass_types for f in dataclasses.fields(kind) if f.init]
+    options = parser._option_string_actions  # argparse has no public way from a name to its action
+    return {name: options[f"--{name}"] for name in names}
+
+
+def _check_key(key: str, actions: Mapping[str, Action], where: str) -> None:
+    if key in GONE:
+        raise InputError(f"{where}: {key} does not exist any more: write {GONE[key]}")
+    name = key.removeprefix("no_")
+    if key in actions or (name in actions and actions[name].default is True):
+        return
+    near = get_close_matches(key, [*actions, *GONE], n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    raise InputError(f"{where}: unknown key {key}{hint} (videochat-online train --keys lists all)")
+
+
+def _normalised(argument: str) -> str:
+    if not argument.startswith("--"):
+        return argument
+    name, equals, value = argument[2:].partition("=")
+    return f"--{name.replace('-', '_')}{equals}{value}"
+
+
+def _build(kind: type[Any], values: dict[str, Any]) -> Any:
+    try:
+        return kind(**values)
+    except InputError:
+        raise
+    except (ValueError, ImportError, RecursionError) as error:
+        raise InputError(f"training arguments: {' '.join(str(error).split())}") from error
+
+
+def describe_keys() -> str:
+    """Every key with its default and what it means, by group: our own, then transformers'."""
+    actions = _actions(make_parser())
+    lines = []
+    for kind in (ModelArguments, DataArguments, RunArguments):
+        lines.append(f"[{kind._argument_group_name}]")
+        for f in dataclasses.fields(kind):
+            if f.init and f.name not in GONE:
+                text = " ".join(str(f.metadata.get("help", "")).split())
+                lines.append(f"{f.name}: {json.dumps(actions[f.name].default, default=str)}  # {text}")
+    return "\n".join(lines)

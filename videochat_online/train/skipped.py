@@ -1,0 +1,88 @@
+"""The account of rows that a run could not use, and when there are too many of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+from videochat_online.data import BatchReport, SkippedSample
+from videochat_online.errors import InputError
+from videochat_online.train.rundir import SKIPPED_PREFIX
+
+MIN_ITEMS_FOR_A_VERDICT = 100
+"""So many samples (or all there are) are taken as seen before too large a part of them can be bad."""
+SLACK = 4.0
+"""Standard deviations by which bad samples must outnumber the allowed ones, unless all samples were seen: the first
+hundreds of a long run may well hold more of them than the rest."""
+
+
+class SkippedLog:
+    """The account of samples that could not be used; each is written down at once.
+
+    Args:
+        folder: of the run. The file of a launch before this one is continued.
+        process: rank of this process.
+        num_items: in an epoch, over all processes.
+        max_fraction: more bad samples than this part end the run.
+    """
+
+    def __init__(self, folder: Path, process: int, num_items: int, max_fraction: float) -> None:
+        self.path = folder / f"{SKIPPED_PREFIX}.{process}.jsonl"
+        self.num_seen = self.num_bad = 0
+        self.num_items = num_items
+        self.max_fraction = max_fraction
+        self._written: set[tuple[str, int]] = set()
+        self._latest: SkippedSample | None = None
+
+    @property
+    def num_skipped(self) -> int:
+        """Rows that this process could not use since the launch began, each once."""
+        return len(self._written)
+
+    def add(self, report: BatchReport) -> None:
+        """Count a batch."""
+        self.num_seen += report.num_items
+        self.num_bad += len(report.skipped)
+        for skipped in report.skipped:
+            self._latest = skipped
+            place = (skipped.set_name, skipped.row)
+            if place not in self._written:
+                self._written.add(place)
+                with self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+                    file.write(json.dumps(dataclasses.asdict(skipped), ensure_ascii=False) + "\n")
+
+    def check(self, num_seen: int, num_bad: int) -> None:
+        """Whether to go on.
+
+        Args:
+            num_seen: samples of all processes so far.
+            num_bad: those of them that could not be used.
+
+        Raises:
+            InputError: too many; names the latest of this process.
+        """
+        allowed = self.max_fraction * max(num_seen, min(self.num_items, MIN_ITEMS_FOR_A_VERDICT))
+        is_certain = num_bad > self.max_fraction * max(num_seen, self.num_items)
+        if is_certain or num_bad > allowed + SLACK * math.sqrt(allowed):
+            latest = self._latest
+            example = "" if latest is None else f", the latest: {latest.set_name} row {latest.row}: {latest.reason}"
+            raise InputError(
+                f"{num_bad} of {num_seen} samples so far cannot be used, of {self.num_items} in all: more than"
+                f" max_bad_fraction {self.max_fraction:g} allows; all are listed in"
+                f" {self.path.parent}/{SKIPPED_PREFIX}.*.jsonl{example}"
+            )
+
+
+def read_skipped(folder: Path) -> list[SkippedSample]:
+    """What all processes of all launches of a run have skipped, each row once."""
+    found: dict[tuple[str, int], SkippedSample] = {}
+    for path in sorted(folder.glob(f"{SKIPPED_PREFIX}.*.jsonl")):
+        for line in path.read_text(encoding="utf-8").split("\n"):  # not at what else Unicode takes for a line's end
+            try:
+                skipped = SkippedSample(**json.loads(line))
+            except (ValueError, TypeError):
+                continue  # the process was killed while it wrote this line
+            found[skipped.set_name, skipped.row] = skipped
+    return [found[place] for place in sorted(found)]
