@@ -15,6 +15,7 @@ from text_tokenizers import IM_MARKERS, PHI3_MARKERS, TOOL_TOKENS, fast_tokenize
 from videochat_online.constants import IGNORE_INDEX
 from videochat_online.errors import InputError
 from videochat_online.text import (
+    PromptCounter,
     PromptLayout,
     add_special_tokens,
     check_text,
@@ -179,6 +180,25 @@ def test_what_comes_before_a_text_with_such_a_string_is_not_changed(
     whole = layout(tokenizers, family, before, system_message=said)
     assert plain.input_ids[: len(whole)] == whole.input_ids == spelled.input_ids[: len(whole)]
     assert plain.visual_spans == spelled.visual_spans
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_tokens_are_counted_as_they_are_laid_out(
+    tokenizers: dict[str, Any], family: str, data: st.DataObject
+) -> None:
+    """Several prompts at a time, whose parts come again in one another."""
+    texts = [spoken(data, tokenizers[family]) for _ in range(4)]
+    some = st.sampled_from([*texts, "", "what is the man doing now ?", "\n"])
+    segments = st.lists(some | st.integers(1, 3).map(Visual), max_size=4).map(tuple)
+    prompts = data.draw(st.lists(st.lists(st.builds(Turn, segments, some), min_size=1, max_size=3), min_size=1))
+    systems = [data.draw(some | st.none()) for _ in prompts]
+    counter = PromptCounter(tokenizers[family], get_template(FAMILIES[family]))
+    outlines = [counter.outline(turns, system) for turns, system in zip(prompts, systems, strict=True)]
+    assert counter.count(outlines) == [
+        len(layout(tokenizers, family, turns, system_message=system))
+        for turns, system in zip(prompts, systems, strict=True)
+    ]
 
 
 @settings(max_examples=20, deadline=None, derandomize=True)
