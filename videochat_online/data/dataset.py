@@ -10,7 +10,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -99,15 +99,39 @@ class TrainingDataset(Dataset[Example | SkippedSample]):
 
     def __getitem__(self, key: int) -> Example | SkippedSample:
         """The item of a key of `pack_key`; a bare index is an item of epoch 0."""
+        return self._encoded(key)
+
+    def reduced(self, key: int, max_tokens: int) -> Example | SkippedSample:
+        """The item of a key with fewer frames or tiles: with so many that it has at most `max_tokens`.
+
+        Its dialogue stays as it is. An item that is too long with a single one cannot be used.
+        """
+        item, limit = self[key], None
+        while isinstance(item, Example) and len(item) > max_tokens:
+            most = len(item.pool_ratios) if limit is None else min(limit, len(item.pool_ratios))
+            if most <= 1:
+                index = unpack_key(key, len(self))[1]
+                problem = f"expected at most {max_tokens} tokens, as its row says, found {len(item)} in its media"
+                return SkippedSample(self.entries[self._sets[index]].name, int(self._rows[index]), problem)
+            limit = max(1, min(most - 1, most * max_tokens // len(item)))
+            item = self._encoded(key, limit)
+        return replace(item, is_reduced=limit is not None) if isinstance(item, Example) else item
+
+    def _encoded(self, key: int, max_pictures: int | None = None) -> Example | SkippedSample:
         epoch, index = unpack_key(key, len(self))
         entry, number = self.entries[self._sets[index]], int(self._rows[index])
+        encoder, tiling = self.encoder, entry.tiling(self.encoder.tiling)
+        if max_pictures is not None:
+            frames, tiles = (min(max_pictures, n) for n in (encoder.sampling.max_num_frames, tiling.max_tiles))
+            encoder = replace(encoder, sampling=replace(encoder.sampling, max_num_frames=frames))
+            tiling = replace(tiling, min_tiles=1, max_tiles=tiles)
         rng = random.Random(f"{self.seed} {epoch} {index}")
         try:
             row = self._files[self._sets[index]][number]
-            return self.encoder.encode(
+            return encoder.encode(
                 parse_row(row, entry.data_root),
                 rng,
-                tiling=entry.tiling(self.encoder.tiling),
+                tiling=tiling,
                 fps=entry.fps,
                 augment=entry.data_augment,
                 memory=entry.memory,

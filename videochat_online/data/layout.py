@@ -105,9 +105,7 @@ def tracking_turns(sample: Sample, places: Sequence[int], asked: int) -> tuple[D
     """
     # Turns stand where their frames do, and replies say their times, which are rounded as prompts print them.
     times_s = [round(sample.boxes[place].time_s, 1) for place in places]
-    lines = [
-        f"At {time_s}s, {list(sample.boxes[place].box)}" for time_s, place in zip(times_s, places, strict=True)
-    ]
+    lines = [f"At {time_s}s, {list(sample.boxes[place].box)}" for time_s, place in zip(times_s, places, strict=True)]
     query = tracking_query(sample, places[asked])
     later = (
         DialogueTurn("", line, time_s) for line, time_s in zip(lines[asked + 1 :], times_s[asked + 1 :], strict=True)

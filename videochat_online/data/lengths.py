@@ -33,7 +33,7 @@ from videochat_online.data.reading import check_memory
 from videochat_online.data.records import DialogueTurn, Sample
 from videochat_online.data.remembered import MemoryLayout
 from videochat_online.text import PromptCounter, PromptOutline
-from videochat_online.types import FrameUse, Turn
+from videochat_online.types import Turn
 from videochat_online.video import TIME_TOLERANCE_S, choose_tile_grid, uniform_subset
 
 ROUNDING_S = 0.1
@@ -134,9 +134,7 @@ class LengthCounter:
             num_tokens = next(counted) + one.more
             variants = [next(counted) for _ in one.variants]
             num_tokens += max(variants) - variants[0] if variants else 0
-            found.append(
-                EstimatedSample(min(num_tokens, self.encoder.max_length), one.visual_tokens, one.pictures)
-            )
+            found.append(EstimatedSample(min(num_tokens, self.encoder.max_length), one.visual_tokens, one.pictures))
         return found
 
     def _outline(self, sample: Sample, turns: Sequence[Turn]) -> PromptOutline:
@@ -183,17 +181,17 @@ class LengthCounter:
         num_frames, visual = int(stops[-1]), int(visual_T[used[: stops[-1]]].sum())
         latest_T = np.minimum(frames.latest_T, asked_s[-1])
         lines_T = self._lines.tokens(used[:num_frames], latest_T[:num_frames])
-        turns, first, more = list[Turn](), 0, int(lines_T.sum()) + visual
+        laid_out, first, more = list[Turn](), 0, int(lines_T.sum()) + visual
         for number, (turn, stop) in enumerate(zip(sample.turns, stops.tolist(), strict=True)):
             shown = [self._lines.frame(int(used[first]), float(latest_T[first]))] if first < stop else []
-            turns.append(online_turn(turn, shown))
+            laid_out.append(online_turn(turn, shown))
             if shown:  # its line and its one visual token are in the dialogue
                 more -= int(lines_T[first]) + 1
             # A frame that comes sooner or later leaves an empty line in one turn, or takes it from another.
             is_at_once = number > 0 and turn.time_s == sample.turns[number - 1].time_s
             more += not (is_at_once or surely[number] > first)
             first = max(first, stop)
-        return self._with(sample, turns, num_frames, visual, more)
+        return self._with(sample, laid_out, num_frames, visual, more)
 
     def _remembered(self, sample: Sample, memory: MemoryLayout) -> OutlinedSample:
         """What is left of the frames that come before the last question; which of them these are is not known."""
@@ -236,7 +234,9 @@ class LengthCounter:
         if end_s < math.inf:
             # Centres of intervals of 1 / rate that lie in the clip, half a frame before its end or sooner.
             num_centres = max(1, math.ceil(min((end_s - start_s) * rate * (1 + 1e-6) - 0.5, 2**40)))
-            centres_T = np.linspace(0, num_centres - 1, min(num_centres, limit)).astype(np.int64)
+            centres_T = np.arange(min(num_centres, limit))
+            if num_centres > limit:  # as `uniform_subset` spreads them
+                centres_T = np.linspace(0, num_centres - 1, limit).astype(np.int64)
         times_T = first_s + (centres_T + (0.0 if sample.reset_times else 0.5)) / rate
         # A frame begins up to half of its length before or after the centre, and is no longer than an interval; those
         # of a folder count from the one that is shown at the start.
@@ -256,7 +256,9 @@ class LengthCounter:
         known = self._left.get(memory, [])
         if len(known) < most:
             encoder = self.encoder
-            known = memory.left(2 * most, encoder.full_grid, encoder.schedule.intervals)
+            known = memory.left(
+                min(2 * most, encoder.sampling.max_num_frames), encoder.full_grid, encoder.schedule.intervals
+            )
             self._left[memory] = known
         nums, tokens = zip(*known[fewest - 1 : most], strict=True)
         return max(nums), max(tokens)

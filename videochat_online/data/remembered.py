@@ -100,7 +100,7 @@ class MemoryLayout:
         ]
 
     def left(self, num_frames: int, full_grid: Grid, intervals: Sequence[int]) -> list[tuple[int, int]]:
-        """Frames that are left of 1, 2, ... `num_frames`, and their tokens: the most, where what they show has a say."""
+        """Frames that are left of 1, 2, ... `num_frames`, and their tokens; the most, if what they show has a say."""
         memory, found = self.make(full_grid, intervals), []
         blank_CHW = torch.zeros(THUMBNAIL_SIDE**2 * 3, *full_grid)
         for place in range(num_frames):

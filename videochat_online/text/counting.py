@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from videochat_online.text.plain import Part, count_parts, split_parts
+from videochat_online.text.plain import Part, count_parts, encode_parts, split_parts
 from videochat_online.text.prompt import prompt_pieces, tokenizer_parts
 from videochat_online.text.templates import ChatTemplate
 from videochat_online.text.tokenizer import end_token_id
@@ -29,12 +29,14 @@ class PromptOutline:
     """A rendered dialogue, cut at its control tokens.
 
     Attributes:
+        parts: all of it.
         opening: its first control token.
         num_others: control tokens after it.
         between: what stands between two of them, with these two; and these two alone.
         num_repeated: visual tokens beyond the first one of each picture.
     """
 
+    parts: Parts
     opening: Parts
     num_others: int
     between: tuple[tuple[Parts, Parts], ...]
@@ -55,7 +57,7 @@ class PromptCounter:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, template: ChatTemplate) -> None:
         end_token_id(tokenizer, template)
         self._tokenizer, self._template = tokenizer, template
-        self._known: dict[Parts, int] = {}
+        self._known: dict[Parts, int | None] = {}
 
     def outline(self, turns: Sequence[Turn], system_message: str | None = None) -> PromptOutline:
         """A dialogue, ready to be counted.
@@ -68,13 +70,14 @@ class PromptCounter:
             InputError: as `layout_prompt`.
         """
         pieces, counts = prompt_pieces(turns, self._template, system_message)
-        first, *others = [tuple(part) for part in split_parts(self._tokenizer, tokenizer_parts(pieces)[0])]
+        parts = tuple(tokenizer_parts(pieces)[0])
+        first, *others = [tuple(part) for part in split_parts(self._tokenizer, parts)]
         if not others:
-            return PromptOutline((), 0, ((first, ()),), sum(counts) - len(counts))
+            return PromptOutline(parts, (), 0, ((first, ()),), sum(counts) - len(counts))
         between = [(first, first[-1:]), *((part, (part[0], part[-1])) for part in others[:-1])]
         between.append((others[-1], others[-1][:1]))
         different = tuple(pair for pair in between if pair[0] != pair[1])
-        return PromptOutline(first[-1:], len(others) - 1, different, sum(counts) - len(counts))
+        return PromptOutline(parts, first[-1:], len(others) - 1, different, sum(counts) - len(counts))
 
     def count(self, outlines: Sequence[PromptOutline]) -> list[int]:
         """Tokens of each prompt.
@@ -91,5 +94,10 @@ class PromptCounter:
         return [self._count(outline) for outline in outlines]
 
     def _count(self, outline: PromptOutline) -> int:
-        between = sum(self._known[parts] - self._known[controls] for parts, controls in outline.between)
-        return self._known[outline.opening] + outline.num_others + between + outline.num_repeated
+        num_tokens = self._known[outline.opening] or 0
+        for parts, controls in outline.between:
+            num_all, num_controls = self._known[parts], self._known[controls]
+            if num_all is None or num_controls is None:
+                return len(encode_parts(self._tokenizer, outline.parts)[0]) + outline.num_repeated
+            num_tokens += num_all - num_controls
+        return num_tokens + outline.num_others + outline.num_repeated

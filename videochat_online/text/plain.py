@@ -89,9 +89,7 @@ def encode_parts(tokenizer: PreTrainedTokenizerBase, parts: Sequence[Part]) -> t
 
 
 def split_parts(tokenizer: PreTrainedTokenizerBase, parts: Iterable[Part]) -> list[list[Part]]:
-    """A prompt cut at the control tokens that we put into it: each piece begins and ends with one, but for the first,
-    which begins with the prompt, and the last, which ends with it. Each of the tokens is in two pieces.
-    """
+    """A prompt cut at the control tokens that we put into it, each of which ends one piece and begins the next."""
     controls, pieces = _controls(tokenizer), [list[Part]()]
     for part, is_text in parts:
         done = 0
@@ -105,18 +103,21 @@ def split_parts(tokenizer: PreTrainedTokenizerBase, parts: Iterable[Part]) -> li
     return pieces
 
 
-def count_parts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[Part]]) -> list[int]:
-    """How many ids `encode_parts` gives for each of many prompts, several times as fast.
+def count_parts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[Part]]) -> list[int | None]:
+    """How many ids each of many strings has, several times as fast as by `encode_parts`.
 
-    Raises:
-        InputError: as `encode_parts`.
+    None where a control token comes from a text, so that the whole of what it is a part of is tokenised again.
     """
     controls = _controls(tokenizer)
-    around, *many_ids = encode_many(tokenizer, ["", *("".join(part for part, _ in parts) for parts in prompts)])
-    return [
-        len(ids) if controls.are_all_ours(parts, ids, around) else len(encode_parts(tokenizer, parts)[0])
-        for parts, ids in zip(prompts, many_ids, strict=True)
-    ]
+    texts = ["".join(part for part, _ in parts) for parts in prompts]
+    around, *many_ids = encode_many(tokenizer, ["", *texts])
+    found = list[int | None]()
+    for parts, text, ids in zip(prompts, texts, many_ids, strict=True):
+        is_known = controls.are_all_ours(parts, ids, around)
+        if not is_known:
+            is_known = controls.are_only(controls.places(parts), *encode_with_offsets(tokenizer, text))
+        found.append(len(ids) if is_known else None)
+    return found
 
 
 class _Controls:

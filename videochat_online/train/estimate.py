@@ -1,8 +1,8 @@
 """What a run would compute and hold, before any weight is loaded: parameters, tokens, operations, memory.
 
-Estimates. Token counts are those that samples are grouped by. Memory counts what must be there at least: weights,
-gradients, AdamW's state, what is kept for the way back with activation checkpointing, and the logits; not what
-libraries hold beside it.
+Estimates. The longest sample is the longest that rows and settings allow; means follow what some rows turned out to be.
+Memory counts what must be there at least: weights, gradients, AdamW's state, what is kept for the way back with
+activation checkpointing, and the logits; not what libraries hold beside it.
 """
 
 from __future__ import annotations
@@ -128,13 +128,13 @@ def estimate_run(
     statistics, scale = token_statistics(estimates), num_items / len(estimates)
     at_once = training.per_device_train_batch_size * num_processes()
     packing = arguments.data.packing_tokens
-    # Packs are put together by what is estimated before anything is encoded, and are as much longer than planned.
+    # Packs are put together by the most that samples can have, and only one of a single sample can be longer.
     batches = sum(e.tokens for e in guesses) * scale / packing if packing else num_items
-    pack = packing * max(1.0, sum(e.tokens for e in estimates) / max(1, sum(e.tokens for e in guesses)))
+    statistics["longest"] = max(e.tokens for e in guesses)
     steps_an_epoch = max(1, round(batches / (at_once * training.gradient_accumulation_steps)))
     num_steps = training.max_steps if training.max_steps > 0 else round(steps_an_epoch * training.num_train_epochs)
     flops = FlopModel(network)(_work(estimates)) * scale * num_steps / steps_an_epoch
-    longest = int(pack or statistics["longest"]) * training.per_device_train_batch_size
+    longest = int(max(packing, statistics["longest"])) * training.per_device_train_batch_size
     most = max(e.pictures / e.tokens for e in estimates) * longest
     return {
         "parameters": parameter_table(network),

@@ -27,6 +27,7 @@ from videochat_online.text import special_ids
 from videochat_online.train.arguments import Arguments
 from videochat_online.train.distributed import join
 from videochat_online.train.estimate import blank_network, estimate_run
+from videochat_online.train.lengths import estimate_together
 from videochat_online.train.preparation import Student, load_student, load_texts, make_encoder
 from videochat_online.train.rates import learning_rate_scales
 from videochat_online.train.report import TrainReport, make_report, read_report
@@ -103,15 +104,21 @@ def _make_trainer(
     arguments: Arguments, student: Student, dataset: TrainingDataset, collator: Collator
 ) -> OnlineTrainer:
     training, packing_tokens = arguments.training, arguments.data.packing_tokens
-    is_shuffled = training.train_sampling_strategy == "random"
-    seed = training.seed if training.data_seed is None else training.data_seed
+    is_grouped = training.train_sampling_strategy == "group_by_length"
+    lengths = estimate_together(dataset, training) if packing_tokens or is_grouped else None
+    items: TrainingDataset | PackedDataset = dataset
+    if packing_tokens and lengths is not None:
+        is_shuffled = training.train_sampling_strategy == "random"
+        seed = training.seed if training.data_seed is None else training.data_seed
+        items = PackedDataset(dataset, lengths, packing_tokens, is_shuffled, seed, collator.num_blank_tokens)
     return OnlineTrainer(
         model=student.network,
         args=training,
-        train_dataset=PackedDataset(dataset, packing_tokens, is_shuffled, seed) if packing_tokens else dataset,
+        train_dataset=items,
         data_collator=collator.pack if packing_tokens else collator,
         tokenizer=student.tokenizer,
         max_bad_fraction=arguments.data.max_bad_fraction,
+        lengths=lengths.tolist() if is_grouped and lengths is not None else None,
         scales=learning_rate_scales(student.network, arguments.model, training.learning_rate),
     )
 

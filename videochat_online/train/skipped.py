@@ -33,6 +33,7 @@ class SkippedLog:
         self.num_seen = self.num_bad = 0
         self.num_items = num_items
         self.max_fraction = max_fraction
+        self.num_reduced = 0
         self._written: set[tuple[str, int]] = set()
         self._latest: SkippedSample | None = None
 
@@ -45,6 +46,7 @@ class SkippedLog:
         """Count a batch."""
         self.num_seen += report.num_items
         self.num_bad += len(report.skipped)
+        self.num_reduced += report.num_reduced
         for skipped in report.skipped:
             self._latest = skipped
             place = (skipped.set_name, skipped.row)

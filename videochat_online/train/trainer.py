@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,7 @@ class OnlineTrainer(Trainer):
             model's special ids.)
         max_bad_fraction: more bad rows than this part of the seen ones end the run.
         scales: by how much the learning rate is multiplied for each parameter that learns.
+        lengths: tokens of each item of the training set, where those of one length are to come together.
         **kwargs: of `Trainer`; `train_dataset` must be a `TrainingDataset`, or packs of one.
     """
 
@@ -65,6 +66,7 @@ class OnlineTrainer(Trainer):
         tokenizer: PreTrainedTokenizerBase,
         max_bad_fraction: float,
         scales: Mapping[str, float],
+        lengths: Sequence[int] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -74,11 +76,10 @@ class OnlineTrainer(Trainer):
         if not isinstance(dataset, (TrainingDataset, PackedDataset)):
             raise TypeError(f"train_dataset: expected a TrainingDataset or packs of it, got {type(dataset).__name__}")
         single = dataset.dataset if isinstance(dataset, PackedDataset) else dataset
-        grouped = self.args.train_sampling_strategy == "group_by_length"
         self._sampler = EpochSampler(
             len(dataset),
             seed=self.args.data_seed if self.args.data_seed is not None else self.args.seed,
-            lengths=single.estimate_lengths() if grouped else None,
+            lengths=lengths,
             group_size=self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size,
             shuffle=self.args.train_sampling_strategy != "sequential",
         )
@@ -173,10 +174,12 @@ class OnlineTrainer(Trainer):
         if "loss" in logs:
             reduce = self.accelerator.reduce
             logs |= self._throughput.take(reduce)
-            num_skipped = int(reduce(torch.tensor(self.skipped.num_skipped, device=self.args.device)))
+            counts = torch.tensor([self.skipped.num_skipped, self.skipped.num_reduced], device=self.args.device)
+            num_skipped, num_reduced = reduce(counts).tolist()
             logs["loss"], num_empty = self.steps.take(logs["loss"])
             for name, number in (
                 ("samples_skipped", num_skipped),
+                ("samples_reduced", num_reduced),
                 ("empty_steps", num_empty),
                 ("nonfinite_batches", self.finite.take(reduce)),
             ):
