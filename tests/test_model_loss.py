@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
+import os
+import subprocess
+import sys
 from types import MethodType
 
 import pytest
@@ -12,7 +16,7 @@ from peft import LoraConfig, LoraModel
 from torch.nn.functional import cross_entropy
 
 from make_tiny_model import tiny_config
-from train_cases import ROOT, flags, launch, losses, mixed_rows, write_media, write_registry
+from train_cases import ROOT, environment, flags, launch, losses, mixed_rows, write_media, write_registry
 from videochat_online.model import VideoChatOnlineConfig, VideoChatOnlineForConditionalGeneration
 from videochat_online.model.loss import NUM_CHUNKS, HeadFinder, chunked_loss, score_tokens
 from videochat_online.train import parse_arguments, train
@@ -261,3 +265,25 @@ def test_two_processes_under_zero3_equal_one(tmp_path, tiny_dir):
     assert done.returncode == 0, done.stderr[-3000:]
     report = json.loads((tmp_path / "two" / "report.json").read_text())
     assert losses(report) == pytest.approx(losses(one), abs=2e-6)
+
+
+@pytest.mark.skipif(
+    not all(importlib.util.find_spec(name) for name in ("liger_kernel", "triton")),
+    reason="liger-kernel and triton are not installed",
+)
+def test_ligers_loss_takes_precedence_and_is_the_same(tmp_path, tiny_dir):
+    """On the CPU, by Triton's interpreter."""
+    registry = write_registry(tmp_path / "registry", write_media(tmp_path / "media"), mixed=mixed_rows())
+    keys = {"model_name_or_path": tiny_dir("qwen2"), "meta_path": registry, "max_steps": 2}
+    ours = train(parse_arguments(None, flags(**keys, output_dir=tmp_path / "ours")))
+    kernels = dict.fromkeys(("rope", "rms_norm", "swiglu", "cross_entropy"), False) | {
+        "fused_linear_cross_entropy": True
+    }
+    options = {"use_liger_kernel": True, "liger_kernel_config": json.dumps(kernels)}
+    command = [sys.executable, ROOT / "tests/train_cases.py", *flags(**keys, **options, output_dir=tmp_path / "liger")]
+    # Not forked: what has imported Triton without its interpreter cannot use it.
+    path = {"PYTHONPATH": os.pathsep.join(sys.path), "TRITON_INTERPRET": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment() | path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    report = json.loads((tmp_path / "liger" / "report.json").read_text())
+    assert losses(report) == pytest.approx(losses(ours), rel=1e-5)
