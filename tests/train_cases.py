@@ -199,6 +199,7 @@ def main() -> int:
     """The subcommand alone, with the errors of the command line."""
     from videochat_online.cli import train as subcommand
     from videochat_online.errors import InputError
+    from videochat_online.train import run, rundir
     from videochat_online.train.trainer import OnlineTrainer
 
     if "KILL_AT_STEP" in os.environ:
@@ -209,9 +210,20 @@ def main() -> int:
                     os.kill(os.getpid(), signal.SIGKILL)
                 return super().training_step(*arguments, **options)
 
-        import videochat_online.train.run as run
-
         run.OnlineTrainer = DyingTrainer
+    if os.environ.get("SIGNAL_RANK") == os.environ.get("RANK", "0"):
+
+        class ToldTrainer(OnlineTrainer):
+            def training_step(self, *arguments: Any, **options: Any) -> Any:
+                if self.state.global_step == int(os.environ["SIGNAL_AT_STEP"]):
+                    os.kill(os.getpid(), signal.SIGTERM)
+                return super().training_step(*arguments, **options)
+
+        run.OnlineTrainer = ToldTrainer
+    if os.environ.get("RANK") == "1":
+        sys.argv += os.environ.get("KEYS_OF_RANK_1", "").split()
+    if "SEEN_WITHIN_S" in os.environ:
+        rundir.SEEN_WITHIN_S = float(os.environ["SEEN_WITHIN_S"])
     if "SPOIL_TEXTS_BY" in os.environ:
         Trainer.compute_loss = spoilt_loss(float(os.environ["SPOIL_TEXTS_BY"]))
     parser = argparse.ArgumentParser()

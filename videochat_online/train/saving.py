@@ -28,8 +28,8 @@ def save_result(trainer: OnlineTrainer) -> Path:
         InputError: the run has diverged; nothing is written.
     """
     folder = Path(str(trainer.args.output_dir))
-    trainer.finite.check_end()
-    trainer.finite.check_weights(trainer.accelerator.reduce)
+    trainer.finite.check_end(trainer.reduce)
+    trainer.finite.check_weights(trainer.reduce)
     trainer.save_model(str(folder))
     trainer.accelerator.wait_for_everyone()
     if trainer.args.should_save:
