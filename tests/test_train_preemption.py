@@ -18,10 +18,11 @@ import torch
 from train_cases import arguments, launch, losses, state, write_good_and_bad
 from videochat_online.cli.main import main
 from videochat_online.errors import InputError
-from videochat_online.train import TrainReport, disk, distributed, dry_run, parse_arguments, rundir, train
+from videochat_online.train import TrainReport, checkpoints, disk, distributed, dry_run, parse_arguments, train
+from videochat_online.train.checkpoints import last_checkpoint, rotate
 from videochat_online.train.finite import FiniteLosses
 from videochat_online.train.preemption import NOTHING, SAVE, STOP, Requests, ignore_signals_to_all
-from videochat_online.train.rundir import RunFolder, last_checkpoint, rotate
+from videochat_online.train.rundir import RunFolder
 from videochat_online.train.trainer import OnlineTrainer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -132,7 +133,7 @@ def test_any_of_two_processes_ends_both(place, tiny_dir):
     plan = ROOT / "configs/deepspeed/zero2.json"
     keys = {"deepspeed": plan, "per_device_train_batch_size": 1, "save_strategy": "no", "max_steps": 3}
     told, whole = (arguments(place, tiny_dir, name, **keys) for name in ("both", "both_whole"))
-    ended = launch(told, processes=2, SIGNAL_AT_STEP="1", SIGNAL_RANK="1")
+    ended = launch(told, processes=2, DO="os.kill(os.getpid(), signal.SIGTERM)", DO_AT_STEP="1", DO_ON_RANK="1")
     assert ended.returncode == 3, ended.stderr[-3000:]
     assert last_checkpoint(place / "both") == place / "both" / "checkpoint-2"
     for command in (told, whole):
@@ -227,28 +228,42 @@ def small_files() -> Iterator[Callable[[int], None]]:
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-@pytest.mark.parametrize(
-    ("size", "plan", "error"),
-    [(500_000, None, "SafetensorError"), (1_500_000, None, "RuntimeError"), (1_500_000, "zero2", "RuntimeError")],
-)
-def test_a_disk_that_fills_up_ends_a_run_that_goes_on_later(place, run, tiny_dir, at, small_files, size, plan, error):
-    """While weights are written, or the optimizer's state, with and without DeepSpeed."""
-    name = f"full_{size}_{plan}"
-    keys = {"max_steps": 3, "save_steps": 1} | ({"deepspeed": ROOT / f"configs/deepspeed/{plan}.json"} if plan else {})
+def check_estimate(command: list[str], checkpoint: Path) -> None:
+    parameters = json.loads((checkpoint.parent / "report.json").read_text())["parameters"]
+    estimate = disk.checkpoint_bytes(parameters, parse_arguments(None, command).training)
+    assert estimate == pytest.approx(disk.folder_bytes(checkpoint), rel=0.1)
+
+
+@pytest.mark.parametrize(("size", "error"), [(500_000, "SafetensorError"), (1_500_000, "RuntimeError")])
+def test_a_disk_that_fills_up_ends_a_run_that_goes_on_later(place, run, tiny_dir, at, small_files, size, error):
+    """While weights are written, or the optimizer's state."""
+    folder, keys = place / f"full_{size}", {"max_steps": 3, "save_steps": 1}
     at[1] = lambda: small_files(size)
-    folder = place / name
-    with pytest.raises(
-        InputError, match=rf"checkpoint-2: could not be written \({error}.*it takes about .* are free"
-    ) as found:
-        run(name, **keys)
+    message = rf"checkpoint-2: could not be written \({error}.*it takes about .* are free"
+    with pytest.raises(InputError, match=message) as found:
+        run(folder.name, **keys)
     assert "after checkpoint-1, which is kept" in str(found.value)
     small_files(resource.RLIM_INFINITY)
     assert [path.name for path in folder.glob("checkpoint-*")] == ["checkpoint-1"]
-    report = run(name, **keys)
+    report = run(folder.name, **keys)
     assert (report.status, report.steps) == ("finished", 3)
-    training = parse_arguments(None, arguments(place, tiny_dir, name, **keys)).training
-    estimate = disk.checkpoint_bytes(report.parameters, training)
-    assert estimate == pytest.approx(disk.folder_bytes(folder / "checkpoint-3"), rel=0.1)
+    check_estimate(arguments(place, tiny_dir, folder.name), folder / "checkpoint-3")
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_up_under_deepspeed(place, tiny_dir, monkeypatch):
+    folder, plan = place / "full_zero2", ROOT / "configs/deepspeed/zero2.json"
+    command = arguments(place, tiny_dir, folder.name, deepspeed=plan, max_steps=3, save_strategy="steps", save_steps=1)
+    limit = "resource.setrlimit(resource.RLIMIT_FSIZE, (1_500_000, resource.RLIM_INFINITY))"
+    full = launch(command, DO=limit, DO_AT_STEP="1")
+    assert full.returncode == 2, full.stderr[-3000:]
+    assert "full_zero2/checkpoint-2: could not be written (RuntimeError" in full.stderr
+    assert [path.name for path in folder.glob("checkpoint-*")] == ["checkpoint-1"]
+    done = launch(command)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "1" if name == "WORLD_SIZE" else "0")
+    check_estimate(command, folder / "checkpoint-3")
 
 
 def test_a_result_that_does_not_fit_is_written_later(place, run, monkeypatch, small_files, whole):
@@ -282,7 +297,7 @@ def test_old_checkpoints_go_mark_first(tmp_path, monkeypatch):
     rotate(tmp_path, None)
     rotate(tmp_path, 3)
     assert len(list(tmp_path.glob("checkpoint-*"))) == 3
-    monkeypatch.setattr(rundir.shutil, "rmtree", lambda folder, **options: None)  # as if killed here
+    monkeypatch.setattr(checkpoints.shutil, "rmtree", lambda folder, **options: None)  # as if killed here
     rotate(tmp_path, 2)
     assert not (tmp_path / "checkpoint-9" / "complete.json").exists()
     assert last_checkpoint(tmp_path, before=11) == tmp_path / "checkpoint-10"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -211,15 +212,15 @@ def main() -> int:
                 return super().training_step(*arguments, **options)
 
         run.OnlineTrainer = DyingTrainer
-    if os.environ.get("SIGNAL_RANK") == os.environ.get("RANK", "0"):
+    if "DO" in os.environ and os.environ.get("DO_ON_RANK", "0") == os.environ.get("RANK", "0"):
 
-        class ToldTrainer(OnlineTrainer):
+        class WatchedTrainer(OnlineTrainer):
             def training_step(self, *arguments: Any, **options: Any) -> Any:
-                if self.state.global_step == int(os.environ["SIGNAL_AT_STEP"]):
-                    os.kill(os.getpid(), signal.SIGTERM)
+                if self.state.global_step == int(os.environ["DO_AT_STEP"]):
+                    exec(os.environ["DO"], {"os": os, "resource": resource, "signal": signal})
                 return super().training_step(*arguments, **options)
 
-        run.OnlineTrainer = ToldTrainer
+        run.OnlineTrainer = WatchedTrainer
     if os.environ.get("RANK") == "1":
         sys.argv += os.environ.get("KEYS_OF_RANK_1", "").split()
     if "SEEN_WITHIN_S" in os.environ:

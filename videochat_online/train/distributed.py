@@ -15,6 +15,8 @@ from transformers import TrainingArguments
 
 from videochat_online.errors import InputError
 
+logger = logging.getLogger(__name__)
+
 _SHARED_MEMORY_OP = "deepspeed_shm_comm"
 
 
@@ -27,6 +29,8 @@ def join(training: TrainingArguments) -> None:
     Raises:
         InputError: one process for several GPUs.
     """
+    if training.use_cpu:
+        _check_address()
     device = training.device  # what joins is its first use
     if training.n_gpu > 1:
         raise InputError(
@@ -40,6 +44,24 @@ def join(training: TrainingArguments) -> None:
         # process that is killed meanwhile leaves a lock for which every later launch waits without end.
         deepspeed.ops.__compatible_ops__[_SHARED_MEMORY_OP] = False
         deepspeed.init_distributed(dist_backend="gloo", auto_mpi_discovery=False, verbose=False)
+
+
+def _check_address() -> None:
+    """gloo, which connects processes without GPUs, takes the address that a machine's own name stands for."""
+    is_alone = os.environ.get("WORLD_SIZE", "1") == os.environ.get("LOCAL_WORLD_SIZE", "1")
+    if is_alone or os.environ.get("GLOO_SOCKET_IFNAME"):
+        return
+    try:
+        address = socket.gethostbyname(socket.gethostname())
+    except OSError as error:
+        address = str(error)
+    if address.startswith("127.") or not address[:1].isdigit():
+        logger.warning(
+            "%s: the name of this node stands for %s, where other nodes do not reach it: name its network interface in"
+            " GLOO_SOCKET_IFNAME (`ip -brief address` lists them)",
+            socket.gethostname(),
+            address,
+        )
 
 
 def is_joined() -> bool:

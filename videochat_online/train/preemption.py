@@ -37,8 +37,8 @@ SIGNALS = {"SIGTERM": STOP, "SIGINT": STOP, "SIGUSR1": SAVE}
 class Requests:
     """What is asked of a run; inside a `with`, signals ask instead of ending the process.
 
-    Handlers only count. A second SIGINT raises KeyboardInterrupt at once, unless something is being written. Signals
-    that were ignored stay so, and outside the main thread, where Python allows no handlers, all stay as they are.
+    Handlers only count. A second SIGINT raises KeyboardInterrupt at once, unless something is being written. One
+    that was ignored stays so, and outside the main thread, where Python allows no handlers, all stay as they are.
 
     Args:
         folder: of the run.
@@ -66,7 +66,8 @@ class Requests:
             return self
         for name in SIGNALS:
             number = getattr(signal, name, None)  # Windows has no SIGUSR1
-            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+            # Jobs in the background of a script ignore SIGINT; our Slurm script has torchrun ignore SIGTERM, not us.
+            if number is not None and (name != "SIGINT" or signal.getsignal(number) is not signal.SIG_IGN):
                 self._previous[number] = signal.signal(number, self._receive)
         return self
 

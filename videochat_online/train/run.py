@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from videochat_online.data.registry import RegistryEntry
 from videochat_online.errors import InputError
 from videochat_online.text import special_ids
 from videochat_online.train.arguments import Arguments
+from videochat_online.train.checkpoints import is_last, last_checkpoint
 from videochat_online.train.disk import disk_estimate, writing
 from videochat_online.train.distributed import check_alike, gathered, join, together
 from videochat_online.train.estimate import blank_network, estimate_run
@@ -34,7 +35,7 @@ from videochat_online.train.preemption import STOP, Requests
 from videochat_online.train.preparation import Student, load_student, load_texts, make_encoder
 from videochat_online.train.rates import learning_rate_scales
 from videochat_online.train.report import TrainReport, make_report, read_report
-from videochat_online.train.rundir import REPORT_FILE, RunFolder, identity, is_last, last_checkpoint, resolved_keys
+from videochat_online.train.rundir import REPORT_FILE, RunFolder, identity, resolved_keys
 from videochat_online.train.saving import save_result, take_result
 from videochat_online.train.trainer import OnlineTrainer, reading
 from videochat_online.utils import file_digest
@@ -63,7 +64,10 @@ def train(arguments: Arguments) -> TrainReport:
     _check(arguments)
     join(training)
     folder = RunFolder(str(training.output_dir), resolved_keys(arguments))
-    with Requests(folder.path, rank=training.process_index, save_minutes=training.save_minutes) as requests:
+    with (
+        closing(folder),
+        Requests(folder.path, rank=training.process_index, save_minutes=training.save_minutes) as requests,
+    ):
         return _train(arguments, folder, requests)
 
 

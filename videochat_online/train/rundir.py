@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import yaml
 from transformers.trainer_pt_utils import AcceleratorConfig
@@ -28,6 +28,15 @@ except ImportError:  # not on Windows
 
 from videochat_online.errors import InputError
 from videochat_online.train.arguments import Arguments, DataArguments, ModelArguments, num_processes
+from videochat_online.train.checkpoints import (
+    COMPLETE_MARK,
+    LENGTH,
+    checkpoints,
+    last_checkpoint,
+    length_of,
+    read_json,
+    write_json,
+)
 from videochat_online.train.parsing import GONE, PATHS
 from videochat_online.utils import check_writable, git_revision, versions
 
@@ -35,9 +44,6 @@ RUN_FILE = "run.json"
 CONFIG_FILE = "config.yaml"
 REPORT_FILE = "report.json"
 SKIPPED_PREFIX = "skipped"
-COMPLETE_MARK = "complete.json"
-"""Written into a checkpoint as the last file, by which an interrupted one is told apart."""
-
 LOCK_FILE = ".lock"
 
 SEEN_WITHIN_S = 60.0
@@ -73,18 +79,9 @@ _INCIDENTAL_PREFIXES = ("logging_", "log_", "save_", "dataloader_", "hub_", "pus
 OWN_DEFAULTS = {f.name: f.default for kind in (ModelArguments, DataArguments) for f in dataclasses.fields(kind)}
 """What a run of an earlier version, that does not know a key, was begun with."""
 
-LENGTH = ("max_steps", "num_train_epochs")
-"""Keys that say how long a run is; the first one counts where it is above 0."""
-
 PLAN = "deepspeed "
 _TUNING = ("steps_per_print", "wall_clock_breakdown")
 _DECIDING_OF_ZERO = ("stage", "offload_optimizer", "offload_param")
-
-
-def run_length(keys: Any) -> dict[str, Any]:
-    """Of a run with these keys, as `LENGTH` has them."""
-    key = LENGTH[0] if keys.max_steps > 0 else LENGTH[1]
-    return {key: getattr(keys, key)}
 
 
 def resolved_keys(arguments: Arguments) -> dict[str, Any]:
@@ -120,6 +117,7 @@ class RunFolder:
     def __init__(self, path: str | Path, keys: Mapping[str, Any]) -> None:
         self.path = Path(path)
         self.keys = dict(keys)
+        self._lock: TextIO | None = None
 
     def finished_report(self) -> dict[str, Any] | None:
         """The report of this run if it has been through to its end, and is not to go on beyond it.
@@ -143,7 +141,7 @@ class RunFolder:
 
     def _is_extended(self) -> bool:
         recorded = read_json(self.path / RUN_FILE) or {}
-        was, ours = _length_of(recorded.get("identity", {})), _length_of(self.keys)
+        was, ours = length_of(recorded.get("identity", {})), length_of(self.keys)
         return bool(self.keys.get("extend")) and was[0] == ours[0] and was[1] is not None and ours[1] > was[1]
 
     def check(self, sets: Mapping[str, Any]) -> None:
@@ -245,9 +243,14 @@ class RunFolder:
         keys = {key: _placed(value) if key in PATHS else value for key, value in self.keys.items()}
         text = yaml.safe_dump(keys, sort_keys=True, allow_unicode=True)
         (self.path / CONFIG_FILE).write_text(text, encoding="utf-8")
-        for folder in _checkpoints(self.path):
+        for folder in checkpoints(self.path):
             if not (folder / COMPLETE_MARK).is_file():
                 shutil.rmtree(folder)
+
+    def close(self) -> None:
+        """Another launch may have the folder."""
+        if self._lock is not None:
+            self._lock.close()
 
     def wait_for(self, launch: str | None, checkpoint: Path | None) -> None:
         """Until this process sees what the first one has opened; a network's disk may show it a while later.
@@ -272,7 +275,7 @@ class RunFolder:
         return str(launches[-1].get("id"))
 
     def _make_mine(self) -> None:
-        """The folder, and a lock on it for as long as this process lives: launches must not meet in it."""
+        """The folder, and a lock on it until `close` or the process's end: launches must not meet in it."""
         check_writable(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = (self.path / LOCK_FILE).open("w")
@@ -298,77 +301,6 @@ class RunFolder:
             write_json(self.path / name, content)
         except OSError as error:
             raise InputError(f"{self.path / name}: could not be written: {error.strerror}") from error
-
-
-def read_json(file: Path) -> dict[str, Any] | None:
-    """The object in a file; None where there is none."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None
-
-
-def write_json(file: Path, content: Any) -> None:
-    """All of it or nothing, and on the disk; half a character, from a row's path or text, as JSON spells it."""
-    temporary = file.with_name(f".{file.name}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8", errors="backslashreplace") as opened:
-            opened.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-            opened.flush()
-            os.fsync(opened.fileno())
-        temporary.replace(file)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def last_checkpoint(folder: Path, before: int | None = None) -> Path | None:
-    """The newest checkpoint of a run that was written to its end; of those before a step, if that is given."""
-    for found in _checkpoints(folder):
-        if (found / COMPLETE_MARK).is_file() and (before is None or _step(found) < before):
-            return found
-    return None
-
-
-def rotate(folder: Path, limit: int | None) -> None:
-    """Remove the oldest checkpoints of a run beyond so many; None keeps all.
-
-    The mark goes first, so that none is taken for whole whose removal is interrupted.
-    """
-    for old in _checkpoints(folder)[limit or None :] if limit else []:
-        (old / COMPLETE_MARK).unlink(missing_ok=True)
-        shutil.rmtree(old, ignore_errors=True)
-
-
-def is_last(checkpoint: Path, step: int, max_steps: int, keys: Any) -> bool:
-    """Whether a checkpoint is that of the last step of a run, as long as its keys say.
-
-    Args:
-        checkpoint: of the run.
-        step: that it was made after.
-        max_steps: of the run that made it.
-        keys: of the run now.
-    """
-    length = (read_json(checkpoint / COMPLETE_MARK) or {}).get("length")
-    if length is None and keys.max_steps > 0:  # as earlier versions wrote it
-        length = {LENGTH[0]: max_steps}
-    return step >= max_steps and length in (None, run_length(keys))
-
-
-def _step(checkpoint: Path) -> int:
-    return int(checkpoint.name.removeprefix("checkpoint-"))
-
-
-def _checkpoints(folder: Path) -> list[Path]:
-    """Newest first."""
-    named = [path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdecimal()]
-    return sorted((path for path in named if path.is_dir()), key=_step, reverse=True)
-
-
-def _length_of(keys: Mapping[str, Any]) -> tuple[str, Any]:
-    key = LENGTH[0] if (keys.get(LENGTH[0]) or -1) > 0 else LENGTH[1]
-    return key, keys.get(key)
 
 
 def identity(keys: Mapping[str, Any]) -> dict[str, Any]:

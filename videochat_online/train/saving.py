@@ -12,7 +12,7 @@ from torch import Tensor
 
 from videochat_online.model.checkpoint import tensor_names, weight_files
 from videochat_online.model.original import has_lora, merge_lora
-from videochat_online.train.rundir import COMPLETE_MARK
+from videochat_online.train.checkpoints import COMPLETE_MARK
 from videochat_online.train.trainer import OnlineTrainer
 from videochat_online.utils import share_files
 

@@ -26,6 +26,14 @@ from videochat_online.constants import IGNORE_INDEX
 from videochat_online.data import BATCH_REPORT, EpochSampler, PackedDataset, TrainingDataset
 from videochat_online.errors import InputError
 from videochat_online.train.callbacks import GoOnWithTheMean, KeepFrozenPartsOutOfTheGraph, TellEpoch
+from videochat_online.train.checkpoints import (
+    COMPLETE_MARK,
+    last_checkpoint,
+    read_json,
+    rotate,
+    run_length,
+    write_json,
+)
 from videochat_online.train.disk import (
     HALF_PRECISION,
     check_room,
@@ -39,14 +47,6 @@ from videochat_online.train.distributed import gathered, together
 from videochat_online.train.finite import FiniteLosses
 from videochat_online.train.preemption import Requests, SaveWhenAsked, ignore_signals_to_all
 from videochat_online.train.rates import scale_groups
-from videochat_online.train.rundir import (
-    COMPLETE_MARK,
-    last_checkpoint,
-    read_json,
-    rotate,
-    run_length,
-    write_json,
-)
 from videochat_online.train.skipped import SkippedLog
 from videochat_online.train.steps import StepAccount
 from videochat_online.train.throughput import Throughput
