@@ -107,6 +107,24 @@ def test_a_run_that_is_told_to_end_goes_on_as_if_nothing_had_happened(place, run
     assert run("told") == report
 
 
+def test_whoever_may_enter_a_run_s_folder_may_read_it(place, whole):
+    """Libraries write some files for their owner alone."""
+    folder = place / "whole"
+    wanted = folder.stat().st_mode & 0o444
+    files = [file for file in folder.rglob("*") if file.is_file()]
+    assert {"model.safetensors", "report.json", "optimizer.pt", "complete.json"} <= {file.name for file in files}
+    assert [file for file in files if file.stat().st_mode & 0o444 != wanted] == []
+
+
+def test_a_file_of_that_name_in_another_folder_is_left(place, run):
+    folder = place / "thesis"
+    folder.mkdir()
+    (folder / "SAVE").write_text("the whales")
+    with pytest.raises(InputError, match="found other files"):
+        run("thesis")
+    assert (folder / "SAVE").read_text() == "the whales"
+
+
 def test_what_is_asked_before_the_first_step_ends_the_run_there(place, run, monkeypatch, saved, whole):
     def ended(name: str) -> TrainReport:
         monkeypatch.setattr(RunFolder, "wait_for", lambda *rest: os.kill(os.getpid(), signal.SIGTERM))
@@ -160,6 +178,7 @@ def test_requests_of_signals_files_and_the_clock(tmp_path, monkeypatch, caplog):
     (tmp_path / "SAVE").write_text("stop")
     monkeypatch.setenv("SAVE_FILE", str(tmp_path / "other"))
     with Requests(tmp_path, rank=0) as requests:
+        requests.forget_earlier()
         assert "SAVE: removed; it is from before this launch" in caplog.text
         assert requests.agreed(CPU) == NOTHING
         for kind, name in ((SAVE, "SIGUSR1"), (STOP, "SIGTERM"), (STOP, "SIGINT")):

@@ -27,8 +27,8 @@ FULL_PRECISION, HALF_PRECISION, MOMENTS = 4, 2, 8
 def checkpoint_bytes(numbers: Mapping[str, int], training: RunArguments) -> int:
     """What a checkpoint takes that a run with AdamW can go on from, without tokenizer and the like.
 
-    The model's weights; those that learn once more where they are bfloat16, with their moments. DeepSpeed writes the
-    model a second time, into a file of its own.
+    The model's weights, and the moments of those that learn. DeepSpeed writes the model a second time, into a file of
+    its own, and what learns once more in full precision.
 
     Args:
         numbers: `all` and `learning` of the model.
@@ -36,7 +36,7 @@ def checkpoint_bytes(numbers: Mapping[str, int], training: RunArguments) -> int:
     """
     is_half = bool(training.bf16 and training.deepspeed)
     weights = numbers["all"] * (HALF_PRECISION if is_half else FULL_PRECISION)
-    state = numbers["learning"] * (MOMENTS + (FULL_PRECISION if is_half else 0))
+    state = numbers["learning"] * (MOMENTS + (FULL_PRECISION if training.deepspeed else 0))
     return weights * (2 if training.deepspeed else 1) + state
 
 

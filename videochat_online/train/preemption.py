@@ -56,11 +56,12 @@ class Requests:
         self._received = dict.fromkeys(SIGNALS.values(), 0)
         self._heeded = dict(self._received)
         self._num_interrupts = 0
+        self._stale: dict[Path, int] = {}
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Requests:
         if self._is_first:
-            self._forget_files()
+            self._stale = {file: file.stat().st_mtime_ns for file in self.files if file.is_file()}
         if threading.current_thread() is not threading.main_thread():
             logger.warning("training outside the main thread: signals are not heeded, the file %s is", self.files[0])
             return self
@@ -85,10 +86,13 @@ class Requests:
             if self._num_interrupts > 1 and not self.is_writing:
                 raise KeyboardInterrupt
 
-    def _forget_files(self) -> None:
-        """Those that are there before a launch were meant for the one before: it would end at once, time and again."""
-        for file in self.files:
-            if file.is_file():
+    def forget_earlier(self) -> None:
+        """Remove files from before the launch: they were meant for another, and would end this one, time and again.
+
+        To be called when the folder is known to be the run's own.
+        """
+        for file, time_ns in self._stale.items():
+            if file.is_file() and file.stat().st_mtime_ns == time_ns:
                 logger.warning("%s: removed; it is from before this launch", file)
                 file.unlink(missing_ok=True)
 

@@ -92,6 +92,7 @@ def _train(arguments: Arguments, folder: RunFolder, requests: Requests) -> Train
         encoder = make_encoder(student.network.config, student.tokenizer, student.template, arguments.data)
         dataset = TrainingDataset(entries, encoder, seed=training.seed)
     checkpoint = _open(folder, dataset, sets, training.process_index == 0)
+    requests.forget_earlier()
     trainer = _make_trainer(arguments, student, dataset, make_collator(encoder, student.tokenizer), requests)
     last = None
     if checkpoint is not None:

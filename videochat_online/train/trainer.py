@@ -46,7 +46,7 @@ from videochat_online.train.disk import (
 from videochat_online.train.distributed import gathered, together
 from videochat_online.train.finite import FiniteLosses
 from videochat_online.train.preemption import Requests, SaveWhenAsked, ignore_signals_to_all
-from videochat_online.train.rates import scale_groups
+from videochat_online.train.rates import follow, scale_groups
 from videochat_online.train.skipped import SkippedLog
 from videochat_online.train.steps import StepAccount
 from videochat_online.train.throughput import Throughput
@@ -237,6 +237,10 @@ class OnlineTrainer(Trainer):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         with reading(checkpoint):
             super()._load_optimizer_and_scheduler(checkpoint)
+        schedule = getattr(self.lr_scheduler, "scheduler", self.lr_scheduler)
+        mark = {} if checkpoint is None else read_json(Path(checkpoint) / COMPLETE_MARK) or {}
+        if checkpoint is not None and mark.get("length") != run_length(self.args) and isinstance(schedule, LambdaLR):
+            follow(schedule)  # of a run that has become longer
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         with reading(checkpoint):
