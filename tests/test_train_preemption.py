@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import multiprocessing
 import os
 import resource
 import signal
@@ -17,12 +18,14 @@ import torch
 
 from train_cases import arguments, launch, losses, state, write_good_and_bad
 from videochat_online.cli.main import main
+from videochat_online.data import BatchReport, SkippedSample
 from videochat_online.errors import InputError
 from videochat_online.train import TrainReport, checkpoints, disk, distributed, dry_run, parse_arguments, train
 from videochat_online.train.checkpoints import last_checkpoint, rotate
 from videochat_online.train.finite import FiniteLosses
 from videochat_online.train.preemption import NOTHING, SAVE, STOP, Requests, ignore_signals_to_all
 from videochat_online.train.rundir import RunFolder
+from videochat_online.train.skipped import SkippedLog
 from videochat_online.train.trainer import OnlineTrainer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -239,6 +242,22 @@ def test_processes_that_load_outlive_a_signal_to_all(monkeypatch):
     assert seen == [3]
 
 
+def test_a_signal_to_all_processes_of_a_job_ends_no_loader(run, whole, at):
+    """Slurm sends SIGTERM to them all, torchrun to all that its workers have started."""
+
+    def to_all() -> None:
+        loaders.extend(multiprocessing.active_children())
+        for process in (*loaders[-1:], os):
+            os.kill(getattr(process, "pid", None) or os.getpid(), signal.SIGTERM)
+
+    loaders: list[Any] = []
+    for step in (1, 2):  # the second loader skips what was trained on
+        at[step] = to_all
+        assert run("loading", dataloader_num_workers=1).status == "ended early"
+    assert len({loader.pid for loader in loaders}) == 2
+    assert losses(run("loading", dataloader_num_workers=1)) == losses(whole)
+
+
 @pytest.fixture
 def small_files() -> Iterator[Callable[[int], None]]:
     """Writing fails beyond so many bytes of a file, as it does on a full disk."""
@@ -285,6 +304,19 @@ def test_a_disk_that_fills_up_under_deepspeed(place, tiny_dir, monkeypatch):
     check_estimate(command, folder / "checkpoint-3")
 
 
+def test_a_run_that_diverges_in_its_extension_leaves_the_model(place, run, whole, monkeypatch):
+    run("diverging", max_steps=4)
+    model = (place / "diverging" / "model.safetensors").read_bytes()
+
+    def check_end(self: FiniteLosses, reduce: Any) -> None:
+        raise InputError("the run has diverged")
+
+    monkeypatch.setattr(FiniteLosses, "check_end", check_end)
+    with pytest.raises(InputError, match="the run has diverged"):
+        run("diverging", extend=True)
+    assert (place / "diverging" / "model.safetensors").read_bytes() == model
+
+
 def test_a_result_that_does_not_fit_is_written_later(place, run, monkeypatch, small_files, whole):
     save = OnlineTrainer.save_model
 
@@ -307,6 +339,19 @@ def test_too_little_room_is_noticed_before_anything_is_written(place, run, monke
     with pytest.raises(InputError, match=r"checkpoint-2: expected room for \d.* MB, found 1.0 kB free; .*checkpoint-1"):
         run("tight", max_steps=3, save_steps=1)
     assert [path.name for path in (place / "tight").glob("checkpoint-*")] == ["checkpoint-1"]
+
+
+def test_small_files_are_whole_or_as_they_were(tmp_path, small_files):
+    folder = RunFolder(tmp_path, {})
+    folder.write("report.json", {"steps": 1})
+    small_files(1000)
+    with pytest.raises(InputError, match=r"report.json: could not be written: File too large"):
+        folder.write("report.json", {"text": "long" * 1000})
+    odd = BatchReport(1, (SkippedSample("a", 1, "long" * 1000),))
+    with pytest.raises(InputError, match=r"skipped.0.jsonl: could not be written: File too large"):
+        SkippedLog(tmp_path, 0, 10, 0.5).add(odd)
+    assert json.loads((tmp_path / "report.json").read_text()) == {"steps": 1}
+    assert {path.name for path in tmp_path.iterdir()} == {"report.json", "skipped.0.jsonl"}
 
 
 def test_old_checkpoints_go_mark_first(tmp_path, monkeypatch):

@@ -41,11 +41,16 @@ def read_json(file: Path) -> dict[str, Any] | None:
 
 
 def write_json(file: Path, content: Any) -> None:
+    """As `write_text`."""
+    write_text(file, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(file: Path, text: str) -> None:
     """All of it or nothing, and on the disk; half a character, from a row's path or text, as JSON spells it."""
     temporary = file.with_name(f".{file.name}.tmp")
     try:
         with temporary.open("w", encoding="utf-8", errors="backslashreplace") as opened:
-            opened.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+            opened.write(text)
             opened.flush()
             os.fsync(opened.fileno())
         temporary.replace(file)

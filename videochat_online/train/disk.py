@@ -24,6 +24,10 @@ FULL_PRECISION, HALF_PRECISION, MOMENTS = 4, 2, 8
 """Bytes of a number, and of AdamW's two moments of it."""
 
 
+class DiskError(InputError):
+    """Something could not be written to its end; half of it may be there."""
+
+
 def checkpoint_bytes(numbers: Mapping[str, int], training: RunArguments) -> int:
     """What a checkpoint takes that a run with AdamW can go on from, without tokenizer and the like.
 
@@ -95,7 +99,7 @@ def check_room(folder: Path, needed: int, last: Path | None) -> None:
 
 @contextmanager
 def writing(folder: Path, needed: int, last: Path | None) -> Iterator[None]:
-    """InputError in place of what libraries raise when a disk is full, a quota used up or a disk broken.
+    """DiskError in place of what libraries raise when a disk is full, a quota used up or a disk broken.
 
     torch and safetensors say neither which folder it was nor what the system said.
 
@@ -112,7 +116,7 @@ def writing(folder: Path, needed: int, last: Path | None) -> Iterator[None]:
         with_room = existing(folder)
         free = shutil.disk_usage(with_room).free
         found = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        raise InputError(
+        raise DiskError(
             f"{folder}: could not be written ({found}); it takes about {_size(needed)}, {_size(free)} are free;"
             f" {_kept(last)}"
         ) from error

@@ -28,7 +28,7 @@ from videochat_online.errors import InputError
 from videochat_online.text import special_ids
 from videochat_online.train.arguments import Arguments
 from videochat_online.train.checkpoints import is_last, last_checkpoint
-from videochat_online.train.disk import disk_estimate, writing
+from videochat_online.train.disk import DiskError, disk_estimate, writing
 from videochat_online.train.distributed import check_alike, gathered, join, together
 from videochat_online.train.estimate import blank_network, estimate_run
 from videochat_online.train.preemption import STOP, Requests
@@ -146,7 +146,7 @@ def _writing_result(trainer: OnlineTrainer, requests: Requests) -> Iterator[None
     try:
         with requests.writing(), writing(folder, needed, last_checkpoint(folder)):
             yield
-    except InputError:
+    except DiskError:
         if trainer.args.should_save:
             for file in folder.glob("*.safetensors"):
                 file.unlink()

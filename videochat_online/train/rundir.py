@@ -35,7 +35,7 @@ from videochat_online.train.checkpoints import (
     last_checkpoint,
     length_of,
     read_json,
-    write_json,
+    write_text,
 )
 from videochat_online.train.parsing import GONE, PATHS
 from videochat_online.utils import check_writable, git_revision, versions
@@ -242,7 +242,7 @@ class RunFolder:
         # To be used again from any folder.
         keys = {key: _placed(value) if key in PATHS else value for key, value in self.keys.items()}
         text = yaml.safe_dump(keys, sort_keys=True, allow_unicode=True)
-        (self.path / CONFIG_FILE).write_text(text, encoding="utf-8")
+        self._write(CONFIG_FILE, text)
         for folder in checkpoints(self.path):
             if not (folder / COMPLETE_MARK).is_file():
                 shutil.rmtree(folder)
@@ -297,8 +297,11 @@ class RunFolder:
         Raises:
             InputError: the disk does not take it.
         """
+        self._write(name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+    def _write(self, name: str, text: str) -> None:
         try:
-            write_json(self.path / name, content)
+            write_text(self.path / name, text)
         except OSError as error:
             raise InputError(f"{self.path / name}: could not be written: {error.strerror}") from error
 

@@ -36,6 +36,7 @@ from videochat_online.train.checkpoints import (
 )
 from videochat_online.train.disk import (
     HALF_PRECISION,
+    DiskError,
     check_room,
     checkpoint_bytes,
     count_parameters,
@@ -280,7 +281,7 @@ class OnlineTrainer(Trainer):
                     with writing(folder, needed, last):
                         self._complete(folder, unlogged)
                     rotate(run_folder, limit)
-        except InputError:
+        except DiskError:
             shutil.rmtree(folder, ignore_errors=True)  # the room may be needed to say so
             raise
         finally:
