@@ -87,27 +87,27 @@ def same_weights(one: Path, other: Path) -> bool:
 
 def test_a_run_that_is_told_to_end_goes_on_as_if_nothing_had_happened(place, run, whole, tiny_dir, at, saved, capsys):
     """By a signal, by the file, and at the end of an epoch where a checkpoint is due anyway."""
-    folder = place / "told"
+    folder, by_epoch = place / "told", {"save_strategy": "epoch"}
     handlers = {name: signal.getsignal(name) for name in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
     at[1] = lambda: os.kill(os.getpid(), signal.SIGTERM)
-    assert main(["train", *arguments(place, tiny_dir, "told", **KEYS)]) == 3
+    assert main(["train", *arguments(place, tiny_dir, "told", **KEYS | by_epoch)]) == 3
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["status"] == "ended early"
     report = json.loads((folder / "report.json").read_text())
     assert (report["finished"], report["status"], report["steps"]) == (False, "ended early", 2)
     at[2] = lambda: os.kill(os.getpid(), signal.SIGUSR1)
     at[3] = lambda: (folder / "SAVE").write_text("stop\n")
-    assert run("told").status == "ended early"
+    assert run("told", **by_epoch).status == "ended early"
     assert not (folder / "SAVE").exists()
     assert not (folder / "model.safetensors").exists()
     at[5] = lambda: os.kill(os.getpid(), signal.SIGTERM)  # in the last step: what is left is the result
-    report = run("told")
+    report = run("told", **by_epoch)
     assert (report.status, losses(report)) == ("finished", losses(whole))
     assert same_weights(folder, place / "whole")
     assert saved == [2, 3, 4, 6]
     launches = json.loads((folder / "run.json").read_text())["launches"]
     assert [launched["resumed_from"] for launched in launches] == [None, "checkpoint-2", "checkpoint-4"]
     assert {name: signal.getsignal(name) for name in handlers} == handlers
-    assert run("told") == report
+    assert run("told", **by_epoch) == report
 
 
 def test_whoever_may_enter_a_run_s_folder_may_read_it(place, whole):

@@ -155,13 +155,14 @@ def _word(file: Path) -> str:
 class SaveWhenAsked(TrainerCallback):
     """Heeds requests at the end of a step.
 
-    At that of an epoch's last step it leaves saving to the end of the epoch, where others may evaluate or save: no
-    checkpoint is written twice. After the run's last step there is nothing to ask for.
+    Where an epoch ends with that step, or is left after it, saving waits for transformers' end of the epoch, which
+    follows at once and may save or evaluate as well: no checkpoint is written twice. After the run's last step there is
+    nothing to ask for.
     """
 
     def __init__(self, requests: Requests) -> None:
         self._requests = requests
-        self._is_due = False
+        self._is_due = self._is_cut = False
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -174,16 +175,20 @@ class SaveWhenAsked(TrainerCallback):
         asked = self._requests.agreed(args.device)
         if not asked or state.global_step >= state.max_steps:
             return
-        self._is_due = float(state.epoch or 0.0).is_integer()
+        is_whole = float(state.epoch or 0.0).is_integer()
+        self._is_due = is_whole or asked == STOP
+        self._is_cut = not is_whole and asked == STOP
         control.should_save = not self._is_due
         control.should_training_stop |= asked == STOP
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Of a whole epoch, or of one that is left in its middle."""
+        """Of a whole epoch; or of one that is left in its middle, which is no time for what epochs end with."""
         control.should_save |= self._is_due
-        self._is_due = False
+        if self._is_cut:
+            control.should_log = control.should_evaluate = False
+        self._is_due = self._is_cut = False
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """A regular checkpoint counts as well."""

@@ -62,5 +62,9 @@ def scale_groups(optimizer: torch.optim.Optimizer, network: nn.Module, scales: M
 
 def follow(schedule: LambdaLR) -> None:
     """Give each group the rate that a schedule has for its present step; a resumed optimizer has that of its own."""
-    for group, rate, base in zip(schedule.optimizer.param_groups, schedule.lr_lambdas, schedule.base_lrs, strict=True):
-        group["lr"] = base * rate(schedule.last_epoch)
+    rates = [
+        base * rate(schedule.last_epoch) for base, rate in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
+    ]
+    for group, rate in zip(schedule.optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    schedule.load_state_dict(schedule.state_dict() | {"_last_lr": rates})  # what is logged
