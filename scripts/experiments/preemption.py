@@ -110,16 +110,15 @@ def interrupt(folder: Path, name: str, num_processes: int, max_steps: int, draw:
     """Begin a run, end it at a random moment, and look at what it leaves."""
     how, after, log = draw.choice(["SIGTERM", "SAVE"]), draw.randrange(max_steps), folder / f"{name}.log"
     processes = start(command(folder, name, num_processes, max_steps), num_processes, log)
-    while num_logged(log) < after and any(process.is_alive() for process in processes):
+    is_begun = (folder / name / "run.json").exists  # before that it ends as any program does
+    while (num_logged(log) < after or not is_begun()) and any(process.is_alive() for process in processes):
         time.sleep(0.005)
     time.sleep(draw.uniform(0, 0.2))
+    victim = draw.choice(processes)
     if how == "SAVE":
-        if (folder / name).is_dir():
-            (folder / name / "SAVE").write_text("stop")
-    else:
-        victim = draw.choice(processes)
-        if victim.is_alive() and (folder / name / "run.json").exists():
-            os.kill(victim.pid or 0, signal.SIGTERM)
+        (folder / name / "SAVE").write_text("stop")
+    elif victim.is_alive() and victim.pid:
+        os.kill(victim.pid, signal.SIGTERM)
     status = finish(processes)
     report = json.loads((folder / name / "report.json").read_text())
     checkpoints = list((folder / name).glob("checkpoint-*"))
