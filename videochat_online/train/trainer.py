@@ -250,7 +250,8 @@ class OnlineTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader[Any]:
         """As transformers does; signals to all processes of a job do not end those that load."""
         loader = super().get_train_dataloader()
-        loader.worker_init_fn = partial(ignore_signals_to_all, loader.worker_init_fn)
+        inner = getattr(loader, "base_dataloader", loader)  # in accelerate's own, which starts the processes
+        inner.worker_init_fn = partial(ignore_signals_to_all, inner.worker_init_fn)
         return loader
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
