@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase
 
 from videochat_online.errors import CheckpointError, InputError
 from videochat_online.model import export_original, load_network
+from videochat_online.model.card import write_card
 from videochat_online.model.hf_export import check_export, export_hf, first_logits, text_side
 from videochat_online.model.loading import load_config
 from videochat_online.text import load_tokenizer, special_ids
@@ -47,6 +48,7 @@ def run(options: argparse.Namespace) -> int:
             num_parameters, note = _write_hf(source, destination, tokenizer)
         else:
             num_parameters, note = _write_ours(options.format, source, destination, tokenizer)
+        write_card(destination, options.format, source=source)
         share_files(destination)
     print(f"{destination}: {num_parameters:,} parameters in the {options.format} layout{note}")  # noqa: T201
     return 0
@@ -79,7 +81,7 @@ def _write_hf(source: Path, destination: Path, tokenizer: PreTrainedTokenizerBas
     text = text_side(tokenizer, load_config(source))  # before the weights, which take longer
     network = load_network(source).eval()
     network.config.image_token_id = special_ids(tokenizer).image_context
-    expected = first_logits(network, network.config, network.config.image_token_id)
+    expected = first_logits(network, network.config)
     export_hf(network, text, destination)
     num_parameters, config, dtype = network.num_parameters(), network.config, network.dtype
     del network  # or the weights would be in memory twice

@@ -82,6 +82,7 @@ def translate_hf(config: Mapping[str, Any]) -> dict[str, Any]:
         )
     text = {"model_type": read.text_config.model_type, **(config.get("text_config") or {})}
     text["tie_word_embeddings"] = read.tie_word_embeddings
+    text.pop("architectures", None)
     return {
         "vision_config": dict(config.get("vision_config") or {}),
         "text_config": text,

@@ -25,6 +25,7 @@ from videochat_online.data.registry import RegistryEntry
 from videochat_online.errors import InputError
 from videochat_online.text import special_ids
 from videochat_online.train.arguments import Arguments
+from videochat_online.train.card import write_run_card
 from videochat_online.train.distributed import join
 from videochat_online.train.estimate import blank_network, estimate_run
 from videochat_online.train.preparation import Student, load_student, load_texts, make_encoder
@@ -92,6 +93,8 @@ def train(arguments: Arguments) -> TrainReport:
     report = make_report(trainer, dataset, metrics)
     if arguments.training.process_index == 0:
         folder.write(REPORT_FILE, report.to_json())
+        if report.finished:
+            write_run_card(folder.path, arguments, report, sets, encoder.schedule.intervals)
         if not report.finished:
             saved, last_step = folder.last_checkpoint(), f"{report.steps} of {trainer.state.max_steps}"
             goes_on = "from the start" if saved is None else f"after {saved.name}"
