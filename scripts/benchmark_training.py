@@ -27,6 +27,7 @@ from random_model import SIZES, now
 from videochat_online.data import BATCH_REPORT, Collator, PackedDataset
 from videochat_online.train.throughput import FlopModel, Work, peak_flops, work_of
 from videochat_online.train.trainer import OnlineTrainer
+from videochat_online.video import normalize
 
 
 def visual(setup: Setup, options: argparse.Namespace) -> dict[str, Any]:
@@ -120,7 +121,8 @@ class _TimedOurs(_Timed, OnlineTrainer):
 
 class _Batches(Dataset[Any]):
     def __init__(self, packs: _Ready, collator: Collator) -> None:
-        self.made = [collator.pack([packs[number]]) for number in range(len(packs))]
+        made = [collator.pack([packs[number]]) for number in range(len(packs))]
+        self.made = [batch | {"pixel_values": normalize(batch["pixel_values"])} for batch in made]
 
     def __len__(self) -> int:
         return len(self.made)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from train_cases import mixed_rows, tiny_encoder, write_media, write_registry
+from train_cases import mixed_rows, normalised, tiny_encoder, write_media, write_registry
 from videochat_online.data import BATCH_REPORT, TrainingDataset, load_registries
 from videochat_online.model import load_model
 from videochat_online.train import throughput
@@ -61,7 +61,7 @@ def test_operations_are_those_that_torch_counts(tiny_dir, made, frozen, llm):
     batch = collator([examples[0]])
     batch.pop(BATCH_REPORT)
     with FlopCounterMode(display=False) as counter:
-        network(**batch).loss.backward()
+        network(**normalised(batch)).loss.backward()
     work = work_of(batch, network.config.image_token_id)
     # Eager attention computes all scores, also those that a causal mask throws away.
     ours = FlopModel(network)(replace(work, squares=2 * work.squares))

@@ -16,7 +16,7 @@ import torch
 from accelerate.scheduler import AcceleratedScheduler
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import PreTrainedTokenizerBase, Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
@@ -31,6 +31,7 @@ from videochat_online.train.skipped import SkippedLog
 from videochat_online.train.steps import StepAccount
 from videochat_online.train.throughput import Throughput
 from videochat_online.utils import share_files
+from videochat_online.video import normalize
 
 
 @contextmanager
@@ -82,6 +83,7 @@ class OnlineTrainer(Trainer):
             group_size=self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size,
             shuffle=self.args.train_sampling_strategy != "sequential",
         )
+        self._normalization = single.encoder.reader.transform.normalization
         self.skipped = SkippedLog(
             Path(str(self.args.output_dir)), self.args.process_index, len(single), max_bad_fraction
         )
@@ -120,6 +122,21 @@ class OnlineTrainer(Trainer):
         if isinstance(num_items, torch.Tensor):
             num_items = num_items.clamp(min=1)
         return batches, num_items
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """As transformers does, one batch at a time; pixels get there as bytes, a quarter of the floats.
+
+        They are normalised in float32 before DeepSpeed's type is given to them, as on the CPU.
+        """
+        inputs = dict(inputs)
+        pixels_TCSS = normalize(inputs.pop("pixel_values"), self._normalization, self.args.device)
+        return super()._prepare_inputs(inputs | {"pixel_values": pixels_TCSS})
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """As transformers makes it, but that batches stay on the host: all of a step are fetched before its first."""
+        loader: Any = super().get_train_dataloader()
+        loader.device = None  # of accelerate's loader; skip_first_batches keeps it
+        return loader
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *arguments: Any, **options: Any) -> Any:
         """As transformers does; numbers that are not finite are kept out of the gradients.
