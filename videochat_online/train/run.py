@@ -195,6 +195,8 @@ def _check(arguments: Arguments) -> None:
     training = arguments.training
     if training.eval_strategy != "no":
         raise InputError("eval_strategy: expected no, there is no evaluation during training; use `evaluate` after it")
+    if training.accelerator_config.dispatch_batches:
+        raise InputError("accelerator_config: expected dispatch_batches false, each process reads its own rows")
     if training.remove_unused_columns:
         raise InputError("remove_unused_columns: expected False, the model's inputs are no columns of a table")
     if dict(training.activation_checkpointing_kwargs or {}).get("use_reentrant"):

@@ -23,7 +23,8 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from videochat_online.constants import IGNORE_INDEX
 from videochat_online.data import BATCH_REPORT, EpochSampler, PackedDataset, TrainingDataset
 from videochat_online.errors import InputError
-from videochat_online.train.callbacks import KeepFrozenPartsOutOfTheGraph, TellEpoch
+from videochat_online.train.batches_ahead import BatchesAhead, SharedCollator
+from videochat_online.train.callbacks import CloseEpoch, KeepFrozenPartsOutOfTheGraph, TellEpoch
 from videochat_online.train.finite import FiniteLosses
 from videochat_online.train.rates import scale_groups
 from videochat_online.train.rundir import COMPLETE_MARK
@@ -68,7 +69,7 @@ class OnlineTrainer(Trainer):
         scales: Mapping[str, float],
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(**kwargs | {"data_collator": SharedCollator(kwargs["data_collator"])})
         self._scales = scales
         self.tokenizer = tokenizer
         dataset = self.train_dataset
@@ -90,7 +91,9 @@ class OnlineTrainer(Trainer):
         self._throughput = Throughput(kwargs["model"], self.args.device)
         self.finite = FiniteLosses(kwargs["model"])
         self.steps = StepAccount()
+        self._ahead = BatchesAhead()
         self.add_callback(TellEpoch(self._sampler))
+        self.add_callback(CloseEpoch(self._ahead))
         self.add_callback(KeepFrozenPartsOutOfTheGraph())
 
     @property
@@ -106,9 +109,12 @@ class OnlineTrainer(Trainer):
     ) -> tuple[list[dict[str, Any]], torch.Tensor | int | None]:
         """The batches of one optimizer step and their supervised tokens; skipped samples are counted here.
 
-        A step in which nothing is learned divides a sum of zero by one, not by zero.
+        A thread fetches those of the next step meanwhile. A step in which nothing is learned divides a sum of zero by
+        one, not by zero.
         """
-        batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        ahead, waited_s = self._ahead.of(epoch_iterator, self.args.gradient_accumulation_steps), self._ahead.waited_s
+        batches, num_items = super().get_batch_samples(ahead, num_batches, device)
+        self._throughput.wait(ahead.waited_s - waited_s)
         for batch in batches:
             report = batch.pop(BATCH_REPORT, None)
             if report is not None:
@@ -126,11 +132,16 @@ class OnlineTrainer(Trainer):
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """As transformers does, one batch at a time; pixels get there as bytes, a quarter of the floats.
 
-        They are normalised in float32 before DeepSpeed's type is given to them, as on the CPU.
+        They are normalised in float32 before DeepSpeed gives them its type, and gone from the batch given: the host
+        needs them no longer.
         """
-        inputs = dict(inputs)
         pixels_TCSS = normalize(inputs.pop("pixel_values"), self._normalization, self.args.device)
         return super()._prepare_inputs(inputs | {"pixel_values": pixels_TCSS})
+
+    def train(self, *arguments: Any, **options: Any) -> Any:
+        """As transformers does; no thread and no loader process outlives it, however it ends."""
+        with self._ahead:
+            return super().train(*arguments, **options)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """As transformers makes it, but that batches stay on the host: all of a step are fetched before its first."""
