@@ -48,11 +48,11 @@ class SharedCollator:
         """The batch; SharedMemoryError where there is no room for it."""
         batch = self.collate(items)
         tensors = [value for value in batch.values() if isinstance(value, Tensor)] if get_worker_info() else []
+        size = sum(tensor.nbytes for tensor in tensors)
         try:
             for tensor in tensors:
                 tensor.share_memory_()
         except RuntimeError as error:
-            size = sum(tensor.nbytes for tensor in tensors)
             raise SharedMemoryError(_no_room(f"the next batch, {size / 2**20:.1f} MiB")) from error
         return batch
 
