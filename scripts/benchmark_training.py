@@ -7,8 +7,8 @@
 `visual`: encode, pool each frame and project, against one pass of the tower and one of the projector on all tokens, in
 turns. `step`: our trainer with its loader, ours with batches made before, transformers' own with the same batches, on
 the mixed set of benchmark_loader.py. `loading`: how long steps wait for data
-where a batch takes half as long to load as to compute (both sleep, half a minute), and where a step's batches are before
-its first forward pass. Only ratios of one run are worth keeping; docs/performance.md has records.
+where a batch takes half as long to load as to compute (both sleep, half a minute), and where the batches of a step are
+before its first forward pass. Only ratios of one run are worth keeping; docs/performance.md has records.
 `vision` has the real vision tower, `published` the whole 4B, with random weights; on a GPU in bfloat16.
 """
 
@@ -165,9 +165,7 @@ def loading(setup: Setup, options: argparse.Namespace) -> dict[str, Any]:
     for workers in (0, 1):
         trainer = _Waiting(
             model=setup.network,
-            args=_arguments(
-                setup, options, tempfile.mkdtemp(), workers, max_steps=6, gradient_accumulation_steps=ACCUMULATION
-            ),
+            args=_arguments(setup, options, tempfile.mkdtemp(), workers, **keys),
             train_dataset=slow,
             data_collator=setup.collator.pack,
             tokenizer=setup.tokenizer,
