@@ -197,20 +197,23 @@ def test_losses_are_those_without_the_thread(run, plain, workers):
     assert multiprocessing.active_children() == []
 
 
-def test_a_run_that_fails_leaves_nothing_behind(run, monkeypatch):
-    item, made = TrainingDataset.__getitem__, []
+@pytest.mark.parametrize("owner", [(TrainingDataset, "__getitem__", 9), (OnlineTrainer, "compute_loss", 3)])
+def test_a_run_that_fails_leaves_nothing_behind(run, monkeypatch, owner):
+    """While loading, in the thread, and while computing, when the thread waits for room."""
+    owner, name, place = owner
+    method, by = getattr(owner, name), []
 
-    def failing(self: TrainingDataset, key: int) -> Any:
-        made.append(threading.current_thread().name)
-        if len(made) == 9:
+    def failing(*arguments: Any, **options: Any) -> Any:
+        by.append(threading.current_thread().name.partition("_")[0])
+        if len(by) == place:
             raise OSError(5, "Input/output error")
-        return item(self, key)
+        return method(*arguments, **options)
 
-    monkeypatch.setattr(TrainingDataset, "__getitem__", failing)
-    with pytest.raises(OSError, match=r"^\[Errno 5\] Input/output error$"):
-        run("failing")
-    assert made[-1].startswith("ahead")
-    assert threads() == []
+    monkeypatch.setattr(owner, name, failing)
+    with pytest.raises(OSError, match=r"^\[Errno 5\] Input/output error$") as failure:
+        run(f"failing_{name}")
+    assert by[-1] == ("ahead" if owner is TrainingDataset else "MainThread")
+    assert threads() == [], failure  # whose frames hold all of the run
 
 
 def test_before_the_first_forward_one_batch_is_on_the_device(run, monkeypatch):
