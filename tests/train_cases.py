@@ -25,6 +25,7 @@ from videochat_online.data import FrameSampling, PixelReader, SampleEncoder, Til
 from videochat_online.memory import TokenSchedule
 from videochat_online.model import VideoChatModel
 from videochat_online.train import TrainReport
+from videochat_online.video import normalize
 
 ROOT = Path(__file__).resolve().parents[1]
 _COMPUTE_LOSS = Trainer.compute_loss
@@ -145,6 +146,11 @@ def arguments(
     return flags(**paths | {"meta_path": place / registry / "registry.json"} | keys)
 
 
+def normalised(batch: dict[str, Any]) -> dict[str, Any]:
+    """A batch of the collator as the trainer gives it to the network."""
+    return batch | {"pixel_values": normalize(batch["pixel_values"])}
+
+
 def losses(report: TrainReport | dict[str, Any]) -> list[float]:
     """Of each logged step."""
     entries = report["losses"] if isinstance(report, dict) else report.losses
@@ -189,7 +195,8 @@ def spoilt_loss(factor: float) -> Callable[..., Any]:
     """`Trainer.compute_loss` that multiplies the loss of a batch without pictures, by NaN for example."""
 
     def compute_loss(self: Trainer, model: Any, inputs: Any, *arguments: Any, **options: Any) -> Any:
-        is_text = not inputs["pixel_values"].any()
+        pixels_TCSS = inputs["pixel_values"]
+        is_text = torch.equal(pixels_TCSS, pixels_TCSS[..., :1, :1].expand_as(pixels_TCSS))  # of one colour
         loss = _COMPUTE_LOSS(self, model, inputs, *arguments, **options)
         return loss * factor if is_text else loss
 

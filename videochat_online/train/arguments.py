@@ -131,6 +131,7 @@ class RunArguments(TrainingArguments):
     logging_steps: float = _option(1, "Log the loss every so many optimizer steps.")
     logging_nan_inf_filter: bool = _option(False, "Log the running mean in place of a loss that is not finite.")
     num_train_epochs: float = _option(1, "Passes over the mixture.")
+    dataloader_pin_memory: bool = _option(False, "Pin all batches of two steps, not only the one that is moved.")
     global_batch_size: int | None = _option(
         None, "Samples of an optimizer step over all processes; sets gradient_accumulation_steps."
     )

@@ -8,6 +8,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from videochat_online.data import EpochSampler
+from videochat_online.train.batches_ahead import BatchesAhead
 
 
 class TellEpoch(TrainerCallback):
@@ -21,6 +22,19 @@ class TellEpoch(TrainerCallback):
     ) -> None:
         """Epochs count from 0; in the middle of one, `state.epoch` has a fraction."""
         self.sampler.set_epoch(int((state.epoch or 0.0) + 1e-6))
+
+
+class CloseEpoch(TrainerCallback):
+    """Ends the fetching of an epoch's batches with the epoch, or where it is broken off."""
+
+    def __init__(self, batches: BatchesAhead) -> None:
+        self.batches = batches
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Before the next epoch is told to the loader, which a thread may not read then."""
+        self.batches.close()
 
 
 class KeepFrozenPartsOutOfTheGraph(TrainerCallback):

@@ -27,6 +27,7 @@ from videochat_online.data.registry import RegistryEntry
 from videochat_online.errors import InputError
 from videochat_online.text import special_ids
 from videochat_online.train.arguments import Arguments
+from videochat_online.train.card import write_run_card
 from videochat_online.train.checkpoints import is_last, last_checkpoint
 from videochat_online.train.disk import DiskError, disk_estimate, writing
 from videochat_online.train.distributed import check_alike, gathered, join, together
@@ -117,6 +118,8 @@ def _train(arguments: Arguments, folder: RunFolder, requests: Requests) -> Train
     report = make_report(trainer, dataset, metrics)
     if training.process_index == 0:
         folder.write(REPORT_FILE, report.to_json())
+        if report.finished:
+            write_run_card(folder.path, arguments, report, sets, encoder.schedule.intervals)
         if not report.finished:
             saved, last_step = folder.last_checkpoint(), f"{report.steps} of {trainer.state.max_steps or 'all'}"
             goes_on = "from the start" if saved is None else f"after {saved.name}"
@@ -249,6 +252,8 @@ def _check(arguments: Arguments) -> None:
     training = arguments.training
     if training.eval_strategy != "no":
         raise InputError("eval_strategy: expected no, there is no evaluation during training; use `evaluate` after it")
+    if training.accelerator_config.dispatch_batches:
+        raise InputError("accelerator_config: expected dispatch_batches false, each process reads its own rows")
     if training.remove_unused_columns:
         raise InputError("remove_unused_columns: expected False, the model's inputs are no columns of a table")
     if dict(training.activation_checkpointing_kwargs or {}).get("use_reentrant"):

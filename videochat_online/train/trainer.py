@@ -25,7 +25,8 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from videochat_online.constants import IGNORE_INDEX
 from videochat_online.data import BATCH_REPORT, EpochSampler, PackedDataset, TrainingDataset
 from videochat_online.errors import InputError
-from videochat_online.train.callbacks import GoOnWithTheMean, KeepFrozenPartsOutOfTheGraph, TellEpoch
+from videochat_online.train.batches_ahead import BatchesAhead, SharedCollator
+from videochat_online.train.callbacks import CloseEpoch, GoOnWithTheMean, KeepFrozenPartsOutOfTheGraph, TellEpoch
 from videochat_online.train.checkpoints import (
     COMPLETE_MARK,
     last_checkpoint,
@@ -52,6 +53,7 @@ from videochat_online.train.skipped import SkippedLog
 from videochat_online.train.steps import StepAccount
 from videochat_online.train.throughput import Throughput
 from videochat_online.utils import share_files
+from videochat_online.video import normalize
 
 
 @contextmanager
@@ -90,7 +92,7 @@ class OnlineTrainer(Trainer):
         requests: Requests,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(**kwargs | {"data_collator": SharedCollator(kwargs["data_collator"])})
         self.requests = requests
         self._scales = scales
         self.tokenizer = tokenizer
@@ -106,13 +108,16 @@ class OnlineTrainer(Trainer):
             group_size=self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size,
             shuffle=self.args.train_sampling_strategy != "sequential",
         )
+        self._normalization = single.encoder.reader.transform.normalization
         self.skipped = SkippedLog(
             Path(str(self.args.output_dir)), self.args.process_index, len(single), max_bad_fraction
         )
         self._throughput = Throughput(kwargs["model"], self.args.device)
         self.finite = FiniteLosses(kwargs["model"])
         self.steps = StepAccount()
+        self._ahead = BatchesAhead()
         self.add_callback(TellEpoch(self._sampler))
+        self.add_callback(CloseEpoch(self._ahead))
         self.add_callback(KeepFrozenPartsOutOfTheGraph())
         self.add_callback(SaveWhenAsked(requests))
         self.add_callback(GoOnWithTheMean(self.restore_unlogged))
@@ -134,14 +139,18 @@ class OnlineTrainer(Trainer):
     ) -> tuple[list[dict[str, Any]], torch.Tensor | int | None]:
         """The batches of one optimizer step and their supervised tokens; skipped samples are counted here.
 
-        A step in which nothing is learned divides a sum of zero by one, not by zero.
+        A thread fetches those of the next step meanwhile. A step in which nothing is learned divides a sum of zero by
+        one, not by zero.
 
         Raises:
             InputError: too many samples are skipped, or another process could not load its own.
         """
         error, batches = None, []
         try:
-            batches = list(islice(epoch_iterator, num_batches))
+            waited_s = self._ahead.waited_s
+            ahead = self._ahead.of(epoch_iterator, self.args.gradient_accumulation_steps)
+            batches = list(islice(ahead, num_batches))
+            self._throughput.wait(ahead.waited_s - waited_s)
             for batch in batches:
                 report = batch.pop(BATCH_REPORT, None)
                 if report is not None:
@@ -163,6 +172,31 @@ class OnlineTrainer(Trainer):
         if isinstance(num_items, torch.Tensor):
             num_items = num_items.clamp(min=1)
         return batches, num_items
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """As transformers does, one batch at a time; pixels get there as bytes, a quarter of the floats.
+
+        They are normalised in float32 before DeepSpeed gives them its type, and gone from the batch given: the host
+        needs them no longer.
+        """
+        pixels_TCSS = normalize(inputs.pop("pixel_values"), self._normalization, self.args.device)
+        return super()._prepare_inputs(inputs | {"pixel_values": pixels_TCSS})
+
+    def train(self, *arguments: Any, **options: Any) -> Any:
+        """As transformers does; no thread and no loader process outlives it, however it ends."""
+        with self._ahead:
+            return super().train(*arguments, **options)
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """As transformers makes it, but that batches stay on the host: all of a step are fetched before its first.
+
+        Signals to all processes of a job do not end those that load.
+        """
+        loader: Any = super().get_train_dataloader()
+        loader.device = None  # of accelerate's loader; skip_first_batches keeps it
+        inner = getattr(loader, "base_dataloader", loader)  # in accelerate's own, which starts the processes
+        inner.worker_init_fn = partial(ignore_signals_to_all, inner.worker_init_fn)
+        return loader
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *arguments: Any, **options: Any) -> Any:
         """As transformers does; numbers that are not finite are kept out of the gradients.
@@ -246,13 +280,6 @@ class OnlineTrainer(Trainer):
     def _load_rng_state(self, checkpoint: str | None) -> None:
         with reading(checkpoint):
             super()._load_rng_state(checkpoint)
-
-    def get_train_dataloader(self) -> DataLoader[Any]:
-        """As transformers does; signals to all processes of a job do not end those that load."""
-        loader = super().get_train_dataloader()
-        inner = getattr(loader, "base_dataloader", loader)  # in accelerate's own, which starts the processes
-        inner.worker_init_fn = partial(ignore_signals_to_all, inner.worker_init_fn)
-        return loader
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """As transformers does, with the tokenizer; older checkpoints go only when this one is complete.
