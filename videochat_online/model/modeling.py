@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
+from transformers import AutoModelForCausalLM, GenerationMixin
 from transformers.activations import ACT2FN
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.internvl.modeling_internvl import InternVLVisionModel
@@ -23,6 +23,7 @@ from videochat_online.memory import pool_by_ratio
 from videochat_online.model.configuration import VideoChatOnlineConfig
 from videochat_online.model.loss import HeadFinder, TokenScores, chunked_loss, score_tokens
 from videochat_online.model.rope import use_explicit_regime
+from videochat_online.model.strict import StrictLoading
 
 LOSS_ARGUMENTS = {"num_items_in_batch", "use_cache"}
 """Arguments of a forward pass with labels that ask for no more than a loss."""
@@ -79,10 +80,10 @@ class DropPath:
         return (hidden * mask, *output[1:]) if isinstance(output, tuple) else hidden * mask
 
 
-class VideoChatOnlineForConditionalGeneration(PreTrainedModel, GenerationMixin):
+class VideoChatOnlineForConditionalGeneration(StrictLoading, GenerationMixin):
     """Vision tower, projector and language model of an online video LLM.
 
-    `from_pretrained` (in `checkpoint.py`'s `load_network`) reads our layout, the published one and `-hf`.
+    `from_pretrained` reads our layout, the published one and `-hf`.
     """
 
     config_class = VideoChatOnlineConfig
@@ -180,6 +181,8 @@ class VideoChatOnlineForConditionalGeneration(PreTrainedModel, GenerationMixin):
         embeds = self.get_input_embeddings()(input_ids)
         if visual_LD is None:
             return embeds
+        if self.config.image_token_id is None:
+            raise ValueError("config.image_token_id: expected the id of <IMG_CONTEXT> in the tokenizer, found none")
         places = input_ids == self.config.image_token_id
         num_places = int(places.sum())
         if num_places != visual_LD.shape[0]:
