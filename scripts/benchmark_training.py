@@ -2,10 +2,13 @@
 """What a training step costs beside the model: the visual path, the trainer, the loader.
 
     python scripts/benchmark_training.py [--size tiny|vision|published] [--steps 20] [--frames 64] [--workers 1]
+    python scripts/benchmark_training.py --only loading
 
 `visual`: encode, pool each frame and project, against one pass of the tower and one of the projector on all tokens, in
 turns. `step`: our trainer with its loader, ours with batches made before, transformers' own with the same batches, on
-the mixed set of benchmark_loader.py. Only ratios of one run are worth keeping; docs/performance.md has records.
+the mixed set of benchmark_loader.py. `loading`: how long steps wait for data
+where a batch takes half as long to load as to compute (both sleep, half a minute), and where the batches of a step are
+before its first forward pass. Only ratios of one run are worth keeping; docs/performance.md has records.
 `vision` has the real vision tower, `published` the whole 4B, with random weights; on a GPU in bfloat16.
 """
 
@@ -15,6 +18,7 @@ import argparse
 import json
 import statistics
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +31,9 @@ from random_model import SIZES, now
 from videochat_online.data import BATCH_REPORT, Collator, PackedDataset
 from videochat_online.train.throughput import FlopModel, Work, peak_flops, work_of
 from videochat_online.train.trainer import OnlineTrainer
+from videochat_online.video import normalize
+
+ACCUMULATION, COMPUTING_S = 8, 0.2
 
 
 def visual(setup: Setup, options: argparse.Namespace) -> dict[str, Any]:
@@ -118,9 +125,67 @@ class _TimedOurs(_Timed, OnlineTrainer):
     pass
 
 
+class _Slow(_Ready):
+    """Epochs of a few packs, each of which takes a while to load."""
+
+    def __len__(self) -> int:
+        return 2 * ACCUMULATION
+
+    def __getitem__(self, key: int) -> Any:
+        time.sleep(COMPUTING_S / 2)
+        return self._made[key % len(self._made)]
+
+
+class _Waiting(OnlineTrainer):
+    """Only moves its batches and sleeps in place of computing; writes down what was waited for, and what was moved."""
+
+    waits: list[float]
+    held: list[dict[str, Any]]
+
+    def get_batch_samples(self, *arguments: Any) -> Any:
+        start = time.perf_counter()
+        batches = super().get_batch_samples(*arguments)
+        self.waits = [*getattr(self, "waits", []), time.perf_counter() - start]
+        sizes = {str(batch["pixel_values"].device): batch["pixel_values"].nbytes for batch in batches[0]}
+        self.held = [*getattr(self, "held", []), {"batches": len(batches[0]), "bytes_of_one_by_device": sizes}]
+        return batches
+
+    def training_step(self, model: Any, inputs: dict[str, Any], *arguments: Any, **options: Any) -> Any:
+        pixels_TSSC = inputs["pixel_values"]
+        self.held[-1].setdefault("first", f"{pixels_TSSC.dtype} on {pixels_TSSC.device} until it is its turn")
+        loss = 0.0 * self._prepare_inputs(inputs)["pixel_values"].sum()
+        time.sleep(COMPUTING_S)
+        return loss
+
+
+def loading(setup: Setup, options: argparse.Namespace) -> dict[str, Any]:
+    """Part of a step's time that it waits for data, and what its batches are before the first forward pass."""
+    slow = _Slow(PackedDataset(setup.dataset, 1024, False, 0))
+    found, keys = {}, {"max_steps": 6, "gradient_accumulation_steps": ACCUMULATION}
+    for workers in (0, 1):
+        trainer = _Waiting(
+            model=setup.network,
+            args=_arguments(setup, options, tempfile.mkdtemp(), workers, **keys),
+            train_dataset=slow,
+            data_collator=setup.collator.pack,
+            tokenizer=setup.tokenizer,
+            max_bad_fraction=0.0,
+            scales={},
+        )
+        trainer.train()
+        shares = [round(wait / (wait + ACCUMULATION * COMPUTING_S), 4) for wait in trainer.waits]
+        found[f"{workers} loader processes"] = {
+            "first steps of epochs": shares[::2],
+            "other steps": shares[1::2],
+            "before the first forward": trainer.held[-1],
+        }
+    return found
+
+
 class _Batches(Dataset[Any]):
     def __init__(self, packs: _Ready, collator: Collator) -> None:
-        self.made = [collator.pack([packs[number]]) for number in range(len(packs))]
+        made = [collator.pack([packs[number]]) for number in range(len(packs))]
+        self.made = [batch | {"pixel_values": normalize(batch["pixel_values"])} for batch in made]
 
     def __len__(self) -> int:
         return len(self.made)
@@ -129,10 +194,13 @@ class _Batches(Dataset[Any]):
         return {key: value for key, value in self.made[number].items() if key != BATCH_REPORT}
 
 
-def _arguments(setup: Setup, options: argparse.Namespace, folder: str, workers: int) -> TrainingArguments:
+def _arguments(
+    setup: Setup, options: argparse.Namespace, folder: str, workers: int, **changes: Any
+) -> TrainingArguments:
+    keys: dict[str, Any] = {"max_steps": options.steps + 2} | changes
     return TrainingArguments(
         output_dir=folder,
-        max_steps=options.steps + 2,
+        **keys,
         per_device_train_batch_size=1,
         learning_rate=1e-6,
         bf16=setup.device.type == "cuda",
@@ -174,7 +242,7 @@ def main() -> int:
     """Measure and print one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="tiny")
-    parser.add_argument("--only", choices=("visual", "step"))
+    parser.add_argument("--only", choices=("visual", "step", "loading"))
     parser.add_argument("--steps", type=int, default=20, help="that are timed")
     parser.add_argument("--frames", type=int, default=64, help="of the visual path")
     parser.add_argument("--workers", type=int, default=1, help="processes of the loader")
@@ -182,7 +250,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         setup = Setup(options.size, make_set(Path(folder)))
         result = machine(setup)
-        for name, measure in (("visual", visual), ("step", step)):
+        for name, measure in (("visual", visual), ("step", step), ("loading", loading)):
             if options.only in (None, name):
                 result[name] = measure(setup, options)
     print(json.dumps(result, indent=1))

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from train_cases import dialogue, mixed_rows, online_rows, tiny_encoder, write_media, write_registry
+from train_cases import dialogue, mixed_rows, normalised, online_rows, tiny_encoder, write_media, write_registry
 from videochat_online.constants import IGNORE_INDEX
 from videochat_online.data import (
     BATCH_REPORT,
@@ -66,8 +66,8 @@ def test_a_second_epoch_sees_the_same_text_and_other_frames(encoder, media, tmp_
     )
     first, again, second = data[0], data[0], data[pack_key(1, 0, len(data))]
     assert first.input_ids == second.input_ids
-    assert (first.pixels_TCSS == again.pixels_TCSS).all()
-    assert (first.pixels_TCSS != second.pixels_TCSS).any()
+    assert (first.pixels_TSSC == again.pixels_TSSC).all()
+    assert (first.pixels_TSSC != second.pixels_TSSC).any()
 
 
 def test_a_bad_row_is_named_and_not_replaced(encoder, media, tmp_path):
@@ -169,18 +169,18 @@ def collate() -> Collator:
 
 
 def test_the_collators_docstring(collate):
-    frame = torch.zeros(1, 3, 56, 56)
+    frame = np.zeros((1, 56, 56, 3), np.uint8)
     batch = collate([Example((1, 9, 5, 7), (-100, -100, -100, 7), frame, (2,)), Example((1, 8), (-100, 8), None, ())])
     text = "".join(Collator.__doc__.split())
     for key in ("input_ids", "labels", "attention_mask", "pool_ratios"):
         assert "".join(f"'{key}': {batch[key]!r}".split()) in text
     assert "".join(f"'{BATCH_REPORT}': {batch[BATCH_REPORT]!r}".split()) in text
-    assert list(batch["pixel_values"].shape) == [1, 3, 56, 56]
-    assert "tensorofshape[1,3,56,56]" in text
+    assert (batch["pixel_values"].dtype, list(batch["pixel_values"].shape)) == (torch.uint8, [1, 56, 56, 3])
+    assert "bytesofshape[1,56,56,3]" in text
 
 
 def test_frames_of_all_samples_stand_in_order(collate):
-    frames = [torch.full((n, 3, 2, 2), float(n)) for n in (2, 1)]
+    frames = [np.full((n, 2, 2, 3), n, np.uint8) for n in (2, 1)]
     batch = collate([Example((1, 2), (1, 2), frames[0], (1, 2)), Example((3,), (3,), frames[1], (4,))])
     assert batch["pixel_values"][:, 0, 0, 0].tolist() == [2, 2, 1]
     assert batch["pool_ratios"] == (1, 2, 4)
@@ -191,7 +191,7 @@ def test_a_batch_of_texts_gets_a_blank_frame_that_nothing_attends_to(collate):
     assert batch["input_ids"].tolist() == [[1, 2, 9], [1, 2, 3]]
     assert batch["attention_mask"].tolist() == [[1, 1, 0], [1, 1, 1]]
     assert batch["labels"].tolist() == [[-100, 2, -100], [-100, 2, 3]]
-    assert (batch["pixel_values"].shape, batch["pool_ratios"]) == ((1, 3, 56, 56), (2,))
+    assert (batch["pixel_values"].shape, batch["pool_ratios"]) == ((1, 56, 56, 3), (2,))
 
 
 def test_a_batch_without_any_usable_sample_teaches_nothing(collate):
@@ -211,7 +211,7 @@ def test_a_blank_frame_changes_neither_the_loss_nor_any_gradient(tiny_model, enc
     assert batch["input_ids"].shape[1] == length + 1
     plain = network(input_ids=batch["input_ids"][:, :length], labels=batch["labels"][:, :length]).loss
     wanted = torch.autograd.grad(plain, network.language_model.lm_head.weight)[0]
-    loss = network(**batch).loss
+    loss = network(**normalised(batch)).loss
     parameters = [network.language_model.lm_head.weight, network.projector.linear_2.weight]
     ours, projector = torch.autograd.grad(loss, parameters)
     assert torch.allclose(loss, plain, atol=1e-6)

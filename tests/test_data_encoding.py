@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from clips import write_clip
@@ -69,7 +68,7 @@ U, A = "<|user|>", "<|end|><|assistant|>"
 def test_text(encoder, media):
     example = encode(encoder, {"conversations": dialogue("Hello.", "Good day.", "So?", "Yes.")}, media)
     assert written(encoder, example) == f"{U}Hello.{A}~Good day.<|end|>~{U}So?{A}~Yes.<|end|>~"
-    assert example.pixels_TCSS is None
+    assert example.pixels_TSSC is None
     assert example.pool_ratios == ()
 
 
@@ -78,7 +77,7 @@ def test_image(encoder, media):
     example = encode(encoder, row, media)
     expected = f"{U}<img>*16</img>\nWhat is it?{A}~Noise.<|end|>~{U}Sure?{A}~Yes.<|end|>~"
     assert written(encoder, example) == expected
-    assert example.pixels_TCSS.shape == (1, 3, 112, 112)
+    assert example.pixels_TSSC.shape == (1, 112, 112, 3)
     row["conversations"] = dialogue("Here: <image>?", "Noise.", "Sure?", "Yes.")
     assert written(encoder, encode(encoder, row, media)).startswith(f"{U}Here: <img>*16</img>?{A}")
 
@@ -93,8 +92,8 @@ def test_images_are_placed_in_the_turns_that_show_them(encoder, media):
     assert written(encoder, example) == expected
     reader = encoder.reader
     for place, name in enumerate(("image1.png", "image2.png")):
-        pixels = reader.transform(np.asarray(Image.open(media / name))[None])
-        assert (example.pixels_TCSS[place] == pixels[0]).all()
+        pixels = reader.transform.squares(np.asarray(Image.open(media / name))[None])
+        assert (example.pixels_TSSC[place] == pixels[0]).all()
 
 
 def test_tiles(encoder, media, tmp_path):
@@ -105,9 +104,9 @@ def test_tiles(encoder, media, tmp_path):
     example = encode(tiled, {"image": "wide.png", "conversations": dialogue("What?", "Stripes.")}, tmp_path)
     assert written(tiled, example).startswith(f"{U}<img>*64</img>\nWhat?")  # three tiles and the thumbnail
     assert example.pool_ratios == (1,) * 4
-    means = example.pixels_TCSS.mean(dim=(1, 2, 3))
-    assert means[1] > 2
-    assert means[0] < -1
+    means = example.pixels_TSSC.mean(axis=(1, 2, 3))
+    assert means[1] > 250
+    assert means[0] < 5
     pair = {"image": ["wide.png", "wide.png"], "conversations": dialogue("<image><image>", "Same.")}
     assert len(encode(tiled, pair, tmp_path).pool_ratios) == 8  # three tiles for each of two images
     few = replace(encoder, tiling=Tiling(max_tiles=2))
@@ -141,7 +140,7 @@ def test_online_rows_get_the_frames_up_to_each_turn(encoder, media):
 
 def test_frames_after_the_last_turn_are_left_out(encoder, media):
     example = encode(encoder, {"video": "clip.mp4", "conversations": dialogue("a", "b", times=(1.2,))}, media)
-    assert len(example.pixels_TCSS) == 3
+    assert len(example.pixels_TSSC) == 3
     early = {"video": "clip.mp4", "conversations": dialogue("a", "b", times=(0.0,))}
     with pytest.raises(InputError, match=r"expected a turn at 0.2 s, the first frame, or later, found none"):
         encode(encoder, early, media)
@@ -217,7 +216,7 @@ def test_frames_are_those_that_the_labels_say(encoder, media):
         frames = np.concatenate([chunk.pixels_THWC for chunk in video.read()])
     # Every half second's middle at 10 frames a second: 2.5 and 7.5 are rounded to the even frame.
     chosen = [2, 8, 12, 18, 22, 28, 32, 38]
-    assert torch.equal(example.pixels_TCSS, encoder.reader.transform(frames[chosen]))
+    assert np.array_equal(example.pixels_TSSC, encoder.reader.transform.squares(frames[chosen]))
     assert [f"at {index / 10:.1f}s" in written(encoder, example) for index in chosen] == [True] * 8
 
 
@@ -297,7 +296,7 @@ def test_frames_of_a_folder(encoder, media):
 def test_random_sampling_follows_the_seed(encoder, media):
     drawing = replace(encoder, sampling=FrameSampling(method="rand", max_num_frames=4))
     row = {"video": "clip.mp4", "conversations": dialogue("a", "b")}
-    first, again, other = (encode(drawing, row, media, seed).pixels_TCSS for seed in (1, 1, 2))
+    first, again, other = (encode(drawing, row, media, seed).pixels_TSSC for seed in (1, 1, 2))
     assert (first == again).all()
     assert (first != other).any()
 
@@ -314,8 +313,8 @@ def test_augmentation_changes_pixels_and_nothing_else(encoder, media):
     plain = encoder.encode(sample, random.Random(0))
     degraded = encoder.encode(sample, random.Random(0), augment=True)
     assert degraded.input_ids == plain.input_ids
-    difference = (degraded.pixels_TCSS - plain.pixels_TCSS).abs().mean()
-    assert 0 < difference < 1
+    difference = np.abs(degraded.pixels_TSSC - plain.pixels_TSSC.astype(float)).mean()
+    assert 0 < difference < 60
 
 
 def test_the_cache_gives_the_same_pixels_without_decoding(encoder, media, tmp_path):
@@ -323,10 +322,10 @@ def test_the_cache_gives_the_same_pixels_without_decoding(encoder, media, tmp_pa
     cached = replace(encoder, reader=PixelReader(encoder.reader.transform, cache_mb=10))
     row = {"video": "clip.mp4", "conversations": dialogue("a", "b")}
     first = encode(cached, row, tmp_path)
-    assert (first.pixels_TCSS == encode(encoder, row, tmp_path).pixels_TCSS).all()
+    assert (first.pixels_TSSC == encode(encoder, row, tmp_path).pixels_TSSC).all()
     path.unlink()
     again = encode(cached, row, tmp_path)
-    assert (again.pixels_TCSS == first.pixels_TCSS).all()
+    assert (again.pixels_TSSC == first.pixels_TSSC).all()
     with pytest.raises(InputError):
         encode(encoder, row, tmp_path)
 

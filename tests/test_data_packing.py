@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from train_cases import dialogue, mixed_rows, tiny_encoder, write_media, write_registry
+from train_cases import dialogue, mixed_rows, normalised, tiny_encoder, write_media, write_registry
 from videochat_online.constants import IGNORE_INDEX
 from videochat_online.data import (
     BATCH_REPORT,
@@ -147,7 +147,7 @@ def collator() -> Collator:
     return Collator(pad_id=0, image_token_id=9, image_size=56, blank_ratio=2, num_blank_tokens=1)
 
 
-FRAME = torch.zeros(1, 3, 56, 56)
+FRAME = np.zeros((1, 56, 56, 3), np.uint8)
 
 
 def test_the_docstring_of_pack(collator):
@@ -157,7 +157,7 @@ def test_the_docstring_of_pack(collator):
     for key in ("input_ids", "labels", "position_ids", "pool_ratios"):
         assert "".join(f"'{key}': {batch[key]!r}".split()) in documented
     assert "".join(f"'{BATCH_REPORT}': {batch[BATCH_REPORT]!r}".split()) in documented
-    assert list(batch["pixel_values"].shape) == [1, 3, 56, 56]
+    assert (batch["pixel_values"].dtype, list(batch["pixel_values"].shape)) == (torch.uint8, [1, 56, 56, 3])
     assert "attention_mask" not in batch
 
 
@@ -172,7 +172,7 @@ def test_texts_get_a_blank_frame_in_a_sequence_of_its_own(collator):
     batch = collator.pack([(Example((1, 2), (-100, 2), None, ()), skipped)])
     assert batch["input_ids"].tolist() == [[1, 2, 9]]
     assert batch["position_ids"].tolist() == [[0, 1, 0]]
-    assert (batch["pixel_values"].shape, batch["pool_ratios"]) == ((1, 3, 56, 56), (2,))
+    assert (batch["pixel_values"].shape, batch["pool_ratios"]) == ((1, 56, 56, 3), (2,))
     assert batch[BATCH_REPORT] == BatchReport(2, (skipped,))
     nothing = collator.pack([(skipped,)])
     assert nothing["labels"].tolist() == [[IGNORE_INDEX]]
@@ -200,7 +200,7 @@ def test_packed_equals_apart(tiny_dir, registry, llm, attention):
 
     def loss_and_gradients(batch):
         batch.pop(BATCH_REPORT)
-        loss = network(**batch, num_items_in_batch=1).loss
+        loss = network(**normalised(batch), num_items_in_batch=1).loss
         return loss.detach(), torch.autograd.grad(loss, parameters)
 
     alone = [loss_and_gradients(collator([example])) for example in examples]
@@ -226,5 +226,5 @@ def test_each_sample_of_a_row_has_the_rotary_regime_of_its_own_length(tiny_dir):
         for packs in ([row], [row[:1]], [row[1:]]):
             batch = collator.pack(packs)
             batch.pop(BATCH_REPORT)
-            found.append(float(network(**batch, num_items_in_batch=1).loss))
+            found.append(float(network(**normalised(batch), num_items_in_batch=1).loss))
     assert found[0] == pytest.approx(found[1] + found[2], rel=1e-6)

@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 from accelerate.data_loader import prepare_data_loader, skip_first_batches
+from huggingface_hub import ModelCard
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerFast, TrainerControl, TrainerState, TrainingArguments
 
@@ -77,6 +78,13 @@ def test_a_run_leaves_a_model_and_says_what_it_did(place, whole, frames):
     config = yaml.safe_load((folder / "config.yaml").read_text())
     assert (config["max_steps"], config["max_num_frame"]) == (8, 6)
     assert load_model(folder / "checkpoint-5", device="cpu").tokenizer("a") == model.tokenizer("a")
+    card = ModelCard.load(folder / "README.md")
+    assert (card.data.library_name, card.data.pipeline_tag) == ("videochat-online", "video-text-to-text")
+    assert "| mixed | 8 | 8 | repeat_time 1.0 |" in card.text
+    assert "Intervals of the token schedule: 8, 4, 1." in card.text
+    assert {"| max_steps | 8 |", "| max_num_frame | 6 |", "| steps | 8 |"} <= set(card.text.splitlines())
+    assert str(place) not in card.text
+    assert "/tmp" not in card.text
 
 
 def test_every_parameter_learns(place, whole, tiny_dir):

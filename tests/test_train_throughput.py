@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from train_cases import mixed_rows, tiny_encoder, write_media, write_registry
+from train_cases import mixed_rows, normalised, tiny_encoder, write_media, write_registry
 from videochat_online.data import BATCH_REPORT, TrainingDataset, load_registries
 from videochat_online.model import load_model
 from videochat_online.train import throughput
@@ -61,7 +61,7 @@ def test_operations_are_those_that_torch_counts(tiny_dir, made, frozen, llm):
     batch = collator([examples[0]])
     batch.pop(BATCH_REPORT)
     with FlopCounterMode(display=False) as counter:
-        network(**batch).loss.backward()
+        network(**normalised(batch)).loss.backward()
     work = work_of(batch, network.config.image_token_id)
     # Eager attention computes all scores, also those that a causal mask throws away.
     ours = FlopModel(network)(replace(work, squares=2 * work.squares))
@@ -76,14 +76,17 @@ def test_figures_of_several_processes(made, monkeypatch):
     account = Throughput(model.network, torch.device("cpu"))
     batch = collator(examples)
     work = work_of(batch, model.network.config.image_token_id)
+    account.wait(7.0)  # before the first batch no time is counted
     account.add(batch)
+    account.wait(0.5)
     account.add(batch)
     figures = account.take(lambda sums: 3 * sums)  # three processes alike
     assert figures["tokens_per_s"] == pytest.approx(3 * 2 * work.tokens / 2, rel=1e-3)
     assert figures["samples_per_s"] == pytest.approx(3 * 2 * 8 / 2, rel=1e-3)
     assert figures["padding"] == pytest.approx(work.padding, rel=1e-3)
     assert figures["mfu"] == pytest.approx(2 * FlopModel(model.network)(work) / 2 / 1e9, rel=1e-3)
-    assert account.take(lambda sums: sums)["tokens_per_s"] == 0
+    assert figures["data_wait"] == 0.5 / 2
+    assert account.take(lambda sums: sums) | {"mfu": 0} == dict.fromkeys(figures, 0)
 
 
 def test_the_peak_is_that_of_the_device(monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from videochat_online.data import FrameSampling, PixelReader, SampleEncoder, Til
 from videochat_online.memory import TokenSchedule
 from videochat_online.model import VideoChatModel
 from videochat_online.train import TrainReport
+from videochat_online.video import normalize
 
 ROOT = Path(__file__).resolve().parents[1]
 _COMPUTE_LOSS = Trainer.compute_loss
@@ -144,6 +146,11 @@ def arguments(
     return flags(**paths | {"meta_path": place / registry / "registry.json"} | keys)
 
 
+def normalised(batch: dict[str, Any]) -> dict[str, Any]:
+    """A batch of the collator as the trainer gives it to the network."""
+    return batch | {"pixel_values": normalize(batch["pixel_values"])}
+
+
 def losses(report: TrainReport | dict[str, Any]) -> list[float]:
     """Of each logged step."""
     entries = report["losses"] if isinstance(report, dict) else report.losses
@@ -188,7 +195,8 @@ def spoilt_loss(factor: float) -> Callable[..., Any]:
     """`Trainer.compute_loss` that multiplies the loss of a batch without pictures, by NaN for example."""
 
     def compute_loss(self: Trainer, model: Any, inputs: Any, *arguments: Any, **options: Any) -> Any:
-        is_text = not inputs["pixel_values"].any()
+        pixels_TCSS = inputs["pixel_values"]
+        is_text = torch.equal(pixels_TCSS, pixels_TCSS[..., :1, :1].expand_as(pixels_TCSS))  # of one colour
         loss = _COMPUTE_LOSS(self, model, inputs, *arguments, **options)
         return loss * factor if is_text else loss
 
@@ -199,6 +207,7 @@ def main() -> int:
     """The subcommand alone, with the errors of the command line."""
     from videochat_online.cli import train as subcommand
     from videochat_online.errors import InputError
+    from videochat_online.train import run, rundir
     from videochat_online.train.trainer import OnlineTrainer
 
     if "KILL_AT_STEP" in os.environ:
@@ -209,9 +218,20 @@ def main() -> int:
                     os.kill(os.getpid(), signal.SIGKILL)
                 return super().training_step(*arguments, **options)
 
-        import videochat_online.train.run as run
-
         run.OnlineTrainer = DyingTrainer
+    if "DO" in os.environ and os.environ.get("DO_ON_RANK", "0") == os.environ.get("RANK", "0"):
+
+        class WatchedTrainer(OnlineTrainer):
+            def training_step(self, *arguments: Any, **options: Any) -> Any:
+                if self.state.global_step == int(os.environ["DO_AT_STEP"]):
+                    exec(os.environ["DO"], {"os": os, "resource": resource, "signal": signal})
+                return super().training_step(*arguments, **options)
+
+        run.OnlineTrainer = WatchedTrainer
+    if os.environ.get("RANK") == "1":
+        sys.argv += os.environ.get("KEYS_OF_RANK_1", "").split()
+    if "SEEN_WITHIN_S" in os.environ:
+        rundir.SEEN_WITHIN_S = float(os.environ["SEEN_WITHIN_S"])
     if "SPOIL_TEXTS_BY" in os.environ:
         Trainer.compute_loss = spoilt_loss(float(os.environ["SPOIL_TEXTS_BY"]))
     parser = argparse.ArgumentParser()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import torch
+import numpy as np
 
 from golden.harness import Case
 from videochat_online.constants import IGNORE_INDEX
@@ -22,7 +22,7 @@ def check_collator(case: Case) -> None:
     examples = []
     for place, feature in enumerate(features):
         length = sum(feature["attention_mask"])
-        frames = torch.full((feature["num_patches"][0], *size[1:]), float(place + 1))
+        frames = np.full((feature["num_patches"][0], *size[2:], 3), place + 1, np.uint8)
         ids, labels = (tuple(feature[key][:length]) for key in ("input_ids", "labels"))
         examples.append(Example(ids, labels, frames, (2**place,) * len(frames)))
     collate = Collator(pad_id=0, image_token_id=-1, image_size=size[-1], blank_ratio=1, num_blank_tokens=1)
@@ -37,9 +37,10 @@ def check_collator(case: Case) -> None:
         case.exact(f"our pads {place}", ours["input_ids"][place, length:].tolist(), [0] * more)
         case.exact(f"our labels of pads {place}", ours["labels"][place, length:].tolist(), [IGNORE_INDEX] * more)
         case.exact(f"our mask {place}", ours["attention_mask"][place].tolist(), [1] * length + [0] * more)
-    case.exact("shape of the frames", list(ours["pixel_values"].shape), size)
+    pixels_TCSS = ours["pixel_values"].permute(0, 3, 1, 2).float()
+    case.exact("shape of the frames", list(pixels_TCSS.shape), size)
     owners = [place for place, count in enumerate(batch["num_patches"]) for _ in range(count)]
-    case.exact("order of the frames", ours["pixel_values"].mean(dim=(1, 2, 3)).tolist(), [p + 1 for p in owners])
+    case.exact("order of the frames", pixels_TCSS.mean(dim=(1, 2, 3)).tolist(), [p + 1 for p in owners])
     case.exact("pool ratios", list(ours["pool_ratios"]), [2**place for place in owners])
 
 

@@ -28,7 +28,7 @@ from videochat_online.errors import InputError
 from videochat_online.memory import TokenSchedule
 from videochat_online.text import end_token_id, get_template, layout_prompt, special_ids, split_placeholders
 from videochat_online.types import Turn
-from videochat_online.video import FrameTransform
+from videochat_online.video import FrameTransform, normalize
 
 UNLEVELLED = 64
 """Tokens of a full-size frame at which the reference gives every frame as many."""
@@ -142,7 +142,7 @@ def _check_ours(case: Case, encoder: SampleEncoder, sample: Sample, told: RowTol
     except InputError as error:
         case.exact("our refusal", str(error) if not is_empty else "no frame before a turn", "no frame before a turn")
         return None
-    num_pictures = 0 if ours.pixels_TCSS is None else len(ours.pixels_TCSS)
+    num_pictures = len(ours.pool_ratios)
     if told.ours.frames is None:
         ratios, counts = [1] * num_pictures, _runs(encoder, ours)
     else:
@@ -150,8 +150,7 @@ def _check_ours(case: Case, encoder: SampleEncoder, sample: Sample, told: RowTol
         ratios = [_pool_ratio(place, encoder.schedule.intervals) for place in range(len(told.ours.frames))]
         counts = [(encoder.full_grid[0] // ratio) ** 2 for ratio in ratios]
         means = _means(case, sample, told.ours.frames)
-        pixels = torch.zeros(0, 3) if ours.pixels_TCSS is None else ours.pixels_TCSS.mean(dim=(2, 3))
-        case.close("pixel means", pixels, means, atol=_pixel_atol(case))
+        case.close("pixel means", _normalised(ours).mean(dim=(2, 3)), means, atol=_pixel_atol(case))
     case.exact("pool ratios", list(ours.pool_ratios), ratios)
     _check_layout(case, "our", ours, _laid_out(encoder, told.ours, counts))
     return ours
@@ -207,8 +206,8 @@ def _check_layout(case: Case, whose: str, ours: Example, expected: Example) -> N
 def _check_recorded_pixels(case: Case, sample: Sample, told: RowTold, ours: Example) -> None:
     """Ours where both show the same, else the row's own pictures."""
     recorded = case.recorded
-    assert ours.pixels_TCSS is not None
-    means, shape = ours.pixels_TCSS.mean(dim=(2, 3)), list(ours.pixels_TCSS.shape)
+    pixels_TCSS = _normalised(ours)
+    means, shape = pixels_TCSS.mean(dim=(2, 3)), list(pixels_TCSS.shape)
     their_frames, our_frames = told.theirs.frames, told.ours.frames
     if their_frames is not None and our_frames is not None:
         shape[0] = len(their_frames)
@@ -217,6 +216,11 @@ def _check_recorded_pixels(case: Case, sample: Sample, told: RowTold, ours: Exam
     case.exact("recorded number of pictures", recorded["num_patches"], [shape[0]])
     case.exact("shape of the frames", shape, recorded["pixel_shape"])
     case.close("recorded pixel means", means, recorded["pixel_means"], atol=_pixel_atol(case))
+
+
+def _normalised(example: Example) -> torch.Tensor:
+    """Pixels as the network gets them; none of a text."""
+    return torch.zeros(0, 3, 1, 1) if example.pixels_TSSC is None else normalize(example.pixels_TSSC)
 
 
 def _pixel_atol(case: Case) -> float:

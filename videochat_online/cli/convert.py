@@ -1,6 +1,6 @@
-"""Rewrite a checkpoint in our own layout or in the published one.
+"""Rewrite a checkpoint in our own layout, in the published one, or in that of transformers' own InternVL.
 
-    videochat-online convert SRC DST --format native|original
+    videochat-online convert SRC DST --format native|original|hf
 
 Reads every layout that `chat --model` reads; adapters of a LoRA-wrapped checkpoint are merged.
 """
@@ -9,13 +9,20 @@ from __future__ import annotations
 
 import argparse
 import logging
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase
 
-from videochat_online.errors import InputError
+from videochat_online.errors import CheckpointError, InputError
 from videochat_online.model import export_original, load_network
-from videochat_online.text import load_tokenizer
+from videochat_online.model.card import write_card
+from videochat_online.model.hf_export import check_export, export_hf, first_logits, text_side
+from videochat_online.model.loading import load_config
+from videochat_online.text import load_tokenizer, special_ids
 from videochat_online.utils import check_writable, share_files
 
 logger = logging.getLogger(__name__)
@@ -25,32 +32,88 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the subcommand."""
     parser.add_argument("source", type=Path, metavar="SRC", help="model directory")
     parser.add_argument("destination", type=Path, metavar="DST", help="directory to write; must be new or empty")
-    parser.add_argument("--format", required=True, choices=("native", "original"))
+    parser.add_argument("--format", required=True, choices=("native", "original", "hf"))
     parser.add_argument("--tokenizer", type=Path, metavar="DIR", help="take the tokenizer from another directory")
 
 
 def run(options: argparse.Namespace) -> int:
     """Load strictly, write, say what was written."""
-    destination: Path = options.destination
+    source, destination = options.source, options.destination
+    _check_places(source, destination)
+    is_required = options.tokenizer is not None or options.format == "hf"
+    tokenizer = _tokenizer(options.tokenizer or source, is_required)
+    check_writable(destination)
+    with _all_or_nothing(destination):
+        if options.format == "hf":
+            num_parameters, note = _write_hf(source, destination, tokenizer)
+        else:
+            num_parameters, note = _write_ours(options.format, source, destination, tokenizer)
+        write_card(destination, options.format, source=source)
+        share_files(destination)
+    print(f"{destination}: {num_parameters:,} parameters in the {options.format} layout{note}")  # noqa: T201
+    return 0
+
+
+def _check_places(source: Path, destination: Path) -> None:
     if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
         raise InputError(f"{destination}: expected a new or empty directory to write to, found something in it")
-    tokenizer = _tokenizer(options.tokenizer or options.source, required=options.tokenizer is not None)
-    check_writable(destination)
-    network = load_network(options.source)
-    if options.format == "native":
+    if source.is_dir() and destination.resolve().is_relative_to(source.resolve()):
+        raise InputError(f"{destination}: expected a directory outside {source}, which would hold two models")
+
+
+@contextmanager
+def _all_or_nothing(destination: Path) -> Iterator[None]:
+    """A half-written destination would be in the way of another try, and could be taken for a model."""
+    was_there = destination.exists()
+    try:
+        yield
+    except BaseException as error:
+        shutil.rmtree(destination, ignore_errors=True)
+        if was_there:
+            destination.mkdir(exist_ok=True)
+        if isinstance(error, SafetensorError):  # of writing: what is read was read before
+            raise InputError(f"{destination}: cannot be written: {error}") from error
+        raise
+
+
+def _write_hf(source: Path, destination: Path, tokenizer: PreTrainedTokenizerBase | None) -> tuple[int, str]:
+    assert tokenizer is not None
+    text = text_side(tokenizer, load_config(source))  # before the weights, which take longer
+    network = load_network(source).eval()
+    network.config.image_token_id = special_ids(tokenizer).image_context
+    expected = first_logits(network, network.config)
+    export_hf(network, text, destination)
+    num_parameters, config, dtype = network.num_parameters(), network.config, network.dtype
+    del network  # or the weights would be in memory twice
+    gap = check_export(destination, expected, config, dtype)
+    return num_parameters, f"; read back by transformers, its logits differ by {gap:.1e} at most"
+
+
+def _write_ours(
+    layout: str, source: Path, destination: Path, tokenizer: PreTrainedTokenizerBase | None
+) -> tuple[int, str]:
+    network = load_network(source)
+    if tokenizer is not None:
+        network.config.image_token_id = _image_token(tokenizer)
+    if layout == "native":
         network.save_pretrained(destination)
     else:
         export_original(network, destination)
     if tokenizer is not None:
         tokenizer.save_pretrained(destination)
-    share_files(destination)
-    num_parameters = sum(parameter.numel() for parameter in network.parameters())
-    print(f"{destination}: {num_parameters:,} parameters in the {options.format} layout")  # noqa: T201
-    return 0
+    return network.num_parameters(), ""
+
+
+def _image_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """Written into the configuration, or the Auto classes would not know it; None where the tokenizer has none."""
+    try:
+        return special_ids(tokenizer).image_context
+    except CheckpointError:
+        return None
 
 
 def _tokenizer(directory: Path, required: bool) -> PreTrainedTokenizerBase | None:
-    """Loaded before anything is written: a half-written destination would be in the way of another try."""
+    """Loaded before anything is written."""
     try:
         return load_tokenizer(directory)
     except InputError as error:

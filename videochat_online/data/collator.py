@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
+import numpy as np
 import torch
 
 from videochat_online.constants import IGNORE_INDEX
 from videochat_online.data.dataset import SkippedSample
 from videochat_online.data.encoding import Example
+from videochat_online.data.frames import Pixels
 
 BATCH_REPORT = "batch_report"
 """Key of a batch under which its `BatchReport` travels; the trainer takes it out before the model sees it."""
@@ -34,14 +36,16 @@ class Collator:
     distributed step would not run the same parts of the model. Nothing attends to those tokens and nothing is
     learned from them.
 
+    Pixels stay bytes, as the reader has them: who moves a batch to a device normalises them there.
+
     With `pad_id=0`, `image_token_id=9`, and a question about one frame (of 4 tokens, pooled by 2 to 1) beside a text:
 
-        >>> frame = torch.zeros(1, 3, 56, 56)
+        >>> frame = np.zeros((1, 56, 56, 3), np.uint8)
         >>> collate([Example((1, 9, 5, 7), (-100, -100, -100, 7), frame, (2,)), Example((1, 8), (-100, 8), None, ())])
         {'input_ids': tensor([[1, 9, 5, 7], [1, 8, 0, 0]]),
          'labels': tensor([[-100, -100, -100, 7], [-100, 8, -100, -100]]),
          'attention_mask': tensor([[1, 1, 1, 1], [1, 1, 0, 0]]),
-         'pixel_values': tensor of shape [1, 3, 56, 56],
+         'pixel_values': bytes of shape [1, 56, 56, 3],
          'pool_ratios': (2,),
          'batch_report': BatchReport(num_items=2, skipped=(), num_reduced=0)}
 
@@ -65,7 +69,7 @@ class Collator:
         skipped = tuple(item for item in items if isinstance(item, SkippedSample))
         if not examples:
             examples = [Example((self.pad_id,), (IGNORE_INDEX,), None, ())]
-        frames = [example.pixels_TCSS for example in examples if example.pixels_TCSS is not None]
+        frames = [example.pixels_TSSC for example in examples if example.pixels_TSSC is not None]
         ratios = tuple(ratio for example in examples for ratio in example.pool_ratios)
         lengths = [len(example) for example in examples]
         num_blank = 0 if frames else self.num_blank_tokens
@@ -79,12 +83,12 @@ class Collator:
             attention_mask[place, :length] = 1
         if num_blank:
             input_ids[0, lengths[0] : lengths[0] + num_blank] = self.image_token_id
-            frames, ratios = [torch.zeros(1, 3, self.image_size, self.image_size)], (self.blank_ratio,)
+            frames, ratios = [self._blank_frame()], (self.blank_ratio,)
         return {
             "input_ids": input_ids,
             "labels": labels,
             "attention_mask": attention_mask,
-            "pixel_values": torch.cat(frames),
+            "pixel_values": torch.from_numpy(np.concatenate(frames)),
             "pool_ratios": ratios,
             BATCH_REPORT: BatchReport(len(items), skipped),
         }
@@ -101,7 +105,7 @@ class Collator:
             {'input_ids': tensor([[1, 9, 5, 1, 8]]),
              'labels': tensor([[-100, -100, 5, -100, 8]]),
              'position_ids': tensor([[0, 1, 2, 0, 1]]),
-             'pixel_values': tensor of shape [1, 3, 56, 56],
+             'pixel_values': bytes of shape [1, 56, 56, 3],
              'pool_ratios': (2,),
              'batch_report': BatchReport(num_items=2, skipped=(), num_reduced=0)}
         """
@@ -111,18 +115,21 @@ class Collator:
         if not any(example.pool_ratios for example in examples):
             examples.append(self._blank())
         ids = list(chain.from_iterable(example.input_ids for example in examples))
+        frames = [example.pixels_TSSC for example in examples if example.pixels_TSSC is not None]
         # The first token of an example would be learned from the last of the one before.
         labels = [(IGNORE_INDEX, *example.labels[1:]) for example in examples]
         return {
             "input_ids": torch.tensor([ids]),
             "labels": torch.tensor([list(chain.from_iterable(labels))]),
             "position_ids": torch.cat([torch.arange(len(example)) for example in examples])[None],
-            "pixel_values": torch.cat([e.pixels_TCSS for e in examples if e.pixels_TCSS is not None]),
+            "pixel_values": torch.from_numpy(np.concatenate(frames)),
             "pool_ratios": tuple(ratio for example in examples for ratio in example.pool_ratios),
             BATCH_REPORT: BatchReport(len(items), skipped, sum(example.is_reduced for example in examples)),
         }
 
     def _blank(self) -> Example:
         ids = (self.image_token_id,) * self.num_blank_tokens
-        pixels_TCSS = torch.zeros(1, 3, self.image_size, self.image_size)
-        return Example(ids, (IGNORE_INDEX,) * len(ids), pixels_TCSS, (self.blank_ratio,))
+        return Example(ids, (IGNORE_INDEX,) * len(ids), self._blank_frame(), (self.blank_ratio,))
+
+    def _blank_frame(self) -> Pixels:
+        return np.zeros((1, self.image_size, self.image_size, 3), np.uint8)

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from videochat_online.data.frames import Pixels, Tiling
@@ -32,14 +31,14 @@ class Example:
     Attributes:
         input_ids: the prompt, with the image token where a visual token stands.
         labels: as long; IGNORE_INDEX where nothing is learned. Not shifted.
-        pixels_TCSS: normalised frames or tiles in order of appearance; None for a text.
+        pixels_TSSC: frames or tiles in order of appearance, not normalised; None for a text.
         pool_ratios: by how much each of the T is pooled.
         is_reduced: has fewer frames or tiles than it should, since its pack has no room for more.
     """
 
     input_ids: tuple[int, ...]
     labels: tuple[int, ...]
-    pixels_TCSS: Tensor | None
+    pixels_TSSC: Pixels | None
     pool_ratios: tuple[int, ...]
     is_reduced: bool = False
 
@@ -99,7 +98,7 @@ class SampleEncoder(SampleReader):
             return Example(layout.input_ids, layout.labels, None, ())
         if augment:
             pixels_TSSC = _degrade(pixels_TSSC, rng)
-        return Example(layout.input_ids, layout.labels, self.reader.transform(pixels_TSSC), shown.ratios)
+        return Example(layout.input_ids, layout.labels, self.reader.transform.squares(pixels_TSSC), shown.ratios)
 
 
 def _degrade(pixels_TSSC: Pixels, rng: random.Random) -> Pixels:

@@ -1,4 +1,9 @@
-"""The composite network: configuration, modelling, and checkpoints of every known layout."""
+"""The composite network: configuration, modelling, and checkpoints of every known layout.
+
+Importing it tells transformers' Auto classes what a folder of ours is.
+"""
+
+from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText
 
 from videochat_online.model.checkpoint import export_original, load_network
 from videochat_online.model.configuration import VideoChatOnlineConfig
@@ -13,3 +18,7 @@ __all__ = [
     "load_model",
     "load_network",
 ]
+
+AutoConfig.register(VideoChatOnlineConfig.model_type, VideoChatOnlineConfig, exist_ok=True)
+for _auto_class in (AutoModel, AutoModelForImageTextToText):
+    _auto_class.register(VideoChatOnlineConfig, VideoChatOnlineForConditionalGeneration, exist_ok=True)

@@ -9,6 +9,7 @@ from transformers.configuration_utils import SubConfigSpec
 from transformers.models.internvl.configuration_internvl import InternVLVisionConfig
 
 from videochat_online.errors import CheckpointError
+from videochat_online.model.hf_layout import check_vision_type
 from videochat_online.model.original import ORIGINAL_MODEL_TYPES, translate_config
 
 MAX_LAYERS = 10_000
@@ -64,6 +65,7 @@ class VideoChatOnlineConfig(PreTrainedConfig):
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
+        check_vision_type(self.vision_config)
         super().__post_init__(**kwargs)
         if self.ps_version not in ("v1", "v2"):
             raise CheckpointError(f"ps_version: expected 'v1' or 'v2', got {self.ps_version!r}")

@@ -28,6 +28,7 @@ from videochat_online.model.compiling import PARTS, check_compiler, compile_step
 from videochat_online.model.configuration import VideoChatOnlineConfig
 from videochat_online.model.modeling import VideoChatOnlineForConditionalGeneration
 from videochat_online.model.quantizing import check_torchao, quantize_weights
+from videochat_online.model.weight_files import is_hub_name
 from videochat_online.text import ChatTemplate, encode_text, end_token_id, get_template, load_tokenizer, special_ids
 from videochat_online.video.transforms import FrameTransform
 
@@ -224,9 +225,8 @@ def resolve_checkpoint(name_or_path: str | Path, *, with_weights: bool = True) -
     Raises:
         CheckpointError: the Hub does not give it.
     """
-    path = Path(name_or_path).expanduser()
-    if path.exists() or str(name_or_path).count("/") != 1 or str(name_or_path).startswith((".", "/")):
-        return path  # what is wrong with it, if anything, is said where it is read
+    if not is_hub_name(name_or_path):
+        return Path(name_or_path).expanduser()  # what is wrong with it, if anything, is said where it is read
     try:
         wanted = None if with_weights else list(TEXT_FILES)
         return Path(snapshot_download(str(name_or_path), allow_patterns=wanted))

@@ -8,15 +8,19 @@ parts hold `base_layer`, `lora_A.default`, `lora_B.default` in place of a weight
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import fields
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import CONFIG_MAPPING, GenerationConfig, PreTrainedConfig
 
 from videochat_online.errors import CheckpointError
+from videochat_online.model.hf_layout import HF_MODEL_TYPE, VISION_MODEL_TYPE, check_vision_type, translate_hf
 
-ORIGINAL_MODEL_TYPES = ("internvl_chat", "internvl")
+ORIGINAL_MODEL_TYPES = ("internvl_chat", HF_MODEL_TYPE)
+ORIGINAL_VISION_TYPE = "intern_vit_6b"
 LORA_SCALING = 2.0
 """The reference trains adapters with alpha = 2 r, so a merged weight is W + 2 B A whatever the rank."""
 
@@ -42,6 +46,37 @@ _DROPPED_KEYS = {"auto_map", "architectures", "attn_implementation", "use_flash_
 _DROPPED_KEYS |= {"transformers_version", "torch_dtype", "model_type", "use_bfloat16"}
 
 
+# What the code of a published checkpoint reads, apart from what every configuration has.
+_VISION_KEYS = {
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "hidden_act",
+    "qkv_bias",
+}
+_VISION_KEYS |= {"qk_normalization", "norm_type", "layer_norm_eps", "initializer_range", "initializer_factor"}
+_VISION_KEYS |= {"dropout", "attention_dropout", "drop_path_rate", "image_size", "patch_size", "num_channels"}
+# Written by some releases, and read where `use_moe` is set.
+_EXPERTS = {"capacity_factor", "eval_capacity_factor", "laux_allreduce", "num_experts", "num_routed_experts"}
+_EXPERTS |= {"num_shared_experts", "moe_coeff_ratio", "moe_intermediate_size", "moe_output_scale", "noisy_gate_policy"}
+_EXPERTS |= {"shared_expert_intermediate_size", "use_residual", "use_rts", "use_weighted_residual"}
+# Of a language model beside the fields of its class, which looks some of them up all the same.
+_LLM_KEYS = {"bias", "rope_theta", "rope_scaling", "partial_rotary_factor", "head_dim", "pretraining_tp"}
+_EVERYWHERE = {*GenerationConfig().to_dict(), *(field.name for field in fields(PreTrainedConfig))}
+_EVERYWHERE |= {"max_length", "min_length", "return_dict", "use_cache", "tokenizer_class"}
+
+
+def _check_keys(part: str, config: Mapping[str, Any], known: Collection[str]) -> None:
+    """Refuse what switches something on that we do not compute; a key that is off may stand there."""
+    ignored = {*known, *_DROPPED_KEYS, *_EVERYWHERE}
+    found = sorted(key for key, value in config.items() if value and key not in ignored and not key.startswith("_"))
+    if found:
+        raise CheckpointError(
+            f"config.json: {part}: {', '.join(found)}: nothing here is computed by it; remove it if it changes nothing"
+        )
+
+
 def is_original_config(config: Mapping[str, Any]) -> bool:
     """Whether a `config.json` is in the published layout (`llm_config`) rather than ours or `-hf`."""
     return "llm_config" in config
@@ -55,8 +90,8 @@ def translate_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     if is_original_config(config):
         return _translate_original(config)
-    if config.get("model_type") == "internvl":
-        return _translate_hf(config)
+    if config.get("model_type") == HF_MODEL_TYPE:
+        return translate_hf(config)
     return dict(config)
 
 
@@ -75,8 +110,15 @@ def _translate_original(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _translate_vision(vision: Mapping[str, Any]) -> dict[str, Any]:
+    check_vision_type(vision, (ORIGINAL_VISION_TYPE, VISION_MODEL_TYPE))
+    architecture = (vision.get("architectures") or ["InternVisionModel"])[0]
+    if architecture != "InternVisionModel":
+        raise CheckpointError(
+            f"config.json: vision_config.architectures[0]: expected InternVisionModel, got {architecture!r}"
+        )
+    _check_keys("vision_config", vision, _VISION_KEYS if vision.get("use_moe") else _VISION_KEYS | _EXPERTS)
     return {
-        "model_type": "internvl_vision",
+        "model_type": VISION_MODEL_TYPE,
         "hidden_size": vision["hidden_size"],
         "num_hidden_layers": vision["num_hidden_layers"],
         "num_attention_heads": vision["num_attention_heads"],
@@ -103,6 +145,8 @@ def _translate_text(llm: Mapping[str, Any]) -> dict[str, Any]:
     if architecture not in _LLM_ARCHITECTURES:
         known = ", ".join(sorted(_LLM_ARCHITECTURES))
         raise CheckpointError(f"config.json: llm_config.architectures[0] is {architecture!r}; expected one of {known}")
+    fields_known = {field.name for field in fields(CONFIG_MAPPING[_LLM_ARCHITECTURES[architecture]])}
+    _check_keys("llm_config", llm, fields_known | _LLM_KEYS)
     text = {key: value for key, value in llm.items() if key not in _DROPPED_KEYS}
     text["model_type"] = _LLM_ARCHITECTURES[architecture]
     if architecture == "InternLM2ForCausalLM":
@@ -131,25 +175,6 @@ def _translate_rope(scaling: Mapping[str, Any], text: Mapping[str, Any]) -> dict
         rope["original_max_position_embeddings"] = original
         rope["factor"] = text.get("max_position_embeddings", original) / original
     return rope
-
-
-def _translate_hf(config: Mapping[str, Any]) -> dict[str, Any]:
-    vision = dict(config["vision_config"])
-    size = vision.get("image_size", [448, 448])
-    return {
-        "vision_config": vision,
-        "text_config": dict(config["text_config"]),
-        "downsample_ratio": config.get("downsample_ratio", 0.5),
-        "projector_hidden_act": config.get("projector_hidden_act", "gelu"),
-        "select_layer": config.get("vision_feature_layer", -1),
-        "image_size": size if isinstance(size, int) else size[0],
-        "template": "internvl2_5",
-        "dtype": config.get("dtype") or config.get("torch_dtype"),
-        # Published -hf configs keep the flag beside the sub-configs.
-        "tie_word_embeddings": config.get(
-            "tie_word_embeddings", config["text_config"].get("tie_word_embeddings", False)
-        ),
-    }
 
 
 def original_config(config: Any) -> dict[str, Any]:
@@ -184,7 +209,7 @@ def original_config(config: Any) -> dict[str, Any]:
         "use_backbone_lora": 0,
         "use_llm_lora": 0,
         "vision_config": {
-            "model_type": "intern_vit_6b",
+            "model_type": ORIGINAL_VISION_TYPE,
             "architectures": ["InternVisionModel"],
             "hidden_size": vision.hidden_size,
             "num_hidden_layers": vision.num_hidden_layers,

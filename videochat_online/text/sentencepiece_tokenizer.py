@@ -332,6 +332,11 @@ class SentencePieceTokenizer(PreTrainedTokenizer):
         return files
 
 
+def model_proto(tokenizer: SentencePieceTokenizer) -> Any:
+    """The model file, parsed: pieces with their scores, and how texts are normalised."""
+    return _MODEL_PROTO.FromString(tokenizer._model_bytes)
+
+
 def _pieces(processor: sentencepiece.SentencePieceProcessor, text: str) -> list[tuple[str, Span]]:
     pieces = _TEXT_PROTO.FromString(processor.encode(text, out_type="serialized_proto")).pieces
     if text.isascii():

@@ -130,12 +130,17 @@ class Throughput:
         self._device = device
         self._peak = peak_flops(device)
         self._work = Work()
+        self._waited_s = 0.0
         self._since: float | None = None
 
     def add(self, batch: Mapping[str, Any]) -> None:
         """Count a batch; time begins with the first one."""
         self._since = time.perf_counter() if self._since is None else self._since
         self._work += work_of(batch, self._image_token_id)
+
+    def wait(self, seconds: float) -> None:
+        """Count what was waited for a step's batches, but for the very first."""
+        self._waited_s += 0.0 if self._since is None else seconds
 
     def take(self, reduce: Any) -> dict[str, float]:
         """Figures of all processes since the last call, for a log.
@@ -147,15 +152,17 @@ class Throughput:
         seconds = max(now - (now if self._since is None else self._since), 1e-9)
         work, self._work, self._since = self._work, Work(), now
         local = [getattr(work, f.name) for f in fields(work)]
+        waited_s, self._waited_s = self._waited_s, 0.0
         # Doubles: squared lengths of a long interval have more digits than a float.
-        sums: Tensor = reduce(torch.tensor([*local, 1.0], dtype=torch.float64, device=self._device))
-        *values, num_processes = sums.tolist()
+        sums: Tensor = reduce(torch.tensor([*local, waited_s, 1.0], dtype=torch.float64, device=self._device))
+        *values, waited_s, num_processes = sums.tolist()
         work = Work(*(int(value) for value in values))
         figures = {
             "tokens_per_s": work.tokens / seconds,
             "visual_tokens_per_s": work.visual_tokens / seconds,
             "samples_per_s": work.samples / seconds,
             "padding": work.padding,
+            "data_wait": waited_s / seconds / num_processes,
         }
         if self._peak is not None:
             figures["mfu"] = self._flops(work) / seconds / (self._peak * num_processes)

@@ -110,19 +110,22 @@ def pad_to_square(image: Image.Image, color: tuple[int, int, int]) -> Image.Imag
     return square
 
 
-def normalize(pixels_THWC: Pixels, normalization: str = "imagenet", device: torch.device | None = None) -> Tensor:
+def normalize(
+    pixels_THWC: Pixels | Tensor, normalization: str = "imagenet", device: torch.device | None = None
+) -> Tensor:
     """uint8 [T,H,W,3] -> float32 [T,3,H,W]: (value / 255 - mean) / std.
 
     Args:
-        pixels_THWC: in the machine's memory.
+        pixels_THWC: usually in the machine's memory.
         normalization: a name in `NORMALIZATIONS`.
         device: where to compute, the CPU by default. A GPU is sent the bytes, a quarter of the floats.
     """
     device = device or torch.device("cpu")
-    bytes_THWC = torch.from_numpy(np.ascontiguousarray(pixels_THWC))
-    if device.type == "cuda":  # pinned, so that the copy need not be waited for
-        bytes_THWC = bytes_THWC.pin_memory().to(device, non_blocking=True)
-    pixels_TCHW = bytes_THWC.permute(0, 3, 1, 2)
+    if not isinstance(pixels_THWC, Tensor):
+        pixels_THWC = torch.from_numpy(np.ascontiguousarray(pixels_THWC))
+    if device.type == "cuda" and not pixels_THWC.is_cuda:  # pinned, so that the copy need not be waited for
+        pixels_THWC = pixels_THWC.pin_memory()
+    pixels_TCHW = pixels_THWC.to(device, non_blocking=True).permute(0, 3, 1, 2)
     full, mean_C11, std_C11 = _statistics(normalization, device)
     scaled_TCHW = pixels_TCHW.to(torch.float32, memory_format=torch.contiguous_format).div_(full)
     return scaled_TCHW.sub_(mean_C11).div_(std_C11)

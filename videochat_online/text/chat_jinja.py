@@ -1,0 +1,87 @@
+"""Our chat templates in the language that transformers and others lay dialogues out by (`chat_template.jinja`).
+
+One more wording of what `ChatTemplate.render` does, for programs that know nothing of it; whoever writes one compares
+the two (`model/hf_export.py`). Images are numbered where there are several, as `ImageChat` numbers them.
+"""
+
+from __future__ import annotations
+
+from videochat_online.constants import IMAGE_CONTEXT_TOKEN
+from videochat_online.text.templates import ChatTemplate
+
+_COUNT = """\
+{%- set images = namespace(total=0, seen=0) -%}
+{%- for message in messages if message.content is not string -%}
+{%- for part in message.content if part.type == 'image' -%}
+{%- set images.total = images.total + 1 -%}
+{%- endfor -%}
+{%- endfor -%}
+"""
+_SAID = """\
+{%- macro said(content) -%}
+{%- if content is string -%}
+{{- content -}}
+{%- else -%}
+{%- for part in content -%}
+{%- if part.type == 'image' -%}
+{%- set images.seen = images.seen + 1 -%}
+{{- 'Image-' ~ images.seen ~ ': ' if images.total > 1 else '' -}}
+{{- IMAGE -}}
+{%- elif part.type == 'video' -%}
+{{- VIDEO -}}
+{%- elif part.type == 'text' -%}
+{{- part.text -}}
+{%- endif -%}
+{%- endfor -%}
+{%- endif -%}
+{%- endmacro -%}
+"""
+_DIALOGUE = """\
+{{- START -}}
+{{- said(messages[0].content) if messages and messages[0].role == 'system' else SYSTEM -}}
+{{- SYSTEM_END -}}
+{%- for message in messages -%}
+{%- if message.role == 'user' -%}
+{{- USER ~ SIDE ~ USER_END -}}
+{%- elif message.role == 'assistant' -%}
+{{- ASSISTANT ~ SIDE ~ REPLY_END -}}
+{%- elif not (message.role == 'system' and loop.first) -%}
+{{- raise_exception('expected user and assistant in turns, and at most one system message, the first') -}}
+{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+{{- GENERATE -}}
+{%- endif -%}
+"""
+
+
+def jinja_template(template: ChatTemplate, *, system_message: str, start: str, video_token: str) -> str:
+    """The source of a `chat_template.jinja`.
+
+    Args:
+        template: ours.
+        system_message: where a dialogue brings none.
+        start: what stands before everything, such as the token that begins a text.
+        video_token: stands for a video's frames.
+    """
+    words = {
+        "START": start + template.system_prefix,
+        "SYSTEM_END": template.system_end,
+        "SYSTEM": system_message,
+        "USER_END": template.user_end,
+        "USER": template.user_prefix,
+        "ASSISTANT": template.assistant_prefix + template.reply_prefix,
+        "REPLY_END": template.separator,
+        "GENERATE": template.assistant_prefix,
+        "IMAGE": f"{IMAGE_CONTEXT_TOKEN}\n",
+        "VIDEO": f"{video_token}\n",
+    }
+    side = "said(message.content)" + (" | trim" if template.trims else "")
+    lines = [f"{{%- set {name} = {_quoted(text)} -%}}\n" for name, text in words.items()]
+    return "".join(lines) + _COUNT + _SAID + _DIALOGUE.replace("SIDE", f"({side})")
+
+
+def _quoted(text: str) -> str:
+    """A literal of jinja, which reads escapes as Python does."""
+    escaped = text.encode("unicode_escape").decode("ascii").replace("'", "\\'")
+    return f"'{escaped}'"
