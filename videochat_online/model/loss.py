@@ -34,7 +34,7 @@ Head = Callable[[Tensor], Tensor]
 """Logits [N, vocabulary] of hidden states [N, D]."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots: DeepSpeed looks through what a forward pass returns
 class TokenScores:
     """How well the supervised tokens of each row were foreseen.
 

@@ -202,8 +202,9 @@ class VideoChatOnlineForConditionalGeneration(StrictLoading, GenerationMixin):
         pixel_values: Tensor | None = None,
         pool_ratios: Sequence[int] | None = None,
         labels: Tensor | None = None,
+        score: bool = False,
         **kwargs: Any,
-    ) -> CausalLMOutputWithPast:
+    ) -> CausalLMOutputWithPast | TokenScores:
         """Run the language model on text and visual tokens.
 
         Args:
@@ -216,12 +217,22 @@ class VideoChatOnlineForConditionalGeneration(StrictLoading, GenerationMixin):
             pixel_values: normalised frames and tiles of the whole batch, in order of appearance [T, 3, S, S].
             pool_ratios: for each of the T, by how much its token grid is pooled (1, 2, 4); default 1.
             labels: [B, L] with -100 where there is no loss.
+            score: `score` instead, within what wraps a forward pass: autocast, the gathering of ZeRO-3.
             **kwargs: passed to the language model (`use_cache`, `logits_to_keep`, `num_items_in_batch`, ...).
 
         Returns:
             With `labels` in training a loss and no logits, unless an argument of transformers asks for more than a
             loss, or the language model has a loss of its own.
         """
+        if score and labels is not None:
+            return self.score(
+                labels=labels,
+                input_ids=input_ids,
+                pixel_values=pixel_values,
+                pool_ratios=pool_ratios,
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+            )
         if inputs_embeds is None:
             inputs_embeds = self._embed(input_ids, pixel_values, pool_ratios)
         inputs = {"inputs_embeds": inputs_embeds, "attention_mask": attention_mask, "position_ids": position_ids}
