@@ -4,6 +4,7 @@ from videochat_online.data.collator import BATCH_REPORT, BatchReport, Collator
 from videochat_online.data.dataset import SetCount, SkippedSample, TrainingDataset
 from videochat_online.data.encoding import Example, SampleEncoder
 from videochat_online.data.frames import FrameSampling, PixelReader, Tiling
+from videochat_online.data.held_out import HeldOutRows
 from videochat_online.data.mixture import EpochSampler
 from videochat_online.data.packing import PackedDataset
 from videochat_online.data.records import Sample, parse_row
@@ -17,6 +18,7 @@ __all__ = [
     "EpochSampler",
     "Example",
     "FrameSampling",
+    "HeldOutRows",
     "PackedDataset",
     "PixelReader",
     "RegistryEntry",

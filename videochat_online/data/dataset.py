@@ -60,6 +60,9 @@ class TrainingDataset(Dataset[Example | SkippedSample]):
         encoder: turns rows into examples.
         seed: of fractional repeats, and of the draws for each row in each epoch.
 
+    Attributes:
+        files: rows of each set.
+
     Raises:
         InputError: annotations that cannot be read at all, or settings under which no row could be used.
     """
@@ -76,12 +79,12 @@ class TrainingDataset(Dataset[Example | SkippedSample]):
         self.encoder = encoder
         self.seed = seed
         self._lengths = LengthCounter(encoder)
-        self._files = [RowFile(entry.annotation) for entry in self.entries]
+        self.files = [RowFile(entry.annotation) for entry in self.entries]
         all_repeats = self._repeats()
-        check_epoch([len(file) for file in self._files], all_repeats)
+        check_epoch([len(file) for file in self.files], all_repeats)
         items = [
             repeated_rows(len(file), repeats, random.Random(f"{seed} {entry.name}"))
-            for entry, file, repeats in zip(self.entries, self._files, all_repeats, strict=True)
+            for entry, file, repeats in zip(self.entries, self.files, all_repeats, strict=True)
         ]
         # Arrays, not lists: loader processes would copy the pages of a list as they count references.
         self._rows = np.concatenate([np.asarray(rows, dtype=np.int64) for rows in items])
@@ -91,7 +94,7 @@ class TrainingDataset(Dataset[Example | SkippedSample]):
         weights = [entry.weight for entry in self.entries if entry.weight is not None]
         if not weights:
             return [entry.repeat_time for entry in self.entries]
-        return repeats_of([len(file) for file in self._files], weights)
+        return repeats_of([len(file) for file in self.files], weights)
 
     def __len__(self) -> int:
         """Items in an epoch."""
@@ -127,7 +130,7 @@ class TrainingDataset(Dataset[Example | SkippedSample]):
             tiling = replace(tiling, min_tiles=1, max_tiles=tiles)
         rng = random.Random(f"{self.seed} {epoch} {index}")
         try:
-            row = self._files[self._sets[index]][number]
+            row = self.files[self._sets[index]][number]
             return encoder.encode(
                 parse_row(row, entry.data_root),
                 rng,
@@ -150,13 +153,13 @@ class TrainingDataset(Dataset[Example | SkippedSample]):
         items = np.bincount(self._sets, minlength=len(self.entries))
         return {
             entry.name: SetCount(len(file), int(count))
-            for entry, file, count in zip(self.entries, self._files, items, strict=True)
+            for entry, file, count in zip(self.entries, self.files, items, strict=True)
         }
 
     def unread_keys(self) -> dict[str, dict[str, int]]:
         """Keys that nothing is done with, and in how many of the first `ROWS_LOOKED_AT` rows of their set they are."""
         found = {}
-        for entry, file in zip(self.entries, self._files, strict=True):
+        for entry, file in zip(self.entries, self.files, strict=True):
             counts: Counter[str] = Counter()
             for number in range(min(len(file), ROWS_LOOKED_AT)):
                 with suppress(InputError):
@@ -172,7 +175,7 @@ class TrainingDataset(Dataset[Example | SkippedSample]):
             together: calls its second argument with the first and the last but one of so many rows, and returns what
                 that gives for all of them: where several processes want the same, each may count a part.
         """
-        starts = np.cumsum([0, *(len(file) for file in self._files)])
+        starts = np.cumsum([0, *(len(file) for file in self.files)])
         rows, places = np.unique(starts[self._sets] + self._rows, return_inverse=True)
 
         def count(first: int, stop: int) -> np.ndarray:
@@ -213,7 +216,7 @@ class TrainingDataset(Dataset[Example | SkippedSample]):
     def _outline(self, set_number: int, row: int) -> OutlinedSample | EstimatedSample:
         entry = self.entries[set_number]
         try:
-            sample = parse_row(self._files[set_number][row], entry.data_root)
+            sample = parse_row(self.files[set_number][row], entry.data_root)
             return self._lengths.outline(sample, entry.tiling(self.encoder.tiling), entry.memory)
         except InputError:
             return EstimatedSample(1)

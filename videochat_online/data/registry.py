@@ -58,19 +58,20 @@ class RegistryEntry:
         return default if self.max_dynamic_patch is None else replace(default, max_tiles=self.max_dynamic_patch)
 
 
-def load_registries(meta_path: str, *, check: bool = True) -> tuple[RegistryEntry, ...]:
+def load_registries(meta_path: str, *, check: bool = True, key: str = "meta_path") -> tuple[RegistryEntry, ...]:
     """Read one or several registries.
 
     Args:
         meta_path: path of a registry, or several with commas between them.
         check: look whether annotations and media are there (`check_places`).
+        key: of a run, that has these paths.
 
     Raises:
         InputError: names the registry, the entry and the key that is wrong.
     """
     paths = [_expanded(part.strip()) for part in meta_path.split(",") if part.strip()]
     if not paths:
-        raise InputError(f"meta_path: expected the path of a registry, found {meta_path!r}")
+        raise InputError(f"{key}: expected the path of a registry, found {meta_path!r}")
     entries: dict[str, RegistryEntry] = {}
     for path in paths:
         for entry in load_registry(path, check=check):
