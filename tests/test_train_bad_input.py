@@ -126,7 +126,7 @@ def test_the_verdict_on_bad_rows_is_fair(tmp_path):
         ({"force_image_size": 100}, "force_image_size: expected a multiple of 28 pixels"),
         ({"model_dtype": "int8"}, "model_dtype: expected auto, float32 or bfloat16"),
         ({"attn_implementation": "fast"}, "attn_implementation: expected auto, sdpa, flash_attention_2 or eager"),
-        ({"eval_strategy": "steps", "eval_steps": 1}, "eval_strategy: expected no"),
+        ({"eval_strategy": "steps", "eval_steps": 1}, "eval_meta_path: expected the path of a registry of held-out"),
         ({"activation_checkpointing_kwargs": '{"use_reentrant": true}'}, "expected use_reentrant false"),
         ({"train_sampling_strategy": "group_by_length", "packing_tokens": 100}, "packing_tokens: expected train_samp"),
         ({"vit_layer_decay": 0}, "vit_layer_decay: expected a part above 0 and up to 1, found 0.0"),

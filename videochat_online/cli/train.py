@@ -45,10 +45,11 @@ def run(options: argparse.Namespace) -> int:
     if options.dry_run:
         found = dry_run(arguments)
         print(json.dumps(found, indent=2))  # noqa: T201
-        bad = {name: one["unusable"] for name, one in found["sets"].items() if one["unusable"]}
-        for name, rows in bad.items():
-            print(f"warning: {name} row {rows[0]['row']}: {rows[0]['reason']}", file=sys.stderr)  # noqa: T201
-        lost = [name for name, rows in bad.items() if len(rows) == found["sets"][name]["tried"]]
+        lost = []
+        for name, one in (*found["sets"].items(), *found.get("held_out", {}).items()):
+            for row in one["unusable"][:1]:
+                print(f"warning: {name} row {row['row']}: {row['reason']}", file=sys.stderr)  # noqa: T201
+            lost += [name] * (len(one["unusable"]) == one["tried"])
         if lost:
             raise InputError(f"{', '.join(lost)}: none of the rows that were tried can be used")
         return 0

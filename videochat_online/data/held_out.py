@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 
 from videochat_online.data.dataset import SetCount, SkippedSample, TrainingDataset
 from videochat_online.data.encoding import Example, SampleEncoder
+from videochat_online.data.frames import PixelReader
 from videochat_online.data.records import Sample, parse_row
 from videochat_online.data.registry import RegistryEntry
 from videochat_online.errors import InputError
@@ -40,6 +41,8 @@ class HeldOutRows(Dataset["tuple[int, Example | SkippedSample]"]):
     """
 
     def __init__(self, entries: Sequence[RegistryEntry], encoder: SampleEncoder) -> None:
+        # Its own reader: training's may be reading at the same time.
+        encoder = replace(encoder, reader=PixelReader(encoder.reader.transform, backend=encoder.reader.backend))
         if encoder.sampling.method == "rand":
             encoder = replace(encoder, sampling=replace(encoder.sampling, method="middle"))
         plain = [replace(entry, repeat_time=1.0, weight=None, data_augment=False) for entry in entries]

@@ -85,6 +85,9 @@ class DataArguments:
     _argument_group_name = "data"
 
     meta_path: str | None = _option(None, "Registry of training sets; several with commas between them.")
+    eval_meta_path: str | None = _option(
+        None, "Registry of held-out sets for eval_strategy; several with commas between them."
+    )
     sampling_method: str = _option("fps1", "Frames of a video: fpsN (one every 1/N s), rand or middle (of segments).")
     max_num_frame: int = _option(64, "Most frames of a video.")
     reverse_memory_sample_ratio: list[int] | None = _option(
@@ -139,11 +142,22 @@ class RunArguments(TrainingArguments):
     save_minutes: float = _option(0.0, "Save a checkpoint when there was none for so many minutes; 0 does not.")
     extend: bool = _option(False, "Go on with a run for more steps or epochs than it was begun with.")
     enable_jit_checkpoint: bool = _option(False, "No effect: SIGTERM always saves and ends a run.")
+    per_device_eval_batch_size: int = _option(
+        0, "Held-out rows of a forward pass on each device; 0 takes as many as in training."
+    )
+    early_stopping_patience: int | None = _option(
+        None, "With load_best_model_at_end: end after so many evaluations in a row without a better one."
+    )
 
     def __post_init__(self) -> None:
         self.has_no_gpu = False
         for key in ("per_device_train_batch_size", "gradient_accumulation_steps"):
             _check_count(key, getattr(self, key), 1)
+        _check_count("per_device_eval_batch_size", self.per_device_eval_batch_size, 0)
+        self.per_device_eval_batch_size = self.per_device_eval_batch_size or self.per_device_train_batch_size
+        _check_count("early_stopping_patience", self.early_stopping_patience, 1)
+        if self.save_strategy == "best":
+            self.metric_for_best_model: str | None = self.metric_for_best_model or "loss"
         _check_count("dataloader_num_workers", self.dataloader_num_workers, 0, MAX_WORKERS)
         _check_count("seed", self.seed, 0, 2**32 - 1)
         if not 0 <= self.save_minutes < math.inf:

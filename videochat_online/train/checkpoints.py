@@ -67,12 +67,16 @@ def last_checkpoint(folder: Path, before: int | None = None) -> Path | None:
     return None
 
 
-def rotate(folder: Path, limit: int | None) -> None:
-    """Remove the oldest checkpoints of a run beyond so many; None keeps all.
+def rotate(folder: Path, limit: int | None, best: Path | None = None) -> None:
+    """Remove the oldest checkpoints of a run beyond so many; None keeps all. The newest stays, and the best one.
 
     The mark goes first, so that none is taken for whole whose removal is interrupted.
     """
-    for old in checkpoints(folder)[limit or None :] if limit else []:
+    if not limit:
+        return
+    found = checkpoints(folder)
+    kept = {*found[:1], best} & {*found}
+    for old in sorted(found, key=lambda path: path not in kept)[max(limit, len(kept)) :]:
         (old / COMPLETE_MARK).unlink(missing_ok=True)
         shutil.rmtree(old, ignore_errors=True)
 

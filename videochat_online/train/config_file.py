@@ -53,7 +53,8 @@ def below(root: Path, key: str, value: str) -> str:
         is_path = "://" not in part and not part.startswith(("{", "~"))
         return str(root / part) if is_path and (key != "model_name_or_path" or (root / part).exists()) else part
 
-    return ",".join(placed(part.strip()) for part in value.split(",")) if key == "meta_path" else placed(value.strip())
+    parts = value.split(",") if key.endswith("meta_path") else [value]
+    return ",".join(placed(part.strip()) for part in parts)
 
 
 def check_plan(path: Path) -> None:

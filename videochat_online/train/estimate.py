@@ -133,13 +133,14 @@ def estimate_run(
     statistics["longest"] = max(e.tokens for e in guesses)
     steps_an_epoch = max(1, round(batches / (at_once * training.gradient_accumulation_steps)))
     num_steps = training.max_steps if training.max_steps > 0 else round(steps_an_epoch * training.num_train_epochs)
-    flops = FlopModel(network)(_work(estimates)) * scale * num_steps / steps_an_epoch
+    flops = FlopModel(network)(work_of_samples(estimates)) * scale * num_steps / steps_an_epoch
     longest = int(max(packing, statistics["longest"])) * training.per_device_train_batch_size
     most = max(e.pictures / e.tokens for e in estimates) * longest
     return {
         "parameters": parameter_table(network),
         "tokens_of_a_sample": statistics | {"items": num_items, "estimated": len(estimates), "encoded": len(encoded)},
         "steps": num_steps,
+        "steps_an_epoch": steps_an_epoch,
         "samples_a_step": at_once * training.gradient_accumulation_steps,
         "operations": float(f"{flops:.3g}"),
         f"hours_at_{ASSUMED_MFU:.0%}_of_peak": {
@@ -190,7 +191,8 @@ def memory_estimate(
     return gib | {"together": round(sum(held.values()) / 2**30, 2)}
 
 
-def _work(estimates: Sequence[EstimatedSample]) -> Work:
+def work_of_samples(estimates: Sequence[EstimatedSample]) -> Work:
+    """What samples hold, without padding."""
     return Work(
         tokens=sum(e.tokens for e in estimates),
         visual_tokens=sum(e.visual_tokens for e in estimates),

@@ -6,11 +6,11 @@ import dataclasses
 import math
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from videochat_online.data import SetCount, SkippedSample, TrainingDataset
 from videochat_online.train.disk import count_parameters
+from videochat_online.train.rundir import HELD_OUT_SKIPPED_PREFIX
 from videochat_online.train.skipped import read_skipped
 from videochat_online.train.trainer import OnlineTrainer
 
@@ -38,6 +38,12 @@ class TrainReport:
         empty_steps: in which there was nothing to learn, and which changed nothing, of all launches.
         unread_keys: of each set, keys of its first rows that nothing is done with, and in how many rows they are.
         train_loss: mean over the other steps of the last launch.
+        validation: one entry for each evaluation, of all launches: `eval_loss` and the like, None for a number that is
+            not finite.
+        held_out: rows of each held-out set.
+        skipped_held_out: those of them that could not be used, as `skipped`.
+        best: metric, value and step of the best evaluation; None where none is asked for or none was finite.
+        result_step: the step whose weights the model has.
     """
 
     status: str
@@ -53,6 +59,11 @@ class TrainReport:
     empty_steps: int = 0
     unread_keys: dict[str, dict[str, int]] = field(default_factory=dict)
     train_loss: float | None = None
+    validation: tuple[dict[str, float | None], ...] = ()
+    held_out: dict[str, SetCount] = field(default_factory=dict)
+    skipped_held_out: tuple[SkippedSample, ...] = ()
+    best: dict[str, Any] | None = None
+    result_step: int | None = None
 
     @property
     def finished(self) -> bool:
@@ -62,22 +73,29 @@ class TrainReport:
     def to_json(self) -> dict[str, Any]:
         """As written: the skipped rows are counted by set as well."""
         content = {"finished": self.finished} | dataclasses.asdict(self)
-        content["skipped"] = {
-            "count": len(self.skipped),
-            "by_set": dict(Counter(skipped.set_name for skipped in self.skipped)),
-            "rows": [dataclasses.asdict(skipped) for skipped in self.skipped],
-        }
-        return content
+        return content | {"skipped": _counted(self.skipped), "skipped_held_out": _counted(self.skipped_held_out)}
 
 
-def make_report(trainer: OnlineTrainer, dataset: TrainingDataset, metrics: dict[str, float]) -> TrainReport:
+def _counted(skipped: tuple[SkippedSample, ...]) -> dict[str, Any]:
+    return {
+        "count": len(skipped),
+        "by_set": dict(Counter(row.set_name for row in skipped)),
+        "rows": [dataclasses.asdict(row) for row in skipped],
+    }
+
+
+def make_report(
+    trainer: OnlineTrainer, dataset: TrainingDataset, metrics: dict[str, float], result_step: int | None = None
+) -> TrainReport:
     """The report of a run that has just ended, from its folder and the trainer's state."""
-    folder = Path(str(trainer.args.output_dir))
-    logged = [entry for entry in trainer.state.log_history if "loss" in entry]
+    folder, state = trainer.folder, trainer.state
+    metric = trainer.args.metric_for_best_model
+    evaluated = [entry for entry in state.log_history if "eval_loss" in entry]
+    logged = [entry for entry in state.log_history if "loss" in entry]
     return TrainReport(
         status=FINISHED if trainer.is_finished else ENDED_EARLY,
         output_dir=str(folder),
-        steps=trainer.state.global_step,
+        steps=state.global_step,
         losses=tuple({key: _number(entry[key]) for key in _STEP_KEYS if key in entry} for entry in logged),
         dataset=dataset.counts(),
         unread_keys=dataset.unread_keys(),
@@ -90,6 +108,17 @@ def make_report(trainer: OnlineTrainer, dataset: TrainingDataset, metrics: dict[
         + trainer.finite.take(trainer.reduce),
         empty_steps=sum(entry.get("empty_steps", 0) for entry in logged) + trainer.steps.take(0.0)[1],
         train_loss=_number(metrics.get("train_loss")),
+        validation=tuple({key: _number(value) for key, value in entry.items()} for entry in evaluated),
+        held_out={} if trainer.validation is None else trainer.validation.rows.counts(),
+        skipped_held_out=tuple(read_skipped(folder, HELD_OUT_SKIPPED_PREFIX)),
+        best=None
+        if metric is None or state.best_metric is None
+        else {
+            "metric": f"eval_{metric.removeprefix('eval_')}",
+            "value": state.best_metric,
+            "step": state.best_global_step,
+        },
+        result_step=result_step,
     )
 
 
@@ -107,6 +136,13 @@ def read_report(content: dict[str, Any]) -> TrainReport:
             "status": status,
             "losses": tuple(content["losses"]),
             "dataset": {name: SetCount(**count) for name, count in content["dataset"].items()},
-            "skipped": tuple(SkippedSample(**row) for row in content["skipped"]["rows"]),
+            "skipped": _rows(content["skipped"]),
+            "validation": tuple(content.get("validation", ())),
+            "held_out": {name: SetCount(**count) for name, count in content.get("held_out", {}).items()},
+            "skipped_held_out": _rows(content.get("skipped_held_out")),
         }
     )
+
+
+def _rows(counted: dict[str, Any] | None) -> tuple[SkippedSample, ...]:
+    return tuple(SkippedSample(**row) for row in (counted or {}).get("rows", ()))

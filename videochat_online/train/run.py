@@ -16,6 +16,7 @@ from videochat_online.constants import IGNORE_INDEX
 from videochat_online.data import (
     Collator,
     Example,
+    HeldOutRows,
     PackedDataset,
     SampleEncoder,
     SkippedSample,
@@ -26,12 +27,12 @@ from videochat_online.data.lengths import EstimatedSample
 from videochat_online.data.registry import RegistryEntry
 from videochat_online.errors import InputError
 from videochat_online.text import special_ids
-from videochat_online.train.arguments import Arguments
+from videochat_online.train.arguments import Arguments, RunArguments
 from videochat_online.train.card import write_run_card
 from videochat_online.train.checkpoints import is_last, last_checkpoint
 from videochat_online.train.disk import DiskError, disk_estimate, writing
 from videochat_online.train.distributed import check_alike, gathered, join, together
-from videochat_online.train.estimate import blank_network, estimate_run
+from videochat_online.train.estimate import blank_network, corrected, estimate_run
 from videochat_online.train.lengths import estimate_together
 from videochat_online.train.preemption import STOP, Requests
 from videochat_online.train.preparation import Student, load_student, load_texts, make_encoder
@@ -40,6 +41,14 @@ from videochat_online.train.report import TrainReport, make_report, read_report
 from videochat_online.train.rundir import REPORT_FILE, RunFolder, identity, resolved_keys
 from videochat_online.train.saving import save_result, take_result
 from videochat_online.train.trainer import OnlineTrainer, reading
+from videochat_online.train.validation import (
+    Validation,
+    begin_validation,
+    estimate_validation,
+    has_stopped_early,
+    load_held_out,
+    warn_of_leak,
+)
 from videochat_online.utils import file_digest
 
 logger = logging.getLogger(__name__)
@@ -76,8 +85,8 @@ def train(arguments: Arguments) -> TrainReport:
 def _train(arguments: Arguments, folder: RunFolder, requests: Requests) -> TrainReport:
     training = arguments.training
     with together():
-        entries = load_registries(str(arguments.data.meta_path))
-        sets = set_facts(entries)
+        entries, held_out = load_registries(str(arguments.data.meta_path)), load_held_out(arguments)
+        sets = _facts(arguments, entries, held_out)
     check_alike(identity(folder.keys) | {f"set {name}": facts for name, facts in sets.items()})
     finished = None
     with together():
@@ -93,19 +102,22 @@ def _train(arguments: Arguments, folder: RunFolder, requests: Requests) -> Train
         student = load_student(arguments)
         encoder = make_encoder(student.network.config, student.tokenizer, student.template, arguments.data)
         dataset = TrainingDataset(entries, encoder, seed=training.seed)
+        collator = make_collator(encoder, student.tokenizer)
+        validation = begin_validation(held_out, dataset, collator, training, folder.last_checkpoint() is not None)
     checkpoint = _open(folder, dataset, sets, training.process_index == 0)
+    training.eval_on_start = training.eval_on_start and checkpoint is None
     requests.forget_earlier()
-    trainer = _make_trainer(arguments, student, dataset, make_collator(encoder, student.tokenizer), requests)
+    trainer = _make_trainer(arguments, student, dataset, collator, requests, validation)
     last = None
     if checkpoint is not None:
         with reading(checkpoint):
             last = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
     metrics: dict[str, float] = {}
-    if checkpoint is not None and last is not None and is_last(checkpoint, last.global_step, last.max_steps, training):
+    result_step = None
+    if checkpoint is not None and last is not None and _is_over(checkpoint, last, training):
         logger.warning("%s: %s was the last step; only the result is missing", folder.path, checkpoint.name)
         trainer.state = last
-        with _writing_result(trainer, requests):
-            take_result(trainer, checkpoint)
+        result_step = _write_result(trainer, requests, checkpoint)
     elif requests.agreed(training.device) == STOP:  # while everything was loaded
         trainer.state = TrainerState() if last is None else last
         trainer.state.max_steps = max(training.max_steps, 0)
@@ -113,10 +125,8 @@ def _train(arguments: Arguments, folder: RunFolder, requests: Requests) -> Train
         if checkpoint is not None:
             logger.warning("%s: going on after %s", folder.path, checkpoint.name)
         metrics = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint)).metrics
-        if trainer.is_finished:
-            with _writing_result(trainer, requests):
-                save_result(trainer)
-    report = make_report(trainer, dataset, metrics)
+        result_step = _write_result(trainer, requests) if trainer.is_finished else None
+    report = make_report(trainer, dataset, metrics, result_step)
     if training.process_index == 0:
         folder.write(REPORT_FILE, report.to_json())
         if report.finished:
@@ -142,10 +152,38 @@ def _open(folder: RunFolder, dataset: TrainingDataset, sets: dict[str, Any], is_
     return None if checkpoint is None else folder.path / checkpoint.name
 
 
+def _is_over(checkpoint: Path, last: TrainerState, training: RunArguments) -> bool:
+    stopped = has_stopped_early(last, training) and not training.extend
+    return stopped or is_last(checkpoint, last.global_step, last.max_steps, training)
+
+
+def _write_result(trainer: OnlineTrainer, requests: Requests, checkpoint: Path | None = None) -> int | None:
+    """The model of a run that is over, and which step it is of.
+
+    Args:
+        trainer: with the run's state.
+        requests: wait meanwhile.
+        checkpoint: holds the last weights; None where the trainer does.
+    """
+    is_best_wanted, state = trainer.args.load_best_model_at_end, trainer.state
+    best = trainer.best() if is_best_wanted else None
+    step = state.global_step if best is None else state.best_global_step
+    if is_best_wanted:
+        which = "the last: none was best" if best is None else f"{step}, the best"
+        logger.warning("%s: the result is step %s", trainer.folder, which)
+    source = checkpoint if best is None else best
+    with _writing_result(trainer, requests):
+        if source is None:
+            save_result(trainer)
+        else:
+            take_result(trainer, source)
+    return step
+
+
 @contextmanager
 def _writing_result(trainer: OnlineTrainer, requests: Requests) -> Iterator[None]:
     """Half a model is not left where a whole one is looked for."""
-    folder = Path(str(trainer.args.output_dir))
+    folder = trainer.folder
     needed = sum(parameter.nbytes for parameter in trainer.model.parameters())
     try:
         with requests.writing(), writing(folder, needed, last_checkpoint(folder)):
@@ -158,7 +196,12 @@ def _writing_result(trainer: OnlineTrainer, requests: Requests) -> Iterator[None
 
 
 def _make_trainer(
-    arguments: Arguments, student: Student, dataset: TrainingDataset, collator: Collator, requests: Requests
+    arguments: Arguments,
+    student: Student,
+    dataset: TrainingDataset,
+    collator: Collator,
+    requests: Requests,
+    validation: Validation | None,
 ) -> OnlineTrainer:
     training, packing_tokens = arguments.training, arguments.data.packing_tokens
     is_grouped = training.train_sampling_strategy == "group_by_length"
@@ -177,6 +220,7 @@ def _make_trainer(
         max_bad_fraction=arguments.data.max_bad_fraction,
         lengths=lengths.tolist() if is_grouped and lengths is not None else None,
         requests=requests,
+        validation=validation,
         scales=learning_rate_scales(student.network, arguments.model, training.learning_rate),
     )
 
@@ -185,22 +229,43 @@ def dry_run(arguments: Arguments) -> dict[str, Any]:
     """Check everything that can be checked without weights, and encode some rows of each set. Writes nothing.
 
     Returns:
-        For each set its rows, items, what its first row becomes, and which of the tried rows cannot be used; what
-        `estimate_run` finds.
+        For each set its rows, items, what its first row becomes, and which of the tried rows cannot be used; the same
+        of held-out sets; what `estimate_validation` and `estimate_run` find.
 
     Raises:
         InputError: as `train`.
     """
     _check(arguments)
-    entries = load_registries(str(arguments.data.meta_path))
-    RunFolder(str(arguments.training.output_dir), resolved_keys(arguments)).check(set_facts(entries))
+    entries, held_out = load_registries(str(arguments.data.meta_path)), load_held_out(arguments)
+    RunFolder(str(arguments.training.output_dir), resolved_keys(arguments)).check(_facts(arguments, entries, held_out))
     config, tokenizer, template = load_texts(arguments)
     encoder = make_encoder(config, tokenizer, template, arguments.data)
     network = blank_network(config, arguments.model)
     dataset = TrainingDataset(entries, encoder, seed=arguments.training.seed)
-    sets: dict[str, Any] = {}
+    sets, encoded = _try_rows(dataset)
+    found: dict[str, Any] = {"output_dir": str(arguments.training.output_dir), "sets": sets}
+    estimate = found["estimate"] = estimate_run(arguments, network, dataset, encoded)
+    numbers = estimate["parameters"]["together"]
+    estimate["disk_gib"] = disk_estimate(numbers, arguments.training, estimate["steps"])
+    if held_out:
+        rows = HeldOutRows(held_out, encoder)
+        warn_of_leak(rows, dataset)
+        tried = {name: _try_rows(part) for name, part in rows.sets.items()}
+        found["held_out"] = {name: described for one, _ in tried.values() for name, described in one.items()}
+        sizes = [
+            size
+            for part, (_, of_part) in zip(rows.sets.values(), tried.values(), strict=True)
+            for size in corrected(part, range(len(part)), of_part)
+        ]
+        found["validation"] = estimate_validation(arguments.training, network, sizes, estimate)
+    return found
+
+
+def _try_rows(dataset: TrainingDataset) -> tuple[dict[str, dict[str, Any]], dict[int, EstimatedSample]]:
+    """What the first row of each set becomes, which of some cannot be used, and what the others hold."""
+    sets: dict[str, dict[str, Any]] = {}
     encoded: dict[int, EstimatedSample] = {}
-    image_token_id, first = special_ids(tokenizer).image_context, 0
+    image_token_id, first = special_ids(dataset.encoder.tokenizer).image_context, 0
     for name, count in dataset.counts().items():
         tried = sorted({first + place * count.items // ROWS_TRIED for place in range(ROWS_TRIED)})
         items = [dataset[place] for place in tried]
@@ -211,12 +276,18 @@ def dry_run(arguments: Arguments) -> dict[str, Any]:
         unusable = [{"row": item.row, "reason": item.reason} for item in items if isinstance(item, SkippedSample)]
         sets[name] = asdict(count) | {"first_row": _described(items[0]), "tried": len(items), "unusable": unusable}
         first += count.items
-    estimate = estimate_run(arguments, network, dataset, encoded)
     for name, keys in dataset.unread_keys().items():
         sets[name]["unread_keys"] = keys
-    numbers = estimate["parameters"]["together"]
-    estimate["disk_gib"] = disk_estimate(numbers, arguments.training, estimate["steps"])
-    return {"output_dir": str(arguments.training.output_dir), "sets": sets, "estimate": estimate}
+    return sets, encoded
+
+
+def _facts(
+    arguments: Arguments, entries: Sequence[RegistryEntry], held_out: Sequence[RegistryEntry]
+) -> dict[str, dict[str, Any]]:
+    """Of all sets that decide what a run becomes; held-out ones where it is the best step by them."""
+    if arguments.training.metric_for_best_model is None:
+        return set_facts(entries)
+    return set_facts(entries) | {f"eval_meta_path: {name}": facts for name, facts in set_facts(held_out).items()}
 
 
 def set_facts(entries: Sequence[RegistryEntry]) -> dict[str, dict[str, Any]]:
@@ -257,8 +328,6 @@ def make_collator(encoder: SampleEncoder, tokenizer: PreTrainedTokenizerBase) ->
 
 def _check(arguments: Arguments) -> None:
     training = arguments.training
-    if training.eval_strategy != "no":
-        raise InputError("eval_strategy: expected no, there is no evaluation during training; use `evaluate` after it")
     if training.accelerator_config.dispatch_batches:
         raise InputError("accelerator_config: expected dispatch_batches false, each process reads its own rows")
     if training.remove_unused_columns:

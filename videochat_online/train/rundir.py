@@ -44,6 +44,7 @@ RUN_FILE = "run.json"
 CONFIG_FILE = "config.yaml"
 REPORT_FILE = "report.json"
 SKIPPED_PREFIX = "skipped"
+HELD_OUT_SKIPPED_PREFIX = "skipped_held_out"
 LOCK_FILE = ".lock"
 
 SEEN_WITHIN_S = 60.0
@@ -71,6 +72,7 @@ _INCIDENTAL = (
     "skip_memory_metrics",
     "enable_jit_checkpoint",
     "extend",
+    "per_device_eval_batch_size",
 )
 _DECIDING = ("dataloader_drop_last",)
 _INCIDENTAL_PREFIXES = ("logging_", "log_", "save_", "dataloader_", "hub_", "push_to_hub", "trackio_", "do_", "eval_")

@@ -26,10 +26,13 @@ class SkippedLog:
         process: rank of this process.
         num_items: in an epoch, over all processes.
         max_fraction: more bad samples than this part end the run.
+        prefix: of the file's name.
     """
 
-    def __init__(self, folder: Path, process: int, num_items: int, max_fraction: float) -> None:
-        self.path = folder / f"{SKIPPED_PREFIX}.{process}.jsonl"
+    def __init__(
+        self, folder: Path, process: int, num_items: int, max_fraction: float, prefix: str = SKIPPED_PREFIX
+    ) -> None:
+        self.path = folder / f"{prefix}.{process}.jsonl"
         self.num_seen = self.num_bad = 0
         self.num_items = num_items
         self.max_fraction = max_fraction
@@ -85,10 +88,10 @@ class SkippedLog:
             )
 
 
-def read_skipped(folder: Path) -> list[SkippedSample]:
+def read_skipped(folder: Path, prefix: str = SKIPPED_PREFIX) -> list[SkippedSample]:
     """What all processes of all launches of a run have skipped, each row once."""
     found: dict[tuple[str, int], SkippedSample] = {}
-    for path in sorted(folder.glob(f"{SKIPPED_PREFIX}.*.jsonl")):
+    for path in sorted(folder.glob(f"{prefix}.*.jsonl")):
         for line in path.read_text(encoding="utf-8").split("\n"):  # not at what else Unicode takes for a line's end
             try:
                 skipped = SkippedSample(**json.loads(line))

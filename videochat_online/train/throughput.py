@@ -142,6 +142,10 @@ class Throughput:
         """Count what was waited for a step's batches, but for the very first."""
         self._waited_s += 0.0 if self._since is None else seconds
 
+    def pause(self, seconds: float) -> None:
+        """Something else has just taken so long."""
+        self._since = None if self._since is None else self._since + seconds
+
     def take(self, reduce: Any) -> dict[str, float]:
         """Figures of all processes since the last call, for a log.
 

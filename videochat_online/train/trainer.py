@@ -19,7 +19,7 @@ from accelerate.scheduler import AcceleratedScheduler
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.utils.data import DataLoader, Dataset, Sampler
-from transformers import PreTrainedTokenizerBase, Trainer
+from transformers import PreTrainedTokenizerBase
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from videochat_online.constants import IGNORE_INDEX
@@ -46,12 +46,14 @@ from videochat_online.train.disk import (
     writing,
 )
 from videochat_online.train.distributed import gathered, together
+from videochat_online.train.evaluating import EvaluatingTrainer
 from videochat_online.train.finite import FiniteLosses
 from videochat_online.train.preemption import Requests, SaveWhenAsked, ignore_signals_to_all
 from videochat_online.train.rates import follow, scale_groups
 from videochat_online.train.skipped import SkippedLog
 from videochat_online.train.steps import StepAccount
 from videochat_online.train.throughput import Throughput
+from videochat_online.train.validation import Validation, best_checkpoint
 from videochat_online.utils import share_files
 from videochat_online.video import normalize
 
@@ -71,7 +73,7 @@ def reading(checkpoint: Path | str | None) -> Iterator[None]:
         ) from error
 
 
-class OnlineTrainer(Trainer):
+class OnlineTrainer(EvaluatingTrainer):
     """Trains on a `TrainingDataset`, or on packs of its items.
 
     Args:
@@ -81,6 +83,7 @@ class OnlineTrainer(Trainer):
         scales: by how much the learning rate is multiplied for each parameter that learns.
         lengths: tokens of each item of the training set, where those of one length are to come together.
         requests: to save, and to end.
+        validation: of the held-out sets; None where there are none.
         **kwargs: of `Trainer`; `train_dataset` must be a `TrainingDataset`, or packs of one.
     """
 
@@ -92,9 +95,11 @@ class OnlineTrainer(Trainer):
         scales: Mapping[str, float],
         requests: Requests,
         lengths: Sequence[int] | None = None,
+        validation: Validation | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs | {"data_collator": SharedCollator(kwargs["data_collator"])})
+        collator = SharedCollator(kwargs["data_collator"])
+        super().__init__(validation=validation, **kwargs | {"data_collator": collator})
         self.requests = requests
         self._scales = scales
         self.tokenizer = tokenizer
@@ -110,9 +115,7 @@ class OnlineTrainer(Trainer):
             shuffle=self.args.train_sampling_strategy != "sequential",
         )
         self._normalization = single.encoder.reader.transform.normalization
-        self.skipped = SkippedLog(
-            Path(str(self.args.output_dir)), self.args.process_index, len(single), max_bad_fraction
-        )
+        self.skipped = SkippedLog(self.folder, self.args.process_index, len(single), max_bad_fraction)
         self._throughput = Throughput(kwargs["model"], self.args.device)
         self.finite = FiniteLosses(kwargs["model"])
         self.steps = StepAccount()
@@ -122,15 +125,6 @@ class OnlineTrainer(Trainer):
         self.add_callback(KeepFrozenPartsOutOfTheGraph())
         self.add_callback(SaveWhenAsked(requests))
         self.add_callback(GoOnWithTheMean(self.restore_unlogged))
-
-    @property
-    def is_finished(self) -> bool:
-        """Whether the last step is done; a run can be told to stop before."""
-        return 0 < self.state.max_steps <= self.state.global_step
-
-    def reduce(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The sum over all processes, on the device of this one; each of them has to call."""
-        return self.accelerator.reduce(tensor.to(self.args.device))
 
     def _get_train_sampler(self, train_dataset: Dataset[Any] | None = None) -> Sampler[int]:
         return self._sampler
@@ -264,9 +258,16 @@ class OnlineTrainer(Trainer):
                     logs[name] = number
         if "train_loss" in logs:
             logs["train_loss"] = self.steps.of_launch(logs["train_loss"])
+            logs |= self.without_validation(logs)
         super().log(logs, start_time)
         entry = self.state.log_history[-1]
         entry |= {key: None for key, value in entry.items() if isinstance(value, float) and not math.isfinite(value)}
+
+    def evaluate(self, *arguments: Any, **options: Any) -> dict[str, float]:
+        """As always; its time is none of training's."""
+        metrics = super().evaluate(*arguments, **options)
+        self._throughput.pause(metrics["eval_runtime"])
+        return metrics
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, *arguments: Any, **options: Any) -> None:
         with reading(resume_from_checkpoint):
@@ -291,18 +292,16 @@ class OnlineTrainer(Trainer):
             InputError: weights that are not finite, or a disk without room; the older checkpoints are left.
         """
         self.finite.check_weights(self.reduce)
-        run_folder = Path(str(self.args.output_dir))
-        folder = run_folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        last = last_checkpoint(run_folder, before=self.state.global_step)
+        folder = self.folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        last = last_checkpoint(self.folder, before=self.state.global_step)
         numbers = count_parameters(self.model)
         needed = checkpoint_bytes(numbers, self.args) if last is None else folder_bytes(last)
         with together():
             if self.args.should_save:
                 (folder / COMPLETE_MARK).unlink(missing_ok=True)
                 check_room(folder, numbers["learning"] * HALF_PRECISION if last is None else needed, last)
-        limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
-            with self.requests.writing():
+            with self.requests.writing(), self.keeping_checkpoints():
                 with writing(folder, needed, last):
                     super()._save_checkpoint(model, trial)
                     if self.args.local_process_index == 0:
@@ -311,12 +310,11 @@ class OnlineTrainer(Trainer):
                 if self.args.should_save:
                     with writing(folder, needed, last):
                         self._complete(folder, unlogged)
-                    rotate(run_folder, limit)
+            if self.args.should_save:
+                rotate(self.folder, self.args.save_total_limit, best_checkpoint(self.state, self.folder))
         except DiskError:
             shutil.rmtree(folder, ignore_errors=True)  # the room may be needed to say so
             raise
-        finally:
-            self.args.save_total_limit = limit
 
     def _complete(self, folder: Path, unlogged: dict[str, Any]) -> None:
         self.tokenizer.save_pretrained(folder)
@@ -333,7 +331,7 @@ class OnlineTrainer(Trainer):
 
     def restore_unlogged(self) -> None:
         """Go on with it after a resumed checkpoint: the next entry is the mean that it would have been."""
-        folder = Path(str(self.args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        folder = self.folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         unlogged = (read_json(folder / COMPLETE_MARK) or {}).get("unlogged")
         if unlogged is None:
             return  # the first launch, or a checkpoint of an earlier version
