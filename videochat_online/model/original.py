@@ -292,15 +292,15 @@ def to_original_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 _LORA = re.compile(r"^(?P<module>.+)\.lora_(?P<side>[AB])\.default\.weight$")
 
 
-def merge_lora(state: Mapping[str, Tensor], scaling: float = LORA_SCALING) -> dict[str, Tensor]:
+def merge_lora(state: Mapping[str, Tensor], scaling: float | Mapping[str, float] = LORA_SCALING) -> dict[str, Tensor]:
     """Fold adapters of a LoRA-wrapped checkpoint into plain weights: W + scaling * B A.
 
     Args:
-        state: published layout with PEFT's names (`base_model.model.`, `base_layer`, `lora_A.default`).
-        scaling: alpha / r.
+        state: any layout with PEFT's names (`base_model.model.`, `base_layer`, `lora_A.default`).
+        scaling: alpha / r; of each layer, or of all.
 
     Raises:
-        CheckpointError: an adapter without its other half or without its base weight.
+        CheckpointError: an adapter without its other half, its base weight or its scaling, or of another shape.
     """
     plain: dict[str, Tensor] = {}
     adapters: dict[str, dict[str, Tensor]] = {}
@@ -315,9 +315,13 @@ def merge_lora(state: Mapping[str, Tensor], scaling: float = LORA_SCALING) -> di
         if len(halves) != 2 or name not in plain:
             found = ", ".join(f"lora_{side}" for side in sorted(halves)) or "nothing"
             raise CheckpointError(f"{module}: expected base_layer.weight, lora_A and lora_B, found {found}")
-        base = plain[name]
-        update = halves["B"].to(torch.float32) @ halves["A"].to(torch.float32)
-        plain[name] = (base.to(torch.float32) + scaling * update).to(base.dtype)
+        base, a, b = plain[name], halves["A"].to(torch.float32), halves["B"].to(torch.float32)
+        if (b.shape[0], a.shape[-1], a.shape[0]) != (*base.shape, b.shape[-1]):
+            raise CheckpointError(f"{module}: adapters of {tuple(b.shape)} and {tuple(a.shape)} on {tuple(base.shape)}")
+        by = scaling if isinstance(scaling, float) else scaling.get(module)
+        if by is None:
+            raise CheckpointError(f"{module}: expected the scaling of its adapters, found none")
+        plain[name] = (base.to(torch.float32) + by * (b @ a)).to(base.dtype)
     return plain
 
 

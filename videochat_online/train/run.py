@@ -32,6 +32,7 @@ from videochat_online.train.checkpoints import is_last, last_checkpoint
 from videochat_online.train.disk import DiskError, disk_estimate, writing
 from videochat_online.train.distributed import check_alike, gathered, join, together
 from videochat_online.train.estimate import blank_network, estimate_run
+from videochat_online.train.learned import check_start
 from videochat_online.train.lengths import estimate_together
 from videochat_online.train.preemption import STOP, Requests
 from videochat_online.train.preparation import Student, load_student, load_texts, make_encoder
@@ -94,6 +95,8 @@ def _train(arguments: Arguments, folder: RunFolder, requests: Requests) -> Train
         encoder = make_encoder(student.network.config, student.tokenizer, student.template, arguments.data)
         dataset = TrainingDataset(entries, encoder, seed=training.seed)
     checkpoint = _open(folder, dataset, sets, training.process_index == 0)
+    with together():
+        check_start(checkpoint, student.start)
     requests.forget_earlier()
     trainer = _make_trainer(arguments, student, dataset, make_collator(encoder, student.tokenizer), requests)
     last = None
@@ -178,6 +181,7 @@ def _make_trainer(
         lengths=lengths.tolist() if is_grouped and lengths is not None else None,
         requests=requests,
         scales=learning_rate_scales(student.network, arguments.model, training.learning_rate),
+        start=student.start,
     )
 
 
