@@ -169,7 +169,7 @@ def read_adapter(folder: Path, network: nn.Module) -> Learned:
         CheckpointError: no LoRA adapters, kinds of them that are not merged as W + scaling B A, or adapters that do
             not fit the network.
     """
-    settings = _read_settings(folder)
+    settings = check_adapter(folder)
     file = next((folder / name for name in ADAPTER_FILES if (folder / name).is_file()), None)
     if file is None:
         raise CheckpointError(f"{folder}: expected {ADAPTER_FILES[0]} beside {ADAPTER_CONFIG}, found none")
@@ -194,7 +194,12 @@ def read_adapter(folder: Path, network: nn.Module) -> Learned:
         scalings[ours] = _scaling(file, settings, module, sides["A"].shape[0])
         tensors |= {f"{ours}.lora_{side}.default.weight": sides[side] for side in "AB"}
     _check_shapes(file, tensors, network)
-    return Learned(tensors, scalings, Base.read(folder) if (folder / BASE_FILE).is_file() else None)
+    if (folder / BASE_FILE).is_file():
+        return Learned(tensors, scalings, Base.read(folder))
+    said, found = settings.get("base_model_name_or_path"), getattr(network, "name_or_path", None)
+    if said and found and Path(str(said)).name != Path(found).name:
+        logger.warning("%s: made for %s; whether %s has the same weights is not known", folder, said, found)
+    return Learned(tensors, scalings, None)
 
 
 def merged_state(network: nn.Module, learned: Learned) -> dict[str, Tensor]:
@@ -207,28 +212,22 @@ def merged_state(network: nn.Module, learned: Learned) -> dict[str, Tensor]:
     return merge_lora(state | learned.tensors, learned.scalings)
 
 
-def check_base(source: Path, base: Base | None, network: nn.Module, name: str | Path) -> None:
-    """Refuse what was learned on top of other weights than those of a network.
+def check_base(source: str | Path, base: Base, digest: str, name: str | Path) -> None:
+    """Refuse what was learned on top of other weights.
 
     Args:
         source: where it was read.
-        base: its record; without one only a warning is possible.
-        network: the base that was loaded, in the record's dtype.
-        name: of that base.
+        base: its record.
+        digest: of the weights that were loaded, in the record's dtype.
+        name: of their model.
 
     Raises:
-        CheckpointError: the weights differ.
+        CheckpointError: they differ.
     """
-    if base is None:
-        said = json.loads((source / ADAPTER_CONFIG).read_text(encoding="utf-8")).get("base_model_name_or_path")
-        if said and Path(str(said)).name != Path(name).name:
-            logger.warning("%s: made for %s; that %s has the same weights is not checked", source, said, name)
-        return
-    found = numbers_digest(network.named_parameters())
-    if found != base.digest:
+    if digest != base.digest:
         raise CheckpointError(
             f"{source}: was learned on top of {base.name_or_path} (weights {base.digest}), but {name} holds others"
-            f" ({found})"
+            f" ({digest})"
         )
 
 
@@ -237,7 +236,12 @@ def shape_of(parameter: Tensor) -> tuple[int, ...]:
     return tuple(getattr(parameter, "ds_shape", parameter.shape))
 
 
-def _read_settings(folder: Path) -> dict[str, Any]:
+def check_adapter(folder: Path) -> dict[str, Any]:
+    """The settings of a folder of adapters.
+
+    Raises:
+        CheckpointError: none, or of adapters that are not merged as W + scaling B A.
+    """
     file = folder / ADAPTER_CONFIG
     if not file.is_file():
         found = "none in it" if folder.is_dir() else "a file" if folder.exists() else "nothing"
@@ -256,7 +260,7 @@ def _read_settings(folder: Path) -> dict[str, Any]:
             raise CheckpointError(
                 f"{file}: init_lora_weights: {settings['init_lora_weights']!r} changes the base, which is then another"
             )
-        return {key: settings[key] for key in (*_DECIDING, *_CHOOSING) if settings.get(key) is not None}
+        return {key: value for key, value in settings.items() if value is not None}
     except CheckpointError:
         raise
     except (OSError, ValueError, TypeError, RecursionError) as error:

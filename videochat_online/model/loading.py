@@ -26,9 +26,11 @@ from videochat_online.errors import CheckpointError, InputError
 from videochat_online.model.adapters import (
     BASE_FILE,
     Base,
+    check_adapter,
     check_base,
     holds_learned,
     merged_state,
+    numbers_digest,
     read_adapter,
     read_learned,
 )
@@ -241,11 +243,14 @@ def load_network(
         return load_whole(directory, dtype=dtype, **kwargs)
     if is_deepspeed_zero3_enabled():
         raise InputError(f"{source}: under ZeRO-3 expected a whole model: `convert` writes one")
+    if adapter is not None:
+        check_adapter(adapter)
     base = Base.read(source) if (source / BASE_FILE).is_file() else None
     below = directory if adapter is not None or base is None else _base_of(directory, base)
     # In the type in which it was added to: sums in another are others.
     network = load_network(below, dtype=dtype if base is None else getattr(torch, base.dtype))
-    check_base(source, base, network, below)
+    if base is not None:
+        check_base(source, base, numbers_digest(network.named_parameters()), below)
     learned = read_learned(source) if adapter is None else read_adapter(source, network)
     kwargs.setdefault("config", load_config(directory, adapter))
     state = merged_state(network, learned)
@@ -313,7 +318,7 @@ def load_config(directory: Path, adapter: Path | None = None) -> VideoChatOnline
     Raises:
         CheckpointError: there is none, or none that can be read.
     """
-    if adapter is not None and (adapter / "config.json").is_file():
+    if adapter is not None and (adapter / BASE_FILE).is_file():  # PEFT may leave one of another kind
         directory = adapter
     if not (directory / "config.json").is_file():
         found = "no config.json in it" if directory.is_dir() else "a file" if directory.exists() else "nothing"

@@ -20,6 +20,7 @@ from videochat_online.model import VideoChatOnlineForConditionalGeneration
 from videochat_online.model.adapters import (
     LEARNED_FILE,
     Base,
+    check_base,
     holds_learned,
     numbers_digest,
     read_learned,
@@ -61,11 +62,8 @@ class Start:
         Raises:
             CheckpointError: the record is of another base.
         """
-        if base is not None and base.digest != self.digest:
-            raise CheckpointError(
-                f"{source}: was learned on top of {base.name_or_path} (weights {base.digest}), but"
-                f" {self.name_or_path} holds others ({self.digest})"
-            )
+        if base is not None:
+            check_base(source, base, self.digest, self.name_or_path)
 
     def changed_shapes(self, network: nn.Module) -> list[str]:
         """Names of parameters that are not as large as they were."""
