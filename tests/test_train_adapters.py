@@ -287,7 +287,7 @@ def test_adapters_of_peft_are_merged(tmp_path, tiny_dir, options, part):
     assert not torch.allclose(logits(ours), logits(load_network(tiny_dir("phi3")).eval()), atol=1e-3)
 
 
-def test_adapters_that_cannot_be_used(tmp_path, tiny_dir):
+def test_adapters_that_cannot_be_used(tmp_path, tiny_dir, caplog):
     random_adapter(load_network(tiny_dir("phi3")), tmp_path / "good")
     weights = load_file(tmp_path / "good" / "adapter_model.safetensors")
     settings = json.loads((tmp_path / "good" / "adapter_config.json").read_text())
@@ -327,8 +327,10 @@ def test_adapters_that_cannot_be_used(tmp_path, tiny_dir):
     (tmp_path / "dora" / "adapter_config.json").write_text("[1]")
     with pytest.raises(CheckpointError, match="expected PEFT's settings"):
         load_network(tiny_dir("phi3"), adapter=tmp_path / "dora")
-    with pytest.raises(CheckpointError, match=r"which has none of that name|has shape"):
-        load_network(tiny_dir("qwen2"), adapter=tmp_path / "good")
+    # Where names and shapes fit, only a record of ours tells: with PEFT's alone there is a warning.
+    assert not caplog.messages
+    load_network(tiny_dir("qwen2"), adapter=tmp_path / "good")
+    assert "/tiny_qwen20/model has the same weights is not known" in caplog.text
 
 
 def test_a_tied_head_has_no_adapters_of_its_own(tmp_path, tiny_dir):
@@ -339,7 +341,7 @@ def test_a_tied_head_has_no_adapters_of_its_own(tmp_path, tiny_dir):
     weights.pop("language_model.lm_head.weight", None)
     save_file(weights, tmp_path / "tied" / "model.safetensors", {"format": "pt"})
     random_adapter(load_network(tmp_path / "tied"), tmp_path / "head", target_modules=["lm_head"])
-    with pytest.raises(CheckpointError, match="tied to another tensor of the model"):
+    with pytest.raises(CheckpointError, match="lm_head.weight is tied to language_model.model.embed_tokens"):
         load_network(tmp_path / "tied", adapter=tmp_path / "head")
     options = ModelArguments(freeze_llm=True, use_llm_lora=2, lora_target_modules=["lm_head"])
     with pytest.raises(InputError, match="found 'lm_head'"):

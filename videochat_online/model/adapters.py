@@ -196,8 +196,9 @@ def read_adapter(folder: Path, network: nn.Module) -> Learned:
     _check_shapes(file, tensors, network)
     if (folder / BASE_FILE).is_file():
         return Learned(tensors, scalings, Base.read(folder))
-    said, found = settings.get("base_model_name_or_path"), getattr(network, "name_or_path", None)
-    if said and found and Path(str(said)).name != Path(found).name:
+    said, found = str(settings.get("base_model_name_or_path") or ""), str(getattr(network, "name_or_path", ""))
+    are_paths = Path(said).is_absolute() and Path(found).is_absolute()
+    if said and found and (said != found if are_paths else Path(said).name != Path(found).name):
         logger.warning("%s: made for %s; whether %s has the same weights is not known", folder, said, found)
     return Learned(tensors, scalings, None)
 
