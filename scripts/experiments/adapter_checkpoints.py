@@ -1,11 +1,11 @@
-"""What checkpoints of runs over adapters, or over the projector alone, take on disk, and that such runs go on from them.
+"""What checkpoints of runs over adapters, or the projector alone, take on disk, and that runs go on from them.
 
     python scripts/experiments/adapter_checkpoints.py [--work outputs/adapter_checkpoints]
 
 Trains a model whose language model is mostly frozen, without DeepSpeed and under ZeRO-1, 2 and 3, in one process and in
 two, for four steps. Each run is then gone on with from the checkpoint of its second step, and its result is taken from
-that of the fourth. Prints bytes of that checkpoint against those of a whole one, and the largest difference of losses
-and weights: it should be zero. Takes about ten minutes on two cores; needs what the tests need.
+that of the fourth. Prints the bytes of a checkpoint, and the largest difference of losses and weights: it should be
+zero. Takes some 20 minutes on two cores; needs what the tests need.
 """
 
 from __future__ import annotations
