@@ -32,6 +32,7 @@ from videochat_online.train.checkpoints import is_last, last_checkpoint
 from videochat_online.train.disk import DiskError, disk_estimate, writing
 from videochat_online.train.distributed import check_alike, gathered, join, together
 from videochat_online.train.estimate import blank_network, estimate_run
+from videochat_online.train.lean import reading
 from videochat_online.train.learned import check_start
 from videochat_online.train.lengths import estimate_together
 from videochat_online.train.preemption import STOP, Requests
@@ -40,7 +41,7 @@ from videochat_online.train.rates import learning_rate_scales
 from videochat_online.train.report import TrainReport, make_report, read_report
 from videochat_online.train.rundir import REPORT_FILE, RunFolder, identity, resolved_keys
 from videochat_online.train.saving import save_result, take_result
-from videochat_online.train.trainer import OnlineTrainer, reading
+from videochat_online.train.trainer import OnlineTrainer
 from videochat_online.utils import file_digest
 
 logger = logging.getLogger(__name__)

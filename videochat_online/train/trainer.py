@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -16,19 +15,15 @@ from typing import Any
 
 import torch
 from accelerate.scheduler import AcceleratedScheduler
-from accelerate.utils import DeepSpeedSchedulerWrapper
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.utils.data import DataLoader, Dataset, Sampler
-from transformers import PreTrainedTokenizerBase, Trainer
-from transformers.integrations import deepspeed_load_checkpoint
-from transformers.trainer import SCHEDULER_NAME
+from transformers import PreTrainedTokenizerBase
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from videochat_online.constants import IGNORE_INDEX
 from videochat_online.data import BATCH_REPORT, EpochSampler, PackedDataset, TrainingDataset
 from videochat_online.errors import InputError
-from videochat_online.model.adapters import holds_learned
 from videochat_online.train.batches_ahead import BatchesAhead, SharedCollator
 from videochat_online.train.callbacks import CloseEpoch, GoOnWithTheMean, KeepFrozenPartsOutOfTheGraph, TellEpoch
 from videochat_online.train.checkpoints import (
@@ -51,7 +46,7 @@ from videochat_online.train.disk import (
 )
 from videochat_online.train.distributed import gathered, together
 from videochat_online.train.finite import FiniteLosses
-from videochat_online.train.learned import Start, kept_names, merged, put_weights, write_learned
+from videochat_online.train.lean import LeanTrainer, reading
 from videochat_online.train.preemption import Requests, SaveWhenAsked, ignore_signals_to_all
 from videochat_online.train.rates import follow, scale_groups
 from videochat_online.train.skipped import SkippedLog
@@ -61,22 +56,7 @@ from videochat_online.utils import share_files
 from videochat_online.video import normalize
 
 
-@contextmanager
-def reading(checkpoint: Path | str | None) -> Iterator[None]:
-    """InputError in place of what a broken file of a checkpoint raises: a pickle is a program, and fails like one."""
-    try:
-        yield
-    except (InputError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:
-        found = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        raise InputError(
-            f"{checkpoint}: expected a checkpoint that can be read, found {found}; without it the run goes on from the"
-            " one before"
-        ) from error
-
-
-class OnlineTrainer(Trainer):
+class OnlineTrainer(LeanTrainer):
     """Trains on a `TrainingDataset`, or on packs of its items.
 
     Args:
@@ -86,8 +66,7 @@ class OnlineTrainer(Trainer):
         scales: by how much the learning rate is multiplied for each parameter that learns.
         lengths: tokens of each item of the training set, where those of one length are to come together.
         requests: to save, and to end.
-        start: the model that the run starts from; without it checkpoints are whole.
-        **kwargs: of `Trainer`; `train_dataset` must be a `TrainingDataset`, or packs of one.
+        **kwargs: of `LeanTrainer`; `train_dataset` must be a `TrainingDataset`, or packs of one.
     """
 
     def __init__(
@@ -98,14 +77,11 @@ class OnlineTrainer(Trainer):
         scales: Mapping[str, float],
         requests: Requests,
         lengths: Sequence[int] | None = None,
-        start: Start | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs | {"data_collator": SharedCollator(kwargs["data_collator"])})
         self.requests = requests
         self._scales = scales
-        self.start = start
-        self._kept = None if start is None else kept_names(kwargs["model"], start)
         self.tokenizer = tokenizer
         dataset = self.train_dataset
         if not isinstance(dataset, (TrainingDataset, PackedDataset)):
@@ -276,57 +252,6 @@ class OnlineTrainer(Trainer):
         super().log(logs, start_time)
         entry = self.state.log_history[-1]
         entry |= {key: None for key, value in entry.items() if isinstance(value, float) and not math.isfinite(value)}
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """The result with its adapters merged; a checkpoint, of what learns alone where that is little."""
-        folder = Path(str(output_dir or self.args.output_dir))
-        is_checkpoint = folder.name.startswith(f"{PREFIX_CHECKPOINT_DIR}-")
-        is_writer = bool(self.args.should_save)
-        if is_checkpoint and self.start is not None and self._kept is not None:
-            write_learned(folder, self.model, self.start, self._kept, is_writer=is_writer)
-        elif is_checkpoint:
-            super().save_model(str(folder), _internal_call)
-        else:
-            self._save(str(folder), state_dict=merged(self.model, is_writer=is_writer))
-            if self.args.push_to_hub and not _internal_call:
-                self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
-
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        """As transformers does, which leaves the frozen parts out of DeepSpeed's files for PEFT's own class only."""
-        if self._kept is None or not self.is_deepspeed_enabled:
-            super()._save_optimizer_and_scheduler(output_dir)
-            return
-        self.model_wrapped.save_checkpoint(output_dir, exclude_frozen_parameters=True)
-        if self.args.should_save and not isinstance(self.lr_scheduler, DeepSpeedSchedulerWrapper):
-            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
-
-    def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None) -> Any:
-        """As transformers does, which wants all weights from DeepSpeed's files, but for PEFT's own class."""
-        checkpoint = resume_from_checkpoint
-        if checkpoint is None or not self.is_deepspeed_enabled or not holds_learned(checkpoint):
-            return super()._prepare_for_training(max_steps, train_dataloader, checkpoint)
-        with reading(checkpoint):  # what is kept and frozen is not in DeepSpeed's files
-            put_weights(self.model, Path(checkpoint))
-        prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
-        with reading(checkpoint):
-            deepspeed_load_checkpoint(self.model_wrapped, checkpoint, load_module_strict=False)
-            self._load_optimizer_and_scheduler(checkpoint)
-            self._load_scaler(checkpoint)
-        return prepared
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, *arguments: Any, **options: Any) -> None:
-        with reading(resume_from_checkpoint):
-            if holds_learned(resume_from_checkpoint):
-                put_weights(self.model, Path(resume_from_checkpoint))
-            else:
-                super()._load_from_checkpoint(resume_from_checkpoint, *arguments, **options)
-
-    def _load_best_model(self) -> None:
-        best = str(self.state.best_model_checkpoint)
-        if holds_learned(best):
-            self._load_from_checkpoint(best)
-        else:
-            super()._load_best_model()
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         with reading(checkpoint):
