@@ -21,8 +21,12 @@ from transformers.models.internvl.modeling_internvl import InternVLVisionModel
 from videochat_online.errors import InputError
 from videochat_online.memory import pool_by_ratio
 from videochat_online.model.configuration import VideoChatOnlineConfig
+from videochat_online.model.loss import HeadFinder, TokenScores, chunked_loss, score_tokens
 from videochat_online.model.rope import use_explicit_regime
 from videochat_online.model.strict import StrictLoading
+
+LOSS_ARGUMENTS = {"num_items_in_batch", "use_cache"}
+"""Arguments of a forward pass with labels that ask for no more than a loss."""
 
 
 def pixel_shuffle(grid_THWC: Tensor, ratio: float = 0.5, version: str = "v2") -> Tensor:
@@ -100,6 +104,7 @@ class VideoChatOnlineForConditionalGeneration(StrictLoading, GenerationMixin):
         self.projector = Projector(config)
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
         use_explicit_regime(self.language_model)
+        self._heads = HeadFinder()
         self._add_drop_path(config.drop_path_rate)
         self.post_init()
 
@@ -212,22 +217,54 @@ class VideoChatOnlineForConditionalGeneration(StrictLoading, GenerationMixin):
             pool_ratios: for each of the T, by how much its token grid is pooled (1, 2, 4); default 1.
             labels: [B, L] with -100 where there is no loss.
             **kwargs: passed to the language model (`use_cache`, `logits_to_keep`, `num_items_in_batch`, ...).
+
+        Returns:
+            With `labels` in training a loss and no logits, unless an argument of transformers asks for more than a
+            loss, or the language model has a loss of its own.
         """
         if inputs_embeds is None:
-            visual = None
-            if pixel_values is not None:
-                visual = self.embed_frames(pixel_values, pool_ratios)
-            inputs_embeds = self.fuse(input_ids, visual)
+            inputs_embeds = self._embed(input_ids, pixel_values, pool_ratios)
+        inputs = {"inputs_embeds": inputs_embeds, "attention_mask": attention_mask, "position_ids": position_ids}
         if labels is not None:
             kwargs.setdefault("use_cache", False)  # with a cache transformers would not see that a row is packed
-        return self.language_model(
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            labels=labels,
-            **kwargs,
-        )
+            if self.training and past_key_values is None and kwargs.keys() <= LOSS_ARGUMENTS:
+                head = self._heads.find(self.language_model)
+                if head is not None:
+                    num_items = kwargs.pop("num_items_in_batch", None)
+                    hidden_BLD = self.language_model.base_model(**inputs, **kwargs).last_hidden_state
+                    return CausalLMOutputWithPast(loss=chunked_loss(head, hidden_BLD, labels, num_items))
+        return self.language_model(**inputs, past_key_values=past_key_values, labels=labels, **kwargs)
+
+    @torch.no_grad()
+    def score(
+        self,
+        *,
+        labels: Tensor,
+        input_ids: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        pool_ratios: Sequence[int] | None = None,
+        **inputs: Any,
+    ) -> TokenScores:
+        """Loss and hits of the supervised tokens of each row, without the logits of whole rows.
+
+        Dropout is as the modules' mode says, precision as the caller's autocast.
+
+        Args:
+            labels: [B, L] with -100 where nothing is scored.
+            input_ids: as of `forward`, like the others.
+            pixel_values: of the whole batch.
+            pool_ratios: of each picture.
+            **inputs: `attention_mask`, or `position_ids` of packed rows.
+        """
+        inputs |= {"inputs_embeds": self._embed(input_ids, pixel_values, pool_ratios), "use_cache": False}
+        head = self._heads.find(self.language_model)
+        if head is None:
+            return score_tokens(lambda logits: logits, self.language_model(**inputs).logits, labels)
+        return score_tokens(head, self.language_model.base_model(**inputs).last_hidden_state, labels)
+
+    def _embed(self, input_ids: Tensor | None, pixels_TCSS: Tensor | None, pool_ratios: Sequence[int] | None) -> Tensor:
+        visual = None if pixels_TCSS is None else self.embed_frames(pixels_TCSS, pool_ratios)
+        return self.fuse(input_ids, visual)
 
     def embed_frames(self, pixels_TCSS: Tensor, pool_ratios: Sequence[int] | None = None) -> Tensor:
         """Encode, pool each frame as scheduled, and project, all frames in one pass.
