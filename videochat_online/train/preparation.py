@@ -31,6 +31,7 @@ from videochat_online.text import (
     special_ids,
 )
 from videochat_online.train.arguments import Arguments, DataArguments, ModelArguments
+from videochat_online.train.frozen import halve_frozen, keeps_frozen_in_half
 from videochat_online.video import FrameTransform
 
 logger = logging.getLogger(__name__)
@@ -79,7 +80,7 @@ def load_student(arguments: Arguments) -> Student:
         resolve_checkpoint(arguments.model.model_name_or_path or ""),
         config=config,
         dtype=_dtype(arguments),
-        attn_implementation=_attention(arguments.model.attn_implementation, arguments),
+        attn_implementation=attention_of(arguments),
     )
     if config.image_size != network.config.vision_config.image_size[0]:
         if is_deepspeed_zero3_enabled():
@@ -87,6 +88,8 @@ def load_student(arguments: Arguments) -> Student:
         network.resize_position_embeddings(config.image_size)
     _fit_tokenizer(network, tokenizer)
     choose_trainable(network, arguments.model)
+    if keeps_frozen_in_half(arguments):
+        halve_frozen(network, saves=bool(arguments.training.should_save))
     if arguments.training.use_liger_kernel:
         _use_liger(network, arguments.training.liger_kernel_config)
     return Student(network, tokenizer, template)
@@ -244,7 +247,13 @@ def _dtype(arguments: Arguments) -> torch.dtype:
     return _DTYPES[name]
 
 
-def _attention(name: str, arguments: Arguments) -> str:
+def attention_of(arguments: Arguments) -> str:
+    """The attention of a run on this machine: sdpa, flash_attention_2 or eager.
+
+    Raises:
+        InputError: one that does not exist, or that cannot be had here.
+    """
+    name = arguments.model.attn_implementation
     can_flash = torch.cuda.is_available() and not arguments.training.use_cpu and is_flash_attn_2_available()
     if name == "auto":
         return "flash_attention_2" if can_flash and arguments.training.bf16 else "sdpa"

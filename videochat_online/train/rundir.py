@@ -28,6 +28,7 @@ except ImportError:  # not on Windows
 from videochat_online.errors import InputError
 from videochat_online.train.arguments import Arguments, num_processes
 from videochat_online.train.parsing import GONE, PATHS
+from videochat_online.train.plan import deciding_keys
 from videochat_online.utils import check_writable, git_revision, versions
 
 RUN_FILE = "run.json"
@@ -125,6 +126,8 @@ class RunFolder:
                 " output_dir"
             )
         was, ours = dict(recorded.get("identity", {})), identity(self.keys)
+        if not any(key.startswith("deepspeed.") for key in was):  # earlier versions looked at the plan's path alone
+            ours = {key: value for key, value in ours.items() if not key.startswith("deepspeed.")}
         places = recorded.get("paths") or {key: _placed(was.get(key)) for key in PATHS}
         # One place is written differently from different folders.
         was |= {key: ours[key] for key in PATHS if key in ours and places.get(key) == _placed(ours[key])}
@@ -237,7 +240,7 @@ def identity(keys: Mapping[str, Any]) -> dict[str, Any]:
         for key, value in sorted(keys.items())
         if key in _DECIDING or (key not in _INCIDENTAL and not key.startswith(_INCIDENTAL_PREFIXES))
     }
-    return deciding | {"processes": num_processes()}
+    return deciding | deciding_keys(keys.get("deepspeed")) | {"processes": num_processes()}
 
 
 def differing_keys(recorded: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:

@@ -158,6 +158,7 @@ class OnlineTrainer(Trainer):
         """
         learns = (inputs["labels"][..., 1:] != IGNORE_INDEX).any()  # label smoothing takes the labels away
         loss = super().compute_loss(model, inputs, *arguments, **options)
+        loss = loss.clone()  # some of DeepSpeed's optimizers divide the very tensor that the engine gave once too often
         self.finite.see(loss, learns)
         if self.accelerator.sync_gradients and not self.finite.has_learned(self.accelerator.reduce):
             self.steps.empty()
