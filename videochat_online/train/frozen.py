@@ -4,7 +4,8 @@ Autocast rounds the weights of linear and convolution layers to bfloat16 in each
 be kept as it would round them: half the memory and no work, and not a bit of what is computed differs. Everything else
 (norms, embeddings, what is shared with an embedding, adapters, layers that learn) stays as it is.
 
-What is saved has lost nothing: where bfloat16 does not hold a weight exactly, its float32 stays in the machine's memory.
+What is saved has lost nothing: where bfloat16 does not hold a weight exactly, its float32 stays in the machine's
+memory.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def keeps_frozen_in_half(arguments: Arguments) -> bool:
 
 
 def frozen_matrices(network: nn.Module) -> dict[str, nn.Parameter]:
-    """Float32 weights and biases that do not learn and that nothing but linear and convolution layers holds, by name."""
+    """Float32 numbers, by name, that do not learn and that nothing but linear and convolution layers holds."""
     rounded, elsewhere = set(), set()
     for module in network.modules():
         kind = rounded if isinstance(module, nn.Linear | nn.Conv2d) else elsewhere

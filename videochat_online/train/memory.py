@@ -194,9 +194,7 @@ def _logits(arguments: Arguments, batch: Work, mode: str) -> float:
     return -(-batch.learned_tokens // NUM_CHUNKS) * LOGIT_BYTES
 
 
-def _masks(
-    network: VideoChatOnlineForConditionalGeneration, arguments: Arguments, batch: Work, mode: str
-) -> float:
+def _masks(network: VideoChatOnlineForConditionalGeneration, arguments: Arguments, batch: Work, mode: str) -> float:
     """Of rows that are no plain sequence: a place for each pair of tokens, and its copy in each layer that is kept."""
     attention, text = attention_of(arguments), network.config.text_config
     is_plain = batch.samples == 1 and not arguments.data.packing_tokens

@@ -18,7 +18,7 @@ from videochat_online.errors import InputError
 LOST = "0.4% at 8 micro-batches, 0.6% at 32, 1.1% at 128"
 """Relative error of gradients that are summed in bfloat16: scripts/experiments/gradient_accumulation.py."""
 
-# Keys of a plan that change how a run is fed, watched or sent about, not what it computes nor what its checkpoints hold.
+# Keys that change how things are sent about or told, not what a run computes nor what its checkpoints hold.
 _INCIDENTAL = (
     "allgather_partitions",
     "contiguous_gradients",
@@ -83,7 +83,8 @@ def read_plan(deepspeed: Any) -> dict[str, Any]:
         return {}
     if isinstance(deepspeed, Mapping):
         return dict(deepspeed)
-    text = deepspeed if deepspeed.lstrip().startswith("{") else Path(deepspeed).read_text(encoding="utf-8")
+    is_text = isinstance(deepspeed, str) and deepspeed.lstrip().startswith("{")
+    text = deepspeed if is_text else Path(deepspeed).read_text(encoding="utf-8")
     return dict(json.loads(text))
 
 
@@ -155,7 +156,8 @@ def lossy_sums(training: TrainingArguments, hidden_size: int, model_dtype: str) 
     in_half = model_dtype == "bfloat16" if plan is None else plan.accumulation == 2
     if num == 1 or not in_half:
         return None
-    remedy = 'model_dtype float32 and bf16 true' if plan is None else '{"data_types": {"grad_accum_dtype": "fp32"}} in the plan'
+    in_plan = '{"data_types": {"grad_accum_dtype": "fp32"}} in the plan'
+    remedy = "model_dtype float32 with bf16 true" if plan is None else in_plan
     return (
         f"gradients of the {num} micro-batches of a step are summed in half precision, whose relative error is about"
         f" {LOST}; {remedy} sums them in float32"
