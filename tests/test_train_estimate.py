@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from experiments import memory_estimate as measured
+from experiments import plan_memory
 from processes import run_program
 from published_size import published_config
 from train_cases import flags, mixed_rows, write_media, write_registry
@@ -18,7 +18,7 @@ from videochat_online.errors import InputError
 from videochat_online.model import VideoChatOnlineConfig, load_model, load_network
 from videochat_online.train import dry_run, parse_arguments, train
 from videochat_online.train.estimate import blank_network, parameter_table, token_statistics
-from videochat_online.train.memory import _Sizes, memory_estimate, remarks
+from videochat_online.train.memory import Sizes, memory_estimate, remarks
 from videochat_online.train.parsing import read_config
 from videochat_online.train.plan import resolve_plan
 from videochat_online.train.preparation import choose_trainable, load_texts, make_encoder
@@ -132,7 +132,7 @@ PLAN_BYTES = [
 @pytest.mark.parametrize(("plan", *PARTS), PLAN_BYTES, ids=[row[0] or "none" for row in PLAN_BYTES])
 def test_memory_by_plan(parse, monkeypatch, plan, weights, gradients, accumulation, optimizer, buckets):
     """Bytes for each parameter, on each of four devices; a billion of them, all of which learn."""
-    sizes = _Sizes(all=BILLION, learning=BILLION, largest=LARGEST, halved=0, matrices=BILLION)
+    sizes = Sizes(all=BILLION, learning=BILLION, largest=LARGEST, halved=0, matrices=BILLION)
     monkeypatch.setattr("videochat_online.train.memory._sizes", lambda network: sizes)
     arguments = parse()
     network = blank_network(load_config_of(arguments), arguments.model)
@@ -224,14 +224,10 @@ def load_config_of(arguments):
     return VideoChatOnlineConfig.from_pretrained(arguments.model.model_name_or_path)
 
 
-def test_a_process_holds_what_the_estimate_says(tmp_path):
-    """Of scripts/experiments/memory_estimate.py, one set-up in small: nearly all of what ZeRO-2 keeps is its plan's."""
-    text = measured.TEXT | {"hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 2}
-    model = measured.make_model(tmp_path / "model", text, measured.VISION | {"num_hidden_layers": 1})
-    keys = {"bf16": True, "asked": 10, "deepspeed": measured.small_plan("zero2")}
-    flags = [str(tmp_path / "result.json"), *measured.command_line(model, tmp_path, **keys)]
-    done = run_program(measured.child, ["measure", *flags])
+@pytest.mark.parametrize("name", ["zero1", "zero2", "zero3"])
+def test_a_process_holds_what_is_said_of_its_plan(name):
+    done = run_program(plan_memory.child, ["measure", json.dumps(plan_memory.small_plan(name))])
     assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads((tmp_path / "result.json").read_text())
-    assert found["measured"] > 500
-    assert 0.9 < found["together"] / found["measured"] < 1.15
+    measured, estimated = map(float, done.stdout.splitlines()[-1].split())
+    assert measured > 500
+    assert 0.9 < estimated / measured < 1.15

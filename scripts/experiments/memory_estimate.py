@@ -13,7 +13,6 @@ The second prints estimates for the published size (4.15 billion numbers), a sec
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import multiprocessing
 import os
@@ -29,10 +28,10 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
+
+from experiments.plan_memory import give_back_what_is_free, held_bytes, small_plan  # noqa: E402
+
 MIB, GIB = 2**20, 2**30
-_MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1
-"""As malloc.h numbers them."""
-BUCKET = 5 * 10**6
 TEXT = {"model_type": "phi3", "hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 6}
 TEXT |= {"num_attention_heads": 6, "num_key_value_heads": 6, "vocab_size": 96_000, "max_position_embeddings": 8192}
 TEXT |= {"tie_word_embeddings": False, "bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
@@ -109,17 +108,7 @@ def make_rows(folder: Path, asked: int, answered: int, count: int = 8) -> Path:
     return path
 
 
-def small_plan(name: str, without: str | None = None) -> str:
-    """A shipped plan with buckets that the model fills, as a text."""
-    plan = json.loads((ROOT / f"configs/deepspeed/{name}.json").read_text())
-    zero = plan["zero_optimization"]
-    zero |= {key: min(zero[key], BUCKET) for key in zero if key.endswith("bucket_size") and zero[key] != "auto"}
-    if without:
-        plan = {key: value for key, value in plan.items() if key not in (without, "communication_data_type")}
-    return json.dumps(plan)
-
-
-def command_line(model: Path, folder: Path, *, asked: int = 20, answered: int = 5, **keys: Any) -> list[str]:
+def command_line(model: Path, folder: Path, *, asked: int = 5, answered: int = 1, **keys: Any) -> list[str]:
     """Of `train`, for one step of two micro-batches."""
     given = {
         "model_name_or_path": model,
@@ -138,20 +127,12 @@ def command_line(model: Path, folder: Path, *, asked: int = 20, answered: int = 
     return [str(part) for key, value in (given | keys).items() for part in (f"--{key}", value)]
 
 
-def held_bytes(*fields: str) -> int:
-    """Of /proc/self/status, added up."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.split(":")[0] in fields)
-
-
 def measure(flags: Sequence[str]) -> dict[str, Any]:
     """Train in this process: MiB at its peak beyond the start, and the estimate.
 
     Loading and saving are left out: the peak is that of steps.
     """
-    allocator = ctypes.CDLL(None)  # that gives back what is free
-    allocator.mallopt(_MMAP_THRESHOLD, 65536)
-    allocator.mallopt(_TRIM_THRESHOLD, 0)
+    give_back_what_is_free()
     from videochat_online.train import dry_run, parse_arguments, run
 
     class Measured(run.OnlineTrainer):
@@ -188,7 +169,7 @@ def measure_apart(model: Path, folder: Path, setup: Mapping[str, Any]) -> dict[s
     keys = {key: value for key, value in setup.items() if key not in ("plan", "without", "processes")}
     num = int(setup.get("processes", 1))
     if "plan" in setup:
-        keys |= {"deepspeed": small_plan(setup["plan"], setup.get("without"))}
+        keys |= {"deepspeed": json.dumps(small_plan(setup["plan"], setup.get("without")))}
     flags = command_line(model, folder, **keys)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -210,12 +191,6 @@ def measure_apart(model: Path, folder: Path, setup: Mapping[str, Any]) -> dict[s
 def _write(path: Path, flags: Sequence[str], variables: Mapping[str, str]) -> None:
     os.environ.update(variables, OMP_NUM_THREADS="1")
     path.write_text(json.dumps(measure(flags)))
-
-
-def child() -> int:
-    """`measure` of the command line after the name of a file, which gets what it finds."""
-    Path(sys.argv[1]).write_text(json.dumps(measure(sys.argv[2:])))
-    return 0
 
 
 def _of_rank(rank: int, num: int, port: str) -> dict[str, str]:

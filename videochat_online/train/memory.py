@@ -30,7 +30,7 @@ FALLBACK_BUCKET = 500_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class _Sizes:
+class Sizes:
     """Numbers in parameters: all, those that learn, the largest of these, frozen matrices, learning matrices."""
 
     all: int
@@ -54,7 +54,7 @@ def memory_estimate(
     text = network.config.text_config
     plan = resolve_plan(arguments.training, text.hidden_size)
     sizes = _sizes(network)
-    held = _held_without_plan(arguments, sizes) if plan is None else _held_by_plan(plan, sizes)
+    held = _held_without_plan(arguments, sizes) if plan is None else held_by_plan(plan, sizes)
     mode = _mode(arguments, plan)
     image = network.config.vision_config.image_size
     held |= {
@@ -93,10 +93,10 @@ def remarks(
     return found
 
 
-def _sizes(network: VideoChatOnlineForConditionalGeneration) -> _Sizes:
+def _sizes(network: VideoChatOnlineForConditionalGeneration) -> Sizes:
     parameters = [(int(getattr(p, "ds_numel", p.numel())), p.requires_grad, p.ndim) for p in network.parameters()]
     learning = [(num, dimensions) for num, learns, dimensions in parameters if learns]
-    return _Sizes(
+    return Sizes(
         all=sum(num for num, _, _ in parameters),
         learning=sum(num for num, _ in learning),
         largest=max((num for num, _ in learning), default=0),
@@ -113,7 +113,7 @@ def _mode(arguments: Arguments, plan: Plan | None) -> str:
     return "autocast" if arguments.training.bf16 or arguments.training.fp16 else "float32"
 
 
-def _held_without_plan(arguments: Arguments, sizes: _Sizes) -> dict[str, float]:
+def _held_without_plan(arguments: Arguments, sizes: Sizes) -> dict[str, float]:
     number = 2 if arguments.model.model_dtype == "bfloat16" else 4
     halved = sizes.halved if keeps_frozen_in_half(arguments) and number == 4 else 0
     # Autocast rounds what learns once a pass, and keeps that.
@@ -127,8 +127,8 @@ def _held_without_plan(arguments: Arguments, sizes: _Sizes) -> dict[str, float]:
     }
 
 
-def _held_by_plan(plan: Plan, sizes: _Sizes) -> dict[str, float]:
-    """As DeepSpeed allocates; where it has offloaded something, that counts for nothing."""
+def held_by_plan(plan: Plan, sizes: Sizes) -> dict[str, float]:
+    """Bytes by what they are, as DeepSpeed allocates; what it has moved to the machine's memory counts for nothing."""
     num, learning, on_device = num_processes(), sizes.learning, not plan.offloads_optimizer
     share = learning / num if plan.stage else learning
     sums = plan.accumulation
