@@ -30,7 +30,8 @@ def keeps_frozen_in_half(arguments: Arguments) -> bool:
 
 def frozen_matrices(network: nn.Module) -> dict[str, nn.Parameter]:
     """Float32 numbers, by name, that do not learn and that nothing but linear and convolution layers holds."""
-    rounded, elsewhere = set(), set()
+    rounded: set[int] = set()
+    elsewhere: set[int] = set()
     for module in network.modules():
         kind = rounded if isinstance(module, nn.Linear | nn.Conv2d) else elsewhere
         kind.update(id(parameter) for parameter in module.parameters(recurse=False))
