@@ -182,9 +182,9 @@ def padding(setup: Setup) -> dict[str, Any]:
     def batched(order: list[int]) -> list[dict[str, Any]]:
         return [setup.collator([examples[i] for i in order[n : n + size]]) for n in range(0, len(order), size)]
 
-    packs = PackedDataset(dataset, max(pack_tokens, max(lengths)), True, 0)
+    packs = PackedDataset(dataset, lengths, max(pack_tokens, int(lengths.max())), True, 0)
     packed = [setup.collator.pack([tuple(examples[i] for i in packs.items(n))]) for n in range(len(packs))]
-    grouped = EpochSampler(len(dataset), seed=0, lengths=lengths, group_size=size)
+    grouped = EpochSampler(len(dataset), seed=0, lengths=lengths.tolist(), group_size=size)
     return {
         "samples": len(examples),
         "tokens": {"shortest": min(map(len, examples)), "longest": max(map(len, examples))},

@@ -87,7 +87,7 @@ def test_a_fault_of_the_program_names_the_row_and_is_no_bad_row(encoder, media, 
     monkeypatch.setattr(SampleEncoder, "encode", lambda *_, **__: 1 / 0)
     with pytest.raises(RuntimeError, match="one: row 1: ZeroDivisionError"):
         data[1]
-    monkeypatch.setattr(dataset_module, "estimate_sample", lambda *_: 1 / 0)
+    monkeypatch.setattr(dataset_module.LengthCounter, "outline", lambda *_: 1 / 0)
     with pytest.raises(RuntimeError, match="one: row 1: ZeroDivisionError"):
         data.estimates([1])
 
@@ -233,9 +233,14 @@ def test_loader_processes_give_the_same_batches(encoder, media, tmp_path, collat
     assert sum(len(batch[BATCH_REPORT].skipped) for batch in batches[0]) == 1
 
 
-def test_signs_are_tokens_of_their_own(encoder, media, tmp_path):
-    """A Chinese text has a token a character, and is not taken for a quarter of its length."""
-    texts = ["\u4f60\u597d" * 50, "hi \u00e9\u0436 " * 20]
-    rows = [{"conversations": dialogue("a", text)} for text in texts]
-    data = dataset(encoder, write_registry(tmp_path, media, one=rows))
-    assert data.estimate_lengths() == [100, 121 // 4]
+def test_lengths_are_those_of_the_rows_however_many_processes_count_them(encoder, media, tmp_path):
+    rows = [*online_rows(3), {"QA": 3}, {"conversations": dialogue("a", "\u4f60\u597d" * 50)}]
+    data = dataset(encoder, weighted(write_registry(tmp_path, media, a=rows, b=rows), a=2, b=0.5))
+
+    def together(num_rows, count):
+        return np.concatenate([count(first, min(first + 2, num_rows)) for first in range(0, num_rows, 2)])
+
+    lengths = data.estimate_lengths()
+    assert lengths.tolist() == data.estimate_lengths(together).tolist() == [e.tokens for e in data.estimates()]
+    assert lengths[3] == 1
+    assert lengths[4] == len(data[4])

@@ -14,7 +14,7 @@ from videochat_online.constants import IGNORE_INDEX
 from videochat_online.data import FrameSampling, PixelReader, SampleEncoder, Tiling, parse_row
 from videochat_online.data.frames import PixelCache
 from videochat_online.data.layout import online_turns
-from videochat_online.data.lengths import estimate_sample
+from videochat_online.data.lengths import LengthCounter
 from videochat_online.data.reading import check_reader
 from videochat_online.data.records import DialogueTurn
 from videochat_online.errors import InputError
@@ -342,17 +342,12 @@ def test_the_cache_is_bounded_and_forgets_what_was_not_used_longest():
     assert cache.get("d") is None
 
 
-def test_lengths_count_visual_tokens(encoder, media):
+def test_the_length_of_a_clip_is_known_before_it_is_opened(encoder, media):
     video = {"video": "clip.mp4", "clip": [0.0, 4.0], "conversations": dialogue("What?", "Red.")}
-    text = {"conversations": dialogue("What?", "Red.")}
-    long, short = (estimate_sample(parse_row(row, media), encoder).tokens for row in (video, text))
-    assert short < 10
-    assert long > 16 + 4 + 6
-    assert estimate_sample(parse_row(video | {"clip": [0.0, 2.0]}, media), encoder).tokens < long
-    online = {"video": "clip.mp4", "conversations": dialogue("What?", "Red.", times=(1.0,))}
-    assert estimate_sample(parse_row(online, media), encoder).tokens < long
-    exact = len(encode(encoder, video, media))
-    assert abs(long - exact) < exact / 2
+    counter = LengthCounter(encoder)
+    (found,) = counter.count([counter.outline(parse_row(video, media))])
+    example = encode(encoder, video, media)
+    assert (found.tokens, found.pictures) == (len(example), len(example.pool_ratios))
 
 
 @pytest.mark.parametrize(

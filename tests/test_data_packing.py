@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from train_cases import dialogue, mixed_rows, normalised, tiny_encoder, write_media, write_registry
 from videochat_online.constants import IGNORE_INDEX
@@ -18,6 +19,7 @@ from videochat_online.data import (
     Example,
     PackedDataset,
     SkippedSample,
+    Tiling,
     TrainingDataset,
     load_registries,
     packing,
@@ -28,23 +30,20 @@ from videochat_online.train.run import make_collator
 
 
 class Items:
-    """As `TrainingDataset` has them, of given lengths; an item is its epoch and number."""
+    """As `TrainingDataset` has them; an item is its epoch and number."""
 
-    def __init__(self, lengths):
-        self.lengths = lengths
+    def __init__(self, num):
+        self.num = num
 
     def __len__(self):
-        return len(self.lengths)
+        return self.num
 
     def __getitem__(self, key):
         return divmod(key, len(self))
 
-    def estimate_lengths(self):
-        return self.lengths
-
 
 def packed(lengths, max_tokens=100, shuffle=True, seed=0):
-    packs = PackedDataset(Items(lengths), max_tokens, shuffle, seed)
+    packs = PackedDataset(Items(len(lengths)), np.array(lengths), max_tokens, shuffle, seed)
     return packs, [packs.items(number).tolist() for number in range(len(packs))]
 
 
@@ -95,6 +94,52 @@ def test_the_epoch_of_a_pack_is_that_of_its_items():
     number = next(number for number, pack in enumerate(items) if len(pack) > 1)
     assert packs[pack_key(3, number, len(packs))] == tuple((3, item) for item in items[number])
     assert packs[number] == tuple((0, item) for item in items[number])
+
+
+@pytest.fixture
+def wrong_sizes(tiny_model, tmp_path) -> TrainingDataset:
+    """Two rows of an image of three tiles and a thumbnail that say that it is a square, and texts."""
+    Image.new("RGB", (336, 112)).save(tmp_path / "wide.png")
+    row = {"image": "wide.png", "width": 112, "height": 112, "conversations": dialogue("What?", "Nothing.")}
+    rows = [row, row, *({"conversations": dialogue(f"Is it {number}?", "No.")} for number in range(6))]
+    encoder = tiny_encoder(tiny_model, tiling=Tiling(max_tiles=6))
+    return TrainingDataset(load_registries(str(write_registry(tmp_path / "sets", tmp_path, all=rows))), encoder)
+
+
+def test_what_is_longer_than_its_row_says_gets_fewer_tiles_where_its_pack_has_no_room(wrong_sizes):
+    lengths = wrong_sizes.estimate_lengths()
+    planned, real = lengths[0], len(wrong_sizes[0])
+    assert real == planned + 3 * 16
+    packs = PackedDataset(wrong_sizes, lengths, int(lengths.sum()), False, 0)
+    (pack,) = [packs[number] for number in range(len(packs))]
+    assert sum(map(len, pack)) == lengths.sum()
+    assert [item.is_reduced for item in pack] == [True] * 2 + [False] * 6
+    assert pack[0].labels[-5:] == wrong_sizes[0].labels[-5:]  # all of the text is there
+    assert len(pack[0].pixels_TCSS) == len(pack[0].pool_ratios) == 1
+    for room, reduced in ((lengths.sum() + 2 * 48, 0), (lengths.sum() + 48, 1)):
+        pack = PackedDataset(wrong_sizes, lengths, int(room), False, 0)[0]
+        assert sum(item.is_reduced for item in pack) == reduced
+        assert sum(map(len, pack)) == room
+    alone = PackedDataset(wrong_sizes, lengths, 1, False, 0)[0]
+    assert [len(item) for item in alone] == [real]
+
+
+def test_what_is_too_long_with_a_single_tile_cannot_be_used(wrong_sizes):
+    reason = rf"expected at most {5} tokens, as its row says, found"
+    assert wrong_sizes.reduced(1, 5).reason.startswith(reason)
+    assert wrong_sizes.reduced(1, 5).row == 1
+
+
+def test_the_batch_says_how_many_are_reduced(collator):
+    item = Example((1, 9), (-100, 9), FRAME, (2,), is_reduced=True)
+    assert collator.pack([(item, item)])[BATCH_REPORT] == BatchReport(2, (), 2)
+
+
+def test_a_pack_of_texts_has_room_for_a_blank_frame(wrong_sizes):
+    lengths = wrong_sizes.estimate_lengths()
+    most = int(lengths[2:4].sum())
+    packs = PackedDataset(wrong_sizes, lengths, most, False, 0, num_blank_tokens=1)
+    assert [len(pack) for pack in (packs[number] for number in range(len(packs)))] == [1] * 8
 
 
 @pytest.fixture

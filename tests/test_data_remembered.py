@@ -18,7 +18,7 @@ from videochat_online.data import (
     load_registries,
     parse_row,
 )
-from videochat_online.data.lengths import TOKENS_PER_FRAME_LINE, estimate_sample
+from videochat_online.data.lengths import LengthCounter
 from videochat_online.data.remembered import MemoryLayout, thumbnails
 from videochat_online.errors import InputError
 from videochat_online.memory import make_memory
@@ -129,29 +129,26 @@ def test_similarity_drop_leaves_at_most_what_is_estimated():
     [("window", {"num_frames": 2}), ("pyramid", {"capacities": (1, 1, 2)}), ("keep_all", {})],
 )
 def test_the_estimated_length_is_that_of_what_is_left(encoder, media, tmp_path, name, options):
-    sample = parse_row(ROW, media)
-    layout = MemoryLayout(name, options)
-    estimate = estimate_sample(sample, encoder, memory=layout).tokens
-    example = encoder.encode(sample, random.Random(0), memory=layout)
-    num_visual = sum((4 // ratio) ** 2 for ratio in example.pool_ratios)
-    num_letters = len("Where?Left.What?Red.")
-    assert estimate == num_visual + TOKENS_PER_FRAME_LINE * len(example.pool_ratios) + num_letters // 4
     path = write_registry(tmp_path / "registry", media, a=[ROW], b=[ROW])
     entries = json.loads(path.read_text())
     entries["a"]["memory"] = {"name": name, **options}
     path.write_text(json.dumps(entries))
     data = TrainingDataset(load_registries(str(path)), encoder)
-    assert data.estimate_lengths() == [estimate, estimate_sample(sample, encoder).tokens]
+    for estimate, number in zip(data.estimates(), range(2), strict=True):
+        num_more = estimate.pictures - len(data[number].pool_ratios)
+        assert num_more == int(name == "keep_all" or number)  # one that can come just before the question
+        assert 0 <= estimate.tokens - len(data[number]) <= 2 + estimate.pictures + 16 * num_more
 
 
 def test_a_long_video_is_no_longer_than_its_memory(encoder, media):
     texts = {"conversations": dialogue("Where?", "Left."), "clip": [0.0, 500.0]}
-    layout = MemoryLayout("window", {"num_frames": 3})
-    long, longer = (
-        estimate_sample(parse_row({"video": "clip.mp4", **texts}, media), some, memory=layout).tokens
-        for some in (encoder, replace(encoder, sampling=FrameSampling(method="fps2", max_num_frames=200)))
-    )
-    assert long == longer == 3 * (16 + TOKENS_PER_FRAME_LINE) + len("Where?Left.") // 4
+    layout, found = MemoryLayout("window", {"num_frames": 3}), []
+    for count in (64, 99):
+        counter = LengthCounter(replace(encoder, sampling=FrameSampling(method="fps2", max_num_frames=count)))
+        sample = parse_row({"video": "clip.mp4", **texts}, media)
+        found += counter.count([counter.outline(sample, memory=layout)])
+    assert found[0] == found[1]
+    assert (found[0].visual_tokens, found[0].pictures) == (3 * 16, 3)
 
 
 def test_thumbnails_are_means_around_the_mean_of_the_clip():

@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from text_tokenizers import IM_MARKERS, PHI3_MARKERS, TOOL_TOKENS, fast_tokenizer, write_sentencepiece_directory
+from text_tokenizers import FAMILIES, IM_MARKERS, family_tokenizers, fast_tokenizer, write_sentencepiece_directory
 from videochat_online.constants import IGNORE_INDEX
 from videochat_online.errors import InputError
 from videochat_online.text import (
+    PromptCounter,
     PromptLayout,
     add_special_tokens,
     check_text,
@@ -28,33 +29,12 @@ from videochat_online.text import (
 )
 from videochat_online.types import Turn, Visual
 
-FAMILIES = {
-    "phi3": "phi3-chat",
-    "internlm2": "internlm2-chat",
-    "marked": "internvl_zh",
-    "llama": "phi3-chat",
-    "byte_level": "Hermes-2",
-    "unigram": "internvl2_5",
-    "whole_words": "phi3-chat",
-}
-"""Tokenizers, and the template that each is tried with."""
 BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 
 
 @pytest.fixture(scope="module")
 def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    path = tmp_path_factory.mktemp("tokenizers")
-    older = {"tokenizer_class": "InternLM2Tokenizer"}
-    user_defined = {"user_defined_symbols": "<sep>,<|user|>,--", "model_type": "unigram", "vocab_size": 340}
-    directories = {
-        "phi3": write_sentencepiece_directory(path / "phi3", markers=(*PHI3_MARKERS, *TOOL_TOKENS)),
-        "internlm2": write_sentencepiece_directory(path / "internlm2", markers=IM_MARKERS, config=older),
-        "marked": write_sentencepiece_directory(path / "marked", markers=(), **user_defined),
-    }
-    fast = {"llama": PHI3_MARKERS, "byte_level": IM_MARKERS, "unigram": IM_MARKERS, "whole_words": PHI3_MARKERS}
-    return {name: load_tokenizer(directory) for name, directory in directories.items()} | {
-        name: fast_tokenizer(name, markers) for name, markers in fast.items()
-    }
+    return family_tokenizers(tmp_path_factory.mktemp("tokenizers"))
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -179,6 +159,23 @@ def test_what_comes_before_a_text_with_such_a_string_is_not_changed(
     whole = layout(tokenizers, family, before, system_message=said)
     assert plain.input_ids[: len(whole)] == whole.input_ids == spelled.input_ids[: len(whole)]
     assert plain.visual_spans == spelled.visual_spans
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_tokens_are_counted_as_they_are_laid_out(tokenizers: dict[str, Any], family: str, data: st.DataObject) -> None:
+    """Several prompts at a time, whose parts come again in one another."""
+    texts = [spoken(data, tokenizers[family]) for _ in range(4)]
+    some = st.sampled_from([*texts, "", "what is the man doing now ?", "\n"])
+    segments = st.lists(some | st.integers(1, 3).map(Visual), max_size=4).map(tuple)
+    prompts = data.draw(st.lists(st.lists(st.builds(Turn, segments, some), min_size=1, max_size=3), min_size=1))
+    systems = [data.draw(some | st.none()) for _ in prompts]
+    counter = PromptCounter(tokenizers[family], get_template(FAMILIES[family]))
+    outlines = [counter.outline(turns, system) for turns, system in zip(prompts, systems, strict=True)]
+    assert counter.count(outlines) == [
+        len(layout(tokenizers, family, turns, system_message=system))
+        for turns, system in zip(prompts, systems, strict=True)
+    ]
 
 
 @settings(max_examples=20, deadline=None, derandomize=True)

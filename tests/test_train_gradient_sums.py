@@ -106,6 +106,7 @@ def test_a_run_does_not_go_on_with_another_plan_in_the_same_file(tmp_path):
     RunFolder(tmp_path / "old", {"deepspeed": str(path)}).check({})  # of a version that did not look into plans
     other = without_accumulation(plan("zero1"))
     other["zero_optimization"] |= {"reduce_bucket_size": 7, "overlap_comm": False}
+    path = tmp_path / "other.json"
     path.write_text(json.dumps(other))
     RunFolder(tmp_path / "run", {"deepspeed": str(path)}).check({})
 

@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
+import socket
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -16,7 +20,7 @@ from videochat_online.cli.main import main
 from videochat_online.data import load_registries, parse_row
 from videochat_online.errors import InputError
 from videochat_online.model import load_model
-from videochat_online.train import parse_arguments, train
+from videochat_online.train import distributed, parse_arguments, train
 from videochat_online.train.parsing import read_config
 from videochat_online.train.rundir import RunFolder
 
@@ -61,7 +65,7 @@ def torchrun(tmp_path, monkeypatch):
     """A torchrun that writes down how it was called, and exits with status 3; the package's own command, too."""
     programs = tmp_path / "bin"
     programs.mkdir()
-    for name in ("torchrun", "videochat-online"):
+    for name in ("torchrun", "videochat-online", "python"):
         planned = '${PLANNED_PROCESSES:+"$PLANNED_PROCESSES processes"}'
         (programs / name).write_text(
             f'#!/usr/bin/env bash\nprintf "%s\\n" "$PWD" {planned} "$@" >"{tmp_path}/called"\nexit 3\n'
@@ -84,10 +88,11 @@ def torchrun(tmp_path, monkeypatch):
 def test_a_stage_script_launches_its_config_and_passes_arguments_on(torchrun, tmp_path, stage):
     folder, *called = torchrun(STAGES[stage - 1], "--seed", "3", "--run_name", "two words", GPUS="4")
     assert folder == str(tmp_path)  # relative paths among the arguments are the caller's
-    assert " ".join(called[:10]) == (
-        "--nnodes 1 --node_rank 0 --nproc_per_node 4 --master_addr 127.0.0.1 --master_port 29500"
+    assert " ".join(called[:14]) == (
+        "--nnodes 1 --nproc_per_node 4 --rdzv_backend c10d --rdzv_id 29500 --rdzv_endpoint 127.0.0.1:29500"
+        " --rdzv_conf is_host=1 --local_addr 127.0.0.1"
     )
-    assert called[10:] == [
+    assert called[14:] == [
         *("-m", "videochat_online.cli.main", "train", "--config", f"{ROOT}/configs/train/stage{stage}.yaml"),
         *("--config_root", str(ROOT)),
         *("--seed", "3", "--run_name", "two words"),
@@ -104,11 +109,81 @@ def test_a_dry_run_needs_no_launcher_whose_traceback_would_hide_an_error(torchru
 def test_several_nodes_by_hand_and_by_slurm(torchrun):
     by_hand = {"NNODES": "2", "NODE_RANK": "1", "MASTER_ADDR": "node7", "MASTER_PORT": "1234", "GPUS": "8"}
     called = " ".join(torchrun(STAGES[0], **by_hand))
-    wanted = "--nnodes 2 --node_rank 1 --nproc_per_node 8 --master_addr node7 --master_port 1234"
-    assert wanted in called
+    wanted = (
+        "nodes.py 2 1 node7:1235 torchrun --nnodes 2 --nproc_per_node 8 --rdzv_backend c10d --rdzv_id 1234"
+        " --rdzv_endpoint node7:1234 --rdzv_conf is_host=0"
+    )
+    assert f"{wanted} -m" in called
     slurm = {"SLURM_NNODES": "2", "SLURM_NODEID": "1", "SLURM_GPUS_ON_NODE": "8", "SLURM_JOB_ID": "41234"}
-    called = " ".join(torchrun(STAGES[0], **slurm, MASTER_ADDR="node7"))
-    assert wanted.replace("1234", "21234") in called
+    called = " ".join(torchrun(STAGES[0], **slurm, SLURMD_NODENAME="node8", MASTER_ADDR="node7"))
+    wanted = wanted.replace("1235", "21235").replace("1234", "21234").replace("2121235", "21235")
+    assert f"{wanted} --local_addr node8 -m" in called
+
+
+@pytest.fixture
+def node(tmp_path, monkeypatch):
+    """Starts nodes.py as one of two nodes, named a and b; what it says goes to a file of that name."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = f"127.0.0.1:{free.getsockname()[1]}"
+    begun = []
+
+    def start(rank: int, *command: str, **variables: str) -> subprocess.Popen[bytes]:
+        waits = {"NODES_JOIN_S": "60", "NODES_END_S": "0", "NODES_SILENCE_S": "60"} | variables
+        name = "ab"[rank]
+        with (tmp_path / name).open("wb") as said:
+            call = [sys.executable, ROOT / "shell/online_4b/nodes.py", "2", str(rank), place, *command]
+            environment = {"PATH": "/usr/bin:/bin", "SLURMD_NODENAME": name} | waits
+            begun.append(subprocess.Popen(call, env=environment, stderr=said, cwd=tmp_path))
+        return begun[-1]
+
+    yield start
+    for process in begun:
+        process.kill()
+        process.wait()
+
+
+def test_nodes_start_together_and_keep_the_status(node, tmp_path):
+    other = node(1, "sh", "-c", "exit 3")
+    first = node(0, "sh", "-c", "exit 0")
+    assert [first.wait(60), other.wait(60)] == [0, 3]
+    assert [(tmp_path / name).read_text() for name in "ab"] == ["", ""]
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_node_that_dies_is_named_and_ends_the_run(node, tmp_path, number):
+    """At once where its connection ends, after a while without a sign where it just falls silent."""
+    other = node(1, "sh", "-c", "touch there; sleep 60")
+    first = node(0, "sleep", "60", NODES_SILENCE_S="1" if number == signal.SIGSTOP else "60")
+    while not (tmp_path / "there").exists():
+        time.sleep(0.02)
+    os.kill(other.pid, number)
+    assert first.wait(60) != 0
+    reason = "its connection was closed" if number == signal.SIGKILL else "no sign of it for 1 s"
+    assert f"error: node 1 (b): {reason}; that node is gone and this run ends" in (tmp_path / "a").read_text()
+
+
+def test_a_node_that_does_not_come_is_named(node, tmp_path):
+    assert node(0, "sleep", "60", NODES_JOIN_S="0.3").wait(60) == 1
+    said = (tmp_path / "a").read_text()
+    assert "1 of 2 nodes are there after 0 s: 0 (a); missing: 1" in said
+    assert node(1, "sleep", "60", NODES_JOIN_S="0.3").wait(60) == 1
+    assert re.search(r"error: node 0 at 127.0.0.1:\d+ did not come for 0.3 s", (tmp_path / "b").read_text())
+
+
+def test_a_name_that_stands_for_the_machine_itself_is_said(monkeypatch, caplog, tmp_path):
+    monkeypatch.setattr(distributed.socket, "gethostbyname", lambda name: "127.0.1.1")
+    arguments = parse_arguments(None, flags(output_dir=tmp_path, model_name_or_path="m", meta_path="r"))
+    distributed.join(arguments.training)
+    assert caplog.text == ""
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    distributed.join(arguments.training)
+    assert "stands for 127.0.1.1, where other nodes do not reach it: name its network interface in" in caplog.text
+    caplog.clear()
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth0")
+    distributed.join(arguments.training)
+    assert caplog.text == ""
 
 
 @pytest.mark.parametrize(
@@ -120,32 +195,62 @@ def test_several_nodes_by_hand_and_by_slurm(torchrun):
 )
 def test_smaller_set_ups(torchrun, script, config, processes):
     called = torchrun(ROOT / script, "--seed", "3")
-    assert " ".join(called[1:7]) == f"--nnodes 1 --node_rank 0 --nproc_per_node {processes}"
+    assert " ".join(called[1:5]) == f"--nnodes 1 --nproc_per_node {processes}"
     assert called[-6:] == ["--config", f"{ROOT}/{config}", "--config_root", str(ROOT), "--seed", "3"]
 
 
-def test_slurm_starts_a_script_on_each_node(tmp_path):
-    """From a copy of the script, as Slurm does; what srun gets is one command for each node."""
+@pytest.fixture
+def slurm(tmp_path):
+    """Starts a copy of the job's script, as Slurm does; `srun` does what `body` says, calls are written down."""
     programs, spool = tmp_path / "bin", tmp_path / "spool"
     programs.mkdir()
     spool.mkdir()
-    (programs / "srun").write_text(f'#!/usr/bin/env bash\nprintf "%s\\n" "$PWD" "$@" >"{tmp_path}/called"\n')
-    (programs / "srun").chmod(0o755)
     job = spool / "slurm_script"
     job.write_text((ROOT / "shell/slurm/train.sh").read_text())
-    environment = {"PATH": f"{programs}:/usr/bin:/bin", "SLURM_SUBMIT_DIR": str(ROOT), "VIRTUAL_ENV": "somewhere"}
-    stage = "shell/online_4b/videochat_online_4b_stage2_ft.sh"
-    done = subprocess.run(["bash", job, stage, "--run_name", "two words"], env=environment, cwd=spool)
-    assert done.returncode == 0
-    called = (tmp_path / "called").read_text().splitlines()
-    assert called == [str(ROOT), "--kill-on-bad-exit=1", "bash", stage, "--run_name", "two words"]
-    wrong = subprocess.run(["bash", job, "none.sh"], env=environment, cwd=spool, capture_output=True, text=True)
+    script = tmp_path / "stage.sh"
+    script.write_text(f'printf "%s\\n" "$PWD" "$@" >>"{tmp_path}/called"\n')
+
+    def start(*arguments: str, body: str = 'shift; exec "$@"', **variables: str) -> subprocess.Popen[str]:
+        for name, text in (("srun", body), ("scontrol", f'echo "$@" >>"{tmp_path}/called"')):
+            (programs / name).write_text(f"#!/usr/bin/env bash\n{text}\n")
+            (programs / name).chmod(0o755)
+        environment = {"PATH": f"{programs}:/usr/bin:/bin", "VIRTUAL_ENV": "somewhere"} | variables
+        return subprocess.Popen(
+            ["bash", job, *arguments], env=environment, cwd=spool, stderr=subprocess.PIPE, text=True
+        )
+
+    return start
+
+
+def test_slurm_starts_a_script_on_each_node(slurm, tmp_path):
+    place = {"SLURM_SUBMIT_DIR": str(tmp_path), "SLURM_JOB_ID": "7"}
+    assert slurm("stage.sh", "--run_name", "two words", **place).wait() == 0
+    assert (tmp_path / "called").read_text().splitlines() == [str(tmp_path), "--run_name", "two words"]
+    assert slurm("stage.sh", body="exit 5", **place).wait() == 5
+    wrong = slurm("none.sh", **place)
+    assert "no script 'none.sh'" in wrong.communicate()[1]
     assert wrong.returncode == 2
-    assert "found no script 'none.sh'" in wrong.stderr
-    del environment["SLURM_SUBMIT_DIR"]
-    by_hand = subprocess.run(["bash", job, stage], env=environment, capture_output=True, text=True)
+    by_hand = slurm("stage.sh")
+    assert "start this with sbatch" in by_hand.communicate()[1]
     assert by_hand.returncode != 0
-    assert "start this with sbatch" in by_hand.stderr
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "calls"),
+    [(signal.SIGUSR1, 1, ["requeue 7"]), (signal.SIGUSR1, 0, []), (signal.SIGTERM, 1, [])],
+)
+def test_slurm_asks_a_run_to_end_and_queues_it_again(slurm, tmp_path, number, status, calls):
+    """Not one that is finished, and not one that Slurm ends and queues again by itself."""
+    (tmp_path / ".save-7").touch()  # of the job's start before
+    wait = 'touch started; while ! grep -q stop "$SAVE_FILE" 2>>none; do sleep 0.05; done'
+    job = slurm("stage.sh", body=f"{wait}; exit {status}", SLURM_SUBMIT_DIR=str(tmp_path), SLURM_JOB_ID="7")
+    while not (tmp_path / "started").exists():
+        time.sleep(0.02)
+    job.send_signal(number)
+    assert job.wait(60) == status
+    called = tmp_path / "called"
+    assert (called.read_text().splitlines() if called.exists() else []) == calls
+    assert not (tmp_path / ".save-7").exists()
 
 
 def test_slurm_shares_a_benchmark_out_over_an_array(tmp_path):
@@ -208,9 +313,7 @@ def test_configs_have_known_keys(config, monkeypatch):
 def test_stage_scripts_hold_no_hyper_parameters():
     for script in (*STAGES, *(ROOT / "shell/tiny").glob("*.sh"), ROOT / "shell/online_4b/launch.sh"):
         lines = [line for line in script.read_text().splitlines() if not line.startswith("#")]
-        assert not re.search(
-            r"--(?!nnodes|node_rank|nproc_per_node|master_addr|master_port|config|dry)\w", "\n".join(lines)
-        )
+        assert not re.search(r"--(?!nnodes|nproc_per_node|rdzv_|local_addr|config|dry)\w", "\n".join(lines))
 
 
 def test_the_subcommand(capsys, tmp_path):

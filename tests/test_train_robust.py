@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import signal
 import time
 from collections.abc import Callable
 from fnmatch import fnmatch
@@ -14,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import Trainer, trainer_jit_checkpoint
+from transformers import Trainer
 
 from train_cases import flags, launch, mixed_rows, spoilt_loss, state, write_media, write_registry
 from videochat_online.cli.main import main
@@ -24,7 +22,6 @@ from videochat_online.train import TrainReport, parse_arguments, preparation, tr
 from videochat_online.train import run as run_module
 from videochat_online.train.finite import MAX_IN_A_ROW, FiniteLosses
 from videochat_online.train.rundir import RunFolder, resolved_keys
-from videochat_online.train.trainer import OnlineTrainer
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -155,37 +152,6 @@ def test_a_run_that_ended_while_its_result_was_written_only_writes_it(tmp_path, 
     assert all(torch.allclose(ours[name], theirs[name], atol=1e-7) for name in theirs)
     names = [{file.name for file in (tmp_path / name).iterdir()} for name in ("ended", "whole")]
     assert names[0] ^ names[1] <= {"training_args.bin"}
-
-
-def test_a_run_that_is_told_to_stop_is_not_finished_and_goes_on(tmp_path, run, keys, monkeypatch, capsys):
-    """By SIGTERM with transformers' own checkpoint at that moment, which it takes three seconds later."""
-
-    class AtOnce:
-        def __init__(self, interval: float, function: Callable[[], None]) -> None:
-            self.start = function
-
-    step = OnlineTrainer.training_step
-
-    def told_to_stop(self, *arguments, **options):
-        if self.state.global_step == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return step(self, *arguments, **options)
-
-    options = {"max_steps": 5, "enable_jit_checkpoint": True, "lr_scheduler_type": "linear"}
-    whole = run("whole", **options)
-    monkeypatch.setattr(trainer_jit_checkpoint.threading, "Timer", AtOnce)
-    monkeypatch.setattr(OnlineTrainer, "training_step", told_to_stop)
-    assert main(["train", *keys("told", **options)]) == 3
-    out, err = capsys.readouterr()
-    assert json.loads(out.splitlines()[-1])["status"] == "ended early"
-    report = json.loads((tmp_path / "told" / "report.json").read_text())
-    assert (report["finished"], report["status"]) == (False, "ended early")
-    assert not (tmp_path / "told" / "model.safetensors").exists()
-    monkeypatch.undo()
-    done = run("told", **options)
-    assert (done.status, done.steps, done.losses) == ("finished", 5, whole.losses)
-    assert json.loads((tmp_path / "told" / "report.json").read_text())["finished"] is True
-    assert run("told", **options) == done
 
 
 def test_two_launches_do_not_meet_in_a_folder(tmp_path, run, keys):

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import sentencepiece
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from videochat_online.constants import SPECIAL_TOKENS
+from videochat_online.text import load_tokenizer
 
 PHI3_MARKERS = ("<|endoftext|>", "<|assistant|>", "<|system|>", "<|end|>", "<|user|>")
 IM_MARKERS = ("<|im_start|>", "<|im_end|>")
@@ -139,3 +140,30 @@ def _merging(tokenizer: Tokenizer, token: str) -> Tokenizer:
     chain = [[token[:stop], token[stop]] for stop in range(1, len(token))]
     state["model"]["merges"] = [*chain, *state["model"]["merges"]]
     return Tokenizer.from_str(json.dumps(state))
+
+
+FAMILIES = {
+    "phi3": "phi3-chat",
+    "internlm2": "internlm2-chat",
+    "marked": "internvl_zh",
+    "llama": "phi3-chat",
+    "byte_level": "Hermes-2",
+    "unigram": "internvl2_5",
+    "whole_words": "phi3-chat",
+}
+"""Tokenizers, and the template that each is tried with."""
+
+
+def family_tokenizers(path: Path) -> dict[str, PreTrainedTokenizerBase]:
+    """All of FAMILIES; those of sentencepiece are written to a folder."""
+    older = {"tokenizer_class": "InternLM2Tokenizer"}
+    user_defined = {"user_defined_symbols": "<sep>,<|user|>,--", "model_type": "unigram", "vocab_size": 340}
+    directories = {
+        "phi3": write_sentencepiece_directory(path / "phi3", markers=(*PHI3_MARKERS, *TOOL_TOKENS)),
+        "internlm2": write_sentencepiece_directory(path / "internlm2", markers=IM_MARKERS, config=older),
+        "marked": write_sentencepiece_directory(path / "marked", markers=(), **user_defined),
+    }
+    fast = {"llama": PHI3_MARKERS, "byte_level": IM_MARKERS, "unigram": IM_MARKERS, "whole_words": PHI3_MARKERS}
+    return {name: load_tokenizer(directory) for name, directory in directories.items()} | {
+        name: fast_tokenizer(name, markers) for name, markers in fast.items()
+    }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -206,6 +207,7 @@ def main() -> int:
     """The subcommand alone, with the errors of the command line."""
     from videochat_online.cli import train as subcommand
     from videochat_online.errors import InputError
+    from videochat_online.train import run, rundir
     from videochat_online.train.trainer import OnlineTrainer
 
     if "KILL_AT_STEP" in os.environ:
@@ -216,9 +218,20 @@ def main() -> int:
                     os.kill(os.getpid(), signal.SIGKILL)
                 return super().training_step(*arguments, **options)
 
-        import videochat_online.train.run as run
-
         run.OnlineTrainer = DyingTrainer
+    if "DO" in os.environ and os.environ.get("DO_ON_RANK", "0") == os.environ.get("RANK", "0"):
+
+        class WatchedTrainer(OnlineTrainer):
+            def training_step(self, *arguments: Any, **options: Any) -> Any:
+                if self.state.global_step == int(os.environ["DO_AT_STEP"]):
+                    exec(os.environ["DO"], {"os": os, "resource": resource, "signal": signal})
+                return super().training_step(*arguments, **options)
+
+        run.OnlineTrainer = WatchedTrainer
+    if os.environ.get("RANK") == "1":
+        sys.argv += os.environ.get("KEYS_OF_RANK_1", "").split()
+    if "SEEN_WITHIN_S" in os.environ:
+        rundir.SEEN_WITHIN_S = float(os.environ["SEEN_WITHIN_S"])
     if "SPOIL_TEXTS_BY" in os.environ:
         Trainer.compute_loss = spoilt_loss(float(os.environ["SPOIL_TEXTS_BY"]))
     parser = argparse.ArgumentParser()

@@ -35,15 +35,19 @@ def without_bom(content: bytes) -> bytes:
     return content
 
 
+def existing(folder: Path) -> Path:
+    """The folder, or that above it which is there: where it would be made."""
+    return next(place for place in (folder, *folder.absolute().parents) if place.exists())
+
+
 def check_writable(folder: Path) -> None:
     """Before the work whose result goes into a folder: whether it can. Nothing is left behind.
 
     Raises:
         InputError: nothing can be written in it, or in that above it in which it has to be made.
     """
-    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     try:
-        with tempfile.TemporaryFile(dir=there):
+        with tempfile.TemporaryFile(dir=existing(folder)):
             pass
     except OSError as error:
         raise InputError(f"{folder}: expected a folder that can be written to: {error.strerror}") from error

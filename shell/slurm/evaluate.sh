@@ -7,6 +7,7 @@
 #SBATCH --gpus-per-node=8
 #SBATCH --cpus-per-task=64
 #SBATCH --output=%x-%A-%a.log
+#SBATCH --open-mode=append
 #SBATCH --requeue
 set -euo pipefail
 cd "${SLURM_SUBMIT_DIR:?start this with sbatch, from the root of the repository}" # Slurm runs a copy of this script

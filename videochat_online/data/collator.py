@@ -21,10 +21,11 @@ BATCH_REPORT = "batch_report"
 
 @dataclass(frozen=True, slots=True)
 class BatchReport:
-    """How many items a batch was asked for, and which of them could not be used."""
+    """How many items a batch was asked for, which of them could not be used, and how many have fewer pictures."""
 
     num_items: int
     skipped: tuple[SkippedSample, ...]
+    num_reduced: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +47,7 @@ class Collator:
          'attention_mask': tensor([[1, 1, 1, 1], [1, 1, 0, 0]]),
          'pixel_values': bytes of shape [1, 56, 56, 3],
          'pool_ratios': (2,),
-         'batch_report': BatchReport(num_items=2, skipped=())}
+         'batch_report': BatchReport(num_items=2, skipped=(), num_reduced=0)}
 
     Attributes:
         pad_id: any id; it is never attended to.
@@ -106,7 +107,7 @@ class Collator:
              'position_ids': tensor([[0, 1, 2, 0, 1]]),
              'pixel_values': bytes of shape [1, 56, 56, 3],
              'pool_ratios': (2,),
-             'batch_report': BatchReport(num_items=2, skipped=())}
+             'batch_report': BatchReport(num_items=2, skipped=(), num_reduced=0)}
         """
         items = list(chain.from_iterable(packs))
         examples = [item for item in items if isinstance(item, Example)]
@@ -123,7 +124,7 @@ class Collator:
             "position_ids": torch.cat([torch.arange(len(example)) for example in examples])[None],
             "pixel_values": torch.from_numpy(np.concatenate(frames)),
             "pool_ratios": tuple(ratio for example in examples for ratio in example.pool_ratios),
-            BATCH_REPORT: BatchReport(len(items), skipped),
+            BATCH_REPORT: BatchReport(len(items), skipped, sum(example.is_reduced for example in examples)),
         }
 
     def _blank(self) -> Example:

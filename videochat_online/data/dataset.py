@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 from torch.utils.data import Dataset
 
 from videochat_online.data.encoding import Example, SampleEncoder
 from videochat_online.data.keys import unread_keys
-from videochat_online.data.lengths import EstimatedSample, estimate_sample
+from videochat_online.data.lengths import EstimatedSample, LengthCounter, OutlinedSample
 from videochat_online.data.mixture import check_epoch, repeated_rows, repeats_of, unpack_key
 from videochat_online.data.reading import check_reader
 from videochat_online.data.records import parse_row
@@ -27,6 +28,11 @@ from videochat_online.errors import InputError
 
 ROWS_LOOKED_AT = 1000
 """Of each set, for keys that are not read; `doctor --registry` looks at all."""
+
+ROWS_AT_ONCE = 1000
+"""Whose tokens are counted together."""
+
+Together: TypeAlias = "Callable[[int, Callable[[int, int], np.ndarray]], np.ndarray]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +75,7 @@ class TrainingDataset(Dataset[Example | SkippedSample]):
         self.entries = tuple(entries)
         self.encoder = encoder
         self.seed = seed
+        self._lengths = LengthCounter(encoder)
         self._files = [RowFile(entry.annotation) for entry in self.entries]
         all_repeats = self._repeats()
         check_epoch([len(file) for file in self._files], all_repeats)
@@ -92,15 +99,39 @@ class TrainingDataset(Dataset[Example | SkippedSample]):
 
     def __getitem__(self, key: int) -> Example | SkippedSample:
         """The item of a key of `pack_key`; a bare index is an item of epoch 0."""
+        return self._encoded(key)
+
+    def reduced(self, key: int, max_tokens: int) -> Example | SkippedSample:
+        """The item of a key with fewer frames or tiles: with so many that it has at most `max_tokens`.
+
+        Its dialogue stays as it is. An item that is too long with a single one cannot be used.
+        """
+        item, limit = self[key], None
+        while isinstance(item, Example) and len(item) > max_tokens:
+            most = len(item.pool_ratios) if limit is None else min(limit, len(item.pool_ratios))
+            if most <= 1:
+                index = unpack_key(key, len(self))[1]
+                problem = f"expected at most {max_tokens} tokens, as its row says, found {len(item)} in its media"
+                return SkippedSample(self.entries[self._sets[index]].name, int(self._rows[index]), problem)
+            limit = max(1, min(most - 1, most * max_tokens // len(item)))
+            item = self._encoded(key, limit)
+        return replace(item, is_reduced=limit is not None) if isinstance(item, Example) else item
+
+    def _encoded(self, key: int, max_pictures: int | None = None) -> Example | SkippedSample:
         epoch, index = unpack_key(key, len(self))
         entry, number = self.entries[self._sets[index]], int(self._rows[index])
+        encoder, tiling = self.encoder, entry.tiling(self.encoder.tiling)
+        if max_pictures is not None:
+            frames, tiles = (min(max_pictures, n) for n in (encoder.sampling.max_num_frames, tiling.max_tiles))
+            encoder = replace(encoder, sampling=replace(encoder.sampling, max_num_frames=frames))
+            tiling = replace(tiling, min_tiles=1, max_tiles=tiles)
         rng = random.Random(f"{self.seed} {epoch} {index}")
         try:
             row = self._files[self._sets[index]][number]
-            return self.encoder.encode(
+            return encoder.encode(
                 parse_row(row, entry.data_root),
                 rng,
-                tiling=entry.tiling(self.encoder.tiling),
+                tiling=tiling,
                 fps=entry.fps,
                 augment=entry.data_augment,
                 memory=entry.memory,
@@ -134,25 +165,56 @@ class TrainingDataset(Dataset[Example | SkippedSample]):
                 found[entry.name] = dict(sorted(counts.items()))
         return found
 
-    def estimate_lengths(self) -> list[int]:
-        """Estimated tokens of each item, for grouping and packing; 1 for a row that cannot be used."""
-        return [estimate.tokens for estimate in self.estimates()]
+    def estimate_lengths(self, together: Together = lambda num_rows, count: count(0, num_rows)) -> np.ndarray:
+        """Tokens that each item has at most, for grouping and packing; 1 for a row that cannot be used.
+
+        Args:
+            together: calls its second argument with the first and the last but one of so many rows, and returns what
+                that gives for all of them: where several processes want the same, each may count a part.
+        """
+        starts = np.cumsum([0, *(len(file) for file in self._files)])
+        rows, places = np.unique(starts[self._sets] + self._rows, return_inverse=True)
+
+        def count(first: int, stop: int) -> np.ndarray:
+            chosen = rows[first:stop]
+            sets = np.searchsorted(starts, chosen, side="right") - 1
+            counted = self._count(list(zip(sets.tolist(), (chosen - starts[sets]).tolist(), strict=True)))
+            return np.fromiter((sample.tokens for sample in counted), np.int64, len(chosen))
+
+        return together(len(rows), count)[places]
 
     def estimates(self, items: Sequence[int] | None = None) -> list[EstimatedSample]:
-        """About what items hold, all of them by default; a single token for a row that cannot be used."""
-        by_row: dict[tuple[int, int], EstimatedSample] = {}
+        """What items hold at most, all of them by default; a single token for a row that cannot be used."""
         chosen = slice(None) if items is None else np.asarray(items)
         places = list(zip(self._sets[chosen].tolist(), self._rows[chosen].tolist(), strict=True))
-        for place in places:
-            if place not in by_row:
-                by_row[place] = self._estimate(*place)
+        rows = list(dict.fromkeys(places))
+        by_row = dict(zip(rows, self._count(rows), strict=True))
         return [by_row[place] for place in places]
 
-    def _estimate(self, set_number: int, row: int) -> EstimatedSample:
+    def _count(self, rows: Sequence[tuple[int, int]]) -> Iterator[EstimatedSample]:
+        """Of rows, each by the numbers of its set and in it."""
+        for first in range(0, len(rows), ROWS_AT_ONCE):
+            counted = list[EstimatedSample | OutlinedSample]()
+            for set_number, row in rows[first : first + ROWS_AT_ONCE]:
+                counted.append(self._outline(set_number, row))
+            outlined = [sample for sample in counted if isinstance(sample, OutlinedSample)]
+            try:
+                sizes = iter(self._lengths.count(outlined))
+            except InputError:  # of one of them
+                sizes = (self._alone(sample) for sample in outlined)
+            yield from (next(sizes) if isinstance(sample, OutlinedSample) else sample for sample in counted)
+
+    def _alone(self, outlined: OutlinedSample) -> EstimatedSample:
+        try:
+            return self._lengths.count([outlined])[0]
+        except InputError:
+            return EstimatedSample(1)
+
+    def _outline(self, set_number: int, row: int) -> OutlinedSample | EstimatedSample:
         entry = self.entries[set_number]
         try:
             sample = parse_row(self._files[set_number][row], entry.data_root)
-            return estimate_sample(sample, self.encoder, entry.tiling(self.encoder.tiling), entry.memory)
+            return self._lengths.outline(sample, entry.tiling(self.encoder.tiling), entry.memory)
         except InputError:
             return EstimatedSample(1)
         except Exception as error:

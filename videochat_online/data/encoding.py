@@ -33,12 +33,14 @@ class Example:
         labels: as long; IGNORE_INDEX where nothing is learned. Not shifted.
         pixels_TSSC: frames or tiles in order of appearance, not normalised; None for a text.
         pool_ratios: by how much each of the T is pooled.
+        is_reduced: has fewer frames or tiles than it should, since its pack has no room for more.
     """
 
     input_ids: tuple[int, ...]
     labels: tuple[int, ...]
     pixels_TSSC: Pixels | None
     pool_ratios: tuple[int, ...]
+    is_reduced: bool = False
 
     def __len__(self) -> int:
         return len(self.input_ids)

@@ -6,7 +6,6 @@ track becomes a dialogue. Knows nothing of ids or pixels; `text.layout_prompt` g
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 
 from videochat_online.constants import IMAGE_PLACEHOLDER
@@ -83,28 +82,37 @@ def online_turns(turns: Sequence[DialogueTurn], frames: Sequence[FrameUse]) -> t
     result, first = [], 0
     for turn in turns:
         stop = len(frames_until(frames, turn.time_s or 0.0))
-        text = turn.user
-        for placeholder in (VIDEO_PLACEHOLDER, IMAGE_PLACEHOLDER):
-            text = text.replace(f"{placeholder}\n", "").replace(placeholder, "")
-        result.append(Turn(turn_segments(frames[first:stop], text, with_times=True), turn.assistant))
+        result.append(online_turn(turn, frames[first:stop]))
         first = max(first, stop)
     return tuple(result)
 
 
-def tracking_turns(sample: Sample, places: Sequence[int], rng: random.Random) -> tuple[DialogueTurn, ...]:
-    """The dialogue about a track: one random frame's box is asked, each later frame becomes a turn.
+def online_turn(turn: DialogueTurn, frames: Sequence[FrameUse]) -> Turn:
+    """A turn after the frames that arrived since the turn before."""
+    text = turn.user
+    for placeholder in (VIDEO_PLACEHOLDER, IMAGE_PLACEHOLDER):
+        text = text.replace(f"{placeholder}\n", "").replace(placeholder, "")
+    return Turn(turn_segments(frames, text, with_times=True), turn.assistant)
+
+
+def tracking_turns(sample: Sample, places: Sequence[int], asked: int) -> tuple[DialogueTurn, ...]:
+    """The dialogue about a track: one frame's box is asked, each later frame becomes a turn.
 
     Args:
         sample: a track.
         places: which of its images are used, ascending.
-        rng: draws the frame that is asked about.
+        asked: which of these is asked about.
     """
     # Turns stand where their frames do, and replies say their times, which are rounded as prompts print them.
-    boxes = [(round(sample.boxes[place].time_s, 1), list(sample.boxes[place].box)) for place in places]
-    asked = rng.randint(0, len(boxes) - 1)
-    lines = [f"At {time_s}s, {box}" for time_s, box in boxes]
-    query = sample.query.replace("<bbox>", str(boxes[asked][1]))
+    times_s = [round(sample.boxes[place].time_s, 1) for place in places]
+    lines = [f"At {time_s}s, {list(sample.boxes[place].box)}" for time_s, place in zip(times_s, places, strict=True)]
+    query = tracking_query(sample, places[asked])
     later = (
-        DialogueTurn("", line, time_s) for line, (time_s, _) in zip(lines[asked + 1 :], boxes[asked + 1 :], strict=True)
+        DialogueTurn("", line, time_s) for line, time_s in zip(lines[asked + 1 :], times_s[asked + 1 :], strict=True)
     )
-    return (DialogueTurn(query, "\n".join(lines[: asked + 1]), boxes[asked][0]), *later)
+    return (DialogueTurn(query, "\n".join(lines[: asked + 1]), times_s[asked]), *later)
+
+
+def tracking_query(sample: Sample, place: int) -> str:
+    """The question about a track's box."""
+    return sample.query.replace("<bbox>", str(list(sample.boxes[place].box)))

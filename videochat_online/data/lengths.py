@@ -1,37 +1,48 @@
-"""About how many tokens a sample has, without opening its media: for grouping by length and for packing.
+"""How many tokens a sample has, without opening its media: for packing, grouping by length and planning.
 
-Visual tokens dominate and are counted; where the row does not tell how long a video or how large an image is,
-the most that the settings allow is assumed.
+Text is counted as it is laid out, by the functions that lay it out. Where a row does not tell how long a video or how
+large an image is, or at which tenth of a second a frame is shown, the most that its settings allow is assumed. So no
+sample is longer than is said here, but where a row is wrong about its media (sizes of an image, a clip that ends after
+its video), or a video has fewer frames a second than are sampled. `data.packing` sees to those.
+
+Shape legend: `T` frames.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 
 from videochat_online.data.encoding import SampleEncoder
 from videochat_online.data.frames import Tiling
-from videochat_online.data.layout import last_turns
-from videochat_online.data.records import Sample
-from videochat_online.data.remembered import THUMBNAIL_SIDE, MemoryLayout
-from videochat_online.memory import Grid
-from videochat_online.video import choose_tile_grid
+from videochat_online.data.layout import (
+    image_turns,
+    last_turns,
+    online_turn,
+    online_turns,
+    text_turns,
+    tracking_query,
+    tracking_turns,
+    video_turns,
+)
+from videochat_online.data.lines import FrameLines
+from videochat_online.data.reading import check_memory
+from videochat_online.data.records import DialogueTurn, Sample
+from videochat_online.data.remembered import MemoryLayout
+from videochat_online.text import PromptCounter, PromptOutline
+from videochat_online.types import Turn
+from videochat_online.video import TIME_TOLERANCE_S, choose_tile_grid, uniform_subset
 
-CHARACTERS_PER_TOKEN = 4
-"""Of texts in letters."""
-
-FIRST_SIGN = "\u2e80"
-"""From here on characters are signs: Chinese, Japanese and Korean ones, emoji. Each counts as a token."""
-
-TOKENS_PER_FRAME_LINE = 12
-"""Of `Frame12 at 11.5s: <img></img>`, around the visual tokens."""
+ROUNDING_S = 0.1
+"""Times of frames, and of the first one where they count from it, are rounded to this."""
 
 
 @dataclass(frozen=True, slots=True)
 class EstimatedSample:
-    """About what a sample's prompt holds.
+    """What a sample's prompt holds at most.
 
     Attributes:
         tokens: all of them.
@@ -44,77 +55,210 @@ class EstimatedSample:
     pictures: int = 0
 
 
-def estimate_sample(
-    sample: Sample, encoder: SampleEncoder, tiling: Tiling | None = None, memory: MemoryLayout | None = None
-) -> EstimatedSample:
-    """Estimated size of a sample's prompt.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutlinedSample:
+    """A sample, ready to be counted.
+
+    Attributes:
+        prompt: its dialogue.
+        variants: a part of it, and what may stand in its place.
+        more: tokens that it has beside those of the dialogue.
+        visual_tokens: of all pictures.
+        pictures: frames and tiles.
+    """
+
+    prompt: PromptOutline
+    variants: tuple[PromptOutline, ...] = ()
+    more: int = 0
+    visual_tokens: int = 0
+    pictures: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Frames:
+    """Frames that a video gives at most, by their numbers, and when they come."""
+
+    indices_T: np.ndarray
+    earliest_T: np.ndarray
+    latest_T: np.ndarray
+
+
+class LengthCounter:
+    """Counts the tokens of samples.
 
     Args:
-        sample: validated.
-        encoder: of the run.
-        tiling: of the sample's set, instead of the run's.
-        memory: shows of a video what it would hold at the last question, which alone is kept.
+        encoder: of the samples.
     """
-    turns = sample.turns
-    if memory is not None:
-        turns = last_turns(turns)
-    text = _text_tokens("".join([sample.query, *(turn.user + turn.assistant for turn in turns)]))
-    pictures = visual = lines = 0
-    if sample.kind == "image":
-        pictures = _num_tiles(sample, encoder, (tiling or encoder.tiling).for_images(len(sample.media)))
-        visual = pictures * encoder.full_grid[0] * encoder.full_grid[1]
-    elif sample.kind != "text":
-        pictures = _num_frames(sample, encoder)
-        if memory is None:
-            visual = sum(encoder.schedule.num_tokens(range(pictures), encoder.full_grid))
-        else:
-            pictures, visual = _held(memory, pictures, encoder.full_grid, encoder.schedule.intervals)
-        lines = TOKENS_PER_FRAME_LINE * pictures
-    return EstimatedSample(min(visual + lines + text, encoder.max_length), visual, pictures)
 
+    def __init__(self, encoder: SampleEncoder) -> None:
+        self.encoder = encoder
+        self._prompts = PromptCounter(encoder.tokenizer, encoder.template)
+        self._lines = FrameLines(self._prompts)
+        self._visual_T = np.zeros(0, dtype=np.int64)
+        self._left: dict[MemoryLayout, list[tuple[int, int]]] = {}
 
-def _text_tokens(text: str) -> int:
-    num_signs = 0 if text.isascii() else sum(character >= FIRST_SIGN for character in text)
-    return num_signs + (len(text) - num_signs) // CHARACTERS_PER_TOKEN
+    def outline(
+        self, sample: Sample, tiling: Tiling | None = None, memory: MemoryLayout | None = None
+    ) -> OutlinedSample:
+        """A sample, ready to be counted.
 
+        Args:
+            sample: validated.
+            tiling: of the sample's set, instead of the run's.
+            memory: shows of a video what it would hold at the last question, which alone is kept.
 
-@lru_cache(maxsize=4096)
-def _held(memory: MemoryLayout, num_frames: int, full_grid: Grid, intervals: tuple[int, ...]) -> tuple[int, int]:
-    """Frames that are left of so many, and their tokens: the most where what they show has a say."""
-    blank_TSSC = np.zeros((num_frames, THUMBNAIL_SIDE, THUMBNAIL_SIDE, 3), dtype=np.uint8)
-    left = memory.remembered(blank_TSSC, range(num_frames), full_grid, intervals)
-    return len(left), sum(frame.num_tokens for frame in left)
+        Raises:
+            InputError: as the encoder, where the row alone tells.
+        """
+        check_memory(sample, memory)
+        if sample.kind == "text":
+            return OutlinedSample(prompt=self._outline(sample, text_turns(sample.turns)))
+        if sample.kind == "image":
+            tiles = self._tiles(sample, (tiling or self.encoder.tiling).for_images(len(sample.media)))
+            counts = [math.prod(self.encoder.full_grid) * count for count in tiles]
+            prompt = self._outline(sample, image_turns(sample.turns, counts))
+            return OutlinedSample(prompt=prompt, visual_tokens=sum(counts), pictures=sum(tiles))
+        if sample.kind == "tracking":
+            return self._track(sample)
+        return self._video(sample) if memory is None else self._remembered(sample, memory)
 
+    def count(self, outlined: Sequence[OutlinedSample]) -> list[EstimatedSample]:
+        """Sizes of samples, cut as the encoder cuts them; faster for many at a time.
 
-def _num_tiles(sample: Sample, encoder: SampleEncoder, tiling: Tiling) -> int:
-    num_tiles = 0
-    for place in range(len(sample.media)):
+        Raises:
+            InputError: as the encoder.
+        """
+        counted = iter(self._prompts.count([prompt for one in outlined for prompt in (one.prompt, *one.variants)]))
+        found = []
+        for one in outlined:
+            num_tokens = next(counted) + one.more
+            variants = [next(counted) for _ in one.variants]
+            num_tokens += max(variants) - variants[0] if variants else 0
+            found.append(EstimatedSample(min(num_tokens, self.encoder.max_length), one.visual_tokens, one.pictures))
+        return found
+
+    def _outline(self, sample: Sample, turns: Sequence[Turn]) -> PromptOutline:
+        system = self.encoder.system_message if sample.system_message is None else sample.system_message
+        return self._prompts.outline(turns, system)
+
+    def _tiles(self, sample: Sample, tiling: Tiling) -> list[int]:
+        """Of each image."""
         if not tiling.dynamic:
-            num_tiles += 1
-            continue
-        count = tiling.max_tiles
+            return [1] * len(sample.media)
+        counts = [tiling.max_tiles] * len(sample.media)
         if sample.sizes:
-            columns, rows = choose_tile_grid(
-                *sample.sizes[place],
-                min_tiles=tiling.min_tiles,
-                max_tiles=tiling.max_tiles,
-                size=encoder.reader.transform.size,
+            limits = {"min_tiles": tiling.min_tiles, "max_tiles": tiling.max_tiles}
+            size = self.encoder.reader.transform.size
+            counts = [math.prod(choose_tile_grid(*image, **limits, size=size)) for image in sample.sizes]
+        return [count + (tiling.thumbnail and count > 1) for count in counts]
+
+    def _track(self, sample: Sample) -> OutlinedSample:
+        """All is known but which box is asked about; with the first one there are the most turns."""
+        places = uniform_subset(range(len(sample.media)), self.encoder.sampling.max_num_frames)
+        frames, _ = self.encoder.scheduled([round(sample.boxes[place].time_s, 1) for place in places])
+        queries = dict.fromkeys(tracking_query(sample, place) for place in places)
+        return OutlinedSample(
+            prompt=self._outline(sample, online_turns(tracking_turns(sample, places, 0), frames)),
+            variants=tuple(self._outline(sample, text_turns([DialogueTurn(query, "")])) for query in queries),
+            visual_tokens=sum(frame.num_tokens for frame in frames),
+            pictures=len(frames),
+        )
+
+    def _video(self, sample: Sample) -> OutlinedSample:
+        frames = self._sampled(sample)
+        visual_T = self._visual(len(frames.indices_T))
+        used = np.flatnonzero(visual_T)  # the schedule may leave frames out
+        frames = _Frames(used, frames.earliest_T[used], frames.latest_T[used])
+        if sample.kind == "video":
+            num_frames, visual = len(used), int(visual_T.sum())
+            lines_T = self._lines.tokens(used)
+            turns = video_turns(sample.turns, [self._lines.frame(int(index)) for index in used[:1]])
+            more = int(lines_T[1:].sum()) + visual - 1
+            return self._with(sample, turns, num_frames, visual, more)
+        asked_s = np.array([turn.time_s or 0.0 for turn in sample.turns])
+        stops = np.searchsorted(frames.earliest_T, asked_s + TIME_TOLERANCE_S, side="right")
+        surely = np.searchsorted(frames.latest_T, asked_s + TIME_TOLERANCE_S, side="right")
+        num_frames, visual = int(stops[-1]), int(visual_T[used[: stops[-1]]].sum())
+        latest_T = np.minimum(frames.latest_T, asked_s[-1])
+        lines_T = self._lines.tokens(used[:num_frames], latest_T[:num_frames])
+        laid_out, first, more = list[Turn](), 0, int(lines_T.sum()) + visual
+        for number, (turn, stop) in enumerate(zip(sample.turns, stops.tolist(), strict=True)):
+            shown = [self._lines.frame(int(used[first]), float(latest_T[first]))] if first < stop else []
+            laid_out.append(online_turn(turn, shown))
+            if shown:  # its line and its one visual token are in the dialogue
+                more -= int(lines_T[first]) + 1
+            # A frame that comes sooner or later leaves an empty line in one turn, or takes it from another.
+            is_at_once = number > 0 and turn.time_s == sample.turns[number - 1].time_s
+            more += not (is_at_once or surely[number] > first)
+            first = max(first, stop)
+        return self._with(sample, laid_out, num_frames, visual, more)
+
+    def _remembered(self, sample: Sample, memory: MemoryLayout) -> OutlinedSample:
+        """What is left of the frames that come before the last question; which of them these are is not known."""
+        frames, turns = self._sampled(sample), last_turns(sample.turns)
+        num_frames, latest_T = len(frames.indices_T), None
+        fewest = 1 if sample.clip_s is None else num_frames - 1
+        if sample.kind == "online":
+            until_s = (asked_s := turns[-1].time_s or 0.0) + TIME_TOLERANCE_S
+            num_frames = max(1, int(np.searchsorted(frames.earliest_T, until_s, side="right")))
+            fewest = min(num_frames, int(np.searchsorted(frames.latest_T, until_s, side="right")))
+            latest_T = np.minimum(frames.latest_T, asked_s)[:num_frames]
+        lines_T = self._lines.tokens(frames.indices_T[:num_frames], latest_T)
+        num_left, visual = self._most_left(memory, max(1, fewest), num_frames)
+        longest = int(lines_T.argmax())
+        shown = [self._lines.frame(longest, None if latest_T is None else float(latest_T[longest]))]
+        if sample.kind == "video":
+            laid_out = video_turns(turns, shown)
+        else:
+            laid_out = (online_turn(turns[0], shown), *(online_turn(turn, ()) for turn in turns[1:]))
+        more = (num_left - 1) * int(lines_T[longest]) + visual - 1
+        return self._with(sample, laid_out, num_left, visual, more)
+
+    def _with(
+        self, sample: Sample, turns: Sequence[Turn], pictures: int, visual_tokens: int, more: int
+    ) -> OutlinedSample:
+        prompt = self._outline(sample, turns)
+        return OutlinedSample(prompt=prompt, more=more, visual_tokens=visual_tokens, pictures=pictures)
+
+    def _sampled(self, sample: Sample) -> _Frames:
+        """The frames that `video.sample_clip` takes at most, where the video has all that the row speaks of."""
+        limit, method = self.encoder.sampling.max_num_frames, self.encoder.sampling.method
+        start_s, end_s = (0.0, math.inf) if sample.clip_s is None else sample.clip_s
+        first_s = 0.0 if sample.reset_times else start_s
+        if not method.startswith("fps"):
+            # Anywhere in the clip.
+            latest_T = np.full(limit, first_s + end_s - start_s)
+            return _Frames(np.arange(limit), np.full(limit, first_s), latest_T)
+        rate = float(method.removeprefix("fps"))
+        centres_T = np.arange(limit)
+        if end_s < math.inf:
+            # Centres of intervals of 1 / rate that lie in the clip, half a frame before its end or sooner.
+            num_centres = max(1, math.ceil(min((end_s - start_s) * rate * (1 + 1e-6) - 0.5, 2**40)))
+            centres_T = np.arange(min(num_centres, limit))
+            if num_centres > limit:  # as `uniform_subset` spreads them
+                centres_T = np.linspace(0, num_centres - 1, limit).astype(np.int64)
+        times_T = first_s + (centres_T + (0.0 if sample.reset_times else 0.5)) / rate
+        # A frame begins up to half of its length before or after the centre, and is no longer than an interval; those
+        # of a folder count from the one that is shown at the start.
+        either_s = 0.5 / rate + ROUNDING_S
+        before_s = 0.0 if sample.reset_times else (start_s * rate) % 1 / rate
+        return _Frames(np.arange(len(times_T)), times_T - either_s - before_s, times_T + either_s)
+
+    def _visual(self, num_frames: int) -> np.ndarray:
+        """Visual tokens of so many frames, by the token schedule."""
+        if len(self._visual_T) < num_frames:
+            counts = self.encoder.schedule.num_tokens(range(2 * num_frames), self.encoder.full_grid)
+            self._visual_T = np.array(counts, dtype=np.int64)
+        return self._visual_T[:num_frames]
+
+    def _most_left(self, memory: MemoryLayout, fewest: int, most: int) -> tuple[int, int]:
+        """Frames that a memory leaves of so many, and their tokens."""
+        known = self._left.get(memory, [])
+        if len(known) < most:
+            encoder = self.encoder
+            known = memory.left(
+                min(2 * most, encoder.sampling.max_num_frames), encoder.full_grid, encoder.schedule.intervals
             )
-            count = columns * rows
-        num_tiles += count + (1 if tiling.thumbnail and count > 1 else 0)
-    return num_tiles
-
-
-def _num_frames(sample: Sample, encoder: SampleEncoder) -> int:
-    limit = encoder.sampling.max_num_frames
-    if sample.kind == "tracking":
-        return min(len(sample.media), limit)
-    ends = [] if sample.clip_s is None else [sample.clip_s[1] - sample.clip_s[0]]
-    last_s = sample.turns[-1].time_s
-    if last_s is not None:
-        start_s = 0.0 if sample.clip_s is None or sample.reset_times else sample.clip_s[0]
-        ends.append(last_s - start_s)
-    if not ends or not encoder.sampling.method.startswith("fps"):
-        return limit
-    rate = float(encoder.sampling.method.removeprefix("fps"))
-    return max(1, min(int(min(ends) * rate), limit))
+            self._left[memory] = known
+        nums, tokens = zip(*known[fewest - 1 : most], strict=True)
+        return max(nums), max(tokens)

@@ -1,8 +1,10 @@
 """Several samples in one sequence, so that no step computes on padding.
 
-Owns which items ride together. The plan is made once, from estimated lengths and the seed: epochs shuffle whole
-packs, so that every epoch has as many steps and a resumed run meets the very same packs. What a pack becomes in a
-batch is the collator's.
+Owns which items ride together. The plan is made once, from the most tokens that each can have and the seed: epochs
+shuffle whole packs, so that every epoch has as many steps and a resumed run meets the very same packs. An item that
+turns out longer than its row says, in a pack that then has more tokens than it may, gets fewer frames or tiles. Nothing
+else would do: a longer row is what packing is to prevent, a pack of another step would have to know of this one, and
+without the item the run would go on without a row that can be used. What a pack becomes in a batch is the collator's.
 """
 
 from __future__ import annotations
@@ -28,20 +30,32 @@ FULL_SHARE = 0.95
 
 
 class PackedDataset(Dataset[Pack]):
-    """The items of a training set in packs of up to `max_tokens` estimated tokens.
+    """The items of a training set in packs of at most `max_tokens` tokens.
 
     Args:
         dataset: gives the items.
+        lengths: tokens that each of them has at most, of `dataset.estimate_lengths`.
         max_tokens: of a pack; an item that is longer is a pack of its own.
         shuffle: items ride together at random; without it a pack holds neighbours, in order.
         seed: of the shuffling.
+        num_blank_tokens: of these, left free for the blank frame of a pack without any.
     """
 
-    def __init__(self, dataset: TrainingDataset, max_tokens: int, shuffle: bool, seed: int) -> None:
+    def __init__(
+        self,
+        dataset: TrainingDataset,
+        lengths: np.ndarray,
+        max_tokens: int,
+        shuffle: bool,
+        seed: int,
+        num_blank_tokens: int = 0,
+    ) -> None:
         self.dataset = dataset
-        lengths = dataset.estimate_lengths()
-        packs = list(_fitted(lengths, max_tokens, seed) if shuffle else _in_order(lengths, max_tokens))
+        self.room = max(1, max_tokens - num_blank_tokens)
+        counts = lengths.tolist()
+        packs = list(_fitted(counts, self.room, seed) if shuffle else _in_order(counts, self.room))
         # Arrays, not lists: loader processes would copy the pages of a list as they count references.
+        self._lengths = lengths
         self._items = np.concatenate([np.asarray(pack, dtype=np.int64) for pack in packs])
         self._stops = np.cumsum([len(pack) for pack in packs])
 
@@ -52,7 +66,21 @@ class PackedDataset(Dataset[Pack]):
     def __getitem__(self, key: int) -> Pack:
         """The pack of a key of `pack_key`; a bare index is one of epoch 0."""
         epoch, index = unpack_key(key, len(self))
-        return tuple(self.dataset[pack_key(epoch, int(item), len(self.dataset))] for item in self.items(index))
+        items = self.items(index).tolist()
+        keys = [pack_key(epoch, item, len(self.dataset)) for item in items]
+        pack = [self.dataset[key] for key in keys]
+        if len(pack) > 1:
+            self._fit(pack, keys, self._lengths[items].tolist())
+        return tuple(pack)
+
+    def _fit(self, pack: list[Example | SkippedSample], keys: Sequence[int], planned: Sequence[int]) -> None:
+        """Reduce items that are longer than planned, the worst first, until there is room for all."""
+        found = [len(item) if isinstance(item, Example) else 0 for item in pack]
+        for place in sorted(range(len(pack)), key=lambda place: planned[place] - found[place]):
+            if sum(found) <= self.room:
+                break
+            pack[place] = item = self.dataset.reduced(keys[place], planned[place])
+            found[place] = len(item) if isinstance(item, Example) else 0
 
     def items(self, index: int) -> np.ndarray:
         """Numbers of the items of a pack."""

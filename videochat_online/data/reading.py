@@ -89,8 +89,7 @@ class SampleReader:
             InputError: unreadable media, placeholders or times that do not fit; a memory for a sample that is not a
                 video with questions.
         """
-        if memory is not None and sample.kind not in ("video", "online"):
-            raise InputError(f"memory: expected a video with questions, found a sample of kind {sample.kind}")
+        check_memory(sample, memory)
         if sample.kind == "text":
             return Shown(turns=text_turns(sample.turns))
         if sample.kind == "image":
@@ -112,7 +111,7 @@ class SampleReader:
             pixels = self.reader.images([sample.media[place] for place in places])
             check_boxes(sample, places)
             clip = SampledClip(pixels, tuple(round(sample.boxes[place].time_s, 1) for place in places), math.inf)
-            turns = tracking_turns(sample, places, rng)
+            turns = tracking_turns(sample, places, rng.randint(0, len(places) - 1))
         else:
             clip = self.reader.clip(
                 sample.media[0], self.sampling, fps=sample.fps or fps, clip_s=sample.clip_s, rng=rng
@@ -122,7 +121,7 @@ class SampleReader:
         if sample.reset_times:
             times_s = [round(time_s - times_s[0], 1) for time_s in times_s]
         if memory is None:
-            frames, ratios = self._scheduled(times_s)
+            frames, ratios = self.scheduled(times_s)
         else:
             turns = last_turns(turns)
             last_s = turns[-1].time_s
@@ -141,7 +140,7 @@ class SampleReader:
         pixels_TSSC = clip.pixels_TSSC[[frame.index for frame in frames]]
         return Shown(turns=laid_out, pixels_TSSC=pixels_TSSC, ratios=tuple(ratios[: len(frames)]))
 
-    def _scheduled(self, times_s: Sequence[float]) -> tuple[list[FrameUse], list[int]]:
+    def scheduled(self, times_s: Sequence[float]) -> tuple[list[FrameUse], list[int]]:
         """The frames that cost tokens, and by how much each is pooled; the schedule may leave some out."""
         counts = self.schedule.num_tokens(range(len(times_s)), self.full_grid)
         frames = [
@@ -158,6 +157,16 @@ class SampleReader:
         left = memory.remembered(pixels_TSSC, times_s, self.full_grid, self.schedule.intervals)
         frames = [FrameUse(frame.place, times_s[frame.place], frame.num_tokens) for frame in left]
         return frames, [frame.ratio for frame in left]
+
+
+def check_memory(sample: Sample, memory: MemoryLayout | None) -> None:
+    """Fail where a memory is to show what is no video with questions.
+
+    Raises:
+        InputError: names the kind of sample.
+    """
+    if memory is not None and sample.kind not in ("video", "online"):
+        raise InputError(f"memory: expected a video with questions, found a sample of kind {sample.kind}")
 
 
 def check_reader(reader: SampleReader) -> None:

@@ -99,6 +99,16 @@ class MemoryLayout:
             for frame in memory.read()
         ]
 
+    def left(self, num_frames: int, full_grid: Grid, intervals: Sequence[int]) -> list[tuple[int, int]]:
+        """Frames that are left of 1, 2, ... `num_frames`, and their tokens; the most, if what they show has a say."""
+        memory, found = self.make(full_grid, intervals), []
+        blank_CHW = torch.zeros(THUMBNAIL_SIDE**2 * 3, *full_grid)
+        for place in range(num_frames):
+            memory.write(FrameTokens(blank_CHW, place, float(place), place))
+            counts = [frame.num_tokens for frame in memory.read()]
+            found.append((len(counts), sum(counts)))
+        return found
+
     def make(self, full_grid: Grid, intervals: Sequence[int]) -> MemoryBank:
         """An empty memory for a model's frames.
 

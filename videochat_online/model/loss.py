@@ -219,8 +219,12 @@ def _try_out(language_model: PreTrainedModel, layers: str, head: str) -> bool:
         got.update(options)
         return _Untold(last_hidden_state=hidden)
 
+    def logits_of(**options: Any) -> Tensor:
+        (last,) = options.values()
+        return 4 * linear(last, weight)
+
     below, above = language_model.get_submodule(layers), language_model.get_submodule(head)
-    with_head = _with(language_model, {head: _StandIn(above, lambda input: 4 * linear(input, weight))})
+    with_head = _with(language_model, {head: _StandIn(above, logits_of)})
     top = _with(with_head, {layers: _StandIn(below, output)})
     bottomless = _with(with_head, {layers: _StandIn(below, _as_output)})
     forward = type(language_model).forward
@@ -230,7 +234,7 @@ def _try_out(language_model: PreTrainedModel, layers: str, head: str) -> bool:
         return False
     if any(value is not None and value is not False for value in got.values()):
         return False
-    order = torch.tensor([3, 0, 2])
+    order = torch.tensor([3, 0, 4, 2, 1])
     logits = forward(bottomless, inputs_embeds=hidden[:, order]).logits
     summed = forward(top, **given, labels=labels, num_items_in_batch=7).loss
     pairs = (

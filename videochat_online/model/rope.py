@@ -99,5 +99,5 @@ class LongRotaryEmbedding(nn.Module):
 def use_explicit_regime(language_model: PreTrainedModel) -> None:
     """Give a freshly built language model of LongRoPE type our rotary embedding; leave others as they are."""
     config = language_model.config
-    if (config.rope_parameters or {}).get("rope_type") == "longrope":
+    if (getattr(config, "rope_parameters", None) or {}).get("rope_type") == "longrope":
         language_model.model.rotary_emb = LongRotaryEmbedding(config)

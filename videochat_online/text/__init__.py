@@ -1,5 +1,6 @@
 """Text: chat templates, tokenisers, and the one layout of a prompt."""
 
+from videochat_online.text.counting import PromptCounter, PromptOutline
 from videochat_online.text.plain import check_text, encode_text
 from videochat_online.text.prompt import (
     PromptLayout,
@@ -26,7 +27,9 @@ from videochat_online.text.tokenizer import (
 __all__ = [
     "TEMPLATES",
     "ChatTemplate",
+    "PromptCounter",
     "PromptLayout",
+    "PromptOutline",
     "SentencePieceTokenizer",
     "SpecialIds",
     "add_special_tokens",

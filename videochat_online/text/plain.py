@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from videochat_online.errors import InputError
 from videochat_online.text.sentencepiece_tokenizer import SentencePieceTokenizer, Span, is_marker
-from videochat_online.text.tokenizer import encode_with_offsets
+from videochat_online.text.tokenizer import encode_many, encode_with_offsets
 
 Part = tuple[str, bool]
 """A piece of a prompt, and whether it is text: False for a template's strings, whose control tokens are meant."""
@@ -88,6 +88,38 @@ def encode_parts(tokenizer: PreTrainedTokenizerBase, parts: Sequence[Part]) -> t
     return ids, offsets
 
 
+def split_parts(tokenizer: PreTrainedTokenizerBase, parts: Iterable[Part]) -> list[list[Part]]:
+    """A prompt cut at the control tokens that we put into it, each of which ends one piece and begins the next."""
+    controls, pieces = _controls(tokenizer), [list[Part]()]
+    for part, is_text in parts:
+        done = 0
+        for start, stop, _ in () if is_text else controls.in_ours(part):
+            control = (part[start:stop], False)
+            pieces[-1] += [(part[done:start], False), control] if done < start else [control]
+            pieces.append([control])
+            done = stop
+        if done < len(part):
+            pieces[-1].append((part[done:], is_text))
+    return pieces
+
+
+def count_parts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[Part]]) -> list[int | None]:
+    """How many ids each of many strings has, several times as fast as by `encode_parts`.
+
+    None where a control token comes from a text, so that the whole of what it is a part of is tokenised again.
+    """
+    controls = _controls(tokenizer)
+    texts = ["".join(part for part, _ in parts) for parts in prompts]
+    around, *many_ids = encode_many(tokenizer, ["", *texts])
+    found = list[int | None]()
+    for parts, text, ids in zip(prompts, texts, many_ids, strict=True):
+        is_known = controls.are_all_ours(parts, ids, around)
+        if not is_known:
+            is_known = controls.are_only(controls.places(parts), *encode_with_offsets(tokenizer, text))
+        found.append(len(ids) if is_known else None)
+    return found
+
+
 class _Controls:
     """The control tokens of a tokenizer: all that were added to its vocabulary, and its model's own of that kind."""
 
@@ -112,12 +144,12 @@ class _Controls:
         found, first = list[_Place](), 0
         for part, is_text in parts:
             if not is_text:
-                found += [(first + start, first + stop, index) for start, stop, index in self._in_ours(part)]
+                found += [(first + start, first + stop, index) for start, stop, index in self.in_ours(part)]
             first += len(part)
         return found
 
-    def _in_ours(self, part: str) -> list[_Place]:
-        """The same within one piece of ours; there are few, and they come again and again."""
+    def in_ours(self, part: str) -> list[_Place]:
+        """Where control tokens stand in one piece of ours; there are few, and they come again and again."""
         if part not in self._searched:
             matches = self._pattern.finditer(part)
             self._searched[part] = [(*match.span(), self._ids[match.group()]) for match in matches]
@@ -144,6 +176,13 @@ class _Controls:
                 if own != index or not (start <= first and last <= stop):
                     return False
         return next(remaining, None) is None
+
+    def are_all_ours(self, parts: Sequence[Part], ids: Sequence[int], around: Sequence[int]) -> bool:
+        """Whether ids have our control tokens, those around every text, and nothing that needs a look at its place."""
+        found = [index for index in ids if index in self._of_ids]
+        ours = [index for part, is_text in parts if not is_text for *_, index in self.in_ours(part)]
+        expected = [index for index in around if index in self._of_ids] + ours
+        return sorted(found) == sorted(expected) and self._stand_ins.keys().isdisjoint(ids)
 
     def encode_only(
         self, tokenizer: PreTrainedTokenizerBase, text: str, ours: Sequence[_Place]

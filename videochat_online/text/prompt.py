@@ -92,6 +92,17 @@ def layout_prompt(
         CheckpointError: the tokenizer lacks the image tokens.
     """
     end_token_id(tokenizer, template)
+    pieces, counts = prompt_pieces(turns, template, system_message, generation_prefix)
+    parts, replies = tokenizer_parts(pieces)
+    ids, offsets = encode_parts(tokenizer, parts)
+    labels = _labels(ids, offsets, replies)
+    return _expand(ids, labels, counts, special_ids(tokenizer).image_context, display_text(pieces))
+
+
+def prompt_pieces(
+    turns: Sequence[Turn], template: ChatTemplate, system_message: str | None = None, generation_prefix: str = ""
+) -> tuple[tuple[Piece, ...], list[int]]:
+    """A dialogue as the template renders it, and the visual tokens of each of its pictures."""
     _check_texts(turns, system_message, generation_prefix)
     if template.trims:
         turns = [trimmed(turn) for turn in turns]
@@ -100,10 +111,7 @@ def layout_prompt(
     for number, count in enumerate(counts, start=1):
         if count < 1:
             raise InputError(f"picture {number}: expected at least one visual token, found {count}")
-    parts, replies = _tokenizer_parts(pieces)
-    ids, offsets = encode_parts(tokenizer, parts)
-    labels = _labels(ids, offsets, replies)
-    return _expand(ids, labels, counts, special_ids(tokenizer).image_context, display_text(pieces))
+    return pieces, counts
 
 
 def _check_texts(turns: Sequence[Turn], system_message: str | None, generation_prefix: str) -> None:
@@ -130,7 +138,7 @@ def trimmed(turn: Turn) -> Turn:
     return Turn(tuple(user), turn.assistant.strip() if turn.assistant is not None else None)
 
 
-def _tokenizer_parts(pieces: Sequence[Piece]) -> tuple[list[Part], list[Span]]:
+def tokenizer_parts(pieces: Sequence[Piece]) -> tuple[list[Part], list[Span]]:
     """The prompt with one visual token a picture, and the [start, stop) of the supervised pieces in it."""
     parts, replies, first = list[Part](), list[Span](), 0
     for piece in pieces:

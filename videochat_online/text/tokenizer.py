@@ -122,6 +122,16 @@ def encode_with_offsets(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[
     return list(encoded["input_ids"]), [(int(start), int(stop)) for start, stop in encoded["offset_mapping"]]
 
 
+def encode_many(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    """The ids that `encode_with_offsets` gives for each of many texts, several times as fast."""
+    if isinstance(tokenizer, SentencePieceTokenizer):
+        return [tokenizer.encode_ids(text) for text in texts]
+    if not texts:
+        return []
+    encoded = tokenizer(list(texts), return_attention_mask=False, return_token_type_ids=False, verbose=False)
+    return cast(list[list[int]], encoded["input_ids"])
+
+
 def token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int | None:
     """Id of one token, None where the vocabulary lacks it (transformers gives the unknown token's)."""
     index = tokenizer.convert_tokens_to_ids(token)

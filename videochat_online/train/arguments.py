@@ -135,6 +135,10 @@ class RunArguments(TrainingArguments):
     global_batch_size: int | None = _option(
         None, "Samples of an optimizer step over all processes; sets gradient_accumulation_steps."
     )
+    log_on_each_node: bool = _option(False, "Log on the first process of every node, not of the first alone.")
+    save_minutes: float = _option(0.0, "Save a checkpoint when there was none for so many minutes; 0 does not.")
+    extend: bool = _option(False, "Go on with a run for more steps or epochs than it was begun with.")
+    enable_jit_checkpoint: bool = _option(False, "No effect: SIGTERM always saves and ends a run.")
 
     def __post_init__(self) -> None:
         self.has_no_gpu = False
@@ -142,6 +146,9 @@ class RunArguments(TrainingArguments):
             _check_count(key, getattr(self, key), 1)
         _check_count("dataloader_num_workers", self.dataloader_num_workers, 0, MAX_WORKERS)
         _check_count("seed", self.seed, 0, 2**32 - 1)
+        if not 0 <= self.save_minutes < math.inf:
+            raise InputError(f"save_minutes: expected a number of at least 0, found {self.save_minutes}")
+        self.enable_jit_checkpoint = False  # transformers' own does not agree over processes, and ends in the step
         if not 0 <= self.learning_rate < math.inf:
             raise InputError(f"learning_rate: expected a number of at least 0, found {self.learning_rate}")
         if not (self.num_train_epochs > 0 or self.max_steps > 0):

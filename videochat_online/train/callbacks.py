@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -48,3 +49,21 @@ class KeepFrozenPartsOutOfTheGraph(TrainerCallback):
     ) -> None:
         """Comes after the base class has set up checkpointing."""
         kwargs["model"].disable_input_require_grads()
+
+
+class GoOnWithTheMean(TrainerCallback):
+    """Resumes in the middle of a log entry: losses between the entry before and the checkpoint are part of it.
+
+    Args:
+        restore: called when training begins.
+    """
+
+    def __init__(self, restore: Callable[[], None]) -> None:
+        self._restore = restore
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """A resumed state also has the intervals of the launch before; those of this one count."""
+        state.compute_steps(args, state.max_steps)
+        self._restore()

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
 import torch.distributed
 from transformers import TrainingArguments
 
 from videochat_online.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 _SHARED_MEMORY_OP = "deepspeed_shm_comm"
 
@@ -23,6 +29,8 @@ def join(training: TrainingArguments) -> None:
     Raises:
         InputError: one process for several GPUs.
     """
+    if training.use_cpu:
+        _check_address()
     device = training.device  # what joins is its first use
     if training.n_gpu > 1:
         raise InputError(
@@ -38,13 +46,89 @@ def join(training: TrainingArguments) -> None:
         deepspeed.init_distributed(dist_backend="gloo", auto_mpi_discovery=False, verbose=False)
 
 
+def _check_address() -> None:
+    """gloo, which connects processes without GPUs, takes the address that a machine's own name stands for."""
+    is_alone = os.environ.get("WORLD_SIZE", "1") == os.environ.get("LOCAL_WORLD_SIZE", "1")
+    if is_alone or os.environ.get("GLOO_SOCKET_IFNAME"):
+        return
+    try:
+        address = socket.gethostbyname(socket.gethostname())
+    except OSError as error:
+        address = str(error)
+    if address.startswith("127.") or not address[:1].isdigit():
+        logger.warning(
+            "%s: the name of this node stands for %s, where other nodes do not reach it: name its network interface in"
+            " GLOO_SOCKET_IFNAME (`ip -brief address` lists them)",
+            socket.gethostname(),
+            address,
+        )
+
+
+def is_joined() -> bool:
+    """Whether there are other processes to talk to."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def node_name() -> str:
+    """Of this machine, as its users know it."""
+    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+
+
+def gathered(value: Any) -> list[Any]:
+    """The values of all processes, in the order of their ranks; each of them has to call."""
+    if not is_joined():
+        return [value]
+    values: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(values, value)
+    return values
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """What one process cannot do, all of them fail to do: none is left waiting for another.
+
+    Raises:
+        InputError: another process has failed; names it, its node, and its error.
+    """
+    error: Exception | None = None
+    try:
+        yield
+    except Exception as found:
+        error = found
+    message = None if error is None else str(error) if isinstance(error, InputError) else repr(error)
+    reports = gathered(None if message is None else (node_name(), message))
+    if error is not None:
+        raise error
+    for rank, report in enumerate(reports):
+        if report is not None:
+            raise InputError(f"process {rank} on {report[0]}: {report[1]}")
+
+
+def check_alike(facts: Mapping[str, Any]) -> None:
+    """Processes that were started with different keys or data would train something that nobody asked for.
+
+    Raises:
+        InputError: a process differs from the first one; names it, its node, and what differs.
+    """
+    everyone = gathered((node_name(), dict(facts)))
+    first_node, first = everyone[0]
+    for rank, (node, other) in enumerate(everyone):
+        keys = [key for key in sorted({*first, *other}) if first.get(key) != other.get(key)]
+        if keys:
+            raise InputError(
+                f"process {rank} on {node} was started otherwise than process 0 on {first_node}: "
+                + "; ".join(f"{key}: {other.get(key)!r}, there {first.get(key)!r}" for key in keys[:4])
+                + (f"; and {len(keys) - 4} more differ" if len(keys) > 4 else "")
+            )
+
+
 def leave(status: int = 0) -> None:
     """End a process of torchrun that has done its work; does nothing where processes were not joined.
 
     gloo can abort while the interpreter shuts down, about once in six launches under load; torchrun would then
     report a finished run as failed. A process that is not torchrun's may have other things to do.
     """
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+    if not is_joined():
         return
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()

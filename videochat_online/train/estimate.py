@@ -1,6 +1,7 @@
 """What a run would compute and hold, before any weight is loaded: parameters, tokens, operations, memory.
 
-Estimates. Token counts are those that samples are grouped by; memory is counted in `memory.py`.
+Estimates. The longest sample is the longest that rows and settings allow; means follow what some rows turned out to be.
+Memory is counted in `memory.py`.
 """
 
 from __future__ import annotations
@@ -125,14 +126,14 @@ def estimate_run(
     statistics, scale = token_statistics(estimates), num_items / len(estimates)
     at_once = training.per_device_train_batch_size * num_processes()
     packing = arguments.data.packing_tokens
-    # Packs are put together by what is estimated before anything is encoded, and are as much longer than planned.
+    # Packs are put together by the most that samples can have, and only one of a single sample can be longer.
     batches = sum(e.tokens for e in guesses) * scale / packing if packing else num_items
-    pack = packing * max(1.0, sum(e.tokens for e in estimates) / max(1, sum(e.tokens for e in guesses)))
+    statistics["longest"] = max(e.tokens for e in guesses)
     steps_an_epoch = max(1, round(batches / (at_once * training.gradient_accumulation_steps)))
     num_steps = training.max_steps if training.max_steps > 0 else round(steps_an_epoch * training.num_train_epochs)
     flops = FlopModel(network)(_work(estimates)) * scale * num_steps / steps_an_epoch
     rows = training.per_device_train_batch_size
-    longest_row = int(pack or statistics["longest"])
+    longest_row = int(max(packing, statistics["longest"]))
     batch = Work(
         tokens=rows * longest_row,
         learned_tokens=round(rows * longest_row * learned_share),

@@ -84,21 +84,37 @@ class FiniteLosses:
             InputError: too many in a row.
         """
         self._close()
-        if int(self._in_a_row) >= MAX_IN_A_ROW:
-            raise self._diverged(int(self._in_a_row))
-        num_bad = int(reduce(self._num_bad))
+        # One process that raised before the others have its numbers would leave them waiting.
+        is_spoilt = (self._in_a_row >= MAX_IN_A_ROW).to(self._num_bad)
+        num_bad, num_spoilt = reduce(torch.stack((self._num_bad, is_spoilt))).tolist()
+        if num_spoilt:
+            raise self._diverged(max(MAX_IN_A_ROW, int(self._in_a_row)))
         self._num_bad = torch.zeros_like(self._num_bad)
-        return num_bad
+        return int(num_bad)
 
-    def check_end(self) -> None:
+    def unlogged(self) -> int:
+        """How many batches of this process were not wholly usable since the last `take`."""
+        self._close()
+        return int(self._num_bad)
+
+    def restore(self, num_bad: int) -> None:
+        """Go on with the `unlogged` of the launch before."""
+        self._num_bad = self._num_bad + num_bad
+
+    def check_end(self, reduce: Any) -> None:
         """At the end of a run.
 
+        Args:
+            reduce: sums a tensor over all processes; each of them has to call.
+
         Raises:
-            InputError: most of its batches were bad, the last of them all: it has diverged.
+            InputError: most of the batches of a process were bad, the last of them all: the run has diverged.
         """
         self._close()
-        if int(self._in_a_row) > max(1, self._num_batches // 2):
-            raise self._diverged(int(self._in_a_row))
+        num_in_a_row = int(self._in_a_row)
+        has_diverged = num_in_a_row > max(1, self._num_batches // 2)
+        if int(reduce(torch.tensor(int(has_diverged), device=self._in_a_row.device))):
+            raise self._diverged(num_in_a_row)
 
     def check_weights(self, reduce: Any) -> None:
         """Before weights are saved.

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from videochat_online.train.arguments import ModelArguments
 
@@ -57,3 +58,13 @@ def scale_groups(optimizer: torch.optim.Optimizer, network: nn.Module, scales: M
             by_scale[scale_of[id(parameter)]].append(parameter)
         groups += [group | {"params": params, "lr": group["lr"] * scale} for scale, params in by_scale.items()]
     optimizer.param_groups[:] = groups
+
+
+def follow(schedule: LambdaLR) -> None:
+    """Give each group the rate that a schedule has for its present step; a resumed optimizer has that of its own."""
+    rates = [
+        base * rate(schedule.last_epoch) for base, rate in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
+    ]
+    for group, rate in zip(schedule.optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    schedule.load_state_dict(schedule.state_dict() | {"_last_lr": rates})  # what is logged

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from videochat_online.data import SetCount, SkippedSample, TrainingDataset
+from videochat_online.train.disk import count_parameters
 from videochat_online.train.skipped import read_skipped
 from videochat_online.train.trainer import OnlineTrainer
 
@@ -83,10 +84,10 @@ def make_report(trainer: OnlineTrainer, dataset: TrainingDataset, metrics: dict[
         skipped=tuple(read_skipped(folder)),
         seconds=float(metrics.get("train_runtime", 0.0)),
         steps_per_second=float(metrics.get("train_steps_per_second", 0.0)),
-        parameters=count_parameters(trainer),
+        parameters=count_parameters(trainer.model),
         # Those since the last entry are in none.
         nonfinite_batches=sum(entry.get("nonfinite_batches", 0) for entry in logged)
-        + trainer.finite.take(trainer.accelerator.reduce),
+        + trainer.finite.take(trainer.reduce),
         empty_steps=sum(entry.get("empty_steps", 0) for entry in logged) + trainer.steps.take(0.0)[1],
         train_loss=_number(metrics.get("train_loss")),
     )
@@ -109,12 +110,3 @@ def read_report(content: dict[str, Any]) -> TrainReport:
             "skipped": tuple(SkippedSample(**row) for row in content["skipped"]["rows"]),
         }
     )
-
-
-def count_parameters(trainer: OnlineTrainer) -> dict[str, int]:
-    """Of the whole model and of what learns; under ZeRO-3 a parameter's own size is that of a part."""
-    sizes = [
-        (getattr(parameter, "ds_numel", parameter.numel()), parameter.requires_grad)
-        for parameter in trainer.model.parameters()
-    ]
-    return {"all": sum(size for size, _ in sizes), "learning": sum(size for size, learns in sizes if learns)}

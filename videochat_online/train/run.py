@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase, TrainerState, set_seed
@@ -26,13 +28,17 @@ from videochat_online.errors import InputError
 from videochat_online.text import special_ids
 from videochat_online.train.arguments import Arguments
 from videochat_online.train.card import write_run_card
-from videochat_online.train.distributed import join
+from videochat_online.train.checkpoints import is_last, last_checkpoint
+from videochat_online.train.disk import DiskError, disk_estimate, writing
+from videochat_online.train.distributed import check_alike, gathered, join, together
 from videochat_online.train.estimate import blank_network, estimate_run
+from videochat_online.train.lengths import estimate_together
 from videochat_online.train.memory import remarks
+from videochat_online.train.preemption import STOP, Requests
 from videochat_online.train.preparation import Student, load_student, load_texts, make_encoder
 from videochat_online.train.rates import learning_rate_scales
 from videochat_online.train.report import TrainReport, make_report, read_report
-from videochat_online.train.rundir import REPORT_FILE, RunFolder, resolved_keys
+from videochat_online.train.rundir import REPORT_FILE, RunFolder, identity, resolved_keys
 from videochat_online.train.saving import save_result, take_result
 from videochat_online.train.trainer import OnlineTrainer, reading
 from videochat_online.utils import file_digest
@@ -57,70 +63,125 @@ def train(arguments: Arguments) -> TrainReport:
         InputError: what was given is wrong: a registry, the model, an output folder that holds another run, or
             more rows that cannot be used than `max_bad_fraction` allows.
     """
+    training = arguments.training
     _check(arguments)
-    folder = RunFolder(str(arguments.training.output_dir), resolved_keys(arguments))
-    entries = load_registries(str(arguments.data.meta_path))
-    sets = set_facts(entries)
-    folder.check(sets)
-    finished = folder.finished_report()
+    join(training)
+    folder = RunFolder(str(training.output_dir), resolved_keys(arguments))
+    with (
+        closing(folder),
+        Requests(folder.path, rank=training.process_index, save_minutes=training.save_minutes) as requests,
+    ):
+        return _train(arguments, folder, requests)
+
+
+def _train(arguments: Arguments, folder: RunFolder, requests: Requests) -> TrainReport:
+    training = arguments.training
+    with together():
+        entries = load_registries(str(arguments.data.meta_path))
+        sets = set_facts(entries)
+    check_alike(identity(folder.keys) | {f"set {name}": facts for name, facts in sets.items()})
+    finished = None
+    with together():
+        if training.process_index == 0:
+            folder.check(sets)
+            finished = folder.finished_report()
+    finished = gathered(finished)[0]  # other nodes may see the folder later
     if finished is not None:
         logger.warning("%s: this run is finished; nothing to do", folder.path)
         return read_report(finished)
-    join(arguments.training)
-    set_seed(arguments.training.seed)
-    student = load_student(arguments)
-    encoder = make_encoder(student.network.config, student.tokenizer, student.template, arguments.data)
-    dataset = TrainingDataset(entries, encoder, seed=arguments.training.seed)
-    checkpoint = folder.last_checkpoint()
-    with arguments.training.main_process_first(desc="opening the run's folder"):
-        if arguments.training.process_index == 0:
-            folder.open({name: asdict(count) for name, count in dataset.counts().items()}, sets, checkpoint)
-    trainer = _make_trainer(arguments, student, dataset, make_collator(encoder, student.tokenizer))
-    if arguments.training.process_index == 0:
-        rows = arguments.training.per_device_train_batch_size
-        longest_row = arguments.data.packing_tokens or (max(dataset.estimate_lengths()) if rows > 1 else 0)
-        for remark in remarks(student.network, arguments, longest_row, rows):
+    set_seed(training.seed)
+    with together():
+        student = load_student(arguments)
+        encoder = make_encoder(student.network.config, student.tokenizer, student.template, arguments.data)
+        dataset = TrainingDataset(entries, encoder, seed=training.seed)
+    checkpoint = _open(folder, dataset, sets, training.process_index == 0)
+    requests.forget_earlier()
+    trainer = _make_trainer(arguments, student, dataset, make_collator(encoder, student.tokenizer), requests)
+    if training.process_index == 0:
+        rows = training.per_device_train_batch_size
+        for remark in remarks(student.network, arguments, arguments.data.packing_tokens, rows):
             logger.warning("%s", remark)
     last = None
     if checkpoint is not None:
         with reading(checkpoint):
             last = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
     metrics: dict[str, float] = {}
-    if checkpoint is not None and last is not None and last.global_step >= last.max_steps:
+    if checkpoint is not None and last is not None and is_last(checkpoint, last.global_step, last.max_steps, training):
         logger.warning("%s: %s was the last step; only the result is missing", folder.path, checkpoint.name)
         trainer.state = last
-        take_result(trainer, checkpoint)
+        with _writing_result(trainer, requests):
+            take_result(trainer, checkpoint)
+    elif requests.agreed(training.device) == STOP:  # while everything was loaded
+        trainer.state = TrainerState() if last is None else last
+        trainer.state.max_steps = max(training.max_steps, 0)
     else:
         if checkpoint is not None:
             logger.warning("%s: going on after %s", folder.path, checkpoint.name)
         metrics = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint)).metrics
         if trainer.is_finished:
-            save_result(trainer)
+            with _writing_result(trainer, requests):
+                save_result(trainer)
     report = make_report(trainer, dataset, metrics)
-    if arguments.training.process_index == 0:
+    if training.process_index == 0:
         folder.write(REPORT_FILE, report.to_json())
         if report.finished:
             write_run_card(folder.path, arguments, report, sets, encoder.schedule.intervals)
         if not report.finished:
-            saved, last_step = folder.last_checkpoint(), f"{report.steps} of {trainer.state.max_steps}"
+            saved, last_step = folder.last_checkpoint(), f"{report.steps} of {trainer.state.max_steps or 'all'}"
             goes_on = "from the start" if saved is None else f"after {saved.name}"
             logger.warning("%s: ended early, at step %s; the same command goes on %s", folder.path, last_step, goes_on)
     return report
 
 
+def _open(folder: RunFolder, dataset: TrainingDataset, sets: dict[str, Any], is_first: bool) -> Path | None:
+    """Open the run's folder, which is one for all processes; gives the checkpoint to go on from."""
+    launch = checkpoint = None
+    with together():
+        if is_first:
+            checkpoint = folder.last_checkpoint()
+            folder.open({name: asdict(count) for name, count in dataset.counts().items()}, sets, checkpoint)
+            launch = folder.launch_id()
+    launch, checkpoint = gathered((launch, checkpoint))[0]
+    with together():
+        folder.wait_for(launch, checkpoint)
+    return None if checkpoint is None else folder.path / checkpoint.name
+
+
+@contextmanager
+def _writing_result(trainer: OnlineTrainer, requests: Requests) -> Iterator[None]:
+    """Half a model is not left where a whole one is looked for."""
+    folder = Path(str(trainer.args.output_dir))
+    needed = sum(parameter.nbytes for parameter in trainer.model.parameters())
+    try:
+        with requests.writing(), writing(folder, needed, last_checkpoint(folder)):
+            yield
+    except DiskError:
+        if trainer.args.should_save:
+            for file in folder.glob("*.safetensors"):
+                file.unlink()
+        raise
+
+
 def _make_trainer(
-    arguments: Arguments, student: Student, dataset: TrainingDataset, collator: Collator
+    arguments: Arguments, student: Student, dataset: TrainingDataset, collator: Collator, requests: Requests
 ) -> OnlineTrainer:
     training, packing_tokens = arguments.training, arguments.data.packing_tokens
-    is_shuffled = training.train_sampling_strategy == "random"
-    seed = training.seed if training.data_seed is None else training.data_seed
+    is_grouped = training.train_sampling_strategy == "group_by_length"
+    lengths = estimate_together(dataset, training) if packing_tokens or is_grouped else None
+    items: TrainingDataset | PackedDataset = dataset
+    if packing_tokens and lengths is not None:
+        is_shuffled = training.train_sampling_strategy == "random"
+        seed = training.seed if training.data_seed is None else training.data_seed
+        items = PackedDataset(dataset, lengths, packing_tokens, is_shuffled, seed, collator.num_blank_tokens)
     return OnlineTrainer(
         model=student.network,
         args=training,
-        train_dataset=PackedDataset(dataset, packing_tokens, is_shuffled, seed) if packing_tokens else dataset,
+        train_dataset=items,
         data_collator=collator.pack if packing_tokens else collator,
         tokenizer=student.tokenizer,
         max_bad_fraction=arguments.data.max_bad_fraction,
+        lengths=lengths.tolist() if is_grouped and lengths is not None else None,
+        requests=requests,
         scales=learning_rate_scales(student.network, arguments.model, training.learning_rate),
     )
 
@@ -161,6 +222,8 @@ def dry_run(arguments: Arguments) -> dict[str, Any]:
         logger.warning("%s", remark)
     for name, keys in dataset.unread_keys().items():
         sets[name]["unread_keys"] = keys
+    numbers = estimate["parameters"]["together"]
+    estimate["disk_gib"] = disk_estimate(numbers, arguments.training, estimate["steps"])
     return {"output_dir": str(arguments.training.output_dir), "sets": sets, "estimate": estimate}
 
 
@@ -218,6 +281,8 @@ def _check(arguments: Arguments) -> None:
         )
     if training.save_only_model:
         raise InputError("save_only_model: expected False, a run could not go on from such a checkpoint")
+    if training.save_on_each_node:
+        raise InputError("save_on_each_node: expected False, a run has one folder, on a disk that all nodes share")
     if training.train_sampling_strategy not in ("random", "sequential", "group_by_length"):
         raise InputError(
             "train_sampling_strategy: expected random, sequential or group_by_length, found"

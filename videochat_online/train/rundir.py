@@ -12,10 +12,11 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+import uuid
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import yaml
 from transformers.trainer_pt_utils import AcceleratorConfig
@@ -26,7 +27,16 @@ except ImportError:  # not on Windows
     fcntl = None  # type: ignore[assignment]
 
 from videochat_online.errors import InputError
-from videochat_online.train.arguments import Arguments, num_processes
+from videochat_online.train.arguments import Arguments, DataArguments, ModelArguments, num_processes
+from videochat_online.train.checkpoints import (
+    COMPLETE_MARK,
+    LENGTH,
+    checkpoints,
+    last_checkpoint,
+    length_of,
+    read_json,
+    write_text,
+)
 from videochat_online.train.parsing import GONE, PATHS
 from videochat_online.train.plan import deciding_keys
 from videochat_online.utils import check_writable, git_revision, versions
@@ -35,10 +45,10 @@ RUN_FILE = "run.json"
 CONFIG_FILE = "config.yaml"
 REPORT_FILE = "report.json"
 SKIPPED_PREFIX = "skipped"
-COMPLETE_MARK = "complete.json"
-"""Written into a checkpoint as the last file, by which an interrupted one is told apart."""
-
 LOCK_FILE = ".lock"
+
+SEEN_WITHIN_S = 60.0
+"""What one node has written, others see on a shared disk after so long at the latest."""
 
 SECRET = ("hub_token",)
 """Keys that are never written down."""
@@ -60,9 +70,18 @@ _INCIDENTAL = (
     "cache_frames_mb",
     "max_bad_fraction",
     "skip_memory_metrics",
+    "enable_jit_checkpoint",
+    "extend",
 )
 _DECIDING = ("dataloader_drop_last",)
 _INCIDENTAL_PREFIXES = ("logging_", "log_", "save_", "dataloader_", "hub_", "push_to_hub", "trackio_", "do_", "eval_")
+
+
+OWN_DEFAULTS = {f.name: f.default for kind in (ModelArguments, DataArguments) for f in dataclasses.fields(kind)}
+"""What a run of an earlier version, that does not know a key, was begun with."""
+
+PLAN = "deepspeed."
+"""Of keys that stand for what a DeepSpeed plan says."""
 
 
 def resolved_keys(arguments: Arguments) -> dict[str, Any]:
@@ -98,11 +117,32 @@ class RunFolder:
     def __init__(self, path: str | Path, keys: Mapping[str, Any]) -> None:
         self.path = Path(path)
         self.keys = dict(keys)
+        self._lock: TextIO | None = None
 
     def finished_report(self) -> dict[str, Any] | None:
-        """The report of this run if it has been through to its end."""
-        report = self._read(REPORT_FILE)
-        return report if report is not None and report.get("finished") else None
+        """The report of this run if it has been through to its end, and is not to go on beyond it.
+
+        Raises:
+            InputError: it is to go on, and the checkpoint of its last step is gone.
+        """
+        report = read_json(self.path / REPORT_FILE)
+        if report is None or not report.get("finished"):
+            return None
+        if not self._is_extended():
+            return report
+        last, wanted = self.last_checkpoint(), f"checkpoint-{report['steps']}"
+        if last is None or last.name != wanted:
+            found = "none" if last is None else last.name
+            raise InputError(
+                f"{self.path}: extend: expected {wanted}, of the last step, to go on from, found {found}; a run keeps"
+                " it with save_strategy steps"
+            )
+        return None
+
+    def _is_extended(self) -> bool:
+        recorded = read_json(self.path / RUN_FILE) or {}
+        was, ours = length_of(recorded.get("identity", {})), length_of(self.keys)
+        return bool(self.keys.get("extend")) and was[0] == ours[0] and was[1] is not None and ours[1] > was[1]
 
     def check(self, sets: Mapping[str, Any]) -> None:
         """Refuse a folder that this run must not write to. Changes nothing.
@@ -119,15 +159,21 @@ class RunFolder:
             raise InputError(f"{self.path}: expected a folder for the run, found a file")
         if not any(self.path.iterdir()):
             return
-        recorded = self._read(RUN_FILE)
+        recorded = read_json(self.path / RUN_FILE)
         if recorded is None:
             raise InputError(
                 f"{self.path}: expected a new or empty folder, or this run's own, found other files; choose another"
                 " output_dir"
             )
         was, ours = dict(recorded.get("identity", {})), identity(self.keys)
-        if not any(key.startswith("deepspeed.") for key in was):  # earlier versions looked at the plan's path alone
-            ours = {key: value for key, value in ours.items() if not key.startswith("deepspeed.")}
+        was = {key: OWN_DEFAULTS[key] for key in ours if key in OWN_DEFAULTS} | was
+        is_older = bool(was.get("deepspeed")) and not any(key.startswith(PLAN) for key in was)
+        for keys in (was, ours):  # it is the plan's content that counts, not its name
+            for key in list(keys):
+                if not _decides(key) or (key.startswith(PLAN) if is_older else key == "deepspeed"):
+                    del keys[key]
+        if self._is_extended():
+            was |= {key: ours[key] for key in LENGTH if key in ours}
         places = recorded.get("paths") or {key: _placed(was.get(key)) for key in PATHS}
         # One place is written differently from different folders.
         was |= {key: ours[key] for key in PATHS if key in ours and places.get(key) == _placed(ours[key])}
@@ -136,7 +182,7 @@ class RunFolder:
             raise InputError(
                 f"{self.path}: holds another run, which is left as it is: {'; '.join(different[:4])}"
                 + (f"; and {len(different) - 4} more keys differ" if len(different) > 4 else "")
-                + ". Choose another output_dir"
+                + f". Choose another output_dir{self._hint(different)}"
             )
         was = recorded.get("sets", sets)
         changed = [name for name in sorted({*was, *sets}) if was.get(name) != sets.get(name)]
@@ -147,6 +193,11 @@ class RunFolder:
                 + (f"; and {len(changed) - 1} more sets differ" if len(changed) > 1 else "")
                 + ". Choose another output_dir"
             )
+
+    def _hint(self, different: Sequence[str]) -> str:
+        if not all(line.startswith(LENGTH) for line in different):
+            return ""
+        return "; `--extend True` goes on with this one, for more steps or epochs than before"
 
     def open(self, dataset: Mapping[str, Any], sets: Mapping[str, Any], checkpoint: Path | None) -> None:
         """Write what the run is, and that it is launched; incomplete checkpoints are removed.
@@ -159,7 +210,7 @@ class RunFolder:
         Raises:
             InputError: the data is not what the run was begun with.
         """
-        recorded = self._read(RUN_FILE) or {}
+        recorded = read_json(self.path / RUN_FILE) or {}
         if recorded and recorded["dataset"] != dict(dataset):
             raise InputError(
                 f"{self.path}: the run was begun with other data ({recorded['dataset']}, now {dict(dataset)}); choose"
@@ -171,9 +222,13 @@ class RunFolder:
             "command": sys.argv,
             "processes": num_processes(),
             "resumed_from": checkpoint.name if checkpoint else None,
+            "id": uuid.uuid4().hex,
             "git_revision": git_revision(),
             "versions": versions(PACKAGES),
         }
+        report = read_json(self.path / REPORT_FILE)
+        if report is not None and self._is_extended():
+            self.write(REPORT_FILE, report | {"finished": False, "status": "ended early"})
         self.write(
             RUN_FILE,
             {
@@ -187,13 +242,40 @@ class RunFolder:
         # To be used again from any folder.
         keys = {key: _placed(value) if key in PATHS else value for key, value in self.keys.items()}
         text = yaml.safe_dump(keys, sort_keys=True, allow_unicode=True)
-        (self.path / CONFIG_FILE).write_text(text, encoding="utf-8")
-        for folder in self._checkpoints():
+        self._write(CONFIG_FILE, text)
+        for folder in checkpoints(self.path):
             if not (folder / COMPLETE_MARK).is_file():
                 shutil.rmtree(folder)
 
+    def close(self) -> None:
+        """Another launch may have the folder."""
+        if self._lock is not None:
+            self._lock.close()
+
+    def wait_for(self, launch: str | None, checkpoint: Path | None) -> None:
+        """Until this process sees what the first one has opened; a network's disk may show it a while later.
+
+        Raises:
+            InputError: it does not come: the folder is another one on this node.
+        """
+        deadline = time.monotonic() + SEEN_WITHIN_S
+        while self.launch_id() != launch or not (
+            checkpoint is None or (self.path / checkpoint.name / COMPLETE_MARK).is_file()
+        ):
+            if time.monotonic() > deadline:
+                raise InputError(
+                    f"{self.path}: expected the folder that process 0 writes to, found another one, or none: output_dir"
+                    " has to be on a disk that all nodes share"
+                )
+            time.sleep(0.5)
+
+    def launch_id(self) -> str | None:
+        """Of the launch that has opened the folder last."""
+        launches = (read_json(self.path / RUN_FILE) or {}).get("launches") or [{}]
+        return str(launches[-1].get("id"))
+
     def _make_mine(self) -> None:
-        """The folder, and a lock on it for as long as this process lives: launches must not meet in it."""
+        """The folder, and a lock on it until `close` or the process's end: launches must not meet in it."""
         check_writable(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = (self.path / LOCK_FILE).open("w")
@@ -207,40 +289,31 @@ class RunFolder:
 
     def last_checkpoint(self) -> Path | None:
         """The newest checkpoint that was written to its end."""
-        return next((folder for folder in self._checkpoints() if (folder / COMPLETE_MARK).is_file()), None)
+        return last_checkpoint(self.path)
 
     def write(self, name: str, content: Any) -> None:
-        """Write a JSON file of the run, all of it or nothing."""
-        temporary = self.path / f".{name}.tmp"
-        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-        # Half a character, from a row's path or text, is written as JSON spells it.
-        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
-        temporary.replace(self.path / name)
+        """Write a JSON file of the run, all of it or nothing.
 
-    def _checkpoints(self) -> list[Path]:
-        found = [
-            (int(folder.name.removeprefix("checkpoint-")), folder)
-            for folder in self.path.glob("checkpoint-*")
-            if folder.is_dir() and folder.name.removeprefix("checkpoint-").isdecimal()
-        ]
-        return [folder for _, folder in sorted(found, reverse=True)]
+        Raises:
+            InputError: the disk does not take it.
+        """
+        self._write(name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
-    def _read(self, name: str) -> dict[str, Any] | None:
+    def _write(self, name: str, text: str) -> None:
         try:
-            content = json.loads((self.path / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
-        return content if isinstance(content, dict) else None
+            write_text(self.path / name, text)
+        except OSError as error:
+            raise InputError(f"{self.path / name}: could not be written: {error.strerror}") from error
 
 
 def identity(keys: Mapping[str, Any]) -> dict[str, Any]:
     """The keys that decide what a run computes, and over how many processes its state is spread."""
-    deciding = {
-        key: value
-        for key, value in sorted(keys.items())
-        if key in _DECIDING or (key not in _INCIDENTAL and not key.startswith(_INCIDENTAL_PREFIXES))
-    }
-    return deciding | deciding_keys(keys.get("deepspeed")) | {"processes": num_processes()}
+    deciding = {key: value for key, value in sorted(keys.items()) if _decides(key)}
+    return deciding | {"processes": num_processes()} | deciding_keys(keys.get("deepspeed"))
+
+
+def _decides(key: str) -> bool:
+    return key in _DECIDING or (key not in _INCIDENTAL and not key.startswith(_INCIDENTAL_PREFIXES))
 
 
 def differing_keys(recorded: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:

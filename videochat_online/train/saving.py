@@ -12,7 +12,7 @@ from torch import Tensor
 
 from videochat_online.model.checkpoint import tensor_names, weight_files
 from videochat_online.model.original import has_lora, merge_lora
-from videochat_online.train.rundir import COMPLETE_MARK
+from videochat_online.train.checkpoints import COMPLETE_MARK
 from videochat_online.train.trainer import OnlineTrainer
 from videochat_online.utils import share_files
 
@@ -28,8 +28,8 @@ def save_result(trainer: OnlineTrainer) -> Path:
         InputError: the run has diverged; nothing is written.
     """
     folder = Path(str(trainer.args.output_dir))
-    trainer.finite.check_end()
-    trainer.finite.check_weights(trainer.accelerator.reduce)
+    trainer.finite.check_end(trainer.reduce)
+    trainer.finite.check_weights(trainer.reduce)
     trainer.save_model(str(folder))
     trainer.accelerator.wait_for_everyone()
     if trainer.args.should_save:

@@ -33,6 +33,7 @@ class SkippedLog:
         self.num_seen = self.num_bad = 0
         self.num_items = num_items
         self.max_fraction = max_fraction
+        self.num_reduced = 0
         self._written: set[tuple[str, int]] = set()
         self._latest: SkippedSample | None = None
 
@@ -42,16 +43,25 @@ class SkippedLog:
         return len(self._written)
 
     def add(self, report: BatchReport) -> None:
-        """Count a batch."""
+        """Count a batch.
+
+        Raises:
+            InputError: the disk does not take another line.
+        """
         self.num_seen += report.num_items
         self.num_bad += len(report.skipped)
+        self.num_reduced += report.num_reduced
         for skipped in report.skipped:
             self._latest = skipped
             place = (skipped.set_name, skipped.row)
             if place not in self._written:
                 self._written.add(place)
-                with self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:
-                    file.write(json.dumps(dataclasses.asdict(skipped), ensure_ascii=False) + "\n")
+                line = json.dumps(dataclasses.asdict(skipped), ensure_ascii=False) + "\n"
+                try:
+                    with self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+                        file.write(line)
+                except OSError as error:
+                    raise InputError(f"{self.path}: could not be written: {error.strerror}") from error
 
     def check(self, num_seen: int, num_bad: int) -> None:
         """Whether to go on.

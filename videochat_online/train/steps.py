@@ -37,9 +37,17 @@ class StepAccount:
         Args:
             mean: over all of them, the others being zero.
         """
-        steps, empty = self._num_steps - self._num_logged, self._num_empty - self._num_logged_empty
+        steps, empty = self.unlogged()
         self._num_logged, self._num_logged_empty = self._num_steps, self._num_empty
         return _without(mean, steps, empty), empty
+
+    def unlogged(self) -> tuple[int, int]:
+        """How many steps there were since the last `take`, and how many of them learned nothing."""
+        return self._num_steps - self._num_logged, self._num_empty - self._num_logged_empty
+
+    def restore(self, num_steps: int, num_empty: int) -> None:
+        """Go on with the `unlogged` of the launch before, whose steps are none of this one."""
+        self._num_logged, self._num_logged_empty = -num_steps, -num_empty
 
     def of_launch(self, mean: float) -> float:
         """The same for all steps."""

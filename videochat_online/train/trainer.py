@@ -5,10 +5,12 @@ Only named hooks are overridden.
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +20,35 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import PreTrainedTokenizerBase, Trainer
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from videochat_online.constants import IGNORE_INDEX
 from videochat_online.data import BATCH_REPORT, EpochSampler, PackedDataset, TrainingDataset
 from videochat_online.errors import InputError
 from videochat_online.train.batches_ahead import BatchesAhead, SharedCollator
-from videochat_online.train.callbacks import CloseEpoch, KeepFrozenPartsOutOfTheGraph, TellEpoch
+from videochat_online.train.callbacks import CloseEpoch, GoOnWithTheMean, KeepFrozenPartsOutOfTheGraph, TellEpoch
+from videochat_online.train.checkpoints import (
+    COMPLETE_MARK,
+    last_checkpoint,
+    read_json,
+    rotate,
+    run_length,
+    write_json,
+)
+from videochat_online.train.disk import (
+    HALF_PRECISION,
+    DiskError,
+    check_room,
+    checkpoint_bytes,
+    count_parameters,
+    flush,
+    folder_bytes,
+    writing,
+)
+from videochat_online.train.distributed import gathered, together
 from videochat_online.train.finite import FiniteLosses
-from videochat_online.train.rates import scale_groups
-from videochat_online.train.rundir import COMPLETE_MARK
+from videochat_online.train.preemption import Requests, SaveWhenAsked, ignore_signals_to_all
+from videochat_online.train.rates import follow, scale_groups
 from videochat_online.train.skipped import SkippedLog
 from videochat_online.train.steps import StepAccount
 from videochat_online.train.throughput import Throughput
@@ -58,6 +79,8 @@ class OnlineTrainer(Trainer):
             model's special ids.)
         max_bad_fraction: more bad rows than this part of the seen ones end the run.
         scales: by how much the learning rate is multiplied for each parameter that learns.
+        lengths: tokens of each item of the training set, where those of one length are to come together.
+        requests: to save, and to end.
         **kwargs: of `Trainer`; `train_dataset` must be a `TrainingDataset`, or packs of one.
     """
 
@@ -67,20 +90,22 @@ class OnlineTrainer(Trainer):
         tokenizer: PreTrainedTokenizerBase,
         max_bad_fraction: float,
         scales: Mapping[str, float],
+        requests: Requests,
+        lengths: Sequence[int] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs | {"data_collator": SharedCollator(kwargs["data_collator"])})
+        self.requests = requests
         self._scales = scales
         self.tokenizer = tokenizer
         dataset = self.train_dataset
         if not isinstance(dataset, (TrainingDataset, PackedDataset)):
             raise TypeError(f"train_dataset: expected a TrainingDataset or packs of it, got {type(dataset).__name__}")
         single = dataset.dataset if isinstance(dataset, PackedDataset) else dataset
-        grouped = self.args.train_sampling_strategy == "group_by_length"
         self._sampler = EpochSampler(
             len(dataset),
             seed=self.args.data_seed if self.args.data_seed is not None else self.args.seed,
-            lengths=single.estimate_lengths() if grouped else None,
+            lengths=lengths,
             group_size=self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size,
             shuffle=self.args.train_sampling_strategy != "sequential",
         )
@@ -95,11 +120,17 @@ class OnlineTrainer(Trainer):
         self.add_callback(TellEpoch(self._sampler))
         self.add_callback(CloseEpoch(self._ahead))
         self.add_callback(KeepFrozenPartsOutOfTheGraph())
+        self.add_callback(SaveWhenAsked(requests))
+        self.add_callback(GoOnWithTheMean(self.restore_unlogged))
 
     @property
     def is_finished(self) -> bool:
         """Whether the last step is done; a run can be told to stop before."""
-        return self.state.global_step >= self.state.max_steps
+        return 0 < self.state.max_steps <= self.state.global_step
+
+    def reduce(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The sum over all processes, on the device of this one; each of them has to call."""
+        return self.accelerator.reduce(tensor.to(self.args.device))
 
     def _get_train_sampler(self, train_dataset: Dataset[Any] | None = None) -> Sampler[int]:
         return self._sampler
@@ -111,17 +142,31 @@ class OnlineTrainer(Trainer):
 
         A thread fetches those of the next step meanwhile. A step in which nothing is learned divides a sum of zero by
         one, not by zero.
+
+        Raises:
+            InputError: too many samples are skipped, or another process could not load its own.
         """
-        ahead, waited_s = self._ahead.of(epoch_iterator, self.args.gradient_accumulation_steps), self._ahead.waited_s
-        batches, num_items = super().get_batch_samples(ahead, num_batches, device)
-        self._throughput.wait(ahead.waited_s - waited_s)
-        for batch in batches:
-            report = batch.pop(BATCH_REPORT, None)
-            if report is not None:
-                self.skipped.add(report)
-            self._throughput.add(batch)
-        counts = torch.tensor([self.skipped.num_seen, self.skipped.num_bad], device=self.args.device)
-        self.skipped.check(*self.accelerator.reduce(counts).tolist())
+        error, batches = None, []
+        try:
+            waited_s = self._ahead.waited_s
+            ahead = self._ahead.of(epoch_iterator, self.args.gradient_accumulation_steps)
+            batches = list(islice(ahead, num_batches))
+            self._throughput.wait(ahead.waited_s - waited_s)
+            for batch in batches:
+                report = batch.pop(BATCH_REPORT, None)
+                if report is not None:
+                    self.skipped.add(report)
+                self._throughput.add(batch)
+        except Exception as found:  # the others would wait for this process
+            error = found
+        counts = torch.tensor([self.skipped.num_seen, self.skipped.num_bad, int(error is not None)])
+        num_seen, num_bad, num_failed = self.reduce(counts).tolist()
+        if error is not None:
+            raise error
+        if num_failed:
+            raise InputError(f"{num_failed} other processes could not load their batches; each of them says why")
+        self.skipped.check(num_seen, num_bad)
+        batches, num_items = super().get_batch_samples(iter(batches), len(batches), device)
         if batches:
             self.steps.begin()
             self.finite.begin_step()
@@ -144,9 +189,14 @@ class OnlineTrainer(Trainer):
             return super().train(*arguments, **options)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """As transformers makes it, but that batches stay on the host: all of a step are fetched before its first."""
+        """As transformers makes it, but that batches stay on the host: all of a step are fetched before its first.
+
+        Signals to all processes of a job do not end those that load.
+        """
         loader: Any = super().get_train_dataloader()
         loader.device = None  # of accelerate's loader; skip_first_batches keeps it
+        inner = getattr(loader, "base_dataloader", loader)  # in accelerate's own, which starts the processes
+        inner.worker_init_fn = partial(ignore_signals_to_all, inner.worker_init_fn)
         return loader
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *arguments: Any, **options: Any) -> Any:
@@ -160,7 +210,7 @@ class OnlineTrainer(Trainer):
         loss = super().compute_loss(model, inputs, *arguments, **options)
         loss = loss.clone()  # some of DeepSpeed's optimizers divide the very tensor that the engine gave once too often
         self.finite.see(loss, learns)
-        if self.accelerator.sync_gradients and not self.finite.has_learned(self.accelerator.reduce):
+        if self.accelerator.sync_gradients and not self.finite.has_learned(self.reduce):
             self.steps.empty()
             self.accelerator.sync_gradients = False
         return loss
@@ -200,12 +250,14 @@ class OnlineTrainer(Trainer):
         those who draw curves.
         """
         if "loss" in logs:
-            reduce = self.accelerator.reduce
+            reduce = self.reduce
             logs |= self._throughput.take(reduce)
-            num_skipped = int(reduce(torch.tensor(self.skipped.num_skipped, device=self.args.device)))
+            counts = torch.tensor([self.skipped.num_skipped, self.skipped.num_reduced])
+            num_skipped, num_reduced = reduce(counts).tolist()
             logs["loss"], num_empty = self.steps.take(logs["loss"])
             for name, number in (
                 ("samples_skipped", num_skipped),
+                ("samples_reduced", num_reduced),
                 ("empty_steps", num_empty),
                 ("nonfinite_batches", self.finite.take(reduce)),
             ):
@@ -224,6 +276,10 @@ class OnlineTrainer(Trainer):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         with reading(checkpoint):
             super()._load_optimizer_and_scheduler(checkpoint)
+        schedule = getattr(self.lr_scheduler, "scheduler", self.lr_scheduler)
+        mark = {} if checkpoint is None else read_json(Path(checkpoint) / COMPLETE_MARK) or {}
+        if checkpoint is not None and mark.get("length") != run_length(self.args) and isinstance(schedule, LambdaLR):
+            follow(schedule)  # of a run that has become longer
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         with reading(checkpoint):
@@ -233,21 +289,58 @@ class OnlineTrainer(Trainer):
         """As transformers does, with the tokenizer; older checkpoints go only when this one is complete.
 
         Raises:
-            InputError: weights that are not finite; the older checkpoints are left.
+            InputError: weights that are not finite, or a disk without room; the older checkpoints are left.
         """
-        self.finite.check_weights(self.accelerator.reduce)
-        limit, self.args.save_total_limit = self.args.save_total_limit, None
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self.args.save_total_limit = limit
-        self.accelerator.wait_for_everyone()
-        if not self.args.should_save:
-            return
+        self.finite.check_weights(self.reduce)
         run_folder = Path(str(self.args.output_dir))
         folder = run_folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        last = last_checkpoint(run_folder, before=self.state.global_step)
+        numbers = count_parameters(self.model)
+        needed = checkpoint_bytes(numbers, self.args) if last is None else folder_bytes(last)
+        with together():
+            if self.args.should_save:
+                (folder / COMPLETE_MARK).unlink(missing_ok=True)
+                check_room(folder, numbers["learning"] * HALF_PRECISION if last is None else needed, last)
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            with self.requests.writing():
+                with writing(folder, needed, last):
+                    super()._save_checkpoint(model, trial)
+                    if self.args.local_process_index == 0:
+                        flush(folder)
+                unlogged = self._unlogged()  # the others have written their parts, too
+                if self.args.should_save:
+                    with writing(folder, needed, last):
+                        self._complete(folder, unlogged)
+                    rotate(run_folder, limit)
+        except DiskError:
+            shutil.rmtree(folder, ignore_errors=True)  # the room may be needed to say so
+            raise
+        finally:
+            self.args.save_total_limit = limit
+
+    def _complete(self, folder: Path, unlogged: dict[str, Any]) -> None:
         self.tokenizer.save_pretrained(folder)
-        mark = {"step": self.state.global_step, "processes": self.args.world_size}
-        (folder / COMPLETE_MARK).write_text(json.dumps(mark) + "\n", encoding="utf-8")
         share_files(folder)
-        rotate_checkpoints(output_dir=str(run_folder), save_total_limit=limit, use_mtime=True)
+        flush(folder)
+        length = {"step": self.state.global_step, "length": run_length(self.args)}
+        write_json(folder / COMPLETE_MARK, length | {"processes": self.args.world_size, "unlogged": unlogged})
+
+    def _unlogged(self) -> dict[str, Any]:
+        """What the next log entry is made of so far, of each process; every one has to call, as it waits for all."""
+        steps, empty = self.steps.unlogged()
+        own = {"loss": float(self._tr_loss), "nonfinite": self.finite.unlogged(), "steps": steps, "empty": empty}
+        return {"since_step": self._globalstep_last_logged, "of_processes": gathered(own)}
+
+    def restore_unlogged(self) -> None:
+        """Go on with it after a resumed checkpoint: the next entry is the mean that it would have been."""
+        folder = Path(str(self.args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        unlogged = (read_json(folder / COMPLETE_MARK) or {}).get("unlogged")
+        if unlogged is None:
+            return  # the first launch, or a checkpoint of an earlier version
+        own = unlogged["of_processes"][self.args.process_index]
+        self._tr_loss += own["loss"]
+        self._total_loss_scalar -= own["loss"]
+        self._globalstep_last_logged = unlogged["since_step"]
+        self.finite.restore(own["nonfinite"])
+        self.steps.restore(own["steps"], own["empty"])

@@ -1,0 +1,149 @@
+"""Room on the disk that a run writes to: what its checkpoints take, and what is said where there is too little.
+
+Knows nothing of what is in a file.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+
+from videochat_online.errors import InputError
+from videochat_online.train.arguments import RunArguments
+from videochat_online.utils import existing
+
+GIB = 2**30
+FULL_PRECISION, HALF_PRECISION, MOMENTS = 4, 2, 8
+"""Bytes of a number, and of AdamW's two moments of it."""
+
+
+class DiskError(InputError):
+    """Something could not be written to its end; half of it may be there."""
+
+
+def checkpoint_bytes(numbers: Mapping[str, int], training: RunArguments) -> int:
+    """What a checkpoint takes that a run with AdamW can go on from, without tokenizer and the like.
+
+    The model's weights, and the moments of those that learn. DeepSpeed writes the model a second time, into a file of
+    its own, and what learns once more in full precision.
+
+    Args:
+        numbers: `all` and `learning` of the model.
+        training: of the run.
+    """
+    is_half = bool(training.bf16 and training.deepspeed)
+    weights = numbers["all"] * (HALF_PRECISION if is_half else FULL_PRECISION)
+    state = numbers["learning"] * (MOMENTS + (FULL_PRECISION if training.deepspeed else 0))
+    return weights * (2 if training.deepspeed else 1) + state
+
+
+def count_parameters(network: nn.Module) -> dict[str, int]:
+    """`all` of the model and those `learning`; under ZeRO-3 a parameter's own size is that of a part."""
+    sizes = [(getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in network.parameters()]
+    return {"all": sum(size for size, _ in sizes), "learning": sum(size for size, learns in sizes if learns)}
+
+
+def disk_estimate(numbers: Mapping[str, int], training: RunArguments, num_steps: int) -> dict[str, float]:
+    """GiB that a run takes on the disk of its folder: one checkpoint, the most at any moment, and what is free now.
+
+    The oldest checkpoint goes when the newest is complete, so there is one more than `save_total_limit` for a while.
+
+    Args:
+        numbers: `all` and `learning` of the model.
+        training: of the run.
+        num_steps: of the run.
+    """
+    one = checkpoint_bytes(numbers, training)
+    result = numbers["all"] * (HALF_PRECISION if training.bf16 and training.deepspeed else FULL_PRECISION)
+    if training.save_strategy == "no":
+        num_saved = 0
+    elif training.save_strategy == "epoch":
+        num_saved = -(-num_steps // max(1, round(num_steps / max(1.0, training.num_train_epochs))))
+    else:
+        every = training.save_steps if training.save_steps >= 1 else training.save_steps * num_steps
+        num_saved = -(-num_steps // max(1, int(every)))
+    kept = min(num_saved, training.save_total_limit or num_saved)
+    peak = max(min(num_saved, kept + 1) * one, kept * one + result)
+    free = shutil.disk_usage(existing(Path(str(training.output_dir)))).free
+    found = {"checkpoint": one, "at_most": peak, "free_now": free}
+    return {name: round(number / GIB, 2) for name, number in found.items()}
+
+
+def folder_bytes(folder: Path) -> int:
+    """Of all files in a folder."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def check_room(folder: Path, needed: int, last: Path | None) -> None:
+    """Before something is written: whether it can fit at all.
+
+    Args:
+        folder: to be written.
+        needed: bytes that it takes at least.
+        last: checkpoint that stays.
+
+    Raises:
+        InputError: less is free.
+    """
+    free = shutil.disk_usage(existing(folder)).free
+    if free < needed:
+        raise InputError(f"{folder}: expected room for {_size(needed)}, found {_size(free)} free; {_kept(last)}")
+
+
+@contextmanager
+def writing(folder: Path, needed: int, last: Path | None) -> Iterator[None]:
+    """DiskError in place of what libraries raise when a disk is full, a quota used up or a disk broken.
+
+    torch and safetensors say neither which folder it was nor what the system said.
+
+    Args:
+        folder: that is written.
+        needed: bytes that it takes, about.
+        last: checkpoint that stays.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (OSError, RuntimeError, SafetensorError) as error:
+        with_room = existing(folder)
+        free = shutil.disk_usage(with_room).free
+        found = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise DiskError(
+            f"{folder}: could not be written ({found}); it takes about {_size(needed)}, {_size(free)} are free;"
+            f" {_kept(last)}"
+        ) from error
+
+
+def flush(folder: Path) -> None:
+    """Wait until the files of a folder are on the disk; only then is a mark on them worth something.
+
+    Raises:
+        OSError: what the system could not write is often said only here.
+    """
+    for file in folder.rglob("*"):
+        if file.is_file():
+            descriptor = os.open(file, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+
+def _kept(last: Path | None) -> str:
+    where = "from the start" if last is None else f"after {last.name}, which is kept"
+    return f"with more room the same command goes on {where}"
+
+
+def _size(number: int) -> str:
+    for name, size in (("GB", 1e9), ("MB", 1e6)):
+        if number >= size:
+            return f"{number / size:.1f} {name}"
+    return f"{number / 1e3:.1f} kB"
