@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -17,24 +16,21 @@ from transformers.utils import is_flash_attn_2_available
 
 from videochat_online.data import FrameSampling, PixelReader, SampleEncoder, Tiling
 from videochat_online.data.reading import SampleReader
-from videochat_online.errors import CheckpointError, InputError
+from videochat_online.errors import InputError
 from videochat_online.memory import TokenSchedule
 from videochat_online.model import VideoChatOnlineConfig, VideoChatOnlineForConditionalGeneration, load_network
 from videochat_online.model.loading import load_config, resolve_checkpoint
 from videochat_online.model.original import LORA_SCALING
+from videochat_online.model.vocabulary import fit_vocabulary
 from videochat_online.text import (
     ChatTemplate,
-    add_special_tokens,
     end_token_id,
     get_template,
     load_tokenizer,
-    special_ids,
 )
 from videochat_online.train.arguments import Arguments, DataArguments, ModelArguments
 from videochat_online.train.frozen import halve_frozen, keeps_frozen_in_half
 from videochat_online.video import FrameTransform
-
-logger = logging.getLogger(__name__)
 
 LORA_DROPOUT = 0.05
 _LLM_LINEAR = "qkv_proj|q_proj|k_proj|v_proj|o_proj|gate_up_proj|gate_proj|up_proj|down_proj"
@@ -86,7 +82,7 @@ def load_student(arguments: Arguments) -> Student:
         if is_deepspeed_zero3_enabled():
             raise InputError("force_image_size: expected the checkpoint's own size under ZeRO-3")
         network.resize_position_embeddings(config.image_size)
-    _fit_tokenizer(network, tokenizer)
+    fit_vocabulary(network, tokenizer)
     choose_trainable(network, arguments.model)
     if keeps_frozen_in_half(arguments):
         halve_frozen(network, saves=bool(arguments.training.should_save))
@@ -270,21 +266,3 @@ def _use_liger(network: VideoChatOnlineForConditionalGeneration, options: dict[s
         apply_liger_kernel(network.language_model, options)
     except ImportError as error:
         raise InputError("use_liger_kernel: expected the package liger-kernel, found none") from error
-
-
-def _fit_tokenizer(network: VideoChatOnlineForConditionalGeneration, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Make room for tokens that are missing; new ones start at the mean of the others."""
-    num_added = add_special_tokens(tokenizer)
-    largest = max(tokenizer.get_vocab().values())
-    if largest >= network.config.text_config.vocab_size:
-        if not num_added:
-            raise CheckpointError(
-                f"the tokenizer has ids up to {largest}, the language model embeds only"
-                f" {network.config.text_config.vocab_size}"
-            )
-        network.resize_token_embeddings(largest + 1, mean_resizing=False)
-        for embeddings in (network.get_input_embeddings(), network.get_output_embeddings()):
-            weight = embeddings.get_parameter("weight").data
-            weight[-num_added:] = weight[:-num_added].mean(dim=0, keepdim=True)
-        logger.warning("added %d tokens for pictures to the vocabulary", num_added)
-    network.config.image_token_id = special_ids(tokenizer).image_context
