@@ -98,7 +98,7 @@ def translate_config(config: Mapping[str, Any]) -> dict[str, Any]:
 def _translate_original(config: Mapping[str, Any]) -> dict[str, Any]:
     vision = dict(config["vision_config"])
     renamed = {
-        "vision_config": _translate_vision(vision),
+        "vision_config": translate_vision(vision),
         "text_config": _translate_text(dict(config["llm_config"])),
         "drop_path_rate": vision.get("drop_path_rate", 0.0),
         "image_size": config.get("force_image_size") or vision.get("image_size", 448),
@@ -109,7 +109,8 @@ def _translate_original(config: Mapping[str, Any]) -> dict[str, Any]:
     return renamed | {key: config[key] for key in _SAME_KEYS if config.get(key) is not None}
 
 
-def _translate_vision(vision: Mapping[str, Any]) -> dict[str, Any]:
+def translate_vision(vision: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of `InternVLVisionConfig` for the configuration of a published InternViT."""
     check_vision_type(vision, (ORIGINAL_VISION_TYPE, VISION_MODEL_TYPE))
     architecture = (vision.get("architectures") or ["InternVisionModel"])[0]
     if architecture != "InternVisionModel":
@@ -274,6 +275,21 @@ def original_key(key: str) -> str:
         for theirs, ours in VISION_PARTS:
             key = key.replace(ours, theirs)
     return key
+
+
+def to_our_tower(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Names of transformers' vision tower for the tensors of a published InternViT that stands by itself."""
+    result: dict[str, Tensor] = {}
+    for key, tensor in state.items():
+        for theirs, ours in (("encoder.layers.", "encoder.layer."), *VISION_PARTS):
+            key = key.replace(theirs, ours)
+        before, fused, after = key.partition(".attn.qkv.")
+        if fused:
+            parts = tensor.chunk(3)
+            result |= {f"{before}.attention.{name}_proj.{after}": part for name, part in zip("qkv", parts, strict=True)}
+        else:
+            result[key] = tensor
+    return result
 
 
 def to_original_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

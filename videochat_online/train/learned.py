@@ -30,6 +30,7 @@ from videochat_online.model.original import merge_lora
 from videochat_online.model.weight_files import read_tensors, weight_files
 from videochat_online.train.adapters import scalings_of
 from videochat_online.train.distributed import assembled, whole_parameters
+from videochat_online.train.frozen import is_halved, unrounded
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def kept_names(network: nn.Module, start: Start) -> set[str] | None:
     return learning | {
         name
         for name, parameter in network.named_parameters()
-        if _plain(name) in changed or (not parameter.requires_grad and parameter.dtype != dtype)
+        if _plain(name) in changed or (not parameter.requires_grad and _saved_dtype(network, name, parameter) != dtype)
     }
 
 
@@ -102,7 +103,7 @@ def write_learned(
     if is_writer:
         folder.mkdir(parents=True, exist_ok=True)
         save_file(state, folder / LEARNED_FILE, {"format": "pt"})
-        network.config.dtype = network.dtype
+        network.config.dtype = frozen_dtype(network)
         network.config.save_pretrained(folder)
         dtype = str(frozen_dtype(network)).removeprefix("torch.")
         Base(start.name_or_path, start.digest, dtype, len(state), scalings_of(network)).write(folder)
@@ -116,7 +117,7 @@ def collected(network: nn.Module, names: Iterable[str] | None, is_writer: bool) 
         if is_writer:
             # What ZeRO-3 has put together is gone a moment later.
             is_lent = hasattr(network.get_parameter(name), "ds_id")
-            state[name] = tensor.to("cpu", copy=is_lent).contiguous()
+            state[name] = unrounded(network, name, tensor).to("cpu", copy=is_lent).contiguous()
     return state
 
 
@@ -183,9 +184,14 @@ def _wrapped(name: str) -> str:
     return f"{module}.base_layer.{leaf}"
 
 
+def _saved_dtype(network: nn.Module, name: str, parameter: Tensor) -> torch.dtype:
+    return torch.float32 if is_halved(network, name) else parameter.dtype
+
+
 def frozen_dtype(network: nn.Module) -> torch.dtype:
-    """That of most numbers that stay as they are."""
+    """That in which most numbers that stay as they are are saved."""
     sizes: Counter[torch.dtype] = Counter()
-    for parameter in network.parameters():
-        sizes[parameter.dtype] += 0 if parameter.requires_grad else getattr(parameter, "ds_numel", parameter.numel())
+    for name, parameter in network.named_parameters():
+        if not parameter.requires_grad:
+            sizes[_saved_dtype(network, name, parameter)] += getattr(parameter, "ds_numel", parameter.numel())
     return sizes.most_common(1)[0][0]

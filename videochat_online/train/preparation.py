@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -15,25 +14,23 @@ from transformers.utils import is_flash_attn_2_available
 
 from videochat_online.data import FrameSampling, PixelReader, SampleEncoder, Tiling
 from videochat_online.data.reading import SampleReader
-from videochat_online.errors import CheckpointError, InputError
+from videochat_online.errors import InputError
 from videochat_online.memory import TokenSchedule
 from videochat_online.model import VideoChatOnlineConfig, VideoChatOnlineForConditionalGeneration, load_network
 from videochat_online.model.adapters import Learned
 from videochat_online.model.loading import load_config, resolve_checkpoint
+from videochat_online.model.vocabulary import fit_vocabulary
 from videochat_online.text import (
     ChatTemplate,
-    add_special_tokens,
     end_token_id,
     get_template,
     load_tokenizer,
-    special_ids,
 )
 from videochat_online.train.adapters import add_adapters
 from videochat_online.train.arguments import Arguments, DataArguments, ModelArguments
+from videochat_online.train.frozen import halve_frozen, keeps_frozen_in_half
 from videochat_online.train.learned import Start, put_tensors
 from videochat_online.video import FrameTransform
-
-logger = logging.getLogger(__name__)
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -77,19 +74,21 @@ def load_student(arguments: Arguments) -> Student:
         resolve_checkpoint(arguments.model.model_name_or_path or ""),
         config=config,
         dtype=_dtype(arguments),
-        attn_implementation=_attention(arguments.model.attn_implementation, arguments),
+        attn_implementation=attention_of(arguments),
     )
     start = Start.of(network, str(arguments.model.model_name_or_path))
     if config.image_size != network.config.vision_config.image_size[0]:
         if is_deepspeed_zero3_enabled():
             raise InputError("force_image_size: expected the checkpoint's own size under ZeRO-3")
         network.resize_position_embeddings(config.image_size)
-    _fit_tokenizer(network, tokenizer)
+    fit_vocabulary(network, tokenizer)
     adapters = choose_trainable(network, arguments.model)
     if adapters is not None:
         start.check(str(arguments.model.adapter_name_or_path), adapters.base)
         put_tensors(network, adapters.tensors)
         start = replace(start, replaced=adapters.replaced)
+    if keeps_frozen_in_half(arguments):
+        halve_frozen(network, saves=bool(arguments.training.should_save))
     if arguments.training.use_liger_kernel:
         _use_liger(network, arguments.training.liger_kernel_config)
     return Student(network, tokenizer, template, start)
@@ -211,7 +210,13 @@ def _dtype(arguments: Arguments) -> torch.dtype:
     return _DTYPES[name]
 
 
-def _attention(name: str, arguments: Arguments) -> str:
+def attention_of(arguments: Arguments) -> str:
+    """The attention of a run on this machine: sdpa, flash_attention_2 or eager.
+
+    Raises:
+        InputError: one that does not exist, or that cannot be had here.
+    """
+    name = arguments.model.attn_implementation
     can_flash = torch.cuda.is_available() and not arguments.training.use_cpu and is_flash_attn_2_available()
     if name == "auto":
         return "flash_attention_2" if can_flash and arguments.training.bf16 else "sdpa"
@@ -228,21 +233,3 @@ def _use_liger(network: VideoChatOnlineForConditionalGeneration, options: dict[s
         apply_liger_kernel(network.language_model, options)
     except ImportError as error:
         raise InputError("use_liger_kernel: expected the package liger-kernel, found none") from error
-
-
-def _fit_tokenizer(network: VideoChatOnlineForConditionalGeneration, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Make room for tokens that are missing; new ones start at the mean of the others."""
-    num_added = add_special_tokens(tokenizer)
-    largest = max(tokenizer.get_vocab().values())
-    if largest >= network.config.text_config.vocab_size:
-        if not num_added:
-            raise CheckpointError(
-                f"the tokenizer has ids up to {largest}, the language model embeds only"
-                f" {network.config.text_config.vocab_size}"
-            )
-        network.resize_token_embeddings(largest + 1, mean_resizing=False)
-        for embeddings in (network.get_input_embeddings(), network.get_output_embeddings()):
-            weight = embeddings.get_parameter("weight").data
-            weight[-num_added:] = weight[:-num_added].mean(dim=0, keepdim=True)
-        logger.warning("added %d tokens for pictures to the vocabulary", num_added)
-    network.config.image_token_id = special_ids(tokenizer).image_context

@@ -35,6 +35,7 @@ from videochat_online.train.estimate import blank_network, estimate_run
 from videochat_online.train.lean import reading
 from videochat_online.train.learned import check_start
 from videochat_online.train.lengths import estimate_together
+from videochat_online.train.memory import remarks
 from videochat_online.train.preemption import STOP, Requests
 from videochat_online.train.preparation import Student, load_student, load_texts, make_encoder
 from videochat_online.train.rates import learning_rate_scales
@@ -100,6 +101,10 @@ def _train(arguments: Arguments, folder: RunFolder, requests: Requests) -> Train
         check_start(checkpoint, student.start)
     requests.forget_earlier()
     trainer = _make_trainer(arguments, student, dataset, make_collator(encoder, student.tokenizer), requests)
+    if training.process_index == 0:
+        rows = training.per_device_train_batch_size
+        for remark in remarks(student.network, arguments, arguments.data.packing_tokens, rows):
+            logger.warning("%s", remark)
     last = None
     if checkpoint is not None:
         with reading(checkpoint):
@@ -205,7 +210,7 @@ def dry_run(arguments: Arguments) -> dict[str, Any]:
     dataset = TrainingDataset(entries, encoder, seed=arguments.training.seed)
     sets: dict[str, Any] = {}
     encoded: dict[int, EstimatedSample] = {}
-    image_token_id, first = special_ids(tokenizer).image_context, 0
+    image_token_id, first, learned_share = special_ids(tokenizer).image_context, 0, 0.0
     for name, count in dataset.counts().items():
         tried = sorted({first + place * count.items // ROWS_TRIED for place in range(ROWS_TRIED)})
         items = [dataset[place] for place in tried]
@@ -213,10 +218,13 @@ def dry_run(arguments: Arguments) -> dict[str, Any]:
             if isinstance(item, Example):
                 num_visual = item.input_ids.count(image_token_id)
                 encoded[place] = EstimatedSample(len(item), num_visual, len(item.pool_ratios))
+                learned_share = max(learned_share, num_learned(item) / len(item))
         unusable = [{"row": item.row, "reason": item.reason} for item in items if isinstance(item, SkippedSample)]
         sets[name] = asdict(count) | {"first_row": _described(items[0]), "tried": len(items), "unusable": unusable}
         first += count.items
-    estimate = estimate_run(arguments, network, dataset, encoded)
+    estimate = estimate_run(arguments, network, dataset, encoded, learned_share if encoded else 1.0)
+    for remark in estimate["remarks"]:
+        logger.warning("%s", remark)
     for name, keys in dataset.unread_keys().items():
         sets[name]["unread_keys"] = keys
     numbers = estimate["parameters"]["together"]
@@ -242,8 +250,12 @@ def set_facts(entries: Sequence[RegistryEntry]) -> dict[str, dict[str, Any]]:
 def _described(item: Example | SkippedSample) -> dict[str, Any]:
     if isinstance(item, SkippedSample):
         return {"problem": item.reason}
-    learned = sum(label != IGNORE_INDEX for label in item.labels)
-    return {"tokens": len(item), "learned": learned, "frames": len(item.pool_ratios)}
+    return {"tokens": len(item), "learned": num_learned(item), "frames": len(item.pool_ratios)}
+
+
+def num_learned(example: Example) -> int:
+    """Tokens that count in the loss."""
+    return sum(label != IGNORE_INDEX for label in example.labels)
 
 
 def make_collator(encoder: SampleEncoder, tokenizer: PreTrainedTokenizerBase) -> Collator:

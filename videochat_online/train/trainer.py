@@ -193,6 +193,7 @@ class OnlineTrainer(LeanTrainer):
         """
         learns = (inputs["labels"][..., 1:] != IGNORE_INDEX).any()  # label smoothing takes the labels away
         loss = super().compute_loss(model, inputs, *arguments, **options)
+        loss = loss.clone()  # some of DeepSpeed's optimizers divide the very tensor that the engine gave once too often
         self.finite.see(loss, learns)
         if self.accelerator.sync_gradients and not self.finite.has_learned(self.reduce):
             self.steps.empty()
