@@ -8,13 +8,16 @@
 turns. `step`: our trainer with its loader, ours with batches made before, transformers' own with the same batches, on
 the mixed set of benchmark_loader.py. `loading`: how long steps wait for data
 where a batch takes half as long to load as to compute (both sleep, half a minute), and where the batches of a step are
-before its first forward pass. Only ratios of one run are worth keeping; docs/performance.md has records.
+before its first forward pass. `frozen`: a pass and its way back under autocast where the projector alone learns, frozen
+matrices in float32 against bfloat16, in turns. Only ratios of one run are worth keeping; docs/performance.md has
+records.
 `vision` has the real vision tower, `published` the whole 4B, with random weights; on a GPU in bfloat16.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import statistics
 import tempfile
@@ -29,6 +32,7 @@ from transformers import Trainer, TrainingArguments
 from benchmark_loader import Setup, machine, make_set
 from random_model import SIZES, now
 from videochat_online.data import BATCH_REPORT, Collator, PackedDataset
+from videochat_online.train.frozen import halve_frozen
 from videochat_online.train.throughput import FlopModel, Work, peak_flops, work_of
 from videochat_online.train.trainer import OnlineTrainer
 from videochat_online.video import normalize
@@ -93,6 +97,31 @@ def step(setup: Setup, options: argparse.Namespace) -> dict[str, Any]:
         "loader over ready": round(reports["ours, with loader"]["step_s"] / cached, 3),
         "tokens a step": work.tokens // len(ready),
     }
+
+
+def frozen(setup: Setup, options: argparse.Namespace) -> dict[str, Any]:
+    """Median time with frozen matrices in bfloat16 over that in float32, which autocast rounds in each pass."""
+    network = copy.deepcopy(setup.network).float().train()
+    network.requires_grad_(False).projector.requires_grad_(True)
+    halved = copy.deepcopy(network)
+    halve_frozen(halved, saves=False)
+    packs = PackedDataset(setup.dataset, 1024, False, 0)
+    batch = setup.collator.pack([packs[0]])
+    batch = {key: value for key, value in batch.items() if key != BATCH_REPORT}
+    batch["pixel_values"] = normalize(batch["pixel_values"])
+    seconds: dict[str, list[float]] = {"float32": [], "bfloat16": []}
+    losses: dict[str, float] = {}
+    for turn in range(options.steps + 2):
+        for name, model in (("float32", network), ("bfloat16", halved)):
+            start = now(setup.device)
+            with torch.autocast(setup.device.type, torch.bfloat16):
+                loss = model(**batch).loss
+            loss.backward()
+            losses[name] = float(loss.detach())
+            if turn >= 2:
+                seconds[name].append(now(setup.device) - start)
+    base, half = (statistics.median(seconds[name]) for name in ("float32", "bfloat16"))
+    return {"ratio": round(half / base, 3), "same loss": losses["float32"] == losses["bfloat16"]}
 
 
 class _Ready(PackedDataset):
@@ -242,7 +271,7 @@ def main() -> int:
     """Measure and print one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="tiny")
-    parser.add_argument("--only", choices=("visual", "step", "loading"))
+    parser.add_argument("--only", choices=("visual", "step", "loading", "frozen"))
     parser.add_argument("--steps", type=int, default=20, help="that are timed")
     parser.add_argument("--frames", type=int, default=64, help="of the visual path")
     parser.add_argument("--workers", type=int, default=1, help="processes of the loader")
@@ -250,7 +279,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         setup = Setup(options.size, make_set(Path(folder)))
         result = machine(setup)
-        for name, measure in (("visual", visual), ("step", step), ("loading", loading)):
+        measures = (("visual", visual), ("step", step), ("loading", loading), ("frozen", frozen))
+        for name, measure in measures:
             if options.only in (None, name):
                 result[name] = measure(setup, options)
     print(json.dumps(result, indent=1))

@@ -115,7 +115,7 @@ def test_what_is_longer_than_its_row_says_gets_fewer_tiles_where_its_pack_has_no
     assert sum(map(len, pack)) == lengths.sum()
     assert [item.is_reduced for item in pack] == [True] * 2 + [False] * 6
     assert pack[0].labels[-5:] == wrong_sizes[0].labels[-5:]  # all of the text is there
-    assert len(pack[0].pixels_TCSS) == len(pack[0].pool_ratios) == 1
+    assert len(pack[0].pixels_TSSC) == len(pack[0].pool_ratios) == 1
     for room, reduced in ((lengths.sum() + 2 * 48, 0), (lengths.sum() + 48, 1)):
         pack = PackedDataset(wrong_sizes, lengths, int(room), False, 0)[0]
         assert sum(item.is_reduced for item in pack) == reduced

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -269,9 +270,11 @@ class TestTokenizers:
         config.text_config.vocab_size += 1
         assert text_side(tokenizer, config).named_tokens["video_token"] == "<video>"
 
-    @pytest.mark.parametrize("name", TEMPLATES)
-    def test_chat_templates_word_for_word(self, tiny_model, name):
-        template, system = TEMPLATES[name], "'quoted' \\n {{ x }} {# y #}\n 世界 😀"
+    @pytest.mark.parametrize("system", ["'quoted' \\n {{ x }} {# y #}\n 世界 😀", ""])
+    @pytest.mark.parametrize("name", [*TEMPLATES, "system folded into the first turn"])
+    def test_chat_templates_word_for_word(self, tiny_model, name, system):
+        folded = replace(TEMPLATES["chatml"], folds_system=True, prompt_start="<q>")
+        template = TEMPLATES.get(name, folded)
         source = jinja_template(template, system_message=system, start="<s>", video_token="<video>")
         turns = [("One?", "First."), ("Two\n?", "Second."), ("Three?", None)]
         messages = [

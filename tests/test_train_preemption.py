@@ -331,6 +331,7 @@ def test_a_result_that_does_not_fit_is_written_later(place, run, monkeypatch, sm
     with pytest.raises(InputError, match="result: could not be written"):
         run("result")
     small_files(resource.RLIM_INFINITY)
+    monkeypatch.setattr(OnlineTrainer, "save_model", save)
     assert not (place / "result" / "model.safetensors").exists()
     assert losses(run("result")) == losses(whole)
     assert same_weights(place / "result", place / "whole")
@@ -399,20 +400,6 @@ def test_an_extension_needs_the_last_checkpoint(run):
     run("unsaved", max_steps=2, save_strategy="no")
     with pytest.raises(InputError, match="extend: expected checkpoint-2, of the last step, to go on from, found none"):
         run("unsaved", max_steps=3, extend=True)
-
-
-def test_a_plan_is_compared_by_what_it_says(tmp_path):
-    plan = json.loads((ROOT / "configs/deepspeed/zero2.json").read_text())
-    one, other = tmp_path / "one.json", tmp_path / "other.json"
-    one.write_text(json.dumps(plan))
-    RunFolder(tmp_path / "run", {"deepspeed": str(one)}).open({}, {}, None)
-    plan["zero_optimization"]["reduce_bucket_size"] = 5
-    other.write_text(json.dumps(plan))
-    RunFolder(tmp_path / "run", {"deepspeed": str(other)}).check({})
-    plan["zero_optimization"]["stage"] = 1
-    one.write_text(json.dumps(plan | {"data_types": {"grad_accum_dtype": "fp32"}}))
-    with pytest.raises(InputError, match=r"deepspeed data_types was None, now .*; deepspeed stage was 2, now 1"):
-        RunFolder(tmp_path / "run", {"deepspeed": str(one)}).check({})
 
 
 def test_processes_agree_before_one_of_them_fails():

@@ -1,7 +1,8 @@
-"""Answer questions about a video as it plays, or about still images.
+"""Answer questions about a video as it plays, about still images, or about nothing but their text.
 
     videochat-online chat --model DIR --video PATH --ask "12.5:What is on the table?" "1:05 And now?"
     videochat-online chat --model DIR --image PATH [PATH ...] --ask "What is this?"
+    videochat-online chat --model DIR --ask "What is the capital of France?"
 
 A question is answered from the frames up to its time and from nothing later; with several, each sees the
 dialogue before it. Its time is seconds and a colon (12.5:), or m:ss or h:mm:ss and a colon or a blank (1:05, 1:02:05);
@@ -57,7 +58,7 @@ _ABOUT_FRAMES = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the subcommand."""
-    source = parser.add_mutually_exclusive_group(required=True)
+    source = parser.add_mutually_exclusive_group()
     source.add_argument("--video", metavar="PATH", help="video file, or folder of frames")
     source.add_argument("--image", nargs="+", metavar="PATH", help="one or several still images")
     parser.add_argument("--ask", nargs="+", action="extend", metavar="T:QUESTION", help="time and question, as above")
@@ -94,7 +95,7 @@ def parse_question(argument: str) -> TimedQuestion:
 
 def run(options: argparse.Namespace) -> int:
     """Check the questions, load the model, answer."""
-    if options.image:
+    if not options.video:
         return _chat_about_images(options)
     if not (math.isfinite(options.fps) and options.fps > 0):
         raise InputError(f"--fps: expected a rate above 0, got {options.fps}")
@@ -137,7 +138,7 @@ def _warn_of_damage(source: VideoSource, dialogue: Dialogue) -> None:
 
 
 class ImageDialogue(Dialogue):
-    """A conversation about still images, which are all seen before its first question."""
+    """A conversation about still images, which are all seen before its first question, or without any."""
 
     not_here = " (others are about videos)"
 
@@ -166,14 +167,14 @@ class ImageDialogue(Dialogue):
 def _chat_about_images(options: argparse.Namespace) -> int:
     for name, default in options.about_frames.items():
         if getattr(options, name) != default:
-            raise InputError(f"--{name}: expected a video, whose frames it is about, got images")
+            raise InputError(f"--{name}: expected a video, whose frames it is about, got none")
     for question in options.ask or []:
         if not question.strip():
             raise InputError("--ask: expected a question, got an empty one")
     settings = settings_of(options)
-    images = [read_image(path) for path in options.image]
+    images = [read_image(path) for path in options.image or ()]
     chat = ImageChat(load_model_of(options), images, settings, system_message=options.system_message)
-    dialogue = ImageDialogue(chat, options.image, options.json)
+    dialogue = ImageDialogue(chat, options.image or (), options.json)
     for question in options.ask or []:
         dialogue.ask(question)
     if not options.ask:

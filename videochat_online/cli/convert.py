@@ -18,10 +18,9 @@ from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase
 
 from videochat_online.errors import CheckpointError, InputError
-from videochat_online.model import export_original, load_network
+from videochat_online.model import VideoChatOnlineForConditionalGeneration, export_original, load_network
 from videochat_online.model.card import write_card
 from videochat_online.model.hf_export import check_export, export_hf, first_logits, text_side
-from videochat_online.model.loading import load_config
 from videochat_online.text import load_tokenizer, special_ids
 from videochat_online.utils import check_writable, share_files
 
@@ -33,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", type=Path, metavar="SRC", help="model directory")
     parser.add_argument("destination", type=Path, metavar="DST", help="directory to write; must be new or empty")
     parser.add_argument("--format", required=True, choices=("native", "original", "hf"))
+    parser.add_argument("--adapter", type=Path, metavar="DIR", help="LoRA adapters of PEFT for it, merged")
     parser.add_argument("--tokenizer", type=Path, metavar="DIR", help="take the tokenizer from another directory")
 
 
@@ -43,11 +43,12 @@ def run(options: argparse.Namespace) -> int:
     is_required = options.tokenizer is not None or options.format == "hf"
     tokenizer = _tokenizer(options.tokenizer or source, is_required)
     check_writable(destination)
+    network = load_network(source, adapter=options.adapter)
     with _all_or_nothing(destination):
         if options.format == "hf":
-            num_parameters, note = _write_hf(source, destination, tokenizer)
+            num_parameters, note = _write_hf(network, destination, tokenizer)
         else:
-            num_parameters, note = _write_ours(options.format, source, destination, tokenizer)
+            num_parameters, note = _write_ours(options.format, network, destination, tokenizer)
         write_card(destination, options.format, source=source)
         share_files(destination)
     print(f"{destination}: {num_parameters:,} parameters in the {options.format} layout{note}")  # noqa: T201
@@ -76,10 +77,12 @@ def _all_or_nothing(destination: Path) -> Iterator[None]:
         raise
 
 
-def _write_hf(source: Path, destination: Path, tokenizer: PreTrainedTokenizerBase | None) -> tuple[int, str]:
+def _write_hf(
+    network: VideoChatOnlineForConditionalGeneration, destination: Path, tokenizer: PreTrainedTokenizerBase | None
+) -> tuple[int, str]:
     assert tokenizer is not None
-    text = text_side(tokenizer, load_config(source))  # before the weights, which take longer
-    network = load_network(source).eval()
+    text = text_side(tokenizer, network.config)
+    network.eval()
     network.config.image_token_id = special_ids(tokenizer).image_context
     expected = first_logits(network, network.config)
     export_hf(network, text, destination)
@@ -90,9 +93,11 @@ def _write_hf(source: Path, destination: Path, tokenizer: PreTrainedTokenizerBas
 
 
 def _write_ours(
-    layout: str, source: Path, destination: Path, tokenizer: PreTrainedTokenizerBase | None
+    layout: str,
+    network: VideoChatOnlineForConditionalGeneration,
+    destination: Path,
+    tokenizer: PreTrainedTokenizerBase | None,
 ) -> tuple[int, str]:
-    network = load_network(source)
     if tokenizer is not None:
         network.config.image_token_id = _image_token(tokenizer)
     if layout == "native":

@@ -58,12 +58,13 @@ from videochat_online.evaluation.preview import TextModel, preview
 from videochat_online.evaluation.protocols import FRAME_RULES, FRAME_TIMES
 from videochat_online.evaluation.records import total_questions
 from videochat_online.evaluation.results import timestamp
+from videochat_online.model.checkpoint import weights_digest
 from videochat_online.model.loading import resolve_checkpoint
 from videochat_online.text import get_template, load_tokenizer
 from videochat_online.utils import git_revision, versions
 
 _MODEL_OPTIONS = ("tokenizer", "template", "dtype", "attn_implementation", "quantization")
-_NEWER_MODEL_OPTIONS = ("int8", "compile")
+_NEWER_MODEL_OPTIONS = ("int8", "compile", "adapter")
 """Written down where they are given only: runs from before them can be resumed, and compared."""
 _PROTOCOL_OPTIONS = (
     "fps", "window_s", "max_frames", "frame_times", "max_new_tokens", "kv_memory", "zero_start", "system_message",
@@ -283,6 +284,8 @@ def _text_model(options: argparse.Namespace) -> TextModel | None:
 def _model_options(options: argparse.Namespace) -> dict[str, Any]:
     newer = {name: getattr(options, name) for name in _NEWER_MODEL_OPTIONS}
     given = {name: value for name, value in newer.items() if value is not None}
+    if options.adapter is not None:
+        given["adapter_weights"] = weights_digest(options.adapter)
     return {name: getattr(options, name) for name in _MODEL_OPTIONS} | given
 
 

@@ -25,6 +25,7 @@ from videochat_online.utils import silence_accelerator_notice
 COMMANDS = {
     "chat": "answer questions about a video as it plays, or about still images",
     "convert": "rewrite a checkpoint in our own layout or in the published one",
+    "assemble": "join a language model and a vision tower into a new checkpoint",
     "train": "train a model, or go on with a run that was interrupted",
     "evaluate": "answer a benchmark's questions at their moments, score them, write a report",
     "compare": "put finished evaluations side by side: accuracy, differences, age of the evidence",

@@ -13,7 +13,8 @@ from videochat_online.memory.settings import MEMORY_SETTINGS, parse_label, taker
 from videochat_online.model import VideoChatModel, load_model
 from videochat_online.model.compiling import PARTS
 from videochat_online.model.configuration import VideoChatOnlineConfig
-from videochat_online.model.loading import CACHES, DTYPES, QUANTIZATIONS, load_config, resolve_checkpoint
+from videochat_online.model.loading import CACHES, load_config, resolve_checkpoint
+from videochat_online.model.placing import DTYPES, QUANTIZATIONS
 from videochat_online.streaming import STRATEGIES, GenerationSettings, Strategy, make_strategy
 
 DEFAULTS = GenerationSettings()
@@ -23,6 +24,7 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, required: bool = Tru
     """`--model` and how it is loaded."""
     group = parser.add_argument_group("model")
     group.add_argument("--model", required=required, metavar="DIR", help="model directory, or owner/name on the Hub")
+    group.add_argument("--adapter", metavar="DIR", help="LoRA adapters of PEFT for it, merged while loading")
     group.add_argument("--tokenizer", metavar="DIR", help="take the tokenizer from another directory")
     group.add_argument("--template", metavar="NAME", help="chat template (default: the checkpoint's)")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N (default: auto)")
@@ -49,6 +51,7 @@ def load_model_of(options: argparse.Namespace) -> VideoChatModel:
         compile=options.compile,
         tokenizer=options.tokenizer,
         template=options.template,
+        adapter=options.adapter,
     )
 
 
@@ -107,7 +110,8 @@ class _MemoryLabel(argparse.Action):
 
 def config_of(options: argparse.Namespace) -> VideoChatOnlineConfig:
     """Configuration of the model that the arguments name: what a memory has to fit, without the weights."""
-    return load_config(resolve_checkpoint(options.model, with_weights=False))
+    adapter = None if options.adapter is None else resolve_checkpoint(options.adapter, with_weights=False)
+    return load_config(resolve_checkpoint(options.model, with_weights=False), adapter)
 
 
 def memory_of(options: argparse.Namespace) -> MemoryBank:

@@ -75,6 +75,7 @@ class VideoChatOnline(lmms):
         quantization: str | None = None,
         tokenizer: str | None = None,
         template: str | None = None,
+        adapter: str | None = None,
         batch_size: int | str = 1,
         protocol: str = "lmms_eval",
         system_message: str | int | float | None = None,
@@ -114,6 +115,7 @@ class VideoChatOnline(lmms):
             quantization=quantization,
             tokenizer=tokenizer,
             template=template,
+            adapter=adapter,
         )
         self._device = model.device
         self._is_reference = protocol == "reference"

@@ -33,7 +33,7 @@ class VideoChatOnlineConfig(PreTrainedConfig):
         ps_version: "v2", or "v1", which leaves the grid transposed.
         select_layer: which hidden state of the vision tower is used (-1: the last).
         drop_path_rate: stochastic depth of the vision tower in training, growing linearly with depth.
-        template: name of the chat template the checkpoint was trained with.
+        template: the chat template that the checkpoint was trained with: its name, or its strings.
         system_message: overrides the template's own.
         memory_intervals: a frame goes to the first tier whose interval divides its index.
         image_token_id: id of <IMG_CONTEXT> in the tokenizer, set when a model is loaded with one.
@@ -53,7 +53,7 @@ class VideoChatOnlineConfig(PreTrainedConfig):
     select_layer: int = -1
     drop_path_rate: float = 0.0
     projector_hidden_act: str = "gelu"
-    template: str = "phi3-chat"
+    template: str | dict[str, Any] = "phi3-chat"
     system_message: str | None = None
     dynamic_image_size: bool = True
     use_thumbnail: bool = True

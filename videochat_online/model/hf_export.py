@@ -229,7 +229,7 @@ def _check_dialogues(
 ) -> None:
     """Lay out dialogues by our template and by its copy in jinja; a CheckpointError names the first that differs."""
     for turns in _dialogues():
-        for given in (None, "You are terse."):
+        for given in (None, "You are terse.") if template.takes_system else (None,):
             layout = layout_prompt(
                 turns, tokenizer=ours, template=template, system_message=system if given is None else given
             )

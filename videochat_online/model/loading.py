@@ -19,14 +19,26 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
 )
 from torch import Tensor
-from transformers import BitsAndBytesConfig, PreTrainedTokenizerBase
-from transformers.utils import is_bitsandbytes_available, is_flash_attn_2_available
+from transformers import PreTrainedTokenizerBase
+from transformers.integrations import is_deepspeed_zero3_enabled
 
 from videochat_online.errors import CheckpointError, InputError
-from videochat_online.model.checkpoint import load_network
+from videochat_online.model.adapters import (
+    BASE_FILE,
+    Base,
+    check_adapter,
+    check_base,
+    holds_learned,
+    merged_state,
+    numbers_digest,
+    read_adapter,
+    read_learned,
+)
+from videochat_online.model.checkpoint import load_network as load_whole
 from videochat_online.model.compiling import PARTS, check_compiler, compile_steps, compile_tower
 from videochat_online.model.configuration import VideoChatOnlineConfig
 from videochat_online.model.modeling import VideoChatOnlineForConditionalGeneration
+from videochat_online.model.placing import choose_attention, choose_device, choose_dtype, quantization_config
 from videochat_online.model.quantizing import check_torchao, quantize_weights
 from videochat_online.model.weight_files import is_hub_name
 from videochat_online.text import ChatTemplate, encode_text, end_token_id, get_template, load_tokenizer, special_ids
@@ -34,9 +46,6 @@ from videochat_online.video.transforms import FrameTransform
 
 logger = logging.getLogger(__name__)
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-QUANTIZATIONS = ("8bit", "4bit")
-ATTENTIONS = ("eager", "sdpa", "flash_attention_2")
 CACHES = ("dynamic", "static")
 TEXT_FILES = ("*.json", "*.model", "*.txt")
 """Configuration and tokenizer of a checkpoint on the Hub."""
@@ -150,6 +159,7 @@ def load_model(
     compile: str | None = None,
     tokenizer: str | Path | None = None,
     template: str | None = None,
+    adapter: str | Path | None = None,
 ) -> VideoChatModel:
     """Load a checkpoint of any known layout, from a directory or from the Hugging Face Hub.
 
@@ -164,39 +174,98 @@ def load_model(
         compile: "vision", "language" or "both", which then has static caches (needs a C++ compiler, and minutes).
         tokenizer: another directory to take the tokenizer from.
         template: chat template, where the checkpoint does not say or says it wrong.
+        adapter: LoRA adapters of PEFT for the checkpoint, a directory or a name as well: merged into its weights.
 
     Raises:
-        CheckpointError: the directory does not hold what its configuration promises.
+        CheckpointError: the directory does not hold what its configuration promises, or the adapters are another's.
         InputError: an option that does not exist or cannot be met here.
     """
     _check_speed_options(quantization, int8, cache, compile, attn_implementation)
     directory = resolve_checkpoint(name_or_path)
-    place = _device(device)
+    adapters = None if adapter is None else resolve_checkpoint(adapter)
+    place = choose_device(device)
     if attn_implementation == "auto" and compile in ("language", "both"):
         attn_implementation = "sdpa"  # FlashAttention takes no mask, which hides the places of tokens to come
-    config = load_config(directory)
-    weights_dtype = _dtype(dtype, place, config)
+    config = load_config(directory, adapters)
+    weights_dtype = choose_dtype(dtype, place, config)
     chat_template = get_template(template or config.template)
     loaded_tokenizer = load_tokenizer(tokenizer or directory)
     network = load_network(
         directory,
+        adapter=adapters,
         dtype=weights_dtype,
         device=place,
-        attn_implementation=_attention(attn_implementation, place, weights_dtype),
-        **({"quantization_config": _quantization(quantization, place)} if quantization else {}),
+        attn_implementation=choose_attention(attn_implementation, place, weights_dtype),
+        **({"quantization_config": quantization_config(quantization, place)} if quantization else {}),
     ).eval()
     _fit_tokenizer(directory, network, loaded_tokenizer)
     if config.image_size != config.vision_config.image_size[0]:
         network.resize_position_embeddings(config.image_size)
+    encode = _speed_up(network, int8, cache, compile)
+    transform = FrameTransform(size=config.image_size, pad_square=config.pad2square)
+    return VideoChatModel(network, loaded_tokenizer, chat_template, transform, encode)
+
+
+def _speed_up(
+    network: VideoChatOnlineForConditionalGeneration, int8: str | None, cache: str, compile: str | None
+) -> Callable[[Tensor], Tensor] | None:
     if int8:
         quantize_weights(network, int8)
     if cache == "static":
         network.language_model.generation_config.cache_implementation = cache
     if compile in ("language", "both"):
         compile_steps(network)
-    encode = compile_tower(network) if compile in ("vision", "both") else None
-    transform = FrameTransform(size=config.image_size, pad_square=config.pad2square)
-    return VideoChatModel(network, loaded_tokenizer, chat_template, transform, encode)
+    return compile_tower(network) if compile in ("vision", "both") else None
+
+
+def load_network(
+    directory: str | Path,
+    *,
+    adapter: Path | None = None,
+    dtype: torch.dtype | str = "auto",
+    **kwargs: Any,
+) -> VideoChatOnlineForConditionalGeneration:
+    """Load a network, strictly: a whole checkpoint, or one of what was learned, on top of the base that it names.
+
+    Args:
+        directory: holds `config.json`, and weights of any known layout or a checkpoint of what was learned.
+        adapter: a folder of PEFT's adapters, which are merged into the weights.
+        dtype: of the weights; "auto" is the checkpoint's.
+        **kwargs: as `checkpoint.load_network` takes them.
+
+    Raises:
+        CheckpointError: as it does; or a base that is gone or has other weights, or adapters that do not fit.
+        InputError: something other than a whole checkpoint under ZeRO-3.
+    """
+    directory = Path(directory)
+    source = adapter or directory
+    if adapter is None and not holds_learned(directory):
+        return load_whole(directory, dtype=dtype, **kwargs)
+    if is_deepspeed_zero3_enabled():
+        raise InputError(f"{source}: under ZeRO-3 expected a whole model: `convert` writes one")
+    if adapter is not None:
+        check_adapter(adapter)
+    base = Base.read(source) if (source / BASE_FILE).is_file() else None
+    below = directory if adapter is not None or base is None else _base_of(directory, base)
+    # In the type in which it was added to: sums in another are others.
+    network = load_network(below, dtype=dtype if base is None else getattr(torch, base.dtype))
+    if base is not None:
+        check_base(source, base, numbers_digest(network.named_parameters()), below)
+    learned = read_learned(source) if adapter is None else read_adapter(source, network)
+    kwargs.setdefault("config", load_config(directory, adapter))
+    state = merged_state(network, learned)
+    del network, learned
+    return load_whole(source, dtype=dtype, state_dict=state, **kwargs)
+
+
+def _base_of(checkpoint: Path, base: Base) -> Path:
+    directory = resolve_checkpoint(base.name_or_path)
+    if not directory.is_dir() or directory.resolve() == checkpoint.resolve():
+        raise CheckpointError(
+            f"{checkpoint}: holds what was learned on top of {base.name_or_path}, and there is no such model; if it has"
+            f" moved, say where in {BASE_FILE}"
+        )
+    return directory
 
 
 def _check_speed_options(
@@ -243,12 +312,14 @@ def resolve_checkpoint(name_or_path: str | Path, *, with_weights: bool = True) -
         ) from error
 
 
-def load_config(directory: Path) -> VideoChatOnlineConfig:
-    """Configuration of a checkpoint in a directory.
+def load_config(directory: Path, adapter: Path | None = None) -> VideoChatOnlineConfig:
+    """Configuration of a checkpoint in a directory; that of a run, if its adapters are to be added.
 
     Raises:
         CheckpointError: there is none, or none that can be read.
     """
+    if adapter is not None and (adapter / BASE_FILE).is_file():  # PEFT may leave one of another kind
+        directory = adapter
     if not (directory / "config.json").is_file():
         found = "no config.json in it" if directory.is_dir() else "a file" if directory.exists() else "nothing"
         raise CheckpointError(f"{directory}: expected a model directory with config.json, found {found}")
@@ -259,64 +330,6 @@ def load_config(directory: Path) -> VideoChatOnlineConfig:
     except Exception as error:  # transformers raises whatever the odd value trips over, its own types included
         reason = " ".join(str(error).split())
         raise CheckpointError(f"{directory}/config.json: not a configuration we can read: {reason}") from error
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise InputError(f"device: expected 'auto', 'cpu', 'cuda' or 'cuda:N', got {name!r}") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"device: {name!r} was asked for, but torch sees no CUDA device")
-    if device.type not in ("cpu", "cuda"):
-        raise InputError(f"device: expected 'auto', 'cpu', 'cuda' or 'cuda:N', got {name!r}")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise InputError(f"device: {name!r} was asked for, torch sees {torch.cuda.device_count()} CUDA devices")
-    return device
-
-
-def _dtype(name: str, device: torch.device, config: VideoChatOnlineConfig) -> torch.dtype:
-    if name == "auto":
-        # Half precision decodes several times slower than fp32 on CPUs, and fp16 lacks kernels there.
-        return torch.float32 if device.type == "cpu" else (config.dtype or torch.bfloat16)
-    if name not in DTYPES:
-        raise InputError(f"dtype: expected 'auto' or one of {', '.join(DTYPES)}, got {name!r}")
-    return DTYPES[name]
-
-
-def _attention(name: str, device: torch.device, dtype: torch.dtype) -> str:
-    if name not in ("auto", *ATTENTIONS):
-        raise InputError(f"attn_implementation: expected 'auto' or one of {', '.join(ATTENTIONS)}, got {name!r}")
-    can_flash = device.type == "cuda" and dtype != torch.float32 and is_flash_attn_2_available()
-    if name == "flash_attention_2" and not can_flash:
-        raise InputError(
-            f"attn_implementation 'flash_attention_2' needs CUDA, half precision and the package flash-attn: "
-            f"here device {device}, dtype {dtype}, flash-attn {'' if is_flash_attn_2_available() else 'not '}installed"
-        )
-    if name != "auto":
-        return name
-    return "flash_attention_2" if can_flash else "sdpa"
-
-
-def _quantization(name: str, device: torch.device) -> BitsAndBytesConfig:
-    if device.type != "cuda":
-        raise InputError(f"quantization {name!r} needs CUDA, the device is {device}")
-    if name not in QUANTIZATIONS:
-        raise InputError(f"quantization: expected one of {', '.join(QUANTIZATIONS)}, got {name!r}")
-    if not is_bitsandbytes_available():
-        raise InputError(f"quantization {name!r} needs bitsandbytes: pip install 'videochat-online[quantization]'")
-    # Vision tower and projector stay exact: they are 7% of the weights, and every answer goes through them.
-    skipped = ["vision_tower", "projector", "lm_head"]
-    if name == "8bit":
-        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skipped)
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_compute_dtype=torch.bfloat16,
-        llm_int8_skip_modules=skipped,
-    )
 
 
 def _fit_tokenizer(

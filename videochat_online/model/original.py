@@ -98,7 +98,7 @@ def translate_config(config: Mapping[str, Any]) -> dict[str, Any]:
 def _translate_original(config: Mapping[str, Any]) -> dict[str, Any]:
     vision = dict(config["vision_config"])
     renamed = {
-        "vision_config": _translate_vision(vision),
+        "vision_config": translate_vision(vision),
         "text_config": _translate_text(dict(config["llm_config"])),
         "drop_path_rate": vision.get("drop_path_rate", 0.0),
         "image_size": config.get("force_image_size") or vision.get("image_size", 448),
@@ -109,7 +109,8 @@ def _translate_original(config: Mapping[str, Any]) -> dict[str, Any]:
     return renamed | {key: config[key] for key in _SAME_KEYS if config.get(key) is not None}
 
 
-def _translate_vision(vision: Mapping[str, Any]) -> dict[str, Any]:
+def translate_vision(vision: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of `InternVLVisionConfig` for the configuration of a published InternViT."""
     check_vision_type(vision, (ORIGINAL_VISION_TYPE, VISION_MODEL_TYPE))
     architecture = (vision.get("architectures") or ["InternVisionModel"])[0]
     if architecture != "InternVisionModel":
@@ -276,6 +277,21 @@ def original_key(key: str) -> str:
     return key
 
 
+def to_our_tower(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Names of transformers' vision tower for the tensors of a published InternViT that stands by itself."""
+    result: dict[str, Tensor] = {}
+    for key, tensor in state.items():
+        for theirs, ours in (("encoder.layers.", "encoder.layer."), *VISION_PARTS):
+            key = key.replace(theirs, ours)
+        before, fused, after = key.partition(".attn.qkv.")
+        if fused:
+            parts = tensor.chunk(3)
+            result |= {f"{before}.attention.{name}_proj.{after}": part for name, part in zip("qkv", parts, strict=True)}
+        else:
+            result[key] = tensor
+    return result
+
+
 def to_original_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename our tensors to the published layout and fuse the vision tower's q, k, v. Values are not copied."""
     result: dict[str, Tensor] = {}
@@ -292,15 +308,15 @@ def to_original_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 _LORA = re.compile(r"^(?P<module>.+)\.lora_(?P<side>[AB])\.default\.weight$")
 
 
-def merge_lora(state: Mapping[str, Tensor], scaling: float = LORA_SCALING) -> dict[str, Tensor]:
+def merge_lora(state: Mapping[str, Tensor], scaling: float | Mapping[str, float] = LORA_SCALING) -> dict[str, Tensor]:
     """Fold adapters of a LoRA-wrapped checkpoint into plain weights: W + scaling * B A.
 
     Args:
-        state: published layout with PEFT's names (`base_model.model.`, `base_layer`, `lora_A.default`).
-        scaling: alpha / r.
+        state: any layout with PEFT's names (`base_model.model.`, `base_layer`, `lora_A.default`).
+        scaling: alpha / r; of each layer, or of all.
 
     Raises:
-        CheckpointError: an adapter without its other half or without its base weight.
+        CheckpointError: an adapter without its other half, its base weight or its scaling, or of another shape.
     """
     plain: dict[str, Tensor] = {}
     adapters: dict[str, dict[str, Tensor]] = {}
@@ -315,9 +331,13 @@ def merge_lora(state: Mapping[str, Tensor], scaling: float = LORA_SCALING) -> di
         if len(halves) != 2 or name not in plain:
             found = ", ".join(f"lora_{side}" for side in sorted(halves)) or "nothing"
             raise CheckpointError(f"{module}: expected base_layer.weight, lora_A and lora_B, found {found}")
-        base = plain[name]
-        update = halves["B"].to(torch.float32) @ halves["A"].to(torch.float32)
-        plain[name] = (base.to(torch.float32) + scaling * update).to(base.dtype)
+        base, a, b = plain[name], halves["A"].to(torch.float32), halves["B"].to(torch.float32)
+        if (b.shape[0], a.shape[-1], a.shape[0]) != (*base.shape, b.shape[-1]):
+            raise CheckpointError(f"{module}: adapters of {tuple(b.shape)} and {tuple(a.shape)} on {tuple(base.shape)}")
+        by = scaling if isinstance(scaling, float) else scaling.get(module)
+        if by is None:
+            raise CheckpointError(f"{module}: expected the scaling of its adapters, found none")
+        plain[name] = (base.to(torch.float32) + by * (b @ a)).to(base.dtype)
     return plain
 
 

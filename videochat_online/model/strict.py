@@ -108,16 +108,22 @@ class StrictLoading(PreTrainedModel):
         """
         directory = _local(pretrained_model_name_or_path, kwargs)
         with_report = kwargs.pop("output_loading_info", False)
-        names = tensor_names(directory)
+        state = kwargs.get("state_dict")
+        names = tensor_names(directory) if state is None else set(state)
         # Lookup is by class name; registering again under the same name is how transformers replaces a mapping.
         register_checkpoint_conversion_mapping(cls.__name__, conversions(), overwrite=True)
         source: Path | None = directory
-        if has_lora(names):
-            kwargs.setdefault("config", read_config(directory))
-            kwargs["state_dict"] = merge_lora(read_state(directory))
+        if state is None and has_lora(names):
+            state = kwargs["state_dict"] = merge_lora(read_state(directory))
+        if state is not None:
+            kwargs["config"] = kwargs.get("config") or read_config(directory)
             source = None
         given = kwargs.get("config")
-        _check_size(directory, cls, given if isinstance(given, VideoChatOnlineConfig) else read_config(directory))
+        stored = (
+            sum(t.nbytes for t in state.values()) if state else sum(f.stat().st_size for f in weight_files(directory))
+        )
+        config = given if isinstance(given, VideoChatOnlineConfig) else read_config(directory)
+        _check_size(directory, cls, config, stored)
         try:
             # Told to go on over other shapes, so that all that does not fit is said at once.
             network, report = super().from_pretrained(
@@ -194,13 +200,14 @@ def blank(network_class: type[PreTrainedModel], config: VideoChatOnlineConfig) -
         raise CheckpointError(f"config.json: cannot be built: {first_line(error)}") from error
 
 
-def _check_size(directory: Path, network_class: type[PreTrainedModel], config: VideoChatOnlineConfig) -> None:
+def _check_size(
+    directory: Path, network_class: type[PreTrainedModel], config: VideoChatOnlineConfig, stored: int
+) -> None:
     """A slip in `config.json` can ask for terabytes, which are taken before the shapes in the files are looked at."""
     try:
         asked = sum(parameter.numel() for parameter in blank(network_class, config).parameters())
     except CheckpointError as error:
         raise CheckpointError(f"{directory}: {error}") from error
-    stored = sum(file.stat().st_size for file in weight_files(directory))
     if asked > 2 * stored:  # a number has a byte at least; twice, as a tied head is none of its own
         raise CheckpointError(
             f"{directory}: config.json asks for {asked:,} numbers, more than files of {stored:,} bytes can hold"

@@ -103,6 +103,23 @@ def tensor_names(directory: Path) -> set[str]:
     return names
 
 
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """All tensors of a file.
+
+    Raises:
+        CheckpointError: a file that is not there, that cannot be read, or with integers.
+    """
+    try:
+        if file.suffix != ".safetensors":
+            return _load_pickle(file, "cpu")
+        with safe_open(file, framework="pt") as opened:
+            names = list(opened.keys())
+            _refuse_integers(file, {name: opened.get_slice(name).get_dtype() for name in names})
+            return {name: opened.get_tensor(name) for name in names}
+    except (SafetensorError, OSError, RuntimeError, EOFError) as error:
+        raise CheckpointError(f"{file}: expected tensors, found an unreadable file: {first_line(error)}") from error
+
+
 def read_state(directory: Path, only: set[str] | None = None) -> dict[str, Tensor]:
     """Tensors of a checkpoint by name, all or some of them, on the CPU."""
     state: dict[str, Tensor] = {}
@@ -128,7 +145,8 @@ def weights_digest(name_or_path: str | Path) -> str | None:
     if not name_or_path or not directory.is_dir():
         return None
     digest = hashlib.sha256()
-    for file in sorted(path for path in directory.iterdir() if path.suffix in (".safetensors", ".bin")):
+    decides = (".safetensors", ".bin"), ("base.json", "adapter_config.json")
+    for file in sorted(path for path in directory.iterdir() if path.suffix in decides[0] or path.name in decides[1]):
         size = file.stat().st_size
         digest.update(f"{file.name} {size}\n".encode())
         with file.open("rb") as opened:

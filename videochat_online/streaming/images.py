@@ -1,4 +1,4 @@
-"""Chat about one or several still images, cut into tiles as in training."""
+"""Chat about still images, cut into tiles as in training, or about nothing but text."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from videochat_online.errors import InputError
 from videochat_online.model.loading import VideoChatModel
 from videochat_online.streaming.generate import GenerationSettings
 from videochat_online.streaming.prompting import Prompt, build_prompt
@@ -20,11 +19,11 @@ from videochat_online.video.transforms import stack_images, tile_image
 
 
 class ImageChat:
-    """A dialogue about still images: each is encoded once, whatever the number of questions.
+    """A dialogue about still images, each encoded once whatever the number of questions; without any, about text.
 
     Args:
         model: shared.
-        images: RGB.
+        images: RGB; none for a dialogue about text.
         settings: how answers are generated.
         system_message: None takes the checkpoint's own.
     """
@@ -32,13 +31,11 @@ class ImageChat:
     def __init__(
         self,
         model: VideoChatModel,
-        images: Sequence[Image.Image],
+        images: Sequence[Image.Image] = (),
         settings: GenerationSettings | None = None,
         *,
         system_message: str | None = None,
     ) -> None:
-        if not images:
-            raise InputError("an image chat needs at least one image, got none")
         self.model = model
         self.settings = settings or GenerationSettings()
         self._system_message = None if system_message is None else check_text(system_message, "system message")

@@ -1,6 +1,7 @@
 """Text: chat templates, tokenisers, and the one layout of a prompt."""
 
 from videochat_online.text.counting import PromptCounter, PromptOutline
+from videochat_online.text.own_template import own_template
 from videochat_online.text.plain import check_text, encode_text
 from videochat_online.text.prompt import (
     PromptLayout,
@@ -42,6 +43,7 @@ __all__ = [
     "get_template",
     "layout_prompt",
     "load_tokenizer",
+    "own_template",
     "special_ids",
     "split_placeholders",
     "token_id",

@@ -38,11 +38,18 @@ _SAID = """\
 """
 _DIALOGUE = """\
 {{- START -}}
-{{- said(messages[0].content) if messages and messages[0].role == 'system' else SYSTEM -}}
-{{- SYSTEM_END -}}
+{%- set system = said(messages[0].content) if messages and messages[0].role == 'system' else SYSTEM -%}
+{%- if system and not TAKES_SYSTEM -%}
+{{- raise_exception('expected no system message') -}}
+{%- endif -%}
+{%- if system or not OMITS_EMPTY_SYSTEM -%}
+{{- SYSTEM_START ~ system ~ SYSTEM_END -}}
+{%- endif -%}
+{%- set opened = namespace(user=(system and FOLDS_SYSTEM)) -%}
 {%- for message in messages -%}
 {%- if message.role == 'user' -%}
-{{- USER ~ SIDE ~ USER_END -}}
+{{- ('' if opened.user else USER) ~ SIDE ~ USER_END -}}
+{%- set opened.user = false -%}
 {%- elif message.role == 'assistant' -%}
 {{- ASSISTANT ~ SIDE ~ REPLY_END -}}
 {%- elif not (message.role == 'system' and loop.first) -%}
@@ -65,7 +72,8 @@ def jinja_template(template: ChatTemplate, *, system_message: str, start: str, v
         video_token: stands for a video's frames.
     """
     words = {
-        "START": start + template.system_prefix,
+        "START": start + template.prompt_start,
+        "SYSTEM_START": template.system_prefix,
         "SYSTEM_END": template.system_end,
         "SYSTEM": system_message,
         "USER_END": template.user_end,
@@ -78,6 +86,8 @@ def jinja_template(template: ChatTemplate, *, system_message: str, start: str, v
     }
     side = "said(message.content)" + (" | trim" if template.trims else "")
     lines = [f"{{%- set {name} = {_quoted(text)} -%}}\n" for name, text in words.items()]
+    for name in ("takes_system", "omits_empty_system", "folds_system"):
+        lines.append(f"{{%- set {name.upper()} = {str(getattr(template, name)).lower()} -%}}\n")
     return "".join(lines) + _COUNT + _SAID + _DIALOGUE.replace("SIDE", f"({side})")
 
 

@@ -6,8 +6,9 @@ turns into pieces of text and pictures, and says which pieces a model is trained
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
 
 from videochat_online.constants import IMAGE_CONTEXT_TOKEN, IMAGE_END_TOKEN, IMAGE_START_TOKEN
 from videochat_online.errors import InputError
@@ -46,6 +47,10 @@ class ChatTemplate:
         after_reply: follows the end token; never learned.
         stop_string: a further text at which a client may cut a reply.
         trims: checkpoints were trained on sides of a dialogue without blanks and line breaks around them.
+        omits_empty_system: without a system message nothing stands in its place.
+        folds_system: the system message opens the first user's side, before which `user_prefix` is not repeated.
+        takes_system: there is a place for a system message.
+        prompt_start: before everything, where the tokenizer does not put it there.
     """
 
     name: str
@@ -60,6 +65,14 @@ class ChatTemplate:
     after_reply: str = ""
     stop_string: str | None = None
     trims: bool = False
+    omits_empty_system: bool = False
+    folds_system: bool = False
+    takes_system: bool = True
+    prompt_start: str = ""
+
+    def to_config(self) -> str | dict[str, Any]:
+        """What `config.json` says of it, and `get_template` reads: a name where that is enough."""
+        return self.name if TEMPLATES.get(self.name) == self else asdict(self)
 
     @property
     def separator(self) -> str:
@@ -82,13 +95,19 @@ class ChatTemplate:
 
         Raises:
             InputError: no turns; a reply missing before the last turn; a generation prefix where nothing is
-                to be generated.
+                to be generated; a system message that has no place.
         """
         _check_turns(turns, generation_prefix)
         system = self.default_system_message if system_message is None else system_message
-        pieces = [Piece(self.system_prefix), Piece(system, is_text=True), Piece(self.system_end)]
+        if system and not self.takes_system:
+            raise InputError(f"chat template {self.name!r}: expected no system message, found {system!r}")
+        pieces = [Piece(self.prompt_start)]
+        if system or not self.omits_empty_system:
+            pieces += [Piece(self.system_prefix), Piece(system, is_text=True), Piece(self.system_end)]
+        is_opened = bool(system) and self.folds_system
         for turn in turns:
-            pieces.append(Piece(self.user_prefix))
+            pieces.append(Piece("" if is_opened else self.user_prefix))
+            is_opened = False
             pieces.extend(Piece(segment, is_text=isinstance(segment, str)) for segment in turn.user)
             pieces.append(Piece(self.user_end + self.assistant_prefix))
             if turn.assistant is None:
@@ -168,6 +187,7 @@ TEMPLATES: dict[str, ChatTemplate] = {
         _im_template("internlm2-chat", _INTERNVL2_SYSTEM, trims=True),
         _im_template("Hermes-2", _INTERNVL2_SYSTEM, stop_string="<|endoftext|>"),
         _im_template("internvl2_5", _INTERNVL2_5_SYSTEM, after="\n"),
+        replace(_im_template("chatml", "", after="\n"), omits_empty_system=True),
         # No system message of its own, and a blank that separates the parts: the prompt starts with it.
         ChatTemplate(
             name="internvl_zh",
@@ -184,9 +204,28 @@ TEMPLATES: dict[str, ChatTemplate] = {
 }
 
 
-def get_template(name: str) -> ChatTemplate:
-    """The template called `name`; an InputError lists the valid names."""
+def get_template(template: str | Mapping[str, Any]) -> ChatTemplate:
+    """The template of a name, or of the strings that `ChatTemplate.to_config` gave.
+
+    Raises:
+        InputError: no such name (the valid ones are listed), or strings that are missing, unknown or none.
+    """
+    if isinstance(template, Mapping):
+        try:
+            made = ChatTemplate(**template)
+        except TypeError as error:
+            raise InputError(
+                f"chat template: expected the strings of one, found {sorted(template)}: {error}"
+            ) from error
+        is_usable = all(
+            isinstance(getattr(made, f.name), bool if isinstance(f.default, bool) else str)
+            for f in fields(made)
+            if f.name != "stop_string"
+        )
+        if not is_usable or not made.reply_end:
+            raise InputError(f"chat template: expected texts and flags, found {dict(template)}")
+        return made
     try:
-        return TEMPLATES[name]
-    except KeyError:
-        raise InputError(f"chat template {name!r}: expected one of {', '.join(sorted(TEMPLATES))}") from None
+        return TEMPLATES[template]
+    except (KeyError, TypeError):
+        raise InputError(f"chat template {template!r}: expected one of {', '.join(sorted(TEMPLATES))}") from None

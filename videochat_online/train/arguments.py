@@ -54,6 +54,17 @@ class ModelArguments:
     unfreeze_lm_head: bool = _option(False, "With freeze_llm: train the head.")
     use_backbone_lora: int = _option(0, "Rank of adapters in the vision tower; 0 has none. Merged at the end.")
     use_llm_lora: int = _option(0, "Rank of adapters in the language model; 0 has none. Merged at the end.")
+    lora_alpha: float | None = _option(None, "Adapters count alpha / rank times; twice the rank by default.")
+    use_rslora: bool = _option(False, "Adapters count alpha / sqrt(rank) times.")
+    lora_dropout: float = _option(0.05, "Part of what goes into an adapter that is left out in training.")
+    lora_target_modules: list[str] | None = _option(
+        None,
+        "Layers with adapters, in each part that has some: names, ends of names, or regular expressions of whole names;"
+        " all linear layers but the head by default.",
+    )
+    adapter_name_or_path: str | None = _option(
+        None, "LoRA adapters of PEFT for the model to start from: learning goes on with them."
+    )
     drop_path_rate: float | None = _option(None, "Stochastic depth of the vision tower; the checkpoint's by default.")
     force_image_size: int | None = _option(None, "Pixels a side of a frame; the checkpoint's by default.")
     vit_learning_rate: float | None = _option(None, "Learning rate of the vision tower, instead of the run's.")
@@ -73,6 +84,20 @@ class ModelArguments:
         _check_count("force_image_size", self.force_image_size, 1, MAX_IMAGE_SIZE)
         for key in ("use_backbone_lora", "use_llm_lora"):
             _check_count(key, getattr(self, key), 0, MAX_RANK)
+        if self.lora_alpha is not None and not 0 < self.lora_alpha < math.inf:
+            raise InputError(f"lora_alpha: expected a number above 0, found {self.lora_alpha}")
+        if not 0 <= self.lora_dropout < 1:
+            raise InputError(f"lora_dropout: expected a part from 0 to below 1, found {self.lora_dropout}")
+        ranks = [key for key in ("use_backbone_lora", "use_llm_lora") if getattr(self, key)]
+        shapes = ("lora_alpha", "use_rslora", "lora_target_modules")
+        given = [key for key in shapes if getattr(self, key) not in (None, False)]
+        if self.adapter_name_or_path and (ranks or given):
+            raise InputError(
+                f"{(ranks + given)[0]}: expected none with adapter_name_or_path, which has its own; for new ones:"
+                " merge those first, videochat-online convert MODEL DST --format native --adapter DIR"
+            )
+        if given and not ranks and not self.adapter_name_or_path:
+            raise InputError(f"{given[0]}: expected use_llm_lora or use_backbone_lora with it, the rank, found neither")
         for key in ("vit_layer_decay", "llm_layer_decay"):
             if not 0 < getattr(self, key) <= 1:
                 raise InputError(f"{key}: expected a part above 0 and up to 1, found {getattr(self, key)}")

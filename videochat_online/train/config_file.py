@@ -51,7 +51,7 @@ def below(root: Path, key: str, value: str) -> str:
 
     def placed(part: str) -> str:
         is_path = "://" not in part and not part.startswith(("{", "~"))
-        return str(root / part) if is_path and (key != "model_name_or_path" or (root / part).exists()) else part
+        return str(root / part) if is_path and (not key.endswith("name_or_path") or (root / part).exists()) else part
 
     parts = value.split(",") if key.endswith("meta_path") else [value]
     return ",".join(placed(part.strip()) for part in parts)

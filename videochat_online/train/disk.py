@@ -31,15 +31,16 @@ class DiskError(InputError):
 def checkpoint_bytes(numbers: Mapping[str, int], training: RunArguments) -> int:
     """What a checkpoint takes that a run with AdamW can go on from, without tokenizer and the like.
 
-    The model's weights, and the moments of those that learn. DeepSpeed writes the model a second time, into a file of
-    its own, and what learns once more in full precision.
+    The model's weights (of those that learn, where they are less than half), and the moments of those that learn.
+    DeepSpeed writes the weights a second time, into a file of its own, and what learns once more in full precision.
 
     Args:
         numbers: `all` and `learning` of the model.
         training: of the run.
     """
     is_half = bool(training.bf16 and training.deepspeed)
-    weights = numbers["all"] * (HALF_PRECISION if is_half else FULL_PRECISION)
+    held = numbers["all"] if 2 * numbers["learning"] >= numbers["all"] else numbers["learning"]
+    weights = held * (HALF_PRECISION if is_half else FULL_PRECISION)
     state = numbers["learning"] * (MOMENTS + (FULL_PRECISION if training.deepspeed else 0))
     return weights * (2 if training.deepspeed else 1) + state
 

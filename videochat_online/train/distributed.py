@@ -6,11 +6,12 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch.distributed
+from torch import nn
 from transformers import TrainingArguments
 
 from videochat_online.errors import InputError
@@ -120,6 +121,30 @@ def check_alike(facts: Mapping[str, Any]) -> None:
                 + "; ".join(f"{key}: {other.get(key)!r}, there {first.get(key)!r}" for key in keys[:4])
                 + (f"; and {len(keys) - 4} more differ" if len(keys) > 4 else "")
             )
+
+
+@contextmanager
+def assembled(parameter: nn.Parameter, *, writes: bool = False) -> Iterator[None]:
+    """Where ZeRO-3 has spread a parameter, the whole of it; every process has to enter.
+
+    Args:
+        parameter: of the network.
+        writes: what the first process writes meanwhile is spread again.
+    """
+    if not hasattr(parameter, "ds_id"):
+        yield
+        return
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0 if writes else None):
+        yield
+
+
+def whole_parameters(named: Iterable[tuple[str, nn.Parameter]]) -> Iterator[tuple[str, torch.Tensor]]:
+    """Names and numbers of parameters, one whole one after the other; every process has to go through them."""
+    for name, parameter in named:
+        with assembled(parameter):
+            yield name, parameter.detach()
 
 
 def leave(status: int = 0) -> None:

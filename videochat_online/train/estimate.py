@@ -1,17 +1,14 @@
 """What a run would compute and hold, before any weight is loaded: parameters, tokens, operations, memory.
 
 Estimates. The longest sample is the longest that rows and settings allow; means follow what some rows turned out to be.
-Memory counts what must be there at least: weights, gradients, AdamW's state, what is kept for the way back with
-activation checkpointing, and the logits; not what libraries hold beside it.
+Memory is counted in `memory.py`.
 """
 
 from __future__ import annotations
 
-import json
 import random
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,14 +17,13 @@ from videochat_online.data import TrainingDataset
 from videochat_online.data.lengths import EstimatedSample
 from videochat_online.model import VideoChatOnlineConfig, VideoChatOnlineForConditionalGeneration, checkpoint
 from videochat_online.train.arguments import Arguments, ModelArguments, num_processes
+from videochat_online.train.memory import memory_estimate, remarks
 from videochat_online.train.preparation import choose_trainable
 from videochat_online.train.throughput import PEAK_FLOPS, FlopModel, Work
 
 PARTS = ("vision_tower", "projector", "language_model")
 MAX_SAMPLED = 20_000
 """Items whose size is estimated; of more, so many are drawn at random."""
-KEPT_IN_A_LAYER = 16
-"""About how many times its input a layer keeps for the way back."""
 ASSUMED_MFU = 0.4
 DEVICES = ("A100", "H100")
 
@@ -113,6 +109,7 @@ def estimate_run(
     network: VideoChatOnlineForConditionalGeneration,
     dataset: TrainingDataset,
     encoded: Mapping[int, EstimatedSample],
+    learned_share: float = 1.0,
 ) -> dict[str, Any]:
     """Parameters, tokens, steps, operations and memory of a run.
 
@@ -121,6 +118,7 @@ def estimate_run(
         network: of `blank_network`.
         dataset: of the run.
         encoded: what some of its items really hold: estimates follow them.
+        learned_share: the largest part of a sample's tokens that is learned.
     """
     training, num_items = arguments.training, len(dataset)
     chosen = sorted({*encoded, *random.Random(0).sample(range(num_items), min(num_items, MAX_SAMPLED))})
@@ -134,8 +132,15 @@ def estimate_run(
     steps_an_epoch = max(1, round(batches / (at_once * training.gradient_accumulation_steps)))
     num_steps = training.max_steps if training.max_steps > 0 else round(steps_an_epoch * training.num_train_epochs)
     flops = FlopModel(network)(work_of_samples(estimates)) * scale * num_steps / steps_an_epoch
-    longest = int(max(packing, statistics["longest"])) * training.per_device_train_batch_size
-    most = max(e.pictures / e.tokens for e in estimates) * longest
+    rows = training.per_device_train_batch_size
+    longest_row = int(max(packing, statistics["longest"]))
+    batch = Work(
+        tokens=rows * longest_row,
+        learned_tokens=round(rows * longest_row * learned_share),
+        pictures=round(max(e.pictures / e.tokens for e in estimates) * rows * longest_row),
+        samples=rows,
+        squares=rows * longest_row**2,
+    )
     return {
         "parameters": parameter_table(network),
         "tokens_of_a_sample": statistics | {"items": num_items, "estimated": len(estimates), "encoded": len(encoded)},
@@ -147,48 +152,9 @@ def estimate_run(
             f"{num_processes()} x {name}": round(flops / (PEAK_FLOPS[name] * ASSUMED_MFU * num_processes()) / 3600, 2)
             for name in DEVICES
         },
-        "memory_gib_a_process": memory_estimate(network, arguments, longest, round(most)),
+        "memory_gib_a_process": memory_estimate(network, arguments, batch),
+        "remarks": remarks(network, arguments, longest_row, rows),
     }
-
-
-def memory_estimate(
-    network: VideoChatOnlineForConditionalGeneration, arguments: Arguments, num_tokens: int, num_pictures: int
-) -> dict[str, float]:
-    """GiB on each device, by what they hold.
-
-    Args:
-        network: of `blank_network`.
-        arguments: of the run.
-        num_tokens: of the longest batch of a process.
-        num_pictures: the most that it can have.
-    """
-    plan = _plan(arguments.training.deepspeed)
-    zero = plan.get("zero_optimization", {})
-    stage, num = int(zero.get("stage", 0)), num_processes()
-    offloads = {key: zero.get(f"offload_{key}", {}).get("device", "none") != "none" for key in ("optimizer", "param")}
-    is_half = bool(arguments.training.bf16) and bool(plan)
-    table = parameter_table(network)["together"]
-    number = 2 if arguments.training.bf16 else 4
-    text, vision = network.config.text_config, network.config.vision_config
-    # Each layer keeps its input, or about so many times as much; one layer is always there in full.
-    kept = 1 if arguments.training.activation_checkpointing else KEPT_IN_A_LAYER
-    num_patches = (vision.image_size[0] // vision.patch_size[0]) ** 2 + 1
-    is_tower_kept = any(parameter.requires_grad for parameter in network.vision_tower.parameters())
-    tower_layers = kept * vision.num_hidden_layers * is_tower_kept + KEPT_IN_A_LAYER
-    held = {
-        "weights": table["all"] * (2 if is_half else 4) / (num if stage == 3 else 1) * (not offloads["param"]),
-        "gradients": table["learning"] * (2 if is_half else 4) / (num if stage >= 2 else 1),
-        # Two moments, and a copy in full precision where the weights are not.
-        "optimizer": table["learning"]
-        * (12 if is_half else 8)
-        / (num if stage >= 1 else 1)
-        * (not offloads["optimizer"]),
-        "activations": num_tokens * text.hidden_size * number * (kept * text.num_hidden_layers + KEPT_IN_A_LAYER)
-        + num_pictures * num_patches * vision.hidden_size * number * tower_layers,
-        "logits": num_tokens * text.vocab_size * (number + 4 + 4),
-    }
-    gib = {name: round(float(value) / 2**30, 2) for name, value in held.items()}
-    return gib | {"together": round(sum(held.values()) / 2**30, 2)}
 
 
 def work_of_samples(estimates: Sequence[EstimatedSample]) -> Work:
@@ -200,12 +166,3 @@ def work_of_samples(estimates: Sequence[EstimatedSample]) -> Work:
         samples=len(estimates),
         squares=sum(e.tokens**2 for e in estimates),
     )
-
-
-def _plan(deepspeed: Any) -> Mapping[str, Any]:
-    if not deepspeed:
-        return {}
-    if isinstance(deepspeed, Mapping):
-        return deepspeed
-    text = deepspeed if deepspeed.lstrip().startswith("{") else Path(deepspeed).read_text(encoding="utf-8")
-    return dict(json.loads(text))

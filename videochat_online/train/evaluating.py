@@ -13,20 +13,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Trainer, TrainerControl
+from transformers import TrainerControl
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from videochat_online.train.lean import LeanTrainer
 from videochat_online.train.validation import Validation, best_checkpoint, has_stopped_early
 
 logger = logging.getLogger(__name__)
 
 
-class EvaluatingTrainer(Trainer):
+class EvaluatingTrainer(LeanTrainer):
     """Evaluates as `eval_strategy` says, without training noticing.
 
     Args:
         validation: of the held-out sets; None where there are none.
-        **kwargs: of `Trainer`.
+        **kwargs: of `LeanTrainer`.
     """
 
     control: TrainerControl

@@ -33,7 +33,7 @@ GONE = {
 }
 """Keys that were dropped, or that would contradict how runs are resumed here, and what to write instead."""
 
-PATHS = ("model_name_or_path", "meta_path", "eval_meta_path", "output_dir", "deepspeed")
+PATHS = ("model_name_or_path", "adapter_name_or_path", "meta_path", "eval_meta_path", "output_dir", "deepspeed")
 """Keys whose values are paths, or may be."""
 
 LISTS = frozenset(f.name for f in dataclasses.fields(RunArguments) if "list[" in str(f.type))

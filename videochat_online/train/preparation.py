@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import logging
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, LoraModel
-from torch import nn
 from transformers import PreTrainedTokenizerBase
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.integrations.liger import apply_liger_kernel
@@ -17,37 +14,35 @@ from transformers.utils import is_flash_attn_2_available
 
 from videochat_online.data import FrameSampling, PixelReader, SampleEncoder, Tiling
 from videochat_online.data.reading import SampleReader
-from videochat_online.errors import CheckpointError, InputError
+from videochat_online.errors import InputError
 from videochat_online.memory import TokenSchedule
 from videochat_online.model import VideoChatOnlineConfig, VideoChatOnlineForConditionalGeneration, load_network
+from videochat_online.model.adapters import Learned
 from videochat_online.model.loading import load_config, resolve_checkpoint
-from videochat_online.model.original import LORA_SCALING
+from videochat_online.model.vocabulary import fit_vocabulary
 from videochat_online.text import (
     ChatTemplate,
-    add_special_tokens,
     end_token_id,
     get_template,
     load_tokenizer,
-    special_ids,
 )
+from videochat_online.train.adapters import add_adapters
 from videochat_online.train.arguments import Arguments, DataArguments, ModelArguments
+from videochat_online.train.frozen import halve_frozen, keeps_frozen_in_half
+from videochat_online.train.learned import Start, put_tensors
 from videochat_online.video import FrameTransform
 
-logger = logging.getLogger(__name__)
-
-LORA_DROPOUT = 0.05
-_LLM_LINEAR = "qkv_proj|q_proj|k_proj|v_proj|o_proj|gate_up_proj|gate_proj|up_proj|down_proj"
-_VIT_LINEAR = "q_proj|k_proj|v_proj|projection_layer|fc1|fc2"
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
 class Student:
-    """What is trained, and how dialogues are written for it."""
+    """What is trained, what it is trained from, and how dialogues are written for it."""
 
     network: VideoChatOnlineForConditionalGeneration
     tokenizer: PreTrainedTokenizerBase
     template: ChatTemplate
+    start: Start
 
 
 def load_texts(arguments: Arguments) -> tuple[VideoChatOnlineConfig, PreTrainedTokenizerBase, ChatTemplate]:
@@ -79,17 +74,24 @@ def load_student(arguments: Arguments) -> Student:
         resolve_checkpoint(arguments.model.model_name_or_path or ""),
         config=config,
         dtype=_dtype(arguments),
-        attn_implementation=_attention(arguments.model.attn_implementation, arguments),
+        attn_implementation=attention_of(arguments),
     )
+    start = Start.of(network, str(arguments.model.model_name_or_path))
     if config.image_size != network.config.vision_config.image_size[0]:
         if is_deepspeed_zero3_enabled():
             raise InputError("force_image_size: expected the checkpoint's own size under ZeRO-3")
         network.resize_position_embeddings(config.image_size)
-    _fit_tokenizer(network, tokenizer)
-    choose_trainable(network, arguments.model)
+    fit_vocabulary(network, tokenizer)
+    adapters = choose_trainable(network, arguments.model)
+    if adapters is not None:
+        start.check(str(arguments.model.adapter_name_or_path), adapters.base)
+        put_tensors(network, adapters.tensors)
+        start = replace(start, replaced=adapters.replaced)
+    if keeps_frozen_in_half(arguments):
+        halve_frozen(network, saves=bool(arguments.training.should_save))
     if arguments.training.use_liger_kernel:
         _use_liger(network, arguments.training.liger_kernel_config)
-    return Student(network, tokenizer, template)
+    return Student(network, tokenizer, template, start)
 
 
 def make_reader(config: VideoChatOnlineConfig, options: DataArguments) -> SampleReader:
@@ -127,8 +129,11 @@ def make_encoder(
     )
 
 
-def choose_trainable(network: VideoChatOnlineForConditionalGeneration, options: ModelArguments) -> None:
+def choose_trainable(network: VideoChatOnlineForConditionalGeneration, options: ModelArguments) -> Learned | None:
     """Freeze parts, open single layers of frozen parts again, and add adapters.
+
+    Returns:
+        What `add_adapters` does.
 
     Raises:
         InputError: nothing would learn, more layers than there are, or adapters in a part that learns anyway.
@@ -147,21 +152,14 @@ def choose_trainable(network: VideoChatOnlineForConditionalGeneration, options: 
         layer.requires_grad_(True)
     if options.unfreeze_lm_head:
         network.get_output_embeddings().requires_grad_(True)
-    for flag, rank, frozen in (
-        ("use_llm_lora", options.use_llm_lora, options.freeze_llm),
-        ("use_backbone_lora", options.use_backbone_lora, options.freeze_backbone),
-    ):
-        if rank and not frozen:
-            part = "freeze_llm" if flag == "use_llm_lora" else "freeze_backbone"
-            raise InputError(f"{flag}: adapters go into a frozen part: set {part}")
-    _freeze_unused(network)
-    add_adapters(network, options.use_llm_lora, options.use_backbone_lora)
+    given = add_adapters(network, options, _freeze_unused(network))
     if not any(parameter.requires_grad for parameter in network.parameters()):
         raise InputError("nothing would learn: every part is frozen")
+    return given
 
 
-def _freeze_unused(network: VideoChatOnlineForConditionalGeneration) -> None:
-    """What takes no part in a forward pass: DDP would wait for its gradients.
+def _freeze_unused(network: VideoChatOnlineForConditionalGeneration) -> tuple[str, ...]:
+    """Beginnings of the names of what takes no part in a forward pass: DDP would wait for its gradients.
 
     Those are the vision layers after the chosen one, and the stand-in for masked patches.
     """
@@ -174,39 +172,7 @@ def _freeze_unused(network: VideoChatOnlineForConditionalGeneration) -> None:
         layer.requires_grad_(False)
     if depth < len(layers):
         network.vision_tower.layernorm.requires_grad_(False)
-
-
-def add_adapters(network: nn.Module, llm_rank: int, backbone_rank: int) -> None:
-    """Put LoRA adapters into the network, in place: its class, its other parameters and its saving stay the same.
-
-    A checkpoint with adapters is merged when it is loaded, so each saved one is a complete model.
-    """
-    learning = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
-    ranks: dict[str, int] = {}
-    for name, module in network.named_modules():
-        if isinstance(module, nn.Linear):
-            leaf = name.rpartition(".")[2]
-            if llm_rank and name.startswith("language_model.") and leaf in _LLM_LINEAR.split("|"):
-                ranks[name] = llm_rank
-            if backbone_rank and name.startswith("vision_tower.") and leaf in _VIT_LINEAR.split("|"):
-                ranks[name] = backbone_rank
-    if not ranks:
-        if llm_rank or backbone_rank:
-            raise InputError("adapters: found no linear layer to put them into")
-        return
-    config = LoraConfig(
-        r=llm_rank or backbone_rank,
-        lora_alpha=int(LORA_SCALING * (llm_rank or backbone_rank)),
-        rank_pattern=ranks,
-        alpha_pattern={name: int(LORA_SCALING * rank) for name, rank in ranks.items()},
-        lora_dropout=LORA_DROPOUT,
-        target_modules=sorted(ranks),
-    )
-    LoraModel(network, config, "default")
-    for name, parameter in network.named_parameters():
-        # Adding adapters freezes everything else.
-        if name in learning:
-            parameter.requires_grad_(True)
+    return tuple(f"vision_tower.encoder.layer.{number}." for number in range(depth, len(layers)))
 
 
 def _configuration(directory: Path, options: ModelArguments, data: DataArguments) -> VideoChatOnlineConfig:
@@ -244,7 +210,13 @@ def _dtype(arguments: Arguments) -> torch.dtype:
     return _DTYPES[name]
 
 
-def _attention(name: str, arguments: Arguments) -> str:
+def attention_of(arguments: Arguments) -> str:
+    """The attention of a run on this machine: sdpa, flash_attention_2 or eager.
+
+    Raises:
+        InputError: one that does not exist, or that cannot be had here.
+    """
+    name = arguments.model.attn_implementation
     can_flash = torch.cuda.is_available() and not arguments.training.use_cpu and is_flash_attn_2_available()
     if name == "auto":
         return "flash_attention_2" if can_flash and arguments.training.bf16 else "sdpa"
@@ -261,21 +233,3 @@ def _use_liger(network: VideoChatOnlineForConditionalGeneration, options: dict[s
         apply_liger_kernel(network.language_model, options)
     except ImportError as error:
         raise InputError("use_liger_kernel: expected the package liger-kernel, found none") from error
-
-
-def _fit_tokenizer(network: VideoChatOnlineForConditionalGeneration, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Make room for tokens that are missing; new ones start at the mean of the others."""
-    num_added = add_special_tokens(tokenizer)
-    largest = max(tokenizer.get_vocab().values())
-    if largest >= network.config.text_config.vocab_size:
-        if not num_added:
-            raise CheckpointError(
-                f"the tokenizer has ids up to {largest}, the language model embeds only"
-                f" {network.config.text_config.vocab_size}"
-            )
-        network.resize_token_embeddings(largest + 1, mean_resizing=False)
-        for embeddings in (network.get_input_embeddings(), network.get_output_embeddings()):
-            weight = embeddings.get_parameter("weight").data
-            weight[-num_added:] = weight[:-num_added].mean(dim=0, keepdim=True)
-        logger.warning("added %d tokens for pictures to the vocabulary", num_added)
-    network.config.image_token_id = special_ids(tokenizer).image_context

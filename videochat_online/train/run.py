@@ -33,14 +33,17 @@ from videochat_online.train.checkpoints import is_last, last_checkpoint
 from videochat_online.train.disk import DiskError, disk_estimate, writing
 from videochat_online.train.distributed import check_alike, gathered, join, together
 from videochat_online.train.estimate import blank_network, corrected, estimate_run
+from videochat_online.train.lean import reading
+from videochat_online.train.learned import check_start
 from videochat_online.train.lengths import estimate_together
+from videochat_online.train.memory import remarks
 from videochat_online.train.preemption import STOP, Requests
 from videochat_online.train.preparation import Student, load_student, load_texts, make_encoder
 from videochat_online.train.rates import learning_rate_scales
 from videochat_online.train.report import TrainReport, make_report, read_report
 from videochat_online.train.rundir import REPORT_FILE, RunFolder, identity, resolved_keys
 from videochat_online.train.saving import save_result, take_result
-from videochat_online.train.trainer import OnlineTrainer, reading
+from videochat_online.train.trainer import OnlineTrainer
 from videochat_online.train.validation import (
     Validation,
     begin_validation,
@@ -105,9 +108,15 @@ def _train(arguments: Arguments, folder: RunFolder, requests: Requests) -> Train
         collator = make_collator(encoder, student.tokenizer)
         validation = begin_validation(held_out, dataset, collator, training, folder.last_checkpoint() is not None)
     checkpoint = _open(folder, dataset, sets, training.process_index == 0)
+    with together():
+        check_start(checkpoint, student.start)
     training.eval_on_start = training.eval_on_start and checkpoint is None
     requests.forget_earlier()
     trainer = _make_trainer(arguments, student, dataset, collator, requests, validation)
+    if training.process_index == 0:
+        rows = training.per_device_train_batch_size
+        for remark in remarks(student.network, arguments, arguments.data.packing_tokens, rows):
+            logger.warning("%s", remark)
     last = None
     if checkpoint is not None:
         with reading(checkpoint):
@@ -222,6 +231,7 @@ def _make_trainer(
         requests=requests,
         validation=validation,
         scales=learning_rate_scales(student.network, arguments.model, training.learning_rate),
+        start=student.start,
     )
 
 
@@ -242,30 +252,32 @@ def dry_run(arguments: Arguments) -> dict[str, Any]:
     encoder = make_encoder(config, tokenizer, template, arguments.data)
     network = blank_network(config, arguments.model)
     dataset = TrainingDataset(entries, encoder, seed=arguments.training.seed)
-    sets, encoded = _try_rows(dataset)
+    sets, encoded, learned_share = _try_rows(dataset)
     found: dict[str, Any] = {"output_dir": str(arguments.training.output_dir), "sets": sets}
-    estimate = found["estimate"] = estimate_run(arguments, network, dataset, encoded)
+    estimate = found["estimate"] = estimate_run(arguments, network, dataset, encoded, learned_share)
+    for remark in estimate["remarks"]:
+        logger.warning("%s", remark)
     numbers = estimate["parameters"]["together"]
     estimate["disk_gib"] = disk_estimate(numbers, arguments.training, estimate["steps"])
     if held_out:
         rows = HeldOutRows(held_out, encoder)
         warn_of_leak(rows, dataset)
         tried = {name: _try_rows(part) for name, part in rows.sets.items()}
-        found["held_out"] = {name: described for one, _ in tried.values() for name, described in one.items()}
+        found["held_out"] = {name: described for one, *_ in tried.values() for name, described in one.items()}
         sizes = [
             size
-            for part, (_, of_part) in zip(rows.sets.values(), tried.values(), strict=True)
+            for part, (_, of_part, _) in zip(rows.sets.values(), tried.values(), strict=True)
             for size in corrected(part, range(len(part)), of_part)
         ]
         found["validation"] = estimate_validation(arguments.training, network, sizes, estimate)
     return found
 
 
-def _try_rows(dataset: TrainingDataset) -> tuple[dict[str, dict[str, Any]], dict[int, EstimatedSample]]:
-    """What the first row of each set becomes, which of some cannot be used, and what the others hold."""
+def _try_rows(dataset: TrainingDataset) -> tuple[dict[str, dict[str, Any]], dict[int, EstimatedSample], float]:
+    """What the first row of each set becomes, which of some cannot be used, what others hold, how much is learned."""
     sets: dict[str, dict[str, Any]] = {}
     encoded: dict[int, EstimatedSample] = {}
-    image_token_id, first = special_ids(dataset.encoder.tokenizer).image_context, 0
+    image_token_id, first, learned_share = special_ids(dataset.encoder.tokenizer).image_context, 0, 0.0
     for name, count in dataset.counts().items():
         tried = sorted({first + place * count.items // ROWS_TRIED for place in range(ROWS_TRIED)})
         items = [dataset[place] for place in tried]
@@ -273,12 +285,13 @@ def _try_rows(dataset: TrainingDataset) -> tuple[dict[str, dict[str, Any]], dict
             if isinstance(item, Example):
                 num_visual = item.input_ids.count(image_token_id)
                 encoded[place] = EstimatedSample(len(item), num_visual, len(item.pool_ratios))
+                learned_share = max(learned_share, num_learned(item) / len(item))
         unusable = [{"row": item.row, "reason": item.reason} for item in items if isinstance(item, SkippedSample)]
         sets[name] = asdict(count) | {"first_row": _described(items[0]), "tried": len(items), "unusable": unusable}
         first += count.items
     for name, keys in dataset.unread_keys().items():
         sets[name]["unread_keys"] = keys
-    return sets, encoded
+    return sets, encoded, learned_share if encoded else 1.0
 
 
 def _facts(
@@ -308,8 +321,12 @@ def set_facts(entries: Sequence[RegistryEntry]) -> dict[str, dict[str, Any]]:
 def _described(item: Example | SkippedSample) -> dict[str, Any]:
     if isinstance(item, SkippedSample):
         return {"problem": item.reason}
-    learned = sum(label != IGNORE_INDEX for label in item.labels)
-    return {"tokens": len(item), "learned": learned, "frames": len(item.pool_ratios)}
+    return {"tokens": len(item), "learned": num_learned(item), "frames": len(item.pool_ratios)}
+
+
+def num_learned(example: Example) -> int:
+    """Tokens that count in the loss."""
+    return sum(label != IGNORE_INDEX for label in example.labels)
 
 
 def make_collator(encoder: SampleEncoder, tokenizer: PreTrainedTokenizerBase) -> Collator:

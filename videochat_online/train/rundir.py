@@ -38,6 +38,7 @@ from videochat_online.train.checkpoints import (
     write_text,
 )
 from videochat_online.train.parsing import GONE, PATHS
+from videochat_online.train.plan import deciding_keys
 from videochat_online.utils import check_writable, git_revision, versions
 
 RUN_FILE = "run.json"
@@ -81,9 +82,8 @@ _INCIDENTAL_PREFIXES = ("logging_", "log_", "save_", "dataloader_", "hub_", "pus
 OWN_DEFAULTS = {f.name: f.default for kind in (ModelArguments, DataArguments) for f in dataclasses.fields(kind)}
 """What a run of an earlier version, that does not know a key, was begun with."""
 
-PLAN = "deepspeed "
-_TUNING = ("steps_per_print", "wall_clock_breakdown")
-_DECIDING_OF_ZERO = ("stage", "offload_optimizer", "offload_param")
+PLAN = "deepspeed."
+"""Of keys that stand for what a DeepSpeed plan says."""
 
 
 def resolved_keys(arguments: Arguments) -> dict[str, Any]:
@@ -311,23 +311,7 @@ class RunFolder:
 def identity(keys: Mapping[str, Any]) -> dict[str, Any]:
     """The keys that decide what a run computes, and over how many processes its state is spread."""
     deciding = {key: value for key, value in sorted(keys.items()) if _decides(key)}
-    return deciding | {"processes": num_processes()} | plan_facts(keys.get("deepspeed"))
-
-
-def plan_facts(plan: Any) -> dict[str, Any]:
-    """What of a DeepSpeed plan decides the numbers and how the state is spread; sizes of buckets and the like do not.
-
-    Args:
-        plan: path, JSON text, or None.
-    """
-    if not plan:
-        return {}
-    text = plan if str(plan).lstrip().startswith("{") else Path(plan).read_text(encoding="utf-8")
-    content = dict(json.loads(text))
-    zero = content.pop("zero_optimization", {})
-    facts = {key: value for key, value in content.items() if key not in _TUNING}
-    facts |= {key: zero[key] for key in _DECIDING_OF_ZERO if key in zero}
-    return {PLAN + key: value for key, value in facts.items()}
+    return deciding | {"processes": num_processes()} | deciding_keys(keys.get("deepspeed"))
 
 
 def _decides(key: str) -> bool:

@@ -1,22 +1,18 @@
-"""The result of a run: a complete model in our layout, adapters merged."""
+"""The result of a run: a complete model in our layout, adapters merged, and beside it PEFT's files of them."""
 
 from __future__ import annotations
 
-import shutil
+import logging
 from pathlib import Path
 
-import torch
-from huggingface_hub import save_torch_state_dict
-from safetensors import safe_open
-from torch import Tensor
-
-from videochat_online.model.checkpoint import tensor_names, weight_files
-from videochat_online.model.original import has_lora, merge_lora
-from videochat_online.train.checkpoints import COMPLETE_MARK
+from videochat_online.model.adapters import Base
+from videochat_online.train.adapters import ADAPTER_FOLDER, scalings_of, whole_modules, write_adapter
+from videochat_online.train.lean import reading
+from videochat_online.train.learned import collected, frozen_dtype, put_weights
 from videochat_online.train.trainer import OnlineTrainer
 from videochat_online.utils import share_files
 
-_OF_CHECKPOINTS = ("trainer_state.json", COMPLETE_MARK)
+logger = logging.getLogger(__name__)
 
 
 def save_result(trainer: OnlineTrainer) -> Path:
@@ -27,50 +23,55 @@ def save_result(trainer: OnlineTrainer) -> Path:
     Raises:
         InputError: the run has diverged; nothing is written.
     """
-    folder = Path(str(trainer.args.output_dir))
     trainer.finite.check_end(trainer.reduce)
     trainer.finite.check_weights(trainer.reduce)
-    trainer.save_model(str(folder))
-    trainer.accelerator.wait_for_everyone()
-    if trainer.args.should_save:
-        trainer.tokenizer.save_pretrained(folder)
-        if has_lora(tensor_names(folder)):
-            merge_saved(folder)
-        share_files(folder)
-    trainer.accelerator.wait_for_everyone()
-    return folder
+    return _write(trainer)
 
 
 def take_result(trainer: OnlineTrainer, checkpoint: Path) -> Path:
-    """The same from a checkpoint after the last step: a run that was ended while its result was written."""
+    """The same from a checkpoint after the last step: a run that was ended while its result was written.
+
+    Raises:
+        InputError: the checkpoint cannot be read.
+    """
+    with reading(checkpoint):
+        put_weights(trainer.model, checkpoint)
+    return _write(trainer)
+
+
+def _write(trainer: OnlineTrainer) -> Path:
     folder = Path(str(trainer.args.output_dir))
+    trainer.save_model(str(folder))
+    _write_adapter(trainer, folder / ADAPTER_FOLDER)
     if trainer.args.should_save:
-        for file in checkpoint.iterdir():
-            is_text = file.suffix in (".json", ".model", ".txt", ".jinja") and file.name not in _OF_CHECKPOINTS
-            if is_text or file in weight_files(checkpoint):
-                shutil.copyfile(file, folder / file.name)
-        if has_lora(tensor_names(folder)):
-            merge_saved(folder)
+        trainer.tokenizer.save_pretrained(folder)
         share_files(folder)
     trainer.accelerator.wait_for_everyone()
     return folder
 
 
-def merge_saved(folder: Path) -> None:
-    """Fold the adapters of a saved checkpoint into its weights, in place."""
-    old_files = weight_files(folder)
-    state: dict[str, Tensor] = {}
-    for file in old_files:
-        with safe_open(file, framework="pt") as opened:
-            state.update({key: opened.get_tensor(key) for key in opened.keys()})  # noqa: SIM118
-    merged = {key: tensor.contiguous() for key, tensor in merge_lora(state).items()}
-    temporary = folder / ".merged"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    with torch.no_grad():
-        save_torch_state_dict(merged, temporary)
-    for file in (*old_files, folder / "model.safetensors.index.json"):
-        file.unlink(missing_ok=True)
-    for file in temporary.iterdir():
-        file.replace(folder / file.name)
-    temporary.rmdir()
+def _write_adapter(trainer: OnlineTrainer, folder: Path) -> None:
+    """What PEFT puts on top of the model that the run started from; nothing where that would be another model."""
+    network, start, scalings = trainer.model, trainer.start, scalings_of(trainer.model)
+    if not scalings or start is None:
+        return
+    every = dict(network.named_parameters(remove_duplicate=False))
+    halves = {name for name in every if ".lora_" in name}
+    learned = {name for name, parameter in every.items() if parameter.requires_grad} - halves
+    whole = whole_modules(learned | start.replaced)
+    beside = tuple(f"{module}." for module in whole)
+    changed = start.changed_shapes(network)
+    if changed or any(f"{module}.".startswith(beside) for module in scalings):
+        why = f"{changed[0]} has another shape than before" if changed else "layers with adapters learn themselves"
+        logger.warning("%s: not written, PEFT cannot say it: %s; the model beside it has everything", folder, why)
+        return
+    names = halves | {name for name in every if name.startswith(beside)}
+    single = {id(parameter): name for name, parameter in network.named_parameters()}
+    state = collected(network, {single[id(every[name])] for name in names}, bool(trainer.args.should_save))
+    if trainer.args.should_save:
+        # A tied weight has two names, and PEFT two copies of it.
+        tensors = {name: state[single[id(every[name])]].clone() for name in names}
+        write_adapter(folder, network, start.name_or_path, tensors, whole)
+        network.config.save_pretrained(folder)
+        dtype = str(frozen_dtype(network)).removeprefix("torch.")
+        Base(start.name_or_path, start.digest, dtype, len(tensors), scalings).write(folder)

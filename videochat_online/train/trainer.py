@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -48,6 +47,7 @@ from videochat_online.train.disk import (
 from videochat_online.train.distributed import gathered, together
 from videochat_online.train.evaluating import EvaluatingTrainer
 from videochat_online.train.finite import FiniteLosses
+from videochat_online.train.lean import reading
 from videochat_online.train.preemption import Requests, SaveWhenAsked, ignore_signals_to_all
 from videochat_online.train.rates import follow, scale_groups
 from videochat_online.train.skipped import SkippedLog
@@ -56,21 +56,6 @@ from videochat_online.train.throughput import Throughput
 from videochat_online.train.validation import Validation, best_checkpoint
 from videochat_online.utils import share_files
 from videochat_online.video import normalize
-
-
-@contextmanager
-def reading(checkpoint: Path | str | None) -> Iterator[None]:
-    """InputError in place of what a broken file of a checkpoint raises: a pickle is a program, and fails like one."""
-    try:
-        yield
-    except (InputError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:
-        found = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        raise InputError(
-            f"{checkpoint}: expected a checkpoint that can be read, found {found}; without it the run goes on from the"
-            " one before"
-        ) from error
 
 
 class OnlineTrainer(EvaluatingTrainer):
@@ -84,7 +69,7 @@ class OnlineTrainer(EvaluatingTrainer):
         lengths: tokens of each item of the training set, where those of one length are to come together.
         requests: to save, and to end.
         validation: of the held-out sets; None where there are none.
-        **kwargs: of `Trainer`; `train_dataset` must be a `TrainingDataset`, or packs of one.
+        **kwargs: of `EvaluatingTrainer`; `train_dataset` must be a `TrainingDataset`, or packs of one.
     """
 
     def __init__(
@@ -202,6 +187,7 @@ class OnlineTrainer(EvaluatingTrainer):
         """
         learns = (inputs["labels"][..., 1:] != IGNORE_INDEX).any()  # label smoothing takes the labels away
         loss = super().compute_loss(model, inputs, *arguments, **options)
+        loss = loss.clone()  # some of DeepSpeed's optimizers divide the very tensor that the engine gave once too often
         self.finite.see(loss, learns)
         if self.accelerator.sync_gradients and not self.finite.has_learned(self.reduce):
             self.steps.empty()
@@ -268,10 +254,6 @@ class OnlineTrainer(EvaluatingTrainer):
         metrics = super().evaluate(*arguments, **options)
         self._throughput.pause(metrics["eval_runtime"])
         return metrics
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, *arguments: Any, **options: Any) -> None:
-        with reading(resume_from_checkpoint):
-            super()._load_from_checkpoint(resume_from_checkpoint, *arguments, **options)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         with reading(checkpoint):

@@ -1,0 +1,138 @@
+"""New checkpoints from a language model and a vision tower."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from test_model_modeling import random_network
+from test_text_own_template import CHATML, make
+from videochat_online.cli.main import main
+from videochat_online.errors import CheckpointError, InputError
+from videochat_online.model import export_original, load_model
+from videochat_online.model.assembling import assemble
+from videochat_online.model.original import PREFIXES
+from videochat_online.streaming import GenerationSettings, ImageChat
+
+SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+KINDS = {
+    "llama": {"num_key_value_heads": 2},
+    "qwen3": {"num_key_value_heads": 2, "head_dim": 8},
+    "gemma3_text": {"num_key_value_heads": 2, "head_dim": 8, "sliding_window": 16},
+    "olmo2": {"num_key_value_heads": 2},
+    "gpt_neox": {},
+}
+
+
+@pytest.fixture(scope="module")
+def language_models(tmp_path_factory):
+    """A folder of each kind, made once."""
+    made = {}
+
+    def folder(kind):
+        if kind not in made:
+            tokenizer = make(CHATML, adds_bos=False)
+            made[kind] = tmp_path_factory.mktemp(kind)
+            config = AutoConfig.for_model(kind, **SIZES, **KINDS[kind], vocab_size=len(tokenizer) - 3)
+            config.vocab_size = len(tokenizer)
+            torch.manual_seed(3)
+            AutoModelForCausalLM.from_config(config).save_pretrained(made[kind])
+            tokenizer.save_pretrained(made[kind])
+        return made[kind]
+
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tower(tmp_path_factory):
+    network = random_network().float()
+    path = tmp_path_factory.mktemp("tower")
+    network.save_pretrained(path)
+    return path
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_text_is_answered_as_by_the_language_model_alone(tmp_path, language_models, tower, kind):
+    folder = language_models(kind)
+    arguments = ["--language_model", folder, "--vision_tower", tower, "--output", tmp_path / "out"]
+    assert main(["assemble", *map(str, arguments)]) == 0
+    model = load_model(tmp_path / "out", device="cpu")
+    alone = AutoModelForCausalLM.from_pretrained(folder).eval()
+    chat = ImageChat(model, settings=GenerationSettings(max_new_tokens=8))
+    for question in ("What is it?", "And now?"):
+        ids = chat.prepare(question).layout.input_ids
+        with torch.inference_mode():
+            found = alone.generate(torch.tensor([ids]), max_new_tokens=8, do_sample=False)[0, len(ids) :].tolist()
+        end = model.stop_ids[0]
+        found = found[: found.index(end)] if end in found else found
+        assert chat.ask(question) == model.tokenizer.decode(found, skip_special_tokens=True).strip()
+    if kind == "llama":  # its template, which has no name, in the layout of others
+        assert main(["convert", str(tmp_path / "out"), str(tmp_path / "hf"), "--format", "hf"]) == 0
+        assert load_model(tmp_path / "hf").template == model.template
+    written = (tmp_path / "out/config.json").read_text()
+    assert str(folder) not in written
+
+
+def bare_tower(network, folder, kind):
+    """An InternViT by itself, in the published layout or in transformers'."""
+    if kind == "internvl_vision":
+        network.vision_tower.save_pretrained(folder)
+        return
+    export_original(network, folder)
+    config = json.loads((folder / "config.json").read_text())["vision_config"]
+    (folder / "config.json").write_text(json.dumps(config))
+    state = load_file(folder / "model.safetensors")
+    prefix = PREFIXES[1][0]
+    alone = {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
+    save_file(alone, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("kind", ["intern_vit_6b", "internvl_vision"])
+def test_a_tower_by_itself(tmp_path, language_models, kind):
+    network = random_network().float()
+    bare_tower(network, tmp_path / "tower", kind)
+    made, _ = assemble(language_models("llama"), tmp_path / "tower")
+    expected = network.vision_tower.state_dict()
+    found = made.vision_tower.state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
+
+
+def test_the_same_seed_gives_the_same_projector(language_models, tower):
+    before = torch.random.get_rng_state()
+    one, two, other = (assemble(language_models("llama"), tower, seed=seed)[0].projector for seed in (1, 1, 2))
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert torch.equal(one.linear_1.weight, two.linear_1.weight)
+    assert not torch.equal(one.linear_1.weight, other.linear_1.weight)
+
+
+def test_bad_input(tmp_path, language_models, tower, capsys):
+    llama = language_models("llama")
+    for model, vision, error, found in (
+        (tmp_path / "none", tower, CheckpointError, "none: expected a language model's directory"),
+        (tmp_path / "x.gguf", tower, CheckpointError, "x.gguf: expected a language model's directory"),
+        (tower, tower, CheckpointError, "expected a causal language model of transformers"),
+        (llama, llama, CheckpointError, "model_type is 'llama'"),
+        (llama, tmp_path / "none", CheckpointError, "none"),
+    ):
+        with pytest.raises(error, match="expected") as raised:
+            assemble(model, vision)
+        assert found in str(raised.value)
+    with pytest.raises(InputError, match="chat template 'none': expected one of"):
+        assemble(llama, tower, template="none")
+    network = random_network().float()
+    bare_tower(network, tmp_path / "cut", "internvl_vision")
+    state = load_file(tmp_path / "cut/model.safetensors")
+    state["embeddings.cls_token"] = torch.zeros(1, 1, 3)
+    save_file(state, tmp_path / "cut/model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match="cls_token: expected"):
+        assemble(llama, tmp_path / "cut")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/file").touch()
+    arguments = ["--language_model", llama, "--vision_tower", tower, "--output", tmp_path / "full"]
+    assert main(["assemble", *map(str, arguments)]) == 2
+    assert "expected a new or empty directory" in capsys.readouterr().err

@@ -1,0 +1,142 @@
+"""Chat templates of tokenizers, turned into fixed strings: transformers' own writing is the oracle."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+from videochat_online.constants import SPECIAL_TOKENS
+from videochat_online.errors import CheckpointError, InputError
+from videochat_online.text import TEMPLATES, get_template, layout_prompt, own_template
+from videochat_online.types import Turn
+
+EACH = "{% for m in messages %}"
+END = "{% endfor %}"
+CHATML = (
+    EACH + "{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}" + END +
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)  # fmt: skip
+WITH_DEFAULT = (
+    "{% if messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nYou help.<|im_end|>\n' }}{% endif %}" + CHATML
+)
+PHI3 = (
+    EACH + "{{ '<|' + m['role'] + '|>\n' + m['content'] + '<|end|>\n' }}" + END +
+    "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ '<|eot|>' }}{% endif %}"
+)  # fmt: skip
+LLAMA3 = (
+    "{{ bos_token }}" + EACH +
+    "{{ '<|head|>' + m['role'] + '<|tail|>\n\n' + m['content'] | trim + '<|eot|>' }}" + END +
+    "{% if add_generation_prompt %}{{ '<|head|>assistant<|tail|>\n\n' }}{% endif %}"
+)  # fmt: skip
+TURNS = EACH.replace("messages", "rest") + (
+    "{{ '<turn>' + ('model' if m['role'] == 'assistant' else m['role']) + '\n' + (first if loop.first else '')"
+    " + m['content'] | trim + '</turn>\n' }}"
+) + END + "{% if add_generation_prompt %}{{ '<turn>model\n' }}{% endif %}"  # fmt: skip
+GEMMA = (
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{% set first = messages[0]['content'] + '\n\n' %}"
+    "{% set rest = messages[1:] %}{% else %}{% set first = '' %}{% set rest = messages %}{% endif %}" + TURNS
+)
+NO_SYSTEM = (
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    "{% set first = '' %}{% set rest = messages %}" + TURNS
+)
+MISTRAL = (
+    "{{ bos_token }}" + EACH + "{% if m['role'] == 'user' %}{{ '[INST] ' + m['content'] + '[/INST]' }}"
+    "{% elif m['role'] == 'assistant' %}{{ ' ' + m['content'] + '</s>' }}{% endif %}" + END
+)  # fmt: skip
+MARKERS = ("<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|user|>", "<|system|>", "<|assistant|>", "<|end|>", "<|eot|>")
+MARKERS += ("<|head|>", "<|tail|>", "<turn>", "</turn>", "[INST]", "[/INST]", *SPECIAL_TOKENS)
+
+
+def make(chat_template: str | None, bos: str = "<s>", adds_bos: bool = True) -> PreTrainedTokenizerFast:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=320, special_tokens=list(MARKERS), initial_alphabet=alphabet)
+    tokenizer.train_from_iterator(["what is it now"], trainer)
+    if adds_bos:
+        single = processors.TemplateProcessing(single=f"{bos} $A", special_tokens=[(bos, tokenizer.token_to_id(bos))])
+        tokenizer.post_processor = single
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=bos)
+    fast.chat_template = chat_template
+    return fast
+
+
+KINDS = {
+    "chatml": make(CHATML, adds_bos=False),
+    "chatml, bos opens each side": make(WITH_DEFAULT, bos="<|im_start|>", adds_bos=False),
+    "a default system message": make(WITH_DEFAULT, adds_bos=False),
+    "a dialogue's end": make(PHI3, adds_bos=False),
+    "bos of the tokenizer": make(LLAMA3),
+    "bos of the template": make(LLAMA3, adds_bos=False),
+    "system in the first turn": make(GEMMA),
+    "no system": make(NO_SYSTEM),
+    "a blank before replies": make(MISTRAL),
+}
+NO_PLACE = ("no system", "a blank before replies")
+TEXTS = st.text(st.characters(blacklist_categories=("Cs",)), max_size=20).filter(
+    lambda text: text.strip() and not any(marker in text for marker in MARKERS)
+)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=25, deadline=None)
+@given(texts=st.lists(TEXTS, min_size=1, max_size=5), system=st.none() | TEXTS)
+def test_as_transformers_writes_it(kind, texts, system):
+    tokenizer, texts = KINDS[kind], texts[: (len(texts) - 1) // 2 * 2 + 1]  # the last one is the user's
+    template = own_template(tokenizer)
+    turns = [Turn((user,), reply) for user, reply in zip(texts[::2], [*texts[1::2], None], strict=True)]
+    messages = [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(texts)]
+    if system is not None and kind in NO_PLACE:
+        with pytest.raises(InputError, match="expected no system message"):
+            layout_prompt(turns, tokenizer=tokenizer, template=template, system_message=system)
+        return
+    if system is not None:
+        messages.insert(0, {"role": "system", "content": system.strip() if kind.startswith("bos") else system})
+        system = messages[0]["content"]
+    expected = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    layout = layout_prompt(turns, tokenizer=tokenizer, template=template, system_message=system)
+    assert list(layout.input_ids) == expected
+
+
+def test_replies_are_learned_with_their_end():
+    for kind, tokenizer in KINDS.items():
+        layout = layout_prompt([Turn(("It?",), "now")], tokenizer=tokenizer, template=own_template(tokenizer))
+        learned = [label for label in layout.labels if label >= 0]
+        blank = " " if kind == "a blank before replies" else ""
+        assert tokenizer.decode(learned[:-1]) == f"{blank}now"
+        assert learned[-1] in [tokenizer.convert_tokens_to_ids(end) for end in MARKERS]
+
+
+@pytest.mark.parametrize(
+    ("chat_template", "found"),
+    [
+        (None, "found none"),
+        (CHATML.replace("m['content']", "m['content'] | upper"), "Usertextum is there 0 times"),
+        (CHATML.replace("m['content']", "m['content'] + m['content']"), "is there 2 times"),
+        (CHATML.replace("<|im_end|>", "!"), "begins with no token of the tokenizer's own"),
+        (CHATML.replace("m['content']", "m['content'] | replace('One', 'First')"), "where fixed strings give"),
+        (CHATML.replace("m['role']", "(m['role'] if loop.first else 'more')"), "opened by"),
+    ],
+)
+def test_templates_that_do_more_are_refused(chat_template, found):
+    with pytest.raises(CheckpointError, match="expected") as error:
+        own_template(make(chat_template, adds_bos=False))
+    assert found in str(error.value)
+
+
+def test_strings_in_a_configuration():
+    template = own_template(KINDS["system in the first turn"])
+    written = json.loads(json.dumps(template.to_config()))
+    assert get_template(written) == template
+    assert all(get_template(other.to_config()) == other for other in TEMPLATES.values())
+    assert TEMPLATES["Hermes-2"].to_config() == "Hermes-2"
+    for wrong in ({"name": "x"}, written | {"more": 1}, written | {"user_prefix": 3}, written | {"reply_end": ""}):
+        with pytest.raises(InputError, match="chat template: expected"):
+            get_template(wrong)

@@ -1,0 +1,154 @@
+"""A new checkpoint from a language model's folder and a vision tower's, with a projector that has to be trained.
+
+The language model is any causal one of transformers, or a GGUF file; the vision tower is that of a checkpoint of a
+known layout, or an InternViT by itself. No code of either is run.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.models.internvl.configuration_internvl import InternVLVisionConfig
+from transformers.models.internvl.modeling_internvl import InternVLVisionModel
+
+from videochat_online.errors import CheckpointError, InputError
+from videochat_online.model.checkpoint import blank_network, load_network
+from videochat_online.model.configuration import VideoChatOnlineConfig
+from videochat_online.model.modeling import Projector, VideoChatOnlineForConditionalGeneration
+from videochat_online.model.original import to_our_tower, translate_vision
+from videochat_online.model.rope import use_explicit_regime
+from videochat_online.model.vocabulary import fit_vocabulary
+from videochat_online.model.weight_files import first_line, read_state
+from videochat_online.text import end_token_id, get_template, load_tokenizer, own_template
+
+_OF_TOWER: tuple[str, ...] = ("downsample_ratio", "ps_version", "select_layer", "image_size", "dynamic_image_size")
+_OF_TOWER += ("pad2square", "use_thumbnail", "min_dynamic_patch", "max_dynamic_patch")
+"""Settings of a checkpoint that its vision tower was trained with."""
+
+
+def assemble(
+    language_model: str | Path,
+    vision_tower: str | Path,
+    *,
+    template: str | None = None,
+    system_message: str | None = None,
+    image_size: int | None = None,
+    dtype: torch.dtype | None = None,
+    seed: int = 0,
+) -> tuple[VideoChatOnlineForConditionalGeneration, PreTrainedTokenizerBase]:
+    """Join a language model and a vision tower; the projector between them is random.
+
+    Args:
+        language_model: directory of a causal language model of transformers, or a GGUF file.
+        vision_tower: directory of a checkpoint of any layout that `load_network` reads, or of an InternViT.
+        template: name of a chat template; None takes the one that the language model's tokenizer brings along.
+        system_message: where none is given; None takes the template's.
+        image_size: pixels a side of a frame; None takes the vision tower's.
+        dtype: of all weights; None takes the language model's.
+        seed: of the projector.
+
+    Returns:
+        The network, and the tokenizer with the tokens of pictures.
+
+    Raises:
+        CheckpointError: a folder does not hold what it should, or a chat template that cannot be written.
+        InputError: a template of another family of models.
+    """
+    text_network, tokenizer = _load_language_model(Path(language_model).expanduser())
+    dtype = dtype or text_network.dtype
+    vision_config, settings, tower = _load_tower(Path(vision_tower).expanduser())
+    chosen = own_template(tokenizer) if template is None else get_template(template)
+    end_token_id(tokenizer, chosen)
+    changes = {"image_size": image_size, "system_message": system_message}
+    settings |= {key: value for key, value in changes.items() if value is not None}
+    text_config = text_network.config.to_dict()
+    for key in ("quantization_config", "_name_or_path"):  # a GGUF file's weights are plain by now
+        text_config.pop(key, None)
+    config = VideoChatOnlineConfig(
+        vision_config=vision_config,
+        text_config=text_config,
+        template=chosen.to_config(),
+        tie_word_embeddings=text_network.config.tie_word_embeddings,
+        dtype=dtype,
+        **settings,
+    )
+    network = blank_network(config)
+    network.language_model, network.vision_tower = text_network, tower
+    use_explicit_regime(text_network)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network.projector = Projector(config)
+    network.generation_config = text_network.generation_config
+    fit_vocabulary(network, tokenizer)
+    return network.to(dtype), tokenizer
+
+
+def _load_language_model(source: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    is_gguf = source.suffix == ".gguf"
+    if not (source.is_file() if is_gguf else (source / "config.json").is_file()):
+        raise CheckpointError(f"{source}: expected a language model's directory with config.json, or a .gguf file")
+    folder, options = (source.parent, {"gguf_file": source.name}) if is_gguf else (source, {})
+    try:
+        network, report = AutoModelForCausalLM.from_pretrained(
+            folder, trust_remote_code=False, output_loading_info=True, dtype="auto", **options
+        )
+        tokenizer = AutoTokenizer.from_pretrained(folder, **options) if is_gguf else load_tokenizer(folder)
+    except ImportError as error:
+        raise InputError(f"{source}: reading it needs a package: {' '.join(str(error).split())[:200]}") from error
+    except CheckpointError:
+        raise
+    except Exception as error:  # whatever the odd value of a configuration trips over
+        found = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise CheckpointError(f"{source}: expected a causal language model of transformers, found {found}") from error
+    wrong = [*report["missing_keys"], *report["unexpected_keys"], *(key for key, *_ in report["mismatched_keys"])]
+    if wrong:
+        raise CheckpointError(f"{source}: the weights do not fit config.json: {', '.join(sorted(map(str, wrong))[:4])}")
+    return network, tokenizer
+
+
+def _load_tower(folder: Path) -> tuple[Any, dict[str, Any], InternVLVisionModel]:
+    """The configuration of a vision tower, the settings it was trained with, and the tower."""
+    alone = _config_alone(folder)
+    if alone is None:
+        network = load_network(folder)
+        return (
+            network.config.vision_config,
+            {key: getattr(network.config, key) for key in _OF_TOWER},
+            network.vision_tower,
+        )
+    try:
+        config = InternVLVisionConfig(**alone)
+        with torch.device("meta"):
+            tower = InternVLVisionModel(config)
+    except Exception as error:  # whatever a layer raises for a size that it cannot have
+        raise CheckpointError(f"{folder}/config.json: cannot be built: {first_line(error)}") from error
+    state = read_state(folder)
+    if any(key.startswith("encoder.layers.") for key in state):
+        state = to_our_tower(state)
+    expected = {name: tuple(tensor.shape) for name, tensor in tower.state_dict().items()}
+    expected.pop("embeddings.mask_token", None)
+    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    if found != expected:
+        wrong = sorted(name for name in {*found, *expected} if found.get(name) != expected.get(name))
+        raise CheckpointError(
+            f"{folder}: the weights do not fit config.json:"
+            f" {'; '.join(f'{name}: expected {expected.get(name)}, found {found.get(name)}' for name in wrong[:4])}"
+        )
+    tower.load_state_dict(state, strict=False, assign=True)
+    return config, {"image_size": config.image_size[0]}, tower
+
+
+def _config_alone(folder: Path) -> dict[str, Any] | None:
+    """The configuration of an InternViT that stands by itself; None for anything else."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None  # said by who reads it next
+    kind = config.get("model_type") if isinstance(config, dict) else None
+    if kind == "intern_vit_6b":
+        return translate_vision(config)
+    return config if kind == "internvl_vision" else None

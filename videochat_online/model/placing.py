@@ -1,0 +1,92 @@
+"""Where weights go, in which type, and how attention is computed: names of options against what is here."""
+
+from __future__ import annotations
+
+import torch
+from transformers import BitsAndBytesConfig
+from transformers.utils import is_bitsandbytes_available, is_flash_attn_2_available
+
+from videochat_online.errors import InputError
+from videochat_online.model.configuration import VideoChatOnlineConfig
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+QUANTIZATIONS = ("8bit", "4bit")
+ATTENTIONS = ("eager", "sdpa", "flash_attention_2")
+
+
+def choose_device(name: str) -> torch.device:
+    """Where the weights go.
+
+    Raises:
+        InputError: no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InputError(f"device: expected 'auto', 'cpu', 'cuda' or 'cuda:N', got {name!r}") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"device: {name!r} was asked for, but torch sees no CUDA device")
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"device: expected 'auto', 'cpu', 'cuda' or 'cuda:N', got {name!r}")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"device: {name!r} was asked for, torch sees {torch.cuda.device_count()} CUDA devices")
+    return device
+
+
+def choose_dtype(name: str, device: torch.device, config: VideoChatOnlineConfig) -> torch.dtype:
+    """Of the weights.
+
+    Raises:
+        InputError: no such type.
+    """
+    if name == "auto":
+        # Half precision decodes several times slower than fp32 on CPUs, and fp16 lacks kernels there.
+        return torch.float32 if device.type == "cpu" else (config.dtype or torch.bfloat16)
+    if name not in DTYPES:
+        raise InputError(f"dtype: expected 'auto' or one of {', '.join(DTYPES)}, got {name!r}")
+    return DTYPES[name]
+
+
+def choose_attention(name: str, device: torch.device, dtype: torch.dtype) -> str:
+    """How attention is computed.
+
+    Raises:
+        InputError: no such way, or none that can run here.
+    """
+    if name not in ("auto", *ATTENTIONS):
+        raise InputError(f"attn_implementation: expected 'auto' or one of {', '.join(ATTENTIONS)}, got {name!r}")
+    can_flash = device.type == "cuda" and dtype != torch.float32 and is_flash_attn_2_available()
+    if name == "flash_attention_2" and not can_flash:
+        raise InputError(
+            f"attn_implementation 'flash_attention_2' needs CUDA, half precision and the package flash-attn: "
+            f"here device {device}, dtype {dtype}, flash-attn {'' if is_flash_attn_2_available() else 'not '}installed"
+        )
+    if name != "auto":
+        return name
+    return "flash_attention_2" if can_flash else "sdpa"
+
+
+def quantization_config(name: str, device: torch.device) -> BitsAndBytesConfig:
+    """Of the language model.
+
+    Raises:
+        InputError: no such one, or none that can run here.
+    """
+    if device.type != "cuda":
+        raise InputError(f"quantization {name!r} needs CUDA, the device is {device}")
+    if name not in QUANTIZATIONS:
+        raise InputError(f"quantization: expected one of {', '.join(QUANTIZATIONS)}, got {name!r}")
+    if not is_bitsandbytes_available():
+        raise InputError(f"quantization {name!r} needs bitsandbytes: pip install 'videochat-online[quantization]'")
+    # Vision tower and projector stay exact: they are 7% of the weights, and every answer goes through them.
+    skipped = ["vision_tower", "projector", "lm_head"]
+    if name == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skipped)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=torch.bfloat16,
+        llm_int8_skip_modules=skipped,
+    )

@@ -1,0 +1,35 @@
+"""A language model's vocabulary made to fit a tokenizer that has learned about pictures."""
+
+from __future__ import annotations
+
+import logging
+
+from transformers import PreTrainedTokenizerBase
+
+from videochat_online.errors import CheckpointError
+from videochat_online.model.modeling import VideoChatOnlineForConditionalGeneration
+from videochat_online.text import add_special_tokens, special_ids
+
+logger = logging.getLogger(__name__)
+
+
+def fit_vocabulary(network: VideoChatOnlineForConditionalGeneration, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Make room for tokens of pictures that are missing; new ones start at the mean of the others.
+
+    Raises:
+        CheckpointError: the tokenizer has ids that the language model never embedded.
+    """
+    num_added = add_special_tokens(tokenizer)
+    largest = max(tokenizer.get_vocab().values())
+    if largest >= network.config.text_config.vocab_size:
+        if not num_added:
+            raise CheckpointError(
+                f"the tokenizer has ids up to {largest}, the language model embeds only"
+                f" {network.config.text_config.vocab_size}"
+            )
+        network.resize_token_embeddings(largest + 1, mean_resizing=False)
+        for embeddings in (network.get_input_embeddings(), network.get_output_embeddings()):
+            weight = embeddings.get_parameter("weight").data
+            weight[-num_added:] = weight[:-num_added].mean(dim=0, keepdim=True)
+        logger.warning("added %d tokens for pictures to the vocabulary", num_added)
+    network.config.image_token_id = special_ids(tokenizer).image_context

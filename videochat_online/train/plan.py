@@ -1,0 +1,186 @@
+"""DeepSpeed plans as they take effect: what "auto" stands for, and which keys decide what a run computes.
+
+Knows nothing of how much memory a plan takes; `memory.py` does.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainingArguments
+
+from videochat_online.errors import InputError
+
+LOST = "0.4% at 8 micro-batches, 0.6% at 32, 1.1% at 128"
+"""Relative error of gradients that are summed in bfloat16: scripts/experiments/gradient_accumulation.py."""
+
+# Keys that change how things are sent about or told, not what a run computes nor what its checkpoints hold.
+_INCIDENTAL = (
+    "allgather_partitions",
+    "contiguous_gradients",
+    "overlap_comm",
+    "pin_memory",
+    "reduce_scatter",
+    "round_robin_gradients",
+    "stage3_gather_16bit_weights_on_model_save",
+    "stage3_max_live_parameters",
+    "stage3_max_reuse_distance",
+    "stage3_param_persistence_threshold",
+    "steps_per_print",
+    "wall_clock_breakdown",
+)
+_INCIDENTAL_SUFFIX = "bucket_size"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A plan for one run, nothing left to "auto".
+
+    Attributes:
+        stage: of ZeRO.
+        weights: bytes of each number while computing.
+        accumulation: bytes of each number that gradients are summed in.
+        communication: bytes of each number that is sent.
+        reduce_bucket: numbers in a bucket of gradients.
+        prefetch_bucket: numbers that ZeRO-3 gathers ahead.
+        max_live: numbers that ZeRO-3 leaves gathered.
+        sub_group: numbers that ZeRO-3 updates at once.
+        is_overlapping: whether there are two buckets, one of which is sent while the other fills.
+        is_contiguous: whether there are buckets at all.
+        offloads_optimizer: to the machine's memory, gradients with it.
+        offloads_weights: likewise.
+    """
+
+    stage: int
+    weights: int
+    accumulation: int
+    communication: int
+    reduce_bucket: int
+    prefetch_bucket: int
+    max_live: int
+    sub_group: int
+    is_overlapping: bool
+    is_contiguous: bool
+    offloads_optimizer: bool
+    offloads_weights: bool
+
+    @property
+    def sums_whole(self) -> bool:
+        """Whether every process holds the summed gradients of all that learns, in fp32.
+
+        DeepSpeed takes another optimizer class for it (`BF16_Optimizer`).
+        """
+        return self.stage == 1 and self.weights == 2 and self.accumulation == 4 and not self.offloads_optimizer
+
+
+def read_plan(deepspeed: Any) -> dict[str, Any]:
+    """What a `deepspeed` key holds: the path of a JSON file, a JSON object as a text, or a mapping; {} for none."""
+    if not deepspeed:
+        return {}
+    if isinstance(deepspeed, Mapping):
+        return dict(deepspeed)
+    is_text = isinstance(deepspeed, str) and deepspeed.lstrip().startswith("{")
+    text = deepspeed if is_text else Path(deepspeed).read_text(encoding="utf-8")
+    return dict(json.loads(text))
+
+
+def resolve_plan(training: TrainingArguments, hidden_size: int) -> Plan | None:
+    """The plan of a run, as transformers and DeepSpeed fill in what it leaves out; None without one.
+
+    Args:
+        training: arguments of the run.
+        hidden_size: width of the language model, which "auto" buckets follow.
+
+    Raises:
+        InputError: a value that is no number.
+    """
+    content = read_plan(training.deepspeed)
+    if not content:
+        return None
+    zero = content.get("zero_optimization") or {}
+    zero = zero if isinstance(zero, Mapping) else {"stage": 1}  # true, as old plans have it
+    stage = _number(zero, "stage", 0, 0)
+    weights = 2 if any(_is_enabled(content, name, getattr(training, name)) for name in ("bf16", "fp16")) else 4
+    accumulation = (content.get("data_types") or {}).get("grad_accum_dtype")
+    communication = content.get("communication_data_type")
+    square = hidden_size**2
+    overlap = zero.get("overlap_comm")
+    return Plan(
+        stage=stage,
+        weights=weights,
+        accumulation=weights if accumulation is None else _bytes(str(accumulation)),
+        communication=weights if communication is None else _bytes(str(communication)),
+        reduce_bucket=_number(zero, "reduce_bucket_size", square, 500_000_000),
+        prefetch_bucket=_number(zero, "stage3_prefetch_bucket_size", int(0.9 * square), 50_000_000),
+        max_live=_number(zero, "stage3_max_live_parameters", 10**9, 10**9),
+        sub_group=_number(zero, "sub_group_size", 10**9, 10**9),
+        is_overlapping=stage == 3 if overlap is None else bool(overlap),
+        is_contiguous=bool(zero.get("contiguous_gradients", True)),
+        offloads_optimizer=_is_offloaded(zero, "optimizer"),
+        offloads_weights=_is_offloaded(zero, "param"),
+    )
+
+
+def deciding_keys(deepspeed: Any) -> dict[str, Any]:
+    """Those keys of a plan that must stay while a run goes on: `deepspeed.zero_optimization.stage` and so on.
+
+    Args:
+        deepspeed: as `read_plan` takes it.
+    """
+    found: dict[str, Any] = {}
+
+    def collect(content: Mapping[str, Any], prefix: str) -> None:
+        for key, value in content.items():
+            if isinstance(value, Mapping):
+                collect(value, f"{prefix}.{key}")
+            elif key not in _INCIDENTAL and not key.endswith(_INCIDENTAL_SUFFIX):
+                found[f"{prefix}.{key}"] = value
+
+    collect(read_plan(deepspeed), "deepspeed")
+    return found
+
+
+def lossy_sums(training: TrainingArguments, hidden_size: int, model_dtype: str) -> str | None:
+    """What is lost where the gradients of several micro-batches are summed in half precision; None where they are not.
+
+    Args:
+        training: arguments of the run.
+        hidden_size: width of the language model.
+        model_dtype: the key of that name.
+    """
+    plan, num = resolve_plan(training, hidden_size), training.gradient_accumulation_steps
+    in_half = model_dtype == "bfloat16" if plan is None else plan.accumulation == 2
+    if num == 1 or not in_half:
+        return None
+    in_plan = '{"data_types": {"grad_accum_dtype": "fp32"}} in the plan'
+    remedy = "model_dtype float32 with bf16 true" if plan is None else in_plan
+    return (
+        f"gradients of the {num} micro-batches of a step are summed in half precision, whose relative error is about"
+        f" {LOST}; {remedy} sums them in float32"
+    )
+
+
+def _is_enabled(content: Mapping[str, Any], name: str, as_argument: bool) -> bool:
+    enabled = (content.get(name) or {}).get("enabled", "auto")
+    return bool(as_argument) if enabled == "auto" else bool(enabled)
+
+
+def _number(zero: Mapping[str, Any], key: str, auto: int, default: int) -> int:
+    value = zero.get(key, default)
+    try:
+        return auto if value == "auto" else int(value)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"deepspeed: zero_optimization.{key}: expected a number or auto, found {value!r}") from error
+
+
+def _bytes(name: str) -> int:
+    return 4 if name.lower() in ("fp32", "float32", "float") else 2
+
+
+def _is_offloaded(zero: Mapping[str, Any], what: str) -> bool:
+    target = zero.get(f"offload_{what}") or {}
+    return str(target.get("device", "none")) != "none"
