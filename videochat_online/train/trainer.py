@@ -18,7 +18,7 @@ from accelerate.scheduler import AcceleratedScheduler
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.utils.data import DataLoader, Dataset, Sampler
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, PrinterCallback, ProgressCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from videochat_online.constants import IGNORE_INDEX
@@ -105,6 +105,9 @@ class OnlineTrainer(EvaluatingTrainer):
         self.finite = FiniteLosses(kwargs["model"])
         self.steps = StepAccount()
         self._ahead = BatchesAhead()
+        if not self.args.should_log:  # transformers has the first process of each node print
+            self.remove_callback(PrinterCallback)
+            self.remove_callback(ProgressCallback)
         self.add_callback(TellEpoch(self._sampler))
         self.add_callback(CloseEpoch(self._ahead))
         self.add_callback(KeepFrozenPartsOutOfTheGraph())
