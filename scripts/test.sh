@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Set up, then lint, types, recorded numbers (where they are) and tests: bash scripts/test.sh [PYTEST ARGUMENTS]
+# Without the slow tests: -m "slow or not slow" has them, too, as continuous integration does.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/setup.sh "[dev]"
@@ -20,6 +21,6 @@ check lint python -m ruff check .
 check format python -m ruff format --check .
 check types python -m mypy
 [[ ! -e ../shared/golden ]] || check golden python scripts/check_golden.py ../shared/golden
-check tests python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@" # last: it ends with how many tests were skipped, and why
+check tests python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow" "$@" # last: it ends with how many tests were skipped, and why
 printf '\n%s' "$summary"
 exit "$status"

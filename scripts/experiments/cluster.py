@@ -1,6 +1,6 @@
 """What becomes of runs on a cluster: trained, preempted, requeued, a rank or a node killed, evaluated as an array.
 
-    bash scripts/test_cluster.sh [SCENARIO]...      (this file, in a Slurm cluster of two nodes)
+    bash scripts/test_cluster.sh [SCENARIO]... [--keep DIR]      (which calls this file)
 
 Each run is submitted with shell/slurm/*.sh as a user would, disturbed, and compared with the run that nobody disturbed:
 the same losses at every step, one status, one log. Prints a table; status 1 where something differs. Ten minutes on two
@@ -16,15 +16,16 @@ import random
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from slurm_box import NODES, NoClusterError, SlurmBox, check_host
 
 STEPS = 30
-NODES = ("vconode1", "vconode2")
 PATIENCE_S = 600
 NOTICE_S = 60
 """So long a node may be dead before the others say which."""
@@ -84,8 +85,8 @@ class Job:
 class Cluster:
     """The folder of the scenarios, and what all of them use."""
 
-    def __init__(self, work: Path) -> None:
-        self.work = work
+    def __init__(self, work: Path, box: SlurmBox) -> None:
+        self.work, self.box = work, box
         self.model = work / "model"
         self.registry = work / "registry.json"
         self.questions = work / "questions.json"
@@ -146,6 +147,11 @@ class Cluster:
         script = ("shell/slurm/train.sh", "shell/tiny/train_cpu.sh")
         return Job(self.work, name, *script, *flags, options=("--nodes=2", *options))
 
+    def power_on(self, node: str) -> None:
+        """Wait until a node is there again."""
+        self.box.power_on(node)
+        wait_for(f"{node} to be there", lambda: node in self.box.idle())
+
     def steps_logged(self, job: Job) -> int:
         """Steps of all launches that are in the log."""
         return len(re.findall(r"'loss':", job.text))
@@ -197,27 +203,6 @@ def write_noise(path: Path, seed: int) -> None:
     Image.fromarray(np.random.default_rng(seed).integers(0, 256, (60, 80, 3), dtype=np.uint8)).save(path)
 
 
-def pids_of(node: str, pattern: str) -> list[int]:
-    """Processes in a node's network whose command line has a pattern."""
-    found = []
-    for pid in slurm("ip", "netns", "pids", node).split():
-        try:
-            command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-        except OSError:
-            continue
-        if re.search(pattern, command):
-            found.append(int(pid))
-    return found
-
-
-def kill(node: str, pattern: str) -> int:
-    """End processes of a node at once; gives their number."""
-    pids = pids_of(node, pattern)
-    for pid in pids:
-        os.kill(pid, 9)
-    return len(pids)
-
-
 def alone(cluster: Cluster) -> str:
     """Train on two nodes, undisturbed."""
     job = cluster.train("alone")
@@ -256,7 +241,7 @@ def rank(cluster: Cluster) -> str:
     """A rank of the second node is killed; the same command again."""
     job = cluster.train("rank", "--no-requeue")
     cluster.wait_for_step(job, cluster.draw.randint(12, STEPS - 6))
-    killed = kill(NODES[1], r"cli\.main train")
+    killed = cluster.box.kill(NODES[1], r"cli\.main train")
     expect(killed > 0, "a rank to kill", "none")
     began = time.monotonic()
     state = job.wait_for_state("FAILED", "COMPLETED", "CANCELLED")
@@ -270,9 +255,9 @@ def node(cluster: Cluster) -> str:
     """A node loses its power; Slurm gives it up, and starts the run again when it is back."""
     job = cluster.train("node")
     cluster.wait_for_step(job, cluster.draw.randint(12, STEPS - 6))
-    power_off(NODES[1])
+    cluster.box.power_off(NODES[1])
     job.wait_for_state("PENDING", seconds=180)
-    power_on(NODES[1])
+    cluster.power_on(NODES[1])
     cluster.wait_for_restart(job)
     expect(job.wait_for_state("COMPLETED", "FAILED") == "COMPLETED", "state COMPLETED", job.text[-600:])
     return f"{cluster.launches('node', 2)}; {cluster.compare('node')}"
@@ -287,10 +272,10 @@ def by_hand(cluster: Cluster) -> str:
     for number, (name, log) in enumerate(zip(NODES, logs, strict=True)):
         environment = os.environ | variables | {"NODE_RANK": str(number)}
         with log.open("w") as file:
-            on = [os.environ["ON_NODE"], name, *command]
-            processes.append(subprocess.Popen(on, env=environment, stdout=file, stderr=subprocess.STDOUT))
+            there = cluster.box.on(name, *command)
+            processes.append(subprocess.Popen(there, env=environment, stdout=file, stderr=subprocess.STDOUT))
     wait_for("step 12", lambda: len(re.findall(r"'loss':", logs[0].read_text(errors="replace"))) >= 12)
-    power_off(NODES[1])
+    cluster.box.power_off(NODES[1])
 
     def said() -> list[str]:
         lines = logs[0].read_text(errors="replace").splitlines()
@@ -301,25 +286,10 @@ def by_hand(cluster: Cluster) -> str:
         wait_for("the survivor's end", lambda: processes[0].poll() is not None)
     finally:
         for name in NODES:
-            kill(name, r"cli\.main train")
-        power_on(NODES[1])
+            cluster.box.kill(name, r"cli\.main train")
+        cluster.power_on(NODES[1])
     expect(processes[0].returncode != 0, "a status other than 0", 0)
     return f"{seconds:.0f} s after its end: {said()[0][:160]}"
-
-
-def power_off(name: str) -> None:
-    """Nothing of a node runs or answers any more."""
-    subprocess.run(["ip", "-n", name, "link", "set", "eth0", "down"], check=True)
-    kill(name, "")
-
-
-def power_on(name: str) -> None:
-    """A node is there again."""
-    subprocess.run(["ip", "-n", name, "link", "set", "eth0", "up"], check=True)
-    subprocess.run([os.environ["ON_NODE"], name, "slurmd", "-N", name], check=True)
-    wait_for(
-        f"{name} to be there", lambda: name in slurm("sinfo", "--noheader", "--states=idle", "--Node", "--format=%N")
-    )
 
 
 def evaluate(cluster: Cluster) -> str:
@@ -357,23 +327,38 @@ SCENARIOS: dict[str, Callable[[Cluster], str]] = {
 def main() -> int:
     """Run the scenarios in order, print one line for each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("work", type=Path, help="folder for all that is written")
-    parser.add_argument("scenarios", nargs="*", choices=[[], *SCENARIOS], help="default: all")
+    parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help=f"of {', '.join(SCENARIOS)}; default: all")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="new folder for runs and logs, which stay")
     options = parser.parse_args()
+    if unknown := set(options.scenarios) - SCENARIOS.keys():
+        parser.error(f"expected scenarios of {', '.join(SCENARIOS)}, found {', '.join(sorted(unknown))}")
     names = ["alone", *(name for name in options.scenarios or SCENARIOS if name != "alone")]
-    options.work.mkdir(parents=True, exist_ok=True)
-    os.environ |= {"PYTHONUNBUFFERED": "1", "GPUS": "1"}
-    cluster = Cluster(options.work)
-    cluster.prepare()
+    os.environ["GPUS"] = "1"
     failed = 0
-    for name in names:
-        began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="vco-cluster-") as temporary:
+        work = options.keep or Path(temporary) / "work"
         try:
-            found, word = SCENARIOS[name](cluster), "ok"
-        except ScenarioError as failure:
-            found, word, failed = str(failure), "FAILED", failed + 1
-        print(f"{name:<10} {word:<7} {time.monotonic() - began:4.0f} s  {found}", flush=True)
+            check_host()
+            with SlurmBox(Path(temporary) / "slurm") as box:
+                cluster = Cluster(work, box)
+                cluster.prepare()
+                for name in names:
+                    failed += not report(name, cluster)
+        except NoClusterError as error:
+            print(f"cluster: skipped: {error}")
     return 1 if failed else 0
+
+
+def report(name: str, cluster: Cluster) -> bool:
+    """Run a scenario and print what came of it; whether all was as expected."""
+    began, is_well = time.monotonic(), True
+    try:
+        found = SCENARIOS[name](cluster)
+    except (ScenarioError, NoClusterError) as error:
+        found, is_well = str(error), False
+    word = "ok" if is_well else "FAILED"
+    print(f"{name:<10} {word:<7} {time.monotonic() - began:4.0f} s  {found}", flush=True)
+    return is_well
 
 
 if __name__ == "__main__":
