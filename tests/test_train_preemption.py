@@ -435,7 +435,6 @@ def test_a_dry_run_says_what_the_disk_must_hold(place, tiny_dir, tmp_path, monke
     one = estimate(max_steps=20, save_steps=2, save_total_limit=2)
     assert one["at_most"] == 3 * one["checkpoint"]
     assert estimate(max_steps=20, save_steps=2)["at_most"] == pytest.approx((10 + 1 / 3) * one["checkpoint"], rel=0.01)
-    assert estimate(save_strategy="no")["at_most"] == pytest.approx(one["checkpoint"] / 3, rel=0.01)
     assert one["free_now"] > 0
 
 

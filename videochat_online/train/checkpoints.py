@@ -81,19 +81,18 @@ def rotate(folder: Path, limit: int | None, best: Path | None = None) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def is_last(checkpoint: Path, step: int, max_steps: int, keys: Any) -> bool:
-    """Whether a checkpoint is that of the last step of a run, as long as its keys say.
+def is_as_long(checkpoint: Path, max_steps: int, keys: Any) -> bool:
+    """Whether a checkpoint was made by a run as long as its keys say now.
 
     Args:
         checkpoint: of the run.
-        step: that it was made after.
         max_steps: of the run that made it.
         keys: of the run now.
     """
     length = (read_json(checkpoint / COMPLETE_MARK) or {}).get("length")
     if length is None and keys.max_steps > 0:  # as earlier versions wrote it
         length = {LENGTH[0]: max_steps}
-    return step >= max_steps and length in (None, run_length(keys))
+    return length in (None, run_length(keys))
 
 
 def _step(checkpoint: Path) -> int:

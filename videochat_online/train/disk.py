@@ -5,6 +5,7 @@ Knows nothing of what is in a file.
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -51,30 +52,44 @@ def count_parameters(network: nn.Module) -> dict[str, int]:
     return {"all": sum(size for size, _ in sizes), "learning": sum(size for size, learns in sizes if learns)}
 
 
-def disk_estimate(numbers: Mapping[str, int], training: RunArguments, num_steps: int) -> dict[str, float]:
+def disk_estimate(
+    numbers: Mapping[str, int], training: RunArguments, num_steps: int, steps_an_epoch: int
+) -> dict[str, float]:
     """GiB that a run takes on the disk of its folder: one checkpoint, the most at any moment, and what is free now.
 
-    The oldest checkpoint goes when the newest is complete, so there is one more than `save_total_limit` for a while.
+    The oldest checkpoint goes when the newest is complete, so there is one more than are kept for a while. The best one
+    is kept beside the newest. A run that is told to end saves where nothing else is saved, too.
 
     Args:
         numbers: `all` and `learning` of the model.
         training: of the run.
         num_steps: of the run.
+        steps_an_epoch: of them.
     """
     one = checkpoint_bytes(numbers, training)
     result = numbers["all"] * (HALF_PRECISION if training.bf16 and training.deepspeed else FULL_PRECISION)
-    if training.save_strategy == "no":
-        num_saved = 0
-    elif training.save_strategy == "epoch":
-        num_saved = -(-num_steps // max(1, round(num_steps / max(1.0, training.num_train_epochs))))
-    else:
-        every = training.save_steps if training.save_steps >= 1 else training.save_steps * num_steps
-        num_saved = -(-num_steps // max(1, int(every)))
-    kept = min(num_saved, training.save_total_limit or num_saved)
-    peak = max(min(num_saved, kept + 1) * one, kept * one + result)
+    length = (num_steps, steps_an_epoch)
+    saved, evaluated = (
+        _steps_of(training.save_strategy, training.save_steps, *length),
+        _steps_of(training.eval_strategy, training.eval_steps or 1, *length),
+    )
+    if training.save_strategy == "best" or training.load_best_model_at_end:
+        saved |= evaluated  # each may be the best so far
+    saved = saved or {num_steps}
+    limit, has_best = training.save_total_limit, training.metric_for_best_model is not None
+    kept = len(saved) if limit is None else min(len(saved), max(limit, 1 + has_best))
+    peak = max(min(len(saved), kept + 1) * one, kept * one + result)
     free = shutil.disk_usage(existing(Path(str(training.output_dir)))).free
     found = {"checkpoint": one, "at_most": peak, "free_now": free}
     return {name: round(number / GIB, 2) for name, number in found.items()}
+
+
+def _steps_of(strategy: str, every: float, num_steps: int, steps_an_epoch: int) -> set[int]:
+    """After which steps something happens, the last of them included."""
+    if strategy not in ("steps", "epoch"):
+        return set()
+    span = steps_an_epoch if strategy == "epoch" else math.ceil(every * num_steps) if every < 1 else int(every)
+    return {*range(span, num_steps + 1, span), num_steps}
 
 
 def folder_bytes(folder: Path) -> int:

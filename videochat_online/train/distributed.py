@@ -49,6 +49,8 @@ def join(training: TrainingArguments) -> None:
 
 def _check_address() -> None:
     """gloo, which connects processes without GPUs, takes the address that a machine's own name stands for."""
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        return  # once for a node
     is_alone = os.environ.get("WORLD_SIZE", "1") == os.environ.get("LOCAL_WORLD_SIZE", "1")
     if is_alone or os.environ.get("GLOO_SOCKET_IFNAME"):
         return
@@ -63,6 +65,23 @@ def _check_address() -> None:
             socket.gethostname(),
             address,
         )
+
+
+@contextmanager
+def first_alone(*, speaks: bool) -> Iterator[None]:
+    """What is no error is said by one process, not by each: all of them find the same.
+
+    Args:
+        speaks: whether this is the one.
+    """
+    ours = logging.getLogger(__package__.partition(".")[0])
+    level = ours.level
+    if not speaks:
+        ours.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        ours.setLevel(level)
 
 
 def is_joined() -> bool:

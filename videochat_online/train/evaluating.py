@@ -64,8 +64,10 @@ class EvaluatingTrainer(LeanTrainer):
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         """As transformers does; a new best that is to become the result is saved at once, whatever `save_steps` says.
 
-        Without that its weights are gone where fewer steps are saved than evaluated.
+        Without that its weights are gone where fewer steps are saved than evaluated. What this gives decides with
+        `save_strategy` best whether to save: what was asked for before the evaluation is saved in any case.
         """
+        is_asked = self.control.should_save
         if self.args.load_best_model_at_end and self.state.best_global_step and self.best() is None:
             logger.warning("%s: the checkpoint of step %d, the best, is gone", self.folder, self.state.best_global_step)
             self.state.best_metric = self.state.best_global_step = None
@@ -76,7 +78,7 @@ class EvaluatingTrainer(LeanTrainer):
             self.control.should_save = True
         if self.is_finished:
             self.control.should_training_stop = True
-        return is_best
+        return is_best or is_asked
 
     def best(self) -> Path | None:
         """The checkpoint with the best metric so far, as the first process finds it. Every process has to call."""

@@ -191,8 +191,9 @@ class SaveWhenAsked(TrainerCallback):
         self._is_due = self._is_cut = False
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """A regular checkpoint counts as well."""
+        """A regular checkpoint counts as well; one of the best step, too, where the step ends the run in an epoch."""
         self._requests.saved()
+        self._is_due &= not self._is_cut
 
 
 def ignore_signals_to_all(worker_init: Any, worker: int) -> None:

@@ -85,15 +85,19 @@ def _counted(skipped: tuple[SkippedSample, ...]) -> dict[str, Any]:
 
 
 def make_report(
-    trainer: OnlineTrainer, dataset: TrainingDataset, metrics: dict[str, float], result_step: int | None = None
+    trainer: OnlineTrainer,
+    dataset: TrainingDataset,
+    metrics: dict[str, float],
+    is_over: bool,
+    result_step: int | None = None,
 ) -> TrainReport:
-    """The report of a run that has just ended, from its folder and the trainer's state."""
+    """The report of a run that has just ended, over or not, from its folder and the trainer's state."""
     folder, state = trainer.folder, trainer.state
     metric = trainer.args.metric_for_best_model
     evaluated = [entry for entry in state.log_history if "eval_loss" in entry]
     logged = [entry for entry in state.log_history if "loss" in entry]
     return TrainReport(
-        status=FINISHED if trainer.is_finished else ENDED_EARLY,
+        status=FINISHED if is_over else ENDED_EARLY,
         output_dir=str(folder),
         steps=state.global_step,
         losses=tuple({key: _number(entry[key]) for key in _STEP_KEYS if key in entry} for entry in logged),

@@ -27,11 +27,12 @@ from videochat_online.data.lengths import EstimatedSample
 from videochat_online.data.registry import RegistryEntry
 from videochat_online.errors import InputError
 from videochat_online.text import special_ids
+from videochat_online.train.adapters import ADAPTER_FOLDER
 from videochat_online.train.arguments import Arguments, RunArguments
 from videochat_online.train.card import write_run_card
-from videochat_online.train.checkpoints import is_last, last_checkpoint
+from videochat_online.train.checkpoints import is_as_long, last_checkpoint
 from videochat_online.train.disk import DiskError, disk_estimate, writing
-from videochat_online.train.distributed import check_alike, gathered, join, together
+from videochat_online.train.distributed import check_alike, first_alone, gathered, join, together
 from videochat_online.train.estimate import blank_network, corrected, estimate_run
 from videochat_online.train.lean import reading
 from videochat_online.train.learned import check_start
@@ -41,7 +42,7 @@ from videochat_online.train.preemption import STOP, Requests
 from videochat_online.train.preparation import Student, load_student, load_texts, make_encoder
 from videochat_online.train.rates import learning_rate_scales
 from videochat_online.train.report import TrainReport, make_report, read_report
-from videochat_online.train.rundir import REPORT_FILE, RunFolder, identity, resolved_keys
+from videochat_online.train.rundir import REPORT_FILE, RunFolder, resolved_keys, shared_keys
 from videochat_online.train.saving import save_result, take_result
 from videochat_online.train.trainer import OnlineTrainer
 from videochat_online.train.validation import (
@@ -79,6 +80,7 @@ def train(arguments: Arguments) -> TrainReport:
     join(training)
     folder = RunFolder(str(training.output_dir), resolved_keys(arguments))
     with (
+        first_alone(speaks=training.should_log),
         closing(folder),
         Requests(folder.path, rank=training.process_index, save_minutes=training.save_minutes) as requests,
     ):
@@ -90,7 +92,8 @@ def _train(arguments: Arguments, folder: RunFolder, requests: Requests) -> Train
     with together():
         entries, held_out = load_registries(str(arguments.data.meta_path)), load_held_out(arguments)
         sets = _facts(arguments, entries, held_out)
-    check_alike(identity(folder.keys) | {f"set {name}": facts for name, facts in sets.items()})
+    every = sets | {f"eval_meta_path: {name}": facts for name, facts in set_facts(held_out).items()}
+    check_alike(shared_keys(folder.keys) | {f"set {name}": facts for name, facts in every.items()})
     finished = None
     with together():
         if training.process_index == 0:
@@ -122,7 +125,7 @@ def _train(arguments: Arguments, folder: RunFolder, requests: Requests) -> Train
         with reading(checkpoint):
             last = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
     metrics: dict[str, float] = {}
-    result_step = None
+    result_step, is_over = None, True
     if checkpoint is not None and last is not None and _is_over(checkpoint, last, training):
         logger.warning("%s: %s was the last step; only the result is missing", folder.path, checkpoint.name)
         trainer.state = last
@@ -130,12 +133,14 @@ def _train(arguments: Arguments, folder: RunFolder, requests: Requests) -> Train
     elif requests.agreed(training.device) == STOP:  # while everything was loaded
         trainer.state = TrainerState() if last is None else last
         trainer.state.max_steps = max(training.max_steps, 0)
+        is_over = False
     else:
         if checkpoint is not None:
             logger.warning("%s: going on after %s", folder.path, checkpoint.name)
         metrics = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint)).metrics
-        result_step = _write_result(trainer, requests) if trainer.is_finished else None
-    report = make_report(trainer, dataset, metrics, result_step)
+        is_over = trainer.is_finished
+        result_step = _write_result(trainer, requests) if is_over else None
+    report = make_report(trainer, dataset, metrics, is_over, result_step)
     if training.process_index == 0:
         folder.write(REPORT_FILE, report.to_json())
         if report.finished:
@@ -162,8 +167,8 @@ def _open(folder: RunFolder, dataset: TrainingDataset, sets: dict[str, Any], is_
 
 
 def _is_over(checkpoint: Path, last: TrainerState, training: RunArguments) -> bool:
-    stopped = has_stopped_early(last, training) and not training.extend
-    return stopped or is_last(checkpoint, last.global_step, last.max_steps, training)
+    is_through = last.global_step >= last.max_steps or has_stopped_early(last, training)
+    return is_through and is_as_long(checkpoint, last.max_steps, training)
 
 
 def _write_result(trainer: OnlineTrainer, requests: Requests, checkpoint: Path | None = None) -> int | None:
@@ -199,7 +204,7 @@ def _writing_result(trainer: OnlineTrainer, requests: Requests) -> Iterator[None
             yield
     except DiskError:
         if trainer.args.should_save:
-            for file in folder.glob("*.safetensors"):
+            for file in (*folder.glob("*.safetensors"), *(folder / ADAPTER_FOLDER).glob("*.safetensors")):
                 file.unlink()
         raise
 
@@ -258,7 +263,8 @@ def dry_run(arguments: Arguments) -> dict[str, Any]:
     for remark in estimate["remarks"]:
         logger.warning("%s", remark)
     numbers = estimate["parameters"]["together"]
-    estimate["disk_gib"] = disk_estimate(numbers, arguments.training, estimate["steps"])
+    length = (estimate["steps"], estimate["steps_an_epoch"])
+    estimate["disk_gib"] = disk_estimate(numbers, arguments.training, *length)
     if held_out:
         rows = HeldOutRows(held_out, encoder)
         warn_of_leak(rows, dataset)

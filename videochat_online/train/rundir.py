@@ -78,6 +78,8 @@ _INCIDENTAL = (
 _DECIDING = ("dataloader_drop_last",)
 _INCIDENTAL_PREFIXES = ("logging_", "log_", "save_", "dataloader_", "hub_", "push_to_hub", "trackio_", "do_", "eval_")
 
+_COLLECTIVE = ("save_", "eval_", "logging_", "per_device_eval_batch_size", "max_bad_fraction", "extend")
+"""Beginnings of incidental keys by which processes would wait for each other."""
 
 OWN_DEFAULTS = {f.name: f.default for kind in (ModelArguments, DataArguments) for f in dataclasses.fields(kind)}
 """What a run of an earlier version, that does not know a key, was begun with."""
@@ -312,6 +314,11 @@ def identity(keys: Mapping[str, Any]) -> dict[str, Any]:
     """The keys that decide what a run computes, and over how many processes its state is spread."""
     deciding = {key: value for key, value in sorted(keys.items()) if _decides(key)}
     return deciding | {"processes": num_processes()} | deciding_keys(keys.get("deepspeed"))
+
+
+def shared_keys(keys: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that processes of one launch must have in common: also when they save, log and evaluate together."""
+    return identity(keys) | {key: value for key, value in sorted(keys.items()) if key.startswith(_COLLECTIVE)}
 
 
 def _decides(key: str) -> bool:

@@ -296,6 +296,10 @@ def num_since_best(state: TrainerState) -> int:
 
 
 def has_stopped_early(state: TrainerState, training: RunArguments) -> bool:
-    """Whether nothing has become better for as long as `early_stopping_patience` says."""
-    patience = training.early_stopping_patience
-    return patience is not None and num_since_best(state) >= patience
+    """Whether the evaluation after the last step found nothing better for as long as `early_stopping_patience` says.
+
+    A run that goes on beyond such a step has not stopped until the next evaluation.
+    """
+    patience, entries = training.early_stopping_patience, [entry for entry in state.log_history if "eval_loss" in entry]
+    is_evaluated = bool(entries) and entries[-1]["step"] == state.global_step
+    return patience is not None and is_evaluated and num_since_best(state) >= patience
