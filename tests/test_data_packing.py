@@ -120,6 +120,8 @@ def test_what_is_longer_than_its_row_says_gets_fewer_tiles_where_its_pack_has_no
         pack = PackedDataset(wrong_sizes, lengths, int(room), False, 0)[0]
         assert sum(item.is_reduced for item in pack) == reduced
         assert sum(map(len, pack)) == room
+    (alone,) = PackedDataset(wrong_sizes, lengths, int(planned), False, 0)[0]  # there is room for what its row says
+    assert (len(alone), alone.is_reduced) == (planned, True)
     alone = PackedDataset(wrong_sizes, lengths, 1, False, 0)[0]
     assert [len(item) for item in alone] == [real]
 

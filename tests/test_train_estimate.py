@@ -116,6 +116,11 @@ def test_packs_are_about_as_many(parse):
     )
 
 
+def test_samples_that_are_longer_than_a_pack_are_packs(parse):
+    keys = {"max_steps": -1, "packing_tokens": 20, "per_device_train_batch_size": 1}
+    assert dry_run(parse(**keys))["estimate"]["steps"] == train(parse(**keys)).steps == 8
+
+
 BILLION = 10**9
 LARGEST = 10**8
 PLAN_BYTES = [

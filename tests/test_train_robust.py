@@ -78,6 +78,19 @@ def test_losses_that_stay_so_end_a_run():
         losses.take(lambda tensor: tensor)
 
 
+def test_a_process_says_how_often_another_met_nan():
+    with pytest.raises(InputError, match="^7 batches in a row had no finite loss"):
+        FiniteLosses(torch.nn.Linear(1, 1)).check_end(lambda tensor: tensor + 7)
+
+
+@pytest.mark.parametrize("packing", [{}, {"packing_tokens": 600, "per_device_train_batch_size": 1}])
+def test_smoothed_labels_are_those_of_the_next_token(run, packing):
+    """So little smoothing leaves the loss as it is; in packs as well, where no sample sees another."""
+    keys = packing | {"max_steps": 1}
+    plain, smooth = (run(f"smooth{factor}", label_smoothing_factor=factor, **keys) for factor in (0, 1e-7))
+    assert smooth.losses[0]["loss"] == pytest.approx(plain.losses[0]["loss"], rel=1e-5)
+
+
 def test_a_gradient_that_is_not_finite_is_left_out(tmp_path, run, tiny_dir, monkeypatch):
     """Of a finite loss: once in the run, in one part of the model."""
     seen = []

@@ -303,6 +303,8 @@ def test_a_run_ends_early_where_nothing_gets_better(place, run):
         ({"early_stopping_patience": 2}, "early_stopping_patience: expected load_best_model_at_end beside it"),
         ({"early_stopping_patience": 0}, "early_stopping_patience: expected at least 1, found 0"),
         ({"per_device_eval_batch_size": -1}, "per_device_eval_batch_size: expected at least 0, found -1"),
+        ({"eval_steps": -2}, "eval_steps: expected a number of at least 0, found -2"),
+        ({"eval_delay": -1}, "eval_delay: expected a number of at least 0, found -1"),
         ({"load_best_model_at_end": True}, "load_best_model_at_end requires the save and eval strategy to match"),
         (
             {"eval_strategy": "no", "eval_meta_path": "", "save_strategy": "best"},

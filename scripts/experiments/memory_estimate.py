@@ -4,7 +4,7 @@
     python scripts/experiments/memory_estimate.py [--only NAME ...]
     python scripts/experiments/memory_estimate.py --table
 
-The first trains a random model of about 85 million numbers for one optimizer step in each set-up, each in a process of
+The first trains a random model of about 85 million numbers for two optimizer steps in each set-up, each in a process of
 its own, and prints the peak beyond what the process had before the model was loaded, with the estimate. CPU, some ten
 minutes; buckets of DeepSpeed's plans are made small, since memory that nothing is written to is not there on a CPU.
 The second prints estimates for the published size (4.15 billion numbers), a second each, nothing measured.
@@ -109,14 +109,14 @@ def make_rows(folder: Path, asked: int, answered: int, count: int = 8) -> Path:
 
 
 def command_line(model: Path, folder: Path, *, asked: int = 5, answered: int = 1, **keys: Any) -> list[str]:
-    """Of `train`, for one step of two micro-batches."""
+    """Of `train`, for two steps of two micro-batches: in the first some optimizers have not begun to hold anything."""
     given = {
         "model_name_or_path": model,
         "meta_path": make_rows(folder / "rows", asked, answered),
         "output_dir": folder / "run",
         "per_device_train_batch_size": 1,
         "gradient_accumulation_steps": 2,
-        "max_steps": 1,
+        "max_steps": 2,
         "dynamic_image_size": False,
         "save_strategy": "no",
         "report_to": "none",

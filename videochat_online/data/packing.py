@@ -69,8 +69,9 @@ class PackedDataset(Dataset[Pack]):
         items = self.items(index).tolist()
         keys = [pack_key(epoch, item, len(self.dataset)) for item in items]
         pack = [self.dataset[key] for key in keys]
-        if len(pack) > 1:
-            self._fit(pack, keys, self._lengths[items].tolist())
+        planned = self._lengths[items].tolist()
+        if sum(planned) <= self.room:  # else it is one item that is longer by what its row says
+            self._fit(pack, keys, planned)
         return tuple(pack)
 
     def _fit(self, pack: list[Example | SkippedSample], keys: Sequence[int], planned: Sequence[int]) -> None:

@@ -236,8 +236,9 @@ class VideoChatOnlineForConditionalGeneration(StrictLoading, GenerationMixin):
         if inputs_embeds is None:
             inputs_embeds = self._embed(input_ids, pixel_values, pool_ratios)
         inputs = {"inputs_embeds": inputs_embeds, "attention_mask": attention_mask, "position_ids": position_ids}
-        if labels is not None:
+        if labels is not None or self.training:
             kwargs.setdefault("use_cache", False)  # with a cache transformers would not see that a row is packed
+        if labels is not None:
             if self.training and past_key_values is None and kwargs.keys() <= LOSS_ARGUMENTS:
                 head = self._heads.find(self.language_model)
                 if head is not None:

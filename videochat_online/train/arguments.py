@@ -96,6 +96,8 @@ class ModelArguments:
                 f"{(ranks + given)[0]}: expected none with adapter_name_or_path, which has its own; for new ones:"
                 " merge those first, videochat-online convert MODEL DST --format native --adapter DIR"
             )
+        if self.lora_dropout != type(self).lora_dropout and not self.adapter_name_or_path:
+            given.append("lora_dropout")
         if given and not ranks and not self.adapter_name_or_path:
             raise InputError(f"{given[0]}: expected use_llm_lora or use_backbone_lora with it, the rank, found neither")
         for key in ("vit_layer_decay", "llm_layer_decay"):
@@ -181,6 +183,9 @@ class RunArguments(TrainingArguments):
         _check_count("per_device_eval_batch_size", self.per_device_eval_batch_size, 0)
         self.per_device_eval_batch_size = self.per_device_eval_batch_size or self.per_device_train_batch_size
         _check_count("early_stopping_patience", self.early_stopping_patience, 1)
+        for key in ("eval_steps", "eval_delay"):
+            if not 0 <= (getattr(self, key) or 0) < math.inf:
+                raise InputError(f"{key}: expected a number of at least 0, found {getattr(self, key)}")
         if self.save_strategy == "best":
             self.metric_for_best_model: str | None = self.metric_for_best_model or "loss"
         _check_count("dataloader_num_workers", self.dataloader_num_workers, 0, MAX_WORKERS)

@@ -126,8 +126,8 @@ def estimate_run(
     statistics, scale = token_statistics(estimates), num_items / len(estimates)
     at_once = training.per_device_train_batch_size * num_processes()
     packing = arguments.data.packing_tokens
-    # Packs are put together by the most that samples can have, and only one of a single sample can be longer.
-    batches = sum(e.tokens for e in guesses) * scale / packing if packing else num_items
+    # Packs are put together by the most that samples can have; a sample that is longer is one by itself.
+    batches = sum(min(1.0, e.tokens / packing) for e in guesses) * scale if packing else num_items
     statistics["longest"] = max(e.tokens for e in guesses)
     steps_an_epoch = max(1, round(batches / (at_once * training.gradient_accumulation_steps)))
     num_steps = training.max_steps if training.max_steps > 0 else round(steps_an_epoch * training.num_train_epochs)

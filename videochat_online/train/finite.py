@@ -113,8 +113,9 @@ class FiniteLosses:
         self._close()
         num_in_a_row = int(self._in_a_row)
         has_diverged = num_in_a_row > max(1, self._num_batches // 2)
-        if int(reduce(torch.tensor(int(has_diverged), device=self._in_a_row.device))):
-            raise self._diverged(num_in_a_row)
+        num = int(reduce(torch.tensor(num_in_a_row * has_diverged, device=self._in_a_row.device)))
+        if num:  # of all processes to which it happened
+            raise self._diverged(num)
 
     def check_weights(self, reduce: Any) -> None:
         """Before weights are saved.

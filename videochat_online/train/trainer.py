@@ -85,6 +85,9 @@ class OnlineTrainer(EvaluatingTrainer):
     ) -> None:
         collator = SharedCollator(kwargs["data_collator"])
         super().__init__(validation=validation, **kwargs | {"data_collator": collator})
+        if self.label_smoother is not None:
+            # Transformers decides by the name of the model's class whether a place foresees the token after it.
+            self.label_smoother = partial(self.label_smoother, shift_labels=True)
         self.requests = requests
         self._scales = scales
         self.tokenizer = tokenizer
