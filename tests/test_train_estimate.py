@@ -125,7 +125,7 @@ BILLION = 10**9
 LARGEST = 10**8
 PLAN_BYTES = [
     # plan, bytes of a number: weights, gradients, sums, optimizer, buckets
-    ("", 4, 4, 0, 8, 4),
+    ("", 4, 4 + 3 * 0.4, 0, 8, 4),  # the largest matrix thrice, on its way
     ("zero1", 2, 2, 4, 12 / 4, 0),  # sums on each device, whole; sent as they are
     ("zero2", 2, 0.2, 4 / 4, 12 / 4, 0.8),  # the largest matrix; two buckets of 200 million
     ("zero2_one_gpu", 2, 0.2, 4 / 4, 12 / 4, 0.1),

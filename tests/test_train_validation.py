@@ -197,7 +197,7 @@ def test_rows_are_spread_over_processes_each_once(place, validated, monkeypatch,
             model.network, prepare, lambda sums_N3: found.append(sums_N3) or sums_N3
         )
         assert figures.keys() == {key for key in validated.validation[0] if key not in ("step", "epoch")}
-        return found[0]
+        return found[-1]
 
     calls: list[int] = []
     alone = sums(0, 1)
@@ -205,6 +205,28 @@ def test_rows_are_spread_over_processes_each_once(place, validated, monkeypatch,
     assert calls == [3, *[-(-3 // world)] * world]
     assert (alone[:, 2] > 0).tolist() == [False, True, True, True, True]
     assert model.network.training is False
+
+
+def test_a_process_that_cannot_load_its_rows_still_takes_part(place, tiny_dir, monkeypatch):
+    """The others would wait for its passes; then all of them end, and it says why."""
+    model = load_model(tiny_dir("phi3"), device="cpu")
+    given = parse_arguments(None, arguments(place, tiny_dir, "unread", **held(place)))
+    encoder = make_encoder(*load_texts(given), given.data)
+    rows, collator = HeldOutRows(load_held_out(given), encoder), make_collator(encoder, model.tokenizer)
+    validation, calls = Validation(rows, collator, given.training), []
+
+    def prepare(batch: dict[str, Any]) -> dict[str, Any]:
+        calls.append(len(batch["input_ids"]))
+        return batch | {"pixel_values": normalize(batch["pixel_values"])}
+
+    monkeypatch.setattr(validation._skipped, "add", lambda report: None)
+    with pytest.raises(InputError, match="1 other processes could not load held-out rows"):
+        validation.evaluate(model.network, prepare, lambda tensor: tensor + 1)
+    num_passes = len(calls)
+    monkeypatch.setattr(HeldOutRows, "__getitem__", lambda self, number: {}[number])
+    with pytest.raises(KeyError):
+        validation.evaluate(model.network, prepare, lambda tensor: tensor)
+    assert calls[num_passes:] == [1] * num_passes == [1] * 3
 
 
 def test_several_processes_find_the_very_same_numbers(place, tiny_dir, validated):

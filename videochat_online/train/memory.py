@@ -23,6 +23,8 @@ the width between its two linear layers: found with saved_tensors_hooks for Phi-
 KEPT_BY_VISION_LAYER = {"float32": (40, 8), "autocast": (28, 4), "half": (20, 4)}
 LOGIT_BYTES = 12
 """Of a logit: itself in the type of the weights and in float32, its probability, its gradient."""
+IN_FLIGHT = 3
+"""Gradients of the largest matrix, a head, beside the one that is summed: of chunks so far, of one chunk, their sum."""
 MASK_WORTH_A_WORD = 2**28
 """Bytes."""
 FALLBACK_BUCKET = 500_000_000
@@ -120,7 +122,7 @@ def _held_without_plan(arguments: Arguments, sizes: Sizes) -> dict[str, float]:
     rounded = sizes.matrices if _mode(arguments, None) == "autocast" else 0
     return {
         "weights": number * sizes.all - 2 * halved + 2 * rounded,
-        "gradients": number * sizes.learning,
+        "gradients": number * (sizes.learning + IN_FLIGHT * sizes.largest),
         "accumulation": 0,
         "optimizer": 2 * number * sizes.learning,
         "buckets": number * sizes.learning * (num_processes() > 1),  # of DistributedDataParallel

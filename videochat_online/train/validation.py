@@ -131,15 +131,20 @@ class Validation:
             torch.cuda.synchronize(device)  # what is still computed is of the step before
         start = time.perf_counter()
         sums_N3 = torch.zeros(len(self.rows), 3, dtype=torch.float64, device=device)
+        errors: list[Exception] = []
         with _undisturbed(model, device), torch.no_grad():
-            for batch in self._loader():
+            for batch in self._batches_or_none(errors):
                 numbers = batch.pop(_NUMBERS)
-                self._skipped.add(batch.pop(BATCH_REPORT))
                 scores = model(**prepare(batch), score=True)
                 found_B3 = torch.stack(
                     [part.double() for part in (scores.loss_sum, scores.num_right, scores.num_tokens)], dim=1
                 )
                 sums_N3[numbers] = found_B3[: len(numbers)]
+        num_failed = int(reduce(torch.tensor(len(errors))))
+        if errors:
+            raise errors[0]
+        if num_failed:
+            raise InputError(f"{num_failed} other processes could not load held-out rows; each of them says why")
         # Each row is of one process, so that nothing is rounded here.
         sums_N3 = reduce(sums_N3).cpu()
         seconds = time.perf_counter() - start
@@ -148,6 +153,25 @@ class Validation:
             "eval_runtime": round(seconds, 4),
             "eval_samples_per_second": round(len(self.rows) / seconds, 3),
         }
+
+    def _batches_or_none(self, errors: list[Exception]) -> Iterator[dict[str, Any]]:
+        """The batches of this process; after an error, which is added to those, as many without rows.
+
+        The others would wait for a process that left out its passes.
+        """
+        loader: Iterator[Any] = iter(())
+        for number in range(len(self._batches)):
+            if not errors:
+                try:
+                    loader = loader if number else iter(self._loader())
+                    batch = next(loader)
+                    self._skipped.add(batch.pop(BATCH_REPORT))
+                except Exception as error:
+                    errors.append(error)
+            if errors:
+                batch = self._collate([])
+                batch.pop(BATCH_REPORT)
+            yield batch
 
     def _figures(self, sums_N3: Tensor) -> dict[str, float]:
         parts = {"eval": slice(None)} | {f"eval_{name}": part for name, part in self.rows.slices().items()}
