@@ -238,13 +238,12 @@ class VideoChatOnlineForConditionalGeneration(StrictLoading, GenerationMixin):
         inputs = {"inputs_embeds": inputs_embeds, "attention_mask": attention_mask, "position_ids": position_ids}
         if labels is not None or self.training:
             kwargs.setdefault("use_cache", False)  # with a cache transformers would not see that a row is packed
-        if labels is not None:
-            if self.training and past_key_values is None and kwargs.keys() <= LOSS_ARGUMENTS:
-                head = self._heads.find(self.language_model)
-                if head is not None:
-                    num_items = kwargs.pop("num_items_in_batch", None)
-                    hidden_BLD = self.language_model.base_model(**inputs, **kwargs).last_hidden_state
-                    return CausalLMOutputWithPast(loss=chunked_loss(head, hidden_BLD, labels, num_items))
+        if labels is not None and self.training and past_key_values is None and kwargs.keys() <= LOSS_ARGUMENTS:
+            head = self._heads.find(self.language_model)
+            if head is not None:
+                num_items = kwargs.pop("num_items_in_batch", None)
+                hidden_BLD = self.language_model.base_model(**inputs, **kwargs).last_hidden_state
+                return CausalLMOutputWithPast(loss=chunked_loss(head, hidden_BLD, labels, num_items))
         return self.language_model(**inputs, past_key_values=past_key_values, labels=labels, **kwargs)
 
     @torch.no_grad()

@@ -19,6 +19,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import PreTrainedTokenizerBase, PrinterCallback, ProgressCallback
+from transformers.trainer_pt_utils import LabelSmoother
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from videochat_online.constants import IGNORE_INDEX
@@ -85,9 +86,10 @@ class OnlineTrainer(EvaluatingTrainer):
     ) -> None:
         collator = SharedCollator(kwargs["data_collator"])
         super().__init__(validation=validation, **kwargs | {"data_collator": collator})
-        if self.label_smoother is not None:
+        if self.args.label_smoothing_factor:
             # Transformers decides by the name of the model's class whether a place foresees the token after it.
-            self.label_smoother = partial(self.label_smoother, shift_labels=True)
+            smoother = LabelSmoother(epsilon=self.args.label_smoothing_factor)
+            self.label_smoother: Any = partial(smoother, shift_labels=True)
         self.requests = requests
         self._scales = scales
         self.tokenizer = tokenizer
