@@ -120,36 +120,45 @@ def _train(arguments: Arguments, folder: RunFolder, requests: Requests) -> Train
         rows = training.per_device_train_batch_size
         for remark in remarks(student.network, arguments, arguments.data.packing_tokens, rows):
             logger.warning("%s", remark)
-    last = None
-    if checkpoint is not None:
-        with reading(checkpoint):
-            last = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
-    metrics: dict[str, float] = {}
-    result_step, is_over = None, True
-    if checkpoint is not None and last is not None and _is_over(checkpoint, last, training):
-        logger.warning("%s: %s was the last step; only the result is missing", folder.path, checkpoint.name)
-        trainer.state = last
-        result_step = _write_result(trainer, requests, checkpoint)
-    elif requests.agreed(training.device) == STOP:  # while everything was loaded
-        trainer.state = TrainerState() if last is None else last
-        trainer.state.max_steps = max(training.max_steps, 0)
-        is_over = False
-    else:
-        if checkpoint is not None:
-            logger.warning("%s: going on after %s", folder.path, checkpoint.name)
-        metrics = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint)).metrics
-        is_over = trainer.is_finished
-        result_step = _write_result(trainer, requests) if is_over else None
+    metrics, is_over, result_step = _go_through(trainer, requests, checkpoint)
     report = make_report(trainer, dataset, metrics, is_over, result_step)
     if training.process_index == 0:
         folder.write(REPORT_FILE, report.to_json())
         if report.finished:
             write_run_card(folder.path, arguments, report, sets, encoder.schedule.intervals)
-        if not report.finished:
+        else:
             saved, last_step = folder.last_checkpoint(), f"{report.steps} of {trainer.state.max_steps or 'all'}"
             goes_on = "from the start" if saved is None else f"after {saved.name}"
             logger.warning("%s: ended early, at step %s; the same command goes on %s", folder.path, last_step, goes_on)
     return report
+
+
+def _go_through(
+    trainer: OnlineTrainer, requests: Requests, checkpoint: Path | None
+) -> tuple[dict[str, float], bool, int | None]:
+    """Train to the end, or until it is asked to stop, and write the result of a run that is over.
+
+    Returns:
+        Metrics of this launch, whether the run is over, and the step that its result is of.
+    """
+    training = trainer.args
+    last = None
+    if checkpoint is not None:
+        with reading(checkpoint):
+            last = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+    if checkpoint is not None and last is not None and _is_over(checkpoint, last, training):
+        logger.warning("%s: %s was the last step; only the result is missing", trainer.folder, checkpoint.name)
+        trainer.state = last
+        return {}, True, _write_result(trainer, requests, checkpoint)
+    if requests.agreed(training.device) == STOP:  # while everything was loaded
+        trainer.state = TrainerState() if last is None else last
+        trainer.state.max_steps = max(training.max_steps, 0)
+        return {}, False, None
+    if checkpoint is not None:
+        logger.warning("%s: going on after %s", trainer.folder, checkpoint.name)
+    metrics = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint)).metrics
+    is_over = trainer.is_finished
+    return metrics, is_over, _write_result(trainer, requests) if is_over else None
 
 
 def _open(folder: RunFolder, dataset: TrainingDataset, sets: dict[str, Any], is_first: bool) -> Path | None:
