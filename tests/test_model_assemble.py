@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -10,13 +11,14 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from test_model_modeling import random_network
-from test_text_own_template import CHATML, make
+from test_text_own_template import CHATML, MISTRAL, make
 from videochat_online.cli.main import main
 from videochat_online.errors import CheckpointError, InputError
 from videochat_online.model import export_original, load_model
 from videochat_online.model.assembling import assemble
 from videochat_online.model.original import PREFIXES
 from videochat_online.streaming import GenerationSettings, ImageChat
+from videochat_online.text import load_tokenizer
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
 KINDS = {
@@ -25,6 +27,7 @@ KINDS = {
     "gemma3_text": {"num_key_value_heads": 2, "head_dim": 8, "sliding_window": 16},
     "olmo2": {"num_key_value_heads": 2},
     "gpt_neox": {},
+    "gemma2": {"num_key_value_heads": 2, "head_dim": 8},
 }
 
 
@@ -136,3 +139,72 @@ def test_bad_input(tmp_path, language_models, tower, capsys):
     arguments = ["--language_model", llama, "--vision_tower", tower, "--output", tmp_path / "full"]
     assert main(["assemble", *map(str, arguments)]) == 2
     assert "expected a new or empty directory" in capsys.readouterr().err
+
+
+def changed(folder, path, **entries):
+    """A copy of a language model's folder with other generation settings."""
+    shutil.copytree(folder, path)
+    (path / "generation_config.json").write_text(json.dumps(entries))
+    return path
+
+
+def test_an_answer_ends_where_the_language_model_ends_one(tmp_path, language_models, tower):
+    folder = language_models("llama")
+    tokenizer = load_tokenizer(folder)
+    end, other = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|eot|>"])
+    network, tokenizer = assemble(changed(folder, tmp_path / "llm", eos_token_id=[other, end]), tower)
+    network.save_pretrained(tmp_path / "out")
+    tokenizer.save_pretrained(tmp_path / "out")
+    assert load_model(tmp_path / "out", device="cpu").stop_ids == (end, other)
+
+
+def test_ids_that_were_never_embedded_start_at_the_mean(tmp_path, language_models, tower):
+    folder = shutil.copytree(language_models("llama"), tmp_path / "llm")
+    tokenizer = load_tokenizer(folder)
+    size = len(tokenizer)
+    tokenizer.add_tokens(["[PAD]"], special_tokens=True)
+    state = json.loads((folder / "tokenizer.json").read_text())
+    names = [token["content"] for token in state["added_tokens"]]
+    assert "<IMG_CONTEXT>" in names  # so that nothing is added, which is refused
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(CheckpointError, match="embeds only"):
+        assemble(folder, tower)
+    text = (folder / "tokenizer.json").read_text().replace("<IMG_CONTEXT>", "<OTHER>")
+    (folder / "tokenizer.json").write_text(text)
+    (folder / "tokenizer_config.json").write_text(
+        (folder / "tokenizer_config.json").read_text().replace("<IMG_CONTEXT>", "<OTHER>")
+    )
+    network, tokenizer = assemble(folder, tower)
+    rows = network.get_input_embeddings().weight
+    assert len(rows) == len(tokenizer) == size + 2
+    assert torch.allclose(rows[size:], rows[:size].mean(dim=0), atol=1e-6)
+
+
+@pytest.mark.parametrize(("kind", "found"), [("mamba", "recurrent"), ("bloom", "max_position_embeddings")])
+def test_language_models_that_cannot_go_on(tmp_path, tower, kind, found):
+    tokenizer = make(CHATML, adds_bos=False)
+    config = AutoConfig.for_model(kind, hidden_size=32, num_hidden_layers=1, vocab_size=len(tokenizer), n_head=4)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match=found):
+        assemble(tmp_path, tower)
+
+
+def test_nothing_stays_of_what_fails(tmp_path, language_models, tower, capsys, monkeypatch):
+    llama = language_models("llama")
+    arguments = ["assemble", "--language_model", str(llama), "--vision_tower", str(tower), "--output"]
+    assert main([*arguments, str(tower / "inside")]) == 2
+    assert "expected a directory outside" in capsys.readouterr().err
+    assert not (tower / "inside").exists()
+
+    def fail(*_):
+        raise InputError("a full disk")
+
+    monkeypatch.setattr("videochat_online.cli.assemble.share_files", fail)
+    assert main([*arguments, str(tmp_path / "out")]) == 2
+    assert not (tmp_path / "out").exists()
+    source = MISTRAL
+    folder = shutil.copytree(llama, tmp_path / "llm")
+    make(source).save_pretrained(folder)
+    with pytest.raises(InputError, match="system message: expected none"):
+        assemble(folder, tower, system_message="Be brief.")

@@ -140,3 +140,69 @@ def test_strings_in_a_configuration():
     for wrong in ({"name": "x"}, written | {"more": 1}, written | {"user_prefix": 3}, written | {"reply_end": ""}):
         with pytest.raises(InputError, match="chat template: expected"):
             get_template(wrong)
+
+
+REPLIES_ALONE = MISTRAL.replace("' ' + m['content']", "' ' + m['content'] | trim")
+
+
+def ids_of(tokenizer, messages, source=None):
+    return tokenizer.apply_chat_template(messages, chat_template=source, add_generation_prompt=True, return_dict=False)
+
+
+def test_what_the_template_trims_is_trimmed():
+    tokenizer = make(REPLIES_ALONE)
+    template = own_template(tokenizer)
+    assert (template.trims, template.trims_replies) == (False, True)
+    turns = [Turn((" q\n",), "\n a "), Turn((" r",))]
+    messages = [{"role": "user", "content": " q\n"}, {"role": "assistant", "content": "\n a "}]
+    messages.append({"role": "user", "content": " r"})
+    assert list(layout_prompt(turns, tokenizer=tokenizer, template=template).input_ids) == ids_of(tokenizer, messages)
+    tokenizer = KINDS["bos of the template"]  # Llama 3 trims the system message, too
+    messages.insert(0, {"role": "system", "content": " Be brief.\n"})
+    layout = layout_prompt(turns, tokenizer=tokenizer, template=own_template(tokenizer), system_message=" Be brief.\n")
+    assert list(layout.input_ids) == ids_of(tokenizer, messages)
+    with pytest.raises(CheckpointError, match="and not from around replies"):
+        own_template(
+            make(CHATML.replace("m['content']", "(m['content'] | trim if loop.index0 % 2 == 0 else m['content'])"))
+        )
+
+
+def test_the_first_token_may_end_replies_too():
+    source = "{{ bos_token }}" + EACH + "{{ '<|' + m['role'] + '|>\n' + m['content'] }}"
+    source += "{{ bos_token + '\n' if m['role'] == 'assistant' else '\n' }}" + END
+    source += "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
+    for adds in (True, False):
+        template = own_template(make(source, adds_bos=adds))
+        assert (template.reply_end, template.prompt_start, template.takes_system) == ("<s>", "<s>" * (not adds), True)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% for m in messages %}",
+        "{{ raise_exception('no') }}",
+        EACH + "{{ m['content'][0].text }}" + END,
+        "{{ 1 / 0 }}",
+    ],
+)
+def test_templates_that_fail(source):
+    with pytest.raises(CheckpointError, match=r"^chat template of the tokenizer: expected fixed strings[^\n]*$"):
+        own_template(make(source))
+
+
+def test_what_fixed_strings_cannot_say_is_told(caplog):
+    own_template(make(CHATML, adds_bos=False))
+    assert not caplog.messages
+    own_template(make(WITH_DEFAULT.replace("You help.", "Today is ' + strftime_now('%d %b %Y') + '."), adds_bos=False))
+    assert "writes the date" in caplog.text
+    own_template(make(CHATML.replace("m['content']", "m['content'].split('</think>')[-1]"), adds_bos=False))
+    assert "leaves <think> ... </think> out" in caplog.text
+
+
+def test_a_system_message_that_fits_one_turn_only():
+    """The template's own stays, as a part of it."""
+    many = "{% if messages | length > 3 and messages[0]['role'] == 'system' %}{{ raise_exception('no') }}{% endif %}"
+    tokenizer = make(many + WITH_DEFAULT, adds_bos=False)
+    template = own_template(tokenizer)
+    layout = layout_prompt([Turn(("It?",))], tokenizer=tokenizer, template=template)
+    assert list(layout.input_ids) == ids_of(tokenizer, [{"role": "user", "content": "It?"}])

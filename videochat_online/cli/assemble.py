@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from videochat_online.errors import InputError
+from videochat_online.cli.convert import all_or_nothing, check_places
 from videochat_online.model.assembling import assemble
 from videochat_online.model.placing import DTYPES
 from videochat_online.text import TEMPLATES
@@ -34,8 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Load both, join, write, say what was written."""
     output: Path = options.output
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise InputError(f"{output}: expected a new or empty directory to write to, found something in it")
+    for source in (options.language_model, options.vision_tower):
+        check_places(Path(source).expanduser(), output)
     check_writable(output)
     network, tokenizer = assemble(
         options.language_model,
@@ -46,9 +46,10 @@ def run(options: argparse.Namespace) -> int:
         dtype=None if options.dtype is None else DTYPES[options.dtype],
         seed=options.seed,
     )
-    network.save_pretrained(output)
-    tokenizer.save_pretrained(output)
-    share_files(output)
+    with all_or_nothing(output):
+        network.save_pretrained(output)
+        tokenizer.save_pretrained(output)
+        share_files(output)
     parts = ("vision_tower", "projector", "language_model")
     sizes = [sum(parameter.numel() for parameter in network.get_submodule(part).parameters()) for part in parts]
     listed = ", ".join(f"{part} {size:,}" for part, size in zip(parts, sizes, strict=True))

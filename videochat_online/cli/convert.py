@@ -39,12 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Load strictly, write, say what was written."""
     source, destination = options.source, options.destination
-    _check_places(source, destination)
+    check_places(source, destination)
     is_required = options.tokenizer is not None or options.format == "hf"
     tokenizer = _tokenizer(options.tokenizer or source, is_required)
     check_writable(destination)
     network = load_network(source, adapter=options.adapter)
-    with _all_or_nothing(destination):
+    with all_or_nothing(destination):
         if options.format == "hf":
             num_parameters, note = _write_hf(network, destination, tokenizer)
         else:
@@ -55,7 +55,8 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _check_places(source: Path, destination: Path) -> None:
+def check_places(source: Path, destination: Path) -> None:
+    """InputError for a destination with something in it, or inside of what is read."""
     if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
         raise InputError(f"{destination}: expected a new or empty directory to write to, found something in it")
     if source.is_dir() and destination.resolve().is_relative_to(source.resolve()):
@@ -63,8 +64,8 @@ def _check_places(source: Path, destination: Path) -> None:
 
 
 @contextmanager
-def _all_or_nothing(destination: Path) -> Iterator[None]:
-    """A half-written destination would be in the way of another try, and could be taken for a model."""
+def all_or_nothing(destination: Path) -> Iterator[None]:
+    """Nothing stays of what fails: it would be in the way of another try, and could be taken for a model."""
     was_there = destination.exists()
     try:
         yield

@@ -7,6 +7,7 @@ known layout, or an InternViT by itself. No code of either is run.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from videochat_online.model.original import to_our_tower, translate_vision
 from videochat_online.model.rope import use_explicit_regime
 from videochat_online.model.vocabulary import fit_vocabulary
 from videochat_online.model.weight_files import first_line, read_state
-from videochat_online.text import end_token_id, get_template, load_tokenizer, own_template
+from videochat_online.text import ChatTemplate, end_token_id, get_template, load_tokenizer, own_template
 
 _OF_TOWER: tuple[str, ...] = ("downsample_ratio", "ps_version", "select_layer", "image_size", "dynamic_image_size")
 _OF_TOWER += ("pad2square", "use_thumbnail", "min_dynamic_patch", "max_dynamic_patch")
@@ -62,7 +63,9 @@ def assemble(
     dtype = dtype or text_network.dtype
     vision_config, settings, tower = _load_tower(Path(vision_tower).expanduser())
     chosen = own_template(tokenizer) if template is None else get_template(template)
-    end_token_id(tokenizer, chosen)
+    chosen = _with_ends(chosen, tokenizer, text_network)
+    if system_message and not chosen.takes_system:
+        raise InputError(f"system message: expected none, as the chat template has no place, found {system_message!r}")
     changes = {"image_size": image_size, "system_message": system_message}
     settings |= {key: value for key, value in changes.items() if value is not None}
     text_config = text_network.config.to_dict()
@@ -87,6 +90,14 @@ def assemble(
     return network.to(dtype), tokenizer
 
 
+def _with_ends(template: ChatTemplate, tokenizer: PreTrainedTokenizerBase, network: PreTrainedModel) -> ChatTemplate:
+    """The template with all tokens at which the language model alone stops."""
+    end, ends = end_token_id(tokenizer, template), network.generation_config.eos_token_id
+    others = [index for index in ([ends] if isinstance(ends, int) else ends or ()) if index != end]
+    tokens = [token for token in tokenizer.convert_ids_to_tokens(others) if token]
+    return replace(template, more_ends=tuple(tokens))
+
+
 def _load_language_model(source: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     is_gguf = source.suffix == ".gguf"
     if not (source.is_file() if is_gguf else (source / "config.json").is_file()):
@@ -104,6 +115,15 @@ def _load_language_model(source: Path) -> tuple[PreTrainedModel, PreTrainedToken
     except Exception as error:  # whatever the odd value of a configuration trips over
         found = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise CheckpointError(f"{source}: expected a causal language model of transformers, found {found}") from error
+    kind = network.config.model_type
+    if network._is_stateful:
+        raise CheckpointError(
+            f"{source}: expected a language model whose layers all attend, found recurrent ones: {kind}"
+        )
+    if not isinstance(getattr(network.config, "max_position_embeddings", None), int):
+        raise CheckpointError(
+            f"{source}/config.json: expected max_position_embeddings, its context, found none: {kind}"
+        )
     wrong = [*report["missing_keys"], *report["unexpected_keys"], *(key for key, *_ in report["mismatched_keys"])]
     if wrong:
         raise CheckpointError(f"{source}: the weights do not fit config.json: {', '.join(sorted(map(str, wrong))[:4])}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,6 +14,7 @@ from transformers import PreTrainedModel
 from videochat_online.model.configuration import VideoChatOnlineConfig
 from videochat_online.model.modeling import VideoChatOnlineForConditionalGeneration
 from videochat_online.model.original import original_config, to_original_state
+from videochat_online.model.placing import fitting_attention
 from videochat_online.model.strict import blank
 from videochat_online.model.weight_files import tensor_names, weight_files, weights_digest
 
@@ -49,7 +51,12 @@ def load_network(
     Raises:
         CheckpointError: something is missing, unexpected, of another shape, or unreadable.
     """
-    arguments = {"dtype": dtype, "attn_implementation": attn_implementation or "sdpa", **kwargs}
+    if attn_implementation is None:
+        attn_implementation = "sdpa"
+        with suppress(Exception):  # said below, with all else that is wrong with a directory
+            config = kwargs.get("config") or VideoChatOnlineConfig.from_pretrained(Path(directory))
+            attn_implementation = fitting_attention("sdpa", config)
+    arguments = {"dtype": dtype, "attn_implementation": attn_implementation, **kwargs}
     if device is not None:
         arguments["device_map"] = {"": device}
     network = VideoChatOnlineForConditionalGeneration.from_pretrained(Path(directory), **arguments)

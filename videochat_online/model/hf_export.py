@@ -35,10 +35,10 @@ from videochat_online.model.hf_layout import hf_config, to_hf_state
 from videochat_online.text import (
     ChatTemplate,
     SentencePieceTokenizer,
-    end_token_id,
     get_template,
     layout_prompt,
     special_ids,
+    stop_token_ids,
     token_id,
 )
 from videochat_online.text.chat_jinja import jinja_template
@@ -152,9 +152,13 @@ def _video_processor(config: VideoChatOnlineConfig) -> dict[str, Any]:
 
 def _generation(tokenizer: PreTrainedTokenizerBase, template: ChatTemplate) -> dict[str, Any]:
     """Stop where our sessions do: at the template's end of a reply, which need not be the tokenizer's end of a text."""
-    end = end_token_id(tokenizer, template)
-    pad = tokenizer.pad_token_id
-    entries = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": end, "pad_token_id": end if pad is None else pad}
+    end, *others = stop_token_ids(tokenizer, template)
+    pad, ends = tokenizer.pad_token_id, [end, *others] if others else end
+    entries = {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": ends,
+        "pad_token_id": end if pad is None else pad,
+    }
     return {key: value for key, value in entries.items() if value is not None}
 
 

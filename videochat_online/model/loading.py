@@ -41,7 +41,14 @@ from videochat_online.model.modeling import VideoChatOnlineForConditionalGenerat
 from videochat_online.model.placing import choose_attention, choose_device, choose_dtype, quantization_config
 from videochat_online.model.quantizing import check_torchao, quantize_weights
 from videochat_online.model.weight_files import is_hub_name
-from videochat_online.text import ChatTemplate, encode_text, end_token_id, get_template, load_tokenizer, special_ids
+from videochat_online.text import (
+    ChatTemplate,
+    encode_text,
+    get_template,
+    load_tokenizer,
+    special_ids,
+    stop_token_ids,
+)
 from videochat_online.video.transforms import FrameTransform
 
 logger = logging.getLogger(__name__)
@@ -101,7 +108,7 @@ class VideoChatModel:
     @property
     def stop_ids(self) -> tuple[int, ...]:
         """Ids that end an answer."""
-        return (end_token_id(self.tokenizer, self.template),)
+        return stop_token_ids(self.tokenizer, self.template)
 
     @torch.inference_mode()
     def encode(self, pixels_THWC: npt.NDArray[np.uint8]) -> Tensor:
@@ -195,7 +202,7 @@ def load_model(
         adapter=adapters,
         dtype=weights_dtype,
         device=place,
-        attn_implementation=choose_attention(attn_implementation, place, weights_dtype),
+        attn_implementation=choose_attention(attn_implementation, place, weights_dtype, config),
         **({"quantization_config": quantization_config(quantization, place)} if quantization else {}),
     ).eval()
     _fit_tokenizer(directory, network, loaded_tokenizer)

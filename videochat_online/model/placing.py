@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from transformers import BitsAndBytesConfig
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, BitsAndBytesConfig
 from transformers.utils import is_bitsandbytes_available, is_flash_attn_2_available
 
 from videochat_online.errors import InputError
@@ -49,7 +49,7 @@ def choose_dtype(name: str, device: torch.device, config: VideoChatOnlineConfig)
     return DTYPES[name]
 
 
-def choose_attention(name: str, device: torch.device, dtype: torch.dtype) -> str:
+def choose_attention(name: str, device: torch.device, dtype: torch.dtype, config: VideoChatOnlineConfig) -> str:
     """How attention is computed.
 
     Raises:
@@ -65,7 +65,15 @@ def choose_attention(name: str, device: torch.device, dtype: torch.dtype) -> str
         )
     if name != "auto":
         return name
-    return "flash_attention_2" if can_flash else "sdpa"
+    return fitting_attention("flash_attention_2" if can_flash else "sdpa", config)
+
+
+def fitting_attention(name: str, config: VideoChatOnlineConfig) -> str:
+    """How attention is computed where nobody chose: as fast as this language model's class can, `name` at best."""
+    family = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config.text_config), None)
+    can = {"flash_attention_2": "_supports_flash_attn", "sdpa": "_supports_sdpa"}
+    ways = ("flash_attention_2", "sdpa") if name == "flash_attention_2" else ("sdpa",)
+    return next((way for way in ways if family is None or getattr(family, can[way], False)), "eager")
 
 
 def quantization_config(name: str, device: torch.device) -> BitsAndBytesConfig:

@@ -20,16 +20,13 @@ def fit_vocabulary(network: VideoChatOnlineForConditionalGeneration, tokenizer: 
         CheckpointError: the tokenizer has ids that the language model never embedded.
     """
     num_added = add_special_tokens(tokenizer)
-    largest = max(tokenizer.get_vocab().values())
-    if largest >= network.config.text_config.vocab_size:
+    largest, size = max(tokenizer.get_vocab().values()), network.config.text_config.vocab_size
+    if largest >= size:
         if not num_added:
-            raise CheckpointError(
-                f"the tokenizer has ids up to {largest}, the language model embeds only"
-                f" {network.config.text_config.vocab_size}"
-            )
+            raise CheckpointError(f"the tokenizer has ids up to {largest}, the language model embeds only {size}")
         network.resize_token_embeddings(largest + 1, mean_resizing=False)
         for embeddings in (network.get_input_embeddings(), network.get_output_embeddings()):
             weight = embeddings.get_parameter("weight").data
-            weight[-num_added:] = weight[:-num_added].mean(dim=0, keepdim=True)
+            weight[size:] = weight[:size].mean(dim=0, keepdim=True)
         logger.warning("added %d tokens for pictures to the vocabulary", num_added)
     network.config.image_token_id = special_ids(tokenizer).image_context

@@ -22,6 +22,7 @@ from videochat_online.text.tokenizer import (
     end_token_id,
     load_tokenizer,
     special_ids,
+    stop_token_ids,
     token_id,
 )
 
@@ -46,6 +47,7 @@ __all__ = [
     "own_template",
     "special_ids",
     "split_placeholders",
+    "stop_token_ids",
     "token_id",
     "trimmed",
     "truncate_layout",

@@ -38,7 +38,7 @@ _SAID = """\
 """
 _DIALOGUE = """\
 {{- START -}}
-{%- set system = said(messages[0].content) if messages and messages[0].role == 'system' else SYSTEM -%}
+{%- set system = TOLD if messages and messages[0].role == 'system' else SYSTEM -%}
 {%- if system and not TAKES_SYSTEM -%}
 {{- raise_exception('expected no system message') -}}
 {%- endif -%}
@@ -51,7 +51,7 @@ _DIALOGUE = """\
 {{- ('' if opened.user else USER) ~ SIDE ~ USER_END -}}
 {%- set opened.user = false -%}
 {%- elif message.role == 'assistant' -%}
-{{- ASSISTANT ~ SIDE ~ REPLY_END -}}
+{{- ASSISTANT ~ REPLY ~ REPLY_END -}}
 {%- elif not (message.role == 'system' and loop.first) -%}
 {{- raise_exception('expected user and assistant in turns, and at most one system message, the first') -}}
 {%- endif -%}
@@ -84,11 +84,16 @@ def jinja_template(template: ChatTemplate, *, system_message: str, start: str, v
         "IMAGE": f"{IMAGE_CONTEXT_TOKEN}\n",
         "VIDEO": f"{video_token}\n",
     }
-    side = "said(message.content)" + (" | trim" if template.trims else "")
+    side = "said(message.content)"
+    sides = {"SIDE": (side, template.trims), "REPLY ": (side, template.trims or template.trims_replies)}
+    sides["TOLD"] = ("said(messages[0].content)", template.trims_system)
+    dialogue = _DIALOGUE
+    for name, (said, trims) in sides.items():
+        dialogue = dialogue.replace(name, f"({said} | trim) " if trims else f"{said} ")
     lines = [f"{{%- set {name} = {_quoted(text)} -%}}\n" for name, text in words.items()]
     for name in ("takes_system", "omits_empty_system", "folds_system"):
         lines.append(f"{{%- set {name.upper()} = {str(getattr(template, name)).lower()} -%}}\n")
-    return "".join(lines) + _COUNT + _SAID + _DIALOGUE.replace("SIDE", f"({side})")
+    return "".join(lines) + _COUNT + _SAID + dialogue
 
 
 def _quoted(text: str) -> str:

@@ -7,17 +7,21 @@ of ours is what transformers' `apply_chat_template` writes, or the template is r
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import date
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from videochat_online.errors import CheckpointError
 from videochat_online.text.plain import encode_parts
-from videochat_online.text.prompt import trimmed
+from videochat_online.text.prompt import prompt_pieces
 from videochat_online.text.templates import ChatTemplate
 from videochat_online.types import Turn
+
+logger = logging.getLogger(__name__)
 
 _SYSTEM, _USER, _REPLY, _NEXT = "Systemtextum", "Usertextum", "Replytextum", "Nexttextum"
 """Words that no template has."""
@@ -25,6 +29,7 @@ _TRIED = (
     (Turn(("What is it?",)),),
     (Turn(("Hello there",), "Good day."), Turn(("And now:\n(A) red\n(B) blue",))),
     (Turn(("One",), "1"), Turn(("Two",), "2"), Turn((" blanks around ",))),
+    (*[Turn(("More",), "3")] * 5, Turn(("Last",))),
 )
 """Dialogues that both ways have to write alike."""
 
@@ -45,17 +50,35 @@ def own_template(tokenizer: PreTrainedTokenizerBase, name: str = "own") -> ChatT
         template = _strings(tokenizer, name)
         for turns in _TRIED:
             _compare(tokenizer, template, None, turns)
-    except ValueError as error:
+    except Exception as error:  # jinja's own, and whatever a template trips over
         raise CheckpointError(
             "chat template of the tokenizer: expected fixed strings around each side of a dialogue, found one that does"
-            f" more ({error}); choose another one"
+            f" more ({' '.join(str(error).split())[:400]}); choose another one"
         ) from error
+    _tell_what_moves(tokenizer)
     try:
         for turns in _TRIED:
             _compare(tokenizer, template, "Be brief.", turns)
     except Exception:  # a template says by an error of its own that it has no place for a system message
-        return replace(template, takes_system=False)
+        before = template.system_prefix + template.default_system_message + template.system_end
+        return replace(template, takes_system=False, system_prefix=before, default_system_message="", system_end="")
     return template
+
+
+def _tell_what_moves(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Warn of what fixed strings cannot say, and dialogues of today do not show."""
+    source = tokenizer.get_chat_template()
+    today, other = (
+        tokenizer.apply_chat_template(
+            [{"role": "user", "content": _USER}], chat_template=clock + source, tokenize=False
+        )
+        for clock in ("", f"{{%- macro strftime_now(form) -%}}{_NEXT}{{%- endmacro -%}}")
+    )
+    if today != other:
+        logger.warning("the chat template writes the date: it stays that of today, %s", date.today())
+    thought = f"<think>\n{_SYSTEM}\n</think>\n\n{_REPLY}"
+    if _SYSTEM not in _written(tokenizer, None, _USER, thought, _NEXT):
+        logger.warning("the chat template leaves <think> ... </think> out of earlier replies: here it stays in them")
 
 
 def _written(tokenizer: PreTrainedTokenizerBase, system: str | None, *texts: str, goes_on: bool = True) -> str:
@@ -99,7 +122,9 @@ def _strings(tokenizer: PreTrainedTokenizerBase, name: str) -> ChatTemplate:
     while not bare.endswith(user_prefix):  # blanks that only stand between turns
         closing, user_prefix = closing + user_prefix[0], user_prefix[1:]
     before = bare.removesuffix(user_prefix)  # what a dialogue without a system message begins with
-    first, blanks = _first_token(tokenizer), f" {_USER}\n"
+    first = _first_token(tokenizer)
+    if not first and _opens_once(str(tokenizer.bos_token), bare, between):
+        first, before = str(tokenizer.bos_token), before.removeprefix(str(tokenizer.bos_token))
     is_added = tokenizer(_USER).input_ids[:1] == [tokenizer.bos_token_id]
     template = ChatTemplate(
         name=name,
@@ -113,20 +138,38 @@ def _strings(tokenizer: PreTrainedTokenizerBase, name: str) -> ChatTemplate:
         reply_prefix=opening.removeprefix(reopened),
         reply_end=end,
         after_reply=closing.removeprefix(end),
-        trims=blanks not in _written(tokenizer, None, blanks),
+        trims=_is_trimmed(_written(tokenizer, None, _blanks(_USER)), _USER),
+        trims_replies=_is_trimmed(_written(tokenizer, None, _USER, _blanks(_REPLY), _NEXT), _REPLY),
     )
-    return _with_system(tokenizer, template, before)
+    if template.trims and not template.trims_replies:
+        raise ValueError("it takes blanks from around what users say, and not from around replies")
+    return _with_system(tokenizer, replace(template, system_prefix=before), before, first)
 
 
-def _with_system(tokenizer: PreTrainedTokenizerBase, template: ChatTemplate, before: str) -> ChatTemplate:
+def _blanks(word: str) -> str:
+    return f"\n {word} \n"
+
+
+def _is_trimmed(text: str, word: str) -> bool:
+    """Whether blanks go, or some of them: then ours all go, so that a text without any is written alike."""
+    return _blanks(word) not in text
+
+
+def _opens_once(bos: str, bare: str, between: str) -> bool:
+    """The token that every text begins with may also end replies."""
+    return bool(bos) and bare.startswith(bos) and bare.count(bos) == 1 and not between.endswith(bare)
+
+
+def _with_system(tokenizer: PreTrainedTokenizerBase, template: ChatTemplate, before: str, first: str) -> ChatTemplate:
     try:
-        prefix, end, _ = _between(_written(tokenizer, _SYSTEM, _USER), _SYSTEM, _USER)
+        prefix, end, _ = _between(_written(tokenizer, _SYSTEM, _USER).removeprefix(first), _SYSTEM, _USER)
+        trims = _is_trimmed(_written(tokenizer, _blanks(_SYSTEM), _USER), _SYSTEM)
     except Exception:  # as in `own_template`
         return replace(template, takes_system=False)
     folds = not end.endswith(template.user_prefix)
     if not folds:
         end = end.removesuffix(template.user_prefix)
-    template = replace(template, system_prefix=prefix, system_end=end, folds_system=folds)
+    template = replace(template, system_prefix=prefix, system_end=end, folds_system=folds, trims_system=trims)
     if not before:
         return replace(template, omits_empty_system=True)
     if folds or not (before.startswith(prefix) and before.endswith(end)):
@@ -149,7 +192,7 @@ def _compare(
         if turn.assistant is not None:
             messages.append({"role": "assistant", "content": turn.assistant})
     theirs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
-    pieces = template.render([trimmed(turn) for turn in turns] if template.trims else turns, system_message=system)
+    pieces, _ = prompt_pieces(turns, template, system)
     ours = encode_parts(tokenizer, [(str(piece.segment), piece.is_text) for piece in pieces])[0]
     if ours != list(theirs):
         raise ValueError(f"{tokenizer.decode(theirs)!r}, where fixed strings give {tokenizer.decode(ours)!r}")

@@ -106,6 +106,10 @@ def prompt_pieces(
     _check_texts(turns, system_message, generation_prefix)
     if template.trims:
         turns = [trimmed(turn) for turn in turns]
+    elif template.trims_replies:
+        turns = [Turn(turn.user, turn.assistant and turn.assistant.strip()) for turn in turns]
+    if template.trims_system:
+        system_message = system_message and system_message.strip()
     pieces = template.render(turns, system_message=system_message, generation_prefix=generation_prefix)
     counts = [piece.segment.num_tokens for piece in pieces if isinstance(piece.segment, Visual)]
     for number, count in enumerate(counts, start=1):

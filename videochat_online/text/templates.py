@@ -47,10 +47,13 @@ class ChatTemplate:
         after_reply: follows the end token; never learned.
         stop_string: a further text at which a client may cut a reply.
         trims: checkpoints were trained on sides of a dialogue without blanks and line breaks around them.
+        trims_replies: on replies without them.
+        trims_system: on system messages without them.
         omits_empty_system: without a system message nothing stands in its place.
         folds_system: the system message opens the first user's side, before which `user_prefix` is not repeated.
         takes_system: there is a place for a system message.
         prompt_start: before everything, where the tokenizer does not put it there.
+        more_ends: other tokens at which generation stops; never learned.
     """
 
     name: str
@@ -65,10 +68,13 @@ class ChatTemplate:
     after_reply: str = ""
     stop_string: str | None = None
     trims: bool = False
+    trims_replies: bool = False
+    trims_system: bool = False
     omits_empty_system: bool = False
     folds_system: bool = False
     takes_system: bool = True
     prompt_start: str = ""
+    more_ends: tuple[str, ...] = ()
 
     def to_config(self) -> str | dict[str, Any]:
         """What `config.json` says of it, and `get_template` reads: a name where that is enough."""
@@ -213,6 +219,7 @@ def get_template(template: str | Mapping[str, Any]) -> ChatTemplate:
     if isinstance(template, Mapping):
         try:
             made = ChatTemplate(**template)
+            made = replace(made, more_ends=tuple(made.more_ends))  # a list in JSON
         except TypeError as error:
             raise InputError(
                 f"chat template: expected the strings of one, found {sorted(template)}: {error}"
@@ -220,9 +227,9 @@ def get_template(template: str | Mapping[str, Any]) -> ChatTemplate:
         is_usable = all(
             isinstance(getattr(made, f.name), bool if isinstance(f.default, bool) else str)
             for f in fields(made)
-            if f.name != "stop_string"
+            if f.name not in ("stop_string", "more_ends")
         )
-        if not is_usable or not made.reply_end:
+        if not (is_usable and made.reply_end and all(isinstance(end, str) for end in made.more_ends)):
             raise InputError(f"chat template: expected texts and flags, found {dict(template)}")
         return made
     try:

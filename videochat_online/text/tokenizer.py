@@ -175,6 +175,13 @@ def end_token_id(tokenizer: PreTrainedTokenizerBase, template: ChatTemplate) -> 
     return index
 
 
+def stop_token_ids(tokenizer: PreTrainedTokenizerBase, template: ChatTemplate) -> tuple[int, ...]:
+    """Ids at which generation stops, that of the end of a reply first; InputError as of `end_token_id`."""
+    end = end_token_id(tokenizer, template)
+    others = (token_id(tokenizer, token) for token in template.more_ends)
+    return (end, *(index for index in others if index not in (None, end)))
+
+
 def decode_reply(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], template: ChatTemplate) -> str:
     """Text of generated ids: up to the end of the reply, without special tokens, without blanks around it."""
     end = end_token_id(tokenizer, template)

@@ -19,6 +19,7 @@ from videochat_online.memory import TokenSchedule
 from videochat_online.model import VideoChatOnlineConfig, VideoChatOnlineForConditionalGeneration, load_network
 from videochat_online.model.adapters import Learned
 from videochat_online.model.loading import load_config, resolve_checkpoint
+from videochat_online.model.placing import fitting_attention
 from videochat_online.model.vocabulary import fit_vocabulary
 from videochat_online.text import (
     ChatTemplate,
@@ -74,7 +75,7 @@ def load_student(arguments: Arguments) -> Student:
         resolve_checkpoint(arguments.model.model_name_or_path or ""),
         config=config,
         dtype=_dtype(arguments),
-        attn_implementation=attention_of(arguments),
+        attn_implementation=_attention(arguments, config),
     )
     start = Start.of(network, str(arguments.model.model_name_or_path))
     if config.image_size != network.config.vision_config.image_size[0]:
@@ -225,6 +226,11 @@ def attention_of(arguments: Arguments) -> str:
     if name == "flash_attention_2" and not can_flash:
         raise InputError("attn_implementation: flash_attention_2 needs CUDA and the package flash-attn")
     return name
+
+
+def _attention(arguments: Arguments, config: VideoChatOnlineConfig) -> str:
+    name = attention_of(arguments)
+    return fitting_attention(name, config) if arguments.model.attn_implementation == "auto" else name
 
 
 def _use_liger(network: VideoChatOnlineForConditionalGeneration, options: dict[str, bool] | None) -> None:
