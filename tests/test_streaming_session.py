@@ -541,9 +541,13 @@ class TestImageChat:
         assert [several._turns[0].user[place] for place in (0, 3)] == ["Image-1: ", "Image-2: "]
         assert several._turns[1].user == ("And now?",)  # the images stand in the first turn only
 
-    def test_no_image(self, tiny_model):
-        with pytest.raises(InputError, match="at least one image"):
-            ImageChat(tiny_model, [])
+    def test_without_an_image_the_dialogue_is_text(self, tiny_model):
+        chat = ImageChat(tiny_model, settings=GenerationSettings(max_new_tokens=4))
+        layout = chat.prepare("What?").layout
+        assert layout.num_visual_tokens == chat.num_visual_tokens == 0
+        assert layout.text.endswith("What?<|end|><|assistant|>\n")
+        first = chat.ask("What?")
+        assert f"What?<|end|><|assistant|>\n{first}<|end|>" in chat.prepare("And now?").layout.text
 
 
 def test_tensors_and_lists_of_frames_are_taken_too(tiny_model, frames):

@@ -23,7 +23,9 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from slurm_box import NODES, NoClusterError, SlurmBox, check_host
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from experiments.slurm_box import NODES, NoClusterError, SlurmBox, check_host  # noqa: E402
 
 STEPS = 30
 PATIENCE_S = 600
