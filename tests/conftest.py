@@ -80,3 +80,36 @@ def frames() -> Callable[[int], np.ndarray]:
         )
 
     return make
+
+
+@pytest.fixture
+def at(monkeypatch) -> dict[int, Callable[[], None]]:
+    """What happens in the middle of a step, by the number of steps before it."""
+    from videochat_online.train.trainer import OnlineTrainer  # takes seconds, and few tests want it
+
+    events: dict[int, Callable[[], None]] = {}
+    step = OnlineTrainer.training_step
+
+    def watched(self, *rest, **options):
+        result = step(self, *rest, **options)
+        events.pop(self.state.global_step, lambda: None)()
+        return result
+
+    monkeypatch.setattr(OnlineTrainer, "training_step", watched)
+    return events
+
+
+@pytest.fixture
+def saved(monkeypatch) -> list[int]:
+    """The steps after which a checkpoint is written."""
+    from videochat_online.train.trainer import OnlineTrainer  # takes seconds, and few tests want it
+
+    steps: list[int] = []
+    save = OnlineTrainer._save_checkpoint
+
+    def watched(self, *rest):
+        steps.append(self.state.global_step)
+        return save(self, *rest)
+
+    monkeypatch.setattr(OnlineTrainer, "_save_checkpoint", watched)
+    return steps

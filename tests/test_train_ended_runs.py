@@ -15,7 +15,6 @@ from train_cases import arguments, dialogue, losses, state, write_media, write_r
 from videochat_online.errors import InputError
 from videochat_online.train import TrainReport, disk, distributed, dry_run, parse_arguments, train
 from videochat_online.train.rundir import RunFolder, resolved_keys, shared_keys
-from videochat_online.train.trainer import OnlineTrainer
 
 KEYS = {"max_steps": 6, "save_strategy": "steps", "save_steps": 4, "eval_strategy": "steps", "eval_steps": 2}
 
@@ -38,35 +37,6 @@ def run(place: Path, tiny_dir: Callable[[str], Path]) -> Callable[..., TrainRepo
         return train(parse_arguments(None, arguments(place, tiny_dir, name, **every)))
 
     return start
-
-
-@pytest.fixture
-def at(monkeypatch) -> dict[int, Callable[[], None]]:
-    """What happens in the middle of a step, by the number of steps before it."""
-    events: dict[int, Callable[[], None]] = {}
-    step = OnlineTrainer.training_step
-
-    def watched(self, *rest, **options):
-        result = step(self, *rest, **options)
-        events.pop(self.state.global_step, lambda: None)()
-        return result
-
-    monkeypatch.setattr(OnlineTrainer, "training_step", watched)
-    return events
-
-
-@pytest.fixture
-def saved(monkeypatch) -> list[int]:
-    """The steps after which a checkpoint is written."""
-    steps: list[int] = []
-    save = OnlineTrainer._save_checkpoint
-
-    def watched(self, *rest):
-        steps.append(self.state.global_step)
-        return save(self, *rest)
-
-    monkeypatch.setattr(OnlineTrainer, "_save_checkpoint", watched)
-    return steps
 
 
 def told(name: str) -> Callable[[], None]:

@@ -56,7 +56,7 @@ class TrainingDataset(Dataset[Example | SkippedSample]):
     """All sets of a run, mixed by `repeat_time` or `weight`.
 
     Args:
-        entries: of the registries.
+        entries: sets of the registries.
         encoder: turns rows into examples.
         seed: of fractional repeats, and of the draws for each row in each epoch.
 

@@ -33,8 +33,8 @@ class HeldOutRows(Dataset["tuple[int, Example | SkippedSample]"]):
     what a row of itself leaves open is decided once, by its place in its set.
 
     Args:
-        entries: of the registries.
-        encoder: of the run.
+        entries: sets of the registries.
+        encoder: the run's encoder.
 
     Raises:
         InputError: as `TrainingDataset`.
@@ -97,8 +97,8 @@ class Leak:
     """Rows that are held out and trained on.
 
     Attributes:
-        num_rows: of all held-out sets.
-        set_name: of the first of them.
+        num_rows: number of rows of all held-out sets.
+        set_name: name of the first row's set.
         row: its number in its set.
     """
 

@@ -101,7 +101,7 @@ def tracking_turns(sample: Sample, places: Sequence[int], asked: int) -> tuple[D
     Args:
         sample: a track.
         places: which of its images are used, ascending.
-        asked: which of these is asked about.
+        asked: index of the frame that is asked about.
     """
     # Turns stand where their frames do, and replies say their times, which are rounded as prompts print them.
     times_s = [round(sample.boxes[place].time_s, 1) for place in places]

@@ -63,7 +63,7 @@ class OutlinedSample:
         prompt: its dialogue.
         variants: a part of it, and what may stand in its place.
         more: tokens that it has beside those of the dialogue.
-        visual_tokens: of all pictures.
+        visual_tokens: number of tokens of all pictures.
         pictures: frames and tiles.
     """
 
@@ -87,7 +87,7 @@ class LengthCounter:
     """Counts the tokens of samples.
 
     Args:
-        encoder: of the samples.
+        encoder: encoder of the samples.
     """
 
     def __init__(self, encoder: SampleEncoder) -> None:
@@ -104,7 +104,7 @@ class LengthCounter:
 
         Args:
             sample: validated.
-            tiling: of the sample's set, instead of the run's.
+            tiling: tiling of the sample's set, instead of the run's.
             memory: shows of a video what it would hold at the last question, which alone is kept.
 
         Raises:

@@ -38,7 +38,7 @@ class PackedDataset(Dataset[Pack]):
         max_tokens: of a pack; an item that is longer is a pack of its own.
         shuffle: items ride together at random; without it a pack holds neighbours, in order.
         seed: of the shuffling.
-        num_blank_tokens: of these, left free for the blank frame of a pack without any.
+        num_blank_tokens: tokens left free for the blank frame of a pack without any.
     """
 
     def __init__(

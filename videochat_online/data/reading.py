@@ -81,7 +81,7 @@ class SampleReader:
         Args:
             sample: validated.
             rng: of all draws for this sample in this epoch.
-            tiling: of the sample's set, instead of the run's.
+            tiling: tiling of the sample's set, instead of the run's.
             fps: frame rate of the set's frame folders, where the sample does not say.
             memory: shows what it would hold at the last question, instead of all frames.
 

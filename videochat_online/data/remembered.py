@@ -88,7 +88,7 @@ class MemoryLayout:
             pixels_TSSC: the clip's frames, uint8.
             times_s: start of each.
             full_grid: tokens of a full-size frame.
-            intervals: of the token schedule.
+            intervals: intervals of the token schedule.
         """
         memory = self.make(full_grid, intervals)
         thumbnails_TC = torch.from_numpy(thumbnails(pixels_TSSC))

@@ -70,11 +70,11 @@ class Base:
     """What something was learned on top of.
 
     Attributes:
-        name_or_path: of the model.
-        digest: of its numbers, of `numbers_digest`.
+        name_or_path: place of the model.
+        digest: digest of its numbers, by `numbers_digest`.
         dtype: in which its weights stayed.
         num_tensors: in the file beside this record.
-        scalings: of each layer with adapters, alpha / r: W + scaling B A.
+        scalings: scaling of each layer with adapters, alpha / r: W + scaling B A.
     """
 
     name_or_path: str
@@ -110,8 +110,8 @@ class Learned:
 
     Attributes:
         tensors: `MODULE.lora_A.default.weight`, `MODULE.lora_B.default.weight`, or names of the network.
-        scalings: of each layer with adapters.
-        base: as recorded; None where nothing says.
+        scalings: scaling of each layer with adapters.
+        base: recorded base; None where nothing says.
     """
 
     tensors: dict[str, Tensor]
@@ -219,8 +219,8 @@ def check_base(source: str | Path, base: Base, digest: str, name: str | Path) ->
     Args:
         source: where it was read.
         base: its record.
-        digest: of the weights that were loaded, in the record's dtype.
-        name: of their model.
+        digest: digest of the weights that were loaded, in the record's dtype.
+        name: name of their model.
 
     Raises:
         CheckpointError: they differ.

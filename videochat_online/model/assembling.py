@@ -49,8 +49,8 @@ def assemble(
         template: name of a chat template; None takes the one that the language model's tokenizer brings along.
         system_message: where none is given; None takes the template's.
         image_size: pixels a side of a frame; None takes the vision tower's.
-        dtype: of all weights; None takes the language model's.
-        seed: of the projector.
+        dtype: dtype of all weights; None takes the language model's.
+        seed: seed of the projector.
 
     Returns:
         The network, and the tokenizer with the tokens of pictures.

@@ -47,7 +47,7 @@ def write_card(
     """Write the card of a model, unless there is a README.md.
 
     Args:
-        directory: of the model.
+        directory: directory of the model.
         layout: "native", "original" or "hf", of which its library and how to load it follow.
         base: the model it was trained from; a name on the Hub is named in the front matter, a folder by its own name.
         sections: heading -> Markdown, in order, such as what it was trained on.

@@ -84,7 +84,7 @@ def export_hf(network: PreTrainedModel, text: TextSide, directory: str | Path, m
 
     Args:
         network: with plain weights.
-        text: of `text_side`.
+        text: result of `text_side`.
         directory: created; nothing in it is removed.
         max_shard_size: larger checkpoints are written as shards with an index.
 
@@ -297,10 +297,10 @@ def check_export(directory: str | Path, expected: Tensor, config: VideoChatOnlin
     """Read an export by transformers alone, and compare the logits.
 
     Args:
-        directory: of `export_hf`.
+        directory: directory that `export_hf` wrote.
         expected: `first_logits` of the network that was exported.
         config: its configuration.
-        dtype: of its weights.
+        dtype: dtype of its weights.
 
     Returns:
         The largest difference.

@@ -263,8 +263,8 @@ class VideoChatOnlineForConditionalGeneration(StrictLoading, GenerationMixin):
         Args:
             labels: [B, L] with -100 where nothing is scored.
             input_ids: as of `forward`, like the others.
-            pixel_values: of the whole batch.
-            pool_ratios: of each picture.
+            pixel_values: pixels of the whole batch.
+            pool_ratios: pooling of each picture.
             **inputs: `attention_mask`, or `position_ids` of packed rows.
         """
         inputs |= {"inputs_embeds": self._embed(input_ids, pixel_values, pool_ratios), "use_cache": False}

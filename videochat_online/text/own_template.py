@@ -39,7 +39,7 @@ def own_template(tokenizer: PreTrainedTokenizerBase, name: str = "own") -> ChatT
 
     Args:
         tokenizer: with a `chat_template`.
-        name: of the result.
+        name: name of the result.
 
     Raises:
         CheckpointError: no `chat_template`, or one that does more than put fixed strings around the sides.

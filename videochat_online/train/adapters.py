@@ -36,7 +36,7 @@ def add_adapters(
 
     Args:
         network: with its parts frozen as they are in the run; it may be without storage.
-        options: of the run.
+        options: options of the run.
         unused: beginnings of the names of what takes no part in a forward pass: DDP would wait for its gradients.
 
     Returns:
@@ -149,9 +149,9 @@ def write_adapter(
     Args:
         folder: made.
         network: with adapters.
-        base_name: of the model that they are for.
+        base_name: name of the model that they are for.
         tensors: names of the network, adapters and what lies in `whole`.
-        whole: of `whole_modules`.
+        whole: result of `whole_modules`.
     """
     folder.mkdir(exist_ok=True)
     config: LoraConfig = copy.copy(vars(network)["peft_config"][ADAPTER])

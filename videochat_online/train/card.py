@@ -27,9 +27,9 @@ def write_run_card(
     Args:
         folder: of the run.
         arguments: of the run.
-        report: of the run.
+        report: report of the run.
         sets: facts of each training set.
-        intervals: of the token schedule.
+        intervals: intervals of the token schedule.
 
     Returns:
         Whether one was written.

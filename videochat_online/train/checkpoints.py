@@ -85,7 +85,7 @@ def is_as_long(checkpoint: Path, max_steps: int, keys: Any) -> bool:
     """Whether a checkpoint was made by a run as long as its keys say now.
 
     Args:
-        checkpoint: of the run.
+        checkpoint: checkpoint of the run.
         max_steps: of the run that made it.
         keys: of the run now.
     """
