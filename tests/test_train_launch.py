@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
+import select
 import signal
 import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -161,6 +163,40 @@ def test_a_node_that_dies_is_named_and_ends_the_run(node, tmp_path, number):
     assert first.wait(60) != 0
     reason = "its connection was closed" if number == signal.SIGKILL else "no sign of it for 1 s"
     assert f"error: node 1 (b): {reason}; that node is gone and this run ends" in (tmp_path / "a").read_text()
+
+
+def test_a_command_whose_node_is_gone_is_told_once_and_then_killed(node, tmp_path):
+    """torchrun, told twice, leaves its workers behind."""
+    other = node(1, "sh", "-c", "touch there; sleep 60")
+    first = node(0, "sh", "-c", "trap 'echo told >>told' TERM; while :; do sleep 0.1; done", NODES_KILL_S="2.5")
+    while not (tmp_path / "there").exists():
+        time.sleep(0.02)
+    other.kill()
+    assert first.wait(60) == 128 + signal.SIGKILL
+    assert (tmp_path / "told").read_text() == "told\n"
+
+
+@pytest.mark.parametrize("launcher", ["TORCHELASTIC_RUN_ID", "NONE"])
+def test_a_process_ends_with_the_launcher_that_started_it(monkeypatch, launcher):
+    """One that was started by hand does not: its shell may be left."""
+    monkeypatch.setenv(launcher, "1")
+    ours, theirs = os.pipe()
+    parent = os.fork()
+    if parent == 0:
+        if os.fork() == 0:
+            distributed._end_with_launcher()
+            os.write(theirs, b"%d" % os.getpid())
+        time.sleep(60)
+        os._exit(0)
+    os.close(theirs)
+    child = int(os.read(ours, 100))
+    os.kill(parent, signal.SIGKILL)
+    os.waitpid(parent, 0)
+    is_gone = bool(select.select([ours], [], [], 10 if launcher != "NONE" else 0.5)[0])  # its end of the pipe is closed
+    with suppress(ProcessLookupError):
+        os.kill(child, signal.SIGKILL)
+    os.close(ours)
+    assert is_gone == (launcher != "NONE")
 
 
 def test_a_node_that_does_not_come_is_named(node, tmp_path):

@@ -23,7 +23,7 @@ SILENCE_S = float(os.environ.get("NODES_SILENCE_S", "30"))
 SIGN_S = min(2.0, SILENCE_S / 5)
 END_S = float(os.environ.get("NODES_END_S", "10"))
 """A command whose node is gone mostly ends by itself; after so long it is told to."""
-KILL_S = 40.0
+KILL_S = float(os.environ.get("NODES_KILL_S", "40"))
 """torchrun ends its workers within 30 s after it was told to."""
 LEAVE_S = 60.0
 FAILED = 1
@@ -179,15 +179,19 @@ def run(command: list[str], node: Node) -> int:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, lambda received, frame: process.send_signal(received))
-    limit = None
+    told: list[int] = []
+    broken_at = time.monotonic()
     while process.poll() is None:
         time.sleep(0.1)
-        if node.is_broken.is_set():
-            now = time.monotonic()
-            limit = now + END_S if limit is None else limit
-            if now > limit:
-                process.send_signal(signal.SIGTERM if now < limit + KILL_S else signal.SIGKILL)
-                time.sleep(1)
+        if not node.is_broken.is_set():
+            broken_at = time.monotonic()
+            continue
+        gone_s = time.monotonic() - broken_at
+        # Once each: a second SIGTERM has torchrun leave before its workers have ended.
+        for number, after_s in ((signal.SIGTERM, END_S), (signal.SIGKILL, END_S + KILL_S)):
+            if gone_s > after_s and number not in told:
+                process.send_signal(number)
+                told.append(number)
     return process.returncode if process.returncode >= 0 else 128 - process.returncode
 
 

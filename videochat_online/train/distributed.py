@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
+import signal
 import socket
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,6 +21,7 @@ from videochat_online.errors import InputError
 logger = logging.getLogger(__name__)
 
 _SHARED_MEMORY_OP = "deepspeed_shm_comm"
+_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
 def join(training: TrainingArguments) -> None:
@@ -30,6 +33,7 @@ def join(training: TrainingArguments) -> None:
     Raises:
         InputError: one process for several GPUs.
     """
+    _end_with_launcher()
     if training.use_cpu:
         _check_address()
     device = training.device  # what joins is its first use
@@ -45,6 +49,16 @@ def join(training: TrainingArguments) -> None:
         # process that is killed meanwhile leaves a lock for which every later launch waits without end.
         deepspeed.ops.__compatible_ops__[_SHARED_MEMORY_OP] = False
         deepspeed.init_distributed(dist_backend="gloo", auto_mpi_discovery=False, verbose=False)
+
+
+def _end_with_launcher() -> None:
+    """The system ends this process as soon as torchrun, which has started it, is gone.
+
+    It may be in a sum that another node, which is gone, never joins: it would heed no other signal, and keep the run's
+    folder and its GPU from the next launch until the backend's timeout.
+    """
+    if sys.platform == "linux" and "TORCHELASTIC_RUN_ID" in os.environ:
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _check_address() -> None:
