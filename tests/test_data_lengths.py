@@ -173,6 +173,25 @@ def test_online_samples_are_at_most_a_frame_a_token_a_turn_and_digits_longer(tok
         assert estimate.tokens <= len(example) + margin
 
 
+@pytest.mark.parametrize("video_fps", [1.0, 1.3])
+@pytest.mark.parametrize("memory", [None, MemoryLayout("keep_all", {})])
+def test_questions_between_two_frames_count_the_one_that_may_come_before_them(tokenizers, video_fps, memory):
+    """The frame nearest to the centre of an interval begins up to half of its length before or after it."""
+    changes = {
+        "reader": Imagined(frames._Facts(math.ceil(9 * video_fps), video_fps, 0.0, False), []),
+        "sampling": FrameSampling(method="fps1", max_num_frames=64),
+        "schedule": TokenSchedule((4, 2)),
+        "tiling": Tiling(),
+        "max_length": 100_000,
+    }
+    for tenth in range(20, 30, 2):
+        row = {"video": "v", "conversations": dialogue("a", "b", "a", "b", times=[tenth / 10, tenth / 10 + 1.5])}
+        estimate, examples = sizes(tokenizers, sorted(FAMILIES)[0], (row, changes), memory)
+        for example in examples:
+            assert estimate.tokens >= len(example)
+            assert estimate.pictures >= len(example.pool_ratios)
+
+
 @pytest.mark.parametrize(("name", "options"), MEMORIES.items())
 def test_a_memory_leaves_as_many_frames_as_it_is_said_to_of_any_number(name, options):
     layout, grid, intervals = MemoryLayout(name, options), (4, 4), (8, 4, 1)
