@@ -122,13 +122,13 @@ def test_samples_that_are_longer_than_a_pack_are_packs(parse):
 
 
 BILLION = 10**9
-LARGEST = 10**8
+LARGEST, HEAD = 10**8, 5 * 10**7
 PLAN_BYTES = [
     # plan, bytes of a number: weights, gradients, sums, optimizer, buckets
-    ("", 4, 4 + 3 * 0.4, 0, 8, 4),  # the largest matrix thrice, on its way
+    ("", 4, 4 + 3 * 0.2, 0, 8, 4),  # the head's thrice more, on its way
     ("zero1", 2, 2, 4, 12 / 4, 0),  # sums on each device, whole; sent as they are
-    ("zero2", 2, 0.2, 4 / 4, 12 / 4, 0.8),  # the largest matrix; two buckets of 200 million
-    ("zero2_one_gpu", 2, 0.2, 4 / 4, 12 / 4, 0.1),
+    ("zero2", 2, 0.2 + 3 * 0.1, 4 / 4, 12 / 4, 0.8),  # the largest matrix, the head's; two buckets of 200 million
+    ("zero2_one_gpu", 2, 0.2 + 3 * 0.1, 4 / 4, 12 / 4, 0.1),
     ("zero3", 2 / 4, 0.2, 8 / 4, 12 / 4, 2 * (1 + 0.0001)),
     ("zero3_offload", 0, 0.2, 0, 0, 2 * (1 + 0.0001)),
 ]
@@ -137,7 +137,7 @@ PLAN_BYTES = [
 @pytest.mark.parametrize(("plan", *PARTS), PLAN_BYTES, ids=[row[0] or "none" for row in PLAN_BYTES])
 def test_memory_by_plan(parse, monkeypatch, plan, weights, gradients, accumulation, optimizer, buckets):
     """Bytes for each parameter, on each of four devices; a billion of them, all of which learn."""
-    sizes = Sizes(all=BILLION, learning=BILLION, largest=LARGEST, halved=0, matrices=BILLION)
+    sizes = Sizes(all=BILLION, learning=BILLION, largest=LARGEST, head=HEAD, halved=0, matrices=BILLION)
     monkeypatch.setattr("videochat_online.train.memory._sizes", lambda network: sizes)
     arguments = parse()
     network = blank_network(load_config_of(arguments), arguments.model)

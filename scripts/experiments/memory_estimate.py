@@ -143,6 +143,8 @@ def measure(flags: Sequence[str]) -> dict[str, Any]:
             return super().get_batch_samples(*arguments, **options)
 
         def train(self, *arguments: Any, **options: Any) -> Any:
+            for parameter in self.model.parameters():  # pages of the checkpoint's file would not count
+                parameter.data = parameter.data.clone()
             result = super().train(*arguments, **options)
             self.peak = held_bytes("VmHWM") - held_bytes("RssFile", "RssShmem")
             return result

@@ -85,7 +85,7 @@ def measure(plan: dict[str, Any]) -> tuple[float, float]:
     peak = held_bytes("VmHWM") - held_bytes("RssFile", "RssShmem") - before
     resolved = resolve_plan(Namespace(deepspeed=plan, bf16=True, fp16=False), WIDTH)
     assert resolved is not None
-    sizes = Sizes(all=num, learning=num, largest=WIDTH**2, halved=0, matrices=num)
+    sizes = Sizes(all=num, learning=num, largest=WIDTH**2, head=0, halved=0, matrices=num)
     return peak / MIB, sum(held_by_plan(resolved, sizes).values()) / MIB
 
 

@@ -24,7 +24,7 @@ KEPT_BY_VISION_LAYER = {"float32": (40, 8), "autocast": (28, 4), "half": (20, 4)
 LOGIT_BYTES = 12
 """Of a logit: itself in the type of the weights and in float32, its probability, its gradient."""
 IN_FLIGHT = 3
-"""Gradients of the largest matrix, a head, beside the one that is summed: of chunks so far, of one chunk, their sum."""
+"""Gradients of a head beside the one that is summed, where the loss is computed in chunks: found by measuring."""
 MASK_WORTH_A_WORD = 2**28
 """Bytes."""
 FALLBACK_BUCKET = 500_000_000
@@ -33,11 +33,12 @@ FALLBACK_BUCKET = 500_000_000
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Numbers in parameters: all, those that learn, the largest of these, frozen matrices, learning matrices."""
+    """Numbers in parameters: all, learning, the largest of these, a learning head, frozen and learning matrices."""
 
     all: int
     learning: int
     largest: int
+    head: int
     halved: int
     matrices: int
 
@@ -98,10 +99,12 @@ def remarks(
 def _sizes(network: VideoChatOnlineForConditionalGeneration) -> Sizes:
     parameters = [(int(getattr(p, "ds_numel", p.numel())), p.requires_grad, p.ndim) for p in network.parameters()]
     learning = [(num, dimensions) for num, learns, dimensions in parameters if learns]
+    head = network.get_output_embeddings().get_parameter("weight")
     return Sizes(
         all=sum(num for num, _, _ in parameters),
         learning=sum(num for num, _ in learning),
         largest=max((num for num, _ in learning), default=0),
+        head=int(getattr(head, "ds_numel", head.numel())) if head.requires_grad else 0,
         halved=sum(parameter.numel() for parameter in frozen_matrices(network).values()),
         matrices=sum(num for num, dimensions in learning if dimensions > 1),
     )
@@ -122,7 +125,7 @@ def _held_without_plan(arguments: Arguments, sizes: Sizes) -> dict[str, float]:
     rounded = sizes.matrices if _mode(arguments, None) == "autocast" else 0
     return {
         "weights": number * sizes.all - 2 * halved + 2 * rounded,
-        "gradients": number * (sizes.learning + IN_FLIGHT * sizes.largest),
+        "gradients": number * (sizes.learning + IN_FLIGHT * sizes.head),
         "accumulation": 0,
         "optimizer": 2 * number * sizes.learning,
         "buckets": number * sizes.learning * (num_processes() > 1),  # of DistributedDataParallel
@@ -134,7 +137,7 @@ def held_by_plan(plan: Plan, sizes: Sizes) -> dict[str, float]:
     num, learning, on_device = num_processes(), sizes.learning, not plan.offloads_optimizer
     share = learning / num if plan.stage else learning
     sums = plan.accumulation
-    gradients, accumulation, buckets = plan.weights * learning, 0.0, 0.0
+    gradients, accumulation, buckets = float(plan.weights * learning), 0.0, 0.0
     bucket = plan.reduce_bucket * plan.is_contiguous
     if plan.sums_whole:
         accumulation = 4 * learning
@@ -144,8 +147,10 @@ def held_by_plan(plan: Plan, sizes: Sizes) -> dict[str, float]:
         accumulation = sums * learning * (sums != plan.weights) + (plan.weights + 4 * (sums < 4)) * share * on_device
         buckets = bucket * sums * (1 + plan.is_overlapping)
     elif plan.stage == 2:
-        gradients = plan.weights * sizes.largest
-        accumulation = (4 if sums > plan.weights else 2 * plan.weights + 4) * share * on_device
+        # Sums turned into float32, when no gradient is on its way any more.
+        in_step = 0.0 if sums > plan.weights else 4.0 * share * on_device
+        gradients = plan.weights * sizes.largest + max(0, plan.weights * IN_FLIGHT * sizes.head - in_step)
+        accumulation = (4 if sums > plan.weights else 2 * plan.weights) * share * on_device + in_step
         buckets = bucket * plan.weights * (1 + plan.is_overlapping)
     elif plan.stage == 3:
         gradients = plan.weights * sizes.largest
