@@ -106,7 +106,7 @@ def test_a_file_that_is_no_registry(folder, text, message):
 
 
 def test_a_missing_registry(folder):
-    with pytest.raises(InputError, match="expected a registry, found no readable file"):
+    with pytest.raises(InputError, match="^[^:]*none.json: expected a registry, found no readable file"):
         load_registries(str(folder / "none.json"))
     with pytest.raises(InputError, match="expected the path of a registry"):
         load_registries(" , ")

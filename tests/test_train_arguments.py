@@ -99,9 +99,11 @@ def test_a_bad_key_or_value_is_named_wherever_it_stands(tmp_path, key, value, me
             ["--global_batch_size", "9"],
             "global_batch_size: expected a multiple of 8, 8 on each of 1 processes, found 9",
         ),
-        (["--meta_path="], "meta_path: expected a path, found none"),
+        (["--meta_path="], "meta_path: expected registries of training sets, found none: give --meta_path"),
         (["--lr_scheduler_type", "none"], "lr_scheduler_type.* invalid choice"),
-        (["stray"], "stray"),
+        (["stray.yaml"], "expected --key value, or --config FILE, found 'stray.yaml'"),
+        (["--confg", "c.yaml"], "unknown key confg; did you mean config?"),
+        (["--dryrun"], "unknown key dryrun; did you mean dry_run?"),
     ],
 )
 def test_values_that_do_not_fit(more, message):

@@ -90,8 +90,9 @@ def load_registry(path: Location, *, check: bool = True) -> tuple[RegistryEntry,
     Raises:
         InputError: as `load_registries`.
     """
+    content = read_bytes(path, "a registry")
     try:
-        raw = json.loads(read_bytes(path, "a registry"), object_pairs_hook=_no_duplicates)
+        raw = json.loads(content, object_pairs_hook=_no_duplicates)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: expected a registry in JSON: {error}") from error
     if not isinstance(raw, dict) or not raw:

@@ -33,8 +33,18 @@ GONE = {
 }
 """Keys that were dropped, or that would contradict how runs are resumed here, and what to write instead."""
 
+COMMAND_FLAGS = ("config", "config_root", "dry_run", "keys")
+"""Of `videochat-online train` itself, and no keys: what a flag that does not exist may have been meant for."""
+
 PATHS = ("model_name_or_path", "adapter_name_or_path", "meta_path", "eval_meta_path", "output_dir", "deepspeed")
 """Keys whose values are paths, or may be."""
+
+NEEDED = {
+    "output_dir": "the folder of the run",
+    "model_name_or_path": "the model to start from",
+    "meta_path": "registries of training sets",
+}
+"""Keys without which there is no run, and what they are."""
 
 LISTS = frozenset(f.name for f in dataclasses.fields(RunArguments) if "list[" in str(f.type))
 """Keys that take one text or several, such as `report_to`; a run's own `config.yaml` has several, or none."""
@@ -91,14 +101,15 @@ def parse_arguments(
             _check_key(argument[2:].partition("=")[0], actions, "command line")
     unset = {key for key, action in actions.items() if action.default is None}
     parser.set_defaults(**from_file)
-    values = vars(parser.parse_args(overrides))
+    known, stray = parser.parse_known_args(overrides)
+    if stray:
+        raise InputError(f"command line: expected --key value, or --config FILE, found {shown(stray[0])}")
+    values = vars(known)
     # `--deepspeed ""` takes back what the file says.
     values |= {key: None for key in unset if values[key] == ""}
-    if not values["output_dir"]:
-        raise InputError("output_dir: expected the folder of the run, found none")
-    for key in ("model_name_or_path", "meta_path"):
+    for key, what in NEEDED.items():
         if not values[key]:
-            raise InputError(f"{key}: expected a path, found none")
+            raise InputError(f"{key}: expected {what}, found none: give --{key}, or a --config FILE that has it")
     plan = values["deepspeed"]
     if isinstance(plan, str) and not plan.lstrip().startswith("{") and not Path(plan).is_file():
         raise InputError(f"deepspeed: expected a JSON file, found none at {plan}")
@@ -169,7 +180,8 @@ def _check_key(key: str, actions: Mapping[str, Action], where: str) -> None:
     name = key.removeprefix("no_")
     if key in actions or (name in actions and actions[name].default is True):
         return
-    near = get_close_matches(key, [*actions, *GONE], n=1, cutoff=0.5)
+    flags = COMMAND_FLAGS if where == "command line" else ()
+    near = get_close_matches(key, [*flags, *actions, *GONE], n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]}?" if near else ""
     raise InputError(f"{where}: unknown key {key}{hint} (videochat-online train --keys lists all)")
 
