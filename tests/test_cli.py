@@ -376,6 +376,11 @@ class TestConvert:
         assert "new or empty directory" in capsys.readouterr().err
         assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
+    @pytest.mark.parametrize("layout", ["native", "hf"])
+    def test_what_is_no_model_is_named_as_one(self, tmp_path, capsys, layout):
+        assert main(["convert", str(tmp_path / "none"), str(tmp_path / "out"), "--format", layout]) == 2
+        assert "none: expected a model directory with config.json, found nothing" in capsys.readouterr().err
+
     def test_without_a_tokenizer(self, tiny_dir, tmp_path):
         shutil.copytree(tiny_dir(), tmp_path / "bare", ignore=shutil.ignore_patterns("*token*", "*template*"))
         assert main(["convert", str(tmp_path / "bare"), str(tmp_path / "out"), "--format", "original"]) == 0

@@ -190,6 +190,17 @@ def test_language_models_that_cannot_go_on(tmp_path, tower, kind, found):
         assemble(tmp_path, tower)
 
 
+@pytest.mark.parametrize(("name", "found"), [("none", "nothing"), ("a.txt", "a file"), ("", "a directory without one")])
+def test_places_that_hold_no_language_model(tmp_path, tower, name, found):
+    (tmp_path / "a.txt").write_text("text")
+    with pytest.raises(CheckpointError, match=f"expected a language model's directory.*, found {found}$"):
+        assemble(tmp_path / name, tower)
+    with pytest.raises(
+        CheckpointError, match=r"found ValueError: Unrecognized configuration class[^:]*: AutoModelFor\w+\.$"
+    ):
+        assemble(tower, tower)
+
+
 def test_nothing_stays_of_what_fails(tmp_path, language_models, tower, capsys, monkeypatch):
     llama = language_models("llama")
     arguments = ["assemble", "--language_model", str(llama), "--vision_tower", str(tower), "--output"]

@@ -21,6 +21,7 @@ from videochat_online.errors import CheckpointError, InputError
 from videochat_online.model import VideoChatOnlineForConditionalGeneration, export_original, load_network
 from videochat_online.model.card import write_card
 from videochat_online.model.hf_export import check_export, export_hf, first_logits, text_side
+from videochat_online.model.loading import load_config
 from videochat_online.text import load_tokenizer, special_ids
 from videochat_online.utils import check_writable, share_files
 
@@ -40,6 +41,7 @@ def run(options: argparse.Namespace) -> int:
     """Load strictly, write, say what was written."""
     source, destination = options.source, options.destination
     check_places(source, destination)
+    load_config(source)  # what is no model is named as one, not by the tokenizer that it lacks
     is_required = options.tokenizer is not None or options.format == "hf"
     tokenizer = _tokenizer(options.tokenizer or source, is_required)
     check_writable(destination)

@@ -59,9 +59,9 @@ def assemble(
         CheckpointError: a folder does not hold what it should, or a chat template that cannot be written.
         InputError: a template of another family of models.
     """
+    vision_config, settings, tower = _load_tower(Path(vision_tower).expanduser())
     text_network, tokenizer = _load_language_model(Path(language_model).expanduser())
     dtype = dtype or text_network.dtype
-    vision_config, settings, tower = _load_tower(Path(vision_tower).expanduser())
     chosen = own_template(tokenizer) if template is None else get_template(template)
     chosen = _with_ends(chosen, tokenizer, text_network)
     if system_message and not chosen.takes_system:
@@ -101,7 +101,10 @@ def _with_ends(template: ChatTemplate, tokenizer: PreTrainedTokenizerBase, netwo
 def _load_language_model(source: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     is_gguf = source.suffix == ".gguf"
     if not (source.is_file() if is_gguf else (source / "config.json").is_file()):
-        raise CheckpointError(f"{source}: expected a language model's directory with config.json, or a .gguf file")
+        found = "nothing" if not source.exists() else "a file" if source.is_file() else "a directory without one"
+        raise CheckpointError(
+            f"{source}: expected a language model's directory with config.json, or a .gguf file, found {found}"
+        )
     folder, options = (source.parent, {"gguf_file": source.name}) if is_gguf else (source, {})
     try:
         network, report = AutoModelForCausalLM.from_pretrained(
@@ -113,7 +116,7 @@ def _load_language_model(source: Path) -> tuple[PreTrainedModel, PreTrainedToken
     except CheckpointError:
         raise
     except Exception as error:  # whatever the odd value of a configuration trips over
-        found = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        found = f"{type(error).__name__}: {first_line(error)}"
         raise CheckpointError(f"{source}: expected a causal language model of transformers, found {found}") from error
     kind = network.config.model_type
     if network._is_stateful:
