@@ -21,6 +21,7 @@ from videochat_online.model import load_model, load_network
 from videochat_online.train import TrainReport, lean, parse_arguments, train
 from videochat_online.train.adapters import scalings_of
 from videochat_online.train.arguments import ModelArguments
+from videochat_online.train.learned import put_tensors
 from videochat_online.train.preparation import choose_trainable
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -325,13 +326,27 @@ def test_adapters_that_cannot_be_used(tmp_path, tiny_dir, caplog):
     assert "/tiny_qwen20/model has the same weights is not known" in caplog.text
 
 
-def test_a_tied_head_has_no_adapters_of_its_own(tmp_path, tiny_dir):
+def tied(tiny_dir: Callable[..., Path], folder: Path) -> dict[str, torch.Tensor]:
+    """The weights of a model without a head of its own, which is written into a folder."""
     network = load_network(tiny_dir("phi3"))
     network.config.tie_word_embeddings = network.config.text_config.tie_word_embeddings = True
-    network.save_pretrained(tmp_path / "tied")
-    weights = state(tmp_path / "tied")
+    network.save_pretrained(folder)
+    weights = state(folder)
     weights.pop("language_model.lm_head.weight", None)
-    save_file(weights, tmp_path / "tied" / "model.safetensors", {"format": "pt"})
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    return weights
+
+
+def test_a_tied_weight_is_put_back_from_a_checkpoint_that_holds_it_under_both_names(tmp_path, tiny_dir):
+    words = tied(tiny_dir, tmp_path / "tied")["language_model.model.embed_tokens.weight"] + 1
+    network = load_network(tmp_path / "tied")
+    names = ("language_model.model.embed_tokens.weight", "language_model.lm_head.weight")  # as DeepSpeed saves them
+    put_tensors(network, {name: words.clone() for name in names})
+    assert all(torch.equal(dict(network.named_parameters(remove_duplicate=False))[name], words) for name in names)
+
+
+def test_a_tied_head_has_no_adapters_of_its_own(tmp_path, tiny_dir):
+    tied(tiny_dir, tmp_path / "tied")
     random_adapter(load_network(tmp_path / "tied"), tmp_path / "head", target_modules=["lm_head"])
     with pytest.raises(CheckpointError, match="lm_head.weight is tied to language_model.model.embed_tokens"):
         load_network(tmp_path / "tied", adapter=tmp_path / "head")

@@ -150,7 +150,8 @@ def put_tensors(network: nn.Module, tensors: Mapping[str, Tensor], source: str =
     Raises:
         CheckpointError: a tensor that the network has not, or of another shape.
     """
-    named = dict(network.named_parameters())
+    # A tied weight has two names, and DeepSpeed's checkpoints hold it under both.
+    named = dict(network.named_parameters(remove_duplicate=False))
     for name, tensor in tensors.items():
         parameter = named.get(name, named.get(_wrapped(name)))
         if parameter is None or shape_of(parameter) != tuple(tensor.shape):
