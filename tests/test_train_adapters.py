@@ -359,5 +359,8 @@ def test_commands_take_adapters(whole, tmp_path, tiny_dir, capsys):
     convert = ["convert", str(tiny_dir("phi3")), str(tmp_path / "out"), "--format", "native", "--adapter"]
     assert main([*convert, "none"]) == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith("error: none: expected a folder of adapters")
+    for command in (["doctor"], ["chat", "--ask", "Hello?"]):
+        assert main([*command, "--model", str(whole / "adapter")]) == 2
+        assert "adapter: expected a model, found adapters alone: give the model they are for" in capsys.readouterr().err
     assert main([*convert, str(whole / "adapter")]) == 0
     assert same(state(tmp_path / "out"), state(whole))

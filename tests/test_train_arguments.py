@@ -100,6 +100,7 @@ def test_a_bad_key_or_value_is_named_wherever_it_stands(tmp_path, key, value, me
             "global_batch_size: expected a multiple of 8, 8 on each of 1 processes, found 9",
         ),
         (["--meta_path="], "meta_path: expected registries of training sets, found none: give --meta_path"),
+        (["--report_to", "wandbb"], r"report_to: expected one that is installed \(.*wandb\), found wandbb"),
         (["--lr_scheduler_type", "none"], "lr_scheduler_type.* invalid choice"),
         (["stray.yaml"], "expected --key value, or --config FILE, found 'stray.yaml'"),
         (["--confg", "c.yaml"], "unknown key confg; did you mean config?"),

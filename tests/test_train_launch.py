@@ -352,6 +352,14 @@ def test_stage_scripts_hold_no_hyper_parameters():
         assert not re.search(r"--(?!nnodes|nproc_per_node|rdzv_|local_addr|config|dry)\w", "\n".join(lines))
 
 
+@pytest.mark.parametrize("given", [[], ["none.yaml"], ["--dry_run"]])
+def test_a_launch_without_a_config_says_so_in_a_line(given):
+    launch = ["bash", str(ROOT / "shell/online_4b/launch.sh"), *given]
+    ended = subprocess.run(launch, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr == f"error: expected launch.sh CONFIG [--any_key value]..., found no file '{''.join(given)}'\n"
+
+
 def test_the_subcommand(capsys, tmp_path):
     assert main(["train", "--keys"]) == 0
     assert "max_num_frame: 64  # Most frames of a video." in capsys.readouterr().out.splitlines()

@@ -24,6 +24,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 
 from videochat_online.errors import CheckpointError, InputError
 from videochat_online.model.adapters import (
+    ADAPTER_FILES,
     BASE_FILE,
     Base,
     check_adapter,
@@ -325,6 +326,11 @@ def load_config(directory: Path, adapter: Path | None = None) -> VideoChatOnline
     Raises:
         CheckpointError: there is none, or none that can be read.
     """
+    is_adapter = any((directory / name).is_file() for name in ADAPTER_FILES)
+    if is_adapter and not [*directory.glob("model*.safetensors"), *directory.glob("pytorch_model*.bin")]:
+        raise CheckpointError(
+            f"{directory}: expected a model, found adapters alone: give the model they are for, and them as adapter"
+        )
     if adapter is not None and (adapter / BASE_FILE).is_file():  # PEFT may leave one of another kind
         directory = adapter
     if not (directory / "config.json").is_file():

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from transformers import TrainingArguments
+from transformers.integrations import get_available_reporting_integrations
 
 from videochat_online.data.values import cut
 from videochat_online.errors import InputError
@@ -212,6 +213,10 @@ class RunArguments(TrainingArguments):
         if self.deepspeed and "RANK" not in os.environ:
             _be_the_only_process()
         super().__post_init__()
+        there = get_available_reporting_integrations()
+        for name in self.report_to or ():
+            if name not in (*there, "flyte"):  # which that list leaves out
+                raise InputError(f"report_to: expected one that is installed ({', '.join(there)}), found {name}")
 
 
 @dataclass(frozen=True, slots=True)
