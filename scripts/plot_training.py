@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import argparse
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from videochat_online.errors import InputError
@@ -51,6 +53,12 @@ def curve_names(entries: list[dict[str, Any]], figure: str) -> dict[str, str]:
     return {label or "held out": labels[label] for label in sorted(labels)}
 
 
+def between_decades(axes: Axes, value: float, _: int | None = None) -> str:
+    """What stands at a minor tick of a logarithmic axis: over more than a decade only at 2 and 5, not to overlap."""
+    low, high = axes.get_ylim()
+    return f"{value:g}" if high < 10 * low or f"{value:e}"[0] in "25" else ""
+
+
 def draw(runs: list[Path]) -> Figure:
     """Curves of all runs: a colour for each curve, a line style for each run."""
     figure = Figure(figsize=(8, 8), dpi=100, layout="constrained")
@@ -70,7 +78,7 @@ def draw(runs: list[Path]) -> Figure:
         rate.plot(*curve(entries, "learning_rate"), color="0.4", linestyle=style)
     losses.set_yscale("log")
     losses.yaxis.set_major_formatter("{x:g}")
-    losses.yaxis.set_minor_formatter("{x:g}")
+    losses.yaxis.set_minor_formatter(partial(between_decades, losses))
     losses.set_ylabel("loss per token")
     accuracy.set_ylabel("token accuracy")
     rate.set_ylabel("learning rate")
@@ -94,6 +102,8 @@ def main() -> None:
         draw(options.runs).savefig(options.output)
     except InputError as error:
         parser.error(str(error))
+    except (OSError, ValueError) as error:  # no such folder, or a format that matplotlib does not write
+        parser.error(f"--output: expected a picture that can be written: {error}")
 
 
 if __name__ == "__main__":
