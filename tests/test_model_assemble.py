@@ -193,6 +193,8 @@ def test_language_models_that_cannot_go_on(tmp_path, tower, kind, found):
 @pytest.mark.parametrize(("name", "found"), [("none", "nothing"), ("a.txt", "a file"), ("", "a directory without one")])
 def test_places_that_hold_no_language_model(tmp_path, tower, name, found):
     (tmp_path / "a.txt").write_text("text")
+    with pytest.raises(InputError, match="image_size: expected a multiple of .* pixels, two patches, found 113"):
+        assemble(tmp_path / name, tower, image_size=113)
     with pytest.raises(CheckpointError, match=f"expected a language model's directory.*, found {found}$"):
         assemble(tmp_path / name, tower)
     with pytest.raises(

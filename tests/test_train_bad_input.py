@@ -154,6 +154,14 @@ def test_what_cannot_be_trained_is_said_before_anything_is_written(place, run, k
     assert not (place / "refused").exists()
 
 
+@pytest.mark.parametrize(
+    ("key", "value"), [("lr_scheduler_type", "cosine_with_min_lr"), ("optim", "galore_adamw")]
+)  # the first lacks its lowest rate; the second its package, or the layers that it is for
+def test_an_optimizer_or_a_schedule_that_cannot_be_had_is_wrong_input(run, key, value):
+    with pytest.raises(InputError, match=f"{key}: cannot be set up: "):
+        run(f"no_{key}", max_steps=1, **{key: value})
+
+
 def test_a_dry_run_ends_with_an_error_where_no_row_of_a_set_can_be_used(place, tiny_dir, capsys):
     write_registry(place / "lost", place / "media", good=online_rows(3), lost=[{"QA": 3}] * 20)
     assert main(["train", *arguments(place, tiny_dir, "dry", registry="lost"), "--dry_run"]) == 2

@@ -60,6 +60,9 @@ def assemble(
         InputError: a template of another family of models.
     """
     vision_config, settings, tower = _load_tower(Path(vision_tower).expanduser())
+    step_pixels = 2 * vision_config.patch_size[0]  # a token stands for two patches a side
+    if image_size is not None and (image_size < step_pixels or image_size % step_pixels):
+        raise InputError(f"image_size: expected a multiple of {step_pixels} pixels, two patches, found {image_size}")
     text_network, tokenizer = _load_language_model(Path(language_model).expanduser())
     dtype = dtype or text_network.dtype
     chosen = own_template(tokenizer) if template is None else get_template(template)

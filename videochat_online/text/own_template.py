@@ -53,7 +53,7 @@ def own_template(tokenizer: PreTrainedTokenizerBase, name: str = "own") -> ChatT
     except Exception as error:  # jinja's own, and whatever a template trips over
         raise CheckpointError(
             "chat template of the tokenizer: expected fixed strings around each side of a dialogue, found one that does"
-            f" more ({' '.join(str(error).split())[:400]}); choose another one"
+            f" more ({' '.join(str(error).split())[:400]}); choose one of ours: template chatml, say"
         ) from error
     _tell_what_moves(tokenizer)
     try:

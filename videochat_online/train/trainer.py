@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -57,6 +58,15 @@ from videochat_online.train.throughput import Throughput
 from videochat_online.train.validation import Validation, best_checkpoint
 from videochat_online.utils import share_files
 from videochat_online.video import normalize
+
+
+@contextmanager
+def _naming(key: str) -> Iterator[None]:
+    """InputError for a value that cannot be had: its package is not there, or an option that it needs."""
+    try:
+        yield
+    except (ImportError, ValueError, TypeError) as error:
+        raise InputError(f"{key}: cannot be set up: {' '.join(str(error).split())}") from error
 
 
 class OnlineTrainer(EvaluatingTrainer):
@@ -218,14 +228,16 @@ class OnlineTrainer(EvaluatingTrainer):
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """As transformers does; then parts and layers get their own learning rates."""
         is_new = self.optimizer is None
-        optimizer = super().create_optimizer(model)
+        with _naming("optim"):
+            optimizer = super().create_optimizer(model)
         if is_new and any(scale != 1.0 for scale in self._scales.values()):
             scale_groups(optimizer, self.model if model is None else model, self._scales)
         return optimizer
 
     def create_scheduler(self, *arguments: Any, **options: Any) -> LRScheduler:
         """As transformers does; it goes on with the optimizer only, which an empty step keeps still."""
-        schedule = super().create_scheduler(*arguments, **options)
+        with _naming("lr_scheduler_type"):
+            schedule = super().create_scheduler(*arguments, **options)
         if isinstance(schedule, LambdaLR):  # all of them that go on by themselves
             schedule = self.lr_scheduler = AcceleratedScheduler(schedule, [], split_batches=True)
         return schedule
