@@ -357,7 +357,7 @@ def test_a_launch_without_a_config_says_so_in_a_line(given):
     launch = ["bash", str(ROOT / "shell/online_4b/launch.sh"), *given]
     ended = subprocess.run(launch, capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stdout) == (2, "")
-    assert ended.stderr == f"error: expected launch.sh CONFIG [--any_key value]..., found no file '{''.join(given)}'\n"
+    assert ended.stderr == f"error: expected launch.sh CONFIG and keys, found no file '{''.join(given)}'\n"
 
 
 def test_the_subcommand(capsys, tmp_path):

@@ -5,7 +5,7 @@
 #                 LOCAL_ADDR is this node's own address, where its host name leads nowhere
 # Slurm:          srun --ntasks-per-node=1 bash shell/online_4b/... sets all of these by itself
 set -euo pipefail
-[[ -f ${1:-} ]] || { echo "error: expected launch.sh CONFIG [--any_key value]..., found no file '${1:-}'" >&2; exit 2; }
+[[ -f ${1:-} ]] || { echo "error: expected launch.sh CONFIG and keys, found no file '${1:-}'" >&2; exit 2; }
 
 found=$(nvidia-smi -L 2>/dev/null | grep -c '^GPU' || true)
 first_node=$(scontrol show hostnames "${SLURM_JOB_NODELIST:-}" 2>/dev/null | head -n 1 || true)
