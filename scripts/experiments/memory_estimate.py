@@ -5,8 +5,8 @@
     python scripts/experiments/memory_estimate.py --table
 
 The first trains a random model of about 85 million numbers for two optimizer steps in each set-up, each in a process of
-its own, and prints the peak beyond what the process had before the model was loaded, with the estimate. CPU, some ten
-minutes; buckets of DeepSpeed's plans are made small, since memory that nothing is written to is not there on a CPU.
+its own, and prints the peak beyond what the process had before the model was loaded, with the estimate. CPU, half an
+hour; buckets of DeepSpeed's plans are made small, since memory that nothing is written to is not there on a CPU.
 The second prints estimates for the published size (4.15 billion numbers), a second each, nothing measured.
 """
 

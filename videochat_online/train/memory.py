@@ -121,11 +121,11 @@ def _mode(arguments: Arguments, plan: Plan | None) -> str:
 def _held_without_plan(arguments: Arguments, sizes: Sizes) -> dict[str, float]:
     number = 2 if arguments.model.model_dtype == "bfloat16" else 4
     halved = sizes.halved if keeps_frozen_in_half(arguments) and number == 4 else 0
-    # Autocast rounds what learns once a pass, and keeps that.
-    rounded = sizes.matrices if _mode(arguments, None) == "autocast" else 0
+    # Autocast rounds what learns once a pass, and keeps that; gradients of a head are summed as rounded.
+    is_rounded = _mode(arguments, None) == "autocast"
     return {
-        "weights": number * sizes.all - 2 * halved + 2 * rounded,
-        "gradients": number * (sizes.learning + IN_FLIGHT * sizes.head),
+        "weights": number * sizes.all - 2 * halved + 2 * sizes.matrices * is_rounded,
+        "gradients": number * sizes.learning + (2 if is_rounded else number) * IN_FLIGHT * sizes.head,
         "accumulation": 0,
         "optimizer": 2 * number * sizes.learning,
         "buckets": number * sizes.learning * (num_processes() > 1),  # of DistributedDataParallel
