@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
-import subprocess
-import sys
+import time
 
 import httpx
 import pytest
 
+from processes import start
 from videochat_online.cli.main import main
 from videochat_online.demo.client import StreamClient
 
@@ -71,35 +72,31 @@ def test_a_port_in_use(tiny_dir, capsys):
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_it_serves_and_ends_cleanly(tiny_dir, tmp_path, how):
     """With a stream open and a viewer connected: exit status 0, and no file stays behind."""
-    environment = {**os.environ, "TMPDIR": str(tmp_path), "OMP_NUM_THREADS": "1", "VIDEOCHAT_ONLINE_PASSWORD": "secret"}
-    command = [
-        sys.executable,
-        "-m",
-        "videochat_online.cli.main",
-        "demo",
-        "--model",
-        str(tiny_dir("phi3")),
-        "--port",
-        "0",
-    ]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    uploads, out, log = (tmp_path / name for name in ("uploads", "out", "log"))
+    uploads.mkdir()
+    variables = {**os.environ, "TMPDIR": str(uploads), "OMP_NUM_THREADS": "1", "VIDEOCHAT_ONLINE_PASSWORD": "secret"}
+    given = ["demo", "--model", str(tiny_dir("phi3")), "--port", "0"]
+    process = start(main, given, variables=variables, folder=tmp_path, out=out, log=log)
     try:
-        line = next(line for line in process.stdout if "http://" in line)
-        url = next(word for word in line.split() if word.startswith("http://"))
+        while not (out.is_file() and (line := re.search(r"(http://\S+) .*\n", out.read_text()))):
+            assert process.is_alive(), log.read_text()
+            time.sleep(0.05)
+        url = line[1]
         assert url.startswith("http://localhost:")
         client = StreamClient(url, "secret")
         assert client.health()["places"] == {"free": 8, "total": 8}
         assert httpx.post(f"{url}v1/streams", json={}).status_code == 401
         assert httpx.get(url, headers={"Host": "elsewhere.example"}).status_code == 400
         opened = client.request("POST", "/streams", json={}).json()["id"]
-        folders = list(tmp_path.glob("videochat_online_*"))
+        folders = list(uploads.glob("videochat_online_*"))
         assert len(folders) == 1
         with httpx.stream("GET", f"{url}v1/streams/{opened}/view") as view:
             assert view.status_code == 200
-            process.send_signal(how)
-            assert process.wait(60) == 0
-        assert "Traceback" not in process.stderr.read()
+            os.kill(process.pid, how)
+            process.join(60)
+            assert process.exitcode == 0
+        assert "Traceback" not in log.read_text()
         assert not folders[0].exists()
     finally:
         process.kill()
-        process.wait()
+        process.join()
