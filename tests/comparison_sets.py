@@ -7,7 +7,7 @@ import random
 from dataclasses import asdict
 from pathlib import Path
 
-from evaluation_sets import make_config, question, write_set
+from evaluation_sets import empty_plots, make_config, question, write_set
 from videochat_online.evaluation import RunFolder, make_plan
 from videochat_online.evaluation.plan import settled
 from videochat_online.evaluation.results import RowFile
@@ -58,7 +58,8 @@ def append(config, is_right, num_tokens=96):
             cost = {"num_encoded": 8, "watch_s": 0.1, "answer_s": 0.1, "peak_memory_bytes": None}
             row = {"video": video.name, "problem": "no frame decodes" if is_bad else None, "is_bad": is_bad, **cost}
             RowFile.append(videos, row)
-    summarize(config, plan, folder)
+    with empty_plots():
+        summarize(config, plan, folder)
     return config.output
 
 

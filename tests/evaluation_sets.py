@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from videochat_online.evaluation import (
@@ -15,6 +17,7 @@ from videochat_online.evaluation import (
     evaluate,
     get_task,
     make_plan,
+    plots,
     resolve_protocol,
 )
 from videochat_online.evaluation.plan import settled
@@ -83,12 +86,21 @@ def make_config(annotations, output, data_root=None, *, setting="streaming", pro
     return EvaluationConfig(**values)
 
 
-def run(config, model, on_progress=lambda progress: None):
-    """Evaluate; gives the outcome."""
+@contextmanager
+def empty_plots():
+    """Plots are made, and their files are empty: rendering takes longer than all the answers of a small run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots, "save_figure", lambda figure, path: path.touch())
+        yield
+
+
+def run(config, model, on_progress=lambda progress: None, *, rendered=False):
+    """Evaluate; gives the outcome. `rendered`: its plots are pictures."""
     plan = make_plan(config)
     config = settled(config, plan.content)
     folder = RunFolder(config.output, config.settings(), {}, config.shard)
-    return evaluate(config, plan, folder, lambda: model, on_progress)
+    with nullcontext() if rendered else empty_plots():
+        return evaluate(config, plan, folder, lambda: model, on_progress)
 
 
 def rows_of(output: Path, name="predictions.jsonl"):

@@ -6,6 +6,7 @@ what Python reads when it starts, such as `PYTHONIOENCODING`, has no effect.
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import socket
@@ -94,6 +95,7 @@ def _run(
     folder: Path,
     files: tuple[Path, Path],
 ) -> None:
+    gc.freeze()  # what was imported is not looked through for garbage
     os.environ.clear()
     os.environ.update(variables)
     os.chdir(folder)

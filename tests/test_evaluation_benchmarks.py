@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import shutil
 from dataclasses import fields, replace
 
 import numpy as np
@@ -42,14 +43,46 @@ class Stop(Exception):  # noqa: N818
     """Ends a run from inside."""
 
 
-@pytest.fixture(params=[(task, setting) for task in TASKS for setting in SETTINGS], ids="-".join)
-def config(request, tmp_path):
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory):
+    """A folder for each benchmark, in which `benchmark_config` makes it once."""
+    return {task: tmp_path_factory.mktemp(task) for task in TASKS}
+
+
+@pytest.fixture(scope="module", params=[(task, setting) for task in TASKS for setting in SETTINGS], ids="-".join)
+def asked(request):
+    """Benchmark and setting."""
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def wholes(sets, tiny_model):
+    """Finished runs by benchmark and setting, made when they are asked for. Not to be written to."""
+    made = {}
+
+    def whole(task, setting):
+        if (task, setting) not in made:
+            made[task, setting] = sets[task] / f"whole_{setting}"
+            how = {"setting": setting, "answer_by": "likelihood"}
+            run(benchmark_config(task, sets[task], made[task, setting], **how), tiny_model)
+        return made[task, setting]
+
+    return whole
+
+
+@pytest.fixture
+def whole(asked, wholes):
+    return wholes(*asked)
+
+
+@pytest.fixture
+def config(asked, sets, tmp_path):
     """A configuration that answers by likelihood, so that polls are answered with Yes or No."""
-    task, setting = request.param
+    task, setting = asked
 
     def make(output, **changes):
         how = {"setting": setting, "answer_by": "likelihood", **changes}
-        return benchmark_config(task, tmp_path, tmp_path / output, **how)
+        return benchmark_config(task, sets[task], tmp_path / output, **how)
 
     return make
 
@@ -79,24 +112,24 @@ class TestRuns:
         # Clips have 60 and 80 frames: no question has its own pass.
         assert all(row["num_encoded"] <= 80 for row in videos)
 
-    def test_generated_answers_are_of_their_kind(self, config, tiny_model, tmp_path):
+    def test_generated_answers_are_of_their_kind(self, config, asked, sets, tiny_model, tmp_path):
         run(config("out", answer_by="generation"), tiny_model)
         rows = rows_of(tmp_path / "out")
         assert count_kinds(rows) in ({"choice": 3, "yes_no": 4, "count": 2}, {"choice": 5, "open": 2})
         for row in rows:
             if not row.get("polls"):
                 assert row["correct"] == (row["predicted_index"] == row["answer_index"])
-            said = annotated(tmp_path, row["source"])
+            said = annotated(sets[asked[0]], row["source"])
             assert row["question"] in said.values()
             assert row.get("output") == said.get("ground_truth_output")
 
     @pytest.mark.parametrize("setting", SETTINGS)
-    def test_generated_text_is_parsed_by_kind(self, tiny_model, tmp_path, monkeypatch, setting):
+    def test_generated_text_is_parsed_by_kind(self, sets, tiny_model, tmp_path, monkeypatch, setting):
         def generate(network, embeds_LD, stop_ids, settings, reuse, contrasts):
             yield from tiny_model.tokenizer("No 3", add_special_tokens=False).input_ids
 
         monkeypatch.setattr("videochat_online.evaluation.answering.generate_ids", generate)
-        run(benchmark_config("ovobench", tmp_path, tmp_path / "out", setting=setting), tiny_model)
+        run(benchmark_config("ovobench", sets["ovobench"], tmp_path / "out", setting=setting), tiny_model)
         rows = {row["id"]: row for row in rows_of(tmp_path / "out")}
         assert {row["text"] for row in rows.values()} == {"No 3"}
         assert [rows[name]["predicted_index"] for name in ("0", "3-1", "3-2", "4-1", "4-2")] == [None, 3, 3, 1, 1]
@@ -105,9 +138,8 @@ class TestRuns:
         said = [(results[name]["prediction"], results[name]["answer"]) for name in ("3-1", "4-1", "0")]
         assert said == [(3, 1), ("B", "A"), (None, "B")]
 
-    def test_broken_off_anywhere(self, config, tiny_model, tmp_path):
-        run(config("whole"), tiny_model)
-        whole = rows_of(tmp_path / "whole")
+    def test_broken_off_anywhere(self, config, whole, tiny_model):
+        rows = rows_of(whole)
         for num_answers in (1, 3):
             made = config(f"after{num_answers}")
 
@@ -117,19 +149,15 @@ class TestRuns:
 
             with pytest.raises(Stop):
                 run(made, tiny_model, stop)
-            assert len(rows_of(made.output)) < len(whole)
+            assert len(rows_of(made.output)) < len(rows)
             run(made, tiny_model)
-            assert rows_of(made.output) == whole
+            assert rows_of(made.output) == rows
 
     @pytest.mark.parametrize("setting", SETTINGS)
     @pytest.mark.parametrize("num_polls", [1, 4])
-    def test_broken_off_between_polls(self, tiny_model, tmp_path, monkeypatch, setting, num_polls):
-        def config(output):
-            return benchmark_config(
-                "streamingbench", tmp_path, tmp_path / output, setting=setting, answer_by="likelihood"
-            )
-
-        run(config("whole"), tiny_model)
+    def test_broken_off_between_polls(self, sets, wholes, tiny_model, tmp_path, monkeypatch, setting, num_polls):
+        how = {"setting": setting, "answer_by": "likelihood"}
+        config = benchmark_config("streamingbench", sets["streamingbench"], tmp_path / "out", **how)
         taken = []
 
         class Breaking(Polls):
@@ -142,13 +170,13 @@ class TestRuns:
         with monkeypatch.context() as patched:
             patched.setattr("videochat_online.evaluation.runner.Polls", Breaking)
             with pytest.raises(Stop):
-                run(config("out"), tiny_model)
+                run(config, tiny_model)
         assert len(rows_of(tmp_path / "out")) < 7
-        run(config("out"), tiny_model)
-        assert rows_of(tmp_path / "out") == rows_of(tmp_path / "whole")
+        run(config, tiny_model)
+        assert rows_of(tmp_path / "out") == rows_of(wholes("streamingbench", setting))
 
     @pytest.mark.parametrize("setting", SETTINGS)
-    def test_what_is_said_at_a_poll_is_of_its_moment(self, tiny_model, tmp_path, monkeypatch, setting):
+    def test_what_is_said_at_a_poll_is_of_its_moment(self, sets, tiny_model, tmp_path, monkeypatch, setting):
         """Yes at the fourth poll: the polls of two questions take turns, so that it is the first question's third."""
         asked = []
 
@@ -157,8 +185,9 @@ class TestRuns:
             return Reply("Yes", 0, None) if len(asked) == 4 else Reply("No", 1, None)
 
         monkeypatch.setattr("videochat_online.evaluation.runner.answer_by_text_likelihood", reply)
-        made = benchmark_config("streamingbench", tmp_path, tmp_path / "out", setting=setting, answer_by="likelihood")
-        run(replace(made, annotations=(tmp_path / "questions_proactive.json",)), tiny_model)
+        root, how = sets["streamingbench"], {"setting": setting, "answer_by": "likelihood"}
+        made = benchmark_config("streamingbench", root, tmp_path / "out", **how)
+        run(replace(made, annotations=(root / "questions_proactive.json",)), tiny_model)
         first, second = rows_of(tmp_path / "out")
         assert (first["time_s"], first["due_s"], first["output_s"]) == (1.0, 3.0, 4.0)
         assert (first["in_time"], first["predicted_index"], first["answer_index"]) == (True, 4, 3)
@@ -172,18 +201,17 @@ class TestRuns:
             shown_s = [float(found) for found in re.findall(r"Frame\d+ at ([\d.]+)s", text)]
             assert max(shown_s) <= time_s
 
-    def test_shards_give_the_same(self, config, tiny_model, tmp_path):
-        run(config("whole"), tiny_model)
+    def test_shards_give_the_same(self, config, whole, tiny_model, tmp_path):
         for index in range(2):
             outcome = run(config("parts", shard=Shard(index, 2)), tiny_model)
         assert outcome.num_open == 0
-        assert sorted(rows_of(tmp_path / "parts"), key=str) == sorted(rows_of(tmp_path / "whole"), key=str)
-        figures = [json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("whole", "parts")]
+        assert sorted(rows_of(tmp_path / "parts"), key=str) == sorted(rows_of(whole), key=str)
+        figures = [json.loads((folder / "metrics.json").read_text()) for folder in (whole, tmp_path / "parts")]
         assert figures[0]["averages"] == figures[1]["averages"]
 
-    def test_finished_runs_can_be_compared(self, config, tiny_model, tmp_path):
+    def test_finished_runs_can_be_compared(self, config, whole, tiny_model, tmp_path):
         made = config("out")
-        run(made, tiny_model)
+        shutil.copytree(whole, made.output)
         run(config("blind", blind=True), tiny_model)
         comparison = compare_runs([tmp_path / "out", tmp_path / "blind"])
         assert [found.label for found in comparison.runs] == [default_label(made.settings()), "blind"]
@@ -204,8 +232,8 @@ def count_kinds(rows):
 
 
 class TestReports:
-    def test_ovobench(self, tiny_model, tmp_path):
-        outcome = run(benchmark_config("ovobench", tmp_path, tmp_path / "out"), tiny_model)
+    def test_ovobench(self, sets, tiny_model, tmp_path):
+        outcome = run(benchmark_config("ovobench", sets["ovobench"], tmp_path / "out"), tiny_model)
         metrics = outcome.metrics
         # Of the set's twelve tasks six are here: a mean of others than the published ones is another figure.
         assert metrics["accuracy_of"] == "forward"
@@ -223,15 +251,15 @@ class TestReports:
         assert "By answer type" not in report
         assert "| window_s | null |" in report
 
-    def test_streamingbench(self, tiny_model, tmp_path):
-        made = benchmark_config("streamingbench", tmp_path, tmp_path / "out", answer_by="likelihood")
-        metrics = run(made, tiny_model).metrics
+    def test_streamingbench(self, wholes):
+        folder = wholes("streamingbench", "streaming")
+        metrics = json.loads((folder / "metrics.json").read_text())
         names = ["overall", "real_time", "omni_source", "contextual", "overall_250", "contextual_250"]
         assert list(metrics["averages"]) == names
         assert set(metrics["averages"].values()) == {None}
         assert metrics["micro_average"]["num_questions"] == metrics["num_answered"] == 7
         assert metrics["proactive"]["within"].keys() == {"1 s", "2 s", "3 s", "4 s"}
-        report = (tmp_path / "out" / "report.md").read_text()
+        report = (folder / "report.md").read_text()
         assert "its audio, which omni-source questions are about, is not heard" in report
         assert "### Output at the right time" in report
         assert "2 questions have a start of their own; the memory has seen what was before it, too." in report
@@ -392,8 +420,9 @@ class TestProtocols:
         assert protocol.suffix_of("yes_no") == "\nAnswer only with Yes or No."
         assert protocol.suffix_of("count") == "\nAnswer only with a number."
 
-    def test_a_window_of_the_whole_stream_costs_no_more_than_its_frames(self, tmp_path):
-        content = benchmark_config("ovobench", tmp_path, tmp_path / "out").task.load([tmp_path / "ovo.json"])
+    def test_a_window_of_the_whole_stream_costs_no_more_than_its_frames(self, sets, tmp_path):
+        root = sets["ovobench"]
+        content = benchmark_config("ovobench", root, tmp_path / "out").task.load([root / "ovo.json"])
         video = content.videos[0]
         late = replace(video, questions=tuple(replace(asked, time_s=1000.0) for asked in video.questions[:2]))
         protocol = resolve_protocol("sliding_window", of_task=get_task("ovobench").settings)

@@ -100,7 +100,7 @@ class TestReport:
         for asked, kind in zip(rows[0]["questions"], TYPES[:3], strict=True):
             asked.update(answer_type=kind, evidence_age_s=1.0)
         write_set(annotations, rows)
-        metrics = run(make_config(annotations, tmp_path / "out"), tiny_model).metrics
+        metrics = run(make_config(annotations, tmp_path / "out"), tiny_model, rendered=True).metrics
         report = (tmp_path / "out" / "report.md").read_text("utf-8")
         for title, name in (
             ("Accuracy by answer type", "types.png"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -20,6 +21,8 @@ from videochat_online.evaluation.results import RowFile
 from videochat_online.evaluation.runs import read_run
 from videochat_online.evaluation.tasks.ovbench import load_ovbench
 from videochat_online.model import load_model
+
+SETTINGS = ("streaming", "sliding_window")
 
 
 def run_slowly(annotations: Path, output: Path, model: Path) -> None:
@@ -40,15 +43,27 @@ def stop_after(num_answers):
     return on_progress
 
 
-@pytest.fixture
-def annotations(tmp_path):
-    return folder_set(tmp_path)
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, tiny_model):
+    """A set with runs over it that nothing interrupted, by their setting. Not to be written to."""
+    folder = tmp_path_factory.mktemp("finished")
+    annotations = folder_set(folder)
+    for setting in SETTINGS:
+        run(make_config(annotations, folder / setting, setting=setting), tiny_model)
+    return folder
 
 
 @pytest.fixture
-def whole(annotations, tmp_path, tiny_model):
-    """Rows of a run that nothing interrupted."""
-    run(make_config(annotations, tmp_path / "whole"), tiny_model)
+def annotations(finished, tmp_path):
+    """Of a copy of that set."""
+    shutil.copytree(finished / "media", tmp_path / "media")
+    return shutil.copy(finished / "set.json", tmp_path)
+
+
+@pytest.fixture
+def whole(finished, annotations, tmp_path):
+    """Rows of a run over the copy that nothing interrupted."""
+    shutil.copytree(finished / "streaming", tmp_path / "whole")
     return rows_of(tmp_path / "whole")
 
 
@@ -77,22 +92,21 @@ class TestResume:
         assert rows_of(output) == whole
         assert outcome.num_answered == 9
 
-    @pytest.mark.parametrize("setting", ["streaming", "sliding_window"])
+    @pytest.mark.parametrize("setting", SETTINGS)
     @pytest.mark.parametrize("num_answers", [1, 3, 5])
-    def test_after_any_answer(self, annotations, tmp_path, tiny_model, setting, num_answers):
-        run(make_config(annotations, tmp_path / "whole", setting=setting), tiny_model)
+    def test_after_any_answer(self, finished, annotations, tmp_path, tiny_model, setting, num_answers):
         config = make_config(annotations, tmp_path / "out", setting=setting)
         with pytest.raises(Stop):
             run(config, tiny_model, stop_after(num_answers))
         assert len(rows_of(tmp_path / "out")) == num_answers
         run(config, tiny_model)
-        assert rows_of(tmp_path / "out") == rows_of(tmp_path / "whole")
+        assert rows_of(tmp_path / "out") == rows_of(finished / setting)
         # The cost of a video counts once, however often it was begun.
-        cost = json.loads((tmp_path / "out" / "metrics.json").read_text())["cost"]
-        assert (
-            cost["num_frames_encoded"]
-            == json.loads((tmp_path / "whole" / "metrics.json").read_text())["cost"]["num_frames_encoded"]
+        ours, theirs = (
+            json.loads((folder / "metrics.json").read_text())["cost"]
+            for folder in (tmp_path / "out", finished / setting)
         )
+        assert ours["num_frames_encoded"] == theirs["num_frames_encoded"]
 
     def test_a_finished_run_loads_no_model(self, annotations, tmp_path, whole):
         before = (tmp_path / "whole" / "predictions.jsonl").read_bytes()
