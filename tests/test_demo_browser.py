@@ -53,15 +53,25 @@ def server(tiny_model):
         yield running
 
 
-@pytest.fixture
-def visit(browser, server):
-    """Open the page in a browser of its own; nothing may be asked of another host."""
-    contexts, asked = [], []
+VISITOR = {"permissions": ["camera"], "viewport": {"width": 1300, "height": 1200}}
 
-    def open_page(url=server.url):
-        context = browser.new_context(permissions=["camera"], viewport={"width": 1300, "height": 1200})
-        contexts.append(context)
-        page = context.new_page()
+
+@pytest.fixture(scope="module")
+def profile(browser):
+    """Of a visitor who comes again and again, and has the parts of the page that do not change."""
+    context = browser.new_context(**VISITOR)
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def visit(browser, profile, server):
+    """Open the page, as somebody `new` where that matters; nothing may be asked of another host."""
+    pages, asked = [], []
+
+    def open_page(url=server.url, *, new=False):
+        page = browser.new_page(**VISITOR) if new else profile.new_page()
+        pages.append(page)
         page.set_default_timeout(WAIT_MS)
         page.on("request", lambda request: asked.append(request.url))
         page.on("dialog", lambda dialog: pytest.fail(f"a script was run: {dialog.message}"))
@@ -71,8 +81,8 @@ def visit(browser, server):
         return page
 
     yield open_page
-    for context in contexts:
-        context.close()
+    for page in pages:
+        page.close()
     assert {httpx.URL(url).host for url in asked if not url.startswith(("data:", "blob:"))} <= {"localhost"}
     wait_until(lambda: len(server.pool) == 0)
 
@@ -241,7 +251,7 @@ def test_a_server_that_is_gone_is_told_and_found_again(visit, clip):
 
 
 def test_two_visitors_see_only_their_own(visit, server, tmp_path, clip):
-    first, second = visit(), visit()
+    first, second = visit(new=True), visit(new=True)
     upload(first, clip)
     other = write_clip(tmp_path / "other.mp4", num_frames=80, fps=10)
     upload(second, other)
@@ -490,7 +500,7 @@ def test_no_file_outside_the_uploads_is_served(server, clip, tmp_path):
 
 def test_a_password_is_asked_for(browser, visit, tiny_model):
     with DemoServer(tiny_model, server=ServerOptions(port=0, password="open sesame")) as closed:
-        page = visit(closed.url)
+        page = visit(closed.url, new=True)
         page.wait_for_selector("input[type=password]")
         assert page.locator("#open_example").count() == 0
         fields = page.locator("input")

@@ -123,6 +123,12 @@ def inspect(annotations, media, **options):
     return inspect_benchmark(get_task("ovbench"), [annotations], media, **options)
 
 
+@pytest.fixture(scope="module")
+def inspected(planted):
+    """What is found with the options as they are."""
+    return inspect(*planted[:2])
+
+
 class TestPlantedFaults:
     @pytest.mark.parametrize("options", [{}, {"num_processes": 4, "decode_all": True}])
     def test_each_is_found_and_nothing_else(self, planted, options):
@@ -144,8 +150,8 @@ class TestPlantedFaults:
         assert [line.split(":")[0] for line in found.bad_rows] == [f"set.json row {3 + len(faults) + 1} question 2"]
         assert told[-1] == (len(told),) * 2 == (len(found.videos) - 2 + 8,) * 2
 
-    def test_facts(self, planted):
-        facts = {one.name: one.facts for one in inspect(*planted[:2]).videos}
+    def test_facts(self, inspected):
+        facts = {one.name: one.facts for one in inspected.videos}
         assert (facts["-R6.b"].num_frames, facts["-R6.b"].end_s) == (40, 4.0)
         assert (facts["few"].num_frames, facts["few"].end_s) == (23, 5.75)
         assert facts["absent"].num_frames is None
@@ -342,10 +348,10 @@ class TestCommand:
             assert "stopped" in capsys.readouterr().err
         assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"old.json": "{}"}
 
-    def test_json(self, call, planted):
+    def test_json(self, call, inspected):
         status, out, _ = call("--json")
         assert (status, len(out.splitlines())) == (2, 1)
-        assert json.loads(out) == inspect(*planted[:2]).as_dict()
+        assert json.loads(out) == inspected.as_dict()
 
     def test_a_sound_set_passes(self, tmp_path, capsys):
         (tmp_path / "media").mkdir()

@@ -7,6 +7,7 @@ import itertools
 import math
 import re
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -117,13 +118,25 @@ def test_every_bank_is_under_contract():
     assert {kind_of(name) for name in OPTIONS} == set(MEMORY_BANKS) == set(MEMORY_OPTIONS)
 
 
+@pytest.fixture(scope="module")
+def one_by_one(features_TCHW):
+    """By name, what is remembered of all frames that were pushed one by one."""
+
+    @cache
+    def remembered(name):
+        bank = make(name)
+        push(bank, features_TCHW)
+        return bank.read()
+
+    return remembered
+
+
 @pytest.mark.parametrize("chunk", [3, 8, 64])
-def test_push_size_does_not_matter(name, features_TCHW, chunk):
-    one_by_one, chunked = make(name), make(name)
-    push(one_by_one, features_TCHW)
+def test_push_size_does_not_matter(name, features_TCHW, one_by_one, chunk):
+    chunked = make(name)
     push(chunked, features_TCHW, chunk=chunk)
-    assert len(one_by_one.read()) > 0
-    assert_same_memory(one_by_one.read(), chunked.read())
+    assert len(one_by_one(name)) > 0
+    assert_same_memory(one_by_one(name), chunked.read())
 
 
 def test_budget_order_and_ids_hold_after_every_write(name, features_TCHW):
@@ -525,15 +538,14 @@ def test_state_of_another_width_or_precision_is_a_stream_of_its_own(name, featur
 
 @pytest.mark.parametrize("start_inside", [True, False])
 @pytest.mark.parametrize("restore", [True, False])
-def test_inference_mode_may_come_and_go(name, features_TCHW, start_inside, restore):
-    bank, plain = make(name), make(name)
-    push(plain, features_TCHW)
+def test_inference_mode_may_come_and_go(name, features_TCHW, one_by_one, start_inside, restore):
+    bank = make(name)
     for first in range(0, NUM_FRAMES, 10):
         with torch.inference_mode((first % 20 == 0) == start_inside):
             push(bank, features_TCHW, first, first + 10)
             if restore:
                 bank.load_state_dict(bank.state_dict())
-    assert_same_memory(bank.read(), plain.read())
+    assert_same_memory(bank.read(), one_by_one(name))
 
 
 def test_no_graph_is_kept(name, features_TCHW):

@@ -125,7 +125,7 @@ def test_a_run_goes_on_from_what_it_learned(whole, run, place):
     assert same(state(place / "again"), state(whole))
 
 
-@pytest.mark.parametrize("stage", [1, 3])
+@pytest.mark.parametrize("stage", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_under_deepspeed_a_run_goes_on_from_what_it_learned(keys, place, tiny_dir, stage):
     """Its files leave the frozen parts out, too; the last step's checkpoint alone gives the result."""
     plan = ROOT / f"configs/deepspeed/zero{stage}.json"

@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -74,12 +75,15 @@ def silence_accelerator_notice() -> None:
 def versions(packages: Sequence[str]) -> dict[str, str | None]:
     """Of Python, this package, and others; None where one is not installed."""
     found: dict[str, str | None] = {"python": platform.python_version(), "videochat-online": __version__}
-    for name in packages:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = None
-    return found
+    return found | {name: _version(name) for name in packages}
+
+
+@cache  # reading what a package says of itself takes a while, and each run asks
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def git_revision(folder: Path = Path(__file__).parent) -> str | None:
