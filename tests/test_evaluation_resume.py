@@ -57,7 +57,7 @@ def finished(tmp_path_factory, tiny_model):
 def annotations(finished, tmp_path):
     """Of a copy of that set."""
     shutil.copytree(finished / "media", tmp_path / "media")
-    return shutil.copy(finished / "set.json", tmp_path)
+    return Path(shutil.copy(finished / "set.json", tmp_path))
 
 
 @pytest.fixture
