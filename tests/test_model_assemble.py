@@ -38,7 +38,7 @@ def language_models(tmp_path_factory):
 
     def folder(kind):
         if kind not in made:
-            tokenizer = make(CHATML, adds_bos=False)
+            tokenizer = make(CHATML)  # its template does not write the token that it begins texts with
             made[kind] = tmp_path_factory.mktemp(kind)
             config = AutoConfig.for_model(kind, **SIZES, **KINDS[kind], vocab_size=len(tokenizer) - 3)
             config.vocab_size = len(tokenizer)

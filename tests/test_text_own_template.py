@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import pytest
@@ -10,9 +11,18 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from text_tokenizers import family_tokenizers
 from videochat_online.constants import SPECIAL_TOKENS
 from videochat_online.errors import CheckpointError, InputError
-from videochat_online.text import TEMPLATES, get_template, layout_prompt, own_template
+from videochat_online.text import (
+    TEMPLATES,
+    encode_with_offsets,
+    get_template,
+    layout_prompt,
+    leave_ends_to_template,
+    load_tokenizer,
+    own_template,
+)
 from videochat_online.types import Turn
 
 EACH = "{% for m in messages %}"
@@ -49,6 +59,10 @@ MISTRAL = (
     "{{ bos_token }}" + EACH + "{% if m['role'] == 'user' %}{{ '[INST] ' + m['content'] + '[/INST]' }}"
     "{% elif m['role'] == 'assistant' %}{{ ' ' + m['content'] + '</s>' }}{% endif %}" + END
 )  # fmt: skip
+LLAMA2 = (
+    EACH + "{% if m['role'] == 'user' %}{{ bos_token + '[INST] ' + m['content'] + ' [/INST]' }}"
+    "{% elif m['role'] == 'assistant' %}{{ ' ' + m['content'] + ' </s>' }}{% endif %}" + END
+)  # fmt: skip
 MARKERS = ("<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|user|>", "<|system|>", "<|assistant|>", "<|end|>", "<|eot|>")
 MARKERS += ("<|head|>", "<|tail|>", "<turn>", "</turn>", "[INST]", "[/INST]", *SPECIAL_TOKENS)
 
@@ -78,8 +92,9 @@ KINDS = {
     "system in the first turn": make(GEMMA),
     "no system": make(NO_SYSTEM),
     "a blank before replies": make(MISTRAL),
+    "blanks around replies": make(LLAMA2, adds_bos=False),
 }
-NO_PLACE = ("no system", "a blank before replies")
+NO_PLACE = ("no system", "a blank before replies", "blanks around replies")
 TEXTS = st.text(st.characters(blacklist_categories=("Cs",)), max_size=20).filter(
     lambda text: text.strip() and not any(marker in text for marker in MARKERS)
 )
@@ -109,8 +124,8 @@ def test_replies_are_learned_with_their_end():
     for kind, tokenizer in KINDS.items():
         layout = layout_prompt([Turn(("It?",), "now")], tokenizer=tokenizer, template=own_template(tokenizer))
         learned = [label for label in layout.labels if label >= 0]
-        blank = " " if kind == "a blank before replies" else ""
-        assert tokenizer.decode(learned[:-1]) == f"{blank}now"
+        around = {"a blank before replies": (" ", ""), "blanks around replies": (" ", " ")}.get(kind, ("", ""))
+        assert tokenizer.decode(learned[:-1]) == "now".join(around)
         assert learned[-1] in [tokenizer.convert_tokens_to_ids(end) for end in MARKERS]
 
 
@@ -140,6 +155,30 @@ def test_strings_in_a_configuration():
     for wrong in ({"name": "x"}, written | {"more": 1}, written | {"user_prefix": 3}, written | {"reply_end": ""}):
         with pytest.raises(InputError, match="chat template: expected"):
             get_template(wrong)
+
+
+def test_what_a_tokenizer_puts_around_texts_is_left_to_the_template(tmp_path):
+    """`apply_chat_template` writes what the template says and nothing else, and so do we: also from saved files."""
+    on_bytes = make(None)
+    first = on_bytes.backend_tokenizer.post_processor
+    on_bytes.backend_tokenizer.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=True), first])
+    for name, tokenizer in (family_tokenizers(tmp_path) | {"on bytes": on_bytes}).items():
+        places = [span for span in encode_with_offsets(tokenizer, "a cat")[1] if span != (0, 0)]
+        for source in (LLAMA2, CHATML.replace("<|im_end|>", "</s>")):
+            tokenizer.chat_template = source
+            with pytest.raises(CheckpointError, match="fixed strings give"):
+                own_template(tokenizer)
+            apart = copy.deepcopy(tokenizer)
+            leave_ends_to_template(apart)
+            apart.save_pretrained(tmp_path / "saved" / name)
+            saved = load_tokenizer(tmp_path / "saved" / name)
+            messages = [{"role": "user", "content": "What now ?"}, {"role": "assistant", "content": "The cat"}]
+            messages.append({"role": "user", "content": "And ?"})
+            turns = [Turn(("What now ?",), "The cat"), Turn(("And ?",))]
+            for one in (apart, saved):
+                layout = layout_prompt(turns, tokenizer=one, template=own_template(one))
+                assert list(layout.input_ids) == ids_of(tokenizer, messages), name
+                assert [span for span in encode_with_offsets(one, "a cat")[1] if span != (0, 0)] == places, name
 
 
 REPLIES_ALONE = MISTRAL.replace("' ' + m['content']", "' ' + m['content'] | trim")

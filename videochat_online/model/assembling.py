@@ -24,7 +24,14 @@ from videochat_online.model.original import to_our_tower, translate_vision
 from videochat_online.model.rope import use_explicit_regime
 from videochat_online.model.vocabulary import fit_vocabulary
 from videochat_online.model.weight_files import first_line, read_state
-from videochat_online.text import ChatTemplate, end_token_id, get_template, load_tokenizer, own_template
+from videochat_online.text import (
+    ChatTemplate,
+    end_token_id,
+    get_template,
+    leave_ends_to_template,
+    load_tokenizer,
+    own_template,
+)
 
 _OF_TOWER: tuple[str, ...] = ("downsample_ratio", "ps_version", "select_layer", "image_size", "dynamic_image_size")
 _OF_TOWER += ("pad2square", "use_thumbnail", "min_dynamic_patch", "max_dynamic_patch")
@@ -65,6 +72,8 @@ def assemble(
         raise InputError(f"image_size: expected a multiple of {step_pixels} pixels, two patches, found {image_size}")
     text_network, tokenizer = _load_language_model(Path(language_model).expanduser())
     dtype = dtype or text_network.dtype
+    if template is None:
+        leave_ends_to_template(tokenizer)
     chosen = own_template(tokenizer) if template is None else get_template(template)
     chosen = _with_ends(chosen, tokenizer, text_network)
     if system_message and not chosen.takes_system:

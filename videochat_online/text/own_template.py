@@ -112,12 +112,13 @@ def _strings(tokenizer: PreTrainedTokenizerBase, name: str) -> ChatTemplate:
     bare, opening, between, reopened = _between(_written(tokenizer, None, _USER, _REPLY, _NEXT), _USER, _REPLY, _NEXT)
     if not opening.startswith(reopened):
         raise ValueError(f"replies are opened by {opening!r} and by {reopened!r}")
-    end = next((token for token in _added(tokenizer) if between.startswith(token)), None)
+    end = next((token for token in _added(tokenizer) if between.lstrip().startswith(token)), None)
     if end is None:
         raise ValueError(f"a reply is followed by {between!r}, which begins with no token of the tokenizer's own")
+    suffix = between[: between.index(end)]
     closing = _between(_written(tokenizer, None, _USER, _REPLY, goes_on=False), _REPLY)[1]
     if not between.startswith(closing):  # what ends a dialogue is not what ends a reply
-        closing = end
+        closing = suffix + end
     user_prefix = between.removeprefix(closing)
     while not bare.endswith(user_prefix):  # blanks that only stand between turns
         closing, user_prefix = closing + user_prefix[0], user_prefix[1:]
@@ -136,8 +137,9 @@ def _strings(tokenizer: PreTrainedTokenizerBase, name: str) -> ChatTemplate:
         user_end="",
         assistant_prefix=reopened,
         reply_prefix=opening.removeprefix(reopened),
+        reply_suffix=suffix,
         reply_end=end,
-        after_reply=closing.removeprefix(end),
+        after_reply=closing.removeprefix(suffix + end),
         trims=_is_trimmed(_written(tokenizer, None, _blanks(_USER)), _USER),
         trims_replies=_is_trimmed(_written(tokenizer, None, _USER, _blanks(_REPLY), _NEXT), _REPLY),
     )

@@ -43,6 +43,7 @@ class ChatTemplate:
         user_end: after it.
         assistant_prefix: opens the reply; a prompt for generation ends with it.
         reply_prefix: what the model writes before the reply itself.
+        reply_suffix: what it writes after it, before the end token.
         reply_end: the token that ends a reply; the model learns to write it, and generation stops at it.
         after_reply: follows the end token; never learned.
         stop_string: a further text at which a client may cut a reply.
@@ -64,6 +65,7 @@ class ChatTemplate:
     user_end: str
     assistant_prefix: str
     reply_prefix: str = ""
+    reply_suffix: str = ""
     reply_end: str
     after_reply: str = ""
     stop_string: str | None = None
@@ -83,7 +85,7 @@ class ChatTemplate:
     @property
     def separator(self) -> str:
         """What stands between a reply and the next turn."""
-        return self.reply_end + self.after_reply
+        return self.reply_suffix + self.reply_end + self.after_reply
 
     def render(
         self, turns: Sequence[Turn], *, system_message: str | None = None, generation_prefix: str = ""
@@ -121,7 +123,7 @@ class ChatTemplate:
             else:
                 pieces.append(Piece(self.reply_prefix, supervised=True))
                 pieces.append(Piece(turn.assistant, supervised=True, is_text=True))
-                pieces.append(Piece(self.reply_end, supervised=True))
+                pieces.append(Piece(self.reply_suffix + self.reply_end, supervised=True))
                 pieces.append(Piece(self.after_reply))
         return tuple(piece for piece in pieces if piece.segment != "")
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from tokenizers import processors
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from videochat_online.constants import (
@@ -158,6 +159,28 @@ def add_special_tokens(tokenizer: PreTrainedTokenizerBase) -> int:
     """Add those of SPECIAL_TOKENS that are missing; returns how many, for the embeddings to grow by."""
     missing = [token for token in SPECIAL_TOKENS if token_id(tokenizer, token) is None]
     return int(tokenizer.add_tokens(missing, special_tokens=True)) if missing else 0
+
+
+def leave_ends_to_template(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Have a tokenizer put nothing around a text, as `apply_chat_template` does: bos is the template's to write, or not.
+
+    To be called before the tokenizer is used. `save_pretrained` keeps it so.
+    """
+    if isinstance(tokenizer, SentencePieceTokenizer):
+        tokenizer.add_bos_token = tokenizer.add_eos_token = False
+    elif isinstance(tokenizer, PreTrainedTokenizerFast):
+        trims = _trimmed_offsets(json.loads(tokenizer.backend_tokenizer.to_str())["post_processor"])
+        tokenizer.add_bos_token = tokenizer.add_eos_token = False
+        if trims is not None:  # whether a word's place begins with the blank before it
+            tokenizer.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=trims)
+
+
+def _trimmed_offsets(processor: dict[str, Any] | None) -> bool | None:
+    """What a tokenizer on bytes does with places; None of others."""
+    if processor is None or "trim_offsets" in processor:
+        return None if processor is None else bool(processor["trim_offsets"])
+    parts = map(_trimmed_offsets, processor.get("processors", ()))
+    return next((trims for trims in parts if trims is not None), None)
 
 
 def end_token_id(tokenizer: PreTrainedTokenizerBase, template: ChatTemplate) -> int:
