@@ -112,11 +112,11 @@ def saved(monkeypatch) -> list[int]:
     from videochat_online.train.trainer import OnlineTrainer  # takes seconds, and few tests want it
 
     steps: list[int] = []
-    save = OnlineTrainer._save_checkpoint
+    complete = OnlineTrainer._complete
 
     def watched(self, *rest):
         steps.append(self.state.global_step)
-        return save(self, *rest)
+        return complete(self, *rest)
 
-    monkeypatch.setattr(OnlineTrainer, "_save_checkpoint", watched)
+    monkeypatch.setattr(OnlineTrainer, "_complete", watched)
     return steps

@@ -3,7 +3,7 @@
 Restates what the package documents: rows of queries and keys of different lengths are aligned at their ends (bottom
 right) where attention is causal; a window counts keys to the left and right of that place, -1 has no bound; few key
 heads serve several query heads; queries without any key give 0. `flash_attn_varlen_func` takes rows one after another,
-whose borders are `cu_seqlens`.
+whose borders are `cu_seqlens`, and stands for `flash_attn_func` as well.
 """
 
 from __future__ import annotations
@@ -47,32 +47,14 @@ def _attend(
     return torch.einsum("hqk,khe->qhe", weights, v)
 
 
-def flash_attn_func(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    dropout_p: float = 0.0,
-    softmax_scale: float | None = None,
-    causal: bool = False,
-    window_size: tuple[int, int] = (-1, -1),
-    softcap: float = 0.0,
-    deterministic: bool = False,
-) -> Tensor:
-    """Attention of rows of one length: [B, L, heads, E]."""
-    assert dropout_p == 0
-    CALLS.append(("rows", q.shape[0] * q.shape[1], ()))
-    rows = [_attend(*row, softmax_scale, causal, window_size, softcap) for row in zip(q, k, v, strict=True)]
-    return torch.stack(rows)
-
-
 def flash_attn_varlen_func(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    cu_seqlens_q: Tensor,
-    cu_seqlens_k: Tensor,
-    max_seqlen_q: int,
-    max_seqlen_k: int,
+    cu_seqlens_q: Tensor | None = None,
+    cu_seqlens_k: Tensor | None = None,
+    max_seqlen_q: int = 0,
+    max_seqlen_k: int = 0,
     dropout_p: float = 0.0,
     softmax_scale: float | None = None,
     causal: bool = False,
@@ -80,18 +62,26 @@ def flash_attn_varlen_func(
     softcap: float = 0.0,
     deterministic: bool = False,
 ) -> Tensor:
-    """Attention within rows that stand one after another: [tokens, heads, E]."""
+    """Attention within rows that stand one after another: [tokens, heads, E]; without borders of rows of one length:
+    [B, L, heads, E].
+    """
     assert dropout_p == 0
-    borders_q, borders_k = cu_seqlens_q.tolist(), cu_seqlens_k.tolist()
-    assert (borders_q[0], borders_q[-1], borders_k[-1]) == (0, len(q), len(k))
-    lengths = [(cu_seqlens_q, max_seqlen_q), (cu_seqlens_k, max_seqlen_k)]
-    assert all(cu.dtype == torch.int32 and int(cu.diff().max()) <= int(longest) for cu, longest in lengths)
-    CALLS.append(("borders", len(q), tuple(borders_q)))
-    parts = []
-    for row in range(len(borders_q) - 1):
-        queries, keys = (slice(borders[row], borders[row + 1]) for borders in (borders_q, borders_k))
-        parts.append(_attend(q[queries], k[keys], v[keys], softmax_scale, causal, window_size, softcap))
-    return torch.cat(parts)
+    if cu_seqlens_q is None or cu_seqlens_k is None:
+        CALLS.append(("rows", q.shape[0] * q.shape[1], ()))
+        rows = [(q[row], k[row], v[row]) for row in range(len(q))]
+    else:
+        borders_q, borders_k = cu_seqlens_q.tolist(), cu_seqlens_k.tolist()
+        assert (borders_q[0], borders_q[-1], borders_k[-1]) == (0, len(q), len(k))
+        lengths = [(cu_seqlens_q, max_seqlen_q), (cu_seqlens_k, max_seqlen_k)]
+        assert all(cu.dtype == torch.int32 and int(cu.diff().max()) <= int(longest) for cu, longest in lengths)
+        CALLS.append(("borders", len(q), tuple(borders_q)))
+        sizes_q, sizes_k = cu_seqlens_q.diff().tolist(), cu_seqlens_k.diff().tolist()
+        rows = list(zip(q.split(sizes_q), k.split(sizes_k), v.split(sizes_k), strict=True))
+    parts = [_attend(*row, softmax_scale, causal, window_size, softcap) for row in rows]
+    return torch.stack(parts) if cu_seqlens_q is None else torch.cat(parts)
+
+
+flash_attn_func = flash_attn_varlen_func
 
 
 @contextmanager

@@ -404,3 +404,14 @@ class TestDoctor:
         out, err = capsys.readouterr()
         assert "tokenizer" in err
         assert "torch" in out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_flags_are_given_in_full(command):
+    """The beginning of a flag is none: it may be another one's, or of the next version."""
+    parser = build_parser(command)._subparsers._group_actions[0].choices[command]
+    flags = {flag for action in parser._actions for flag in action.option_strings}
+    for action in parser._actions:
+        action.required = False
+    for short in {flag[:-1] for flag in flags if len(flag) > 4} - flags:
+        assert parser.parse_known_args([short])[1] == [short]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from train_cases import arguments, dialogue, losses, state, write_media, write_registry
 from videochat_online.errors import InputError
@@ -65,6 +67,42 @@ def test_a_stop_at_the_best_step_saves_once(place, run, at, saved):
     undisturbed, report = run("undisturbed", **keys), run("once", **keys)
     assert losses(report) == losses(undisturbed)
     assert (report.best, report.result_step) == (undisturbed.best, undisturbed.result_step)
+
+
+def test_a_stop_at_the_best_step_that_ends_an_epoch_saves_once(run, at, saved):
+    """Nothing happens between the end of the step and that of the epoch; what is logged there is worth a second time."""
+    keys = {"load_best_model_at_end": True, "metric_for_best_model": "loss", "max_steps": 8}
+    at[3] = told("SIGTERM")
+    assert run("epoch_once", **keys, save_steps=100).steps == 4
+    assert saved == [2, 4]
+    saved.clear()
+    at[3] = told("SIGTERM")
+    logged = run("epoch_logged", **keys, save_steps=100, logging_strategy="epoch")
+    assert (saved, losses(logged)) == ([2, 4, 4], [pytest.approx(5.7, abs=1)])
+    assert len(losses(run("epoch_logged", **keys, save_steps=100, logging_strategy="epoch"))) == 2
+
+
+@pytest.mark.parametrize("is_best_wanted", [False, True])
+def test_a_result_that_is_gone_is_written_again(place, run, caplog, is_best_wanted):
+    folder = place / f"gone_{is_best_wanted}"
+    keys = {"load_best_model_at_end": is_best_wanted, "metric_for_best_model": "loss", "save_total_limit": 2}
+    keys |= {"learning_rate": 0.0} if is_best_wanted else {}  # the first evaluation is the best
+    first = run(folder.name, **keys)
+    weights = state(folder)
+    for name in ("model.safetensors", "tokenizer.json"):
+        (folder / name).unlink()
+        again = run(folder.name, **keys)
+        assert (again.result_step, losses(again)) == (first.result_step, losses(first))
+        assert all(torch.equal(weights[key], tensor) for key, tensor in state(folder).items())
+    caplog.clear()
+    run(folder.name, **keys)
+    assert "nothing to do" in caplog.text
+    (folder / "model.safetensors").write_bytes(b"half")
+    shutil.rmtree(folder / f"checkpoint-{2 if is_best_wanted else 6}")
+    missing = "checkpoint-2, the best" if is_best_wanted else r"not there any more .*model.safetensors.* checkpoint-6"
+    for _ in range(2):  # nothing was changed that would let the next launch think otherwise
+        with pytest.raises(InputError, match=missing):
+            run(folder.name, **keys)
 
 
 def test_a_run_that_goes_on_beyond_its_early_end_is_not_over_before_the_next_evaluation(place, run, at, monkeypatch):
@@ -132,3 +170,8 @@ def test_a_dry_run_counts_checkpoints_of_best_steps(place, tiny_dir, monkeypatch
     assert kept(**best, eval_steps=5) == pytest.approx(4 + 1 / 3, rel=0.01)
     assert kept(**best | {"save_strategy": "best"}, eval_steps=5, save_total_limit=3) == pytest.approx(4)
     assert kept(save_strategy="no") == pytest.approx(1 + 1 / 3, rel=0.01)
+    # Beside adapters checkpoints are of what learns, however much that is: weights, two moments of each, no more.
+    dry = dry_run(parse_arguments(None, arguments(place, tiny_dir, "planned", freeze_backbone=True, use_backbone_lora=2)))
+    numbers = dry["estimate"]["parameters"]["together"]
+    assert numbers["all"] < 2 * numbers["learning"] < 2 * numbers["all"]
+    assert dry["estimate"]["disk_gib"]["checkpoint"] == 12 * numbers["learning"]

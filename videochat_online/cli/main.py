@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from types import ModuleType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from videochat_online import __version__
 from videochat_online.cli.stdout import own_stdout
@@ -38,6 +38,11 @@ COMMANDS = {
 
 
 class _Parser(argparse.ArgumentParser):
+    """Takes flags in full: the beginning of one may be another flag, here or in the next version."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options, allow_abbrev=False)
+
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message} (see {self.prog} --help)\n")
 

@@ -29,19 +29,18 @@ class DiskError(InputError):
     """Something could not be written to its end; half of it may be there."""
 
 
-def checkpoint_bytes(numbers: Mapping[str, int], training: RunArguments) -> int:
+def checkpoint_bytes(numbers: Mapping[str, int], training: RunArguments, *, is_whole: bool) -> int:
     """What a checkpoint takes that a run with AdamW can go on from, without tokenizer and the like.
 
-    The model's weights (of those that learn, where they are less than half), and the moments of those that learn.
-    DeepSpeed writes the weights a second time, into a file of its own, and what learns once more in full precision.
+    The weights, and the moments of those that learn. DeepSpeed writes the weights a second time, into a file of its own, and what learns once more in full precision.
 
     Args:
         numbers: `all` and `learning` of the model.
         training: of the run.
+        is_whole: the weights are those of the model, not of what learns alone.
     """
     is_half = bool(training.bf16 and training.deepspeed)
-    held = numbers["all"] if 2 * numbers["learning"] >= numbers["all"] else numbers["learning"]
-    weights = held * (HALF_PRECISION if is_half else FULL_PRECISION)
+    weights = numbers["all" if is_whole else "learning"] * (HALF_PRECISION if is_half else FULL_PRECISION)
     state = numbers["learning"] * (MOMENTS + (FULL_PRECISION if training.deepspeed else 0))
     return weights * (2 if training.deepspeed else 1) + state
 
@@ -53,7 +52,7 @@ def count_parameters(network: nn.Module) -> dict[str, int]:
 
 
 def disk_estimate(
-    numbers: Mapping[str, int], training: RunArguments, num_steps: int, steps_an_epoch: int
+    numbers: Mapping[str, int], training: RunArguments, num_steps: int, steps_an_epoch: int, *, is_whole: bool
 ) -> dict[str, float]:
     """GiB that a run takes on the disk of its folder: one checkpoint, the most at any moment, and what is free now.
 
@@ -65,8 +64,9 @@ def disk_estimate(
         training: of the run.
         num_steps: of the run.
         steps_an_epoch: of them.
+        is_whole: of `checkpoint_bytes`.
     """
-    one = checkpoint_bytes(numbers, training)
+    one = checkpoint_bytes(numbers, training, is_whole=is_whole)
     result = numbers["all"] * (HALF_PRECISION if training.bf16 and training.deepspeed else FULL_PRECISION)
     length = (num_steps, steps_an_epoch)
     saved, evaluated = (

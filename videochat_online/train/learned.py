@@ -29,6 +29,7 @@ from videochat_online.model.adapters import (
 from videochat_online.model.original import merge_lora
 from videochat_online.model.weight_files import read_tensors, weight_files
 from videochat_online.train.adapters import scalings_of
+from videochat_online.train.disk import count_parameters
 from videochat_online.train.distributed import assembled, whole_parameters
 from videochat_online.train.frozen import is_halved, unrounded
 
@@ -72,12 +73,17 @@ class Start:
         return [name for name, shape in named.items() if self.shapes[name] != shape]
 
 
+def is_little_learned(network: nn.Module) -> bool:
+    """Whether a checkpoint is one of what learns: there are adapters, or less than half of the numbers learn."""
+    numbers = count_parameters(network)
+    return bool(scalings_of(network)) or 2 * numbers["learning"] < numbers["all"]
+
+
 def kept_names(network: nn.Module, start: Start) -> set[str] | None:
     """Names of the parameters that a checkpoint keeps; None where it keeps all of them."""
-    sizes = {name: getattr(p, "ds_numel", p.numel()) for name, p in network.named_parameters()}
-    learning = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
-    if not scalings_of(network) and 2 * sum(sizes[name] for name in learning) >= sum(sizes.values()):
+    if not is_little_learned(network):
         return None
+    learning = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
     changed = {*start.changed_shapes(network), *start.replaced}
     dtype = frozen_dtype(network)
     return learning | {

@@ -35,7 +35,7 @@ from videochat_online.train.disk import DiskError, disk_estimate, writing
 from videochat_online.train.distributed import check_alike, first_alone, gathered, join, together
 from videochat_online.train.estimate import blank_network, corrected, estimate_run
 from videochat_online.train.lean import reading
-from videochat_online.train.learned import check_start
+from videochat_online.train.learned import check_start, is_little_learned
 from videochat_online.train.lengths import estimate_together
 from videochat_online.train.memory import remarks
 from videochat_online.train.preemption import STOP, Requests
@@ -190,6 +190,8 @@ def _write_result(trainer: OnlineTrainer, requests: Requests, checkpoint: Path |
     """
     is_best_wanted, state = trainer.args.load_best_model_at_end, trainer.state
     best = trainer.best() if is_best_wanted else None
+    if is_best_wanted and checkpoint is not None and best is None and state.best_global_step:
+        raise InputError(f"{trainer.folder}: expected checkpoint-{state.best_global_step}, the best, found none")
     step = state.global_step if best is None else state.best_global_step
     if is_best_wanted:
         which = "the last: none was best" if best is None else f"{step}, the best"
@@ -273,7 +275,8 @@ def dry_run(arguments: Arguments) -> dict[str, Any]:
         logger.warning("%s", remark)
     numbers = estimate["parameters"]["together"]
     length = (estimate["steps"], estimate["steps_an_epoch"])
-    estimate["disk_gib"] = disk_estimate(numbers, arguments.training, *length)
+    is_whole = not is_little_learned(network)
+    estimate["disk_gib"] = disk_estimate(numbers, arguments.training, *length, is_whole=is_whole)
     if held_out:
         rows = HeldOutRows(held_out, encoder)
         warn_of_leak(rows, dataset)

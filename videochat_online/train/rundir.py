@@ -26,7 +26,9 @@ try:
 except ImportError:  # not on Windows
     fcntl = None  # type: ignore[assignment]
 
-from videochat_online.errors import InputError
+from videochat_online.errors import CheckpointError, InputError
+from videochat_online.model.weight_files import tensor_names
+from videochat_online.text import load_tokenizer
 from videochat_online.train.arguments import Arguments, DataArguments, ModelArguments, num_processes
 from videochat_online.train.checkpoints import (
     COMPLETE_MARK,
@@ -124,22 +126,28 @@ class RunFolder:
         self._lock: TextIO | None = None
 
     def finished_report(self) -> dict[str, Any] | None:
-        """The report of this run if it has been through to its end, and is not to go on beyond it.
+        """The report of this run if it has been through to its end, is not to go on beyond it, and has its result.
 
         Raises:
-            InputError: it is to go on, and the checkpoint of its last step is gone.
+            InputError: it is to go on, or its result is gone, and so is the checkpoint of its last step.
         """
         report = read_json(self.path / REPORT_FILE)
         if report is None or not report.get("finished"):
             return None
+        why, use = "extend", "go on from"
         if not self._is_extended():
-            return report
+            try:
+                tensor_names(self.path)
+                load_tokenizer(self.path)
+                return report
+            except CheckpointError as error:
+                why, use = f"the run is finished, its result is not there any more ({error})", "write it again from"
         last, wanted = self.last_checkpoint(), f"checkpoint-{report['steps']}"
         if last is None or last.name != wanted:
             found = "none" if last is None else last.name
             raise InputError(
-                f"{self.path}: extend: expected {wanted}, of the last step, to go on from, found {found}; a run keeps"
-                " it with save_strategy steps"
+                f"{self.path}: {why}: expected {wanted}, of the last step, to {use}, found {found}; a run keeps it with"
+                " save_strategy steps"
             )
         return None
 
@@ -231,7 +239,7 @@ class RunFolder:
             "versions": versions(PACKAGES),
         }
         report = read_json(self.path / REPORT_FILE)
-        if report is not None and self._is_extended():
+        if report is not None and report.get("finished"):  # which it is not until its result is there
             self.write(REPORT_FILE, report | {"finished": False, "status": "ended early"})
         self.write(
             RUN_FILE,

@@ -120,6 +120,7 @@ class OnlineTrainer(EvaluatingTrainer):
         self.finite = FiniteLosses(kwargs["model"])
         self.steps = StepAccount()
         self._ahead = BatchesAhead()
+        self._saved_at = (0, 0)
         if not self.args.should_log:  # transformers has the first process of each node print
             self.remove_callback(PrinterCallback)
             self.remove_callback(ProgressCallback)
@@ -290,14 +291,21 @@ class OnlineTrainer(EvaluatingTrainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """As transformers does, with the tokenizer; older checkpoints go only when this one is complete.
 
+        Nothing is done where that of this step is there and nothing was logged since, as at the end of an epoch whose
+        last step was the best.
+
         Raises:
             InputError: weights that are not finite, or a disk without room; the older checkpoints are left.
         """
+        moment = (self.state.global_step, len(self.state.log_history))
+        if moment == self._saved_at:
+            return
         self.finite.check_weights(self.reduce)
         folder = self.folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         last = last_checkpoint(self.folder, before=self.state.global_step)
         numbers = count_parameters(self.model)
-        needed = checkpoint_bytes(numbers, self.args) if last is None else folder_bytes(last)
+        estimate = checkpoint_bytes(numbers, self.args, is_whole=self._kept is None)
+        needed = estimate if last is None else folder_bytes(last)
         with together():
             if self.args.should_save:
                 (folder / COMPLETE_MARK).unlink(missing_ok=True)
@@ -312,6 +320,7 @@ class OnlineTrainer(EvaluatingTrainer):
                 if self.args.should_save:
                     with writing(folder, needed, last):
                         self._complete(folder, unlogged)
+            self._saved_at = moment
             if self.args.should_save:
                 rotate(self.folder, self.args.save_total_limit, best_checkpoint(self.state, self.folder))
         except DiskError:
