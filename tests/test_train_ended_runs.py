@@ -70,7 +70,7 @@ def test_a_stop_at_the_best_step_saves_once(place, run, at, saved):
 
 
 def test_a_stop_at_the_best_step_that_ends_an_epoch_saves_once(run, at, saved):
-    """Nothing happens between the end of the step and that of the epoch; what is logged there is worth a second time."""
+    """Between the end of the step and that of the epoch nothing happens; what is logged there is worth a second time."""
     keys = {"load_best_model_at_end": True, "metric_for_best_model": "loss", "max_steps": 8}
     at[3] = told("SIGTERM")
     assert run("epoch_once", **keys, save_steps=100).steps == 4
@@ -171,7 +171,8 @@ def test_a_dry_run_counts_checkpoints_of_best_steps(place, tiny_dir, monkeypatch
     assert kept(**best | {"save_strategy": "best"}, eval_steps=5, save_total_limit=3) == pytest.approx(4)
     assert kept(save_strategy="no") == pytest.approx(1 + 1 / 3, rel=0.01)
     # Beside adapters checkpoints are of what learns, however much that is: weights, two moments of each, no more.
-    dry = dry_run(parse_arguments(None, arguments(place, tiny_dir, "planned", freeze_backbone=True, use_backbone_lora=2)))
+    adapters = {"freeze_backbone": True, "use_backbone_lora": 2}
+    dry = dry_run(parse_arguments(None, arguments(place, tiny_dir, "planned", **adapters)))
     numbers = dry["estimate"]["parameters"]["together"]
     assert numbers["all"] < 2 * numbers["learning"] < 2 * numbers["all"]
     assert dry["estimate"]["disk_gib"]["checkpoint"] == 12 * numbers["learning"]

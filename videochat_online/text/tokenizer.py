@@ -162,7 +162,7 @@ def add_special_tokens(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def leave_ends_to_template(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Have a tokenizer put nothing around a text, as `apply_chat_template` does: bos is the template's to write, or not.
+    """Have a tokenizer put nothing around a text, as `apply_chat_template` does: bos is the template's to write.
 
     To be called before the tokenizer is used. `save_pretrained` keeps it so.
     """
