@@ -70,7 +70,7 @@ def test_a_stop_at_the_best_step_saves_once(place, run, at, saved):
 
 
 def test_a_stop_at_the_best_step_that_ends_an_epoch_saves_once(run, at, saved):
-    """Between the end of the step and that of the epoch nothing happens; what is logged there is worth a second time."""
+    """Between the ends of the step and of the epoch nothing happens; what is logged there is worth a second time."""
     keys = {"load_best_model_at_end": True, "metric_for_best_model": "loss", "max_steps": 8}
     at[3] = told("SIGTERM")
     assert run("epoch_once", **keys, save_steps=100).steps == 4

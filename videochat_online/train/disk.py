@@ -32,8 +32,8 @@ class DiskError(InputError):
 def checkpoint_bytes(numbers: Mapping[str, int], training: RunArguments, *, is_whole: bool) -> int:
     """What a checkpoint takes that a run with AdamW can go on from, without tokenizer and the like.
 
-    The weights, and the moments of those that learn. DeepSpeed writes the weights a second time, into a file of its own,
-    and what learns once more in full precision.
+    The weights, and the moments of those that learn. DeepSpeed writes the weights a second time, into a file of its
+    own, and what learns once more in full precision.
 
     Args:
         numbers: `all` and `learning` of the model.
