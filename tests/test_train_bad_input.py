@@ -45,6 +45,12 @@ def run(place: Path, tiny_dir: Callable[[str], Path]) -> Callable[..., TrainRepo
     return start
 
 
+def test_a_precision_that_would_be_another_one_is_refused(place, run):
+    with pytest.raises(InputError, match="fp16: expected a GPU"):
+        run("fp16", fp16=True)
+    assert not (place / "fp16").exists()
+
+
 def test_bad_rows_are_counted_and_listed(place, run, capsys):
     report = run("spoilt", registry="bad", max_bad_fraction=0.2, max_steps=8)
     assert [(row.set_name, row.row) for row in report.skipped] == [("spoilt", 0), ("spoilt", 9)]

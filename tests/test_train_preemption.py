@@ -20,6 +20,7 @@ import torch
 from train_cases import arguments, launch, losses, state, write_good_and_bad
 from videochat_online.cli.main import main
 from videochat_online.data import BatchReport, SkippedSample
+from videochat_online.cli.convert import all_or_nothing
 from videochat_online.errors import InputError
 from videochat_online.train import TrainReport, checkpoints, disk, distributed, dry_run, parse_arguments, train
 from videochat_online.train.checkpoints import last_checkpoint, rotate
@@ -245,6 +246,18 @@ def check_estimate(command: list[str], checkpoint: Path) -> None:
     is_whole = not (checkpoint / "learned.safetensors").exists()
     estimate = disk.checkpoint_bytes(parameters, parse_arguments(None, command).training, is_whole=is_whole)
     assert estimate == pytest.approx(disk.folder_bytes(checkpoint), rel=0.1)
+
+
+def test_a_disk_that_fills_up_under_a_tokenizer(tmp_path, tiny_model, small_files):
+    """Its library raises what names neither a place nor a kind of error."""
+    for place in (disk.writing(tmp_path / "out", 1, None), all_or_nothing(tmp_path / "out")):
+        small_files(1000)
+        with pytest.raises(InputError, match=r"out: (could not|cannot) be written.*File too large"), place:
+            tiny_model.tokenizer.save_pretrained(tmp_path / "out")
+        small_files(resource.RLIM_INFINITY)
+    for place in (disk.writing(tmp_path / "out", 1, None), all_or_nothing(tmp_path / "out")):
+        with pytest.raises(KeyError), place:
+            raise KeyError("a fault of the program")
 
 
 @pytest.mark.parametrize(("size", "error"), [(500_000, "SafetensorError"), (1_500_000, "RuntimeError")])

@@ -75,7 +75,8 @@ def all_or_nothing(destination: Path) -> Iterator[None]:
         shutil.rmtree(destination, ignore_errors=True)
         if was_there:
             destination.mkdir(exist_ok=True)
-        if isinstance(error, SafetensorError):  # of writing: what is read was read before
+        # Of writing, as what is read was read before; tokenizers has no class of its own.
+        if isinstance(error, (SafetensorError, OSError)) or type(error) is Exception:
             raise InputError(f"{destination}: cannot be written: {error}") from error
         raise
 

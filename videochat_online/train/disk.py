@@ -129,7 +129,9 @@ def writing(folder: Path, needed: int, last: Path | None) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError:
         raise
-    except (OSError, RuntimeError, SafetensorError) as error:
+    except Exception as error:
+        if not isinstance(error, (OSError, RuntimeError, SafetensorError)) and type(error) is not Exception:
+            raise  # tokenizers has no class of its own
         with_room = existing(folder)
         free = shutil.disk_usage(with_room).free
         found = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

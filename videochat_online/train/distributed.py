@@ -31,7 +31,7 @@ def join(training: TrainingArguments) -> None:
     only later, so it is done here.
 
     Raises:
-        InputError: one process for several GPUs.
+        InputError: one process for several GPUs, or a precision that is for GPUs alone.
     """
     _end_with_launcher()
     if training.use_cpu:
@@ -42,6 +42,8 @@ def join(training: TrainingArguments) -> None:
             f"one process sees {training.n_gpu} GPUs: start one for each (torchrun, or a script in shell/), or name one"
             " in CUDA_VISIBLE_DEVICES"
         )
+    if training.fp16 and device.type == "cpu":  # accelerate would compute in float32, and not say so
+        raise InputError("fp16: expected a GPU, found a CPU, which has bf16")
     if training.deepspeed and device.type == "cpu":
         import deepspeed
 
