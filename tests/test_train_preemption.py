@@ -18,9 +18,9 @@ import pytest
 import torch
 
 from train_cases import arguments, launch, losses, state, write_good_and_bad
+from videochat_online.cli.convert import all_or_nothing
 from videochat_online.cli.main import main
 from videochat_online.data import BatchReport, SkippedSample
-from videochat_online.cli.convert import all_or_nothing
 from videochat_online.errors import InputError
 from videochat_online.train import TrainReport, checkpoints, disk, distributed, dry_run, parse_arguments, train
 from videochat_online.train.checkpoints import last_checkpoint, rotate
