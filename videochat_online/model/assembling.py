@@ -72,10 +72,7 @@ def assemble(
         raise InputError(f"image_size: expected a multiple of {step_pixels} pixels, two patches, found {image_size}")
     text_network, tokenizer = _load_language_model(Path(language_model).expanduser())
     dtype = dtype or text_network.dtype
-    if template is None:
-        leave_ends_to_template(tokenizer)
-    chosen = own_template(tokenizer) if template is None else get_template(template)
-    chosen = _with_ends(chosen, tokenizer, text_network)
+    chosen = _choose_template(template, tokenizer, text_network)
     if system_message and not chosen.takes_system:
         raise InputError(f"system message: expected none, as the chat template has no place, found {system_message!r}")
     changes = {"image_size": image_size, "system_message": system_message}
@@ -102,8 +99,11 @@ def assemble(
     return network.to(dtype), tokenizer
 
 
-def _with_ends(template: ChatTemplate, tokenizer: PreTrainedTokenizerBase, network: PreTrainedModel) -> ChatTemplate:
-    """The template with all tokens at which the language model alone stops."""
+def _choose_template(name: str | None, tokenizer: PreTrainedTokenizerBase, network: PreTrainedModel) -> ChatTemplate:
+    """The template of a name, or the tokenizer's own, with all tokens at which the language model alone stops."""
+    if name is None:
+        leave_ends_to_template(tokenizer)
+    template = own_template(tokenizer) if name is None else get_template(name)
     end, ends = end_token_id(tokenizer, template), network.generation_config.eos_token_id
     others = [index for index in ([ends] if isinstance(ends, int) else ends or ()) if index != end]
     tokens = [token for token in tokenizer.convert_ids_to_tokens(others) if token]
