@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from clips import write_clip
-from videochat_online.cli.dialogue import Command, command_of
+from videochat_online.cli.dialogue.dialogue import Command, command_of
 from videochat_online.cli.main import main
 from videochat_online.errors import InputError, VideoError
 from videochat_online.streaming import StreamingSession

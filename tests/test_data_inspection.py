@@ -12,7 +12,7 @@ from PIL import Image
 
 from clips import write_clip
 from train_cases import dialogue, flags, mixed_rows, online_rows, tiny_encoder, write_media, write_registry
-from videochat_online.cli import registry_report
+from videochat_online.cli.doctor import doctor_registry as registry_report
 from videochat_online.cli.main import main
 from videochat_online.data import SampleEncoder, TrainingDataset, load_registries
 from videochat_online.data.dataset import SkippedSample

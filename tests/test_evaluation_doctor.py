@@ -17,7 +17,7 @@ from PIL import Image
 from clips import write_clip
 from evaluation_sets import noise, question, write_frames, write_set
 from video_files import packet_spans, write_video
-from videochat_online.cli import benchmark_report
+from videochat_online.cli.doctor import doctor_benchmark as benchmark_report
 from videochat_online.cli.main import main
 from videochat_online.errors import InputError
 from videochat_online.evaluation import get_task, inspection

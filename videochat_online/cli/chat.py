@@ -24,7 +24,9 @@ import sys
 from collections.abc import Sequence
 from contextlib import closing
 
-from videochat_online.cli.dialogue import Command, Dialogue, check_utf8, converse, spoken, tell
+from videochat_online.cli.dialogue.dialogue import Command, Dialogue, check_utf8, converse, spoken, tell
+from videochat_online.cli.dialogue.session_player import VideoPlayer
+from videochat_online.cli.dialogue.video_dialogue import VideoDialogue
 from videochat_online.cli.options import (
     add_generation_arguments,
     add_memory_arguments,
@@ -35,8 +37,6 @@ from videochat_online.cli.options import (
     settings_of,
     strategy_of,
 )
-from videochat_online.cli.player import VideoPlayer
-from videochat_online.cli.video_dialogue import VideoDialogue
 from videochat_online.errors import InputError
 from videochat_online.memory.settings import MEMORY_SETTINGS
 from videochat_online.streaming import ImageChat, StreamingSession

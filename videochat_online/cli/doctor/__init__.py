@@ -22,18 +22,18 @@ from typing import Any
 import torch
 
 from videochat_online import __version__
-from videochat_online.cli.benchmark_report import (
+from videochat_online.cli.doctor.doctor_benchmark import (
     add_benchmark_arguments,
     inspect_annotations,
     inspection_text,
     problem_of,
 )
-from videochat_online.cli.options import write_report
-from videochat_online.cli.registry_report import (
+from videochat_online.cli.doctor.doctor_registry import (
     add_registry_arguments,
     inspect_registries,
     registry_text,
 )
+from videochat_online.cli.options import write_report
 from videochat_online.errors import InputError
 from videochat_online.model import VideoChatModel, load_model
 from videochat_online.video import BACKENDS

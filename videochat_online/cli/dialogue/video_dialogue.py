@@ -6,8 +6,8 @@ import math
 from dataclasses import asdict
 from typing import Any
 
-from videochat_online.cli.dialogue import Command, Dialogue, spoken, tell
-from videochat_online.cli.player import SHOWN_TO_S, VideoPlayer
+from videochat_online.cli.dialogue.dialogue import Command, Dialogue, spoken, tell
+from videochat_online.cli.dialogue.session_player import SHOWN_TO_S, VideoPlayer
 from videochat_online.errors import InputError, NoFrameError
 from videochat_online.streaming import StreamingSession
 from videochat_online.text.times import TimedQuestion, clock_time, seconds_of, timed_question
