@@ -32,8 +32,8 @@ from random_model import CAPACITIES
 from videochat_online.memory import PyramidMemoryBank
 from videochat_online.model import VideoChatModel
 from videochat_online.streaming import GenerationSettings, Strategy, StreamingSession, make_strategy
-from videochat_online.streaming.chain_of_shot import are_relevant, contrasted
-from videochat_online.streaming.readings import Reading
+from videochat_online.streaming.strategies.base import Reading
+from videochat_online.streaming.strategies.chain_of_shot import are_relevant, contrasted
 from videochat_online.types import FrameTokens
 
 

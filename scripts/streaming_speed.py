@@ -19,8 +19,8 @@ from videochat_online.model import VideoChatModel
 from videochat_online.model.compiling import check_compiler, compile_steps, compile_tower
 from videochat_online.model.quantizing import check_torchao, quantize_weights
 from videochat_online.streaming import GenerationSettings, StreamingSession
-from videochat_online.streaming.kv_cache import kv_bytes_per_token
-from videochat_online.streaming.static_cache import new_cache
+from videochat_online.streaming.kv.cache import kv_bytes_per_token
+from videochat_online.streaming.kv.static import new_cache
 from videochat_online.train.throughput import FlopModel, Work
 from videochat_online.video import FrameTransform, read_ahead
 

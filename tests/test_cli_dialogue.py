@@ -15,7 +15,7 @@ from videochat_online.cli.dialogue.dialogue import Command, command_of
 from videochat_online.cli.main import main
 from videochat_online.errors import InputError, VideoError
 from videochat_online.streaming import StreamingSession
-from videochat_online.streaming.prompting import build_prompt
+from videochat_online.streaming.prompt_embeddings import build_prompt
 from videochat_online.streaming.speaking import generate_ids
 from videochat_online.video import VideoSource
 
@@ -230,7 +230,7 @@ def test_images(converse_json, tmp_path, monkeypatch):
         num_turns.append(len(turns))
         return build_prompt(model, turns, *arguments, **options)
 
-    monkeypatch.setattr("videochat_online.streaming.images.build_prompt", counted)
+    monkeypatch.setattr("videochat_online.streaming.image_chat.build_prompt", counted)
     Image.new("RGB", (100, 100), (9, 99, 200)).save(tmp_path / "a.png")
     lines = ["", "12:30 or later?", "And?", ":reset", "12:30 or later?", ":play 3", ":help", "exit"]
     status, rows, err = converse_json(lines, "--image", tmp_path / "a.png")

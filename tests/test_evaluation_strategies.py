@@ -13,7 +13,7 @@ from videochat_online.errors import InputError
 from videochat_online.evaluation import resolve_protocol
 from videochat_online.evaluation.answering import ANSWER_BY
 from videochat_online.evaluation.comparison import compare_runs
-from videochat_online.streaming import chain_of_shot
+from videochat_online.streaming.strategies import chain_of_shot
 
 RETRIEVAL = {"strategy": "retrieval", "strategy_options": {"retrieved_frames": 2}}
 COS = {"strategy": "chain_of_shot"}

@@ -22,8 +22,8 @@ from videochat_online.evaluation.comparison import compare_runs
 from videochat_online.memory import KeepAllMemoryBank, MovieChatPlusMemoryBank, PyramidMemoryBank, WindowMemoryBank
 from videochat_online.model import load_model
 from videochat_online.streaming import KvBudget, generate, make_strategy
-from videochat_online.streaming.block_cache import MovableCache, sources, turned, why_not_movable
-from videochat_online.streaming.kv_cache import kv_bytes_per_token
+from videochat_online.streaming.kv.cache import kv_bytes_per_token
+from videochat_online.streaming.kv.movable import MovableCache, sources, turned, why_not_movable
 
 GRID = (4, 4)
 
@@ -78,7 +78,7 @@ def test_of_one_layer_schedules_give_what_a_fresh_prefill_gives(
     shallow_models, frames, logits, monkeypatch, tmp_path, llm, memory
 ):
     """Pushes, questions, stops, resets, saves, restores in random order, over the switch of the rope."""
-    monkeypatch.setattr("videochat_online.streaming.kv_cache.PIECE_TOKENS", 32)
+    monkeypatch.setattr("videochat_online.streaming.kv.cache.PIECE_TOKENS", 32)
     schedule, results = Schedule(f"blocks {llm} {memory}", frames, tmp_path), []
     for options in ({"reuse_prefix": False}, {"kv_memory": True}):
         logits.clear()

@@ -11,7 +11,7 @@ from PIL import Image
 from videochat_online.errors import InputError
 from videochat_online.model import load_model
 from videochat_online.streaming import Exchange, GenerationSettings, ImageChat, StreamingSession
-from videochat_online.streaming.state import SessionState, save_state
+from videochat_online.streaming.session_file import SessionState, save_state
 from videochat_online.text import special_ids
 
 IMAGE = Image.new("RGB", (28, 28))

@@ -19,11 +19,11 @@ from videochat_online.errors import InputError, PromptTooLongError
 from videochat_online.memory import FifoMemoryBank, KeepAllMemoryBank, PyramidMemoryBank, WindowMemoryBank
 from videochat_online.model import load_model
 from videochat_online.streaming import GenerationSettings, KvBudget, StreamingSession, generate
-from videochat_online.streaming.background import LARGEST_PIECE, PIECE_S, SMALLEST_PIECE, Foreground, Pace
-from videochat_online.streaming.kv_budget import default_budget
-from videochat_online.streaming.kv_cache import CachedSequence, DynamicKeyValueCache, kv_bytes_per_token
-from videochat_online.streaming.prefix_cache import common_length
-from videochat_online.streaming.static_cache import StaticKeyValueCache, capacity_for
+from videochat_online.streaming.kv.background import LARGEST_PIECE, PIECE_S, SMALLEST_PIECE, Foreground, Pace
+from videochat_online.streaming.kv.cache import CachedSequence, DynamicKeyValueCache, kv_bytes_per_token
+from videochat_online.streaming.kv.kv_budget import default_budget
+from videochat_online.streaming.kv.prefix import common_length
+from videochat_online.streaming.kv.static import StaticKeyValueCache, capacity_for
 
 SHORT = GenerationSettings(max_new_tokens=4, min_new_tokens=4)
 GRID = (4, 4)
@@ -174,7 +174,7 @@ class Schedule:
 @pytest.mark.parametrize("llm", LLMS)
 def test_schedules_give_what_they_give_without_reuse(models, frames, spied, monkeypatch, tmp_path, llm, memory):
     """NUM_SCHEDULES in all: pushes, questions, prefills, stops, resets, saves, restores in random order."""
-    monkeypatch.setattr("videochat_online.streaming.kv_cache.PIECE_TOKENS", 32)
+    monkeypatch.setattr("videochat_online.streaming.kv.cache.PIECE_TOKENS", 32)
     logits, regimes = spied
     for number in range(SCHEDULES_EACH):
         schedule = Schedule(f"{llm} {memory} {number}", frames, tmp_path)
@@ -195,8 +195,8 @@ def test_schedules_give_what_they_give_without_reuse(models, frames, spied, monk
 @pytest.mark.parametrize("llm", LLMS)
 def test_schedules_with_static_caches(models, frames, spied, monkeypatch, tmp_path, static, llm):
     """Bit for bit what the growing cache gives: crops, growth, pieces, stops and both regimes included."""
-    monkeypatch.setattr("videochat_online.streaming.kv_cache.PIECE_TOKENS", 32)
-    monkeypatch.setattr("videochat_online.streaming.static_cache.SMALLEST_CAPACITY", 16)
+    monkeypatch.setattr("videochat_online.streaming.kv.cache.PIECE_TOKENS", 32)
+    monkeypatch.setattr("videochat_online.streaming.kv.static.SMALLEST_CAPACITY", 16)
     logits, _ = spied
     schedule, results = Schedule(f"{llm} static", frames, tmp_path), []
     for is_static in (False, True):
@@ -213,7 +213,7 @@ def test_schedules_with_static_caches(models, frames, spied, monkeypatch, tmp_pa
 @pytest.mark.parametrize("llm", LLMS)
 def test_steps_of_fixed_shapes(models, monkeypatch, static, llm):
     """Logits are those of the growing cache to 1e-6, whatever comes before a step; other caches are no other shapes."""
-    monkeypatch.setattr("videochat_online.streaming.static_cache.SMALLEST_CAPACITY", 64)
+    monkeypatch.setattr("videochat_online.streaming.kv.static.SMALLEST_CAPACITY", 64)
     static(has_steps=True)
     model = models[llm].network.language_model
     embeds_LD = 0.3 * torch.randn(80, 64, generator=torch.Generator().manual_seed(0))
@@ -330,7 +330,7 @@ def test_little_in_common_is_not_reused(tiny_model, frames):
 
 
 def test_what_follows_a_prefix_is_computed_in_pieces(session, monkeypatch):
-    monkeypatch.setattr("videochat_online.streaming.kv_cache.PIECE_TOKENS", 5)
+    monkeypatch.setattr("videochat_online.streaming.kv.cache.PIECE_TOKENS", 5)
     session.prefill()
     with computed(session.model) as counts:
         session.ask("What is to be seen now?")
@@ -652,7 +652,7 @@ class TestThreads:
 
     def test_pieces_take_as_long_as_they_should(self, monkeypatch):
         now_s, busy = [0.0], Foreground()
-        monkeypatch.setattr("videochat_online.streaming.background.time.perf_counter", lambda: now_s[0])
+        monkeypatch.setattr("videochat_online.streaming.kv.background.time.perf_counter", lambda: now_s[0])
         pace = Pace(torch.device("cpu"), lambda: busy.is_busy).begin()
         sizes = []
         for cost_s in [PIECE_S / 1000] * 12 + [PIECE_S * 2] + [PIECE_S] + [PIECE_S * 1000]:

@@ -19,9 +19,9 @@ from videochat_online.memory import (
     make_memory,
 )
 from videochat_online.streaming import Exchange, GenerationSettings, ImageChat, StreamingSession
-from videochat_online.streaming.decoding import TextDecoder
+from videochat_online.streaming.detokenize import TextDecoder
 from videochat_online.streaming.generate import first_logits, generate_ids
-from videochat_online.streaming.state import SessionState, save_state
+from videochat_online.streaming.session_file import SessionState, save_state
 from videochat_online.types import FrameTokens
 
 SHORT = GenerationSettings(max_new_tokens=6, min_new_tokens=6)

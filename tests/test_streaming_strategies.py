@@ -17,17 +17,17 @@ from videochat_online.streaming import (
     GenerationSettings,
     KvBudget,
     StreamingSession,
-    chain_of_shot,
     generate,
     make_strategy,
 )
-from videochat_online.streaming.chain_of_shot import are_relevant, contrasted, mosaic
-from videochat_online.streaming.clock import StreamClock
-from videochat_online.streaming.contrast import Contrast
 from videochat_online.streaming.generate import continuation_log_likelihoods, first_logits, generate_ids
-from videochat_online.streaming.kv_cache import kv_bytes_per_token
-from videochat_online.streaming.readings import Reading
-from videochat_online.streaming.strategies import Retrieval
+from videochat_online.streaming.kv.cache import kv_bytes_per_token
+from videochat_online.streaming.strategies import chain_of_shot
+from videochat_online.streaming.strategies.base import Reading
+from videochat_online.streaming.strategies.by_name import Retrieval
+from videochat_online.streaming.strategies.chain_of_shot import are_relevant, contrasted, mosaic
+from videochat_online.streaming.strategies.contrastive import Contrast
+from videochat_online.streaming.stream_clock import StreamClock
 from videochat_online.text import layout_prompt
 from videochat_online.types import FrameTokens, Turn, Visual
 
@@ -305,7 +305,7 @@ class TestContrast:
     @pytest.mark.parametrize("max_new_tokens", [5, 40])
     @pytest.mark.parametrize("piece", [1024, 7])
     def test_restated(self, models, frames, monkeypatch, chosen_from, llm, max_new_tokens, piece):
-        monkeypatch.setattr("videochat_online.streaming.contrast.PIECE_TOKENS", piece)
+        monkeypatch.setattr("videochat_online.streaming.strategies.contrastive.PIECE_TOKENS", piece)
         model = models[llm]
         settings = GenerationSettings(max_new_tokens=max_new_tokens, min_new_tokens=5)
         session = new_session(model, "chain_of_shot", settings=settings)

@@ -10,7 +10,7 @@ from tiny_tokenizer import build_tiny_tokenizer
 from videochat_online.data.layout import online_turns, video_turns
 from videochat_online.data.records import DialogueTurn
 from videochat_online.streaming import Exchange, GenerationSettings, StreamingSession
-from videochat_online.streaming.questions import stream_turns
+from videochat_online.streaming.question_prompt import stream_turns
 from videochat_online.text import TEMPLATES, layout_prompt
 from videochat_online.types import FrameUse, Turn
 

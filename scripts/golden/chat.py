@@ -17,7 +17,7 @@ from videochat_online.model import VideoChatModel, load_model
 from videochat_online.model.rope import fixed_regime, switch_length
 from videochat_online.streaming import Exchange, GenerationSettings, StreamingSession
 from videochat_online.streaming.generate import first_logits, generate_ids
-from videochat_online.streaming.prompting import Prompt, build_prompt
+from videochat_online.streaming.prompt_embeddings import Prompt, build_prompt
 from videochat_online.text import decode_reply, split_placeholders
 from videochat_online.types import Turn
 

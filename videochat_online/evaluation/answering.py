@@ -18,9 +18,9 @@ from videochat_online.evaluation.records import EvalQuestion, Task
 from videochat_online.evaluation.scoring import parse_reply
 from videochat_online.model import VideoChatModel
 from videochat_online.streaming import GenerationSettings
-from videochat_online.streaming.decoding import TextDecoder
+from videochat_online.streaming.detokenize import TextDecoder
 from videochat_online.streaming.generate import continuation_log_likelihoods, first_logits, generate_ids
-from videochat_online.streaming.prompting import Prompt, reply_ids
+from videochat_online.streaming.prompt_embeddings import Prompt, reply_ids
 from videochat_online.text import layout_prompt
 from videochat_online.types import Turn
 

@@ -24,7 +24,7 @@ from videochat_online.evaluation.records import EvalQuestion
 from videochat_online.memory import TokenSchedule, pool_to_grid
 from videochat_online.model import VideoChatModel
 from videochat_online.streaming import GenerationSettings, StreamingSession
-from videochat_online.streaming.prompting import Prompt, build_prompt
+from videochat_online.streaming.prompt_embeddings import Prompt, build_prompt
 from videochat_online.text import turn_segments
 from videochat_online.types import FrameUse, Turn
 

@@ -26,9 +26,9 @@ from videochat_online.evaluation.protocols import EvalProtocol
 from videochat_online.evaluation.records import EvalVideo
 from videochat_online.model import VideoChatModel
 from videochat_online.streaming import GenerationSettings, ImageChat, StreamingSession
-from videochat_online.streaming.decoding import TextDecoder
+from videochat_online.streaming.detokenize import TextDecoder
 from videochat_online.streaming.generate import continuation_log_likelihoods, generate_ids
-from videochat_online.streaming.prompting import Prompt, build_prompt, reply_ids
+from videochat_online.streaming.prompt_embeddings import Prompt, build_prompt, reply_ids
 from videochat_online.text.questions import OFFLINE_SUFFIX, OVBENCH_SYSTEM_MESSAGE
 from videochat_online.types import Turn
 from videochat_online.video import IMAGE_EXTENSIONS, read_image

@@ -1,12 +1,12 @@
 """Sessions: push frames, ask at any moment, stream the answer; and chat about still images."""
 
 from videochat_online.streaming.generate import GenerationSettings
-from videochat_online.streaming.images import ImageChat
-from videochat_online.streaming.kv_budget import KvBudget
-from videochat_online.streaming.readings import Strategy
+from videochat_online.streaming.image_chat import ImageChat
+from videochat_online.streaming.kv.kv_budget import KvBudget
 from videochat_online.streaming.session import StreamingSession
-from videochat_online.streaming.state import Exchange
-from videochat_online.streaming.strategies import STRATEGIES, STRATEGY_OPTIONS, make_strategy
+from videochat_online.streaming.session_file import Exchange
+from videochat_online.streaming.strategies.base import Strategy
+from videochat_online.streaming.strategies.by_name import STRATEGIES, STRATEGY_OPTIONS, make_strategy
 
 __all__ = [
     "STRATEGIES",

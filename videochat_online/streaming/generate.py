@@ -23,10 +23,10 @@ from transformers import (
 from videochat_online.errors import InputError, NonFiniteError, PromptTooLongError
 from videochat_online.model.modeling import VideoChatOnlineForConditionalGeneration
 from videochat_online.model.rope import fixed_regime, switch_length
-from videochat_online.streaming.contrast import Contrast, ContrastedSequence
-from videochat_online.streaming.kv_cache import CachedSequence
-from videochat_online.streaming.prefix_cache import Reuse
-from videochat_online.streaming.static_cache import new_cache
+from videochat_online.streaming.kv.cache import CachedSequence
+from videochat_online.streaming.kv.prefix import Reuse
+from videochat_online.streaming.kv.static import new_cache
+from videochat_online.streaming.strategies.contrastive import Contrast, ContrastedSequence
 
 
 @dataclass(frozen=True, kw_only=True)

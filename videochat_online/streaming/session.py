@@ -25,18 +25,25 @@ from videochat_online.errors import InputError
 from videochat_online.memory import MemoryBank, PyramidMemoryBank, QuestionAware
 from videochat_online.memory.store import check_finite
 from videochat_online.model.loading import VideoChatModel
-from videochat_online.streaming.background import BackgroundPrefill, Foreground
-from videochat_online.streaming.block_cache import BlockCache
-from videochat_online.streaming.clock import StreamClock
 from videochat_online.streaming.generate import GenerationSettings, prefill
-from videochat_online.streaming.kv_budget import KvBudget, default_budget
-from videochat_online.streaming.prefix_cache import Reuse, make_prefix_cache
-from videochat_online.streaming.prompting import Prompt
-from videochat_online.streaming.questions import PreparedQuestion, ProjectedFrames, QuestionLayout, Snapshot
-from videochat_online.streaming.readings import Reading, Strategy
+from videochat_online.streaming.kv.background import BackgroundPrefill, Foreground
+from videochat_online.streaming.kv.kv_budget import KvBudget, default_budget
+from videochat_online.streaming.kv.movable import BlockCache
+from videochat_online.streaming.kv.prefix import Reuse, make_prefix_cache
+from videochat_online.streaming.prompt_embeddings import Prompt
+from videochat_online.streaming.question_prompt import PreparedQuestion, ProjectedFrames, QuestionLayout, Snapshot
+from videochat_online.streaming.session_file import (
+    Exchange,
+    SessionState,
+    check_history,
+    load_state,
+    placed,
+    save_state,
+)
 from videochat_online.streaming.speaking import result_of, stream_text
-from videochat_online.streaming.state import Exchange, SessionState, check_history, load_state, placed, save_state
-from videochat_online.streaming.strategies import Direct
+from videochat_online.streaming.strategies.base import Reading, Strategy
+from videochat_online.streaming.strategies.by_name import Direct
+from videochat_online.streaming.stream_clock import StreamClock
 from videochat_online.text import check_text
 from videochat_online.types import Answer, FrameTokens, FrameUse
 

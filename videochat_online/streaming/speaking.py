@@ -6,9 +6,9 @@ from collections.abc import Callable, Generator
 from typing import Any, TypeVar
 
 from videochat_online.model.loading import VideoChatModel
-from videochat_online.streaming.decoding import TextDecoder
+from videochat_online.streaming.detokenize import TextDecoder
 from videochat_online.streaming.generate import GenerationSettings, generate_ids
-from videochat_online.streaming.prompting import Prompt
+from videochat_online.streaming.prompt_embeddings import Prompt
 
 _Result = TypeVar("_Result")
 

@@ -25,9 +25,9 @@ from transformers.models.llama.modeling_llama import rotate_half
 
 from videochat_online.errors import InputError
 from videochat_online.model.rope import fixed_regime
-from videochat_online.streaming.kv_budget import KvBudget
-from videochat_online.streaming.kv_cache import CachedSequence, DynamicKeyValueCache, TokenKey, why_not_croppable
-from videochat_online.streaming.prefix_cache import PrefixCache, common_length
+from videochat_online.streaming.kv.cache import CachedSequence, DynamicKeyValueCache, TokenKey, why_not_croppable
+from videochat_online.streaming.kv.kv_budget import KvBudget
+from videochat_online.streaming.kv.prefix import PrefixCache, common_length
 
 logger = logging.getLogger(__name__)
 

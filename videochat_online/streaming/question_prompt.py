@@ -10,12 +10,12 @@ from torch import Tensor
 
 from videochat_online.errors import InputError
 from videochat_online.model.loading import VideoChatModel
-from videochat_online.streaming.contrast import Contrast
-from videochat_online.streaming.kv_cache import TokenKey
-from videochat_online.streaming.prefix_cache import common_length, sequence_keys
-from videochat_online.streaming.prompting import Prompt, build_prompt
-from videochat_online.streaming.readings import Reading
-from videochat_online.streaming.state import Exchange
+from videochat_online.streaming.kv.cache import TokenKey
+from videochat_online.streaming.kv.prefix import common_length, sequence_keys
+from videochat_online.streaming.prompt_embeddings import Prompt, build_prompt
+from videochat_online.streaming.session_file import Exchange
+from videochat_online.streaming.strategies.base import Reading
+from videochat_online.streaming.strategies.contrastive import Contrast
 from videochat_online.text import check_text, turn_segments
 from videochat_online.types import FrameTokens, FrameUse, Turn
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, StaticCache
 from transformers.cache_utils import Cache, DynamicLayer, StaticLayer
 
-from videochat_online.streaming.kv_cache import (
+from videochat_online.streaming.kv.cache import (
     DynamicKeyValueCache,
     KeyValueCache,
     run_in_pieces,

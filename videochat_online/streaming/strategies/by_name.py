@@ -11,8 +11,8 @@ from torch import Tensor
 from videochat_online.errors import InputError
 from videochat_online.memory.base import question_relevance
 from videochat_online.model.loading import VideoChatModel
-from videochat_online.streaming.chain_of_shot import ChainOfShot
-from videochat_online.streaming.readings import Reading, Strategy
+from videochat_online.streaming.strategies.base import Reading, Strategy
+from videochat_online.streaming.strategies.chain_of_shot import ChainOfShot
 from videochat_online.types import FrameTokens
 
 

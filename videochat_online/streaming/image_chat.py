@@ -11,7 +11,7 @@ from torch import Tensor
 
 from videochat_online.model.loading import VideoChatModel
 from videochat_online.streaming.generate import GenerationSettings
-from videochat_online.streaming.prompting import Prompt, build_prompt
+from videochat_online.streaming.prompt_embeddings import Prompt, build_prompt
 from videochat_online.streaming.speaking import result_of, stream_text
 from videochat_online.text import check_text
 from videochat_online.types import Segment, Turn, Visual

@@ -11,7 +11,7 @@ import psutil
 import torch
 
 from videochat_online.errors import InputError
-from videochat_online.streaming.kv_cache import CachedSequence
+from videochat_online.streaming.kv.cache import CachedSequence
 
 logger = logging.getLogger(__name__)
 

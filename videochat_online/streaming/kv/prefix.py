@@ -18,15 +18,15 @@ from dataclasses import dataclass
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from videochat_online.streaming.kv_budget import KvBudget
-from videochat_online.streaming.kv_cache import (
+from videochat_online.streaming.kv.cache import (
     CachedSequence,
     KeyValueCache,
     TokenKey,
     kv_bytes_per_token,
     why_not_croppable,
 )
-from videochat_online.streaming.static_cache import allocated_tokens, new_cache
+from videochat_online.streaming.kv.kv_budget import KvBudget
+from videochat_online.streaming.kv.static import allocated_tokens, new_cache
 from videochat_online.text import PromptLayout
 
 logger = logging.getLogger(__name__)

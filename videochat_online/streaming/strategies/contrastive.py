@@ -18,7 +18,7 @@ from torch.nn import functional
 from transformers import DynamicCache, PreTrainedModel
 
 from videochat_online.model.rope import fixed_regime
-from videochat_online.streaming.kv_cache import PIECE_TOKENS, TokenKey
+from videochat_online.streaming.kv.cache import PIECE_TOKENS, TokenKey
 
 
 @dataclass(frozen=True)

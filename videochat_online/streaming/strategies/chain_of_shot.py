@@ -32,9 +32,9 @@ from torch import Tensor
 from videochat_online.memory import Grid, pool_to_grid
 from videochat_online.model.loading import VideoChatModel
 from videochat_online.streaming.generate import first_logits_of_each
-from videochat_online.streaming.prefix_cache import common_length
-from videochat_online.streaming.prompting import build_prompt, reply_ids
-from videochat_online.streaming.readings import Reading
+from videochat_online.streaming.kv.prefix import common_length
+from videochat_online.streaming.prompt_embeddings import build_prompt, reply_ids
+from videochat_online.streaming.strategies.base import Reading
 from videochat_online.text.questions import KIND_SUFFIXES
 from videochat_online.types import FrameTokens, Turn, Visual
 

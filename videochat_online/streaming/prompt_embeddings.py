@@ -10,8 +10,8 @@ from torch import Tensor
 
 from videochat_online.constants import IGNORE_INDEX
 from videochat_online.model.loading import VideoChatModel
-from videochat_online.streaming.contrast import Contrast
-from videochat_online.streaming.prefix_cache import Reuse
+from videochat_online.streaming.kv.prefix import Reuse
+from videochat_online.streaming.strategies.contrastive import Contrast
 from videochat_online.text import PromptLayout, layout_prompt
 from videochat_online.types import Turn
 
