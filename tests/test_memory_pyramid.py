@@ -207,7 +207,7 @@ def test_a_write_computes_new_pairs_only(monkeypatch, policy, most_per_tier):
 def test_an_eviction_fetches_similarities_once(monkeypatch):
     """On an accelerator each fetch waits for the device."""
     fetches = []
-    monkeypatch.setattr("videochat_online.memory.stored.check_finite", lambda *_: None)  # frames on the CPU only
+    monkeypatch.setattr("videochat_online.memory.tiered.check_finite", lambda *_: None)  # frames on the CPU only
     original = torch.Tensor.tolist
     monkeypatch.setattr(torch.Tensor, "tolist", lambda tensor: fetches.append(tensor.numel()) or original(tensor))
     bank = PyramidMemoryBank(capacities=(2, 3, 4), full_grid=(4, 4))

@@ -32,8 +32,8 @@ from videochat_online.memory.schedule import (
     check_grid,
     coarser_grid,
 )
-from videochat_online.memory.store import FrameStore
-from videochat_online.memory.stored import StoredMemoryBank
+from videochat_online.memory.slots import FrameStore
+from videochat_online.memory.tiered import StoredMemoryBank
 from videochat_online.types import FrameTokens
 
 

@@ -12,7 +12,7 @@ import torch
 
 from videochat_online.memory.pyramid import PyramidMemoryBank
 from videochat_online.memory.schedule import DEFAULT_FULL_GRID, DEFAULT_INTERVALS, Grid
-from videochat_online.memory.store import FrameStore
+from videochat_online.memory.slots import FrameStore
 from videochat_online.types import FrameTokens
 
 

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import torch
 
 from videochat_online.memory.schedule import DEFAULT_FULL_GRID, DEFAULT_INTERVALS, Grid, TokenSchedule, as_tuple
-from videochat_online.memory.store import FrameStore
-from videochat_online.memory.stored import StoredMemoryBank
+from videochat_online.memory.slots import FrameStore
+from videochat_online.memory.tiered import StoredMemoryBank
 from videochat_online.types import FrameTokens
 
 

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from videochat_online.errors import InputError
 from videochat_online.memory.schedule import Grid
-from videochat_online.memory.store import FrameStore, check_entry
+from videochat_online.memory.slots import FrameStore, check_entry
 from videochat_online.types import FrameTokens
 
 

@@ -30,8 +30,8 @@ from videochat_online.memory.schedule import (
     as_tuple,
     check_grid,
 )
-from videochat_online.memory.store import FrameStore, check_entry
-from videochat_online.memory.stored import StoredMemoryBank
+from videochat_online.memory.slots import FrameStore, check_entry
+from videochat_online.memory.tiered import StoredMemoryBank
 from videochat_online.types import FrameTokens
 
 POLICIES = ("reference", "paper")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from videochat_online.memory.schedule import DEFAULT_FULL_GRID, Grid, TokenSchedule, check_count, check_grid
-from videochat_online.memory.store import FrameStore
-from videochat_online.memory.stored import StoredMemoryBank
+from videochat_online.memory.slots import FrameStore
+from videochat_online.memory.tiered import StoredMemoryBank
 from videochat_online.types import FrameTokens
 
 

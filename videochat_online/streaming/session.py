@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from videochat_online.errors import InputError
 from videochat_online.memory import MemoryBank, PyramidMemoryBank, QuestionAware
-from videochat_online.memory.store import check_finite
+from videochat_online.memory.slots import check_finite
 from videochat_online.model.loading import VideoChatModel
 from videochat_online.streaming.generate import GenerationSettings, prefill
 from videochat_online.streaming.kv.background import BackgroundPrefill, Foreground

@@ -21,7 +21,7 @@ from torch import Tensor
 from videochat_online.errors import InputError
 from videochat_online.memory.pooling import pool_to_grid
 from videochat_online.memory.schedule import TokenSchedule
-from videochat_online.memory.store import FEATURE_DTYPES, FrameStore, check_entry, check_finite
+from videochat_online.memory.slots import FEATURE_DTYPES, FrameStore, check_entry, check_finite
 from videochat_online.types import FrameTokens
 
 _NO_INDEX = -1
