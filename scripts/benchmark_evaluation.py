@@ -43,7 +43,7 @@ from videochat_online.evaluation import (
     make_plan,
     resolve_protocol,
 )
-from videochat_online.evaluation.answering import LETTER_PREFIX, answer_by_likelihood
+from videochat_online.evaluation.run.answering import LETTER_PREFIX, answer_by_likelihood
 from videochat_online.model import VideoChatModel, VideoChatOnlineForConditionalGeneration
 from videochat_online.streaming import GenerationSettings, StreamingSession
 from videochat_online.text import get_template

@@ -34,8 +34,8 @@ from videochat_online.cli.main import normalise_flags
 from videochat_online.cli.options import add_model_arguments, load_model_of
 from videochat_online.errors import InputError
 from videochat_online.evaluation import Comparison, compare_runs
-from videochat_online.evaluation.plots import save_figure
-from videochat_online.evaluation.results import RowFile
+from videochat_online.evaluation.report.plots import save_figure
+from videochat_online.evaluation.run.results import RowFile
 from videochat_online.memory import MemoryBank, make_model_memory
 from videochat_online.model import VideoChatModel
 

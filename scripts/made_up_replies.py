@@ -13,9 +13,9 @@ from string import ascii_uppercase
 from typing import Any
 
 from videochat_online.evaluation import EvalQuestion, EvalSet
-from videochat_online.evaluation.polling import Polls
-from videochat_online.evaluation.records import YES_NO
-from videochat_online.evaluation.scoring import parse_reply
+from videochat_online.evaluation.benchmark import YES_NO
+from videochat_online.evaluation.run.proactive import Polls
+from videochat_online.evaluation.scoring.parse import parse_reply
 
 Row = dict[str, Any]
 SHARE_RIGHT, SHARE_RIGHT_OF_POLLS = 0.6, 0.97

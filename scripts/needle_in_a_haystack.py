@@ -52,8 +52,8 @@ from videochat_online.cli.main import normalise_flags
 from videochat_online.cli.options import add_memory_arguments, add_model_arguments, load_model_of, memory_options_of
 from videochat_online.errors import InputError
 from videochat_online.evaluation import EvalProtocol, resolve_protocol
-from videochat_online.evaluation.answering import LETTER_PREFIX, answer_by_likelihood, answer_by_text_likelihood
-from videochat_online.evaluation.plots import save_figure
+from videochat_online.evaluation.report.plots import save_figure
+from videochat_online.evaluation.run.answering import LETTER_PREFIX, answer_by_likelihood, answer_by_text_likelihood
 from videochat_online.model import VideoChatModel
 from videochat_online.streaming import StreamingSession
 from videochat_online.text.questions import STREAMING_SUFFIX, ovbench_question

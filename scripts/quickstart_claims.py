@@ -10,8 +10,8 @@ from pathlib import Path
 
 from quickstart_phases import LABELS
 from videochat_online.evaluation import Comparison, compare_runs
-from videochat_online.evaluation.comparison_report import render_comparison
-from videochat_online.evaluation.plots import accuracy_by_age, save_figure
+from videochat_online.evaluation.compare.compare_report import render_comparison
+from videochat_online.evaluation.report.plots import accuracy_by_age, save_figure
 
 SAME_MODEL = ("pyramid", "fifo", "uniform", "recent", "recent_4", "blind")
 ORDER_TITLE = "How the stream began"

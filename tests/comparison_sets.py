@@ -9,9 +9,9 @@ from pathlib import Path
 
 from evaluation_sets import empty_plots, make_config, question, write_set
 from videochat_online.evaluation import RunFolder, make_plan
-from videochat_online.evaluation.plan import settled
-from videochat_online.evaluation.results import RowFile
-from videochat_online.evaluation.summary import summarize
+from videochat_online.evaluation.run.evaluation_plan import settled
+from videochat_online.evaluation.run.results import RowFile
+from videochat_online.evaluation.run.summarize import summarize
 
 FOUR = ("A. red", "B. blue", "C. green", "D. grey")
 AGES_S = (0.0, 3.0, 20.0, 60.0)

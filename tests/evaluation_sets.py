@@ -17,10 +17,10 @@ from videochat_online.evaluation import (
     evaluate,
     get_task,
     make_plan,
-    plots,
     resolve_protocol,
 )
-from videochat_online.evaluation.plan import settled
+from videochat_online.evaluation.report import plots
+from videochat_online.evaluation.run.evaluation_plan import settled
 from videochat_online.streaming import GenerationSettings
 
 TIMINGS = {"first_token_s", "answer_s"}

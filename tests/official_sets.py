@@ -10,7 +10,7 @@ from benchmark_sets import ovo_choice, ovo_forward, streaming_choice, streaming_
 from evaluation_sets import make_config, question, write_set
 from made_up_replies import STYLES, made_rows
 from videochat_online.evaluation import RunFolder, get_task
-from videochat_online.evaluation.records import EvalSet
+from videochat_online.evaluation.benchmark import EvalSet
 from videochat_online.evaluation.tasks import ovbench, ovobench, streamingbench
 
 WORDS = ("a dog", "A man, who runs", "the No. 3 bus", "Yes, a cat", "Dad and Bob", "-", "1,000 birds", "[0.1, 0.2]")

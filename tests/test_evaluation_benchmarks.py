@@ -15,14 +15,14 @@ from benchmark_sets import benchmark_config
 from evaluation_sets import Shard, rows_of, run
 from videochat_online.errors import InputError
 from videochat_online.evaluation import compare_runs, get_task, resolve_protocol
-from videochat_online.evaluation.answering import Reply
-from videochat_online.evaluation.averages import averages
-from videochat_online.evaluation.metrics import compute_metrics
-from videochat_online.evaluation.plan import QUESTION_COST, estimated_cost
-from videochat_online.evaluation.polling import Polls
-from videochat_online.evaluation.report import headline
-from videochat_online.evaluation.runner import way_of_answering
-from videochat_online.evaluation.runs import default_label
+from videochat_online.evaluation.compare.load import default_label
+from videochat_online.evaluation.report.run_report import headline
+from videochat_online.evaluation.run.answering import Reply
+from videochat_online.evaluation.run.evaluation_plan import QUESTION_COST, estimated_cost
+from videochat_online.evaluation.run.proactive import Polls
+from videochat_online.evaluation.run.runner import way_of_answering
+from videochat_online.evaluation.scoring.averages import averages
+from videochat_online.evaluation.scoring.metrics import compute_metrics
 from videochat_online.evaluation.tasks.streamingbench import load_streamingbench
 from videochat_online.model import VideoChatModel
 
@@ -128,7 +128,7 @@ class TestRuns:
         def generate(network, embeds_LD, stop_ids, settings, reuse, contrasts):
             yield from tiny_model.tokenizer("No 3", add_special_tokens=False).input_ids
 
-        monkeypatch.setattr("videochat_online.evaluation.answering.generate_ids", generate)
+        monkeypatch.setattr("videochat_online.evaluation.run.answering.generate_ids", generate)
         run(benchmark_config("ovobench", sets["ovobench"], tmp_path / "out", setting=setting), tiny_model)
         rows = {row["id"]: row for row in rows_of(tmp_path / "out")}
         assert {row["text"] for row in rows.values()} == {"No 3"}
@@ -168,7 +168,7 @@ class TestRuns:
                 return super().take(poll, question)
 
         with monkeypatch.context() as patched:
-            patched.setattr("videochat_online.evaluation.runner.Polls", Breaking)
+            patched.setattr("videochat_online.evaluation.run.runner.Polls", Breaking)
             with pytest.raises(Stop):
                 run(config, tiny_model)
         assert len(rows_of(tmp_path / "out")) < 7
@@ -184,7 +184,7 @@ class TestRuns:
             asked.append(prompt.layout.text)
             return Reply("Yes", 0, None) if len(asked) == 4 else Reply("No", 1, None)
 
-        monkeypatch.setattr("videochat_online.evaluation.runner.answer_by_text_likelihood", reply)
+        monkeypatch.setattr("videochat_online.evaluation.run.runner.answer_by_text_likelihood", reply)
         root, how = sets["streamingbench"], {"setting": setting, "answer_by": "likelihood"}
         made = benchmark_config("streamingbench", root, tmp_path / "out", **how)
         run(replace(made, annotations=(root / "questions_proactive.json",)), tiny_model)

@@ -14,9 +14,9 @@ from evaluation_sets import noise, rows_of, run, write_frames, write_set
 from videochat_online.cli.main import main
 from videochat_online.errors import InputError
 from videochat_online.evaluation import compare_runs, get_task, make_plan, resolve_protocol
-from videochat_online.evaluation.frames import Footage
-from videochat_online.evaluation.runs import read_run
-from videochat_online.evaluation.viewers import make_viewer
+from videochat_online.evaluation.compare.load import read_run
+from videochat_online.evaluation.media.frame_selection import Footage
+from videochat_online.evaluation.run.contexts import make_viewer
 from videochat_online.text.questions import OVBENCH_SYSTEM_MESSAGE
 
 FPS = 10.0

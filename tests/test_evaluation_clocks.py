@@ -12,8 +12,8 @@ from evaluation_sets import make_config, question, rows_of, run, write_set
 from video_files import read_numbers, write_video
 from videochat_online.cli.main import main
 from videochat_online.evaluation import EvalQuestion, EvalVideo, get_task, resolve_protocol
-from videochat_online.evaluation.frames import Footage
-from videochat_online.evaluation.inspection import inspect_benchmark
+from videochat_online.evaluation.check.benchmark_check import inspect_benchmark
+from videochat_online.evaluation.media.frame_selection import Footage
 from videochat_online.video import open_video
 
 TIMES_S = (0.5, 1.5, 3.0)

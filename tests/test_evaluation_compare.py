@@ -11,10 +11,10 @@ import pytest
 
 from comparison_sets import WINDOW, clone, finished_runs, make_run, make_set, rows_of
 from videochat_online.evaluation import compare_runs, get_task
-from videochat_online.evaluation.averages import averages
-from videochat_online.evaluation.bootstrap import NUM_RESAMPLES, Difference, chance, differences_by
-from videochat_online.evaluation.metrics import age_bucket
-from videochat_online.evaluation.report import headline
+from videochat_online.evaluation.report.run_report import headline
+from videochat_online.evaluation.scoring.averages import averages
+from videochat_online.evaluation.scoring.bootstrap import NUM_RESAMPLES, Difference, chance, differences_by
+from videochat_online.evaluation.scoring.metrics import age_bucket
 
 
 @pytest.fixture(scope="module")

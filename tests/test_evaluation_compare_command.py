@@ -15,9 +15,10 @@ from comparison_sets import AGES_S, WINDOW, append, clone, finished_runs, make_r
 from evaluation_sets import folder_set, make_config, run, write_set
 from videochat_online.cli.main import main
 from videochat_online.errors import InputError
-from videochat_online.evaluation import Shard, compare_runs, plots
-from videochat_online.evaluation.comparison_report import render_comparison
-from videochat_online.evaluation.plots import accuracy_by_age
+from videochat_online.evaluation import Shard, compare_runs
+from videochat_online.evaluation.compare.compare_report import render_comparison
+from videochat_online.evaluation.report import plots
+from videochat_online.evaluation.report.plots import accuracy_by_age
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,9 @@ from clips import write_clip
 from evaluation_sets import folder_set, make_config, question, rows_of, run, write_set
 from videochat_online.errors import InputError, VideoError
 from videochat_online.evaluation import RunFolder, Shard, evaluate, make_plan, resolve_protocol
-from videochat_online.evaluation.decoding import FootageWorker
-from videochat_online.evaluation.frames import Footage
-from videochat_online.evaluation.records import EvalQuestion, EvalVideo
+from videochat_online.evaluation.benchmark import EvalQuestion, EvalVideo
+from videochat_online.evaluation.media.decoder_process import FootageWorker
+from videochat_online.evaluation.media.frame_selection import Footage
 from videochat_online.video import FrameTransform, open_video
 
 TRANSFORM = FrameTransform(size=32)

@@ -20,11 +20,12 @@ from video_files import packet_spans, write_video
 from videochat_online.cli.doctor import doctor_benchmark as benchmark_report
 from videochat_online.cli.main import main
 from videochat_online.errors import InputError
-from videochat_online.evaluation import get_task, inspection
-from videochat_online.evaluation.anomalies import Finding
-from videochat_online.evaluation.archives import check_archive, find_archives
-from videochat_online.evaluation.inspection import inspect_benchmark
-from videochat_online.evaluation.media_checks import check_media
+from videochat_online.evaluation import get_task
+from videochat_online.evaluation.check import benchmark_check as inspection
+from videochat_online.evaluation.check.annotation_check import Finding
+from videochat_online.evaluation.check.archives import check_archive, find_archives
+from videochat_online.evaluation.check.benchmark_check import inspect_benchmark
+from videochat_online.evaluation.check.video_check import check_media
 
 FOLDER = {"fps": 4.0, "clip": [0.0, 6.0]}
 

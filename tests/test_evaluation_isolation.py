@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from evaluation_sets import folder_set, make_config, run
-from videochat_online.evaluation.frames import Footage
+from videochat_online.evaluation.media.frame_selection import Footage
 from videochat_online.isolation import Lost, run_isolated
 from videochat_online.video import FrameTransform
 

@@ -17,9 +17,13 @@ from made_up_replies import STYLES
 from official_sets import FILES, made_run, mixed_rows, write_run
 from videochat_online.cli.main import main
 from videochat_online.evaluation import get_task
-from videochat_online.evaluation.official import OFFICIAL, export_run, official_scores
-from videochat_online.evaluation.official import ovbench as official_ovbench
-from videochat_online.evaluation.official import streamingbench as official_streamingbench
+from videochat_online.evaluation.official import (
+    OFFICIAL,
+    export_run,
+    official_ovbench,
+    official_scores,
+    official_streamingbench,
+)
 from videochat_online.evaluation.tasks.streamingbench import PUBLISHED_PROACTIVE_S, TASKS_OF_GROUPS
 
 SHARED = {

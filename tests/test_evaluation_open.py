@@ -14,11 +14,11 @@ from judge_stub import judge_server
 from videochat_online.cli.main import main
 from videochat_online.errors import InputError
 from videochat_online.evaluation import RunFolder, compare_runs, make_plan
-from videochat_online.evaluation.judge import KEY_VARIABLE, Judge, parse_verdict
-from videochat_online.evaluation.open_scoring import SCORERS, parse_number
-from videochat_online.evaluation.results import RowFile
-from videochat_online.evaluation.runner import _question_row
-from videochat_online.evaluation.summary import summarize
+from videochat_online.evaluation.run.results import RowFile
+from videochat_online.evaluation.run.runner import _question_row
+from videochat_online.evaluation.run.summarize import summarize
+from videochat_online.evaluation.scoring.judge import KEY_VARIABLE, Judge, parse_verdict
+from videochat_online.evaluation.scoring.open_answers import SCORERS, parse_number
 
 EMPTY = {"frames_used": [], "num_visual_tokens": 0, "first_token_s": None, "answer_s": 0.1, "predicted_index": None}
 COST = {"num_encoded": 0, "watch_s": 0.1, "answer_s": 0.1, "peak_memory_bytes": None, "problem": None, "is_bad": False}
@@ -65,7 +65,7 @@ REPLIES = {1.0: "There is a red cup.", 2.0: "I see two.", 3.0: "(B)"}
 @pytest.fixture
 def quick(monkeypatch):
     """No waiting between tries."""
-    monkeypatch.setattr("videochat_online.evaluation.judge.sleep", lambda seconds: None)
+    monkeypatch.setattr("videochat_online.evaluation.scoring.judge.sleep", lambda seconds: None)
 
 
 @pytest.mark.parametrize(

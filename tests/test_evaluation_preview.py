@@ -11,10 +11,10 @@ from benchmark_sets import benchmark_config
 from evaluation_sets import folder_set, make_config, noise, question, write_frames, write_set
 from videochat_online.cli.main import main
 from videochat_online.evaluation import make_plan
-from videochat_online.evaluation.answering import LETTER_PREFIX, asked_kind, question_text
-from videochat_online.evaluation.frames import Footage
-from videochat_online.evaluation.preview import BY_ORDER, UNKNOWN_FRAMES, TextModel, preview
-from videochat_online.evaluation.viewers import make_viewer
+from videochat_online.evaluation.media.frame_selection import Footage
+from videochat_online.evaluation.run.answering import LETTER_PREFIX, asked_kind, question_text
+from videochat_online.evaluation.run.contexts import make_viewer
+from videochat_online.evaluation.run.preview import BY_ORDER, UNKNOWN_FRAMES, TextModel, preview
 from videochat_online.memory import MEMORY_BANKS
 
 

@@ -14,11 +14,11 @@ from evaluation_sets import folder_set, make_config, noise, question, rows_of, r
 from videochat_online.cli.main import main
 from videochat_online.errors import InputError
 from videochat_online.evaluation import get_task, resolve_protocol
-from videochat_online.evaluation.frames import Footage
-from videochat_online.evaluation.plan import estimated_cost
-from videochat_online.evaluation.runs import default_label
+from videochat_online.evaluation.compare.load import default_label
+from videochat_online.evaluation.media.frame_selection import Footage
+from videochat_online.evaluation.run.contexts import make_viewer
+from videochat_online.evaluation.run.evaluation_plan import estimated_cost
 from videochat_online.evaluation.tasks.ovbench import load_ovbench
-from videochat_online.evaluation.viewers import make_viewer
 from videochat_online.memory import MEMORY_BANKS
 from videochat_online.memory.budget import sizes_within
 

@@ -9,8 +9,8 @@ import pytest
 
 from reply_styles import STYLES, reply
 from videochat_online.evaluation import get_task, parse_answer
-from videochat_online.evaluation.replies import conclusion
-from videochat_online.evaluation.scoring import parse_reply
+from videochat_online.evaluation.scoring.parse import parse_reply
+from videochat_online.evaluation.scoring.replies import conclusion
 
 # Some begin with an article, one within another.
 OPTIONS = (

@@ -17,8 +17,8 @@ from evaluation_sets import Shard, folder_set, make_config, question, run, write
 from videochat_online.cli.main import main
 from videochat_online.errors import InputError
 from videochat_online.evaluation import compare_runs
-from videochat_online.evaluation.comparison import single_run
-from videochat_online.evaluation.plots import accuracy_by_type, first_token_times, plot_run, save_figure
+from videochat_online.evaluation.compare.compare import single_run
+from videochat_online.evaluation.report.plots import accuracy_by_type, first_token_times, plot_run, save_figure
 
 TYPES = ("FuturePrediction", "Hallucination", "PastMemory", "SpatioTemporalPerception")
 

@@ -15,10 +15,11 @@ import torch
 from evaluation_sets import Shard, folder_set, make_config, noise, question, rows_of, run, write_frames, write_set
 from processes import start
 from videochat_online.errors import InputError
-from videochat_online.evaluation import RunFolder, evaluate, make_plan, plan, resolve_protocol
-from videochat_online.evaluation.plan import estimated_cost, share_of
-from videochat_online.evaluation.results import RowFile
-from videochat_online.evaluation.runs import read_run
+from videochat_online.evaluation import RunFolder, evaluate, make_plan, resolve_protocol
+from videochat_online.evaluation.compare.load import read_run
+from videochat_online.evaluation.run import evaluation_plan as plan
+from videochat_online.evaluation.run.evaluation_plan import estimated_cost, share_of
+from videochat_online.evaluation.run.results import RowFile
 from videochat_online.evaluation.tasks.ovbench import load_ovbench
 from videochat_online.model import load_model
 

@@ -14,10 +14,10 @@ from evaluation_sets import Shard, folder_set, make_config, noise, question, row
 from video_files import packet_spans, write_video
 from videochat_online.errors import InputError, VideoError
 from videochat_online.evaluation import make_plan, resolve_protocol
-from videochat_online.evaluation.answering import LETTER_PREFIX, letter_ids
-from videochat_online.evaluation.frames import Footage
+from videochat_online.evaluation.media.frame_selection import Footage
+from videochat_online.evaluation.run.answering import LETTER_PREFIX, letter_ids
+from videochat_online.evaluation.run.contexts import make_viewer
 from videochat_online.evaluation.tasks.ovbench import load_ovbench
-from videochat_online.evaluation.viewers import make_viewer
 from videochat_online.model import VideoChatModel, load_model
 from videochat_online.streaming.generate import first_logits
 from videochat_online.text import layout_prompt

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from videochat_online.evaluation import compute_metrics, get_task, parse_answer
-from videochat_online.evaluation.bootstrap import scores_by
-from videochat_online.evaluation.metrics import age_bucket
-from videochat_online.evaluation.report import render
-from videochat_online.evaluation.scoring import parse_reply, says
+from videochat_online.evaluation.report.run_report import render
+from videochat_online.evaluation.scoring.bootstrap import scores_by
+from videochat_online.evaluation.scoring.metrics import age_bucket
+from videochat_online.evaluation.scoring.parse import parse_reply, says
 
 FOUR = ("walking to the left", "sitting", "a cup", "no")
 TWO = ("Yes", "No")

@@ -11,9 +11,9 @@ from benchmark_sets import streaming_choice, streaming_files, streaming_proactiv
 from evaluation_sets import write_set
 from videochat_online.errors import InputError
 from videochat_online.evaluation import EvalVideo, get_task
-from videochat_online.evaluation.averages import averages
-from videochat_online.evaluation.polling import Polls
-from videochat_online.evaluation.report import headline
+from videochat_online.evaluation.report.run_report import headline
+from videochat_online.evaluation.run.proactive import Polls
+from videochat_online.evaluation.scoring.averages import averages
 from videochat_online.evaluation.tasks.streamingbench import PUBLISHED_PROACTIVE_S as PUBLISHED_S
 from videochat_online.evaluation.tasks.streamingbench import is_published, load_streamingbench
 

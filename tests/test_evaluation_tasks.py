@@ -9,7 +9,7 @@ import pytest
 from evaluation_sets import noise, question, write_frames, write_set
 from videochat_online.errors import InputError, VideoError
 from videochat_online.evaluation import EvalVideo, get_task
-from videochat_online.evaluation.media import MediaLibrary
+from videochat_online.evaluation.media.locate import MediaLibrary
 from videochat_online.evaluation.tasks.ovbench import load_ovbench
 from videochat_online.evaluation.tasks.reading import read_rows
 

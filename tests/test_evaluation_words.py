@@ -11,12 +11,13 @@ from benchmark_sets import benchmark_config, ovo_set
 from evaluation_sets import folder_set, make_config, noise, question, run, write_frames, write_set
 from videochat_online.cli.main import main
 from videochat_online.errors import InputError
-from videochat_online.evaluation import make_plan, resolve_protocol, runner
-from videochat_online.evaluation.frames import Footage
-from videochat_online.evaluation.plan import settled
-from videochat_online.evaluation.records import KINDS
+from videochat_online.evaluation import make_plan, resolve_protocol
+from videochat_online.evaluation.benchmark import KINDS
+from videochat_online.evaluation.media.frame_selection import Footage
+from videochat_online.evaluation.run import runner
+from videochat_online.evaluation.run.contexts import make_viewer
+from videochat_online.evaluation.run.evaluation_plan import settled
 from videochat_online.evaluation.tasks.ovbench import load_ovbench
-from videochat_online.evaluation.viewers import make_viewer
 
 WATCH = (
     "Carefully watch the video and pay attention to the cause and sequence of events, the detail and movement of "

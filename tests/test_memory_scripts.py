@@ -23,8 +23,8 @@ from synthetic_sets import TINY_SINGLE
 from videochat_online.cli.main import parse
 from videochat_online.data import load_registries
 from videochat_online.errors import InputError
-from videochat_online.evaluation import report
-from videochat_online.evaluation.answering import LETTER_PREFIX, answer_by_likelihood
+from videochat_online.evaluation.report import run_report as report
+from videochat_online.evaluation.run.answering import LETTER_PREFIX, answer_by_likelihood
 from videochat_online.memory import MEMORY_BANKS, make_model_memory
 from videochat_online.streaming import StreamingSession
 from videochat_online.synthetic import synthesize

@@ -32,8 +32,8 @@ from videochat_online.cli.main import build_parser, main, normalise_flags, parse
 from videochat_online.data import load_registries
 from videochat_online.errors import InputError
 from videochat_online.evaluation import Comparison
-from videochat_online.evaluation.bootstrap import Difference, Score
-from videochat_online.evaluation.comparison import ComparedRun, Figures
+from videochat_online.evaluation.compare.compare import ComparedRun, Figures
+from videochat_online.evaluation.scoring.bootstrap import Difference, Score
 from videochat_online.synthetic import PRESETS, make_streams, synthesize
 from videochat_online.train import parse_arguments
 from videochat_online.train.parsing import read_config

@@ -17,8 +17,8 @@ from evaluation_sets import folder_set, make_config, rows_of, run
 from test_streaming_prefix import LLMS, MEMORIES, ROPE_SWITCH, TOLERANCE, Schedule, computed, new_session
 from videochat_online.errors import InputError
 from videochat_online.evaluation import resolve_protocol
-from videochat_online.evaluation.answering import ANSWER_BY
-from videochat_online.evaluation.comparison import compare_runs
+from videochat_online.evaluation.compare.compare import compare_runs
+from videochat_online.evaluation.run.answering import ANSWER_BY
 from videochat_online.memory import KeepAllMemoryBank, MovieChatPlusMemoryBank, PyramidMemoryBank, WindowMemoryBank
 from videochat_online.model import load_model
 from videochat_online.streaming import KvBudget, generate, make_strategy

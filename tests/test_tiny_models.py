@@ -19,7 +19,7 @@ from synthetic_sets import TINY_SEVERAL, TINY_SINGLE
 from tiny_tokenizer import MARKERS, SEQUENCE_TOKENS, build_word_tokenizer
 from videochat_online.constants import IMAGE_CONTEXT_TOKEN, SPECIAL_TOKENS
 from videochat_online.errors import InputError
-from videochat_online.evaluation.answering import letter_ids
+from videochat_online.evaluation.run.answering import letter_ids
 from videochat_online.model import load_model
 from videochat_online.streaming import StreamingSession
 from videochat_online.synthetic import synthesize, vocabulary

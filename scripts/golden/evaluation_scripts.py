@@ -30,10 +30,10 @@ from videochat_online.evaluation import (
     get_task,
     resolve_protocol,
 )
-from videochat_online.evaluation.frames import Footage
-from videochat_online.evaluation.media import MediaLibrary
-from videochat_online.evaluation.plan import estimated_cost, share_of
-from videochat_online.evaluation.viewers import View, make_viewer
+from videochat_online.evaluation.media.frame_selection import Footage
+from videochat_online.evaluation.media.locate import MediaLibrary
+from videochat_online.evaluation.run.contexts import View, make_viewer
+from videochat_online.evaluation.run.evaluation_plan import estimated_cost, share_of
 from videochat_online.model import VideoChatModel
 from videochat_online.streaming import GenerationSettings
 from videochat_online.text.questions import BEST_OPTION_PREFIX, SLIDING_WINDOW_SUFFIX

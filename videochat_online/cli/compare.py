@@ -20,11 +20,11 @@ from typing import Any
 
 from videochat_online.errors import InputError
 from videochat_online.evaluation import compare_runs
-from videochat_online.evaluation.comparison_report import FLIPS_ENDINGS, render_comparison, render_flips
+from videochat_online.evaluation.compare.compare_report import FLIPS_ENDINGS, render_comparison, render_flips
+from videochat_online.evaluation.compare.load import labels_of, read_run
 from videochat_online.evaluation.official import official_scores
 from videochat_online.evaluation.official.scores import render_official
-from videochat_online.evaluation.plots import accuracy_by_age, accuracy_by_type, save_figure
-from videochat_online.evaluation.runs import labels_of, read_run
+from videochat_online.evaluation.report.plots import accuracy_by_age, accuracy_by_type, save_figure
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

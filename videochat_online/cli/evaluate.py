@@ -49,15 +49,15 @@ from videochat_online.evaluation import (
     make_plan,
     resolve_protocol,
 )
-from videochat_online.evaluation.answering import ANSWER_BY
-from videochat_online.evaluation.decoding import DECODE_TIMEOUT_S
-from videochat_online.evaluation.judge import KEY_VARIABLE, UNNAMED, Judge
-from videochat_online.evaluation.open_scoring import JUDGE, SCORER_NAMES
-from videochat_online.evaluation.plan import settled
-from videochat_online.evaluation.preview import TextModel, preview
-from videochat_online.evaluation.protocols import FRAME_RULES, FRAME_TIMES
-from videochat_online.evaluation.records import total_questions
-from videochat_online.evaluation.results import timestamp
+from videochat_online.evaluation.benchmark import total_questions
+from videochat_online.evaluation.media.decoder_process import DECODE_TIMEOUT_S
+from videochat_online.evaluation.protocol import FRAME_RULES, FRAME_TIMES
+from videochat_online.evaluation.run.answering import ANSWER_BY
+from videochat_online.evaluation.run.evaluation_plan import settled
+from videochat_online.evaluation.run.preview import TextModel, preview
+from videochat_online.evaluation.run.results import timestamp
+from videochat_online.evaluation.scoring.judge import KEY_VARIABLE, UNNAMED, Judge
+from videochat_online.evaluation.scoring.open_answers import JUDGE, SCORER_NAMES
 from videochat_online.model.checkpoint import weights_digest
 from videochat_online.model.loading import resolve_checkpoint
 from videochat_online.text import get_template, load_tokenizer

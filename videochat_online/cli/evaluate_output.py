@@ -13,7 +13,7 @@ from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
 
 from videochat_online.evaluation import EvaluationConfig, Outcome, Progress
-from videochat_online.evaluation.metrics import remarks
+from videochat_online.evaluation.scoring.metrics import remarks
 
 SECONDS_BETWEEN_LINES = 30.0
 """Where stderr is no terminal, progress is a line this often."""

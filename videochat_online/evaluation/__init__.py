@@ -1,14 +1,14 @@
 """Evaluation on benchmarks of timed questions: causal, each frame encoded once, resumable, in shards."""
 
-from videochat_online.evaluation.comparison import Comparison, compare_runs
-from videochat_online.evaluation.metrics import compute_metrics
-from videochat_online.evaluation.plan import EvaluationConfig, Plan, make_plan
-from videochat_online.evaluation.protocols import PROTOCOLS, EvalProtocol, resolve_protocol
-from videochat_online.evaluation.records import EvalQuestion, EvalSet, EvalVideo, Task
-from videochat_online.evaluation.results import RunFolder, Shard
-from videochat_online.evaluation.runner import Progress, evaluate
-from videochat_online.evaluation.scoring import parse_answer
-from videochat_online.evaluation.summary import Outcome
+from videochat_online.evaluation.benchmark import EvalQuestion, EvalSet, EvalVideo, Task
+from videochat_online.evaluation.compare.compare import Comparison, compare_runs
+from videochat_online.evaluation.protocol import PROTOCOLS, EvalProtocol, resolve_protocol
+from videochat_online.evaluation.run.evaluation_plan import EvaluationConfig, Plan, make_plan
+from videochat_online.evaluation.run.results import RunFolder, Shard
+from videochat_online.evaluation.run.runner import Progress, evaluate
+from videochat_online.evaluation.run.summarize import Outcome
+from videochat_online.evaluation.scoring.metrics import compute_metrics
+from videochat_online.evaluation.scoring.parse import parse_answer
 from videochat_online.evaluation.tasks import TASKS, get_task
 
 __all__ = [

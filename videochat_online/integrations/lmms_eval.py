@@ -20,7 +20,7 @@ from lmms_eval.api.model import lmms
 from tqdm import tqdm
 
 from videochat_online.errors import InputError
-from videochat_online.evaluation.protocols import one_system_message
+from videochat_online.evaluation.protocol import one_system_message
 from videochat_online.integrations.offline import OFFLINE, OFFLINE_PROTOCOLS, REFERENCE, OfflineAnswerer
 from videochat_online.integrations.published import check_published, published_question
 from videochat_online.memory import MEMORY_OPTIONS

@@ -22,12 +22,12 @@ import numpy as np
 import numpy.typing as npt
 
 from videochat_online.errors import InputError, VideoError
-from videochat_online.evaluation.frames import Footage
-from videochat_online.evaluation.media import MediaLibrary
-from videochat_online.evaluation.metrics import compute_metrics
-from videochat_online.evaluation.protocols import PROTOCOLS
-from videochat_online.evaluation.records import EvalQuestion, EvalVideo
-from videochat_online.evaluation.scoring import parse_answer
+from videochat_online.evaluation.benchmark import EvalQuestion, EvalVideo
+from videochat_online.evaluation.media.frame_selection import Footage
+from videochat_online.evaluation.media.locate import MediaLibrary
+from videochat_online.evaluation.protocol import PROTOCOLS
+from videochat_online.evaluation.scoring.metrics import compute_metrics
+from videochat_online.evaluation.scoring.parse import parse_answer
 from videochat_online.evaluation.tasks import get_task
 from videochat_online.integrations.clips import ClipStore, write_clip
 from videochat_online.text.questions import letter_question

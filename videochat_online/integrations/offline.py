@@ -21,9 +21,9 @@ import numpy as np
 from PIL import Image
 
 from videochat_online.errors import InputError
-from videochat_online.evaluation.frames import Footage
-from videochat_online.evaluation.protocols import EvalProtocol
-from videochat_online.evaluation.records import EvalVideo
+from videochat_online.evaluation.benchmark import EvalVideo
+from videochat_online.evaluation.media.frame_selection import Footage
+from videochat_online.evaluation.protocol import EvalProtocol
 from videochat_online.model import VideoChatModel
 from videochat_online.streaming import GenerationSettings, ImageChat, StreamingSession
 from videochat_online.streaming.detokenize import TextDecoder

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from videochat_online.errors import InputError, NoFrameError, VideoError
-from videochat_online.evaluation.anomalies import OVERRUN_S
+from videochat_online.evaluation.check.annotation_check import OVERRUN_S
 from videochat_online.streaming import StreamingSession
 from videochat_online.text.times import clock_time
 from videochat_online.types import FrameChunk

@@ -9,8 +9,8 @@ from pathlib import Path
 from videochat_online.cli.options import check_report_place
 from videochat_online.errors import InputError
 from videochat_online.evaluation import TASKS, get_task
-from videochat_online.evaluation.anomalies import KINDS, NOTES
-from videochat_online.evaluation.inspection import Inspection, inspect_benchmark
+from videochat_online.evaluation.check.annotation_check import KINDS, NOTES
+from videochat_online.evaluation.check.benchmark_check import Inspection, inspect_benchmark
 from videochat_online.progress import progress
 
 SHOWN = 5

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from videochat_online.errors import InputError
+from videochat_online.evaluation.benchmark import EvalQuestion, EvalSet
+from videochat_online.evaluation.compare.load import Run, listed, read_run
 from videochat_online.evaluation.official.figures import Exported
 from videochat_online.evaluation.official.scores import scoring_of
-from videochat_online.evaluation.records import EvalQuestion, EvalSet
-from videochat_online.evaluation.results import read_run_file
-from videochat_online.evaluation.runs import Run, listed, read_run
+from videochat_online.evaluation.run.results import read_run_file
 from videochat_online.evaluation.tasks import get_task
 from videochat_online.utils import check_writable, file_digest, without_bom
 

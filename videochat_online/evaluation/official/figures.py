@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from videochat_online.evaluation.results import Row
-from videochat_online.evaluation.runs import Run
+from videochat_online.evaluation.compare.load import Run
+from videochat_online.evaluation.run.results import Row
 
 Rule = Callable[[Row], bool]
 

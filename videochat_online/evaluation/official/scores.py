@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from videochat_online.errors import InputError
+from videochat_online.evaluation.compare.load import Run, default_label, listed, read_run
 from videochat_online.evaluation.official.figures import Average, Scoring, our_rule
-from videochat_online.evaluation.official.ovbench import OVBENCH
-from videochat_online.evaluation.official.ovobench import OVOBENCH
-from videochat_online.evaluation.official.streamingbench import STREAMINGBENCH
-from videochat_online.evaluation.results import Row
-from videochat_online.evaluation.runs import Run, default_label, listed, read_run
+from videochat_online.evaluation.official.official_ovbench import OVBENCH
+from videochat_online.evaluation.official.official_ovobench import OVOBENCH
+from videochat_online.evaluation.official.official_streamingbench import STREAMINGBENCH
+from videochat_online.evaluation.run.results import Row
 
 OFFICIAL: dict[str, Scoring] = {"ovbench": OVBENCH, "ovobench": OVOBENCH, "streamingbench": STREAMINGBENCH}
 """By the name of the task."""

@@ -11,7 +11,7 @@ from string import ascii_uppercase
 from typing import Any
 
 from videochat_online.errors import InputError
-from videochat_online.evaluation.records import EvalQuestion, EvalVideo
+from videochat_online.evaluation.benchmark import EvalQuestion, EvalVideo
 from videochat_online.text import check_text
 from videochat_online.utils import without_bom
 

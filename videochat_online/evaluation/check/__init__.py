@@ -1,0 +1,1 @@
+"""A benchmark before it is run: annotations, videos, archives."""

@@ -1,0 +1,189 @@
+"""A benchmark before it is run: every video and every archive looked at, in parallel, and the annotations checked.
+
+What would spoil an evaluation is found here, without a model. Owns what is done in which order; single files are
+up to `media_checks` and `archives`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from videochat_online.errors import VideoError
+from videochat_online.evaluation.benchmark import EvalSet, EvalVideo, Task
+from videochat_online.evaluation.check.annotation_check import Finding, annotation_findings
+from videochat_online.evaluation.check.archives import ArchiveFacts, check_archive, find_archives
+from videochat_online.evaluation.check.video_check import MediaFacts, check_media
+from videochat_online.evaluation.media.locate import MediaLibrary
+from videochat_online.isolation import Lost, run_isolated
+
+BYTES_PER_SECOND = 10e6
+"""Archives get so much more time the larger they are: less than this is a disk that does not answer."""
+
+
+@dataclass(slots=True)
+class InspectedVideo:
+    """What was found about a video.
+
+    Attributes:
+        name: of the stream, as in a run's rows.
+        num_questions: about it.
+        path: where it is; None where it is missing.
+        facts: frames and length, where it could be opened.
+        findings: about it and its questions.
+    """
+
+    name: str
+    num_questions: int
+    path: Path | None = None
+    facts: MediaFacts = MediaFacts()
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def problems(self) -> list[Finding]:
+        """Findings that would spoil an answer."""
+        return [finding for finding in self.findings if not finding.is_note]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "video": self.name,
+            "path": None if self.path is None else str(self.path),
+            "num_questions": self.num_questions,
+            "num_frames": self.facts.num_frames,
+            "end_s": self.facts.end_s,
+            "problems": [finding.as_dict() for finding in self.problems],
+            "notes": [finding.as_dict() for finding in self.findings if finding.is_note],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What was found in a benchmark.
+
+    Attributes:
+        videos: each of them.
+        archives: each by its path.
+        bad_rows: a line for each annotated row that cannot be used.
+    """
+
+    videos: tuple[InspectedVideo, ...]
+    archives: dict[Path, ArchiveFacts]
+    bad_rows: tuple[str, ...]
+
+    @property
+    def num_bad_videos(self) -> int:
+        """Videos with a problem of their own or of a question about them."""
+        return sum(bool(video.problems) for video in self.videos)
+
+    @property
+    def corrupt_archives(self) -> list[Path]:
+        """Archives that are broken."""
+        return [path for path, facts in self.archives.items() if facts.is_corrupt]
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether nothing is wrong."""
+        return not (self.num_bad_videos or self.corrupt_archives or self.bad_rows)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        kinds = Counter(finding.kind for video in self.videos for finding in video.findings)
+        return {
+            "num_videos": len(self.videos),
+            "num_questions": sum(video.num_questions for video in self.videos),
+            "num_bad_videos": self.num_bad_videos,
+            "num_bad_rows": len(self.bad_rows),
+            "num_corrupt_archives": len(self.corrupt_archives),
+            "findings": dict(sorted(kinds.items())),
+            "bad_rows": list(self.bad_rows),
+            "archives": [
+                {"path": str(path), "problem": facts.problem, "is_corrupt": facts.is_corrupt, "holds": list(facts.held)}
+                for path, facts in self.archives.items()
+            ],
+            "videos": [video.as_dict() for video in self.videos],
+        }
+
+
+def inspect_benchmark(
+    task: Task,
+    annotations: Sequence[Path],
+    data_root: Path,
+    *,
+    num_processes: int = 1,
+    time_limit_s: float = 300.0,
+    decode_all: bool = False,
+    zero_start: bool = False,
+    on_done: Callable[[int, int], None] = lambda done, total: None,
+) -> Inspection:
+    """Look at everything that an evaluation of a benchmark would read.
+
+    Args:
+        task: the benchmark.
+        annotations: its files.
+        data_root: the videos are somewhere below it.
+        num_processes: that look at files at once.
+        time_limit_s: for each video, and for each archive with more for its size; then its process is killed.
+        decode_all: decode whole videos, not only both ends of what questions need.
+        zero_start: times of questions count from a video's first frame.
+        on_done: told how many files are done, of how many.
+
+    Raises:
+        InputError: annotations or data root that cannot be read at all.
+    """
+    content, library = task.load(annotations), MediaLibrary(data_root)
+    inspected = [_locate(library, video) for video in content.videos]
+    missing = [video.id for video, one in zip(content.videos, inspected, strict=True) if one.path is None]
+    folders = {one.path for one in inspected if one.path is not None and one.path.is_dir()}
+    archives = find_archives(data_root, folders)
+    present = [place for place, one in enumerate(inspected) if one.path is not None]
+    # Archives first: the longest work.
+    calls: list[tuple[Any, ...]] = [(check_archive, path, missing) for path in archives]
+    for place in present:
+        video = content.videos[place]
+        rate = task.folder_fps.get(video.dataset or "")
+        calls.append((check_media, inspected[place].path, video, rate, decode_all, zero_start))
+    limits_s = [time_limit_s + path.stat().st_size / BYTES_PER_SECOND for path in archives]
+    limits_s += [time_limit_s] * len(present)
+    facts: dict[Path, ArchiveFacts] = {}
+    results = run_isolated(_look, calls, num_processes=num_processes, limits_s=limits_s)
+    for done, (place, found) in enumerate(results, start=1):
+        if place < len(archives):
+            facts[archives[place]] = ArchiveFacts(found.reason, True) if isinstance(found, Lost) else found
+        else:
+            one = inspected[present[place - len(archives)]]
+            one.facts = found if isinstance(found, MediaFacts) else _unreadable(one, found)
+        on_done(done, len(calls))
+    _gather(content, inspected, facts)
+    return Inspection(tuple(inspected), {path: facts[path] for path in archives}, content.problems)
+
+
+def _look(check: Callable[..., Any], *arguments: Any) -> Any:
+    return check(*arguments)
+
+
+def _locate(library: MediaLibrary, video: EvalVideo) -> InspectedVideo:
+    found = InspectedVideo(video.name, len(video.questions))
+    try:
+        found.path = library.find(video)
+    except VideoError as error:
+        found.findings.append(Finding("missing", str(error).removeprefix(f"{video.id}: ")))
+    return found
+
+
+def _unreadable(one: InspectedVideo, lost: Lost) -> MediaFacts:
+    return MediaFacts(findings=(Finding("unreadable", f"{one.path}: {lost.reason}"),))
+
+
+def _gather(content: EvalSet, inspected: Sequence[InspectedVideo], archives: dict[Path, ArchiveFacts]) -> None:
+    """Put together what is known about each video from its media, its questions and the archives."""
+    of_questions = annotation_findings(content)
+    for video, one in zip(content.videos, inspected, strict=True):
+        packed = [path for path, facts in archives.items() if video.id in facts.held]
+        if one.path is None and packed:
+            reason = f"{one.findings[0].reason}; {packed[0]} holds it and has to be unpacked"
+            one.findings[0] = Finding("missing", reason)
+        one.findings += [*one.facts.findings, *of_questions.get(video.name, [])]

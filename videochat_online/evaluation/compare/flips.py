@@ -1,0 +1,63 @@
+"""Questions that one of two runs got right and the other did not, and what both said."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from string import ascii_uppercase
+
+from videochat_online.evaluation.run.results import Row
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flip:
+    """A question on whose answer two runs differ.
+
+    Attributes:
+        run: label of the run; its counterpart is the baseline.
+        id: id of the question.
+        video: name of its video.
+        time_s: time at which it was asked, in seconds.
+        question: its text.
+        answer: the right one: option with its letter, text, number, or second that is due.
+        baseline_correct: whether the baseline was right; `correct` is then the opposite.
+        correct: whether the run was.
+        baseline_reply: text that the baseline wrote.
+        reply: text that the run wrote.
+    """
+
+    run: str
+    id: str
+    video: str
+    time_s: float
+    question: str
+    answer: str
+    baseline_correct: bool
+    correct: bool
+    baseline_reply: str
+    reply: str
+
+
+def find_flips(label: str, answers: Sequence[Row], of_baseline: Sequence[Row]) -> list[Flip]:
+    """Where a run's verdicts are not the baseline's; both have answered the same questions, in the same order."""
+    return [
+        Flip(
+            run=label,
+            **{name: there[name] for name in ("id", "video", "time_s", "question")},
+            answer=right_answer(there),
+            baseline_correct=there["correct"],
+            correct=here["correct"],
+            baseline_reply=str(there.get("text", "")),
+            reply=str(here.get("text", "")),
+        )
+        for here, there in zip(answers, of_baseline, strict=True)
+        if here["correct"] != there["correct"]
+    ]
+
+
+def right_answer(row: Row) -> str:
+    """The right answer to a row's question, as a text."""
+    index = row["answer_index"]
+    if row["options"]:
+        return f"{ascii_uppercase[index]}. {row['options'][index]}"
+    return str(index if row.get("answer_text") is None else row["answer_text"])

@@ -1,0 +1,1 @@
+"""From a benchmark's videos to frames: found, chosen, decoded."""

@@ -1,0 +1,300 @@
+"""Decoding in a process of its own: it goes on while the model works, and it can be killed.
+
+A damaged file can make a decoder hang or crash. Neither may end an evaluation of hours: the process is replaced, and
+the video is reported as bad. Owns the process and the talk with it; which frames are wanted is `frames`' business.
+
+Shape legend: `T` frames, `S` side of the square that the vision tower takes, in pixels.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+
+from videochat_online.errors import InputError, VideoError
+from videochat_online.evaluation.benchmark import EvalVideo
+from videochat_online.evaluation.media.frame_selection import Footage, LabelledFrame
+from videochat_online.evaluation.protocol import EvalProtocol
+from videochat_online.isolation import (
+    IS_FORKED,
+    SECONDS_TO_DIE,
+    describe_exit,
+    die_with_parent,
+    process_context,
+)
+from videochat_online.video import FrameTransform
+
+logger = logging.getLogger(__name__)
+
+DECODE_TIMEOUT_S = 300.0
+"""Longest wait for the next frames: a decoder that takes longer hangs."""
+
+_ERRORS: dict[str, type[Exception]] = {"VideoError": VideoError, "InputError": InputError}
+
+
+class FootageWorker:
+    """A process that opens videos, one after another. Use as a context manager.
+
+    Args:
+        timeout_s: how long it may take to open a video, or to come up with the next frames.
+        private: descriptors of files that it must not hold open: a lock lasts as long as anybody has the file.
+    """
+
+    def __init__(self, timeout_s: float = DECODE_TIMEOUT_S, private: Sequence[int] = ()) -> None:
+        self.timeout_s = timeout_s
+        self._private = tuple(private)
+        self._process: BaseProcess | None = None
+        self._connection: Connection | None = None
+
+    def __enter__(self) -> FootageWorker:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.kill()
+
+    def start(self) -> None:
+        """Start the process if there is none: best before a model is loaded, while there is little to copy."""
+        if self._process is not None:
+            return
+        context = process_context()
+        ours, theirs = context.Pipe()
+        inherited = (ours.fileno(), *self._private) if IS_FORKED else ()
+        self._process = context.Process(target=_serve, args=(theirs, inherited), daemon=True, name="decoder")
+        self._process.start()
+        theirs.close()
+        self._connection = ours
+
+    def open(
+        self,
+        path: Path,
+        video: EvalVideo,
+        protocol: EvalProtocol,
+        transform: FrameTransform,
+        *,
+        backend: str = "auto",
+        folder_fps: float | None = None,
+    ) -> RemoteFootage:
+        """Open a video; arguments and errors are those of `Footage`, frames come as squares of `transform`."""
+        self.start()
+        self.send("open", path, video, protocol, transform, backend, folder_fps)
+        footage = RemoteFootage(self, path)
+        footage.receive()
+        return footage
+
+    def send(self, name: str, *arguments: Any) -> None:
+        """Ask for something; a process that is gone is noticed by who waits for the answer."""
+        with suppress(OSError):
+            self._open_connection().send((name, arguments))
+
+    def receive(self, path: Path) -> tuple[str, Any]:
+        """The next message about a video.
+
+        Raises:
+            VideoError: the process takes too long, or is gone.
+        """
+        connection = self._open_connection()
+        try:
+            if not connection.poll(self.timeout_s):
+                self.kill()
+                raise VideoError(f"{path}: gave no frame for {self.timeout_s:g} s; its decoder was killed")
+            kind, value = connection.recv()
+            if kind == "group":
+                places, shape = value
+                pixels_TSSC = np.empty(shape, dtype=np.uint8)
+                connection.recv_bytes_into(pixels_TSSC.data.cast("B"))
+                value = [
+                    LabelledFrame(index, time_s, pixels_SSC)
+                    for (index, time_s), pixels_SSC in zip(places, pixels_TSSC, strict=True)
+                ]
+        except (EOFError, ConnectionError) as error:
+            process = self._process
+            if process is not None:
+                process.join(SECONDS_TO_DIE)
+            how = describe_exit(None if process is None else process.exitcode)
+            self.kill()
+            raise VideoError(f"{path}: its decoder ended with {how}") from error
+        return kind, value
+
+    def kill(self) -> None:
+        """End the process, whatever it does; the next video gets another one."""
+        if self._connection is not None:
+            self._connection.close()
+        if self._process is not None:
+            self._process.kill()
+            self._process.join(SECONDS_TO_DIE)
+        self._process = self._connection = None
+
+    def _open_connection(self) -> Connection:
+        if self._connection is None:
+            raise VideoError("expected a video that is open, but its decoder is gone")
+        return self._connection
+
+
+class RemoteFootage:
+    """`Footage` of another process, of which one group of frames is decoded ahead.
+
+    Attributes:
+        num_decoded: frames that were handed out.
+        waited_s: how long the receiving side had to wait for frames.
+    """
+
+    def __init__(self, worker: FootageWorker, path: Path) -> None:
+        self._worker, self._path = worker, path
+        self._is_reading = False
+        self.num_decoded = 0
+        self.waited_s = 0.0
+
+    def __enter__(self) -> RemoteFootage:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._is_reading:  # frames are on their way that nobody wants
+            self._worker.kill()
+
+    def streaming_indices(self) -> list[int]:
+        """As `Footage`."""
+        indices: list[int] = self._ask("streaming_indices")
+        return indices
+
+    def window_indices(self, question_s: float, starts_s: float | None = None) -> list[int]:
+        """As `Footage`."""
+        indices: list[int] = self._ask("window_indices", question_s, starts_s)
+        return indices
+
+    def labels(self, indices: Sequence[int]) -> list[float]:
+        """As `Footage`."""
+        times_s: list[float] = self._ask("labels", list(indices))
+        return times_s
+
+    def finish(self) -> str | None:
+        """As `Footage`; a decoder that fails then has given all that was asked of it."""
+        try:
+            problem: str | None = self._ask("finish")
+        except VideoError as error:
+            return str(error)
+        return problem
+
+    def read(self, indices: Sequence[int]) -> Iterator[list[LabelledFrame]]:
+        """As `Footage`; the pixels are squares.
+
+        Raises:
+            VideoError: as `Footage`, or the decoder hangs or crashes.
+        """
+        self._worker.send("read", list(indices))
+        self._is_reading = True
+        while True:
+            kind, value = self._receive()
+            if kind == "end":
+                self._is_reading = False
+                return
+            self.num_decoded += len(value)
+            yield value
+
+    def receive(self) -> Any:
+        """The value that was asked for."""
+        return self._receive()[1]
+
+    def _ask(self, name: str, *arguments: Any) -> Any:
+        self._worker.send(name, *arguments)
+        return self.receive()
+
+    def _receive(self) -> tuple[str, Any]:
+        start_s = time.perf_counter()
+        try:
+            kind, value = self._worker.receive(self._path)
+        except VideoError:
+            self._is_reading = False
+            raise
+        finally:
+            self.waited_s += time.perf_counter() - start_s
+        if kind in _ERRORS:
+            self._is_reading = False
+            raise _ERRORS[kind](value)
+        if kind == "fault":
+            self._is_reading = False
+            # An odd file brings decoders to anything; it costs this video, and the log says what it was.
+            logger.error("%s: decoding failed:\n%s", self._path, value)
+            raise VideoError(f"{self._path}: decoding failed: {value.strip().splitlines()[-1]}")
+        return kind, value
+
+
+def _serve(connection: Connection, inherited: Sequence[int]) -> None:
+    """The process: answer until nobody asks any more, which shows when nobody else has the other end open."""
+    die_with_parent()
+    for descriptor in inherited:
+        os.close(descriptor)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)  # threads do not survive a fork
+    desk = _Desk(connection)
+    while True:
+        try:
+            name, arguments = connection.recv()
+        except (EOFError, OSError):
+            return
+        try:
+            desk.answer(name, arguments)
+        except (VideoError, InputError) as error:
+            connection.send((type(error).__name__, str(error)))
+        except BrokenPipeError:
+            return
+        except Exception:
+            connection.send(("fault", traceback.format_exc()))
+
+
+class _Desk:
+    """What is open in the process."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._footage: Footage | None = None
+        self._transform = FrameTransform()
+
+    def answer(self, name: str, arguments: Sequence[Any]) -> None:
+        if name == "open":
+            if self._footage is not None:
+                self._footage.source.close()
+                self._footage = None
+            path, video, protocol, self._transform, backend, folder_fps = arguments
+            self._footage = Footage(path, video, protocol, backend=backend, folder_fps=folder_fps)
+            self._connection.send(("value", None))
+            return
+        footage = self._footage
+        if footage is None:
+            raise VideoError("expected an open video, found none")
+        if name == "read":
+            for group in footage.read(arguments[0]):
+                self._send(group)
+            self._connection.send(("end", None))
+        else:
+            calls: dict[str, Callable[..., Any]] = {
+                "window_indices": footage.window_indices,
+                "streaming_indices": footage.streaming_indices,
+                "labels": footage.labels,
+                "finish": footage.finish,
+            }
+            self._connection.send(("value", calls[name](*arguments)))
+
+    def _send(self, group: Sequence[LabelledFrame]) -> None:
+        """A group of frames; a video whose size changes on the way is square by then."""
+        squares = [self._transform.squares(frame.pixels_HWC[None])[0] for frame in group]
+        pixels_TSSC = np.ascontiguousarray(np.stack(squares))
+        places = [(frame.index, frame.time_s) for frame in group]
+        self._connection.send(("group", (places, pixels_TSSC.shape)))
+        self._connection.send_bytes(pixels_TSSC.data.cast("B"))

@@ -1,0 +1,1 @@
+"""What a run says of itself: reports, plots, files to hand in."""

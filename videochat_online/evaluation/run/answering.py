@@ -1,0 +1,141 @@
+"""From a question to its text, and from a prompt to an answer: generated, or the likeliest letter or text of an option.
+
+Shapes: `L` tokens, `D` width of the language model.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from string import ascii_uppercase
+
+import torch
+
+from videochat_online.errors import InputError
+from videochat_online.evaluation.benchmark import EvalQuestion, Task
+from videochat_online.evaluation.protocol import EvalProtocol
+from videochat_online.evaluation.scoring.parse import parse_reply
+from videochat_online.model import VideoChatModel
+from videochat_online.streaming import GenerationSettings
+from videochat_online.streaming.detokenize import TextDecoder
+from videochat_online.streaming.generate import continuation_log_likelihoods, first_logits, generate_ids
+from videochat_online.streaming.prompt_embeddings import Prompt, reply_ids
+from videochat_online.text import layout_prompt
+from videochat_online.types import Turn
+
+ANSWER_BY = ("generation", "likelihood", "text_likelihood")
+LETTER_PREFIX = "("
+"""How a reply is made to begin where its letter is scored: the training answers are `(B) text`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a model answered.
+
+    Attributes:
+        text: as generated; with likelihood the chosen letter in brackets, with text likelihood the chosen text.
+        option: place of the option it means, or the number; None where it names none, or several.
+        first_token_s: seconds from the finished prompt to the first token; None where whole replies are compared.
+        option_probabilities: of each letter or text among those of all options; not where text is generated.
+    """
+
+    text: str
+    option: int | None
+    first_token_s: float | None
+    option_probabilities: tuple[float, ...] | None = None
+
+
+def way_of_answering(question: EvalQuestion, answer_by: str) -> str:
+    """Of a question that shows no letters, the texts are compared; of one without options, the text is generated."""
+    if not question.options:
+        return "generation"
+    return "text_likelihood" if answer_by == "likelihood" and question.kind != "choice" else answer_by
+
+
+def asked_kind(question: EvalQuestion, answer_by: str) -> str:
+    """The kind in `records.KINDS` that a question is put as: one whose options are not shown is open."""
+    hides_options = question.kind == "choice" and way_of_answering(question, answer_by) == "text_likelihood"
+    return "open" if hides_options else question.kind
+
+
+def question_text(question: EvalQuestion, answer_by: str, task: Task, protocol: EvalProtocol) -> str:
+    """What stands after the frames: the task's words, then the protocol's."""
+    # Options that are not shown cannot be chosen from.
+    hides_options = way_of_answering(question, answer_by) == "text_likelihood"
+    asked = replace(question, options=()) if hides_options else question
+    return task.prompt(asked) + protocol.suffix_of(asked_kind(question, answer_by))
+
+
+def answer_by_generation(
+    model: VideoChatModel, prompt: Prompt, options: Sequence[str], settings: GenerationSettings, kind: str = "choice"
+) -> Reply:
+    """Generate, then parse the text as an answer to a question of that kind."""
+    decoder, first_token_s = TextDecoder(model.tokenizer), 0.0
+    start_s = time.perf_counter()
+    ids = generate_ids(model.network, prompt.embeds_LD, model.stop_ids, settings, prompt.reuse, prompt.contrasts)
+    for count, token in enumerate(ids):
+        if count == 0:
+            first_token_s = time.perf_counter() - start_s
+        if token not in model.stop_ids:
+            decoder.push(token)
+    text = decoder.text.strip()
+    return Reply(text, parse_reply(text, options, kind), first_token_s)
+
+
+def answer_by_likelihood(
+    model: VideoChatModel, prompt: Prompt, num_options: int, settings: GenerationSettings
+) -> Reply:
+    """Compare the letters as the next token of a prompt that was laid out with `LETTER_PREFIX`."""
+    start_s = time.perf_counter()
+    num_dropped, ids = letter_ids(model, num_options)
+    prompt = prompt.without_last(num_dropped)
+    logits = first_logits(model.network, prompt.embeds_LD, settings.max_new_tokens, prompt.contrasts, prompt.reuse)
+    scores = logits[torch.tensor(ids, device=logits.device)]
+    option = int(scores.argmax())
+    probabilities = tuple(scores.softmax(-1).tolist())
+    return Reply(f"({ascii_uppercase[option]})", option, time.perf_counter() - start_s, probabilities)
+
+
+def answer_by_text_likelihood(model: VideoChatModel, prompt: Prompt, options: Sequence[str]) -> Reply:
+    """Compare how probable it is that the reply to a prompt without options is the text of each, and ends there.
+
+    Not averaged over tokens: options of many would win, since the later ones follow from the first. Of equal options
+    the first is taken.
+
+    Source: the "cloze formulation" of OLMES (arXiv:2406.08446), which small models can be told apart with.
+    """
+    replies = [reply_ids(model, option) for option in options]
+    scores = continuation_log_likelihoods(model.network, prompt.embeds_LD, replies, prompt.contrasts, prompt.reuse)
+    option = int(scores.argmax())
+    return Reply(options[option], option, None, tuple(scores.softmax(-1).tolist()))
+
+
+def letter_ids(model: VideoChatModel, num_options: int) -> tuple[int, list[int]]:
+    """Ids that stand for the option letters after `LETTER_PREFIX`, whatever the tokenizer merges.
+
+    Returns:
+        How many tokens at the end of a prompt with `LETTER_PREFIX` to drop (1 where bracket and letter are one
+        token, else 0), and the id of each letter at that place.
+
+    Raises:
+        InputError: the tokenizer does not tell the letters apart at one place.
+    """
+
+    def ids_with(prefix: str) -> tuple[int, ...]:
+        turns, template = [Turn(("?",))], model.template
+        return layout_prompt(turns, tokenizer=model.tokenizer, template=template, generation_prefix=prefix).input_ids
+
+    bare = ids_with(LETTER_PREFIX)
+    # With the bracket that follows in a reply: a tokenizer may have `B)` in one piece.
+    spelled = [ids_with(f"{LETTER_PREFIX}{letter})") for letter in ascii_uppercase[:num_options]]
+    common = 0
+    while all(common < len(ids) and ids[common] == spelled[0][common] for ids in spelled):
+        common += 1
+    letters = [ids[common] for ids in spelled if common < len(ids)]
+    if len(set(letters)) != num_options or common > len(bare) or bare[:common] != spelled[0][:common]:
+        raise InputError(
+            f"answers by likelihood: the tokenizer does not tell the letters {ascii_uppercase[:num_options]} apart"
+            f" after {LETTER_PREFIX!r}"
+        )
+    return len(bare) - common, letters

@@ -1,0 +1,260 @@
+"""How a question gets its frames: from a memory of the stream, from a window, or not at all.
+
+A viewer goes through one video once, forwards; each frame is encoded once for all questions. It never holds a
+frame later than the question when it builds the question's prompt: that is what makes an evaluation causal. Only
+under `--protocol reference` it does, as the published scripts do.
+
+Shapes: `T` frames, `C` channels, `H` `W` token grid, `L` tokens, `D` width of the language model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+import numpy as np
+from torch import Tensor
+
+from videochat_online.errors import NoFrameError
+from videochat_online.evaluation.benchmark import EvalQuestion
+from videochat_online.evaluation.media.decoder_process import RemoteFootage
+from videochat_online.evaluation.media.frame_selection import READ_CHUNK, Footage, LabelledFrame
+from videochat_online.evaluation.protocol import EvalProtocol
+from videochat_online.memory import TokenSchedule, pool_to_grid
+from videochat_online.model import VideoChatModel
+from videochat_online.streaming import GenerationSettings, StreamingSession
+from videochat_online.streaming.prompt_embeddings import Prompt, build_prompt
+from videochat_online.text import turn_segments
+from videochat_online.types import FrameUse, Turn
+
+Frames: TypeAlias = "Footage | RemoteFootage"
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What a question is answered from: the frames as the prompt numbers them, and the prompt."""
+
+    frames: tuple[FrameUse, ...]
+    prompt: Prompt
+
+
+class Viewer(Protocol):
+    """Goes through one video, question by question."""
+
+    @property
+    def num_encoded(self) -> int:
+        """Frames that went through the vision tower."""
+        ...
+
+    def watch_until(self, question: EvalQuestion) -> None:
+        """Take in what the question may see; its time must not precede that of the question before it."""
+        ...
+
+    def prepare(self, question: EvalQuestion, text: str, generation_prefix: str = "") -> View:
+        """Lay out the prompt of a question that was watched up to; nothing is remembered of it.
+
+        Raises:
+            NoFrameError: no frame comes at or before the question.
+        """
+        ...
+
+
+class StreamingViewer:
+    """A session that is asked without its history: what it answers leaves no trace."""
+
+    def __init__(
+        self, model: VideoChatModel, footage: Frames, protocol: EvalProtocol, questions: Sequence[EvalQuestion]
+    ) -> None:
+        self._model, self._protocol = model, protocol
+        memory = protocol.make_memory(model.config.grid, tuple(model.config.memory_intervals))
+        self.session = StreamingSession(
+            model,
+            memory,
+            system_message=protocol.system_message,
+            with_times=protocol.with_times,
+            settings=GenerationSettings(max_new_tokens=protocol.max_new_tokens),
+            strategy=protocol.make_strategy(),
+            kv_memory=protocol.kv_memory,
+        )
+        indices = footage.streaming_indices()
+        self._groups = footage.read(indices)
+        self._protocol, self._last_index = protocol, indices[-1] if indices else -1
+        self._reuses = protocol.kv_memory
+        self._last_question = questions[-1].id if questions else None
+        self._held: list[LabelledFrame] = []
+
+    @property
+    def num_encoded(self) -> int:
+        """Frames that went through the vision tower."""
+        return self.session.num_frames
+
+    def watch_until(self, question: EvalQuestion) -> None:
+        """Push every frame that the question may see; later ones wait."""
+        while True:
+            group = self._held or next(self._groups, [])
+            seen = [frame for frame in group if self._may_see(question, frame)]
+            self._held = group[len(seen) :]
+            if seen:
+                pixels_THWC = np.stack([frame.pixels_HWC for frame in seen])
+                self.session.push(pixels_THWC, [frame.time_s for frame in seen])
+            if self._held or not group:
+                return
+
+    def prepare(self, question: EvalQuestion, text: str, generation_prefix: str = "") -> View:
+        """The prompt from what the session remembers."""
+        # Without a time the session does not mind that frames come after the question.
+        at_s = question.time_s if self._protocol.causal else None
+        message = self._protocol.system_message_of(question.kind)
+        prepared = self.session.prepare(
+            text,
+            at_s=at_s,
+            generation_prefix=generation_prefix,
+            system_message=self._model.system_message if message is None else message,
+        )
+        # Otherwise each question is computed from its start: a figure of one depends on no other.
+        return View(prepared.frames, self.session.reusing(prepared) if self._reuses else prepared.prompt)
+
+    def _may_see(self, question: EvalQuestion, frame: LabelledFrame) -> bool:
+        is_last = question.id == self._last_question
+        return may_see(self._protocol, question.time_s, frame.time_s, is_last, frame.index == self._last_index)
+
+
+class WindowViewer:
+    """Each question has its own window of frames, numbered and sized from the window's first frame on.
+
+    A frame is decoded and encoded once and at once handed to every window that it belongs to, pooled as it is
+    there; only projected tokens wait for their questions.
+    """
+
+    def __init__(
+        self,
+        model: VideoChatModel,
+        footage: Frames,
+        protocol: EvalProtocol,
+        questions: Sequence[EvalQuestion],
+    ) -> None:
+        self._model, self._protocol = model, protocol
+        self._schedule = TokenSchedule(tuple(model.config.memory_intervals))
+        self._wanted = {
+            question.id: frozenset(footage.window_indices(question.time_s, question.starts_s)) for question in questions
+        }
+        self._windows: dict[str, list[tuple[FrameUse, Tensor]]] = {question.id: [] for question in questions}
+        self._num_placed = dict.fromkeys(self._windows, 0)
+        self._frames = _flat(footage.read(sorted(frozenset().union(*self._wanted.values()))))
+        self._next: LabelledFrame | None = next(self._frames, None)
+        self._answered: EvalQuestion | None = None
+        self.num_encoded = 0
+
+    def watch_until(self, question: EvalQuestion) -> None:
+        """Encode the frames up to the end of the question's window; the window before it is forgotten."""
+        if self._answered is not None:
+            self._windows[self._answered.id] = []
+        self._answered = question
+        last = max(self._wanted[question.id], default=-1)
+        batch: list[LabelledFrame] = []
+        while self._next is not None and self._next.index <= last:
+            batch.append(self._next)
+            self._next = next(self._frames, None)
+            size_changes = self._next is not None and self._next.pixels_HWC.shape != batch[0].pixels_HWC.shape
+            if len(batch) == READ_CHUNK or size_changes:
+                self._share(batch)
+                batch = []
+        if batch:
+            self._share(batch)
+
+    def prepare(self, question: EvalQuestion, text: str, generation_prefix: str = "") -> View:
+        """The prompt from the question's window."""
+        window = self._windows[question.id]
+        if not window:
+            own = "" if question.starts_s is None else f", and not before {question.starts_s} s"
+            where = f"at or before {question.time_s} s{own}"
+            raise NoFrameError(f"question {question.id}: no frame that decodes starts {where}")
+        frames = tuple(frame for frame, _ in window)
+        prompt = build_prompt(
+            self._model,
+            [Turn(turn_segments(frames, text, with_times=self._protocol.with_times))],
+            [tokens_LD for _, tokens_LD in window],
+            system_message=self._protocol.system_message_of(question.kind),
+            generation_prefix=generation_prefix,
+        )
+        return View(frames, prompt)
+
+    def _share(self, frames: Sequence[LabelledFrame]) -> None:
+        features_TCHW = self._model.encode(np.stack([frame.pixels_HWC for frame in frames]))
+        self.num_encoded += len(frames)
+        for frame, tokens_CHW in zip(frames, features_TCHW, strict=True):
+            projected: dict[int, Tensor] = {}
+            for name, wanted in self._wanted.items():
+                if frame.index not in wanted:
+                    continue
+                place = self._num_placed[name]
+                self._num_placed[name] = place + 1
+                ratio = self._schedule.ratio(place)
+                if ratio is None:
+                    continue
+                if ratio not in projected:
+                    rows, columns = tokens_CHW.shape[-2:]
+                    pooled_CHW = pool_to_grid(tokens_CHW, (rows // ratio, columns // ratio))
+                    projected[ratio] = self._model.project(pooled_CHW)
+                use = FrameUse(place, frame.time_s, num_tokens=len(projected[ratio]))
+                self._windows[name].append((use, projected[ratio]))
+
+
+class BlindViewer:
+    """No frames at all: what can be answered from the text of question and options."""
+
+    num_encoded = 0
+
+    def __init__(self, model: VideoChatModel, protocol: EvalProtocol) -> None:
+        self._model, self._protocol = model, protocol
+
+    def watch_until(self, question: EvalQuestion) -> None:
+        """Sees nothing."""
+
+    def prepare(self, question: EvalQuestion, text: str, generation_prefix: str = "") -> View:
+        """The prompt of text alone."""
+        prompt = build_prompt(
+            self._model,
+            [Turn((text,))],
+            [],
+            system_message=self._protocol.system_message_of(question.kind),
+            generation_prefix=generation_prefix,
+        )
+        return View((), prompt)
+
+
+def make_viewer(
+    model: VideoChatModel,
+    footage: Frames | None,
+    protocol: EvalProtocol,
+    questions: Sequence[EvalQuestion],
+) -> Viewer:
+    """The viewer of a protocol; a blind one without footage.
+
+    A question's prompt has the system message of its kind. The published scripts do not trim what they ask.
+    """
+    if protocol.is_scripted:
+        model = model.untrimmed()
+    if footage is None:
+        return BlindViewer(model, protocol)
+    if protocol.memory is not None:
+        return StreamingViewer(model, footage, protocol, questions)
+    return WindowViewer(model, footage, protocol, questions)
+
+
+def may_see(
+    protocol: EvalProtocol, question_s: float, label_s: float, is_last_question: bool, is_last_frame: bool
+) -> bool:
+    """Whether a memory has a frame by a question: one labelled with a time up to it, or before the end of its clip.
+
+    As scripted, the last question of a video sees all of the clip, and no other one the clip's last frame.
+    """
+    if protocol.is_scripted and is_last_question:
+        return True
+    return protocol.shows(label_s, question_s) and not (protocol.is_scripted and is_last_frame)
+
+
+def _flat(groups: Iterator[list[LabelledFrame]]) -> Iterator[LabelledFrame]:
+    for group in groups:
+        yield from group

@@ -1,0 +1,320 @@
+"""The evaluation itself: one pass over each video, all its questions on the way, every answer written at once.
+
+Knows about shards; knows no file format and no words of a benchmark. A question is answered on its own: what
+was asked before leaves no trace. A run that was broken off answers what is missing, from the same frames in
+the same batches, so that it gives the same answers.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
+from typing import IO
+
+import torch
+
+from videochat_online.errors import InputError, NoFrameError, NonFiniteError, PromptTooLongError, VideoError
+from videochat_online.evaluation.benchmark import EvalQuestion
+from videochat_online.evaluation.media.decoder_process import FootageWorker
+from videochat_online.evaluation.report.environment import loaded_conditions
+from videochat_online.evaluation.run.answering import (
+    LETTER_PREFIX,
+    answer_by_generation,
+    answer_by_likelihood,
+    answer_by_text_likelihood,
+    asked_kind,
+    question_text,
+    way_of_answering,
+)
+from videochat_online.evaluation.run.contexts import Viewer, make_viewer
+from videochat_online.evaluation.run.evaluation_plan import EvaluationConfig, Located, Plan
+from videochat_online.evaluation.run.proactive import Polls
+from videochat_online.evaluation.run.results import Row, RowFile, RunFolder
+from videochat_online.evaluation.run.summarize import Outcome, check_bad, check_too_long, summarize, too_long_rows
+from videochat_online.model import VideoChatModel
+
+MAX_FAILED_IN_A_ROW = 5
+"""So many questions that a model gives no finite number for: it is broken for all others, too."""
+
+
+@dataclass
+class Progress:
+    """How far a process has come with what was open when it began."""
+
+    num_questions: int
+    num_videos: int
+    questions_done: int = 0
+    videos_done: int = 0
+    frames_encoded: int = 0
+
+
+@dataclass
+class _Cost:
+    """What a video cost so far."""
+
+    watch_s: float = 0.0
+    answer_s: float = 0.0
+    answered: set[str] = field(default_factory=set)
+
+
+def evaluate(
+    config: EvaluationConfig,
+    plan: Plan,
+    folder: RunFolder,
+    load_model: Callable[[], VideoChatModel],
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+) -> Outcome:
+    """Answer what is not answered yet, then sum up if nothing is missing.
+
+    Args:
+        config: all values.
+        plan: videos and where they are.
+        folder: of this run.
+        load_model: called only if there is something to answer.
+        on_progress: called after every answer and every video.
+
+    Raises:
+        InputError: more bad videos, or questions with too long a prompt, than `max_bad_fraction` allows, and what was
+            answered is kept; or rows in the folder that are not of this set.
+    """
+    with ExitStack() as stack:
+        predictions = stack.enter_context(folder.predictions.appending())
+        videos = stack.enter_context(folder.videos.appending())
+        content = plan.content
+        folder.check_rows({question.id for question in content.questions}, {video.name for video in content.videos})
+        answered = folder.predictions.rows()
+        gone_through = {row["video"] for row in folder.videos.rows() if not row["is_bad"]}
+        _Share(config, plan, answered, gone_through, on_progress).work(load_model, predictions, videos)
+    return summarize(config, plan, folder)
+
+
+class _Share:
+    """The videos of this process."""
+
+    def __init__(
+        self,
+        config: EvaluationConfig,
+        plan: Plan,
+        answered: Sequence[Row],
+        gone_through: set[str],
+        on_progress: Callable[[Progress], None],
+    ) -> None:
+        self._config, self._plan, self._done = config, plan, {row["id"] for row in answered}
+        self._on_progress = on_progress
+        self._open = [place for place in plan.share if not self._is_finished(place, gone_through)]
+        self._num_bad = self._num_failed_in_a_row = 0
+        self._num_too_long = len(too_long_rows(answered))
+        self._withheld: list[Row] = []
+        num_questions = sum(len(place.video.questions) for place in self._open)
+        self._progress = Progress(num_questions, len(self._open))
+
+    def work(self, load_model: Callable[[], VideoChatModel], predictions: IO[bytes], videos: IO[bytes]) -> None:
+        """Go through the videos that are not finished; the missing ones first, they need no model."""
+        if self._plan.missing_anywhere:
+            example = self._plan.missing_anywhere[0]
+            check_bad(
+                len(self._plan.missing_anywhere), len(self._plan.content.videos), f"{example.problem}", self._config
+            )
+        for place in self._open:
+            if place.problem is not None:
+                self._report_bad(place, place.problem, _Cost(), 0, videos)
+        present = [place for place in self._open if place.problem is None]
+        if not present:
+            return
+        with FootageWorker(self._config.decode_timeout_s, (predictions.fileno(), videos.fileno())) as worker:
+            if any(place.path is not None for place in present):
+                worker.start()
+            model = load_model()
+            if model.device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats(model.device)
+            for place in present:
+                self._answer_video(model, worker, place, predictions, videos)
+        self._flush(predictions)
+
+    def _write(self, row: Row, predictions: IO[bytes]) -> None:
+        """Questions without a finite number wait for a later one with: the row of them that ends a run is no answer."""
+        if row.get("error_kind") == NonFiniteError.__name__:
+            self._withheld.append(row)
+            return
+        if too_long_rows([row]):
+            self._num_too_long += 1
+            check_too_long(self._num_too_long, row, self._plan, self._config)
+        self._flush(predictions)
+        RowFile.append(predictions, row)
+
+    def _flush(self, predictions: IO[bytes]) -> None:
+        for row in self._withheld:
+            RowFile.append(predictions, row)
+        self._withheld.clear()
+
+    def _answer_video(
+        self,
+        model: VideoChatModel,
+        worker: FootageWorker,
+        place: Located,
+        predictions: IO[bytes],
+        videos: IO[bytes],
+    ) -> None:
+        config, cost, viewer, footage = self._config, _Cost(), None, None
+        try:
+            with ExitStack() as stack:
+                if place.path is not None:
+                    dataset_fps = config.task.folder_fps.get(place.video.dataset or "")
+                    opened = worker.open(
+                        place.path,
+                        place.video,
+                        config.protocol,
+                        model.transform,
+                        backend=config.backend,
+                        folder_fps=dataset_fps,
+                    )
+                    footage = stack.enter_context(opened)
+                viewer = make_viewer(model, footage, config.protocol, [asked for asked, _ in place.video.moments])
+                for row in self._answers(model, viewer, place, cost):
+                    self._write(row, predictions)
+                problem = None if footage is None else footage.finish()
+        except VideoError as error:
+            self._report_bad(place, str(error), cost, 0 if viewer is None else viewer.num_encoded, videos)
+            return
+        row = _video_row(place, cost, viewer.num_encoded, model) | {"problem": problem, "is_bad": False}
+        row["num_decoded"] = 0 if footage is None else footage.num_decoded
+        row["waited_s"] = 0.0 if footage is None else round(footage.waited_s, 6)
+        row["loaded"] = loaded_conditions(model)
+        RowFile.append(videos, row)
+        self._advance()
+
+    def _answers(self, model: VideoChatModel, viewer: Viewer, place: Located, cost: _Cost) -> Iterator[Row]:
+        polls = Polls(lambda poll: self._answer(model, viewer, poll, place))
+        for asked, question in place.video.moments:
+            start_s = time.perf_counter()
+            # Also up to a question that was answered before: frames then go through in the same batches.
+            before = viewer.num_encoded
+            viewer.watch_until(asked)
+            if model.device.type == "cuda":
+                torch.cuda.synchronize(model.device)
+            cost.watch_s += time.perf_counter() - start_s
+            self._progress.frames_encoded += viewer.num_encoded - before
+            row = None
+            if question.id not in self._done and asked is question:
+                row = self._answer(model, viewer, question, place)
+            elif question.id not in self._done:
+                row = polls.take(asked, question)
+                row = None if row is None else _question_row(question, place.video.name) | row
+            if row is not None:
+                cost.answer_s += row["answer_s"]
+                yield row
+                cost.answered.add(question.id)
+            if question.proactive is None or asked is question.proactive.polls[-1]:
+                cost.answered.add(question.id)
+                self._progress.questions_done += 1
+                self._on_progress(self._progress)
+
+    def _answer(self, model: VideoChatModel, viewer: Viewer, question: EvalQuestion, place: Located) -> Row:
+        config, start_s = self._config, time.perf_counter()
+        way = way_of_answering(question, config.answer_by)
+        by_letter, by_text = way == "likelihood", way == "text_likelihood"
+        text = question_text(question, config.answer_by, config.task, config.protocol)
+        row = _question_row(question, place.video.name)
+        try:
+            asked = replace(question, kind=asked_kind(question, config.answer_by))
+            view = viewer.prepare(asked, text, LETTER_PREFIX if by_letter else "")
+            prepare_s = time.perf_counter() - start_s
+            if by_letter:
+                reply = answer_by_likelihood(model, view.prompt, len(question.options), config.generation)
+            elif by_text:
+                reply = answer_by_text_likelihood(model, view.prompt, question.options)
+            else:
+                reply = answer_by_generation(model, view.prompt, question.options, config.generation, question.kind)
+        except (NoFrameError, NonFiniteError, PromptTooLongError) as error:
+            self._check_failure(error)
+            nothing: Row = {"text": "", "predicted_index": None, "correct": _verdict(question), "frames_used": []}
+            nothing |= {"num_visual_tokens": 0, "first_token_s": None, "answer_s": 0.0}
+            return row | nothing | {"error": str(error), "error_kind": type(error).__name__}
+        self._num_failed_in_a_row = 0
+        row |= {
+            "text": reply.text,
+            "predicted_index": reply.option,
+            "correct": _verdict(question, reply.option),
+            "frames_used": [asdict(frame) for frame in view.frames],
+            "num_visual_tokens": view.prompt.layout.num_visual_tokens,
+            "first_token_s": None if reply.first_token_s is None else round(prepare_s + reply.first_token_s, 6),
+            "answer_s": round(time.perf_counter() - start_s, 6),
+        }
+        if reply.option_probabilities is not None:
+            row["option_probabilities"] = [round(value, 6) for value in reply.option_probabilities]
+        return row
+
+    def _check_failure(self, error: Exception) -> None:
+        """A model that never gives a number would be asked thousands of questions."""
+        if isinstance(error, NonFiniteError):
+            self._num_failed_in_a_row += 1
+            if self._num_failed_in_a_row >= MAX_FAILED_IN_A_ROW:
+                raise InputError(f"{self._num_failed_in_a_row} questions in a row were not answered: {error}")
+
+    def _report_bad(self, place: Located, problem: str, cost: _Cost, num_encoded: int, videos: IO[bytes]) -> None:
+        row = _video_row(place, cost, num_encoded, None) | {"problem": problem, "is_bad": True}
+        RowFile.append(videos, row | {"num_unanswered": len(place.video.questions) - len(cost.answered)})
+        self._num_bad += 1
+        self._progress.questions_done += len(place.video.questions) - len(cost.answered)
+        self._advance()
+        check_bad(self._num_bad, len(self._plan.content.videos), f"{place.video.name}: {problem}", self._config)
+
+    def _advance(self) -> None:
+        self._progress.videos_done += 1
+        self._on_progress(self._progress)
+
+    def _is_finished(self, place: Located, gone_through: set[str]) -> bool:
+        is_answered = all(question.id in self._done for question in place.video.questions)
+        return is_answered and place.video.name in gone_through
+
+
+def _verdict(question: EvalQuestion, option: int | None = None) -> bool | None:
+    """Whether a reply is right; None for one to an open question, which is scored when all are answered."""
+    return option == question.answer_index if question.kind != "open" else None
+
+
+def _question_row(question: EvalQuestion, video_name: str) -> Row:
+    row: Row = {
+        "id": question.id,
+        "video": video_name,
+        "dataset": question.dataset,
+        "answer_type": question.answer_type,
+        "sub_answer_type": question.sub_answer_type,
+        "time_s": question.time_s,
+        "question": question.question,
+        "options": list(question.options),
+        "answer_index": question.answer_index,
+        "extra": dict(question.extra),
+    }
+    if question.source is not None:
+        row["source"] = asdict(question.source)
+    if question.answer_text is not None:
+        row["answer_text"] = question.answer_text
+    return row if question.kind == "choice" else row | {"kind": question.kind}
+
+
+def _video_row(place: Located, cost: _Cost, num_encoded: int, model: VideoChatModel | None) -> Row:
+    return {
+        "video": place.video.name,
+        "path": None if place.path is None else str(place.path),
+        "num_questions": len(place.video.questions),
+        "num_encoded": num_encoded,
+        "watch_s": round(cost.watch_s, 6),
+        "answer_s": round(cost.answer_s, 6),
+        "peak_memory_bytes": _peak_memory(model),
+    }
+
+
+def _peak_memory(model: VideoChatModel | None) -> int | None:
+    """Bytes on the accelerator, or of the process where there is none; None where nobody counts."""
+    if model is not None and model.device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(model.device))
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

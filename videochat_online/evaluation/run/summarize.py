@@ -1,0 +1,96 @@
+"""The end of an evaluation: what all shards have written, judged where a judge is needed, summed up and reported."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from videochat_online.errors import InputError, PromptTooLongError
+from videochat_online.evaluation.report.environment import run_conditions
+from videochat_online.evaluation.report.run_report import cost_figures, summary_figures, write_report
+from videochat_online.evaluation.run.evaluation_plan import EvaluationConfig, Plan
+from videochat_online.evaluation.run.results import Row, RunFolder, split_answers
+from videochat_online.evaluation.scoring.metrics import compute_metrics, remarks
+from videochat_online.evaluation.scoring.verdicts import scored
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a process leaves.
+
+    Attributes:
+        metrics: of the whole set; None while other shards have answers to give.
+        num_answered: answers in the folder, all shards together.
+        num_open: questions that other shards still have to answer.
+        bad_videos: a line for each.
+    """
+
+    metrics: dict[str, Any] | None
+    num_answered: int
+    num_open: int
+    bad_videos: tuple[str, ...]
+
+
+def summarize(config: EvaluationConfig, plan: Plan, folder: RunFolder) -> Outcome:
+    """Read what all shards have written; write metrics and report once nothing is missing.
+
+    Raises:
+        InputError: too many bad videos, or questions with too long a prompt.
+    """
+    videos = folder.all_videos()
+    bad = {row["video"]: f"{row['video']}: {row['problem']}" for row in videos if row["is_bad"]}
+    if bad:
+        check_bad(len(bad), len(plan.content.videos), next(iter(bad.values())), config)
+    order = {question.id: place for place, question in enumerate(plan.content.questions)}
+    predictions = sorted(folder.all_predictions(), key=lambda row: order[row["id"]])
+    too_long = too_long_rows(predictions)
+    if too_long:
+        check_too_long(len(too_long), too_long[-1], plan, config)
+    answered = {row["id"] for row in predictions}
+    seen = {row["video"] for row in videos}
+    missing = [
+        question
+        for video in plan.content.videos
+        if video.name not in bad
+        for question in video.questions
+        if question.id not in answered or video.name not in seen
+    ]
+    if missing:
+        num_open = sum(question.id not in answered for question in missing)
+        return Outcome(None, len(answered), num_open, tuple(bad.values()))
+    predictions = scored(predictions, config, plan, folder)
+    folder.write_merged(predictions, videos)
+    counted, left_out = split_answers(predictions, bad)
+    num_too_long = len(too_long_rows(counted))
+    metrics = summary_figures(config, plan.content, counted, left_out, videos) | {"num_too_long": num_too_long}
+    if num_too_long:
+        note = f"{num_too_long} questions count as wrong: with their frames they are longer than the model's context."
+        metrics["notes"] = [*metrics.get("notes", []), note]
+    metrics["conditions"] = run_conditions(folder.run, videos)
+    metrics |= compute_metrics(counted, config.task)
+    if said := remarks(metrics):
+        metrics["notes"] = [*metrics.get("notes", []), *said]
+    metrics["cost"] = cost_figures(predictions, videos)
+    write_report(folder, metrics, counted)
+    return Outcome(metrics, len(answered), 0, tuple(bad.values()))
+
+
+def check_bad(num_bad: int, num_all: int, example: str, config: EvaluationConfig, what: str = "videos") -> None:
+    """Raise an `InputError` with an example where more cannot be used than the config allows."""
+    if num_bad > config.max_bad_fraction * num_all:
+        raise InputError(
+            f"{num_bad} of {num_all} {what} cannot be used, more than max_bad_fraction "
+            f"{config.max_bad_fraction:g} allows; the latest: {example}"
+        )
+
+
+def too_long_rows(rows: Sequence[Row]) -> list[Row]:
+    """Those of questions whose prompt was longer than the model's context."""
+    return [row for row in rows if row.get("error_kind") == PromptTooLongError.__name__]
+
+
+def check_too_long(num_too_long: int, row: Row, plan: Plan, config: EvaluationConfig) -> None:
+    """How long a prompt becomes is known once its frames are: it cannot be refused at the start."""
+    example = f"{row['video']}: question {row['id']}: {row['error']}"
+    check_bad(num_too_long, len(plan.content.questions), example, config, "questions")

@@ -1,0 +1,1 @@
+"""From replies to figures: parsed, judged, averaged, with intervals."""
