@@ -20,7 +20,7 @@ from starlette.routing import Mount
 from websockets.sync.client import connect
 
 from videochat_online.demo import StreamPool
-from videochat_online.demo.api import make_api
+from videochat_online.serving.api.routes import make_api
 
 WAIT_S = 60.0
 """Longer than anything here takes: a hang fails instead of stopping the tests."""

@@ -13,7 +13,7 @@ import pytest
 
 from processes import start
 from videochat_online.cli.main import main
-from videochat_online.demo.client import StreamClient
+from videochat_online.client import StreamClient
 
 
 @pytest.mark.parametrize(

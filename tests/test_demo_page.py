@@ -17,19 +17,19 @@ from PIL import Image
 from clips import write_clip
 from videochat_online.cli.options import add_memory_arguments, memory_options_of
 from videochat_online.demo import StreamOptions, StreamPool
-from videochat_online.demo.answers import LiveAnswer
-from videochat_online.demo.api_documents import ApiLimits
-from videochat_online.demo.conversation import to_json, to_srt
+from videochat_online.demo.conversation_file import to_json, to_srt
 from videochat_online.demo.examples import EXAMPLES, make_example
-from videochat_online.demo.gate import ModelGate
 from videochat_online.demo.page import messages, notice
 from videochat_online.demo.server import DemoServer, ServerOptions
-from videochat_online.demo.stills import LiveImages
-from videochat_online.demo.uploads import accept_upload
-from videochat_online.demo.viewers import DemoOptions, Viewers, options_of
+from videochat_online.demo.tabs import DemoOptions, Viewers, options_of
 from videochat_online.errors import InputError
 from videochat_online.memory import MEMORY_OPTIONS, make_memory
 from videochat_online.memory.settings import MEMORY_SETTINGS, default_of, settings_of, written
+from videochat_online.serving.api.schemas import ApiLimits
+from videochat_online.serving.sources.uploads import accept_upload
+from videochat_online.serving.streams.fair_lock import ModelGate
+from videochat_online.serving.streams.image_dialogue import LiveImages
+from videochat_online.serving.streams.live_answer import LiveAnswer
 from videochat_online.streaming import GenerationSettings, ImageChat
 from videochat_online.video import open_video
 
@@ -399,7 +399,7 @@ def test_a_tab_that_is_closed_during_an_upload_takes_no_place(tiny_model, tmp_pa
         viewers.leave("tab")
         return original(*arguments)
 
-    monkeypatch.setattr("videochat_online.demo.viewers.accept_upload", leave_meanwhile)
+    monkeypatch.setattr("videochat_online.demo.tabs.accept_upload", leave_meanwhile)
     with pytest.raises(InputError, match="the page was closed meanwhile"):
         viewers.open_upload("tab", write_clip(tmp_path / "clip.mp4"), StreamOptions())
     assert len(pool) == 0

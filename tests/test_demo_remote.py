@@ -22,14 +22,15 @@ import numpy as np
 import pytest
 
 from clips import moving_square, write_clip
-from videochat_online.demo import LiveStream, StreamOptions, remote
-from videochat_online.demo.addresses import ResolvedUrl, check_url, is_public
-from videochat_online.demo.clock import SimulatedClock
-from videochat_online.demo.fetching import HttpFile
-from videochat_online.demo.gate import ModelGate
-from videochat_online.demo.pictures import to_jpeg
-from videochat_online.demo.remote import RemoteLimits, RemoteReader
+from videochat_online.demo import LiveStream, StreamOptions
 from videochat_online.errors import InputError
+from videochat_online.serving.sources import network_source as remote
+from videochat_online.serving.sources.addresses import ResolvedUrl, check_url, is_public
+from videochat_online.serving.sources.fetching import HttpFile
+from videochat_online.serving.sources.network_source import RemoteLimits, RemoteReader
+from videochat_online.serving.streams.fair_lock import ModelGate
+from videochat_online.serving.streams.image_bytes import to_jpeg
+from videochat_online.serving.streams.play_clock import SimulatedClock
 
 WAIT_S = 60.0
 """Longer than anything here takes: a hang fails instead of stopping the tests."""
@@ -541,7 +542,7 @@ class TestHttpFile:
         file.close()
 
     def test_jumps_are_counted(self, serve, monkeypatch):
-        monkeypatch.setattr("videochat_online.demo.fetching.MAX_REQUESTS", 5)
+        monkeypatch.setattr("videochat_online.serving.sources.fetching.MAX_REQUESTS", 5)
         _, url = serve(in_parts(b"x" * 1000))
         file = HttpFile(url, max_bytes=10**8, timeout_s=WAIT_S)
         for place in (900, 800, 700, 600, 500):

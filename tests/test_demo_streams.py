@@ -10,10 +10,10 @@ import pytest
 
 from clips import write_clip
 from videochat_online.demo import BusyError, FilePlayer, LiveStream, StreamOptions, StreamPool, UnknownStreamError
-from videochat_online.demo.clock import SimulatedClock
-from videochat_online.demo.gate import ModelGate
-from videochat_online.demo.trace import NUM_FORGOTTEN, MemoryTrace
 from videochat_online.errors import InputError
+from videochat_online.serving.streams.fair_lock import ModelGate
+from videochat_online.serving.streams.memory_trace import NUM_FORGOTTEN, MemoryTrace
+from videochat_online.serving.streams.play_clock import SimulatedClock
 from videochat_online.streaming import GenerationSettings, StreamingSession
 from videochat_online.types import FrameUse
 from videochat_online.video import open_video

@@ -18,11 +18,11 @@ import pytest
 from PIL import Image
 
 from clips import write_clip
-from videochat_online.demo import uploads
-from videochat_online.demo.guard import MAX_NAME, safe_name
-from videochat_online.demo.places import resolve_server_path
-from videochat_online.demo.uploads import UploadLimits, accept_upload
 from videochat_online.errors import InputError
+from videochat_online.serving.sources import uploads
+from videochat_online.serving.sources.sandbox import MAX_NAME, safe_name
+from videochat_online.serving.sources.server_files import resolve_server_path
+from videochat_online.serving.sources.uploads import UploadLimits, accept_upload
 from videochat_online.video import open_video, read_image
 
 

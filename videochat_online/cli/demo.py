@@ -22,11 +22,11 @@ from videochat_online.cli.options import (
     settings_of,
     strategy_options_of,
 )
-from videochat_online.demo.records import StreamOptions
 from videochat_online.demo.server import LOCAL_HOSTS, DemoServer, ServerOptions
-from videochat_online.demo.uploads import UploadLimits
-from videochat_online.demo.viewers import DemoOptions
+from videochat_online.demo.tabs import DemoOptions
 from videochat_online.errors import InputError
+from videochat_online.serving.sources.uploads import UploadLimits
+from videochat_online.serving.streams.stream_status import StreamOptions
 
 PASSWORD_VARIABLE = "VIDEOCHAT_ONLINE_PASSWORD"
 

@@ -1,10 +1,10 @@
 """Talk to a live video: streams of several viewers at one model, in the browser and over HTTP."""
 
-from videochat_online.demo.answers import LiveAnswer
-from videochat_online.demo.live import LiveStream
-from videochat_online.demo.player import FilePlayer, PlayerStatus
-from videochat_online.demo.pool import BusyError, StreamPool, UnknownStreamError, Watching
-from videochat_online.demo.records import MemoryView, StreamOptions, StreamStatus
+from videochat_online.serving.sources.file_source import FilePlayer, PlayerStatus
+from videochat_online.serving.streams.live_answer import LiveAnswer
+from videochat_online.serving.streams.live_stream import LiveStream
+from videochat_online.serving.streams.pool import BusyError, StreamPool, UnknownStreamError, Watching
+from videochat_online.serving.streams.stream_status import MemoryView, StreamOptions, StreamStatus
 
 __all__ = [
     "BusyError",

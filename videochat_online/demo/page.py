@@ -13,15 +13,15 @@ from typing import Any
 
 import gradio as gr
 
-from videochat_online.demo.answers import LiveAnswer
-from videochat_online.demo.api_documents import ApiLimits
 from videochat_online.demo.examples import EXAMPLES
-from videochat_online.demo.player import FilePlayer
-from videochat_online.demo.records import StreamOptions
-from videochat_online.demo.viewers import DemoOptions, Viewers, options_of
+from videochat_online.demo.tabs import DemoOptions, Viewers, options_of
 from videochat_online.errors import InputError
 from videochat_online.memory import MEMORY_BANKS
 from videochat_online.memory.settings import MEMORY_SETTINGS, default_of, settings_of, written
+from videochat_online.serving.api.schemas import ApiLimits
+from videochat_online.serving.sources.file_source import FilePlayer
+from videochat_online.serving.streams.live_answer import LiveAnswer
+from videochat_online.serving.streams.stream_status import StreamOptions
 from videochat_online.text.times import seconds_of
 
 SECONDS_BETWEEN_PIECES = 0.05

@@ -12,11 +12,11 @@ from typing import Any
 from fastapi import APIRouter, HTTPException
 from fastapi.responses import FileResponse, PlainTextResponse, Response
 
-from videochat_online.demo.api_documents import memory_document, status_document
-from videochat_online.demo.conversation import to_json, to_srt
-from videochat_online.demo.pool import StreamPool, UnknownStreamError, Watching
-from videochat_online.demo.stills import LiveImages
-from videochat_online.demo.trace import TracedFrame
+from videochat_online.demo.conversation_file import to_json, to_srt
+from videochat_online.serving.api.schemas import memory_document, status_document
+from videochat_online.serving.streams.image_dialogue import LiveImages
+from videochat_online.serving.streams.memory_trace import TracedFrame
+from videochat_online.serving.streams.pool import StreamPool, UnknownStreamError, Watching
 
 STATIC = Path(__file__).parent / "static"
 

@@ -19,15 +19,15 @@ from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from videochat_online.demo.api import make_api
-from videochat_online.demo.api_documents import ApiLimits
-from videochat_online.demo.api_guard import Guard
 from videochat_online.demo.page import HEAD, make_page, theme
 from videochat_online.demo.page_routes import make_page_routes
-from videochat_online.demo.pool import StreamPool
-from videochat_online.demo.viewers import DemoOptions, Viewers
+from videochat_online.demo.tabs import DemoOptions, Viewers
 from videochat_online.errors import InputError
 from videochat_online.model import VideoChatModel
+from videochat_online.serving.api.auth import Guard
+from videochat_online.serving.api.routes import make_api
+from videochat_online.serving.api.schemas import ApiLimits
+from videochat_online.serving.streams.pool import StreamPool
 
 logger = logging.getLogger(__name__)
 

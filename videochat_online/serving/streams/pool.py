@@ -15,13 +15,13 @@ from typing import Protocol
 
 from PIL import Image
 
-from videochat_online.demo.gate import ModelGate
-from videochat_online.demo.live import LiveStream
-from videochat_online.demo.player import PlayerStatus
-from videochat_online.demo.records import StreamOptions
-from videochat_online.demo.stills import LiveImages
 from videochat_online.errors import InputError
 from videochat_online.model import VideoChatModel
+from videochat_online.serving.sources.file_source import PlayerStatus
+from videochat_online.serving.streams.fair_lock import ModelGate
+from videochat_online.serving.streams.image_dialogue import LiveImages
+from videochat_online.serving.streams.live_stream import LiveStream
+from videochat_online.serving.streams.stream_status import StreamOptions
 
 logger = logging.getLogger(__name__)
 

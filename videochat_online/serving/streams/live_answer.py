@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
-from videochat_online.demo.gate import ModelGate
 from videochat_online.errors import InputError
+from videochat_online.serving.streams.fair_lock import ModelGate
 from videochat_online.text import check_text
 
 logger = logging.getLogger(__name__)

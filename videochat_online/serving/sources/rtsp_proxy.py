@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import BinaryIO
 
-from videochat_online.demo.addresses import ResolvedUrl
 from videochat_online.errors import InputError
+from videochat_online.serving.sources.addresses import ResolvedUrl
 
 PASSED_HEADERS = frozenset(
     {"cseq", "session", "transport", "public", "range", "rtp-info", "content-base", "content-type"}

@@ -12,10 +12,10 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-from videochat_online.demo.clock import Clock, RealClock
-from videochat_online.demo.live import LiveStream
-from videochat_online.demo.records import SECONDS_TO_END
 from videochat_online.errors import InputError
+from videochat_online.serving.streams.live_stream import LiveStream
+from videochat_online.serving.streams.play_clock import Clock, RealClock
+from videochat_online.serving.streams.stream_status import SECONDS_TO_END
 from videochat_online.video import VideoSource, open_video
 
 logger = logging.getLogger(__name__)

@@ -21,13 +21,13 @@ import numpy.typing as npt
 from anyio import CapacityLimiter
 
 from videochat_online.data.values import time_s as checked_time_s
-from videochat_online.demo.answers import LiveAnswer
-from videochat_online.demo.api_documents import ApiLimits, RequestError
-from videochat_online.demo.api_views import PictureFeed
-from videochat_online.demo.live import LiveStream
-from videochat_online.demo.pictures import read_picture
-from videochat_online.demo.pool import StreamPool, UnknownStreamError, Watching
 from videochat_online.errors import InputError
+from videochat_online.serving.api.mjpeg import PictureFeed
+from videochat_online.serving.api.schemas import ApiLimits, RequestError
+from videochat_online.serving.streams.image_bytes import read_picture
+from videochat_online.serving.streams.live_answer import LiveAnswer
+from videochat_online.serving.streams.live_stream import LiveStream
+from videochat_online.serving.streams.pool import StreamPool, UnknownStreamError, Watching
 
 NUM_THREADS = 16
 """Calls that run at once; none of them waits for a model, but for closing a stream."""

@@ -16,10 +16,10 @@ import anyio
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from videochat_online.demo.answers import LiveAnswer
-from videochat_online.demo.api_access import ApiAccess
-from videochat_online.demo.api_documents import answer_document
-from videochat_online.demo.api_views import LiveResponse, tell
+from videochat_online.serving.api.mjpeg import LiveResponse, tell
+from videochat_online.serving.api.schemas import answer_document
+from videochat_online.serving.api.service import ApiAccess
+from videochat_online.serving.streams.live_answer import LiveAnswer
 
 
 async def pieces_of(answer: LiveAnswer) -> AsyncGenerator[str, None]:

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from videochat_online.demo.answers import Dialogue, LiveAnswer, Pieces, speak
-from videochat_online.demo.gate import ModelGate
-from videochat_online.demo.pictures import VIEW_PX, to_jpeg
-from videochat_online.demo.records import SECONDS_TO_END, StreamOptions
 from videochat_online.errors import InputError
 from videochat_online.model import VideoChatModel
+from videochat_online.serving.streams.fair_lock import ModelGate
+from videochat_online.serving.streams.image_bytes import VIEW_PX, to_jpeg
+from videochat_online.serving.streams.live_answer import Dialogue, LiveAnswer, Pieces, speak
+from videochat_online.serving.streams.stream_status import SECONDS_TO_END, StreamOptions
 from videochat_online.streaming import ImageChat
 
 

@@ -20,9 +20,12 @@ from starlette.websockets import WebSocket
 
 from videochat_online import __version__
 from videochat_online.data.values import shown
-from videochat_online.demo.api_access import ApiAccess, too_large
-from videochat_online.demo.api_answers import respond_in_pieces, respond_whole
-from videochat_online.demo.api_documents import (
+from videochat_online.errors import InputError
+from videochat_online.memory.settings import settings_of
+from videochat_online.serving.api.answer_routes import respond_in_pieces, respond_whole
+from videochat_online.serving.api.auth import Guard, check_password, refusal
+from videochat_online.serving.api.mjpeg import BOUNDARY, MJPEG, LiveResponse, PictureFeed, mjpeg_part
+from videochat_online.serving.api.schemas import (
     ApiLimits,
     RequestError,
     answer_document,
@@ -34,12 +37,9 @@ from videochat_online.demo.api_documents import (
     question_of,
     status_document,
 )
-from videochat_online.demo.api_guard import Guard, check_password, refusal
-from videochat_online.demo.api_socket import StreamSocket
-from videochat_online.demo.api_views import BOUNDARY, MJPEG, LiveResponse, PictureFeed, mjpeg_part
-from videochat_online.demo.pool import BusyError, StreamPool, UnknownStreamError, Watching
-from videochat_online.errors import InputError
-from videochat_online.memory.settings import settings_of
+from videochat_online.serving.api.service import ApiAccess, too_large
+from videochat_online.serving.api.websocket import StreamSocket
+from videochat_online.serving.streams.pool import BusyError, StreamPool, UnknownStreamError, Watching
 
 MAX_JSON_BYTES = 64 * 2**10
 

@@ -12,13 +12,13 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from videochat_online.data.values import number, shown, text
-from videochat_online.demo.answers import LiveAnswer
-from videochat_online.demo.live import LiveStream
-from videochat_online.demo.records import MAX_REMEMBERED, StreamOptions
-from videochat_online.demo.trace import TracedFrame
 from videochat_online.errors import InputError
 from videochat_online.memory import MEMORY_BANKS
 from videochat_online.memory.settings import MEMORY_SETTINGS
+from videochat_online.serving.streams.live_answer import LiveAnswer
+from videochat_online.serving.streams.live_stream import LiveStream
+from videochat_online.serving.streams.memory_trace import TracedFrame
+from videochat_online.serving.streams.stream_status import MAX_REMEMBERED, StreamOptions
 from videochat_online.streaming import GenerationSettings
 
 MAX_ID = 200

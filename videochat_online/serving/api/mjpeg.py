@@ -16,7 +16,7 @@ import anyio
 from starlette.responses import StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
-from videochat_online.demo.live import LiveStream
+from videochat_online.serving.streams.live_stream import LiveStream
 
 logger = logging.getLogger(__name__)
 

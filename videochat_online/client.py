@@ -17,9 +17,9 @@ import numpy.typing as npt
 from PIL import Image
 
 from videochat_online.data.values import shown
-from videochat_online.demo.pictures import check_picture
-from videochat_online.demo.records import StreamStatus
 from videochat_online.errors import InputError
+from videochat_online.serving.streams.image_bytes import check_picture
+from videochat_online.serving.streams.stream_status import StreamStatus
 
 
 class ClientError(InputError):

@@ -8,8 +8,8 @@ import socket
 import ssl
 
 from videochat_online import __version__
-from videochat_online.demo.addresses import DEFAULT_PORTS, ResolvedUrl
 from videochat_online.errors import InputError
+from videochat_online.serving.sources.addresses import DEFAULT_PORTS, ResolvedUrl
 
 MAX_REQUESTS = 200
 """Each jump within a file is another request; a file whose sound and picture lie far apart jumps for every frame."""

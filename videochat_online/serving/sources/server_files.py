@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from videochat_online.demo.guard import safe_name
 from videochat_online.errors import InputError
+from videochat_online.serving.sources.sandbox import safe_name
 
 
 def resolve_server_path(text: str, root: Path | None) -> Path:

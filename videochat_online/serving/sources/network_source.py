@@ -26,15 +26,15 @@ import numpy.typing as npt
 from av.container import InputContainer
 from av.video.reformatter import VideoReformatter
 
-from videochat_online.demo.addresses import ResolvedUrl
-from videochat_online.demo.clock import Clock, RealClock
-from videochat_online.demo.fetching import HttpFile
-from videochat_online.demo.guard import SUFFIX_OF_FORMAT, check_above_zero, confine, open_listed
-from videochat_online.demo.live import LiveStream
-from videochat_online.demo.player import MAX_LAG_S, SECONDS_TO_END, VIEW_FPS, PlayerStatus
-from videochat_online.demo.relay import RtspRelay
 from videochat_online.errors import InputError
 from videochat_online.isolation import SECONDS_TO_DIE, describe_exit, die_with_parent, process_context
+from videochat_online.serving.sources.addresses import ResolvedUrl
+from videochat_online.serving.sources.fetching import HttpFile
+from videochat_online.serving.sources.file_source import MAX_LAG_S, SECONDS_TO_END, VIEW_FPS, PlayerStatus
+from videochat_online.serving.sources.rtsp_proxy import RtspRelay
+from videochat_online.serving.sources.sandbox import SUFFIX_OF_FORMAT, check_above_zero, confine, open_listed
+from videochat_online.serving.streams.live_stream import LiveStream
+from videochat_online.serving.streams.play_clock import Clock, RealClock
 from videochat_online.video.container import MAX_READ_ERRORS, choose_stream, reason
 from videochat_online.video.pyav_reader import to_pixels
 

@@ -20,14 +20,20 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from videochat_online.demo.answers import Dialogue, LiveAnswer, Pieces, speak
-from videochat_online.demo.gate import ModelGate
-from videochat_online.demo.pictures import THUMBNAIL_PX, VIEW_PX, check_picture, to_jpeg
-from videochat_online.demo.records import ENCODE_BATCH, SECONDS_TO_END, MemoryView, StreamOptions, StreamStatus
-from videochat_online.demo.trace import MemoryTrace
 from videochat_online.errors import InputError
 from videochat_online.memory import MemoryBank, make_model_memory
 from videochat_online.model import VideoChatModel
+from videochat_online.serving.streams.fair_lock import ModelGate
+from videochat_online.serving.streams.image_bytes import THUMBNAIL_PX, VIEW_PX, check_picture, to_jpeg
+from videochat_online.serving.streams.live_answer import Dialogue, LiveAnswer, Pieces, speak
+from videochat_online.serving.streams.memory_trace import MemoryTrace
+from videochat_online.serving.streams.stream_status import (
+    ENCODE_BATCH,
+    SECONDS_TO_END,
+    MemoryView,
+    StreamOptions,
+    StreamStatus,
+)
 from videochat_online.streaming import StreamingSession
 
 logger = logging.getLogger(__name__)

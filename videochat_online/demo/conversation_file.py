@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from videochat_online.demo.answers import LiveAnswer
-from videochat_online.demo.api_documents import answer_document
+from videochat_online.serving.api.schemas import answer_document
+from videochat_online.serving.streams.live_answer import LiveAnswer
 
 SHORTEST_S, LONGEST_S = 2.0, 7.0
 """How long a subtitle stands, the next one permitting."""

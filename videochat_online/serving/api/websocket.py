@@ -19,10 +19,10 @@ from anyio.abc import TaskGroup
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from videochat_online.data.values import shown
-from videochat_online.demo.answers import LiveAnswer
-from videochat_online.demo.api_access import ApiAccess, too_large
-from videochat_online.demo.api_answers import pieces_of
-from videochat_online.demo.api_documents import (
+from videochat_online.errors import InputError
+from videochat_online.serving.api.answer_routes import pieces_of
+from videochat_online.serving.api.auth import deny, refusal
+from videochat_online.serving.api.schemas import (
     RequestError,
     answer_document,
     check_fields,
@@ -31,9 +31,9 @@ from videochat_online.demo.api_documents import (
     request_id_of,
     status_document,
 )
-from videochat_online.demo.api_guard import deny, refusal
-from videochat_online.demo.pool import UnknownStreamError
-from videochat_online.errors import InputError
+from videochat_online.serving.api.service import ApiAccess, too_large
+from videochat_online.serving.streams.live_answer import LiveAnswer
+from videochat_online.serving.streams.pool import UnknownStreamError
 
 logger = logging.getLogger(__name__)
 

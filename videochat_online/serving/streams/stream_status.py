@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from videochat_online.demo.trace import TracedFrame
 from videochat_online.errors import InputError
+from videochat_online.serving.streams.memory_trace import TracedFrame
 from videochat_online.streaming import GenerationSettings, Strategy, make_strategy
 from videochat_online.text import check_text
 

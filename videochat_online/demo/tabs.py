@@ -12,19 +12,19 @@ from typing import Any
 
 from PIL import Image
 
-from videochat_online.demo.addresses import check_url
-from videochat_online.demo.answers import LiveAnswer
 from videochat_online.demo.examples import ExampleQuestion, make_example
-from videochat_online.demo.live import make_stream_memory
-from videochat_online.demo.places import resolve_server_path
-from videochat_online.demo.player import FilePlayer
-from videochat_online.demo.pool import StreamPool, Watching
-from videochat_online.demo.records import MAX_REMEMBERED, StreamOptions
-from videochat_online.demo.remote import RemoteReader
-from videochat_online.demo.stills import LiveImages
-from videochat_online.demo.uploads import AcceptedUpload, UploadLimits, accept_upload
 from videochat_online.errors import InputError
 from videochat_online.memory.settings import largest_size, settings_of
+from videochat_online.serving.sources.addresses import check_url
+from videochat_online.serving.sources.file_source import FilePlayer
+from videochat_online.serving.sources.network_source import RemoteReader
+from videochat_online.serving.sources.server_files import resolve_server_path
+from videochat_online.serving.sources.uploads import AcceptedUpload, UploadLimits, accept_upload
+from videochat_online.serving.streams.image_dialogue import LiveImages
+from videochat_online.serving.streams.live_answer import LiveAnswer
+from videochat_online.serving.streams.live_stream import make_stream_memory
+from videochat_online.serving.streams.pool import StreamPool, Watching
+from videochat_online.serving.streams.stream_status import MAX_REMEMBERED, StreamOptions
 from videochat_online.text.questions import STREAMING_SUFFIX, multiple_choice_question, ovbench_question
 from videochat_online.video import read_image
 

@@ -1,0 +1,1 @@
+"""Live streams and their turns at one model."""
