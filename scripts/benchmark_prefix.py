@@ -44,8 +44,8 @@ from random_model import CAPACITIES
 from tiny_tokenizer import build_tiny_tokenizer
 from videochat_online.model import VideoChatModel, VideoChatOnlineForConditionalGeneration
 from videochat_online.streaming import GenerationSettings, StreamingSession
-from videochat_online.synthetic.render import Renderer
-from videochat_online.synthetic.several import SeveralStreams
+from videochat_online.synthetic.scene.render import Renderer
+from videochat_online.synthetic.scene.several_shapes import SeveralStreams
 from videochat_online.text import get_template
 from videochat_online.video import FrameTransform
 

@@ -15,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from videochat_online.errors import InputError
-from videochat_online.synthetic.draws import Deck, random_of
-from videochat_online.synthetic.render import Renderer
-from videochat_online.synthetic.scene import Entity, Event, Scene
-from videochat_online.synthetic.single import CELLS, STREAM_S, SingleStreams
-from videochat_online.synthetic.words import SINGLE_SHAPES
+from videochat_online.synthetic.scene.even_draws import Deck, random_of
+from videochat_online.synthetic.scene.one_shape import CELLS, STREAM_S, SingleStreams
+from videochat_online.synthetic.scene.render import Renderer
+from videochat_online.synthetic.scene.scene import Entity, Event, Scene
+from videochat_online.synthetic.scene.words import SINGLE_SHAPES
 from videochat_online.video import read_image, read_video
 
 Pixels = npt.NDArray[np.uint8]

@@ -21,10 +21,10 @@ from typing import Any
 from haystacks import HAYSTACKS, QUESTION, SIDE, drawn_needles, synthetic_haystack
 from memory_budgets import Capacities, add_memories, check_memories, options_at, shown
 from videochat_online.errors import InputError
-from videochat_online.synthetic.draws import random_of
-from videochat_online.synthetic.rows import Row, online_row, online_turn, to_json, to_json_lines
-from videochat_online.synthetic.words import SINGLE_SHAPES
-from videochat_online.synthetic.write import write_bytes, write_jpeg
+from videochat_online.synthetic.files.question_rows import Row, online_row, online_turn, to_json, to_json_lines
+from videochat_online.synthetic.files.video_files import write_bytes, write_jpeg
+from videochat_online.synthetic.scene.even_draws import random_of
+from videochat_online.synthetic.scene.words import SINGLE_SHAPES
 
 DIALOGUE_REPEATS = 0.4
 """As in the quickstart."""

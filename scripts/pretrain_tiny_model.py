@@ -30,7 +30,7 @@ from tiny_tokenizer import build_word_tokenizer
 from videochat_online.errors import InputError
 from videochat_online.memory import TokenSchedule
 from videochat_online.model import VideoChatOnlineConfig, VideoChatOnlineForConditionalGeneration
-from videochat_online.synthetic.clips import IMAGE_QUESTION
+from videochat_online.synthetic.files.training_clips import IMAGE_QUESTION
 from videochat_online.text import special_ids
 from videochat_online.text.questions import OVBENCH_SYSTEM_MESSAGE
 from videochat_online.utils import silence_accelerator_notice

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from videochat_online.synthetic import PRESETS, ClipKind, Stream, StreamKind, make_streams
-from videochat_online.synthetic.rows import ovbench_row
+from videochat_online.synthetic.files.question_rows import ovbench_row
 
 TINY_SINGLE = replace(
     PRESETS["quickstart"],

@@ -19,26 +19,20 @@ from videochat_online import __version__, progress
 from videochat_online.cli import synthesize as command
 from videochat_online.data import load_registries
 from videochat_online.errors import InputError
-from videochat_online.synthetic import (
-    PRESETS,
-    ClipKind,
-    StreamKind,
-    dataset,
-    scene_from_dict,
-    synthesize,
-    write,
-)
-from videochat_online.synthetic.annotations import TrainingRows
-from videochat_online.synthetic.episodes import BUILDERS
-from videochat_online.synthetic.facts_several import latest
-from videochat_online.synthetic.open_questions import OpenQuestions
+from videochat_online.synthetic import PRESETS, ClipKind, StreamKind, scene_from_dict, synthesize
+from videochat_online.synthetic.files import synthetic_dataset as dataset
+from videochat_online.synthetic.files import video_files as write
+from videochat_online.synthetic.files.annotations import TrainingRows
+from videochat_online.synthetic.files.preset_streams import make_streams
+from videochat_online.synthetic.files.synthetic_words import vocabulary, words_of
+from videochat_online.synthetic.files.video_files import write_jpeg
 from videochat_online.synthetic.oracle import params_of
-from videochat_online.synthetic.questions import TEMPLATES, answer_of
-from videochat_online.synthetic.single import CORE
-from videochat_online.synthetic.streams import make_streams
-from videochat_online.synthetic.vocabulary import vocabulary, words_of
-from videochat_online.synthetic.words import PATTERNS, SEVERAL_COLOURS, SEVERAL_SHAPES, place_name
-from videochat_online.synthetic.write import write_jpeg
+from videochat_online.synthetic.questions.facts_several import latest
+from videochat_online.synthetic.questions.open_questions import OpenQuestions
+from videochat_online.synthetic.questions.question_templates import TEMPLATES, answer_of
+from videochat_online.synthetic.scene.episodes import BUILDERS
+from videochat_online.synthetic.scene.one_shape import CORE
+from videochat_online.synthetic.scene.words import PATTERNS, SEVERAL_COLOURS, SEVERAL_SHAPES, place_name
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = {"single": TINY_SINGLE, "several": TINY_SEVERAL}

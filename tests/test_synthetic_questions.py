@@ -24,11 +24,11 @@ from videochat_online.synthetic import (
     replay_last_frame,
     score_heuristics,
 )
-from videochat_online.synthetic.episodes import BUILDERS
 from videochat_online.synthetic.heuristics import score
 from videochat_online.synthetic.oracle import params_of
-from videochat_online.synthetic.questions import answer_of, make_question
-from videochat_online.synthetic.single import AGE_BINS_S, OPTIONS
+from videochat_online.synthetic.questions.question_templates import answer_of, make_question
+from videochat_online.synthetic.scene.episodes import BUILDERS
+from videochat_online.synthetic.scene.one_shape import AGE_BINS_S, OPTIONS
 
 OVBENCH_TYPES = {
     "FuturePrediction",

@@ -10,9 +10,9 @@ import pytest
 
 from videochat_online.errors import InputError
 from videochat_online.synthetic import Entity, Event, Preset, Renderer, Scene, StreamKind, scene_from_dict
-from videochat_online.synthetic.draws import Deck
-from videochat_online.synthetic.render import pattern_mask, shape_mask
-from videochat_online.synthetic.words import PATTERNS, span_name
+from videochat_online.synthetic.scene.even_draws import Deck
+from videochat_online.synthetic.scene.render import pattern_mask, shape_mask
+from videochat_online.synthetic.scene.words import PATTERNS, span_name
 
 SCENE = Scene(
     "scene",

@@ -9,11 +9,11 @@ import pytest
 
 from synthetic_sets import TINY_SEVERAL, TINY_SINGLE, all_streams
 from videochat_online.synthetic import Entity, Event, Renderer, Scene, synthesize
-from videochat_online.synthetic.questions import answer_of
-from videochat_online.synthetic.render import pattern_mask
-from videochat_online.synthetic.streams import FOLDER, VARIABLE, VIDEO
-from videochat_online.synthetic.words import PATTERNS, RGB, SEVERAL_COLOURS, SEVERAL_SHAPES, all_cells
-from videochat_online.synthetic.write import write_video
+from videochat_online.synthetic.files.preset_streams import FOLDER, VARIABLE, VIDEO
+from videochat_online.synthetic.files.video_files import write_video
+from videochat_online.synthetic.questions.question_templates import answer_of
+from videochat_online.synthetic.scene.render import pattern_mask
+from videochat_online.synthetic.scene.words import PATTERNS, RGB, SEVERAL_COLOURS, SEVERAL_SHAPES, all_cells
 from videochat_online.video import list_frame_files, open_video
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from videochat_online.synthetic import PRESETS, Renderer, make_streams
-from videochat_online.synthetic.streams import VIDEO
-from videochat_online.synthetic.write import write_video
+from videochat_online.synthetic.files.preset_streams import VIDEO
+from videochat_online.synthetic.files.video_files import write_video
 
 EXAMPLES = {
     "One shape after another (48 s)": "quickstart",

@@ -1,14 +1,14 @@
 """Generated streams with questions whose answers are known, for training and for measuring."""
 
-from videochat_online.synthetic.dataset import Synthesis, synthesize
+from videochat_online.synthetic.files.preset_streams import Stream, make_streams
+from videochat_online.synthetic.files.synthetic_dataset import Synthesis, synthesize
+from videochat_online.synthetic.files.synthetic_words import WORD_PATTERN, vocabulary, words_of
 from videochat_online.synthetic.heuristics import HEURISTICS, Score, score_heuristics
 from videochat_online.synthetic.oracle import ORACLES, replay, replay_last_frame
 from videochat_online.synthetic.presets import PRESETS, ClipKind, Preset, StreamKind
-from videochat_online.synthetic.questions import TEMPLATES, Question, Template
-from videochat_online.synthetic.render import Renderer
-from videochat_online.synthetic.scene import Entity, Event, Scene, Visible, scene_from_dict
-from videochat_online.synthetic.streams import Stream, make_streams
-from videochat_online.synthetic.vocabulary import WORD_PATTERN, vocabulary, words_of
+from videochat_online.synthetic.questions.question_templates import TEMPLATES, Question, Template
+from videochat_online.synthetic.scene.render import Renderer
+from videochat_online.synthetic.scene.scene import Entity, Event, Scene, Visible, scene_from_dict
 
 __all__ = [
     "HEURISTICS",

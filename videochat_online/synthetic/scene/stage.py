@@ -9,8 +9,8 @@ import math
 from collections.abc import Sequence
 from random import Random
 
-from videochat_online.synthetic.scene import Entity, Event
-from videochat_online.synthetic.words import PATTERNS, Cell, all_cells
+from videochat_online.synthetic.scene.scene import Entity, Event
+from videochat_online.synthetic.scene.words import PATTERNS, Cell, all_cells
 
 EPISODE_S = 12
 CELLS_PER_SIDE = 4

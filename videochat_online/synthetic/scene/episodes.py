@@ -11,9 +11,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import permutations
 
-from videochat_online.synthetic.facts_several import DISTANCE_S, DISTANCES, PATH_S, YES_NO, bounced_step, path_name
-from videochat_online.synthetic.stage import CELLS, CELLS_PER_SIDE, EPISODE_S, Stage, is_clear, spread_cells
-from videochat_online.synthetic.words import ACTIONS, PATTERNS, SPANS, Cell, place_name
+from videochat_online.synthetic.questions.facts_several import (
+    DISTANCE_S,
+    DISTANCES,
+    PATH_S,
+    YES_NO,
+    bounced_step,
+    path_name,
+)
+from videochat_online.synthetic.scene.stage import CELLS, CELLS_PER_SIDE, EPISODE_S, Stage, is_clear, spread_cells
+from videochat_online.synthetic.scene.words import ACTIONS, PATTERNS, SPANS, Cell, place_name
 
 COUNTS = ("0", "1", "2", "3")
 NOW = 0

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from videochat_online.errors import InputError
-from videochat_online.synthetic.scene import Entity, Scene, Visible
-from videochat_online.synthetic.words import RGB
+from videochat_online.synthetic.scene.scene import Entity, Scene, Visible
+from videochat_online.synthetic.scene.words import RGB
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 Mask: TypeAlias = npt.NDArray[np.bool_]

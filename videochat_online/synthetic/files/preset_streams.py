@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from videochat_online.synthetic.draws import random_of
 from videochat_online.synthetic.presets import Preset, StreamKind
-from videochat_online.synthetic.questions import Question
-from videochat_online.synthetic.scene import Scene
-from videochat_online.synthetic.several import SeveralStreams
-from videochat_online.synthetic.single import SingleStreams
+from videochat_online.synthetic.questions.question_templates import Question
+from videochat_online.synthetic.scene.even_draws import random_of
+from videochat_online.synthetic.scene.one_shape import SingleStreams
+from videochat_online.synthetic.scene.scene import Scene
+from videochat_online.synthetic.scene.several_shapes import SeveralStreams
 
 VIDEO, VARIABLE, FOLDER = "video", "variable", "folder"
 MAX_FULL_RATE_FOLDER_S = 60

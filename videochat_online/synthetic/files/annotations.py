@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
-from videochat_online.synthetic.clips import ClipCutter
-from videochat_online.synthetic.open_questions import OpenQuestions
+from videochat_online.synthetic.files.preset_streams import Stream
+from videochat_online.synthetic.files.question_rows import Row, offline_pair, offline_row, online_row, online_turn
+from videochat_online.synthetic.files.training_clips import ClipCutter
 from videochat_online.synthetic.presets import Preset
-from videochat_online.synthetic.rows import Row, offline_pair, offline_row, online_row, online_turn
-from videochat_online.synthetic.streams import Stream
+from videochat_online.synthetic.questions.open_questions import OpenQuestions
 
 IMAGES, DIALOGUES, RECALLS = "images", "dialogues", "recalls"
 STREAM_CLIPS, STREAM_DIALOGUES = "stream_clips", "stream_dialogues"

@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from videochat_online.errors import InputError
-from videochat_online.synthetic.words import ACTIONS, Cell
+from videochat_online.synthetic.scene.words import ACTIONS, Cell
 
 EVENT_KINDS = ("appear", "vanish", "move", "flash", *ACTIONS)
 

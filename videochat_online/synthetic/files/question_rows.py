@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from string import ascii_uppercase
 from typing import Any
 
-from videochat_online.synthetic.questions import TEMPLATES, Question
-from videochat_online.synthetic.scene import Scene
+from videochat_online.synthetic.questions.question_templates import TEMPLATES, Question
+from videochat_online.synthetic.scene.scene import Scene
 from videochat_online.text.questions import (
     SLIDING_WINDOW_SUFFIX,
     STREAMING_SUFFIX,

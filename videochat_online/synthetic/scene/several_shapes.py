@@ -9,12 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from random import Random
 
-from videochat_online.synthetic.draws import Decks, random_of
-from videochat_online.synthetic.episodes import BUILDERS, Asked, Builder, Case
-from videochat_online.synthetic.questions import Question, make_question
-from videochat_online.synthetic.scene import Entity, Event, Scene, event_order
-from videochat_online.synthetic.stage import CELLS_PER_SIDE, EPISODE_S, Name, Stage
-from videochat_online.synthetic.words import SEVERAL_COLOURS, SEVERAL_SHAPES
+from videochat_online.synthetic.questions.question_templates import Question, make_question
+from videochat_online.synthetic.scene.episodes import BUILDERS, Asked, Builder, Case
+from videochat_online.synthetic.scene.even_draws import Decks, random_of
+from videochat_online.synthetic.scene.scene import Entity, Event, Scene, event_order
+from videochat_online.synthetic.scene.stage import CELLS_PER_SIDE, EPISODE_S, Name, Stage
+from videochat_online.synthetic.scene.words import SEVERAL_COLOURS, SEVERAL_SHAPES
 
 
 @dataclass(frozen=True, slots=True)

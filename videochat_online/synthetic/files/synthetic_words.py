@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from string import ascii_uppercase
 
-from videochat_online.synthetic.clips import CAPTION_QUESTION, COLOUR_QUESTION, IMAGE_QUESTION
-from videochat_online.synthetic.episodes import BUILDERS, COUNTS
-from videochat_online.synthetic.facts_several import DISTANCES
-from videochat_online.synthetic.questions import TEMPLATES
-from videochat_online.synthetic.single import OPTIONS
-from videochat_online.synthetic.words import (
+from videochat_online.synthetic.files.training_clips import CAPTION_QUESTION, COLOUR_QUESTION, IMAGE_QUESTION
+from videochat_online.synthetic.questions.facts_several import DISTANCES
+from videochat_online.synthetic.questions.question_templates import TEMPLATES
+from videochat_online.synthetic.scene.episodes import BUILDERS, COUNTS
+from videochat_online.synthetic.scene.one_shape import OPTIONS
+from videochat_online.synthetic.scene.words import (
     ACTIONS,
     PATTERNS,
     SEVERAL_COLOURS,

@@ -10,13 +10,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from videochat_online.synthetic.draws import Deck, random_of
+from videochat_online.synthetic.files.question_rows import (
+    Row,
+    image_row,
+    offline_pair,
+    offline_row,
+    online_row,
+    online_turn,
+)
 from videochat_online.synthetic.presets import ClipKind
-from videochat_online.synthetic.questions import TEMPLATES, answer_of
-from videochat_online.synthetic.rows import Row, image_row, offline_pair, offline_row, online_row, online_turn
-from videochat_online.synthetic.scene import Scene
-from videochat_online.synthetic.single import CORE, OPTIONS, STREAM_S
-from videochat_online.synthetic.words import place_name
+from videochat_online.synthetic.questions.question_templates import TEMPLATES, answer_of
+from videochat_online.synthetic.scene.even_draws import Deck, random_of
+from videochat_online.synthetic.scene.one_shape import CORE, OPTIONS, STREAM_S
+from videochat_online.synthetic.scene.scene import Scene
+from videochat_online.synthetic.scene.words import place_name
 
 NUM_CANDIDATES = 12
 """Cuts to choose from; more would make the answers no more even."""

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from videochat_online.errors import InputError
-from videochat_online.synthetic import facts_several, facts_single
-from videochat_online.synthetic.scene import Scene
+from videochat_online.synthetic.questions import facts_several, facts_single
+from videochat_online.synthetic.scene.scene import Scene
 
 Params: TypeAlias = Mapping[str, "str | int"]
 Answer: TypeAlias = Callable[[Scene, float, Params, Sequence[str]], "str | None"]

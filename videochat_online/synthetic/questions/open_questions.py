@@ -13,14 +13,14 @@ from itertools import permutations
 from random import Random
 
 from videochat_online.errors import InputError
-from videochat_online.synthetic.clips import IMAGE_QUESTION, WINDOW_SHARE
-from videochat_online.synthetic.draws import random_of
-from videochat_online.synthetic.facts_several import PATH_S
+from videochat_online.synthetic.files.question_rows import Row, image_row, offline_row, online_row, open_pair, open_turn
+from videochat_online.synthetic.files.training_clips import IMAGE_QUESTION, WINDOW_SHARE
 from videochat_online.synthetic.presets import ClipKind
-from videochat_online.synthetic.questions import TEMPLATES, Params, answer_of
-from videochat_online.synthetic.rows import Row, image_row, offline_row, online_row, open_pair, open_turn
-from videochat_online.synthetic.scene import Scene
-from videochat_online.synthetic.words import SPANS, Cell, place_name
+from videochat_online.synthetic.questions.facts_several import PATH_S
+from videochat_online.synthetic.questions.question_templates import TEMPLATES, Params, answer_of
+from videochat_online.synthetic.scene.even_draws import random_of
+from videochat_online.synthetic.scene.scene import Scene
+from videochat_online.synthetic.scene.words import SPANS, Cell, place_name
 
 NUM_PAIRS = 4
 """Questions about a clip, each about other things: the answer to one would give away that to the next."""

@@ -12,11 +12,11 @@ from functools import cache
 from itertools import accumulate
 from random import Random
 
-from videochat_online.synthetic.draws import Decks, random_of
-from videochat_online.synthetic.facts_single import MOVEMENTS, RING, STEP_S, YES_NO
-from videochat_online.synthetic.questions import Question, make_question
-from videochat_online.synthetic.scene import Entity, Event, Scene, event_order
-from videochat_online.synthetic.words import QUADRANTS, SINGLE_COLOURS, SINGLE_SHAPES, SPANS, Cell
+from videochat_online.synthetic.questions.facts_single import MOVEMENTS, RING, STEP_S, YES_NO
+from videochat_online.synthetic.questions.question_templates import Question, make_question
+from videochat_online.synthetic.scene.even_draws import Decks, random_of
+from videochat_online.synthetic.scene.scene import Entity, Event, Scene, event_order
+from videochat_online.synthetic.scene.words import QUADRANTS, SINGLE_COLOURS, SINGLE_SHAPES, SPANS, Cell
 
 STREAM_S = 48
 MIN_SEGMENT_S, MAX_SEGMENT_S = 3, 8

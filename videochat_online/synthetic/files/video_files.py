@@ -18,8 +18,8 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 from PIL import Image
 
-from videochat_online.synthetic.draws import random_of
-from videochat_online.synthetic.render import Key, Pixels, Renderer
+from videochat_online.synthetic.scene.even_draws import random_of
+from videochat_online.synthetic.scene.render import Key, Pixels, Renderer
 
 CRF = 18
 FRAMES_PER_KEYFRAME = 32

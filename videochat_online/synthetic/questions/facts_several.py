@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from videochat_online.synthetic.scene import Event, Scene, Visible
-from videochat_online.synthetic.words import ACTIONS, Cell, place_name, span_name
+from videochat_online.synthetic.scene.scene import Event, Scene, Visible
+from videochat_online.synthetic.scene.words import ACTIONS, Cell, place_name, span_name
 
 Params = Mapping[str, "str | int"]
 Options = Sequence[str]

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from videochat_online.synthetic.scene import Scene
-from videochat_online.synthetic.words import Cell, place_name, span_name
+from videochat_online.synthetic.scene.scene import Scene
+from videochat_online.synthetic.scene.words import Cell, place_name, span_name
 
 Params = Mapping[str, "str | int"]
 Options = Sequence[str]

@@ -22,14 +22,14 @@ from typing import Any
 from videochat_online import __version__
 from videochat_online.errors import InputError
 from videochat_online.progress import progress
-from videochat_online.synthetic.annotations import LINES, TrainingRows, annotation_file, registries
-from videochat_online.synthetic.draws import random_of
+from videochat_online.synthetic.files.annotations import LINES, TrainingRows, annotation_file, registries
+from videochat_online.synthetic.files.preset_streams import FOLDER, VARIABLE, Stream, make_streams
+from videochat_online.synthetic.files.question_rows import Row, ovbench_row, to_json, to_json_lines
+from videochat_online.synthetic.files.synthetic_words import WORD_PATTERN, vocabulary
+from videochat_online.synthetic.files.video_files import write_bytes, write_folder, write_jpeg, write_video
 from videochat_online.synthetic.presets import PRESETS, SPLITS, Preset
-from videochat_online.synthetic.render import Renderer
-from videochat_online.synthetic.rows import Row, ovbench_row, to_json, to_json_lines
-from videochat_online.synthetic.streams import FOLDER, VARIABLE, Stream, make_streams
-from videochat_online.synthetic.vocabulary import WORD_PATTERN, vocabulary
-from videochat_online.synthetic.write import write_bytes, write_folder, write_jpeg, write_video
+from videochat_online.synthetic.scene.even_draws import random_of
+from videochat_online.synthetic.scene.render import Renderer
 from videochat_online.utils import check_writable
 
 Counts = dict[str, dict[str, Any]]

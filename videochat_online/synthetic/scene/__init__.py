@@ -1,0 +1,1 @@
+"""What happens in a world: scenes, and their pixels."""
