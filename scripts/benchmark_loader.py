@@ -39,9 +39,9 @@ from videochat_online.data import (
     SampleEncoder,
     Tiling,
     TrainingDataset,
-    encoding,
     load_registries,
 )
+from videochat_online.data.samples import encoding
 from videochat_online.memory import TokenSchedule
 from videochat_online.train.run import make_collator
 from videochat_online.train.throughput import Work, work_of

@@ -25,9 +25,9 @@ from videochat_online.data import (
     TrainingDataset,
     load_registries,
 )
-from videochat_online.data import dataset as dataset_module
-from videochat_online.data import mixture as mixture_module
-from videochat_online.data.mixture import check_epoch, pack_key, repeated_rows, unpack_key
+from videochat_online.data.batches import mixture as mixture_module
+from videochat_online.data.batches import training_dataset as dataset_module
+from videochat_online.data.batches.mixture import check_epoch, pack_key, repeated_rows, unpack_key
 from videochat_online.errors import InputError
 from videochat_online.train.run import make_collator
 

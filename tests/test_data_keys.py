@@ -9,7 +9,7 @@ import pytest
 
 from train_cases import dialogue
 from videochat_online.data import parse_row
-from videochat_online.data.keys import unread_keys
+from videochat_online.data.rows.unknown_keys import unread_keys
 from videochat_online.errors import InputError
 
 TALK = dialogue("What?", "That.")

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 
 from text_tokenizers import FAMILIES, family_tokenizers
 from train_cases import dialogue
-from videochat_online.data import FrameSampling, PixelReader, SampleEncoder, Tiling, frames, parse_row
-from videochat_online.data.frames import SampledClip
-from videochat_online.data.lengths import LengthCounter
-from videochat_online.data.remembered import MemoryLayout
+from videochat_online.data import FrameSampling, PixelReader, SampleEncoder, Tiling, parse_row
+from videochat_online.data.samples import sampled_frames as frames
+from videochat_online.data.samples.sample_lengths import LengthCounter
+from videochat_online.data.samples.sampled_frames import SampledClip
+from videochat_online.data.samples.simulated_memory import MemoryLayout
 from videochat_online.errors import InputError
 from videochat_online.memory import TokenSchedule
 from videochat_online.text import add_special_tokens, get_template

@@ -22,9 +22,9 @@ from videochat_online.data import (
     Tiling,
     TrainingDataset,
     load_registries,
-    packing,
 )
-from videochat_online.data.mixture import pack_key
+from videochat_online.data.batches import packing
+from videochat_online.data.batches.mixture import pack_key
 from videochat_online.model import load_model
 from videochat_online.train.run import make_collator
 

@@ -7,7 +7,7 @@ import pytest
 
 from train_cases import dialogue
 from videochat_online.data import parse_row
-from videochat_online.data.records import BoxAt, DialogueTurn
+from videochat_online.data.rows.row_formats import BoxAt, DialogueTurn
 from videochat_online.errors import InputError
 
 ROOT = Path("/data")

@@ -18,8 +18,8 @@ from videochat_online.data import (
     load_registries,
     parse_row,
 )
-from videochat_online.data.lengths import LengthCounter
-from videochat_online.data.remembered import MemoryLayout, thumbnails
+from videochat_online.data.samples.sample_lengths import LengthCounter
+from videochat_online.data.samples.simulated_memory import MemoryLayout, thumbnails
 from videochat_online.errors import InputError
 from videochat_online.memory import make_memory
 from videochat_online.streaming import StreamingSession

@@ -13,7 +13,7 @@ from upath import UPath
 
 from train_cases import dialogue, mixed_rows, tiny_encoder, write_media, write_registry
 from videochat_online.data import Example, RowFile, TrainingDataset, load_registries
-from videochat_online.data.storage import exists, local_copy, location, read_bytes
+from videochat_online.data.rows.storage import exists, local_copy, location, read_bytes
 from videochat_online.errors import InputError, VideoError
 from videochat_online.video import open_video
 

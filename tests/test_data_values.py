@@ -10,7 +10,7 @@ import pytest
 
 from train_cases import dialogue, tiny_encoder, write_media
 from videochat_online.data import SampleEncoder, parse_row
-from videochat_online.data import reading as reading_module
+from videochat_online.data.samples import sample_reader as reading_module
 from videochat_online.errors import InputError
 
 ROOT = Path("/data")

@@ -13,7 +13,7 @@ from processes import run_program
 from published_size import published_config
 from train_cases import flags, mixed_rows, write_media, write_registry
 from videochat_online.data import TrainingDataset, load_registries
-from videochat_online.data.lengths import EstimatedSample
+from videochat_online.data.samples.sample_lengths import EstimatedSample
 from videochat_online.errors import InputError
 from videochat_online.model import VideoChatOnlineConfig, load_model, load_network
 from videochat_online.train import dry_run, parse_arguments, train

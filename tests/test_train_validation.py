@@ -18,7 +18,7 @@ from train_cases import arguments, dialogue, launch, losses, mixed_rows, online_
 from videochat_online.cli.main import main
 from videochat_online.constants import IGNORE_INDEX
 from videochat_online.data import HeldOutRows, TrainingDataset, load_registries
-from videochat_online.data.held_out import Leak, find_leak
+from videochat_online.data.batches.held_out import Leak, find_leak
 from videochat_online.errors import InputError
 from videochat_online.model import load_model
 from videochat_online.train import TrainReport, dry_run, parse_arguments, train

@@ -9,7 +9,7 @@ import numpy as np
 from golden.harness import Case
 from videochat_online.constants import IGNORE_INDEX
 from videochat_online.data import Collator, EpochSampler, Example
-from videochat_online.data.mixture import unpack_key
+from videochat_online.data.batches.mixture import unpack_key
 
 SEEDS = (0, 1, 42)
 

@@ -1,15 +1,15 @@
 """Training data: registries, rows, and what the model is trained on."""
 
-from videochat_online.data.collator import BATCH_REPORT, BatchReport, Collator
-from videochat_online.data.dataset import SetCount, SkippedSample, TrainingDataset
-from videochat_online.data.encoding import Example, SampleEncoder
-from videochat_online.data.frames import FrameSampling, PixelReader, Tiling
-from videochat_online.data.held_out import HeldOutRows
-from videochat_online.data.mixture import EpochSampler
-from videochat_online.data.packing import PackedDataset
-from videochat_online.data.records import Sample, parse_row
-from videochat_online.data.registry import RegistryEntry, load_registries, load_registry
-from videochat_online.data.rows import RowFile
+from videochat_online.data.batches.collator import BATCH_REPORT, BatchReport, Collator
+from videochat_online.data.batches.held_out import HeldOutRows
+from videochat_online.data.batches.mixture import EpochSampler
+from videochat_online.data.batches.packing import PackedDataset
+from videochat_online.data.batches.training_dataset import SetCount, SkippedSample, TrainingDataset
+from videochat_online.data.rows.annotation_file import RowFile
+from videochat_online.data.rows.registry import RegistryEntry, load_registries, load_registry
+from videochat_online.data.rows.row_formats import Sample, parse_row
+from videochat_online.data.samples.encoding import Example, SampleEncoder
+from videochat_online.data.samples.sampled_frames import FrameSampling, PixelReader, Tiling
 
 __all__ = [
     "BATCH_REPORT",

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from videochat_online.data import TrainingDataset
-from videochat_online.data.lengths import EstimatedSample
+from videochat_online.data.samples.sample_lengths import EstimatedSample
 from videochat_online.model import VideoChatOnlineConfig, VideoChatOnlineForConditionalGeneration, checkpoint
 from videochat_online.train.arguments import Arguments, ModelArguments, num_processes
 from videochat_online.train.memory import memory_estimate, remarks

@@ -15,7 +15,7 @@ from typing import Any, NoReturn, get_origin
 
 from transformers import HfArgumentParser
 
-from videochat_online.data.values import shown
+from videochat_online.data.rows.field_values import shown
 from videochat_online.errors import InputError
 from videochat_online.train.arguments import Arguments, DataArguments, ModelArguments, RunArguments
 from videochat_online.train.config_file import below, check_plan, load_yaml

@@ -13,7 +13,7 @@ from transformers.integrations.liger import apply_liger_kernel
 from transformers.utils import is_flash_attn_2_available
 
 from videochat_online.data import FrameSampling, PixelReader, SampleEncoder, Tiling
-from videochat_online.data.reading import SampleReader
+from videochat_online.data.samples.sample_reader import SampleReader
 from videochat_online.errors import InputError
 from videochat_online.memory import TokenSchedule
 from videochat_online.model import VideoChatOnlineConfig, VideoChatOnlineForConditionalGeneration, load_network

@@ -23,8 +23,8 @@ from videochat_online.data import (
     TrainingDataset,
     load_registries,
 )
-from videochat_online.data.lengths import EstimatedSample
-from videochat_online.data.registry import RegistryEntry
+from videochat_online.data.rows.registry import RegistryEntry
+from videochat_online.data.samples.sample_lengths import EstimatedSample
 from videochat_online.errors import InputError
 from videochat_online.text import special_ids
 from videochat_online.train.adapters import ADAPTER_FOLDER

@@ -31,8 +31,8 @@ from videochat_online.data import (
     TrainingDataset,
     load_registries,
 )
-from videochat_online.data.held_out import find_leak
-from videochat_online.data.lengths import EstimatedSample
+from videochat_online.data.batches.held_out import find_leak
+from videochat_online.data.samples.sample_lengths import EstimatedSample
 from videochat_online.errors import InputError
 from videochat_online.model import VideoChatOnlineForConditionalGeneration
 from videochat_online.train.arguments import Arguments, RunArguments

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from videochat_online.cli.options import check_report_place
 from videochat_online.data import load_registries
-from videochat_online.data.inspection import SetInspection, inspect_sets
-from videochat_online.data.reading import check_reader
+from videochat_online.data.rows.registry_check import SetInspection, inspect_sets
+from videochat_online.data.samples.sample_reader import check_reader
 from videochat_online.errors import InputError
 from videochat_online.model import VideoChatOnlineConfig
 from videochat_online.model.loading import load_config, resolve_checkpoint

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from videochat_online.data.values import number, shown, text
+from videochat_online.data.rows.field_values import number, shown, text
 from videochat_online.errors import InputError
 from videochat_online.memory import MEMORY_BANKS
 from videochat_online.memory.settings import MEMORY_SETTINGS

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from anyio import CapacityLimiter
 
-from videochat_online.data.values import time_s as checked_time_s
+from videochat_online.data.rows.field_values import time_s as checked_time_s
 from videochat_online.errors import InputError
 from videochat_online.serving.api.mjpeg import PictureFeed
 from videochat_online.serving.api.schemas import ApiLimits, RequestError

@@ -15,11 +15,11 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from videochat_online.data.dataset import SetCount, SkippedSample, TrainingDataset
-from videochat_online.data.encoding import Example, SampleEncoder
-from videochat_online.data.frames import PixelReader
-from videochat_online.data.records import Sample, parse_row
-from videochat_online.data.registry import RegistryEntry
+from videochat_online.data.batches.training_dataset import SetCount, SkippedSample, TrainingDataset
+from videochat_online.data.rows.registry import RegistryEntry
+from videochat_online.data.rows.row_formats import Sample, parse_row
+from videochat_online.data.samples.encoding import Example, SampleEncoder
+from videochat_online.data.samples.sampled_frames import PixelReader
 from videochat_online.errors import InputError
 
 _SEED = 0

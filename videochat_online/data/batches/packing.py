@@ -17,9 +17,9 @@ from typing import TypeAlias
 import numpy as np
 from torch.utils.data import Dataset
 
-from videochat_online.data.dataset import SkippedSample, TrainingDataset
-from videochat_online.data.encoding import Example
-from videochat_online.data.mixture import pack_key, unpack_key
+from videochat_online.data.batches.mixture import pack_key, unpack_key
+from videochat_online.data.batches.training_dataset import SkippedSample, TrainingDataset
+from videochat_online.data.samples.encoding import Example
 
 Pack: TypeAlias = "tuple[Example | SkippedSample, ...]"
 

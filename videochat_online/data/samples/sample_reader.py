@@ -12,9 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from videochat_online.data.checks import check_boxes, check_within_video
-from videochat_online.data.frames import FrameSampling, PixelReader, Pixels, SampledClip, Tiling
-from videochat_online.data.layout import (
+from videochat_online.data.rows.row_checks import check_boxes, check_within_video
+from videochat_online.data.rows.row_formats import Sample
+from videochat_online.data.samples.sampled_frames import FrameSampling, PixelReader, Pixels, SampledClip, Tiling
+from videochat_online.data.samples.simulated_memory import MemoryLayout
+from videochat_online.data.samples.turn_layout import (
     frames_until,
     image_turns,
     last_turns,
@@ -23,8 +25,6 @@ from videochat_online.data.layout import (
     tracking_turns,
     video_turns,
 )
-from videochat_online.data.records import Sample
-from videochat_online.data.remembered import MemoryLayout
 from videochat_online.errors import InputError
 from videochat_online.memory import Grid, TokenSchedule
 from videochat_online.types import FrameUse, Turn, Visual

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from videochat_online.data.storage import Location, local_copy
+from videochat_online.data.rows.storage import Location, local_copy
 from videochat_online.errors import VideoError
 from videochat_online.video import (
     DEFAULT_FRAME_RATE,

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from videochat_online.constants import IGNORE_INDEX
-from videochat_online.data.dataset import SkippedSample
-from videochat_online.data.encoding import Example
-from videochat_online.data.frames import Pixels
+from videochat_online.data.batches.training_dataset import SkippedSample
+from videochat_online.data.samples.encoding import Example
+from videochat_online.data.samples.sampled_frames import Pixels
 
 BATCH_REPORT = "batch_report"
 """Key of a batch under which its `BatchReport` travels; the trainer takes it out before the model sees it."""

@@ -16,14 +16,14 @@ from typing import TypeAlias
 import numpy as np
 from torch.utils.data import Dataset
 
-from videochat_online.data.encoding import Example, SampleEncoder
-from videochat_online.data.keys import unread_keys
-from videochat_online.data.lengths import EstimatedSample, LengthCounter, OutlinedSample
-from videochat_online.data.mixture import check_epoch, repeated_rows, repeats_of, unpack_key
-from videochat_online.data.reading import check_reader
-from videochat_online.data.records import parse_row
-from videochat_online.data.registry import RegistryEntry
-from videochat_online.data.rows import RowFile
+from videochat_online.data.batches.mixture import check_epoch, repeated_rows, repeats_of, unpack_key
+from videochat_online.data.rows.annotation_file import RowFile
+from videochat_online.data.rows.registry import RegistryEntry
+from videochat_online.data.rows.row_formats import parse_row
+from videochat_online.data.rows.unknown_keys import unread_keys
+from videochat_online.data.samples.encoding import Example, SampleEncoder
+from videochat_online.data.samples.sample_lengths import EstimatedSample, LengthCounter, OutlinedSample
+from videochat_online.data.samples.sample_reader import check_reader
 from videochat_online.errors import InputError
 
 ROWS_LOOKED_AT = 1000

@@ -16,9 +16,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from videochat_online.data.encoding import SampleEncoder
-from videochat_online.data.frames import Tiling
-from videochat_online.data.layout import (
+from videochat_online.data.rows.row_formats import DialogueTurn, Sample
+from videochat_online.data.samples.encoding import SampleEncoder
+from videochat_online.data.samples.frame_lines import FrameLines
+from videochat_online.data.samples.sample_reader import check_memory
+from videochat_online.data.samples.sampled_frames import Tiling
+from videochat_online.data.samples.simulated_memory import MemoryLayout
+from videochat_online.data.samples.turn_layout import (
     image_turns,
     last_turns,
     online_turn,
@@ -28,10 +32,6 @@ from videochat_online.data.layout import (
     tracking_turns,
     video_turns,
 )
-from videochat_online.data.lines import FrameLines
-from videochat_online.data.reading import check_memory
-from videochat_online.data.records import DialogueTurn, Sample
-from videochat_online.data.remembered import MemoryLayout
 from videochat_online.text import PromptCounter, PromptOutline
 from videochat_online.types import Turn
 from videochat_online.video import TIME_TOLERANCE_S, choose_tile_grid, uniform_subset

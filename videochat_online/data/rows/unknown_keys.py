@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any
 
-from videochat_online.data.values import MAX_TIME_S, shown
+from videochat_online.data.rows.field_values import MAX_TIME_S, shown
 from videochat_online.errors import InputError
 
 _DECIDING: tuple[str, ...] = ("image", "video", "clip", "start", "end", "fps", "need_reset_timestamp")

@@ -14,10 +14,10 @@ import numpy as np
 from PIL import Image
 from transformers import PreTrainedTokenizerBase
 
-from videochat_online.data.frames import Pixels, Tiling
-from videochat_online.data.reading import SampleReader
-from videochat_online.data.records import Sample
-from videochat_online.data.remembered import MemoryLayout
+from videochat_online.data.rows.row_formats import Sample
+from videochat_online.data.samples.sample_reader import SampleReader
+from videochat_online.data.samples.sampled_frames import Pixels, Tiling
+from videochat_online.data.samples.simulated_memory import MemoryLayout
 from videochat_online.text import ChatTemplate, layout_prompt, truncate_layout
 
 JPEG_QUALITIES = (75, 100)

@@ -16,10 +16,10 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from videochat_online.data.frames import Tiling
-from videochat_online.data.remembered import MemoryLayout
-from videochat_online.data.storage import Location, exists, location, read_bytes
-from videochat_online.data.values import FPS_RANGE, shown, span
+from videochat_online.data.rows.field_values import FPS_RANGE, shown, span
+from videochat_online.data.rows.storage import Location, exists, location, read_bytes
+from videochat_online.data.samples.sampled_frames import Tiling
+from videochat_online.data.samples.simulated_memory import MemoryLayout
 from videochat_online.errors import InputError
 
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")

@@ -15,13 +15,13 @@ from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
 
-from videochat_online.data.keys import unread_keys
-from videochat_online.data.mixture import repeated_rows
-from videochat_online.data.reading import SampleReader
-from videochat_online.data.records import Sample, parse_row
-from videochat_online.data.registry import RegistryEntry, check_places
-from videochat_online.data.rows import RowFile
-from videochat_online.data.values import cut
+from videochat_online.data.batches.mixture import repeated_rows
+from videochat_online.data.rows.annotation_file import RowFile
+from videochat_online.data.rows.field_values import cut
+from videochat_online.data.rows.registry import RegistryEntry, check_places
+from videochat_online.data.rows.row_formats import Sample, parse_row
+from videochat_online.data.rows.unknown_keys import unread_keys
+from videochat_online.data.samples.sample_reader import SampleReader
 from videochat_online.errors import InputError
 from videochat_online.video import image_notes
 

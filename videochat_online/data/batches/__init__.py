@@ -1,0 +1,1 @@
+"""Samples in order: epochs, packs, batches."""

@@ -1,0 +1,1 @@
+"""Rows of annotation files: read, checked, named by registries."""
