@@ -43,8 +43,8 @@ from videochat_online.data import (
 )
 from videochat_online.data.samples import encoding
 from videochat_online.memory import TokenSchedule
+from videochat_online.train.loop.throughput import Work, work_of
 from videochat_online.train.run import make_collator
-from videochat_online.train.throughput import Work, work_of
 from videochat_online.video import FrameTransform
 
 VIDEO_SIZE, IMAGE_SIZE, FPS = (640, 360), (1280, 720), 24

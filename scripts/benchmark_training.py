@@ -32,9 +32,9 @@ from transformers import Trainer, TrainingArguments
 from benchmark_loader import Setup, machine, make_set
 from random_model import SIZES, now
 from videochat_online.data import BATCH_REPORT, Collator, PackedDataset
-from videochat_online.train.frozen import halve_frozen
-from videochat_online.train.throughput import FlopModel, Work, peak_flops, work_of
-from videochat_online.train.trainer import OnlineTrainer
+from videochat_online.train.loop.throughput import FlopModel, Work, peak_flops, work_of
+from videochat_online.train.loop.trainer import OnlineTrainer
+from videochat_online.train.setup.frozen_matrices import halve_frozen
 from videochat_online.video import normalize
 
 ACCUMULATION, COMPUTING_S = 8, 0.2

@@ -21,7 +21,7 @@ from videochat_online.model.quantizing import check_torchao, quantize_weights
 from videochat_online.streaming import GenerationSettings, StreamingSession
 from videochat_online.streaming.kv.cache import kv_bytes_per_token
 from videochat_online.streaming.kv.static import new_cache
-from videochat_online.train.throughput import FlopModel, Work
+from videochat_online.train.loop.throughput import FlopModel, Work
 from videochat_online.video import FrameTransform, read_ahead
 
 CEILING_FLOPS, CEILING_BYTES = 790e12, 4.3e12

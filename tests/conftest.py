@@ -92,7 +92,7 @@ def frames() -> Callable[[int], np.ndarray]:
 @pytest.fixture
 def at(monkeypatch) -> dict[int, Callable[[], None]]:
     """What happens in the middle of a step, by the number of steps before it."""
-    from videochat_online.train.trainer import OnlineTrainer  # takes seconds, and few tests want it
+    from videochat_online.train.loop.trainer import OnlineTrainer  # takes seconds, and few tests want it
 
     events: dict[int, Callable[[], None]] = {}
     step = OnlineTrainer.training_step
@@ -109,7 +109,7 @@ def at(monkeypatch) -> dict[int, Callable[[], None]]:
 @pytest.fixture
 def saved(monkeypatch) -> list[int]:
     """The steps after which a checkpoint is written."""
-    from videochat_online.train.trainer import OnlineTrainer  # takes seconds, and few tests want it
+    from videochat_online.train.loop.trainer import OnlineTrainer  # takes seconds, and few tests want it
 
     steps: list[int] = []
     complete = OnlineTrainer._complete

@@ -12,7 +12,8 @@ import flash_attn_stub
 from train_cases import flags, losses, mixed_rows, state, write_media, write_registry
 from videochat_online.model import load_network
 from videochat_online.streaming import GenerationSettings, StreamingSession
-from videochat_online.train import parse_arguments, preparation, train
+from videochat_online.train import parse_arguments, train
+from videochat_online.train.setup import model_setup as preparation
 
 IMAGE = 7
 

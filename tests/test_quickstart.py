@@ -36,7 +36,7 @@ from videochat_online.evaluation.compare.compare import ComparedRun, Figures
 from videochat_online.evaluation.scoring.bootstrap import Difference, Score
 from videochat_online.synthetic import PRESETS, make_streams, synthesize
 from videochat_online.train import parse_arguments
-from videochat_online.train.parsing import read_config
+from videochat_online.train.keys.parsing import read_config
 
 ROOT = Path(__file__).resolve().parents[1]
 

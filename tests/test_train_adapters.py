@@ -18,11 +18,12 @@ from train_cases import flags, launch, losses, mixed_rows, state, write_media, w
 from videochat_online.cli.main import main
 from videochat_online.errors import CheckpointError, InputError
 from videochat_online.model import load_model, load_network
-from videochat_online.train import TrainReport, lean, parse_arguments, train
-from videochat_online.train.adapters import scalings_of
-from videochat_online.train.arguments import ModelArguments
-from videochat_online.train.learned import put_tensors
-from videochat_online.train.preparation import choose_trainable
+from videochat_online.train import TrainReport, parse_arguments, train
+from videochat_online.train.folder.learned_weights import put_tensors
+from videochat_online.train.keys.arguments import ModelArguments
+from videochat_online.train.loop import lean_trainer as lean
+from videochat_online.train.setup.lora import scalings_of
+from videochat_online.train.setup.model_setup import choose_trainable
 
 ROOT = Path(__file__).resolve().parents[1]
 FROZEN = {"freeze_backbone": True, "freeze_llm": True}

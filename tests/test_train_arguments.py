@@ -8,8 +8,8 @@ import yaml
 
 from videochat_online.errors import InputError
 from videochat_online.train import parse_arguments
-from videochat_online.train.parsing import describe_keys, read_config
-from videochat_online.train.rundir import resolved_keys
+from videochat_online.train.folder.training_folder import resolved_keys
+from videochat_online.train.keys.parsing import describe_keys, read_config
 
 ROOT = Path(__file__).resolve().parents[1]
 NEEDED = {"output_dir": "out", "model_name_or_path": "model", "meta_path": "registry.json"}

@@ -26,7 +26,7 @@ from videochat_online.cli.main import main
 from videochat_online.data import BatchReport, SkippedSample
 from videochat_online.errors import InputError
 from videochat_online.train import TrainReport, dry_run, parse_arguments, train
-from videochat_online.train.skipped import SkippedLog, read_skipped
+from videochat_online.train.loop.skipped_rows import SkippedLog, read_skipped
 
 
 @pytest.fixture(scope="module")

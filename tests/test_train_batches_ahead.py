@@ -21,9 +21,10 @@ from torch.utils.data import DataLoader
 from train_cases import arguments, losses, online_rows, write_media, write_registry
 from videochat_online.data import Collator, Example, TrainingDataset
 from videochat_online.errors import InputError
-from videochat_online.train import TrainReport, batches_ahead, parse_arguments, train
-from videochat_online.train.batches_ahead import BatchesAhead, SharedCollator
-from videochat_online.train.trainer import OnlineTrainer
+from videochat_online.train import TrainReport, parse_arguments, train
+from videochat_online.train.loop import batches_ahead
+from videochat_online.train.loop.batches_ahead import BatchesAhead, SharedCollator
+from videochat_online.train.loop.trainer import OnlineTrainer
 from videochat_online.video import FrameTransform
 
 

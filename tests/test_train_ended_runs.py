@@ -15,8 +15,9 @@ import torch
 
 from train_cases import arguments, dialogue, losses, state, write_media, write_registry
 from videochat_online.errors import InputError
-from videochat_online.train import TrainReport, disk, distributed, dry_run, parse_arguments, train
-from videochat_online.train.rundir import RunFolder, resolved_keys, shared_keys
+from videochat_online.train import TrainReport, distributed, dry_run, parse_arguments, train
+from videochat_online.train.folder import disk
+from videochat_online.train.folder.training_folder import RunFolder, resolved_keys, shared_keys
 
 KEYS = {"max_steps": 6, "save_strategy": "steps", "save_steps": 4, "eval_strategy": "steps", "eval_steps": 2}
 

@@ -17,12 +17,12 @@ from videochat_online.data.samples.sample_lengths import EstimatedSample
 from videochat_online.errors import InputError
 from videochat_online.model import VideoChatOnlineConfig, load_model, load_network
 from videochat_online.train import dry_run, parse_arguments, train
-from videochat_online.train.estimate import blank_network, parameter_table, token_statistics
-from videochat_online.train.memory import Sizes, memory_estimate, remarks
-from videochat_online.train.parsing import read_config
-from videochat_online.train.plan import resolve_plan
-from videochat_online.train.preparation import choose_trainable, load_texts, make_encoder
-from videochat_online.train.throughput import Work
+from videochat_online.train.estimate.device_memory import Sizes, memory_estimate, remarks
+from videochat_online.train.estimate.run_estimate import blank_network, parameter_table, token_statistics
+from videochat_online.train.keys.deepspeed_plan import resolve_plan
+from videochat_online.train.keys.parsing import read_config
+from videochat_online.train.loop.throughput import Work
+from videochat_online.train.setup.model_setup import choose_trainable, load_texts, make_encoder
 
 PARTS = ("weights", "gradients", "accumulation", "optimizer", "buckets")
 BATCH = Work(tokens=1000, learned_tokens=300, pictures=10, samples=1)
@@ -138,7 +138,7 @@ PLAN_BYTES = [
 def test_memory_by_plan(parse, monkeypatch, plan, weights, gradients, accumulation, optimizer, buckets):
     """Bytes for each parameter, on each of four devices; a billion of them, all of which learn."""
     sizes = Sizes(all=BILLION, learning=BILLION, largest=LARGEST, head=HEAD, halved=0, matrices=BILLION)
-    monkeypatch.setattr("videochat_online.train.memory._sizes", lambda network: sizes)
+    monkeypatch.setattr("videochat_online.train.estimate.device_memory._sizes", lambda network: sizes)
     arguments = parse()
     network = blank_network(load_config_of(arguments), arguments.model)
     monkeypatch.setenv("PLANNED_PROCESSES", "4")
@@ -182,7 +182,9 @@ def test_pixels_logits_and_masks(parse, monkeypatch):
     assert found == pytest.approx(8192**2 * (1 + 4 * 32) / 2**30, abs=0.01)  # one of places, one of numbers a layer
     (remark,) = remarks(network, packed, 8192, 1)
     assert f"attention sdpa makes masks of 1 x 8192 x 8192 places, {found:.1f} GiB" in remark
-    monkeypatch.setattr("videochat_online.train.memory.attention_of", lambda arguments: "flash_attention_2")
+    monkeypatch.setattr(
+        "videochat_online.train.estimate.device_memory.attention_of", lambda arguments: "flash_attention_2"
+    )
     assert memory_estimate(network, packed, row)["masks"] == 0
     assert remarks(network, packed, 8192, 1) == []
 

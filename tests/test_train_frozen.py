@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 from train_cases import flags, losses, mixed_rows, write_media, write_registry
 from videochat_online.model import load_network
 from videochat_online.train import parse_arguments, train
-from videochat_online.train.arguments import ModelArguments
-from videochat_online.train.frozen import frozen_matrices, halve_frozen
-from videochat_online.train.preparation import choose_trainable
+from videochat_online.train.keys.arguments import ModelArguments
+from videochat_online.train.setup.frozen_matrices import frozen_matrices, halve_frozen
+from videochat_online.train.setup.model_setup import choose_trainable
 
 FROZEN = {"freeze_backbone": True, "freeze_llm": True, "freeze_mlp": False}
 SETUPS = {
@@ -41,7 +41,7 @@ def run(tiny_dir, registry, tmp_path):
 @pytest.mark.parametrize("setup", SETUPS)
 def test_not_a_bit_is_computed_otherwise(run, tmp_path, monkeypatch, setup):
     ours = run("ours", **SETUPS[setup])
-    monkeypatch.setattr("videochat_online.train.preparation.keeps_frozen_in_half", lambda arguments: False)
+    monkeypatch.setattr("videochat_online.train.setup.model_setup.keeps_frozen_in_half", lambda arguments: False)
     theirs = run("theirs", **SETUPS[setup])
     assert losses(ours) == losses(theirs)
     assert len(set(losses(ours))) == 2

@@ -13,8 +13,8 @@ from processes import run_program
 from train_cases import flags, launch, losses, mixed_rows, write_media, write_registry
 from videochat_online.errors import InputError
 from videochat_online.train import dry_run, parse_arguments, train
-from videochat_online.train.plan import deciding_keys, resolve_plan
-from videochat_online.train.rundir import RunFolder
+from videochat_online.train.folder.training_folder import RunFolder
+from videochat_online.train.keys.deepspeed_plan import deciding_keys, resolve_plan
 
 PLANS = Path(__file__).resolve().parents[1] / "configs" / "deepspeed"
 

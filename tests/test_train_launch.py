@@ -23,8 +23,8 @@ from videochat_online.data import load_registries, parse_row
 from videochat_online.errors import InputError
 from videochat_online.model import load_model
 from videochat_online.train import distributed, parse_arguments, train
-from videochat_online.train.parsing import read_config
-from videochat_online.train.rundir import RunFolder
+from videochat_online.train.folder.training_folder import RunFolder
+from videochat_online.train.keys.parsing import read_config
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = [ROOT / f"shell/online_4b/videochat_online_4b_stage{stage}_ft.sh" for stage in (1, 2)]

@@ -22,13 +22,14 @@ from videochat_online.cli.convert import all_or_nothing
 from videochat_online.cli.main import main
 from videochat_online.data import BatchReport, SkippedSample
 from videochat_online.errors import InputError
-from videochat_online.train import TrainReport, checkpoints, disk, distributed, dry_run, parse_arguments, train
-from videochat_online.train.checkpoints import last_checkpoint, rotate
-from videochat_online.train.finite import FiniteLosses
-from videochat_online.train.preemption import NOTHING, SAVE, STOP, Requests, ignore_signals_to_all
-from videochat_online.train.rundir import RunFolder
-from videochat_online.train.skipped import SkippedLog
-from videochat_online.train.trainer import OnlineTrainer
+from videochat_online.train import TrainReport, distributed, dry_run, parse_arguments, train
+from videochat_online.train.folder import checkpoints, disk
+from videochat_online.train.folder.checkpoints import last_checkpoint, rotate
+from videochat_online.train.folder.training_folder import RunFolder
+from videochat_online.train.loop.nonfinite_guard import FiniteLosses
+from videochat_online.train.loop.preemption import NOTHING, SAVE, STOP, Requests, ignore_signals_to_all
+from videochat_online.train.loop.skipped_rows import SkippedLog
+from videochat_online.train.loop.trainer import OnlineTrainer
 
 ROOT = Path(__file__).resolve().parents[1]
 CPU = torch.device("cpu")
@@ -174,7 +175,7 @@ def test_requests_of_signals_files_and_the_clock(tmp_path, monkeypatch, caplog):
         monkeypatch.setattr(Path, "unlink", lambda self, missing_ok=False: (_ for _ in ()).throw(OSError(1, "no")))
         assert [requests.agreed(CPU), requests.agreed(CPU)] == [SAVE, NOTHING]
     now = [0.0]
-    monkeypatch.setattr("videochat_online.train.preemption.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("videochat_online.train.loop.preemption.time.monotonic", lambda: now[0])
     timed = Requests(tmp_path / "timed", rank=0, save_minutes=2)
     asked = []
     for now[0] in (119.0, 120.0, 121.0):

@@ -18,10 +18,11 @@ from train_cases import flags, launch, mixed_rows, spoilt_loss, state, write_med
 from videochat_online.cli.main import main
 from videochat_online.errors import InputError
 from videochat_online.model import VideoChatOnlineForConditionalGeneration, load_model, loading
-from videochat_online.train import TrainReport, parse_arguments, preparation, train
+from videochat_online.train import TrainReport, parse_arguments, train
 from videochat_online.train import run as run_module
-from videochat_online.train.finite import MAX_IN_A_ROW, FiniteLosses
-from videochat_online.train.rundir import RunFolder, resolved_keys
+from videochat_online.train.folder.training_folder import RunFolder, resolved_keys
+from videochat_online.train.loop.nonfinite_guard import MAX_IN_A_ROW, FiniteLosses
+from videochat_online.train.setup import model_setup as preparation
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -22,13 +22,13 @@ from videochat_online.data import EpochSampler, load_registries
 from videochat_online.errors import InputError
 from videochat_online.model import VideoChatOnlineForConditionalGeneration, load_model, load_network
 from videochat_online.train import TrainReport, parse_arguments, train
-from videochat_online.train.arguments import ModelArguments
-from videochat_online.train.callbacks import TellEpoch
-from videochat_online.train.preparation import choose_trainable
+from videochat_online.train.folder.training_folder import RunFolder
+from videochat_online.train.keys.arguments import ModelArguments
+from videochat_online.train.loop.callbacks import TellEpoch
+from videochat_online.train.loop.skipped_rows import SkippedLog
+from videochat_online.train.loop.trainer import OnlineTrainer
 from videochat_online.train.run import set_facts
-from videochat_online.train.rundir import RunFolder
-from videochat_online.train.skipped import SkippedLog
-from videochat_online.train.trainer import OnlineTrainer
+from videochat_online.train.setup.model_setup import choose_trainable
 
 
 @pytest.fixture(scope="module")

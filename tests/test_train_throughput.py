@@ -11,9 +11,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from train_cases import mixed_rows, normalised, tiny_encoder, write_media, write_registry
 from videochat_online.data import BATCH_REPORT, TrainingDataset, load_registries
 from videochat_online.model import load_model
-from videochat_online.train import throughput
+from videochat_online.train.loop import throughput
+from videochat_online.train.loop.throughput import FlopModel, Throughput, Work, work_of
 from videochat_online.train.run import make_collator
-from videochat_online.train.throughput import FlopModel, Throughput, Work, work_of
 
 
 @pytest.fixture(scope="module")

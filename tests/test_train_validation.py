@@ -22,11 +22,11 @@ from videochat_online.data.batches.held_out import Leak, find_leak
 from videochat_online.errors import InputError
 from videochat_online.model import load_model
 from videochat_online.train import TrainReport, dry_run, parse_arguments, train
-from videochat_online.train.arguments import RunArguments
-from videochat_online.train.preparation import load_texts, make_encoder
+from videochat_online.train.keys.arguments import RunArguments
+from videochat_online.train.loop.throughput import Throughput
+from videochat_online.train.loop.validation import Validation, load_held_out
 from videochat_online.train.run import make_collator
-from videochat_online.train.throughput import Throughput
-from videochat_online.train.validation import Validation, load_held_out
+from videochat_online.train.setup.model_setup import load_texts, make_encoder
 from videochat_online.video import normalize
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -378,7 +378,7 @@ def test_a_dry_run_says_what_validation_costs(place, tiny_dir, capsys):
 
 def test_time_of_validation_is_no_time_of_training(tiny_model, monkeypatch):
     clock = iter([0.0, 10.0])
-    monkeypatch.setattr("videochat_online.train.throughput.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("videochat_online.train.loop.throughput.time.perf_counter", lambda: next(clock))
     throughput = Throughput(tiny_model.network, torch.device("cpu"))
     throughput.add(
         {

@@ -16,7 +16,7 @@ from train_cases import flags, mixed_rows, write_media, write_registry
 from videochat_online.cli import main as entry
 from videochat_online.cli.main import main
 from videochat_online.train import parse_arguments, train
-from videochat_online.train.rundir import resolved_keys
+from videochat_online.train.folder.training_folder import resolved_keys
 
 
 def one_line(capsys: pytest.CaptureFixture[str], *wanted: str) -> None:

@@ -207,8 +207,9 @@ def main() -> int:
     """The subcommand alone, with the errors of the command line."""
     from videochat_online.cli import train as subcommand
     from videochat_online.errors import InputError
-    from videochat_online.train import run, rundir
-    from videochat_online.train.trainer import OnlineTrainer
+    from videochat_online.train import run
+    from videochat_online.train.folder import training_folder as rundir
+    from videochat_online.train.loop.trainer import OnlineTrainer
 
     if "KILL_AT_STEP" in os.environ:
 

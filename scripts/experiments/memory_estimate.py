@@ -206,9 +206,9 @@ def table() -> None:
     """Print the table of docs/training.md."""
     from published_size import published_config
     from videochat_online.train import parse_arguments
-    from videochat_online.train.estimate import blank_network
-    from videochat_online.train.memory import memory_estimate
-    from videochat_online.train.throughput import Work
+    from videochat_online.train.estimate.device_memory import memory_estimate
+    from videochat_online.train.estimate.run_estimate import blank_network
+    from videochat_online.train.loop.throughput import Work
 
     print("| | Longest batch | Plan | " + " | ".join(COLUMNS.values()) + " | Together |")
     print("|---|---|---|" + "---:|" * (len(COLUMNS) + 1))

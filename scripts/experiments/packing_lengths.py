@@ -17,9 +17,9 @@ import sys
 import time
 
 from videochat_online.data import Example, PackedDataset, RowFile, TrainingDataset, load_registries, parse_row
-from videochat_online.train.parsing import parse_arguments
-from videochat_online.train.preparation import load_texts, make_encoder
+from videochat_online.train.keys.parsing import parse_arguments
 from videochat_online.train.run import make_collator
+from videochat_online.train.setup.model_setup import load_texts, make_encoder
 
 NUM_PACKS = 40
 

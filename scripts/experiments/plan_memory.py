@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""What DeepSpeed's plans hold, against what train/memory.py says of them.
+"""What DeepSpeed's plans hold, against what train/estimate/device_memory.py says of them.
 
     python scripts/experiments/plan_memory.py
 
@@ -56,8 +56,8 @@ def measure(plan: dict[str, Any]) -> tuple[float, float]:
     import deepspeed
     import torch
 
-    from videochat_online.train.memory import Sizes, held_by_plan
-    from videochat_online.train.plan import resolve_plan
+    from videochat_online.train.estimate.device_memory import Sizes, held_by_plan
+    from videochat_online.train.keys.deepspeed_plan import resolve_plan
 
     give_back_what_is_free()
     os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}

@@ -17,7 +17,7 @@ from pathlib import Path
 from videochat_online.errors import InputError
 from videochat_online.train import dry_run, parse_arguments, train
 from videochat_online.train.distributed import leave
-from videochat_online.train.parsing import describe_keys
+from videochat_online.train.keys.parsing import describe_keys
 
 ENDED_EARLY_STATUS = 3
 """The run was told to stop before its last step; what waits for its result must not go on."""

@@ -27,25 +27,23 @@ from videochat_online.data.rows.registry import RegistryEntry
 from videochat_online.data.samples.sample_lengths import EstimatedSample
 from videochat_online.errors import InputError
 from videochat_online.text import special_ids
-from videochat_online.train.adapters import ADAPTER_FOLDER
-from videochat_online.train.arguments import Arguments, RunArguments
-from videochat_online.train.card import write_run_card
-from videochat_online.train.checkpoints import is_as_long, last_checkpoint
-from videochat_online.train.disk import DiskError, disk_estimate, writing
 from videochat_online.train.distributed import check_alike, first_alone, gathered, join, together
-from videochat_online.train.estimate import blank_network, corrected, estimate_run
-from videochat_online.train.lean import reading
-from videochat_online.train.learned import check_start, is_little_learned
-from videochat_online.train.lengths import estimate_together
-from videochat_online.train.memory import remarks
-from videochat_online.train.preemption import STOP, Requests
-from videochat_online.train.preparation import Student, load_student, load_texts, make_encoder
-from videochat_online.train.rates import learning_rate_scales
-from videochat_online.train.report import TrainReport, make_report, read_report
-from videochat_online.train.rundir import REPORT_FILE, RunFolder, resolved_keys, shared_keys
-from videochat_online.train.saving import save_result, take_result
-from videochat_online.train.trainer import OnlineTrainer
-from videochat_online.train.validation import (
+from videochat_online.train.estimate.device_memory import remarks
+from videochat_online.train.estimate.row_lengths import estimate_together
+from videochat_online.train.estimate.run_estimate import blank_network, corrected, estimate_run
+from videochat_online.train.folder.checkpoints import is_as_long, last_checkpoint
+from videochat_online.train.folder.disk import DiskError, disk_estimate, writing
+from videochat_online.train.folder.final_model import save_result, take_result
+from videochat_online.train.folder.learned_weights import check_start, is_little_learned
+from videochat_online.train.folder.run_card import write_run_card
+from videochat_online.train.folder.training_folder import REPORT_FILE, RunFolder, resolved_keys, shared_keys
+from videochat_online.train.folder.training_report import TrainReport, make_report, read_report
+from videochat_online.train.keys.arguments import Arguments, RunArguments
+from videochat_online.train.loop.lean_trainer import reading
+from videochat_online.train.loop.learning_rates import learning_rate_scales
+from videochat_online.train.loop.preemption import STOP, Requests
+from videochat_online.train.loop.trainer import OnlineTrainer
+from videochat_online.train.loop.validation import (
     Validation,
     begin_validation,
     estimate_validation,
@@ -53,6 +51,8 @@ from videochat_online.train.validation import (
     load_held_out,
     warn_of_leak,
 )
+from videochat_online.train.setup.lora import ADAPTER_FOLDER
+from videochat_online.train.setup.model_setup import Student, load_student, load_texts, make_encoder
 from videochat_online.utils import file_digest
 
 logger = logging.getLogger(__name__)

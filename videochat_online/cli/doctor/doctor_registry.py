@@ -15,8 +15,8 @@ from videochat_online.errors import InputError
 from videochat_online.model import VideoChatOnlineConfig
 from videochat_online.model.loading import load_config, resolve_checkpoint
 from videochat_online.progress import progress
-from videochat_online.train.arguments import DataArguments
-from videochat_online.train.preparation import make_reader
+from videochat_online.train.keys.arguments import DataArguments
+from videochat_online.train.setup.model_setup import make_reader
 
 PROBLEMS_SHOWN, KEYS_SHOWN = 5, 8
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from videochat_online.train.arguments import Arguments
+from videochat_online.train.keys.arguments import Arguments
 
 logger = logging.getLogger(__name__)
 

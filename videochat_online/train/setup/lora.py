@@ -20,7 +20,7 @@ from videochat_online.errors import InputError
 from videochat_online.model import VideoChatOnlineForConditionalGeneration
 from videochat_online.model.adapters import ADAPTER_FILES, Learned, read_adapter
 from videochat_online.model.loading import resolve_checkpoint
-from videochat_online.train.arguments import ModelArguments
+from videochat_online.train.keys.arguments import ModelArguments
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from videochat_online.errors import InputError
-from videochat_online.train.arguments import RunArguments
+from videochat_online.train.keys.arguments import RunArguments
 from videochat_online.utils import existing
 
 GIB = 2**30

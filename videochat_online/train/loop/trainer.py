@@ -26,9 +26,8 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from videochat_online.constants import IGNORE_INDEX
 from videochat_online.data import BATCH_REPORT, EpochSampler, PackedDataset, TrainingDataset
 from videochat_online.errors import InputError
-from videochat_online.train.batches_ahead import BatchesAhead, SharedCollator
-from videochat_online.train.callbacks import CloseEpoch, GoOnWithTheMean, KeepFrozenPartsOutOfTheGraph, TellEpoch
-from videochat_online.train.checkpoints import (
+from videochat_online.train.distributed import gathered, together
+from videochat_online.train.folder.checkpoints import (
     COMPLETE_MARK,
     last_checkpoint,
     read_json,
@@ -36,7 +35,7 @@ from videochat_online.train.checkpoints import (
     run_length,
     write_json,
 )
-from videochat_online.train.disk import (
+from videochat_online.train.folder.disk import (
     HALF_PRECISION,
     DiskError,
     check_room,
@@ -46,16 +45,17 @@ from videochat_online.train.disk import (
     folder_bytes,
     writing,
 )
-from videochat_online.train.distributed import gathered, together
-from videochat_online.train.evaluating import EvaluatingTrainer
-from videochat_online.train.finite import FiniteLosses
-from videochat_online.train.lean import reading
-from videochat_online.train.preemption import Requests, SaveWhenAsked, ignore_signals_to_all
-from videochat_online.train.rates import follow, scale_groups
-from videochat_online.train.skipped import SkippedLog
-from videochat_online.train.steps import StepAccount
-from videochat_online.train.throughput import Throughput
-from videochat_online.train.validation import Validation, best_checkpoint
+from videochat_online.train.loop.batches_ahead import BatchesAhead, SharedCollator
+from videochat_online.train.loop.callbacks import CloseEpoch, GoOnWithTheMean, KeepFrozenPartsOutOfTheGraph, TellEpoch
+from videochat_online.train.loop.empty_steps import StepAccount
+from videochat_online.train.loop.evaluating_trainer import EvaluatingTrainer
+from videochat_online.train.loop.lean_trainer import reading
+from videochat_online.train.loop.learning_rates import follow, scale_groups
+from videochat_online.train.loop.nonfinite_guard import FiniteLosses
+from videochat_online.train.loop.preemption import Requests, SaveWhenAsked, ignore_signals_to_all
+from videochat_online.train.loop.skipped_rows import SkippedLog
+from videochat_online.train.loop.throughput import Throughput
+from videochat_online.train.loop.validation import Validation, best_checkpoint
 from videochat_online.utils import share_files
 from videochat_online.video import normalize
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from videochat_online.model.card import public, table, write_card
-from videochat_online.train.arguments import Arguments, ModelArguments
-from videochat_online.train.parsing import PATHS
-from videochat_online.train.report import TrainReport
-from videochat_online.train.rundir import identity, resolved_keys
+from videochat_online.train.folder.training_folder import identity, resolved_keys
+from videochat_online.train.folder.training_report import TrainReport
+from videochat_online.train.keys.arguments import Arguments, ModelArguments
+from videochat_online.train.keys.parsing import PATHS
 
 _PLACES = {*PATHS, "deepspeed", "model_name_or_path"}
 _IN_REPORT = ("steps", "train_loss", "nonfinite_batches", "empty_steps")

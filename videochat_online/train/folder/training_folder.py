@@ -29,8 +29,7 @@ except ImportError:  # not on Windows
 from videochat_online.errors import CheckpointError, InputError
 from videochat_online.model.weight_files import tensor_names
 from videochat_online.text import load_tokenizer
-from videochat_online.train.arguments import Arguments, DataArguments, ModelArguments, num_processes
-from videochat_online.train.checkpoints import (
+from videochat_online.train.folder.checkpoints import (
     COMPLETE_MARK,
     LENGTH,
     checkpoints,
@@ -39,8 +38,9 @@ from videochat_online.train.checkpoints import (
     read_json,
     write_text,
 )
-from videochat_online.train.parsing import GONE, PATHS
-from videochat_online.train.plan import deciding_keys
+from videochat_online.train.keys.arguments import Arguments, DataArguments, ModelArguments, num_processes
+from videochat_online.train.keys.deepspeed_plan import deciding_keys
+from videochat_online.train.keys.parsing import GONE, PATHS
 from videochat_online.utils import check_writable, git_revision, versions
 
 RUN_FILE = "run.json"

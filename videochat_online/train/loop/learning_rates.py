@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from videochat_online.train.arguments import ModelArguments
+from videochat_online.train.keys.arguments import ModelArguments
 
 _LAYER = re.compile(r"^(?:vision_tower\.encoder\.layer|language_model\.model\.layers)\.(\d+)\.")
 _BELOW = ("vision_tower.embeddings.", "language_model.model.embed_tokens.")

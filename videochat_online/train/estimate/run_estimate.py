@@ -16,10 +16,10 @@ import numpy as np
 from videochat_online.data import TrainingDataset
 from videochat_online.data.samples.sample_lengths import EstimatedSample
 from videochat_online.model import VideoChatOnlineConfig, VideoChatOnlineForConditionalGeneration, checkpoint
-from videochat_online.train.arguments import Arguments, ModelArguments, num_processes
-from videochat_online.train.memory import memory_estimate, remarks
-from videochat_online.train.preparation import choose_trainable
-from videochat_online.train.throughput import PEAK_FLOPS, FlopModel, Work
+from videochat_online.train.estimate.device_memory import memory_estimate, remarks
+from videochat_online.train.keys.arguments import Arguments, ModelArguments, num_processes
+from videochat_online.train.loop.throughput import PEAK_FLOPS, FlopModel, Work
+from videochat_online.train.setup.model_setup import choose_trainable
 
 PARTS = ("vision_tower", "projector", "language_model")
 MAX_SAMPLED = 20_000

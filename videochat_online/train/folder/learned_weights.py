@@ -28,10 +28,10 @@ from videochat_online.model.adapters import (
 )
 from videochat_online.model.original import merge_lora
 from videochat_online.model.weight_files import read_tensors, weight_files
-from videochat_online.train.adapters import scalings_of
-from videochat_online.train.disk import count_parameters
 from videochat_online.train.distributed import assembled, whole_parameters
-from videochat_online.train.frozen import is_halved, unrounded
+from videochat_online.train.folder.disk import count_parameters
+from videochat_online.train.setup.frozen_matrices import is_halved, unrounded
+from videochat_online.train.setup.lora import scalings_of
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from videochat_online.data import SetCount, SkippedSample, TrainingDataset
-from videochat_online.train.disk import count_parameters
-from videochat_online.train.rundir import HELD_OUT_SKIPPED_PREFIX
-from videochat_online.train.skipped import read_skipped
-from videochat_online.train.trainer import OnlineTrainer
+from videochat_online.train.folder.disk import count_parameters
+from videochat_online.train.folder.training_folder import HELD_OUT_SKIPPED_PREFIX
+from videochat_online.train.loop.skipped_rows import read_skipped
+from videochat_online.train.loop.trainer import OnlineTrainer
 
 FINISHED, ENDED_EARLY = "finished", "ended early"
 """What can have become of a run that has a report."""

@@ -16,8 +16,8 @@ import torch
 from transformers import TrainerControl
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from videochat_online.train.lean import LeanTrainer
-from videochat_online.train.validation import Validation, best_checkpoint, has_stopped_early
+from videochat_online.train.loop.lean_trainer import LeanTrainer
+from videochat_online.train.loop.validation import Validation, best_checkpoint, has_stopped_early
 
 logger = logging.getLogger(__name__)
 

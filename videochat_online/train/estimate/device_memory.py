@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 from videochat_online.model import VideoChatOnlineForConditionalGeneration
 from videochat_online.model.loss import NUM_CHUNKS
-from videochat_online.train.arguments import Arguments, num_processes
-from videochat_online.train.frozen import frozen_matrices, keeps_frozen_in_half
-from videochat_online.train.plan import Plan, lossy_sums, resolve_plan
-from videochat_online.train.preparation import attention_of
-from videochat_online.train.throughput import Work
+from videochat_online.train.keys.arguments import Arguments, num_processes
+from videochat_online.train.keys.deepspeed_plan import Plan, lossy_sums, resolve_plan
+from videochat_online.train.loop.throughput import Work
+from videochat_online.train.setup.frozen_matrices import frozen_matrices, keeps_frozen_in_half
+from videochat_online.train.setup.model_setup import attention_of
 
 GIB = 2**30
 KEPT_BY_LAYER = {"float32": (52, 16), "autocast": (34, 8), "half": (30, 8)}

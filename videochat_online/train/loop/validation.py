@@ -35,14 +35,14 @@ from videochat_online.data.batches.held_out import find_leak
 from videochat_online.data.samples.sample_lengths import EstimatedSample
 from videochat_online.errors import InputError
 from videochat_online.model import VideoChatOnlineForConditionalGeneration
-from videochat_online.train.arguments import Arguments, RunArguments
-from videochat_online.train.batches_ahead import SharedCollator
-from videochat_online.train.checkpoints import COMPLETE_MARK
-from videochat_online.train.estimate import work_of_samples
-from videochat_online.train.preemption import ignore_signals_to_all
-from videochat_online.train.rundir import HELD_OUT_SKIPPED_PREFIX
-from videochat_online.train.skipped import SkippedLog
-from videochat_online.train.throughput import FlopModel
+from videochat_online.train.estimate.run_estimate import work_of_samples
+from videochat_online.train.folder.checkpoints import COMPLETE_MARK
+from videochat_online.train.folder.training_folder import HELD_OUT_SKIPPED_PREFIX
+from videochat_online.train.keys.arguments import Arguments, RunArguments
+from videochat_online.train.loop.batches_ahead import SharedCollator
+from videochat_online.train.loop.preemption import ignore_signals_to_all
+from videochat_online.train.loop.skipped_rows import SkippedLog
+from videochat_online.train.loop.throughput import FlopModel
 
 logger = logging.getLogger(__name__)
 

@@ -27,10 +27,10 @@ from videochat_online.text import (
     get_template,
     load_tokenizer,
 )
-from videochat_online.train.adapters import add_adapters
-from videochat_online.train.arguments import Arguments, DataArguments, ModelArguments
-from videochat_online.train.frozen import halve_frozen, keeps_frozen_in_half
-from videochat_online.train.learned import Start, put_tensors
+from videochat_online.train.folder.learned_weights import Start, put_tensors
+from videochat_online.train.keys.arguments import Arguments, DataArguments, ModelArguments
+from videochat_online.train.setup.frozen_matrices import halve_frozen, keeps_frozen_in_half
+from videochat_online.train.setup.lora import add_adapters
 from videochat_online.video import FrameTransform
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

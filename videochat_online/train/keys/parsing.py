@@ -17,8 +17,8 @@ from transformers import HfArgumentParser
 
 from videochat_online.data.rows.field_values import shown
 from videochat_online.errors import InputError
-from videochat_online.train.arguments import Arguments, DataArguments, ModelArguments, RunArguments
-from videochat_online.train.config_file import below, check_plan, load_yaml
+from videochat_online.train.keys.arguments import Arguments, DataArguments, ModelArguments, RunArguments
+from videochat_online.train.keys.config_file import below, check_plan, load_yaml
 
 GONE = {
     "warmup_ratio": "warmup_steps takes a number below 1 as a fraction of all steps: warmup_steps 0.03",

@@ -8,7 +8,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from videochat_online.data import EpochSampler
-from videochat_online.train.batches_ahead import BatchesAhead
+from videochat_online.train.loop.batches_ahead import BatchesAhead
 
 
 class TellEpoch(TrainerCallback):

@@ -19,7 +19,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from videochat_online.errors import InputError
 from videochat_online.model.adapters import holds_learned
-from videochat_online.train.learned import Start, kept_names, merged, put_weights, write_learned
+from videochat_online.train.folder.learned_weights import Start, kept_names, merged, put_weights, write_learned
 
 
 @contextmanager

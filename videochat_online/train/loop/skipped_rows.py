@@ -9,7 +9,7 @@ from pathlib import Path
 
 from videochat_online.data import BatchReport, SkippedSample
 from videochat_online.errors import InputError
-from videochat_online.train.rundir import SKIPPED_PREFIX
+from videochat_online.train.folder.training_folder import SKIPPED_PREFIX
 
 MIN_ITEMS_FOR_A_VERDICT = 100
 """So many samples (or all there are) are taken as seen before too large a part of them can be bad."""

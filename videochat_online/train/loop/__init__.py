@@ -1,0 +1,1 @@
+"""transformers' training loop, and all that is hooked into it."""

@@ -1,0 +1,1 @@
+"""The network of a run before its first step: loaded, frozen in parts, with adapters."""
