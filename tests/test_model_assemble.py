@@ -15,8 +15,8 @@ from test_text_own_template import CHATML, MISTRAL, make
 from videochat_online.cli.main import main
 from videochat_online.errors import CheckpointError, InputError
 from videochat_online.model import export_original, load_model
-from videochat_online.model.assembling import assemble
-from videochat_online.model.original import PREFIXES
+from videochat_online.model.checkpoints.assembling import assemble
+from videochat_online.model.checkpoints.original import PREFIXES
 from videochat_online.streaming import GenerationSettings, ImageChat
 from videochat_online.text import load_tokenizer
 

@@ -7,7 +7,7 @@ import shutil
 from huggingface_hub import ModelCard
 
 from videochat_online.cli.main import main
-from videochat_online.model.card import public, table, write_card
+from videochat_online.model.checkpoints.model_card import public, table, write_card
 
 
 def test_a_readme_that_is_there_stays(tmp_path):

@@ -33,9 +33,9 @@ from text_tokenizers import IM_MARKERS, PHI3_MARKERS, write_sentencepiece_direct
 from videochat_online.cli.main import main
 from videochat_online.errors import CheckpointError, InputError
 from videochat_online.model import VideoChatOnlineForConditionalGeneration, load_model, load_network
-from videochat_online.model.checkpoint import write_state
-from videochat_online.model.hf_export import check_export, first_logits, text_side
-from videochat_online.model.hf_layout import hf_config, to_hf_state
+from videochat_online.model.checkpoints.checkpoint import write_state
+from videochat_online.model.checkpoints.hf_export import check_export, first_logits, text_side
+from videochat_online.model.checkpoints.hf_layout import hf_config, to_hf_state
 from videochat_online.streaming import GenerationSettings, ImageChat
 from videochat_online.text import TEMPLATES, load_tokenizer
 from videochat_online.text.chat_jinja import jinja_template
@@ -228,7 +228,7 @@ class TestRefusals:
             raise OSError(28, "No space left on device", "chat_template.jinja")
 
         (tmp_path / "hf").mkdir()
-        monkeypatch.setattr("videochat_online.model.hf_export._write", full)
+        monkeypatch.setattr("videochat_online.model.checkpoints.hf_export._write", full)
         assert convert(tiny_dir(), tmp_path / "hf") == 2
         assert "No space left on device" in capsys.readouterr().err
         assert list((tmp_path / "hf").iterdir()) == []

@@ -18,7 +18,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import videochat_online as vco
-from videochat_online.model.assembling import assemble
+from videochat_online.model.checkpoints.assembling import assemble
 from videochat_online.streaming import GenerationSettings, ImageChat
 
 QUESTIONS = (

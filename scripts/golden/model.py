@@ -11,8 +11,8 @@ from torch import Tensor
 
 from videochat_online.memory.schedule import TokenSchedule
 from videochat_online.model import VideoChatOnlineForConditionalGeneration, load_network
+from videochat_online.model.checkpoints.original import to_original_state
 from videochat_online.model.modeling import pixel_shuffle
-from videochat_online.model.original import to_original_state
 
 from .harness import Case
 

@@ -13,7 +13,7 @@ import argparse
 from pathlib import Path
 
 from videochat_online.cli.convert import all_or_nothing, check_places
-from videochat_online.model.assembling import assemble
+from videochat_online.model.checkpoints.assembling import assemble
 from videochat_online.model.placing import DTYPES
 from videochat_online.text import TEMPLATES
 from videochat_online.utils import check_writable, share_files

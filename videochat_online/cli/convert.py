@@ -19,8 +19,8 @@ from transformers import PreTrainedTokenizerBase
 
 from videochat_online.errors import CheckpointError, InputError
 from videochat_online.model import VideoChatOnlineForConditionalGeneration, export_original, load_network
-from videochat_online.model.card import write_card
-from videochat_online.model.hf_export import check_export, export_hf, first_logits, text_side
+from videochat_online.model.checkpoints.hf_export import check_export, export_hf, first_logits, text_side
+from videochat_online.model.checkpoints.model_card import write_card
 from videochat_online.model.loading import load_config
 from videochat_online.text import load_tokenizer, special_ids
 from videochat_online.utils import check_writable, share_files

@@ -58,7 +58,7 @@ from videochat_online.evaluation.run.preview import TextModel, preview
 from videochat_online.evaluation.run.results import timestamp
 from videochat_online.evaluation.scoring.judge import KEY_VARIABLE, UNNAMED, Judge
 from videochat_online.evaluation.scoring.open_answers import JUDGE, SCORER_NAMES
-from videochat_online.model.checkpoint import weights_digest
+from videochat_online.model.checkpoints.checkpoint import weights_digest
 from videochat_online.model.loading import resolve_checkpoint
 from videochat_online.text import get_template, load_tokenizer
 from videochat_online.utils import git_revision, versions

@@ -5,7 +5,7 @@ Importing it tells transformers' Auto classes what a folder of ours is.
 
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText
 
-from videochat_online.model.checkpoint import export_original
+from videochat_online.model.checkpoints.checkpoint import export_original
 from videochat_online.model.configuration import VideoChatOnlineConfig
 from videochat_online.model.loading import VideoChatModel, load_model, load_network
 from videochat_online.model.modeling import VideoChatOnlineForConditionalGeneration

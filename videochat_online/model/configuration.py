@@ -9,8 +9,8 @@ from transformers.configuration_utils import SubConfigSpec
 from transformers.models.internvl.configuration_internvl import InternVLVisionConfig
 
 from videochat_online.errors import CheckpointError
-from videochat_online.model.hf_layout import check_vision_type
-from videochat_online.model.original import ORIGINAL_MODEL_TYPES, translate_config
+from videochat_online.model.checkpoints.hf_layout import check_vision_type
+from videochat_online.model.checkpoints.original import ORIGINAL_MODEL_TYPES, translate_config
 
 MAX_LAYERS = 10_000
 MAX_IMAGE_SIZE = 16_384

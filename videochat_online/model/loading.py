@@ -23,7 +23,8 @@ from transformers import PreTrainedTokenizerBase
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from videochat_online.errors import CheckpointError, InputError
-from videochat_online.model.adapters import (
+from videochat_online.model.checkpoints.checkpoint import load_network as load_whole
+from videochat_online.model.checkpoints.saved_adapters import (
     ADAPTER_FILES,
     BASE_FILE,
     Base,
@@ -35,13 +36,12 @@ from videochat_online.model.adapters import (
     read_adapter,
     read_learned,
 )
-from videochat_online.model.checkpoint import load_network as load_whole
+from videochat_online.model.checkpoints.weight_files import is_hub_name
 from videochat_online.model.compiling import PARTS, check_compiler, compile_steps, compile_tower
 from videochat_online.model.configuration import VideoChatOnlineConfig
 from videochat_online.model.modeling import VideoChatOnlineForConditionalGeneration
 from videochat_online.model.placing import choose_attention, choose_device, choose_dtype, quantization_config
 from videochat_online.model.quantizing import check_torchao, quantize_weights
-from videochat_online.model.weight_files import is_hub_name
 from videochat_online.text import (
     ChatTemplate,
     encode_text,

@@ -1,7 +1,7 @@
 """Our chat templates in the language that transformers and others lay dialogues out by (`chat_template.jinja`).
 
 One more wording of what `ChatTemplate.render` does, for programs that know nothing of it; whoever writes one compares
-the two (`model/hf_export.py`). Images are numbered where there are several, as `ImageChat` numbers them.
+the two (`model/checkpoints/hf_export.py`). Images are numbered where there are several, as `ImageChat` numbers them.
 """
 
 from __future__ import annotations

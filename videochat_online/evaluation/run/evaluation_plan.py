@@ -19,7 +19,7 @@ from videochat_online.evaluation.run.answering import ANSWER_BY, asked_kind
 from videochat_online.evaluation.run.results import Shard
 from videochat_online.evaluation.scoring.judge import Judge
 from videochat_online.evaluation.scoring.open_answers import JUDGE, SCORER_NAMES, parse_number
-from videochat_online.model.checkpoint import weights_digest
+from videochat_online.model.checkpoints.checkpoint import weights_digest
 from videochat_online.streaming import GenerationSettings
 from videochat_online.utils import file_digest
 

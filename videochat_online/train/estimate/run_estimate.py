@@ -15,7 +15,8 @@ import numpy as np
 
 from videochat_online.data import TrainingDataset
 from videochat_online.data.samples.sample_lengths import EstimatedSample
-from videochat_online.model import VideoChatOnlineConfig, VideoChatOnlineForConditionalGeneration, checkpoint
+from videochat_online.model import VideoChatOnlineConfig, VideoChatOnlineForConditionalGeneration
+from videochat_online.model.checkpoints import checkpoint
 from videochat_online.train.estimate.device_memory import memory_estimate, remarks
 from videochat_online.train.keys.arguments import Arguments, ModelArguments, num_processes
 from videochat_online.train.loop.throughput import PEAK_FLOPS, FlopModel, Work

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from videochat_online.model.adapters import Base
+from videochat_online.model.checkpoints.saved_adapters import Base
 from videochat_online.train.folder.learned_weights import collected, frozen_dtype, put_weights
 from videochat_online.train.loop.lean_trainer import reading
 from videochat_online.train.loop.trainer import OnlineTrainer

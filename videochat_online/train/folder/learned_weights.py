@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from videochat_online.errors import CheckpointError
 from videochat_online.model import VideoChatOnlineForConditionalGeneration
-from videochat_online.model.adapters import (
+from videochat_online.model.checkpoints.original import merge_lora
+from videochat_online.model.checkpoints.saved_adapters import (
     LEARNED_FILE,
     Base,
     check_base,
@@ -26,8 +27,7 @@ from videochat_online.model.adapters import (
     read_learned,
     shape_of,
 )
-from videochat_online.model.original import merge_lora
-from videochat_online.model.weight_files import read_tensors, weight_files
+from videochat_online.model.checkpoints.weight_files import read_tensors, weight_files
 from videochat_online.train.distributed import assembled, whole_parameters
 from videochat_online.train.folder.disk import count_parameters
 from videochat_online.train.setup.frozen_matrices import is_halved, unrounded

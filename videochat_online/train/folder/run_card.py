@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from videochat_online.model.card import public, table, write_card
+from videochat_online.model.checkpoints.model_card import public, table, write_card
 from videochat_online.train.folder.training_folder import identity, resolved_keys
 from videochat_online.train.folder.training_report import TrainReport
 from videochat_online.train.keys.arguments import Arguments, ModelArguments

@@ -27,7 +27,7 @@ except ImportError:  # not on Windows
     fcntl = None  # type: ignore[assignment]
 
 from videochat_online.errors import CheckpointError, InputError
-from videochat_online.model.weight_files import tensor_names
+from videochat_online.model.checkpoints.weight_files import tensor_names
 from videochat_online.text import load_tokenizer
 from videochat_online.train.folder.checkpoints import (
     COMPLETE_MARK,

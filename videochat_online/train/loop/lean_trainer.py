@@ -18,7 +18,7 @@ from transformers.trainer import SCHEDULER_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from videochat_online.errors import InputError
-from videochat_online.model.adapters import holds_learned
+from videochat_online.model.checkpoints.saved_adapters import holds_learned
 from videochat_online.train.folder.learned_weights import Start, kept_names, merged, put_weights, write_learned
 
 

@@ -17,13 +17,13 @@ from transformers.models.internvl.configuration_internvl import InternVLVisionCo
 from transformers.models.internvl.modeling_internvl import InternVLVisionModel
 
 from videochat_online.errors import CheckpointError, InputError
-from videochat_online.model.checkpoint import blank_network, load_network
+from videochat_online.model.checkpoints.checkpoint import blank_network, load_network
+from videochat_online.model.checkpoints.original import to_our_tower, translate_vision
+from videochat_online.model.checkpoints.weight_files import first_line, read_state
 from videochat_online.model.configuration import VideoChatOnlineConfig
 from videochat_online.model.modeling import Projector, VideoChatOnlineForConditionalGeneration
-from videochat_online.model.original import to_our_tower, translate_vision
 from videochat_online.model.rope import use_explicit_regime
-from videochat_online.model.vocabulary import fit_vocabulary
-from videochat_online.model.weight_files import first_line, read_state
+from videochat_online.model.vocabulary_fit import fit_vocabulary
 from videochat_online.text import (
     ChatTemplate,
     end_token_id,

@@ -29,9 +29,9 @@ from videochat_online.constants import (
     SPECIAL_TOKENS,
 )
 from videochat_online.errors import CheckpointError
-from videochat_online.model.checkpoint import plain_state, write_state
+from videochat_online.model.checkpoints.checkpoint import plain_state, write_state
+from videochat_online.model.checkpoints.hf_layout import hf_config, to_hf_state
 from videochat_online.model.configuration import VideoChatOnlineConfig
-from videochat_online.model.hf_layout import hf_config, to_hf_state
 from videochat_online.text import (
     ChatTemplate,
     SentencePieceTokenizer,

@@ -25,9 +25,9 @@ from peft.utils.other import get_pattern_key
 from torch import Tensor, nn
 
 from videochat_online.errors import CheckpointError
-from videochat_online.model.hf_layout import HF_NAMES
-from videochat_online.model.original import merge_lora
-from videochat_online.model.weight_files import read_tensors
+from videochat_online.model.checkpoints.hf_layout import HF_NAMES
+from videochat_online.model.checkpoints.original import merge_lora
+from videochat_online.model.checkpoints.weight_files import read_tensors
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 from yaml import YAMLError
 
-from videochat_online.model.weight_files import is_hub_name
+from videochat_online.model.checkpoints.weight_files import is_hub_name
 from videochat_online.utils import versions
 
 CARD = "README.md"

@@ -11,12 +11,12 @@ import torch
 from huggingface_hub import save_torch_state_dict
 from transformers import PreTrainedModel
 
+from videochat_online.model.checkpoints.original import original_config, to_original_state
+from videochat_online.model.checkpoints.strict import blank
+from videochat_online.model.checkpoints.weight_files import tensor_names, weight_files, weights_digest
 from videochat_online.model.configuration import VideoChatOnlineConfig
 from videochat_online.model.modeling import VideoChatOnlineForConditionalGeneration
-from videochat_online.model.original import original_config, to_original_state
 from videochat_online.model.placing import fitting_attention
-from videochat_online.model.strict import blank
-from videochat_online.model.weight_files import tensor_names, weight_files, weights_digest
 
 __all__ = [
     "blank_network",

@@ -21,10 +21,16 @@ from transformers.core_model_loading import Chunk, ConversionOps, WeightConverte
 from transformers.modeling_utils import set_zero3_state
 
 from videochat_online.errors import CheckpointError
+from videochat_online.model.checkpoints.hf_layout import HF_MODEL_TYPE, HF_NAMES, hf_key
+from videochat_online.model.checkpoints.original import PREFIXES, VISION_PARTS, has_lora, merge_lora, original_key
+from videochat_online.model.checkpoints.weight_files import (
+    first_line,
+    is_hub_name,
+    read_state,
+    tensor_names,
+    weight_files,
+)
 from videochat_online.model.configuration import VideoChatOnlineConfig
-from videochat_online.model.hf_layout import HF_MODEL_TYPE, HF_NAMES, hf_key
-from videochat_online.model.original import PREFIXES, VISION_PARTS, has_lora, merge_lora, original_key
-from videochat_online.model.weight_files import first_line, is_hub_name, read_state, tensor_names, weight_files
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,12 @@ from torch import Tensor
 from transformers import CONFIG_MAPPING, GenerationConfig, PreTrainedConfig
 
 from videochat_online.errors import CheckpointError
-from videochat_online.model.hf_layout import HF_MODEL_TYPE, VISION_MODEL_TYPE, check_vision_type, translate_hf
+from videochat_online.model.checkpoints.hf_layout import (
+    HF_MODEL_TYPE,
+    VISION_MODEL_TYPE,
+    check_vision_type,
+    translate_hf,
+)
 
 ORIGINAL_MODEL_TYPES = ("internvl_chat", HF_MODEL_TYPE)
 ORIGINAL_VISION_TYPE = "intern_vit_6b"
