@@ -19,7 +19,8 @@ import torch
 
 from video_files import HEIGHT, WIDTH, draw_number, packet_spans, read_all, read_number, write_cut, write_video
 from videochat_online.errors import VideoError
-from videochat_online.video import indexed, open_video, witness
+from videochat_online.video import open_video
+from videochat_online.video.files import indexed, witness
 
 ROOT = Path(__file__).parents[1]
 

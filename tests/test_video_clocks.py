@@ -15,8 +15,8 @@ from video_files import draw_number, packet_spans, pairs, read_number, read_numb
 from videochat_online.data.samples.sampled_frames import FrameSampling, PixelReader
 from videochat_online.errors import InputError, VideoError
 from videochat_online.video import FrameTransform, open_video, read_video
-from videochat_online.video.declared import declared_length, is_cut_mp4
-from videochat_online.video.timestamps import StreamClock
+from videochat_online.video.files.declared import declared_length, is_cut_mp4
+from videochat_online.video.files.timestamps import StreamClock
 
 FRAMES = 30
 RATE = 10

@@ -12,7 +12,7 @@ from video_files import (
 )
 from videochat_online.errors import VideoError
 from videochat_online.video import open_video, read_video
-from videochat_online.video.container import ContainerPass
+from videochat_online.video.files.container import ContainerPass
 
 
 class TestSeeking:

@@ -2,7 +2,6 @@
 
 from videochat_online.video.ahead import read_ahead
 from videochat_online.video.decode import BACKENDS, Source, VideoSource, open_video, read_video
-from videochat_online.video.images import IMAGE_EXTENSIONS, image_notes, list_frame_files, natural_key, read_image
 from videochat_online.video.reader import DEFAULT_FRAME_RATE, DecodeReport, VideoInfo
 from videochat_online.video.sampling import (
     TIME_TOLERANCE_S,
@@ -19,6 +18,7 @@ from videochat_online.video.sampling import (
     streaming_indices_at_times,
     uniform_subset,
 )
+from videochat_online.video.still_images import IMAGE_EXTENSIONS, image_notes, list_frame_files, natural_key, read_image
 from videochat_online.video.transforms import (
     NORMALIZATIONS,
     RESIZERS,

@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image
 
 from videochat_online.errors import VideoError
-from videochat_online.video.images import IMAGE_ERRORS, count_pictures, describe_error, image_notes, upright_rgb
 from videochat_online.video.reader import DecodeReport, LazyFrame, LoadedFrame, Pixels, VideoInfo
+from videochat_online.video.still_images import IMAGE_ERRORS, count_pictures, describe_error, image_notes, upright_rgb
 
 PAGED_FORMATS = frozenset({"TIFF"})
 """Several pictures that say nothing of time."""

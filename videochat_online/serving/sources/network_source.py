@@ -35,8 +35,8 @@ from videochat_online.serving.sources.rtsp_proxy import RtspRelay
 from videochat_online.serving.sources.sandbox import SUFFIX_OF_FORMAT, check_above_zero, confine, open_listed
 from videochat_online.serving.streams.live_stream import LiveStream
 from videochat_online.serving.streams.play_clock import Clock, RealClock
-from videochat_online.video.container import MAX_READ_ERRORS, choose_stream, reason
-from videochat_online.video.pyav_reader import to_pixels
+from videochat_online.video.files.container import MAX_READ_ERRORS, choose_stream, reason
+from videochat_online.video.files.pyav_reader import to_pixels
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ import av.error
 from av.container import InputContainer
 
 from videochat_online.errors import InputError
-from videochat_online.video.container import reason
+from videochat_online.video.files.container import reason
 
 if sys.platform != "win32":
     import resource

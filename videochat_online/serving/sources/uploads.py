@@ -23,7 +23,7 @@ from videochat_online.errors import InputError
 from videochat_online.isolation import Lost, run_isolated
 from videochat_online.serving.sources.sandbox import SUFFIX_OF_FORMAT, check_above_zero, confine, open_listed, safe_name
 from videochat_online.video import IMAGE_EXTENSIONS, open_video, read_image
-from videochat_online.video.container import ContainerPass, Tally
+from videochat_online.video.files.container import ContainerPass, Tally
 
 VIDEO_SUFFIXES = frozenset(
     {".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".webm", ".avi", ".gif"}

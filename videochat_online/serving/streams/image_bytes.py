@@ -9,7 +9,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from videochat_online.errors import InputError
-from videochat_online.video.images import decode_image
+from videochat_online.video.still_images import decode_image
 
 THUMBNAIL_PX, VIEW_PX = 160, 960
 """Longest side of pictures of remembered frames, and of the frame that is shown."""

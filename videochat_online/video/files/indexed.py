@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 
 from videochat_online.errors import VideoError
-from videochat_online.video.frame_table import FrameTable, read_frame_table, refusal
-from videochat_online.video.pyav_reader import PyavReader
+from videochat_online.video.files.frame_table import FrameTable, read_frame_table, refusal
+from videochat_online.video.files.pyav_reader import PyavReader
+from videochat_online.video.files.witness import MAX_DIFFERENCE, Witness, largest_difference, sampled_groups
 from videochat_online.video.reader import DecodeReport, LazyFrame, LoadedFrame, Pixels, VideoInfo
-from videochat_online.video.witness import MAX_DIFFERENCE, Witness, largest_difference, sampled_groups
 
 WHOLE_PICTURE_CODECS = frozenset({"h264", "hevc", "mjpeg", "prores"})
 """Codecs that give one frame for each packet, and change the size of their pictures at key frames only."""

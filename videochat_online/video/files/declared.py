@@ -12,7 +12,7 @@ import av
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from videochat_online.video.timestamps import WRAPPING_FORMATS, frame_rate
+from videochat_online.video.files.timestamps import WRAPPING_FORMATS, frame_rate
 
 MP4_FORMATS = frozenset({"mov,mp4,m4a,3gp,3g2,mj2"})
 

@@ -15,9 +15,9 @@ import av.error
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from videochat_online.video.container import open_container, reason
-from videochat_online.video.frame_table import FrameTable, refusal
-from videochat_online.video.pyav_reader import to_pixels
+from videochat_online.video.files.container import open_container, reason
+from videochat_online.video.files.frame_table import FrameTable, refusal
+from videochat_online.video.files.pyav_reader import to_pixels
 from videochat_online.video.reader import Pixels
 
 MAX_DIFFERENCE = 4

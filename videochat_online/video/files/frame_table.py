@@ -16,10 +16,10 @@ from pathlib import Path
 import av.stream
 
 from videochat_online.errors import VideoError
-from videochat_online.video.container import ContainerPass, Tally
-from videochat_online.video.declared import INDEXED_FORMATS
+from videochat_online.video.files.container import ContainerPass, Tally
+from videochat_online.video.files.declared import INDEXED_FORMATS
+from videochat_online.video.files.timestamps import VideoPacket
 from videochat_online.video.reader import VideoInfo
-from videochat_online.video.timestamps import VideoPacket
 
 H264_PICTURES = {1: False, 2: False, 5: True}
 """H.264's units with a picture, and whether the decoder forgets all that came before (IDR)."""

@@ -27,8 +27,8 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from videochat_online.errors import VideoError
-from videochat_online.video.declared import INDEXED_FORMATS
-from videochat_online.video.timestamps import StreamClock, VideoPacket, is_untimed
+from videochat_online.video.files.declared import INDEXED_FORMATS
+from videochat_online.video.files.timestamps import StreamClock, VideoPacket, is_untimed
 
 REFUSED_FORMATS = frozenset({"tty", "concat", "hls", "ffmetadata", "lavfi", "sdp"})
 """Text that FFmpeg would draw as a picture, and lists that would open other files."""

@@ -13,11 +13,11 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 
 from videochat_online.errors import VideoError
-from videochat_online.video.container import BrokenPassError, ContainerPass, Tally, is_pipe
-from videochat_online.video.declared import INDEXED_FORMATS, MP4_FORMATS, declared_length, is_cut_mp4
+from videochat_online.video.files.container import BrokenPassError, ContainerPass, Tally, is_pipe
+from videochat_online.video.files.declared import INDEXED_FORMATS, MP4_FORMATS, declared_length, is_cut_mp4
+from videochat_online.video.files.timestamps import frame_rate, is_untimed
 from videochat_online.video.reader import DecodeReport, LazyFrame, LoadedFrame, Pixels, VideoInfo
 from videochat_online.video.sampling import TIME_TOLERANCE_S
-from videochat_online.video.timestamps import frame_rate, is_untimed
 
 SLOTTED_FORMATS = frozenset({"avi"})
 """Where a frame has a slot rather than a time, and slots may be empty."""

@@ -1,0 +1,1 @@
+"""Video files by their packets: clocks, tables of frames, readers."""
