@@ -12,7 +12,7 @@ from PIL import Image
 
 from clips import write_clip
 from train_cases import dialogue, flags, mixed_rows, online_rows, tiny_encoder, write_media, write_registry
-from videochat_online.cli.doctor import doctor_registry as registry_report
+from videochat_online.cli.doctor import doctor_registry
 from videochat_online.cli.main import main
 from videochat_online.data import SampleEncoder, TrainingDataset, load_registries
 from videochat_online.data.batches.training_dataset import SkippedSample
@@ -216,7 +216,7 @@ def test_a_set_without_a_usable_row_and_names_that_are_not_utf8(registry, tiny_d
 def test_a_report_that_cannot_be_written_is_said_before_a_row_is_read(registry, tmp_path, monkeypatch, capsys):
     flags = ["doctor", "--registry", str(registry), "--processes", "0", "--max_rows", "1", "--report"]
     with monkeypatch.context() as patch:
-        patch.setattr(registry_report, "inspect_sets", lambda *_, **__: pytest.fail("rows were read"))
+        patch.setattr(doctor_registry, "inspect_sets", lambda *_, **__: pytest.fail("rows were read"))
         assert main([*flags, str(tmp_path)]) == 2
         assert "--report: expected a file that can be written" in capsys.readouterr().err
     with monkeypatch.context() as patch:  # the disk is full: what was found is shown all the same

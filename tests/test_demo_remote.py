@@ -24,7 +24,7 @@ import pytest
 from clips import moving_square, write_clip
 from videochat_online.demo import LiveStream, StreamOptions
 from videochat_online.errors import InputError
-from videochat_online.serving.sources import network_source as remote
+from videochat_online.serving.sources import network_source
 from videochat_online.serving.sources.addresses import ResolvedUrl, check_url, is_public
 from videochat_online.serving.sources.fetching import HttpFile
 from videochat_online.serving.sources.network_source import RemoteLimits, RemoteReader
@@ -497,14 +497,14 @@ class TestHttp:
             faulthandler.disable()  # quietly
             os.kill(os.getpid(), signal.SIGSEGV)
 
-        monkeypatch.setattr(remote, "to_pixels", crash)
+        monkeypatch.setattr(network_source, "to_pixels", crash)
         _, url = serve(whole(clips["mkv"]))
         reader, _ = watch(url)
         assert reader.wait_until_over(WAIT_S)
         assert (reader.status().state, "SIGSEGV" in reader.status().problem) == ("failed", True)
 
     def test_a_decoder_that_takes_too_much_memory(self, serve, watch, clips, monkeypatch):
-        monkeypatch.setattr(remote, "to_pixels", lambda *_: bytearray(2**30))
+        monkeypatch.setattr(network_source, "to_pixels", lambda *_: bytearray(2**30))
         _, url = serve(whole(clips["mkv"]))
         reader, _ = watch(url, max_memory_bytes=2**28)
         assert reader.wait_until_over(WAIT_S)

@@ -101,15 +101,15 @@ def test_each_document_runs_something():
 
 
 def documented_tree() -> dict[str, str]:
-    """Path -> comment of every line of the README's tree; folders end in a slash."""
-    text = next(b.text for b in BLOCKS if b.document == "README.md" and b.language == "text")
+    """Path -> comment of every line of the tree in docs/architecture.md; folders end in a slash."""
+    text = next(b.text for b in BLOCKS if b.document == "docs/architecture.md" and "pyproject.toml" in b.text)
     tree: dict[str, str] = {}
     folders: list[str] = []
     for line in text.splitlines():
         name, _, comment = line.strip().partition(" ")
         depth = (len(line) - len(line.lstrip())) // 4
         path = "".join(folders[:depth]) + name
-        assert path not in tree, f"{path} stands twice in the README's tree"
+        assert path not in tree, f"{path} stands twice in the tree"
         tree[path] = comment.strip()
         folders[depth:] = [name]
     return tree
@@ -129,14 +129,14 @@ def existing_entries(folder: Path) -> set[str]:
     return found
 
 
-def test_the_readme_s_tree_is_true():
+def test_the_tree_is_true():
     tree = documented_tree()
     assert [path for path in tree if not (ROOT / path).exists()] == []
     opened = {path for path in tree if any(other != path and other.startswith(path) for other in tree)} | {""}
     for folder in sorted(opened):
         listed = {path.removeprefix(folder) for path in tree if path.startswith(folder) and path != folder}
         children = {re.sub("(?<=/).*", "", path) for path in listed if not path.startswith(".")}
-        assert children == existing_entries(ROOT / folder), f"README's tree, {folder or 'top level'}"
+        assert children == existing_entries(ROOT / folder), f"tree, {folder or 'top level'}"
     bare = [path for path, comment in tree.items() if not comment and path not in opened]
     assert bare == [], "every file has a comment"
 

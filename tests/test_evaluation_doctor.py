@@ -17,11 +17,11 @@ from PIL import Image
 from clips import write_clip
 from evaluation_sets import noise, question, write_frames, write_set
 from video_files import packet_spans, write_video
-from videochat_online.cli.doctor import doctor_benchmark as benchmark_report
+from videochat_online.cli.doctor import doctor_benchmark
 from videochat_online.cli.main import main
 from videochat_online.errors import InputError
 from videochat_online.evaluation import get_task
-from videochat_online.evaluation.check import benchmark_check as inspection
+from videochat_online.evaluation.check import benchmark_check
 from videochat_online.evaluation.check.annotation_check import Finding
 from videochat_online.evaluation.check.archives import check_archive, find_archives
 from videochat_online.evaluation.check.benchmark_check import inspect_benchmark
@@ -166,7 +166,7 @@ class TestPlantedFaults:
                 os.kill(os.getpid(), signal.SIGKILL)
             return check_media(path, *others)
 
-        monkeypatch.setattr(inspection, "check_media", check)
+        monkeypatch.setattr(benchmark_check, "check_media", check)
         found = inspect(*planted[:2], time_limit_s=5.0, num_processes=4)
         reasons = {one.name: one.findings for one in found.videos if one.name in ("fine", "movie", "-R6.b")}
         assert reasons == {
@@ -333,7 +333,7 @@ class TestCommand:
 
     def test_the_report_s_place_is_checked_first(self, planted, tmp_path, capsys, monkeypatch):
         """Not after hours; and what was there stays, and nothing is left behind."""
-        monkeypatch.setattr(benchmark_report, "inspect_benchmark", lambda *_, **__: pytest.fail("files were read"))
+        monkeypatch.setattr(doctor_benchmark, "inspect_benchmark", lambda *_, **__: pytest.fail("files were read"))
         given = ["doctor", "--annotations", str(planted[0]), "--data_root", str(planted[1]), "--report"]
         for place in (tmp_path, tmp_path / "none" / "report.json"):
             assert main([*given, str(place)]) == 2
@@ -343,7 +343,7 @@ class TestCommand:
         def stop(*_, **__):
             raise InputError("stopped")
 
-        monkeypatch.setattr(benchmark_report, "inspect_benchmark", stop)
+        monkeypatch.setattr(doctor_benchmark, "inspect_benchmark", stop)
         for name in ("old.json", "new.json"):
             assert main([*given, str(tmp_path / name)]) == 2
             assert "stopped" in capsys.readouterr().err

@@ -23,7 +23,7 @@ from synthetic_sets import TINY_SINGLE
 from videochat_online.cli.main import parse
 from videochat_online.data import load_registries
 from videochat_online.errors import InputError
-from videochat_online.evaluation.report import run_report as report
+from videochat_online.evaluation.report import run_report
 from videochat_online.evaluation.run.answering import LETTER_PREFIX, answer_by_likelihood
 from videochat_online.memory import MEMORY_BANKS, make_model_memory
 from videochat_online.streaming import StreamingSession
@@ -48,7 +48,7 @@ GROWTH = {
 def _no_pictures_of_single_runs():
     """They take most of the time, and are tested elsewhere."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report, "plot_run", lambda folder, rows: {})
+        patch.setattr(run_report, "plot_run", lambda folder, rows: {})
         yield
 
 

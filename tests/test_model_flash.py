@@ -13,7 +13,7 @@ from train_cases import flags, losses, mixed_rows, state, write_media, write_reg
 from videochat_online.model import load_network
 from videochat_online.streaming import GenerationSettings, StreamingSession
 from videochat_online.train import parse_arguments, train
-from videochat_online.train.setup import model_setup as preparation
+from videochat_online.train.setup import model_setup
 
 IMAGE = 7
 
@@ -140,7 +140,7 @@ def test_a_training_step_on_packs(tiny_dir, tmp_path, calls, monkeypatch):
     keys = {"model_name_or_path": tiny_dir("qwen2"), "meta_path": registry, "packing_tokens": 300, "max_steps": 1}
     found = []
     for attention in ("sdpa", "flash_attention_2"):
-        monkeypatch.setattr(preparation, "_attention", lambda *arguments, name=attention: name)
+        monkeypatch.setattr(model_setup, "_attention", lambda *arguments, name=attention: name)
         calls.clear()
         report = train(parse_arguments(None, flags(**keys, output_dir=tmp_path / attention)))
         found.append((losses(report), state(tmp_path / attention)))

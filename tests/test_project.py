@@ -28,7 +28,8 @@ LAYERS = (
     {"memory", "video", "text"},
     {"model"},
     {"data", "streaming", "synthetic"},
-    {"train", "evaluation", "demo"},
+    {"train", "evaluation", "serving"},
+    {"demo", "client"},
     {"cli", "integrations"},
 )
 LEVELS = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -20,8 +20,7 @@ from videochat_online.cli import synthesize as command
 from videochat_online.data import load_registries
 from videochat_online.errors import InputError
 from videochat_online.synthetic import PRESETS, ClipKind, StreamKind, scene_from_dict, synthesize
-from videochat_online.synthetic.files import synthetic_dataset as dataset
-from videochat_online.synthetic.files import video_files as write
+from videochat_online.synthetic.files import synthetic_dataset, video_files
 from videochat_online.synthetic.files.annotations import TrainingRows
 from videochat_online.synthetic.files.preset_streams import make_streams
 from videochat_online.synthetic.files.synthetic_words import vocabulary, words_of
@@ -108,7 +107,7 @@ def test_a_complete_folder_is_left_alone(preset, made):
 @pytest.mark.parametrize("function", ["write_video", "write_folder", "write_jpeg", "_write_training"])
 def test_an_interrupted_run_goes_on(preset, made, tmp_path, monkeypatch, function):
     """Broken off in the middle of any kind of file; what is whole already is not written again."""
-    original, calls = getattr(dataset, function), []
+    original, calls = getattr(synthetic_dataset, function), []
 
     def broken(*arguments, **options):
         calls.append(arguments)
@@ -117,7 +116,7 @@ def test_an_interrupted_run_goes_on(preset, made, tmp_path, monkeypatch, functio
         return original(*arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(dataset, function, broken)
+        patch.setattr(synthetic_dataset, function, broken)
         with pytest.raises(KeyboardInterrupt):
             synthesize(tmp_path / "set", seed=7, preset=preset)
     assert not (tmp_path / "set" / "manifest.json").exists()
@@ -137,7 +136,7 @@ def test_a_folder_that_breaks_off_is_not_taken_for_whole(preset, made, tmp_path,
         return write_jpeg(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(write, "write_jpeg", broken)  # of folders; training images are written by another name
+        patch.setattr(video_files, "write_jpeg", broken)  # of folders; training images are written by another name
         with pytest.raises(KeyboardInterrupt):
             synthesize(tmp_path / "set", seed=7, preset=preset)
     assert len(list(tmp_path.rglob("*.partial/*.jpg"))) == 4
@@ -153,9 +152,9 @@ def test_a_file_that_breaks_off_is_not_taken_for_whole(made, tmp_path, monkeypat
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", broken_replace)
         with pytest.raises(OSError, match="disk full"):
-            dataset.write_bytes(path, b"content")
+            synthetic_dataset.write_bytes(path, b"content")
     assert not path.exists()
-    dataset.write_bytes(path, b"content")
+    synthetic_dataset.write_bytes(path, b"content")
     assert [file.name for file in tmp_path.iterdir()] == ["clip.mp4"]
 
 
@@ -322,7 +321,7 @@ def test_every_memory_that_the_quickstart_compares_is_trained_with(made):
 def test_a_folder_of_an_older_generator_is_not_taken_for_complete(tmp_path, monkeypatch):
     preset = replace(TINY_SINGLE, train=(), val=(), test=(StreamKind(seconds=48, count=1),), num_images=0)
     synthesize(tmp_path / "set", seed=0, preset=preset)
-    monkeypatch.setattr(dataset, "FORMAT", dataset.FORMAT + 1)
+    monkeypatch.setattr(synthetic_dataset, "FORMAT", synthetic_dataset.FORMAT + 1)
     with pytest.raises(InputError, match="found one with another format"):
         synthesize(tmp_path / "set", seed=0, preset=preset)
 

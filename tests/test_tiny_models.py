@@ -22,8 +22,7 @@ from videochat_online.errors import InputError
 from videochat_online.evaluation.run.answering import letter_ids
 from videochat_online.model import load_model
 from videochat_online.streaming import StreamingSession
-from videochat_online.synthetic import synthesize
-from videochat_online.synthetic.files import synthetic_words as vocabulary
+from videochat_online.synthetic import synthesize, vocabulary
 from videochat_online.synthetic.files.training_clips import IMAGE_QUESTION
 from videochat_online.text import frame_segments, get_template, layout_prompt, load_tokenizer
 from videochat_online.text.questions import OVBENCH_SYSTEM_MESSAGE, ovbench_question

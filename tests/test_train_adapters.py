@@ -21,7 +21,7 @@ from videochat_online.model import load_model, load_network
 from videochat_online.train import TrainReport, parse_arguments, train
 from videochat_online.train.folder.learned_weights import put_tensors
 from videochat_online.train.keys.arguments import ModelArguments
-from videochat_online.train.loop import lean_trainer as lean
+from videochat_online.train.loop import lean_trainer
 from videochat_online.train.setup.lora import scalings_of
 from videochat_online.train.setup.model_setup import choose_trainable
 
@@ -170,7 +170,7 @@ def test_checkpoints_of_whole_models_with_adapters_are_still_read(run, place, mo
     """As they were written before: alpha was always twice the rank."""
     keys = LORA | SAVING
     with monkeypatch.context() as patch:
-        patch.setattr(lean, "kept_names", lambda network, start: None)
+        patch.setattr(lean_trainer, "kept_names", lambda network, start: None)
         first = run("old", **keys)
     assert any("lora_A" in name for name in state(place / "old" / "checkpoint-2"))
     for name, step in (("old_again", 2), ("old_taken", 4)):

@@ -22,7 +22,7 @@ from videochat_online.train import TrainReport, parse_arguments, train
 from videochat_online.train import run as run_module
 from videochat_online.train.folder.training_folder import RunFolder, resolved_keys
 from videochat_online.train.loop.nonfinite_guard import MAX_IN_A_ROW, FiniteLosses
-from videochat_online.train.setup import model_setup as preparation
+from videochat_online.train.setup import model_setup
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -288,7 +288,7 @@ def test_liger_kernels_go_into_the_language_model(run, monkeypatch):
         patched.append((type(model).__name__, options))
         raise ImportError
 
-    monkeypatch.setattr(preparation, "apply_liger_kernel", apply)
+    monkeypatch.setattr(model_setup, "apply_liger_kernel", apply)
     with pytest.raises(InputError, match="use_liger_kernel: expected the package liger-kernel, found none"):
         run("kernels", use_liger_kernel=True, liger_kernel_config='{"rope": false}')
     assert patched == [("Phi3ForCausalLM", {"rope": False})]

@@ -208,7 +208,7 @@ def main() -> int:
     from videochat_online.cli import train as subcommand
     from videochat_online.errors import InputError
     from videochat_online.train import run
-    from videochat_online.train.folder import training_folder as rundir
+    from videochat_online.train.folder import training_folder
     from videochat_online.train.loop.trainer import OnlineTrainer
 
     if "KILL_AT_STEP" in os.environ:
@@ -232,7 +232,7 @@ def main() -> int:
     if os.environ.get("RANK") == "1":
         sys.argv += os.environ.get("KEYS_OF_RANK_1", "").split()
     if "SEEN_WITHIN_S" in os.environ:
-        rundir.SEEN_WITHIN_S = float(os.environ["SEEN_WITHIN_S"])
+        training_folder.SEEN_WITHIN_S = float(os.environ["SEEN_WITHIN_S"])
     if "SPOIL_TEXTS_BY" in os.environ:
         Trainer.compute_loss = spoilt_loss(float(os.environ["SPOIL_TEXTS_BY"]))
     parser = argparse.ArgumentParser()

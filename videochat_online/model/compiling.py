@@ -1,7 +1,7 @@
 """Parts of a network as torch.compile makes them: for shapes that never change.
 
 The vision tower for one frame and for a full batch; the language model for the step of one token over a static KV
-cache (`streaming.static_cache`). Prompts have a length of their own each, and are computed as they are.
+cache (`streaming.kv.static`). Prompts have a length of their own each, and are computed as they are.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from videochat_online.errors import InputError
-from videochat_online.memory import MemoryBank, PyramidMemoryBank, QuestionAware
+from videochat_online.memory import MemoryBank, QuestionAware, make_model_memory
 from videochat_online.memory.slots import check_finite
 from videochat_online.model.loading import VideoChatModel
 from videochat_online.streaming.generate import GenerationSettings, prefill
@@ -64,11 +64,9 @@ class StreamingSession:
         reuse_prefix: keep the KV cache of the last prompt and answer, and compute of the next prompt only what is
             new. The weights must not change meanwhile.
         kv_budget: what these caches may take, shared with other sessions; the process's own by default.
-        prefill_in_background: call `prefill` from a thread, in pieces, whenever nothing else is going on. Ends
-            with `close`.
-        kv_memory: the language model reads each frame as it arrives, and what it computed of a frame is kept as long
-            as the frame is remembered (see `block_cache`). Experimental: answers are no longer those of a fresh
-            prefill.
+        prefill_in_background: call `prefill` from a thread, in pieces, while nothing else is going on, until `close`.
+        kv_memory: the language model reads each frame as it arrives, and what it computed of a frame is kept as long as
+            the frame is remembered (`kv/movable.py`). Experimental: answers are not those of a fresh prefill.
         strategy: what is done at question time with the frames that the memory gives; all are shown by default.
     """
 
@@ -105,7 +103,9 @@ class StreamingSession:
             check_text(system_message, "system message")
         check_history(history)
         self.model = model
-        self.memory: MemoryBank = memory if memory is not None else default_memory(model)
+        if memory is None:
+            memory = make_model_memory("pyramid", model.config.grid, model.config.memory_intervals, {})
+        self.memory: MemoryBank = memory
         self.settings = settings or GenerationSettings()
         self._strategy: Strategy = Direct() if strategy is None else strategy
         self._layout = QuestionLayout(model=model, system_message=system_message, with_times=with_times)
@@ -398,8 +398,3 @@ class StreamingSession:
             self._forget_computed()
             self._history = list(state.history)
             self._clock = StreamClock(state.num_frames, state.last_time_s)
-
-
-def default_memory(model: VideoChatModel) -> PyramidMemoryBank:
-    """The published memory for streaming benchmarks: capacities 2/2/12, with the checkpoint's own intervals."""
-    return PyramidMemoryBank(full_grid=model.config.grid, intervals=tuple(model.config.memory_intervals))

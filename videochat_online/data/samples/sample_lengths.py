@@ -3,7 +3,7 @@
 Text is counted as it is laid out, by the functions that lay it out. Where a row does not tell how long a video or how
 large an image is, or at which tenth of a second a frame is shown, the most that its settings allow is assumed. So no
 sample is longer than is said here, but where a row is wrong about its media (sizes of an image, a clip that ends after
-its video), or a video has fewer frames a second than are sampled. `data.packing` sees to those.
+its video), or a video has fewer frames a second than are sampled. `batches.packing` sees to those.
 
 Shape legend: `T` frames.
 """

@@ -1,7 +1,7 @@
 """A benchmark before it is run: every video and every archive looked at, in parallel, and the annotations checked.
 
 What would spoil an evaluation is found here, without a model. Owns what is done in which order; single files are
-up to `media_checks` and `archives`.
+up to `video_check` and `archives`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Runs side by side: the same questions put in the same way to different memories, and what that changes.
 
 Owns which questions are compared, and the figures. A question is described by the baseline's rows, so that all runs
-form the same groups and resample the same videos. How a comparison looks is up to `comparison_report` and `plots`.
+form the same groups and resample the same videos. How a comparison looks is up to `compare_report` and `plots`.
 """
 
 from __future__ import annotations

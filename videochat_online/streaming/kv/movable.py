@@ -1,6 +1,6 @@
 """A memory in the KV cache: what the language model computed of a frame stays as long as the frame is remembered.
 
-`prefix_cache` reuses what two prompts begin with, and computes all that follows the first change. Here a frame that
+`prefix` reuses what two prompts begin with, and computes all that follows the first change. Here a frame that
 leaves is cut out of the cache, a frame that changes its size or is new is computed at its place, and what follows is
 kept: only its keys are turned to the positions that it moves to. Experimental, since it is an approximation: what
 follows a change was computed when the frames before it were others, and still knows of them. The frames themselves, and
