@@ -35,9 +35,9 @@ import torch
 from PIL import Image
 
 from videochat_online.client import StreamClient
-from videochat_online.demo import LiveStream, StreamOptions
 from videochat_online.errors import InputError
 from videochat_online.model import load_model
+from videochat_online.serving import LiveStream, StreamOptions
 from videochat_online.serving.streams.fair_lock import ModelGate
 from videochat_online.streaming import GenerationSettings
 

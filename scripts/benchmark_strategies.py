@@ -32,7 +32,7 @@ from random_model import CAPACITIES
 from videochat_online.memory import PyramidMemoryBank
 from videochat_online.model import VideoChatModel
 from videochat_online.streaming import GenerationSettings, Strategy, StreamingSession, make_strategy
-from videochat_online.streaming.strategies.base import Reading
+from videochat_online.streaming.strategies.base import FrameSelection
 from videochat_online.streaming.strategies.chain_of_shot import are_relevant, contrasted
 from videochat_online.types import FrameTokens
 
@@ -49,7 +49,7 @@ class HalfRelevant:
         question: str,
         model: VideoChatModel,
         project: Callable[[FrameTokens], Tensor],
-    ) -> tuple[Reading, ...]:
+    ) -> tuple[FrameSelection, ...]:
         """As `Strategy.read`."""
         are_relevant(model, frames, question)
         return contrasted(frames, [self.has_contrast and place % 2 == 0 for place in range(len(frames))])

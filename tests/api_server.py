@@ -19,7 +19,7 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 from websockets.sync.client import connect
 
-from videochat_online.demo import StreamPool
+from videochat_online.serving import StreamPool
 from videochat_online.serving.api.routes import make_api
 
 WAIT_S = 60.0

@@ -27,7 +27,7 @@ from videochat_online.data import (
 )
 from videochat_online.data.batches import mixture as mixture_module
 from videochat_online.data.batches import training_dataset as dataset_module
-from videochat_online.data.batches.mixture import check_epoch, pack_key, repeated_rows, unpack_key
+from videochat_online.data.batches.mixture import check_epoch, epoch_key, repeated_rows, unpack_key
 from videochat_online.errors import InputError
 from videochat_online.train.run import make_collator
 
@@ -64,7 +64,7 @@ def test_a_second_epoch_sees_the_same_text_and_other_frames(encoder, media, tmp_
     data = dataset(
         encoder, write_registry(tmp_path, media, video=[{"video": "clip.mp4", "QA": [{"q": "a", "a": "b"}]}])
     )
-    first, again, second = data[0], data[0], data[pack_key(1, 0, len(data))]
+    first, again, second = data[0], data[0], data[epoch_key(1, 0, len(data))]
     assert first.input_ids == second.input_ids
     assert (first.pixels_TSSC == again.pixels_TSSC).all()
     assert (first.pixels_TSSC != second.pixels_TSSC).any()

@@ -24,7 +24,7 @@ from videochat_online.data import (
     load_registries,
 )
 from videochat_online.data.batches import packing
-from videochat_online.data.batches.mixture import pack_key
+from videochat_online.data.batches.mixture import epoch_key
 from videochat_online.model import load_model
 from videochat_online.train.run import make_collator
 
@@ -92,7 +92,7 @@ def test_without_shuffling_packs_hold_neighbours_in_order():
 def test_the_epoch_of_a_pack_is_that_of_its_items():
     packs, items = packed(mixed_lengths(50))
     number = next(number for number, pack in enumerate(items) if len(pack) > 1)
-    assert packs[pack_key(3, number, len(packs))] == tuple((3, item) for item in items[number])
+    assert packs[epoch_key(3, number, len(packs))] == tuple((3, item) for item in items[number])
     assert packs[number] == tuple((0, item) for item in items[number])
 
 

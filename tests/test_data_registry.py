@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from train_cases import dialogue
-from videochat_online.data import RowFile, load_registries, parse_row
+from videochat_online.data import AnnotationFile, load_registries, parse_row
 from videochat_online.errors import InputError
 
 
@@ -118,7 +118,7 @@ def test_rows_of_both_formats_are_the_same(tmp_path):
     lines = "\n\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
     (tmp_path / "b.jsonl").write_text("\ufeff" + lines + "\n", encoding="utf-8")
     for name in ("a.json", "b.jsonl"):
-        file = RowFile(tmp_path / name)
+        file = AnnotationFile(tmp_path / name)
         assert list(file) == rows
         file[0]["n"] = 5
         assert file[0] == rows[0]  # a copy each time: nobody can change a row for the next epoch
@@ -129,7 +129,7 @@ def test_bytes_that_are_not_utf8_spoil_their_own_row(tmp_path, as_lines):
     rows = ['{"a": "你"}'.encode(), b'{"a": "caf\xe9"}', b'{"a": "\\ud83d\\ude00"}']
     content = b"\n".join(rows) if as_lines else b"[" + b" ,\n".join(rows) + b" ] \n"
     (tmp_path / "a.json").write_bytes(content)
-    file = RowFile(tmp_path / "a.json")
+    file = AnnotationFile(tmp_path / "a.json")
     assert (len(file), file[0], file[2]) == (3, {"a": "你"}, {"a": "😀"})
     with pytest.raises(InputError, match="found a row that is not JSON: 'utf-8' codec can't decode byte 0xe9"):
         file[1]
@@ -145,7 +145,7 @@ def test_a_line_of_200_mb(tmp_path):
     with path.open("w", encoding="utf-8") as file:
         file.write("[" + ", ".join([row] * count) + ", " + huge + ", " + '{"' + "k" * 10_000_000 + '": 1}' + "]")
     assert path.stat().st_size > 200_000_000
-    rows = RowFile(path)
+    rows = AnnotationFile(path)
     assert len(rows) == count + 2
     assert parse_row(rows[count - 1], tmp_path).turns[0].assistant.startswith("An answer")
     with pytest.raises(InputError, match="gpt: expected a text of at most 1,000,000 characters, found 100,000,000"):
@@ -170,9 +170,9 @@ def test_broken_annotations(tmp_path):
     ):
         path.write_text(text, encoding="utf-8")
         with pytest.raises(InputError, match=message):
-            RowFile(path)
+            AnnotationFile(path)
     path.write_text('{"a": 1}\n{"a":\n3\n', encoding="utf-8")
-    file = RowFile(path)
+    file = AnnotationFile(path)
     assert file[0] == {"a": 1}
     with pytest.raises(InputError, match="a row that is not JSON"):
         file[1]
@@ -184,7 +184,7 @@ def test_broken_annotations(tmp_path):
 def test_a_row_of_another_format_is_no_object_around_rows(tmp_path, around):
     row = {"videos": [{"path": "a.mp4"}], "messages": [{"role": "user", "content": "What?"}]}
     (tmp_path / "rows.json").write_text(around % json.dumps(row))
-    (found,) = RowFile(tmp_path / "rows.json")
+    (found,) = AnnotationFile(tmp_path / "rows.json")
     with pytest.raises(InputError, match="found .videos.|image_bboxes, found videos, messages"):
         parse_row(found, tmp_path)
 
@@ -212,7 +212,7 @@ HELD = {"version": 2, "data": [{"conversations": dialogue("a", "b")}] * 2}
 def test_a_file_that_holds_no_rows_is_refused_as_a_whole(tmp_path, content, message):
     (tmp_path / "a.json").write_bytes(content)
     with pytest.raises(InputError, match=message) as raised:
-        RowFile(tmp_path / "a.json")
+        AnnotationFile(tmp_path / "a.json")
     assert len(str(raised.value)) < 300
 
 
@@ -222,5 +222,5 @@ def test_files_whose_form_is_odd_but_clear(tmp_path):
     bom = b"\xef\xbb\xbf"
     for content in (bom + bom + line, bom + bom + b"[" + line + b"]", line, b"[1,\n" + line + b"\n]"):
         (tmp_path / "a.json").write_bytes(content)
-        file = RowFile(tmp_path / "a.json")
+        file = AnnotationFile(tmp_path / "a.json")
         assert file[len(file) - 1] == row

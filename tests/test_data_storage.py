@@ -12,7 +12,7 @@ import pytest
 from upath import UPath
 
 from train_cases import dialogue, mixed_rows, tiny_encoder, write_media, write_registry
-from videochat_online.data import Example, RowFile, TrainingDataset, load_registries
+from videochat_online.data import AnnotationFile, Example, TrainingDataset, load_registries
 from videochat_online.data.rows.storage import exists, local_copy, location, read_bytes
 from videochat_online.errors import InputError, VideoError
 from videochat_online.video import open_video
@@ -57,7 +57,7 @@ def test_zipped_annotations(tmp_path, lines):
     rows = [{"a": 1}, {"b": "\u00e9"}]
     text = "\n".join(map(json.dumps, rows)) if lines else json.dumps(rows)
     (tmp_path / "rows.gz").write_bytes(gzip.compress(text.encode()))
-    assert list(RowFile(tmp_path / "rows.gz")) == rows
+    assert list(AnnotationFile(tmp_path / "rows.gz")) == rows
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_zipped_annotations(tmp_path, lines):
 def test_broken_zips_are_named(tmp_path, content):
     (tmp_path / "rows.gz").write_bytes(content)
     with pytest.raises(InputError, match=r"rows\.gz: expected annotations, found a broken gzip file"):
-        RowFile(tmp_path / "rows.gz")
+        AnnotationFile(tmp_path / "rows.gz")
 
 
 def test_media_that_is_not_there_is_named(remote):

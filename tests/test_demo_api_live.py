@@ -28,9 +28,9 @@ from api_server import (
     wait_for,
 )
 from videochat_online.client import ClientError, RemoteStream, StreamClient
-from videochat_online.demo import StreamOptions, StreamPool
 from videochat_online.errors import InputError
-from videochat_online.serving.api.auth import Guard
+from videochat_online.serving import StreamOptions, StreamPool
+from videochat_online.serving.api.auth import AuthMiddleware
 from videochat_online.serving.api.routes import make_api
 from videochat_online.serving.api.schemas import ApiLimits
 from videochat_online.serving.api.service import NUM_THREADS
@@ -421,7 +421,7 @@ class TestGuard:
         compared = []
         is_same = hmac.compare_digest
         monkeypatch.setattr(hmac, "compare_digest", lambda *both: compared.append(both) or is_same(*both))
-        guard = Guard(None, "pass word")
+        guard = AuthMiddleware(None, "pass word")
         assert guard._is_password("Bearer pass word")
         assert not guard._is_password(f"Bearer {given}")
         # Whole, and in a time that does not tell how much of it is right.

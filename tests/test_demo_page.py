@@ -16,15 +16,15 @@ from PIL import Image
 
 from clips import write_clip
 from videochat_online.cli.options import add_memory_arguments, memory_options_of
-from videochat_online.demo import StreamOptions, StreamPool
 from videochat_online.demo.conversation_file import to_json, to_srt
 from videochat_online.demo.examples import EXAMPLES, make_example
 from videochat_online.demo.page import messages, notice
 from videochat_online.demo.server import DemoServer, ServerOptions
-from videochat_online.demo.tabs import DemoOptions, Viewers, options_of
+from videochat_online.demo.tabs import DemoOptions, Viewers, form_options
 from videochat_online.errors import InputError
 from videochat_online.memory import MEMORY_OPTIONS, make_memory
 from videochat_online.memory.settings import MEMORY_SETTINGS, default_of, settings_of, written
+from videochat_online.serving import StreamOptions, StreamPool
 from videochat_online.serving.api.schemas import ApiLimits
 from videochat_online.serving.sources.uploads import accept_upload
 from videochat_online.serving.streams.fair_lock import ModelGate
@@ -122,14 +122,14 @@ class TestOptions:
     }  # fmt: skip
 
     def test_fields_become_options(self):
-        made = options_of(StreamOptions(system_message="Watch."), self.CHOSEN)
+        made = form_options(StreamOptions(system_message="Watch."), self.CHOSEN)
         assert made == StreamOptions(
             fps=2.0,
             memory_options={"capacities": (1, 2, 3)},
             system_message="Watch.",
             generation=GenerationSettings(max_new_tokens=9, temperature=0.5, top_p=0.9),
         )
-        window = options_of(
+        window = form_options(
             StreamOptions(), {**self.CHOSEN, "memory": "window", "seed": 3.0, "system_message": "Look."}
         )
         assert (window.memory, window.memory_options) == ("window", {"num_frames": 5})
@@ -138,18 +138,18 @@ class TestOptions:
     def test_what_the_operator_chose_holds(self):
         """The policy, which has no field; and more frames than a viewer may ask for."""
         own = StreamOptions(memory_options={"policy": "p", "capacities": (300, 0, 0)})
-        assert options_of(own, {**self.CHOSEN, "capacities": "300, 0, 0"}) == replace(
+        assert form_options(own, {**self.CHOSEN, "capacities": "300, 0, 0"}) == replace(
             own, fps=2.0, generation=GenerationSettings(max_new_tokens=9, temperature=0.5, top_p=0.9)
         )
-        other = options_of(own, {**self.CHOSEN, "memory": "window", "num_frames": "300"})
+        other = form_options(own, {**self.CHOSEN, "memory": "window", "num_frames": "300"})
         assert other.memory_options == {"num_frames": 300}
         with pytest.raises(InputError, match="at most 256 frames, got 300"):
-            options_of(StreamOptions(), {**self.CHOSEN, "memory": "window", "num_frames": "300"})
+            form_options(StreamOptions(), {**self.CHOSEN, "memory": "window", "num_frames": "300"})
 
     @pytest.mark.parametrize("empty", [None, 0])
     def test_empty_fields_are_the_defaults(self, empty):
         """The page sends 0 for a number that is not there."""
-        made = options_of(StreamOptions(), {**self.CHOSEN, "memory": "window", "num_frames": " ", "seed": empty})
+        made = form_options(StreamOptions(), {**self.CHOSEN, "memory": "window", "num_frames": " ", "seed": empty})
         assert (made.memory_options, made.generation.seed) == ({}, None)
 
     @pytest.mark.parametrize("memory", ApiLimits().memories)
@@ -159,7 +159,7 @@ class TestOptions:
         add_memory_arguments(parser)
         flags = [word for name, text in fields.items() for word in (f"--{name}", *text.replace(",", "").split())]
         typed = {k: v for k, v in memory_options_of(parser.parse_args(flags)).items() if v is not None}
-        made = options_of(StreamOptions(), {**self.CHOSEN, **self.VALUES, "memory": memory})
+        made = form_options(StreamOptions(), {**self.CHOSEN, **self.VALUES, "memory": memory})
         assert {k: list(v) if isinstance(v, tuple) else v for k, v in made.memory_options.items()} == typed
         page, line = (make_memory(memory, **options).state_dict() for options in (made.memory_options, typed))
         assert torch.equal(page["config"], line["config"])
@@ -194,7 +194,7 @@ class TestOptions:
     )
     def test_bad_fields(self, field, value, says):
         with pytest.raises(InputError, match=says):
-            options_of(StreamOptions(), {**self.CHOSEN, field: value})
+            form_options(StreamOptions(), {**self.CHOSEN, field: value})
 
     @pytest.mark.parametrize(
         ("memory", "name", "value", "says"),
@@ -210,7 +210,7 @@ class TestOptions:
     )
     def test_bad_fields_of_a_memory(self, memory, name, value, says):
         with pytest.raises(InputError, match=says):
-            options_of(StreamOptions(), {**self.CHOSEN, "memory": memory, name: value})
+            form_options(StreamOptions(), {**self.CHOSEN, "memory": memory, name: value})
 
 
 class TestImages:

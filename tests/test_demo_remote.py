@@ -22,8 +22,8 @@ import numpy as np
 import pytest
 
 from clips import moving_square, write_clip
-from videochat_online.demo import LiveStream, StreamOptions
 from videochat_online.errors import InputError
+from videochat_online.serving import LiveStream, StreamOptions
 from videochat_online.serving.sources import network_source
 from videochat_online.serving.sources.addresses import ResolvedUrl, check_url, is_public
 from videochat_online.serving.sources.fetching import HttpFile

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from clips import write_clip
-from videochat_online.demo import BusyError, FilePlayer, LiveStream, StreamOptions, StreamPool, UnknownStreamError
 from videochat_online.errors import InputError
+from videochat_online.serving import BusyError, FilePlayer, LiveStream, StreamOptions, StreamPool, UnknownStreamError
 from videochat_online.serving.streams.fair_lock import ModelGate
 from videochat_online.serving.streams.memory_trace import NUM_FORGOTTEN, MemoryTrace
 from videochat_online.serving.streams.play_clock import SimulatedClock

@@ -15,8 +15,8 @@ from videochat_online.cli.main import main
 from videochat_online.errors import InputError
 from videochat_online.evaluation import compare_runs, get_task, make_plan, resolve_protocol
 from videochat_online.evaluation.compare.load import read_run
-from videochat_online.evaluation.media.frame_selection import Footage
-from videochat_online.evaluation.run.contexts import make_viewer
+from videochat_online.evaluation.media.frame_selection import VideoFrames
+from videochat_online.evaluation.run.contexts import make_context
 from videochat_online.text.questions import OVBENCH_SYSTEM_MESSAGE
 
 FPS = 10.0
@@ -38,7 +38,7 @@ def protocol_of(task, setting="sliding_window", **values):
 def windows(path, tmp_path, task, row, **values):
     """Starts of the frames that each question, or poll, is shown, by its time."""
     (video,) = get_task(task).load([write_set(tmp_path / "rows.json", [row])]).videos
-    with Footage(path, video, protocol_of(task, **values), folder_fps=FPS) as footage:
+    with VideoFrames(path, video, protocol_of(task, **values), folder_fps=FPS) as footage:
         return {
             asked.time_s: [index / FPS for index in footage.window_indices(asked.time_s, asked.starts_s)]
             for asked, _ in video.moments
@@ -90,12 +90,12 @@ class TestClips:
             resolved = protocol_of("ovobench", "streaming", protocol=protocol)
             assert resolved.causal == (protocol == "causal")
             (video,) = get_task("ovobench").load([tmp_path / "rows.json"]).videos
-            with Footage(path, video, resolved, folder_fps=FPS) as footage:
-                viewer = make_viewer(tiny_model, footage, resolved, video.questions)
-                viewer.watch_until(video.questions[0])
-                view = viewer.prepare(video.questions[0], "?")
+            with VideoFrames(path, video, resolved, folder_fps=FPS) as footage:
+                context = make_context(tiny_model, footage, resolved, video.questions)
+                context.advance_to(video.questions[0])
+                view = context.prepare(video.questions[0], "?")
                 assert round(view.frames[-1].time_s, 2) == last_s
-                assert footage.num_decoded == viewer.num_encoded == len(shown)
+                assert footage.num_decoded == context.num_encoded == len(shown)
             ours_is_said = OVBENCH_SYSTEM_MESSAGE[:40] in view.prompt.layout.text
             assert ours_is_said == (protocol == "causal")
 
@@ -103,11 +103,11 @@ class TestClips:
     def test_no_kind_of_question_has_a_system_message_of_ours(self, tmp_path, tiny_model, setting):
         (video, _) = get_task("ovobench").load([ovo_set(tmp_path)]).videos
         protocol = protocol_of("ovobench", setting, protocol="reference")
-        with Footage(tmp_path / "media" / video.id, video, protocol) as footage:
-            viewer = make_viewer(tiny_model, footage, protocol, video.questions)
+        with VideoFrames(tmp_path / "media" / video.id, video, protocol) as footage:
+            context = make_context(tiny_model, footage, protocol, video.questions)
             for asked in video.questions:
-                viewer.watch_until(asked)
-                assert "Carefully watch" not in viewer.prepare(asked, "?").prompt.layout.text
+                context.advance_to(asked)
+                assert "Carefully watch" not in context.prepare(asked, "?").prompt.layout.text
         assert {asked.kind for asked in video.questions} == {"choice", "count", "yes_no"}
 
     def test_streamingbench_begins_with_its_first_frame(self, path, tmp_path):

@@ -13,7 +13,7 @@ from video_files import read_numbers, write_video
 from videochat_online.cli.main import main
 from videochat_online.evaluation import EvalQuestion, EvalVideo, get_task, resolve_protocol
 from videochat_online.evaluation.check.benchmark_check import inspect_benchmark
-from videochat_online.evaluation.media.frame_selection import Footage
+from videochat_online.evaluation.media.frame_selection import VideoFrames
 from videochat_online.video import open_video
 
 TIMES_S = (0.5, 1.5, 3.0)
@@ -54,7 +54,7 @@ def test_milliseconds_of_a_matroska_file_are_its_frames_times(tmp_path, backend)
             asked_s = times_s[number] - before_s
             video = make_video(path.name, asked_s)
             for protocol in protocols:
-                with Footage(path, video, protocol, backend=backend) as footage:
+                with VideoFrames(path, video, protocol, backend=backend) as footage:
                     is_window = protocol.memory is None
                     seen = footage.window_indices(asked_s) if is_window else footage.streaming_indices()
                     assert seen[-1:] == [last], (number, asked_s, protocol.memory)

@@ -17,7 +17,7 @@ from videochat_online.errors import InputError, VideoError
 from videochat_online.evaluation import RunFolder, Shard, evaluate, make_plan, resolve_protocol
 from videochat_online.evaluation.benchmark import EvalQuestion, EvalVideo
 from videochat_online.evaluation.media.decoder_process import FootageWorker
-from videochat_online.evaluation.media.frame_selection import Footage
+from videochat_online.evaluation.media.frame_selection import VideoFrames
 from videochat_online.video import FrameTransform, open_video
 
 TRANSFORM = FrameTransform(size=32)
@@ -52,7 +52,7 @@ def is_gone(pid):
 @pytest.mark.parametrize("setting", ["streaming", "sliding_window"])
 def test_frames_are_those_of_this_process(clip, worker, setting):
     protocol = resolve_protocol(setting, fps=5.0)
-    with Footage(clip, video(), protocol) as here, worker.open(clip, video(), protocol, TRANSFORM) as there:
+    with VideoFrames(clip, video(), protocol) as here, worker.open(clip, video(), protocol, TRANSFORM) as there:
         indices = here.streaming_indices() if setting == "streaming" else here.window_indices(3.5)
         assert indices == (there.streaming_indices() if setting == "streaming" else there.window_indices(3.5))
         ours, theirs = list(here.read(indices)), list(there.read(indices))
@@ -76,7 +76,7 @@ def test_errors_come_across(tmp_path, clip, worker):
 
 
 def test_a_decoder_that_hangs_is_killed(tmp_path, clip, monkeypatch):
-    whole = Footage.read
+    whole = VideoFrames.read
 
     def read(self, indices):
         for group in whole(self, indices):
@@ -84,7 +84,7 @@ def test_a_decoder_that_hangs_is_killed(tmp_path, clip, monkeypatch):
             if self.source.info.source.endswith("hangs.mp4"):
                 time.sleep(600)
 
-    monkeypatch.setattr(Footage, "read", read)
+    monkeypatch.setattr(VideoFrames, "read", read)
     hanging = write_clip(tmp_path / "hangs.mp4")
     protocol = resolve_protocol("streaming")
     with FootageWorker(timeout_s=2) as worker:
@@ -122,7 +122,7 @@ def test_frames_that_nobody_wants_hold_nothing_up(clip, worker):
 def test_an_evaluation_goes_on_after_a_decoder_that_does_not(tmp_path, tiny_model, monkeypatch, fault, said):
     """Of three videos the second one ends its decoder: it is reported, the others have all their answers."""
     annotations = folder_set(tmp_path)
-    opened = Footage.__init__
+    opened = VideoFrames.__init__
 
     def init(self, path, *arguments, **options):
         if path.name == "video1":
@@ -131,7 +131,7 @@ def test_an_evaluation_goes_on_after_a_decoder_that_does_not(tmp_path, tiny_mode
 
     undisturbed = make_config(annotations, tmp_path / "undisturbed", max_bad_fraction=0.5)
     run(undisturbed, tiny_model)
-    monkeypatch.setattr(Footage, "__init__", init)
+    monkeypatch.setattr(VideoFrames, "__init__", init)
     config = make_config(annotations, tmp_path / "out", max_bad_fraction=0.5, decode_timeout_s=2)
     outcome = run(config, tiny_model)
     (problem,) = outcome.bad_videos
@@ -143,9 +143,11 @@ def test_an_evaluation_goes_on_after_a_decoder_that_does_not(tmp_path, tiny_mode
 
 def test_a_fault_while_decoding_costs_one_video(tmp_path, tiny_model, monkeypatch, caplog):
     """Odd files bring decoders to errors of any kind; the log has the whole of it."""
-    indices = Footage.streaming_indices
+    indices = VideoFrames.streaming_indices
     odd = "video1"
-    monkeypatch.setattr(Footage, "streaming_indices", lambda self: 1 / 0 if self._video.name == odd else indices(self))
+    monkeypatch.setattr(
+        VideoFrames, "streaming_indices", lambda self: 1 / 0 if self._video.name == odd else indices(self)
+    )
     outcome = run(make_config(folder_set(tmp_path), tmp_path / "out", max_bad_fraction=0.5), tiny_model)
     assert outcome.bad_videos == (
         f"video1: {tmp_path}/media/video1: decoding failed: ZeroDivisionError: division by zero",

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from evaluation_sets import folder_set, make_config, run
-from videochat_online.evaluation.media.frame_selection import Footage
+from videochat_online.evaluation.media.frame_selection import VideoFrames
 from videochat_online.isolation import Lost, run_isolated
 from videochat_online.video import FrameTransform
 
@@ -88,7 +88,7 @@ def hang(path):
 
 
 def evaluate_with_a_decoder_that_hangs(place, monkeypatch):
-    monkeypatch.setattr(Footage, "__init__", lambda *arguments, **options: hang(place))
+    monkeypatch.setattr(VideoFrames, "__init__", lambda *arguments, **options: hang(place))
     config = make_config(folder_set(place.parent, num_videos=1), place.parent / "out", decode_timeout_s=600.0)
     model = SimpleNamespace(device=torch.device("cpu"), transform=FrameTransform())  # no more is asked of it
     return lambda: run(config, model)

@@ -11,9 +11,9 @@ from benchmark_sets import benchmark_config
 from evaluation_sets import folder_set, make_config, noise, question, write_frames, write_set
 from videochat_online.cli.main import main
 from videochat_online.evaluation import make_plan
-from videochat_online.evaluation.media.frame_selection import Footage
+from videochat_online.evaluation.media.frame_selection import VideoFrames
 from videochat_online.evaluation.run.answering import LETTER_PREFIX, asked_kind, question_text
-from videochat_online.evaluation.run.contexts import make_viewer
+from videochat_online.evaluation.run.contexts import make_context
 from videochat_online.evaluation.run.preview import BY_ORDER, UNKNOWN_FRAMES, TextModel, preview
 from videochat_online.memory import MEMORY_BANKS
 
@@ -32,14 +32,14 @@ def text_model(tiny_model):
 def asked_with(config, plan, model):
     """Layout and frames of each question, as a run has them."""
     (place,) = plan.share
-    footage = None if place.path is None else Footage(place.path, place.video, config.protocol)
-    viewer = make_viewer(model, footage, config.protocol, [asked for asked, _ in place.video.moments])
+    footage = None if place.path is None else VideoFrames(place.path, place.video, config.protocol)
+    context = make_context(model, footage, config.protocol, [asked for asked, _ in place.video.moments])
     found = []
     for one in place.video.questions:
-        viewer.watch_until(one)
+        context.advance_to(one)
         prefix = LETTER_PREFIX if config.answer_by == "likelihood" else ""
         text = question_text(one, config.answer_by, config.task, config.protocol)
-        view = viewer.prepare(replace(one, kind=asked_kind(one, config.answer_by)), text, prefix)
+        view = context.prepare(replace(one, kind=asked_kind(one, config.answer_by)), text, prefix)
         found.append((view.prompt.layout, [[use.index, use.time_s, use.num_tokens] for use in view.frames]))
     return found
 

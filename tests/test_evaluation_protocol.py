@@ -15,8 +15,8 @@ from videochat_online.cli.main import main
 from videochat_online.errors import InputError
 from videochat_online.evaluation import get_task, resolve_protocol
 from videochat_online.evaluation.compare.load import default_label
-from videochat_online.evaluation.media.frame_selection import Footage
-from videochat_online.evaluation.run.contexts import make_viewer
+from videochat_online.evaluation.media.frame_selection import VideoFrames
+from videochat_online.evaluation.run.contexts import make_context
 from videochat_online.evaluation.run.evaluation_plan import estimated_cost
 from videochat_online.evaluation.tasks.ovbench import load_ovbench
 from videochat_online.memory import MEMORY_BANKS
@@ -33,11 +33,11 @@ def times_of(tiny_model, tmp_path):
         memory = "keep_all" if setting == "streaming" else None
         protocol = resolve_protocol(setting, memory=memory, fps=sample_fps, **values)
         views = []
-        with Footage(path, video, protocol) as footage:
-            viewer = make_viewer(tiny_model, footage, protocol, video.questions)
+        with VideoFrames(path, video, protocol) as footage:
+            context = make_context(tiny_model, footage, protocol, video.questions)
             for asked in video.questions:
-                viewer.watch_until(asked)
-                views.append(viewer.prepare(asked, asked.question))
+                context.advance_to(asked)
+                views.append(context.prepare(asked, asked.question))
         return [[round(frame.time_s, 2) for frame in view.frames] for view in views]
 
     return seen

@@ -14,9 +14,9 @@ from evaluation_sets import Shard, folder_set, make_config, noise, question, row
 from video_files import packet_spans, write_video
 from videochat_online.errors import InputError, VideoError
 from videochat_online.evaluation import make_plan, resolve_protocol
-from videochat_online.evaluation.media.frame_selection import Footage
+from videochat_online.evaluation.media.frame_selection import VideoFrames
 from videochat_online.evaluation.run.answering import LETTER_PREFIX, letter_ids
-from videochat_online.evaluation.run.contexts import make_viewer
+from videochat_online.evaluation.run.contexts import make_context
 from videochat_online.evaluation.tasks.ovbench import load_ovbench
 from videochat_online.model import VideoChatModel, load_model
 from videochat_online.streaming.generate import first_logits
@@ -41,12 +41,12 @@ MEMORIES = {
 
 def view_of(model, path, video, protocol, name=-1):
     """Frames and logits of one of a video's questions (the last), after all before it were asked."""
-    with Footage(path, video, protocol) as footage:
-        viewer = make_viewer(model, footage, protocol, video.questions)
+    with VideoFrames(path, video, protocol) as footage:
+        context = make_context(model, footage, protocol, video.questions)
         views = []
         for asked in video.questions:
-            viewer.watch_until(asked)
-            views.append(viewer.prepare(asked, f"{asked.question}\nAnswer:"))
+            context.advance_to(asked)
+            views.append(context.prepare(asked, f"{asked.question}\nAnswer:"))
         return views[name], first_logits(model.network, views[name].prompt.embeds_LD, 4)
 
 
@@ -253,8 +253,8 @@ class TestAnswers:
 
     def test_blind_sees_the_question(self, tiny_model, tmp_path):
         video = video_of(tmp_path, 1.0)
-        viewer = make_viewer(tiny_model, None, protocol_of("streaming"), video.questions)
-        text = viewer.prepare(video.questions[0], "What is it?").prompt.layout.text
+        context = make_context(tiny_model, None, protocol_of("streaming"), video.questions)
+        text = context.prepare(video.questions[0], "What is it?").prompt.layout.text
         assert "What is it?" in text
         assert "Frame" not in text
         assert text.startswith("<|system|>\nCarefully watch the video")
@@ -274,11 +274,11 @@ class TestAnswers:
     def test_likelihood_is_that_of_the_letters(self, tiny_dir, tmp_path, llm):
         model = load_model(tiny_dir(llm), device="cpu")
         video = video_of(tmp_path, 1.0)
-        viewer = make_viewer(model, None, protocol_of("streaming"), video.questions)
+        context = make_context(model, None, protocol_of("streaming"), video.questions)
         dropped, ids = letter_ids(model, 4)
-        bare = viewer.prepare(video.questions[0], "Which?", LETTER_PREFIX).prompt.layout.input_ids
+        bare = context.prepare(video.questions[0], "Which?", LETTER_PREFIX).prompt.layout.input_ids
         for letter, token in zip("ABCD", ids, strict=True):
-            spelled = viewer.prepare(video.questions[0], "Which?", LETTER_PREFIX + letter).prompt.layout.input_ids
+            spelled = context.prepare(video.questions[0], "Which?", LETTER_PREFIX + letter).prompt.layout.input_ids
             assert spelled == (*bare[: len(bare) - dropped], token)
 
     @pytest.mark.parametrize(
@@ -486,7 +486,7 @@ class TestBadVideos:
 
     def test_a_video_that_turns_bad_is_left_out_as_a_whole(self, tiny_model, tmp_path, monkeypatch):
         """Of its three questions one was answered before: that answer is kept, counted and listed, and not scored."""
-        annotations, read = folder_set(tmp_path), Footage.read
+        annotations, read = folder_set(tmp_path), VideoFrames.read
 
         def read_or_fail(self, indices):
             for frame in (frame for group in read(self, indices) for frame in group):
@@ -495,7 +495,7 @@ class TestBadVideos:
                 yield [frame]
 
         config = make_config(annotations, tmp_path / "out", max_bad_fraction=0.5, setting="sliding_window")
-        monkeypatch.setattr(Footage, "read", read_or_fail)
+        monkeypatch.setattr(VideoFrames, "read", read_or_fail)
         metrics = run(config, tiny_model).metrics
         assert [row["video"] for row in rows_of(tmp_path / "out")].count("video1") == 1
         counts = ("num_questions", "num_answered", "num_left_out", "num_unanswered")
@@ -508,7 +508,7 @@ class TestBadVideos:
         assert "1 answers of 1 bad videos are left out." in report
         assert "- `video1`: video1: gone (1 answers left out)" in report
         # Once it can be read, all of it counts.
-        monkeypatch.setattr(Footage, "read", read)
+        monkeypatch.setattr(VideoFrames, "read", read)
         metrics = run(config, tiny_model).metrics
         assert [metrics[name] for name in counts] == [9, 9, 0, 0]
 

@@ -13,9 +13,9 @@ from videochat_online.cli.main import main
 from videochat_online.errors import InputError
 from videochat_online.evaluation import make_plan, resolve_protocol
 from videochat_online.evaluation.benchmark import KINDS
-from videochat_online.evaluation.media.frame_selection import Footage
+from videochat_online.evaluation.media.frame_selection import VideoFrames
 from videochat_online.evaluation.run import runner
-from videochat_online.evaluation.run.contexts import make_viewer
+from videochat_online.evaluation.run.contexts import make_context
 from videochat_online.evaluation.run.evaluation_plan import settled
 from videochat_online.evaluation.tasks.ovbench import load_ovbench
 
@@ -40,23 +40,23 @@ def asked_in(monkeypatch):
     """System message and question of each prompt of a run, in order."""
 
     def during(config, model):
-        found, make = [], runner.make_viewer
+        found, make = [], runner.make_context
 
         def spying(*given):
-            viewer = make(*given)
-            prepare = viewer.prepare
+            context = make(*given)
+            prepare = context.prepare
 
             def noting(question, text, prefix=""):
                 view = prepare(question, text, prefix)
                 found.append((system_of(view.prompt), text))
                 return view
 
-            viewer.prepare = noting
-            return viewer
+            context.prepare = noting
+            return context
 
-        monkeypatch.setattr(runner, "make_viewer", spying)
+        monkeypatch.setattr(runner, "make_context", spying)
         run(config, model)
-        monkeypatch.setattr(runner, "make_viewer", make)
+        monkeypatch.setattr(runner, "make_context", make)
         return found
 
     return during
@@ -86,19 +86,19 @@ def video(tmp_path):
 )
 def test_each_kind_of_question_has_its_own(tiny_model, video, tmp_path, setting, given, said):
     protocol = resolve_protocol("streaming" if setting == "blind" else setting, system_message=given)
-    with Footage(tmp_path / "frames", video, protocol) as footage:
-        viewer = make_viewer(tiny_model, None if setting == "blind" else footage, protocol, video.questions)
+    with VideoFrames(tmp_path / "frames", video, protocol) as footage:
+        context = make_context(tiny_model, None if setting == "blind" else footage, protocol, video.questions)
         found = {}
         for asked in video.questions:
-            viewer.watch_until(asked)
-            found[asked.kind] = system_of(viewer.prepare(asked, "What?").prompt)
+            context.advance_to(asked)
+            found[asked.kind] = system_of(context.prepare(asked, "What?").prompt)
     assert found == said
 
 
 def test_the_checkpoint_s_own(tiny_model, video):
     protocol = resolve_protocol("streaming", system_message="checkpoint")
-    viewer = make_viewer(tiny_model, None, protocol, video.questions)
-    assert {system_of(viewer.prepare(asked, "?").prompt) for asked in video.questions} == {tiny_model.system_message}
+    context = make_context(tiny_model, None, protocol, video.questions)
+    assert {system_of(context.prepare(asked, "?").prompt) for asked in video.questions} == {tiny_model.system_message}
 
 
 @pytest.mark.parametrize(
@@ -166,12 +166,12 @@ class TestIdentity:
             make_plan(config)
         make_plan(replace(config, protocol=resolve_protocol("streaming", **kv, system_message="Look.")))
         protocol = resolve_protocol("streaming", **kv)
-        with Footage(tmp_path / "frames", video, protocol) as footage:
-            viewer = make_viewer(tiny_model, footage, protocol, video.questions)
-            viewer.watch_until(video.questions[0])
-            viewer.prepare(video.questions[0], "What?")
+        with VideoFrames(tmp_path / "frames", video, protocol) as footage:
+            context = make_context(tiny_model, footage, protocol, video.questions)
+            context.advance_to(video.questions[0])
+            context.prepare(video.questions[0], "What?")
             with pytest.raises(InputError, match="^kv_memory has read frames after another system message than 'Caref"):
-                viewer.prepare(video.questions[1], "What?")
+                context.prepare(video.questions[1], "What?")
 
 
 def test_the_flag(tiny_dir, tmp_path, capsys):
@@ -190,5 +190,5 @@ def test_the_flag(tiny_dir, tmp_path, capsys):
 def test_what_the_published_scripts_ask_is_not_trimmed(tiny_model, video):
     model = replace(tiny_model, template=replace(tiny_model.template, trims=True))
     for protocol, end in (("causal", "What?<|end|>"), ("reference", "What?\n<|end|>")):
-        viewer = make_viewer(model, None, resolve_protocol("streaming", protocol=protocol), video.questions)
-        assert viewer.prepare(video.questions[0], "What?\n").prompt.layout.text.endswith(f"{end}<|assistant|>\n")
+        context = make_context(model, None, resolve_protocol("streaming", protocol=protocol), video.questions)
+        assert context.prepare(video.questions[0], "What?\n").prompt.layout.text.endswith(f"{end}<|assistant|>\n")

@@ -23,7 +23,7 @@ from videochat_online.streaming import (
 from videochat_online.streaming.generate import continuation_log_likelihoods, first_logits, generate_ids
 from videochat_online.streaming.kv.cache import kv_bytes_per_token
 from videochat_online.streaming.strategies import chain_of_shot
-from videochat_online.streaming.strategies.base import Reading
+from videochat_online.streaming.strategies.base import FrameSelection
 from videochat_online.streaming.strategies.by_name import Retrieval
 from videochat_online.streaming.strategies.chain_of_shot import are_relevant, contrasted, mosaic
 from videochat_online.streaming.strategies.contrastive import Contrast
@@ -190,7 +190,7 @@ class TestReadings:
         """Times run otherwise than numbers: the nearest is nearest by number, of two the earlier one."""
         given = [frame(index, time_s=index**2) for index in (0, 3, 4, 6, 9, 12)]
         itself, positive, negative = contrasted(given, [False, True, True, False, False, True])
-        assert itself == Reading(tuple(given), 1)
+        assert itself == FrameSelection(tuple(given), 1)
         assert [one.index for one in positive.frames] == [3, 4, 12]
         assert (positive.weight, negative.weight) == (0.5, -0.5)
         assert [one.index for one in negative.frames] == [0, 3, 4, 6, 9, 12]
@@ -219,7 +219,7 @@ class TestReadings:
     @pytest.mark.parametrize("count", [0, 1, 5])
     def test_nothing_to_hold_against_each_other(self, all_are, count):
         given = tuple(frame(index) for index in range(count))
-        assert contrasted(given, [all_are] * count) == (Reading(given, 1),)
+        assert contrasted(given, [all_are] * count) == (FrameSelection(given, 1),)
 
 
 class TestJudgement:

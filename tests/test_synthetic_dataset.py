@@ -23,7 +23,7 @@ from videochat_online.synthetic import PRESETS, ClipKind, StreamKind, scene_from
 from videochat_online.synthetic.files import synthetic_dataset, video_files
 from videochat_online.synthetic.files.annotations import TrainingRows
 from videochat_online.synthetic.files.preset_streams import make_streams
-from videochat_online.synthetic.files.synthetic_words import vocabulary, words_of
+from videochat_online.synthetic.files.synthetic_words import vocabulary, words_in
 from videochat_online.synthetic.files.video_files import write_jpeg
 from videochat_online.synthetic.oracle import params_of
 from videochat_online.synthetic.questions.facts_several import latest
@@ -360,7 +360,7 @@ def test_captions_name_what_rests_on_the_screen():
             assert seen.action is None
         assert sorted(said) == sorted(expected)
         assert said == sorted(said, key=lambda shape: shape[-14:])
-        assert {word for shape in said for word in words_of(shape)} <= set(vocabulary("several"))
+        assert {word for shape in said for word in words_in(shape)} <= set(vocabulary("several"))
 
 
 def test_some_dialogues_are_in_the_words_of_the_sliding_window():
@@ -528,7 +528,7 @@ def test_every_word_is_in_the_vocabulary(made):
     for split in ("val", "test"):
         for row in read(made / "annotations" / f"ovbench_{split}.json"):
             texts += [text for q in row["questions"] for text in (q["question"], *q["options"])]
-    used = {word for text in texts for word in words_of(text)}
+    used = {word for text in texts for word in words_in(text)}
     assert used <= set(words)
     assert len(words) < 200
 

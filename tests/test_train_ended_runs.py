@@ -17,7 +17,7 @@ from train_cases import arguments, dialogue, losses, state, write_media, write_r
 from videochat_online.errors import InputError
 from videochat_online.train import TrainReport, distributed, dry_run, parse_arguments, train
 from videochat_online.train.folder import disk
-from videochat_online.train.folder.training_folder import RunFolder, resolved_keys, shared_keys
+from videochat_online.train.folder.training_folder import TrainingFolder, resolved_keys, shared_keys
 
 KEYS = {"max_steps": 6, "save_strategy": "steps", "save_steps": 4, "eval_strategy": "steps", "eval_steps": 2}
 
@@ -111,7 +111,7 @@ def test_a_run_that_goes_on_beyond_its_early_end_is_not_over_before_the_next_eva
     assert (run("beyond", **keys).steps, run("beyond", **keys).status) == (4, "finished")
     longer = keys | {"max_steps": 20, "extend": True}
     with monkeypatch.context() as patch:
-        patch.setattr(RunFolder, "wait_for", lambda *rest: os.kill(os.getpid(), signal.SIGTERM))
+        patch.setattr(TrainingFolder, "wait_for", lambda *rest: os.kill(os.getpid(), signal.SIGTERM))
         report = run("beyond", **longer)
     assert (report.status, report.steps) == ("ended early", 4)
     at[4] = told("SIGTERM")

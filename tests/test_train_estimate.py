@@ -18,7 +18,7 @@ from videochat_online.errors import InputError
 from videochat_online.model import VideoChatOnlineConfig, load_model, load_network
 from videochat_online.train import dry_run, parse_arguments, train
 from videochat_online.train.estimate.device_memory import Sizes, memory_estimate, remarks
-from videochat_online.train.estimate.run_estimate import blank_network, parameter_table, token_statistics
+from videochat_online.train.estimate.run_estimate import parameter_table, planned_network, token_statistics
 from videochat_online.train.keys.deepspeed_plan import resolve_plan
 from videochat_online.train.keys.parsing import read_config
 from videochat_online.train.loop.throughput import Work
@@ -48,7 +48,7 @@ def test_parameters_are_those_of_the_network(tiny_dir, parse):
     arguments = parse(freeze_backbone=True, unfreeze_vit_layers=1, freeze_llm=True, use_llm_lora=4)
     network = load_model(tiny_dir("qwen2"), device="cpu").network
     choose_trainable(network, arguments.model)
-    blank = blank_network(network.config, arguments.model)
+    blank = planned_network(network.config, arguments.model)
     assert {p.device.type for p in blank.parameters()} == {"meta"}
     assert parameter_table(blank) == parameter_table(network)
     together = parameter_table(blank)["together"]
@@ -58,7 +58,7 @@ def test_parameters_are_those_of_the_network(tiny_dir, parse):
 
 def test_the_published_size(parse):
     """4.15 billion: InternViT-300M, Phi-3-mini (3,821,079,552 by its own card) and the projector."""
-    table = parameter_table(blank_network(published_config(), parse().model))
+    table = parameter_table(planned_network(published_config(), parse().model))
     assert table["language_model"]["all"] == 3_821_079_552
     assert table["vision_tower"]["all"] == pytest.approx(304e6, rel=0.01)
     assert table["together"]["all"] == pytest.approx(4.15e9, rel=0.005)
@@ -140,7 +140,7 @@ def test_memory_by_plan(parse, monkeypatch, plan, weights, gradients, accumulati
     sizes = Sizes(all=BILLION, learning=BILLION, largest=LARGEST, head=HEAD, halved=0, matrices=BILLION)
     monkeypatch.setattr("videochat_online.train.estimate.device_memory._sizes", lambda network: sizes)
     arguments = parse()
-    network = blank_network(load_config_of(arguments), arguments.model)
+    network = planned_network(load_config_of(arguments), arguments.model)
     monkeypatch.setenv("PLANNED_PROCESSES", "4")
     monkeypatch.setattr(arguments.training, "deepspeed", plan and str(ROOT / f"configs/deepspeed/{plan}.json"))
     monkeypatch.setattr(arguments.training, "bf16", bool(plan))
@@ -171,7 +171,7 @@ def test_what_a_users_plan_says_is_counted(parse, monkeypatch):
 
 def test_pixels_logits_and_masks(parse, monkeypatch):
     arguments = parse()
-    network = blank_network(published_config(), arguments.model)
+    network = planned_network(published_config(), arguments.model)
     one = memory_estimate(network, arguments, Work(tokens=8192, learned_tokens=1600, pictures=32, samples=1))
     assert one["pixels"] == pytest.approx(32 * 3 * 448**2 * 5 / 2**30, abs=0.01)  # as bytes and in float32
     assert one["logits"] == pytest.approx(100 * 32064 * 12 / 2**30, abs=0.01)  # of a sixteenth of what is learned
@@ -212,7 +212,7 @@ def test_the_plan_for_24_gb_adds_up_to_20_gib(monkeypatch):
     arguments = parse_arguments(ROOT / "configs/train/stage2_lora.yaml", ["--deepspeed", "", *config])
     content = read_config(ROOT / "configs/train/stage2_lora.yaml")
     monkeypatch.setattr(arguments.training, "deepspeed", content["deepspeed"])
-    network = blank_network(published_config(), arguments.model)
+    network = planned_network(published_config(), arguments.model)
     longest = Work(tokens=8192, learned_tokens=8192, pictures=32, samples=1, squares=8192**2)
     found = memory_estimate(network, arguments, longest)
     assert 10 < found["together"] <= 20
@@ -221,7 +221,7 @@ def test_the_plan_for_24_gb_adds_up_to_20_gib(monkeypatch):
 
 def test_checkpointing_keeps_less(parse, monkeypatch):
     arguments = parse()
-    network = blank_network(load_config_of(arguments), arguments.model)
+    network = planned_network(load_config_of(arguments), arguments.model)
     without = memory_estimate(network, arguments, BATCH)["activations"]
     monkeypatch.setattr(arguments.training, "activation_checkpointing", True)
     assert memory_estimate(network, arguments, BATCH)["activations"] < without

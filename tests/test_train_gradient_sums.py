@@ -13,7 +13,7 @@ from processes import run_program
 from train_cases import flags, launch, losses, mixed_rows, write_media, write_registry
 from videochat_online.errors import InputError
 from videochat_online.train import dry_run, parse_arguments, train
-from videochat_online.train.folder.training_folder import RunFolder
+from videochat_online.train.folder.training_folder import TrainingFolder
 from videochat_online.train.keys.deepspeed_plan import deciding_keys, resolve_plan
 
 PLANS = Path(__file__).resolve().parents[1] / "configs" / "deepspeed"
@@ -114,20 +114,20 @@ def test_a_plan_that_sums_in_bfloat16_is_told_what_it_loses(given, caplog, monke
 def test_a_run_does_not_go_on_with_another_plan_in_the_same_file(tmp_path):
     path = tmp_path / "plan.json"
     path.write_text(json.dumps(without_accumulation(plan("zero1"))))
-    RunFolder(tmp_path / "run", {"deepspeed": str(path)}).open({}, {}, None)
+    TrainingFolder(tmp_path / "run", {"deepspeed": str(path)}).open({}, {}, None)
     path.write_text(json.dumps(plan("zero1")))
     with pytest.raises(InputError, match=r"deepspeed.data_types.grad_accum_dtype was None, now 'fp32'"):
-        RunFolder(tmp_path / "run", {"deepspeed": str(path)}).check({})
+        TrainingFolder(tmp_path / "run", {"deepspeed": str(path)}).check({})
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     old = {key: value for key, value in record["identity"].items() if not key.startswith("deepspeed.")}
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "run.json").write_text(json.dumps(record | {"identity": old}))
-    RunFolder(tmp_path / "old", {"deepspeed": str(path)}).check({})  # of a version that did not look into plans
+    TrainingFolder(tmp_path / "old", {"deepspeed": str(path)}).check({})  # of a version that did not look into plans
     other = without_accumulation(plan("zero1"))
     other["zero_optimization"] |= {"reduce_bucket_size": 7, "overlap_comm": False}
     path = tmp_path / "other.json"
     path.write_text(json.dumps(other))
-    RunFolder(tmp_path / "run", {"deepspeed": str(path)}).check({})
+    TrainingFolder(tmp_path / "run", {"deepspeed": str(path)}).check({})
 
 
 def test_what_a_plan_decides():

@@ -23,7 +23,7 @@ from videochat_online.data import load_registries, parse_row
 from videochat_online.errors import InputError
 from videochat_online.model import load_model
 from videochat_online.train import distributed, parse_arguments, train
-from videochat_online.train.folder.training_folder import RunFolder
+from videochat_online.train.folder.training_folder import TrainingFolder
 from videochat_online.train.keys.parsing import read_config
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -328,12 +328,12 @@ def test_the_same_place_is_the_same_run_from_whatever_folder(tmp_path, monkeypat
         (tmp_path / name).mkdir()
         (tmp_path / name / "a.json").write_text("{}")
     monkeypatch.chdir(tmp_path / "one")
-    RunFolder(tmp_path / "run", {"meta_path": "a.json"}).open({}, {}, None)
+    TrainingFolder(tmp_path / "run", {"meta_path": "a.json"}).open({}, {}, None)
     for folder, path in (("one", "a.json"), ("two", "../one/a.json"), ("two", f"{tmp_path}/one/a.json")):
         monkeypatch.chdir(tmp_path / folder)
-        RunFolder(tmp_path / "run", {"meta_path": path}).check({})
+        TrainingFolder(tmp_path / "run", {"meta_path": path}).check({})
     with pytest.raises(InputError, match="meta_path was 'a.json', now '../two/a.json'"):
-        RunFolder(tmp_path / "run", {"meta_path": "../two/a.json"}).check({})
+        TrainingFolder(tmp_path / "run", {"meta_path": "../two/a.json"}).check({})
 
 
 @pytest.mark.parametrize("config", sorted((ROOT / "configs/train").glob("*.yaml")), ids=lambda path: path.stem)

@@ -25,7 +25,7 @@ from videochat_online.errors import InputError
 from videochat_online.train import TrainReport, distributed, dry_run, parse_arguments, train
 from videochat_online.train.folder import checkpoints, disk
 from videochat_online.train.folder.checkpoints import last_checkpoint, rotate
-from videochat_online.train.folder.training_folder import RunFolder
+from videochat_online.train.folder.training_folder import TrainingFolder
 from videochat_online.train.loop.nonfinite_guard import FiniteLosses
 from videochat_online.train.loop.preemption import NOTHING, SAVE, STOP, Requests, ignore_signals_to_all
 from videochat_online.train.loop.skipped_rows import SkippedLog
@@ -106,9 +106,9 @@ def test_a_file_of_that_name_in_another_folder_is_left(place, run):
 
 def test_what_is_asked_before_the_first_step_ends_the_run_there(place, run, monkeypatch, saved, whole):
     def ended(name: str) -> TrainReport:
-        monkeypatch.setattr(RunFolder, "wait_for", lambda *rest: os.kill(os.getpid(), signal.SIGTERM))
+        monkeypatch.setattr(TrainingFolder, "wait_for", lambda *rest: os.kill(os.getpid(), signal.SIGTERM))
         report = run(name)
-        monkeypatch.setattr(RunFolder, "wait_for", lambda *rest: None)
+        monkeypatch.setattr(TrainingFolder, "wait_for", lambda *rest: None)
         return report
 
     report = ended("early")
@@ -332,7 +332,7 @@ def test_too_little_room_is_noticed_before_anything_is_written(place, run, monke
 
 
 def test_small_files_are_whole_or_as_they_were(tmp_path, small_files):
-    folder = RunFolder(tmp_path, {})
+    folder = TrainingFolder(tmp_path, {})
     folder.write("report.json", {"steps": 1})
     small_files(1000)
     with pytest.raises(InputError, match=r"report.json: could not be written: File too large"):

@@ -20,7 +20,7 @@ from videochat_online.errors import InputError
 from videochat_online.model import VideoChatOnlineForConditionalGeneration, load_model, loading
 from videochat_online.train import TrainReport, parse_arguments, train
 from videochat_online.train import run as run_module
-from videochat_online.train.folder.training_folder import RunFolder, resolved_keys
+from videochat_online.train.folder.training_folder import TrainingFolder, resolved_keys
 from videochat_online.train.loop.nonfinite_guard import MAX_IN_A_ROW, FiniteLosses
 from videochat_online.train.setup import model_setup
 
@@ -169,12 +169,12 @@ def test_a_run_that_ended_while_its_result_was_written_only_writes_it(tmp_path, 
 
 
 def test_two_launches_do_not_meet_in_a_folder(tmp_path, run, keys):
-    folder = RunFolder(tmp_path / "mine", resolved_keys(parse_arguments(None, keys("mine"))))
+    folder = TrainingFolder(tmp_path / "mine", resolved_keys(parse_arguments(None, keys("mine"))))
     folder.open({}, {}, None)
     with pytest.raises(InputError, match="mine: another process is training in this folder"):
-        RunFolder(tmp_path / "mine", folder.keys).open({}, {}, None)
+        TrainingFolder(tmp_path / "mine", folder.keys).open({}, {}, None)
     with pytest.raises(InputError, match="expected a folder that can be written to"):
-        RunFolder("/proc/none/run", folder.keys).open({}, {}, None)
+        TrainingFolder("/proc/none/run", folder.keys).open({}, {}, None)
 
 
 @pytest.mark.slow

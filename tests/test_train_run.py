@@ -22,7 +22,7 @@ from videochat_online.data import EpochSampler, load_registries
 from videochat_online.errors import InputError
 from videochat_online.model import VideoChatOnlineForConditionalGeneration, load_model, load_network
 from videochat_online.train import TrainReport, parse_arguments, train
-from videochat_online.train.folder.training_folder import RunFolder
+from videochat_online.train.folder.training_folder import TrainingFolder
 from videochat_online.train.keys.arguments import ModelArguments
 from videochat_online.train.loop.callbacks import TellEpoch
 from videochat_online.train.loop.skipped_rows import SkippedLog
@@ -310,7 +310,7 @@ def test_a_folder_with_other_things_is_refused_and_left_as_it_is(place, run):
 
 def test_other_data_is_another_run(tmp_path):
     sets = {"a": {"memory": None, "repeat_time": 1.0}}
-    folder = RunFolder(tmp_path / "run", {"seed": 1})
+    folder = TrainingFolder(tmp_path / "run", {"seed": 1})
     folder.check(sets)
     folder.open({"a": {"rows": 1, "items": 1}}, sets, None)
     folder.check(sets)
@@ -319,8 +319,8 @@ def test_other_data_is_another_run(tmp_path):
     with pytest.raises(InputError, match="the run was begun with other data: a: repeat_time was 1.0, now 2.0. Choose"):
         folder.check({"a": {"memory": None, "repeat_time": 2.0}})
     with pytest.raises(InputError, match="seed was 1, now 2"):
-        RunFolder(tmp_path / "run", {"seed": 2}).check(sets)
-    RunFolder(tmp_path / "run", {"seed": 1, "save_steps": 7, "report_to": "wandb"}).check(sets)
+        TrainingFolder(tmp_path / "run", {"seed": 2}).check(sets)
+    TrainingFolder(tmp_path / "run", {"seed": 1, "save_steps": 7, "report_to": "wandb"}).check(sets)
 
 
 def test_a_set_with_other_rows_or_another_memory_is_other_data(place, tmp_path):

@@ -16,7 +16,7 @@ from videochat_online.data.samples.sampled_frames import FrameSampling, PixelRea
 from videochat_online.errors import InputError, VideoError
 from videochat_online.video import FrameTransform, open_video, read_video
 from videochat_online.video.files.declared import declared_length, is_cut_mp4
-from videochat_online.video.files.timestamps import StreamClock
+from videochat_online.video.files.timestamps import PacketClock
 
 FRAMES = 30
 RATE = 10
@@ -267,7 +267,7 @@ class TestJumps:
         for packet, tick in zip(packets, ticks, strict=False):
             packet.pts = packet.dts = tick
         notes: dict[str, None] = {}
-        got = [packet.pts for packet in StreamClock(_Stream(), "nut", notes).packets(packets)]
+        got = [packet.pts for packet in PacketClock(_Stream(), "nut", notes).packets(packets)]
         assert got == ticks[: len(got)]
         assert len(got) > 15
         assert not notes

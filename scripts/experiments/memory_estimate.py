@@ -207,7 +207,7 @@ def table() -> None:
     from published_size import published_config
     from videochat_online.train import parse_arguments
     from videochat_online.train.estimate.device_memory import memory_estimate
-    from videochat_online.train.estimate.run_estimate import blank_network
+    from videochat_online.train.estimate.run_estimate import planned_network
     from videochat_online.train.loop.throughput import Work
 
     print("| | Longest batch | Plan | " + " | ".join(COLUMNS.values()) + " | Together |")
@@ -220,7 +220,7 @@ def table() -> None:
         if plan:
             arguments.training.deepspeed = str(ROOT / f"configs/deepspeed/{plan}.json")
         options = arguments.model if plan else replace(arguments.model, freeze_llm=True)
-        network = blank_network(published_config(), options)
+        network = planned_network(published_config(), options)
         batch = Work(tokens=tokens, learned_tokens=learned, pictures=frames, samples=1)
         found = memory_estimate(network, arguments, batch)
         cells = [f"{found[name]:.1f}" for name in (*COLUMNS, "together")]

@@ -30,9 +30,9 @@ from videochat_online.evaluation import (
     get_task,
     resolve_protocol,
 )
-from videochat_online.evaluation.media.frame_selection import Footage
+from videochat_online.evaluation.media.frame_selection import VideoFrames
 from videochat_online.evaluation.media.locate import MediaLibrary
-from videochat_online.evaluation.run.contexts import View, make_viewer
+from videochat_online.evaluation.run.contexts import QuestionContext, make_context
 from videochat_online.evaluation.run.evaluation_plan import estimated_cost, share_of
 from videochat_online.model import VideoChatModel
 from videochat_online.streaming import GenerationSettings
@@ -62,7 +62,7 @@ class Asked:
     video: EvalVideo
     question: EvalQuestion
     words: str
-    view: View | None
+    view: QuestionContext | None
 
 
 def check_eval_script(case: Case) -> None:
@@ -134,13 +134,13 @@ def _ask(
     """As the runner does, without generating; by what the annotation says of a question."""
     library, asked = MediaLibrary(case.root / case.params["data_root"]), defaultdict(list)
     for video in content.videos:
-        with Footage(library.find(video), video, protocol) as footage:
-            viewer = make_viewer(model, footage, protocol, video.questions)
+        with VideoFrames(library.find(video), video, protocol) as footage:
+            context = make_context(model, footage, protocol, video.questions)
             for question in video.questions:
-                viewer.watch_until(question)
+                context.advance_to(question)
                 words = TASK.prompt(question) + protocol.suffix
                 try:
-                    view = viewer.prepare(question, words, prefix)
+                    view = context.prepare(question, words, prefix)
                 except NoFrameError:
                     view = None
                 key = (video.id, video.fps, question.time_s, question.question, question.options, question.answer_index)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from videochat_online.cli.convert import all_or_nothing, check_places
+from videochat_online.cli.convert import all_or_nothing, check_folders
 from videochat_online.model.checkpoints.assembling import assemble
 from videochat_online.model.placing import DTYPES
 from videochat_online.text import TEMPLATES
@@ -35,7 +35,7 @@ def run(options: argparse.Namespace) -> int:
     """Load both, join, write, say what was written."""
     output: Path = options.output
     for source in (options.language_model, options.vision_tower):
-        check_places(Path(source).expanduser(), output)
+        check_folders(Path(source).expanduser(), output)
     check_writable(output)
     network, tokenizer = assemble(
         options.language_model,

@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 
 from videochat_online.errors import CheckpointError, InputError
 from videochat_online.model import VideoChatOnlineForConditionalGeneration, export_original, load_network
-from videochat_online.model.checkpoints.hf_export import check_export, export_hf, first_logits, text_side
+from videochat_online.model.checkpoints.hf_export import check_export, export_hf, logits_of_hf, text_side
 from videochat_online.model.checkpoints.model_card import write_card
 from videochat_online.model.loading import load_config
 from videochat_online.text import load_tokenizer, special_ids
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Load strictly, write, say what was written."""
     source, destination = options.source, options.destination
-    check_places(source, destination)
+    check_folders(source, destination)
     load_config(source)  # what is no model is named as one, not by the tokenizer that it lacks
     is_required = options.tokenizer is not None or options.format == "hf"
     tokenizer = _tokenizer(options.tokenizer or source, is_required)
@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def check_places(source: Path, destination: Path) -> None:
+def check_folders(source: Path, destination: Path) -> None:
     """InputError for a destination with something in it, or inside of what is read."""
     if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
         raise InputError(f"{destination}: expected a new or empty directory to write to, found something in it")
@@ -88,7 +88,7 @@ def _write_hf(
     text = text_side(tokenizer, network.config)
     network.eval()
     network.config.image_token_id = special_ids(tokenizer).image_context
-    expected = first_logits(network, network.config)
+    expected = logits_of_hf(network, network.config)
     export_hf(network, text, destination)
     num_parameters, config, dtype = network.num_parameters(), network.config, network.dtype
     del network  # or the weights would be in memory twice

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
 
 from videochat_online.evaluation import EvaluationConfig, Outcome, Progress
-from videochat_online.evaluation.scoring.metrics import remarks
+from videochat_online.evaluation.scoring.metrics import score_remarks
 
 SECONDS_BETWEEN_LINES = 30.0
 """Where stderr is no terminal, progress is a line this often."""
@@ -81,7 +81,7 @@ def show_outcome(outcome: Outcome, config: EvaluationConfig, as_json: bool) -> N
         said = f"{config.output}: {outcome.num_answered} answers, {outcome.num_open} still open in other shards"
         _write(json.dumps(shares) if as_json else said)
         return
-    for line in remarks(metrics):
+    for line in score_remarks(metrics):
         print(f"warning: {line}", file=sys.stderr)  # noqa: T201
     if as_json:
         _write(json.dumps(metrics, ensure_ascii=False))

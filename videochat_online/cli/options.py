@@ -188,7 +188,7 @@ def check_report_place(path: Path | None) -> None:
         raise InputError(f"--report: expected a file that can be written, got {path} ({error.strerror})") from error
 
 
-def write_report(path: Path | None, content: Any) -> None:
+def write_report_file(path: Path | None, content: Any) -> None:
     """Write `--report` as JSON, if it was given. Names of files need not be UTF-8: escapes hold all of them.
 
     Raises:

@@ -5,7 +5,7 @@ from videochat_online.data.batches.held_out import HeldOutRows
 from videochat_online.data.batches.mixture import EpochSampler
 from videochat_online.data.batches.packing import PackedDataset
 from videochat_online.data.batches.training_dataset import SetCount, SkippedSample, TrainingDataset
-from videochat_online.data.rows.annotation_file import RowFile
+from videochat_online.data.rows.annotation_file import AnnotationFile
 from videochat_online.data.rows.registry import RegistryEntry, load_registries, load_registry
 from videochat_online.data.rows.row_formats import Sample, parse_row
 from videochat_online.data.samples.encoding import Example, SampleEncoder
@@ -22,7 +22,7 @@ __all__ = [
     "PackedDataset",
     "PixelReader",
     "RegistryEntry",
-    "RowFile",
+    "AnnotationFile",
     "Sample",
     "SampleEncoder",
     "SetCount",

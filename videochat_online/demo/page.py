@@ -14,7 +14,7 @@ from typing import Any
 import gradio as gr
 
 from videochat_online.demo.examples import EXAMPLES
-from videochat_online.demo.tabs import DemoOptions, Viewers, options_of
+from videochat_online.demo.tabs import DemoOptions, Viewers, form_options
 from videochat_online.errors import InputError
 from videochat_online.memory import MEMORY_BANKS
 from videochat_online.memory.settings import MEMORY_SETTINGS, default_of, settings_of, written
@@ -193,7 +193,7 @@ class _Page:
                 tab = str(request.session_hash)
                 before = viewers.of(tab).watching
                 try:
-                    open_it(tab, value, options_of(options.defaults, dict(zip(self.settings, chosen, strict=True))))
+                    open_it(tab, value, form_options(options.defaults, dict(zip(self.settings, chosen, strict=True))))
                 except InputError as error:
                     said = {self.notice: notice(str(error))}
                     return said if viewers.of(tab).watching == before else {**self._opened(tab), **said}

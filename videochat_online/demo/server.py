@@ -24,7 +24,7 @@ from videochat_online.demo.page_routes import make_page_routes
 from videochat_online.demo.tabs import DemoOptions, Viewers
 from videochat_online.errors import InputError
 from videochat_online.model import VideoChatModel
-from videochat_online.serving.api.auth import Guard
+from videochat_online.serving.api.auth import AuthMiddleware
 from videochat_online.serving.api.routes import make_api
 from videochat_online.serving.api.schemas import ApiLimits
 from videochat_online.serving.streams.pool import StreamPool
@@ -134,7 +134,7 @@ def make_app(pool: StreamPool, demo: DemoOptions, server: ServerOptions) -> Fast
     else:
         hosts = [server.host, *server.allowed_hosts] if server.allowed_hosts else ["*"]
     # Gradio answers pages of any origin, with their visitors' cookies: only the API would ask for the origin itself.
-    app.add_middleware(Guard, password=None)
+    app.add_middleware(AuthMiddleware, password=None)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
     own = demo.defaults
     limits = ApiLimits(strategy=own.strategy, strategy_options=own.strategy_options)

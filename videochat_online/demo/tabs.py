@@ -246,7 +246,7 @@ def _multiple_choice(question: str, options: Sequence[str], watching: Watching) 
     return ovbench_question(question, options, asked_at_s=asked_at_s) + STREAMING_SUFFIX
 
 
-def options_of(defaults: StreamOptions, chosen: dict[str, Any]) -> StreamOptions:
+def form_options(defaults: StreamOptions, chosen: dict[str, Any]) -> StreamOptions:
     """Options from the page's fields; empty ones are the defaults.
 
     Raises:

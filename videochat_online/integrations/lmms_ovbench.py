@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from videochat_online.errors import InputError, VideoError
 from videochat_online.evaluation.benchmark import EvalQuestion, EvalVideo
-from videochat_online.evaluation.media.frame_selection import Footage
+from videochat_online.evaluation.media.frame_selection import VideoFrames
 from videochat_online.evaluation.media.locate import MediaLibrary
 from videochat_online.evaluation.protocol import PROTOCOLS
 from videochat_online.evaluation.scoring.metrics import compute_metrics
@@ -133,14 +133,14 @@ def cut_clip(doc: Row, path: Path) -> None:
         dataset=doc["dataset"],
         questions=(nothing,),
     )
-    with Footage(Path(doc["path"]), video, PROTOCOL) as footage:
+    with VideoFrames(Path(doc["path"]), video, PROTOCOL) as footage:
         indices = footage.streaming_indices()
         if not indices:
             raise VideoError(f"{doc['path']}: no frame starts at or before the question at {end_s} s")
         write_clip(path, _frames(footage, indices), fps=min(PROTOCOL.fps, doc["fps"] or PROTOCOL.fps))
 
 
-def _frames(footage: Footage, indices: Sequence[int]) -> Iterator[tuple[float, npt.NDArray[np.uint8]]]:
+def _frames(footage: VideoFrames, indices: Sequence[int]) -> Iterator[tuple[float, npt.NDArray[np.uint8]]]:
     for group in footage.read(indices):
         for frame in group:
             yield frame.time_s, frame.pixels_HWC

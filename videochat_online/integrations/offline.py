@@ -22,7 +22,7 @@ from PIL import Image
 
 from videochat_online.errors import InputError
 from videochat_online.evaluation.benchmark import EvalVideo
-from videochat_online.evaluation.media.frame_selection import Footage
+from videochat_online.evaluation.media.frame_selection import VideoFrames
 from videochat_online.evaluation.protocol import EvalProtocol
 from videochat_online.model import VideoChatModel
 from videochat_online.streaming import GenerationSettings, ImageChat, StreamingSession
@@ -162,7 +162,7 @@ class OfflineAnswerer:
             with_times=protocol.with_times,
             strategy=protocol.make_strategy(),
         )
-        with Footage(path, video, protocol, backend=self._backend) as footage:
+        with VideoFrames(path, video, protocol, backend=self._backend) as footage:
             for group in footage.read(footage.offline_indices(last_index)):
                 session.push(np.stack([frame.pixels_HWC for frame in group]), [frame.time_s for frame in group])
             if footage.problem:

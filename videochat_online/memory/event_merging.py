@@ -33,11 +33,11 @@ from videochat_online.memory.schedule import (
     coarser_grid,
 )
 from videochat_online.memory.slots import FrameStore
-from videochat_online.memory.tiered import StoredMemoryBank
+from videochat_online.memory.tiered import TieredMemoryBank
 from videochat_online.types import FrameTokens
 
 
-class EventMergingMemoryBank(StoredMemoryBank):
+class EventMergingMemoryBank(TieredMemoryBank):
     """The newest frames at full size, and smaller event nodes of all that was before.
 
     A frame that leaves the newest ones becomes, resized bilinearly, a node of one frame. Beyond `event_frames` nodes

@@ -12,11 +12,11 @@ import torch
 
 from videochat_online.memory.schedule import DEFAULT_FULL_GRID, DEFAULT_INTERVALS, Grid, TokenSchedule, as_tuple
 from videochat_online.memory.slots import FrameStore
-from videochat_online.memory.tiered import StoredMemoryBank
+from videochat_online.memory.tiered import TieredMemoryBank
 from videochat_online.types import FrameTokens
 
 
-class KeepAllMemoryBank(StoredMemoryBank):
+class KeepAllMemoryBank(TieredMemoryBank):
     """Every frame that the schedule does not skip, on the grid of its level. Grows with the stream.
 
     Args:

@@ -31,13 +31,13 @@ from videochat_online.memory.schedule import (
     coarser_grid,
 )
 from videochat_online.memory.slots import FrameStore
-from videochat_online.memory.tiered import StoredMemoryBank
+from videochat_online.memory.tiered import TieredMemoryBank
 from videochat_online.types import FrameTokens
 
 READINGS = ("global", "breakpoint")
 
 
-class MovieChatMemoryBank(StoredMemoryBank):
+class MovieChatMemoryBank(TieredMemoryBank):
     """A buffer of the newest frames, and a long memory of merged ones; all on one grid.
 
     When a frame comes and the buffer is full, the buffer's most similar neighbours (see `merge_neighbours`) merge
@@ -102,7 +102,7 @@ class MovieChatMemoryBank(StoredMemoryBank):
         return num_frames * self._grid[0] * self._grid[1]
 
     def reset(self) -> None:
-        """As `StoredMemoryBank.reset`; ids made before are made no more."""
+        """As `TieredMemoryBank.reset`; ids made before are made no more."""
         super().reset()
         self._new_content_id()
 

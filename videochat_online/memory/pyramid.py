@@ -31,13 +31,13 @@ from videochat_online.memory.schedule import (
     check_grid,
 )
 from videochat_online.memory.slots import FrameStore, check_entry
-from videochat_online.memory.tiered import StoredMemoryBank
+from videochat_online.memory.tiered import TieredMemoryBank
 from videochat_online.types import FrameTokens
 
 POLICIES = ("reference", "paper")
 
 
-class PyramidMemoryBank(StoredMemoryBank):
+class PyramidMemoryBank(TieredMemoryBank):
     """Tiers of bounded size; a full tier sends its most redundant frame, made smaller, to the next tier.
 
     A new frame enters the tier of its level. If that is full, the earlier of the two adjacent residents with

@@ -16,11 +16,11 @@ from torch.nn import functional
 from videochat_online.errors import InputError
 from videochat_online.memory.schedule import DEFAULT_FULL_GRID, Grid, TokenSchedule, check_count, check_grid
 from videochat_online.memory.slots import FrameStore
-from videochat_online.memory.tiered import StoredMemoryBank
+from videochat_online.memory.tiered import TieredMemoryBank
 from videochat_online.types import FrameTokens
 
 
-class SimilarityDropMemoryBank(StoredMemoryBank):
+class SimilarityDropMemoryBank(TieredMemoryBank):
     """The last `num_frames` frames that differ from the one kept before them; the oldest leaves first.
 
     A frame is dropped if the cosine similarity of its tokens to the tokens at the same places of the last frame that

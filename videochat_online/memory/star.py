@@ -35,14 +35,14 @@ from videochat_online.memory.schedule import (
     coarser_grid,
 )
 from videochat_online.memory.slots import FrameStore
-from videochat_online.memory.tiered import StoredMemoryBank
+from videochat_online.memory.tiered import TieredMemoryBank
 from videochat_online.types import FrameTokens
 
 _CLEARLY = 1e-3
 """By how much of the distance a key frame must be nearer to count as nearer."""
 
 
-class StarMemoryBank(StoredMemoryBank):
+class StarMemoryBank(TieredMemoryBank):
     """Newest frames, key frames, clusters and an abstract of the stream.
 
     A centroid has its newest member's index and time; whatever is pooled, merged or averaged gets a new, negative

@@ -27,7 +27,7 @@ from videochat_online.types import FrameTokens
 _NO_INDEX = -1
 
 
-class StoredMemoryBank(ABC):
+class TieredMemoryBank(ABC):
     """A memory of frames in one `FrameStore` per tier; see `MemoryBank` for the contract.
 
     A frame that arrives larger than its tier's grid is pooled to it and keeps its content id, since nobody

@@ -22,11 +22,11 @@ from videochat_online.memory.schedule import (
     coarser_grid,
 )
 from videochat_online.memory.slots import FrameStore
-from videochat_online.memory.tiered import StoredMemoryBank
+from videochat_online.memory.tiered import TieredMemoryBank
 from videochat_online.types import FrameTokens
 
 
-class TokenMergingMemoryBank(StoredMemoryBank):
+class TokenMergingMemoryBank(TieredMemoryBank):
     """At most `num_frames` frames; beyond that the two most similar neighbours become their weighted average.
 
     A frame that arrives takes part at once. Similar is the cosine of mean tokens (fp32; the earliest pair on a tie).

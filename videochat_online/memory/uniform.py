@@ -7,11 +7,11 @@ import torch
 from videochat_online.errors import InputError
 from videochat_online.memory.schedule import DEFAULT_FULL_GRID, Grid, TokenSchedule, check_count, check_grid
 from videochat_online.memory.slots import FrameStore
-from videochat_online.memory.tiered import StoredMemoryBank
+from videochat_online.memory.tiered import TieredMemoryBank
 from videochat_online.types import FrameTokens
 
 
-class UniformMemoryBank(StoredMemoryBank):
+class UniformMemoryBank(TieredMemoryBank):
     """Every s-th frame written and the newest one, on the full grid; s doubles when the memory is full.
 
     The rule: frames are counted from 0 as they are written. The memory holds the frames whose count is a

@@ -6,11 +6,11 @@ import torch
 
 from videochat_online.memory.schedule import DEFAULT_FULL_GRID, Grid, TokenSchedule, check_count, check_grid
 from videochat_online.memory.slots import FrameStore
-from videochat_online.memory.tiered import StoredMemoryBank
+from videochat_online.memory.tiered import TieredMemoryBank
 from videochat_online.types import FrameTokens
 
 
-class WindowMemoryBank(StoredMemoryBank):
+class WindowMemoryBank(TieredMemoryBank):
     """The last `num_frames` frames, each on the full grid; the oldest leaves first.
 
     Args:

@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from videochat_online.errors import CheckpointError, InputError
-from videochat_online.model.checkpoints.checkpoint import load_network as load_whole
+from videochat_online.model.checkpoints.checkpoint import read_network as load_whole
 from videochat_online.model.checkpoints.saved_adapters import (
     ADAPTER_FILES,
     BASE_FILE,

@@ -14,7 +14,7 @@ from videochat_online.streaming.kv.cache import TokenKey
 from videochat_online.streaming.kv.prefix import common_length, sequence_keys
 from videochat_online.streaming.prompt_embeddings import Prompt, build_prompt
 from videochat_online.streaming.session_file import Exchange
-from videochat_online.streaming.strategies.base import Reading
+from videochat_online.streaming.strategies.base import FrameSelection
 from videochat_online.streaming.strategies.contrastive import Contrast
 from videochat_online.text import check_text, turn_segments
 from videochat_online.types import FrameTokens, FrameUse, Turn
@@ -69,7 +69,7 @@ class Snapshot:
         epoch: how often the session has been reset or restored.
     """
 
-    readings: tuple[Reading, ...]
+    readings: tuple[FrameSelection, ...]
     visuals: Sequence[Sequence[Tensor]]
     history: tuple[Exchange, ...]
     num_frames: int

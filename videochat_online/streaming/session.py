@@ -37,11 +37,11 @@ from videochat_online.streaming.session_file import (
     SessionState,
     check_history,
     load_state,
-    placed,
     save_state,
+    to_model,
 )
 from videochat_online.streaming.speaking import result_of, stream_text
-from videochat_online.streaming.strategies.base import Reading, Strategy
+from videochat_online.streaming.strategies.base import FrameSelection, Strategy
 from videochat_online.streaming.strategies.by_name import Direct
 from videochat_online.streaming.stream_clock import StreamClock
 from videochat_online.text import check_text
@@ -331,7 +331,7 @@ class StreamingSession:
             history, num_frames, epoch = tuple(self._history), self._clock.num_frames, self._epoch
         # Only what was remembered for this question is kept for the next one.
         self._projected.keep(remembered)
-        readings: tuple[Reading, ...] = (Reading(remembered),)
+        readings: tuple[FrameSelection, ...] = (FrameSelection(remembered),)
         if question is not None:
             readings = self._strategy.read(remembered, question, self.model, self._projected)
         visuals = [[self._projected.of_shown(frame) for frame in reading.frames] for reading in readings]
@@ -391,7 +391,7 @@ class StreamingSession:
         with self._alone(), self._push_lock, self._state_lock:
             # A bank without a device of its own stays where its state is: the frames belong beside the model.
             before = self.memory.state_dict()
-            self.memory.load_state_dict({key: placed(tensor, self.model) for key, tensor in tensors.items()})
+            self.memory.load_state_dict({key: to_model(tensor, self.model) for key, tensor in tensors.items()})
             if any(f.index >= state.num_frames or f.time_s > state.last_time_s for f in self.memory.read()):
                 self.memory.load_state_dict(before)
                 raise InputError(f"{path}: expected a memory of {state.num_frames} frames, found later ones")

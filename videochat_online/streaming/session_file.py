@@ -118,7 +118,7 @@ def _check(state: SessionState) -> None:
             raise ValueError(f"{each} of {state.num_frames} frames")
 
 
-def placed(tensor: Tensor, model: VideoChatModel) -> Tensor:
+def to_model(tensor: Tensor, model: VideoChatModel) -> Tensor:
     """A saved tensor beside the model; features (fp16, bf16 or fp32 grids) in the model's own precision.
 
     Raises:

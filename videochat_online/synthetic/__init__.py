@@ -2,7 +2,7 @@
 
 from videochat_online.synthetic.files.preset_streams import Stream, make_streams
 from videochat_online.synthetic.files.synthetic_dataset import Synthesis, synthesize
-from videochat_online.synthetic.files.synthetic_words import WORD_PATTERN, vocabulary, words_of
+from videochat_online.synthetic.files.synthetic_words import WORD_PATTERN, vocabulary, words_in
 from videochat_online.synthetic.heuristics import HEURISTICS, Score, score_heuristics
 from videochat_online.synthetic.oracle import ORACLES, replay, replay_last_frame
 from videochat_online.synthetic.presets import PRESETS, ClipKind, Preset, StreamKind
@@ -36,5 +36,5 @@ __all__ = [
     "score_heuristics",
     "synthesize",
     "vocabulary",
-    "words_of",
+    "words_in",
 ]

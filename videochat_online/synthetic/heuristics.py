@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from videochat_online.errors import InputError
-from videochat_online.synthetic.files.synthetic_words import words_of
+from videochat_online.synthetic.files.synthetic_words import words_in
 from videochat_online.text.questions import option_text
 
 Row = Mapping[str, Any]
@@ -90,7 +90,7 @@ def _last_place(known: Sequence[Row], asked: Sequence[Row]) -> list[int]:
     """The option that ends as most options do (of paths: where the thing is now), then the longest."""
     predictions = []
     for row in asked:
-        words = [words_of(text) for text in _texts(row)]
+        words = [words_in(text) for text in _texts(row)]
         ends = Counter(tuple(option[-4:]) for option in words)
         shared = [sum(len(set(option) & set(other)) for other in words) for option in words]
         ranks = [(ends[tuple(option[-4:])], shared[i], len(option)) for i, option in enumerate(words)]
@@ -164,8 +164,8 @@ def _feature_names(row: Row, option: int) -> list[str]:
     """What the regression sees of an option: its words and letter; both with the template, the question, the time."""
     template, letter = row["template"], f"letter {option}"
     text = option_text(row["options"][option])
-    own = [*words_of(text), letter]
+    own = [*words_in(text), letter]
     time = f"time {min(int(row['middle_frame_timestamp'] // TIME_BIN_S), MAX_TIME_BINS)}"
-    context = sorted({*words_of(row["question"]), time, template})
+    context = sorted({*words_in(row["question"]), time, template})
     pairs = [f"{word} and {what}" for word in context for what in (letter, text)]
     return [*own, *(f"{template}: {word}" for word in own), *pairs]

@@ -30,13 +30,13 @@ from videochat_online.text import special_ids
 from videochat_online.train.distributed import check_alike, first_alone, gathered, join, together
 from videochat_online.train.estimate.device_memory import remarks
 from videochat_online.train.estimate.row_lengths import estimate_together
-from videochat_online.train.estimate.run_estimate import blank_network, corrected, estimate_run
+from videochat_online.train.estimate.run_estimate import corrected, estimate_run, planned_network
 from videochat_online.train.folder.checkpoints import is_as_long, last_checkpoint
 from videochat_online.train.folder.disk import DiskError, disk_estimate, writing
 from videochat_online.train.folder.final_model import save_result, take_result
 from videochat_online.train.folder.learned_weights import check_start, is_little_learned
 from videochat_online.train.folder.run_card import write_run_card
-from videochat_online.train.folder.training_folder import REPORT_FILE, RunFolder, resolved_keys, shared_keys
+from videochat_online.train.folder.training_folder import REPORT_FILE, TrainingFolder, resolved_keys, shared_keys
 from videochat_online.train.folder.training_report import TrainReport, make_report, read_report
 from videochat_online.train.keys.arguments import Arguments, RunArguments
 from videochat_online.train.loop.lean_trainer import reading
@@ -78,7 +78,7 @@ def train(arguments: Arguments) -> TrainReport:
     training = arguments.training
     _check(arguments)
     join(training)
-    folder = RunFolder(str(training.output_dir), resolved_keys(arguments))
+    folder = TrainingFolder(str(training.output_dir), resolved_keys(arguments))
     with (
         first_alone(speaks=training.should_log),
         closing(folder),
@@ -87,7 +87,7 @@ def train(arguments: Arguments) -> TrainReport:
         return _train(arguments, folder, requests)
 
 
-def _train(arguments: Arguments, folder: RunFolder, requests: Requests) -> TrainReport:
+def _train(arguments: Arguments, folder: TrainingFolder, requests: Requests) -> TrainReport:
     training = arguments.training
     with together():
         entries, held_out = load_registries(str(arguments.data.meta_path)), load_held_out(arguments)
@@ -161,7 +161,7 @@ def _go_through(
     return metrics, is_over, _write_result(trainer, requests) if is_over else None
 
 
-def _open(folder: RunFolder, dataset: TrainingDataset, sets: dict[str, Any], is_first: bool) -> Path | None:
+def _open(folder: TrainingFolder, dataset: TrainingDataset, sets: dict[str, Any], is_first: bool) -> Path | None:
     """Open the run's folder, which is one for all processes; gives the checkpoint to go on from."""
     launch = checkpoint = None
     with together():
@@ -263,10 +263,12 @@ def dry_run(arguments: Arguments) -> dict[str, Any]:
     """
     _check(arguments)
     entries, held_out = load_registries(str(arguments.data.meta_path)), load_held_out(arguments)
-    RunFolder(str(arguments.training.output_dir), resolved_keys(arguments)).check(_facts(arguments, entries, held_out))
+    TrainingFolder(str(arguments.training.output_dir), resolved_keys(arguments)).check(
+        _facts(arguments, entries, held_out)
+    )
     config, tokenizer, template = load_texts(arguments)
     encoder = make_encoder(config, tokenizer, template, arguments.data)
-    network = blank_network(config, arguments.model)
+    network = planned_network(config, arguments.model)
     dataset = TrainingDataset(entries, encoder, seed=arguments.training.seed)
     sets, encoded, learned_share = _try_rows(dataset)
     found: dict[str, Any] = {"output_dir": str(arguments.training.output_dir), "sets": sets}

@@ -33,7 +33,7 @@ from videochat_online.cli.doctor.doctor_registry import (
     inspect_registries,
     registry_text,
 )
-from videochat_online.cli.options import write_report
+from videochat_online.cli.options import write_report_file
 from videochat_online.errors import InputError
 from videochat_online.model import VideoChatModel, load_model
 from videochat_online.video import BACKENDS
@@ -86,7 +86,7 @@ def _check_registries(options: argparse.Namespace) -> int:
         print(json.dumps(content, indent=2))  # noqa: T201
     else:
         print(registry_text(found))  # noqa: T201
-    write_report(options.report, content)
+    write_report_file(options.report, content)
     lost = [name for name, one in found.items() if one.problem is not None]
     if lost:
         print(f"error: {', '.join(lost)}: expected sets that can be read", file=sys.stderr)  # noqa: T201
@@ -100,7 +100,7 @@ def _check_registries(options: argparse.Namespace) -> int:
 def _check_benchmark(options: argparse.Namespace) -> int:
     found = inspect_annotations(options)
     print(json.dumps(found.as_dict(), ensure_ascii=False) if options.json else inspection_text(found))  # noqa: T201
-    write_report(options.report, found.as_dict())
+    write_report_file(options.report, found.as_dict())
     problem = problem_of(found)
     if problem is not None:
         print(f"error: {problem}", file=sys.stderr)  # noqa: T201

@@ -57,7 +57,7 @@ def repeats_of(num_rows: Sequence[int], weights: Sequence[float]) -> list[float]
     return [weight * part / rows for rows, weight in zip(num_rows, weights, strict=True)]
 
 
-def pack_key(epoch: int, index: int, num_items: int) -> int:
+def epoch_key(epoch: int, index: int, num_items: int) -> int:
     """One number for an item and the epoch it is drawn in: loader processes need no other notice of the epoch."""
     return epoch * num_items + index
 
@@ -68,7 +68,7 @@ def unpack_key(key: int, num_items: int) -> tuple[int, int]:
 
 
 class EpochSampler(Sampler[int]):
-    """Order of the items of each epoch, as keys of `pack_key`.
+    """Order of the items of each epoch, as keys of `epoch_key`.
 
     Args:
         num_items: in an epoch.
@@ -102,7 +102,7 @@ class EpochSampler(Sampler[int]):
         return self.num_items
 
     def __iter__(self) -> Iterator[int]:
-        return iter([pack_key(self.epoch, index, self.num_items) for index in self._order()])
+        return iter([epoch_key(self.epoch, index, self.num_items) for index in self._order()])
 
     def _order(self) -> Sequence[int]:
         if not self.shuffle:

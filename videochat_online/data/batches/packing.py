@@ -17,7 +17,7 @@ from typing import TypeAlias
 import numpy as np
 from torch.utils.data import Dataset
 
-from videochat_online.data.batches.mixture import pack_key, unpack_key
+from videochat_online.data.batches.mixture import epoch_key, unpack_key
 from videochat_online.data.batches.training_dataset import SkippedSample, TrainingDataset
 from videochat_online.data.samples.encoding import Example
 
@@ -64,10 +64,10 @@ class PackedDataset(Dataset[Pack]):
         return len(self._stops)
 
     def __getitem__(self, key: int) -> Pack:
-        """The pack of a key of `pack_key`; a bare index is one of epoch 0."""
+        """The pack of a key of `epoch_key`; a bare index is one of epoch 0."""
         epoch, index = unpack_key(key, len(self))
         items = self.items(index).tolist()
-        keys = [pack_key(epoch, item, len(self.dataset)) for item in items]
+        keys = [epoch_key(epoch, item, len(self.dataset)) for item in items]
         pack = [self.dataset[key] for key in keys]
         planned = self._lengths[items].tolist()
         if sum(planned) <= self.room:  # else it is one item that is longer by what its row says

@@ -17,7 +17,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from videochat_online.data.batches.mixture import check_epoch, repeated_rows, repeats_of, unpack_key
-from videochat_online.data.rows.annotation_file import RowFile
+from videochat_online.data.rows.annotation_file import AnnotationFile
 from videochat_online.data.rows.registry import RegistryEntry
 from videochat_online.data.rows.row_formats import parse_row
 from videochat_online.data.rows.unknown_keys import unread_keys
@@ -79,7 +79,7 @@ class TrainingDataset(Dataset[Example | SkippedSample]):
         self.encoder = encoder
         self.seed = seed
         self._lengths = LengthCounter(encoder)
-        self.files = [RowFile(entry.annotation) for entry in self.entries]
+        self.files = [AnnotationFile(entry.annotation) for entry in self.entries]
         all_repeats = self._repeats()
         check_epoch([len(file) for file in self.files], all_repeats)
         items = [
@@ -101,7 +101,7 @@ class TrainingDataset(Dataset[Example | SkippedSample]):
         return len(self._rows)
 
     def __getitem__(self, key: int) -> Example | SkippedSample:
-        """The item of a key of `pack_key`; a bare index is an item of epoch 0."""
+        """The item of a key of `epoch_key`; a bare index is an item of epoch 0."""
         return self._encoded(key)
 
     def reduced(self, key: int, max_tokens: int) -> Example | SkippedSample:

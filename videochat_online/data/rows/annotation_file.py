@@ -31,7 +31,7 @@ _CLOSING = re.compile(rb"[\s\]}]+")
 _NOT_BLANK = re.compile(r"[^ \t\r\n]")
 
 
-class RowFile:
+class AnnotationFile:
     """The rows of one annotation file. A row is parsed when it is asked for, so callers may change theirs.
 
     Args:

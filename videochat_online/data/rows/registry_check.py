@@ -16,7 +16,7 @@ from typing import Any
 from torch.utils.data import DataLoader, Dataset
 
 from videochat_online.data.batches.mixture import repeated_rows
-from videochat_online.data.rows.annotation_file import RowFile
+from videochat_online.data.rows.annotation_file import AnnotationFile
 from videochat_online.data.rows.field_values import cut
 from videochat_online.data.rows.registry import RegistryEntry, check_places
 from videochat_online.data.rows.row_formats import Sample, parse_row
@@ -138,7 +138,7 @@ class _Rows(Dataset[InspectedRow]):
         number, row = self._places[index]
         entry, file, kind = self.entries[number], self.files[number], None
         unread: tuple[str, ...] = ()
-        assert isinstance(file, RowFile)  # rows of others have no place
+        assert isinstance(file, AnnotationFile)  # rows of others have no place
         try:
             content = file[row]
             unread = tuple(sorted(unread_keys(content)))
@@ -167,10 +167,10 @@ class _Rows(Dataset[InspectedRow]):
         return tuple(dict.fromkeys(itertools.chain.from_iterable(found)))
 
 
-def _file(entry: RegistryEntry) -> RowFile | str:
+def _file(entry: RegistryEntry) -> AnnotationFile | str:
     """The rows of a set, or why there are none."""
     try:
         check_places(entry)
-        return RowFile(entry.annotation)
+        return AnnotationFile(entry.annotation)
     except InputError as error:
         return str(error)

@@ -26,7 +26,7 @@ import torch
 
 from videochat_online.errors import InputError, VideoError
 from videochat_online.evaluation.benchmark import EvalVideo
-from videochat_online.evaluation.media.frame_selection import Footage, LabelledFrame
+from videochat_online.evaluation.media.frame_selection import LabelledFrame, VideoFrames
 from videochat_online.evaluation.protocol import EvalProtocol
 from videochat_online.isolation import (
     IS_FORKED,
@@ -89,7 +89,7 @@ class FootageWorker:
         backend: str = "auto",
         folder_fps: float | None = None,
     ) -> RemoteFootage:
-        """Open a video; arguments and errors are those of `Footage`, frames come as squares of `transform`."""
+        """Open a video; arguments and errors are those of `VideoFrames`, frames come as squares of `transform`."""
         self.start()
         self.send("open", path, video, protocol, transform, backend, folder_fps)
         footage = RemoteFootage(self, path)
@@ -146,7 +146,7 @@ class FootageWorker:
 
 
 class RemoteFootage:
-    """`Footage` of another process, of which one group of frames is decoded ahead.
+    """`VideoFrames` of another process, of which one group of frames is decoded ahead.
 
     Attributes:
         num_decoded: frames that were handed out.
@@ -169,22 +169,22 @@ class RemoteFootage:
             self._worker.kill()
 
     def streaming_indices(self) -> list[int]:
-        """As `Footage`."""
+        """As `VideoFrames`."""
         indices: list[int] = self._ask("streaming_indices")
         return indices
 
     def window_indices(self, question_s: float, starts_s: float | None = None) -> list[int]:
-        """As `Footage`."""
+        """As `VideoFrames`."""
         indices: list[int] = self._ask("window_indices", question_s, starts_s)
         return indices
 
     def labels(self, indices: Sequence[int]) -> list[float]:
-        """As `Footage`."""
+        """As `VideoFrames`."""
         times_s: list[float] = self._ask("labels", list(indices))
         return times_s
 
     def finish(self) -> str | None:
-        """As `Footage`; a decoder that fails then has given all that was asked of it."""
+        """As `VideoFrames`; a decoder that fails then has given all that was asked of it."""
         try:
             problem: str | None = self._ask("finish")
         except VideoError as error:
@@ -192,10 +192,10 @@ class RemoteFootage:
         return problem
 
     def read(self, indices: Sequence[int]) -> Iterator[list[LabelledFrame]]:
-        """As `Footage`; the pixels are squares.
+        """As `VideoFrames`; the pixels are squares.
 
         Raises:
-            VideoError: as `Footage`, or the decoder hangs or crashes.
+            VideoError: as `VideoFrames`, or the decoder hangs or crashes.
         """
         self._worker.send("read", list(indices))
         self._is_reading = True
@@ -242,7 +242,7 @@ def _serve(connection: Connection, inherited: Sequence[int]) -> None:
         os.close(descriptor)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)  # threads do not survive a fork
-    desk = _Desk(connection)
+    desk = _RequestHandler(connection)
     while True:
         try:
             name, arguments = connection.recv()
@@ -258,12 +258,12 @@ def _serve(connection: Connection, inherited: Sequence[int]) -> None:
             connection.send(("fault", traceback.format_exc()))
 
 
-class _Desk:
+class _RequestHandler:
     """What is open in the process."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._footage: Footage | None = None
+        self._footage: VideoFrames | None = None
         self._transform = FrameTransform()
 
     def answer(self, name: str, arguments: Sequence[Any]) -> None:
@@ -272,7 +272,7 @@ class _Desk:
                 self._footage.source.close()
                 self._footage = None
             path, video, protocol, self._transform, backend, folder_fps = arguments
-            self._footage = Footage(path, video, protocol, backend=backend, folder_fps=folder_fps)
+            self._footage = VideoFrames(path, video, protocol, backend=backend, folder_fps=folder_fps)
             self._connection.send(("value", None))
             return
         footage = self._footage

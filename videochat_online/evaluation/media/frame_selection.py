@@ -52,7 +52,7 @@ class LabelledFrame:
     pixels_HWC: npt.NDArray[np.uint8]
 
 
-class Footage:
+class VideoFrames:
     """An opened video, as a protocol sees it. Use as a context manager.
 
     Args:
@@ -93,7 +93,7 @@ class Footage:
             raise
         self.num_decoded = 0
 
-    def __enter__(self) -> Footage:
+    def __enter__(self) -> VideoFrames:
         return self
 
     def __exit__(

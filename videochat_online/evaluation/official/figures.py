@@ -22,7 +22,7 @@ def our_rule(row: Row) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Average:
+class OfficialAverage:
     """A figure by one rule, in percent.
 
     Attributes:
@@ -70,22 +70,22 @@ class Scoring:
     """
 
     rules: Mapping[str, Rule]
-    averages: Callable[[str, Sequence[Row], Rule], list[Average]]
+    averages: Callable[[str, Sequence[Row], Rule], list[OfficialAverage]]
     files: Callable[[Exported], dict[str, Any]]
     reads: Callable[[Row], bool]
     skips: str
 
 
-def average(name: str, title: str, rows: Sequence[Row], rule: Rule) -> Average:
+def average(name: str, title: str, rows: Sequence[Row], rule: Rule) -> OfficialAverage:
     """All rows alike."""
     percent = 100 * sum(rule(row) for row in rows) / len(rows) if rows else None
-    return Average(name, title, percent, len(rows))
+    return OfficialAverage(name, title, percent, len(rows))
 
 
-def mean_of(name: str, title: str, parts: Sequence[Average]) -> Average:
+def mean_of(name: str, title: str, parts: Sequence[OfficialAverage]) -> OfficialAverage:
     """All parts alike, however many questions they have."""
     values = [part.percent for part in parts if part.percent is not None]
-    return Average(
+    return OfficialAverage(
         name, title, sum(values) / len(values) if values else None, sum(part.num_questions for part in parts)
     )
 

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from string import ascii_uppercase
 from typing import Any
 
-from videochat_online.evaluation.official.figures import Average, Exported, Rule, Scoring, average, by, mean_of
+from videochat_online.evaluation.official.figures import Exported, OfficialAverage, Rule, Scoring, average, by, mean_of
 from videochat_online.evaluation.run.results import Row
 from videochat_online.evaluation.tasks.ovbench import OVBENCH as TASK
 from videochat_online.text.questions import option_line
@@ -89,7 +89,7 @@ def multiturn_is_right(row: Row) -> bool:
     return multiturn_answer(row["text"]) == _right_letter(row)
 
 
-def averages(script: str, rows: Sequence[Row], rule: Rule) -> list[Average]:
+def averages(script: str, rows: Sequence[Row], rule: Rule) -> list[OfficialAverage]:
     """A script's own average, the published one by its rule, and what the script prints beside them."""
     kinds = [average("", "", some, rule) for some in by(rows, _kind).values()]
     cells = [average("", "", some, rule) for some in by(rows, _cell).values()]

@@ -16,7 +16,7 @@ from string import ascii_uppercase
 from typing import Any
 
 from videochat_online.evaluation.benchmark import YES_NO
-from videochat_online.evaluation.official.figures import Average, Exported, Rule, Scoring, average, by, mean_of
+from videochat_online.evaluation.official.figures import Exported, OfficialAverage, Rule, Scoring, average, by, mean_of
 from videochat_online.evaluation.run.results import Row
 from videochat_online.evaluation.tasks.ovobench import GROUPS, TASKS_OF_GROUPS
 
@@ -33,11 +33,11 @@ def is_right(row: Row) -> bool:
     return text == word[0] or word in text
 
 
-def averages(script: str, rows: Sequence[Row], rule: Rule) -> list[Average]:
+def averages(script: str, rows: Sequence[Row], rule: Rule) -> list[OfficialAverage]:
     """Tasks, their means by group, and both totals."""
     of_tasks = by(rows, lambda row: row["answer_type"])
-    groups: list[Average] = []
-    tasks: list[Average] = []
+    groups: list[OfficialAverage] = []
+    tasks: list[OfficialAverage] = []
     for group, names in TASKS_OF_GROUPS.items():
         there = [average(name, name, of_tasks[name], rule) for name in names if name in of_tasks]
         if there:

@@ -17,7 +17,7 @@ from string import ascii_uppercase
 from typing import Any
 
 from videochat_online.errors import InputError
-from videochat_online.evaluation.official.figures import Average, Exported, Rule, Scoring, average, by
+from videochat_online.evaluation.official.figures import Exported, OfficialAverage, Rule, Scoring, average, by
 from videochat_online.evaluation.run.results import Row
 from videochat_online.evaluation.tasks.streamingbench import (
     GROUPS,
@@ -48,12 +48,12 @@ def _last(row: Row) -> Row:
     return {"time_s": row["output_s"], "text": row["text"]}
 
 
-def averages(script: str, rows: Sequence[Row], rule: Rule) -> list[Average]:
+def averages(script: str, rows: Sequence[Row], rule: Rule) -> list[OfficialAverage]:
     """The groups' means of the paper's tables, with proactive output by time and content and by time alone; tasks."""
     by_time = [row for row in rows if row["answer_type"] == PROACTIVE]
     counted = [row for row in by_time if is_published(row)] or by_time
     kept = [row for row in rows if row["answer_type"] != PROACTIVE] + counted
-    found: list[Average] = []
+    found: list[OfficialAverage] = []
     for name, groups in (("overall", OVERALL), *((group, (group,)) for group in OVERALL)):
         of_groups = [row for row in kept if GROUPS[row["answer_type"]] in groups]
         if {row["answer_type"] for row in of_groups} != {task for group in groups for task in TASKS_OF_GROUPS[group]}:

@@ -9,7 +9,7 @@ from typing import Any
 
 from videochat_online.errors import InputError
 from videochat_online.evaluation.compare.load import Run, default_label, listed, read_run
-from videochat_online.evaluation.official.figures import Average, Scoring, our_rule
+from videochat_online.evaluation.official.figures import OfficialAverage, Scoring, our_rule
 from videochat_online.evaluation.official.official_ovbench import OVBENCH
 from videochat_online.evaluation.official.official_ovobench import OVOBENCH
 from videochat_online.evaluation.official.official_streamingbench import STREAMINGBENCH
@@ -157,7 +157,7 @@ def _check_polls(run: Run, row: Row) -> None:
         )
 
 
-def _figure(script: str, theirs: Average, ours: Average) -> OfficialFigure:
+def _figure(script: str, theirs: OfficialAverage, ours: OfficialAverage) -> OfficialFigure:
     values = [None if one.percent is None else round(one.percent, 4) for one in (theirs, ours)]
     return OfficialFigure(
         script=script,

@@ -1,6 +1,6 @@
 """How a question gets its frames: from a memory of the stream, from a window, or not at all.
 
-A viewer goes through one video once, forwards; each frame is encoded once for all questions. It never holds a
+A context goes through one video once, forwards; each frame is encoded once for all questions. It never holds a
 frame later than the question when it builds the question's prompt: that is what makes an evaluation causal. Only
 under `--protocol reference` it does, as the published scripts do.
 
@@ -19,7 +19,7 @@ from torch import Tensor
 from videochat_online.errors import NoFrameError
 from videochat_online.evaluation.benchmark import EvalQuestion
 from videochat_online.evaluation.media.decoder_process import RemoteFootage
-from videochat_online.evaluation.media.frame_selection import READ_CHUNK, Footage, LabelledFrame
+from videochat_online.evaluation.media.frame_selection import READ_CHUNK, LabelledFrame, VideoFrames
 from videochat_online.evaluation.protocol import EvalProtocol
 from videochat_online.memory import TokenSchedule, pool_to_grid
 from videochat_online.model import VideoChatModel
@@ -28,18 +28,18 @@ from videochat_online.streaming.prompt_embeddings import Prompt, build_prompt
 from videochat_online.text import turn_segments
 from videochat_online.types import FrameUse, Turn
 
-Frames: TypeAlias = "Footage | RemoteFootage"
+Frames: TypeAlias = "VideoFrames | RemoteFootage"
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class QuestionContext:
     """What a question is answered from: the frames as the prompt numbers them, and the prompt."""
 
     frames: tuple[FrameUse, ...]
     prompt: Prompt
 
 
-class Viewer(Protocol):
+class Context(Protocol):
     """Goes through one video, question by question."""
 
     @property
@@ -47,11 +47,11 @@ class Viewer(Protocol):
         """Frames that went through the vision tower."""
         ...
 
-    def watch_until(self, question: EvalQuestion) -> None:
+    def advance_to(self, question: EvalQuestion) -> None:
         """Take in what the question may see; its time must not precede that of the question before it."""
         ...
 
-    def prepare(self, question: EvalQuestion, text: str, generation_prefix: str = "") -> View:
+    def prepare(self, question: EvalQuestion, text: str, generation_prefix: str = "") -> QuestionContext:
         """Lay out the prompt of a question that was watched up to; nothing is remembered of it.
 
         Raises:
@@ -60,7 +60,7 @@ class Viewer(Protocol):
         ...
 
 
-class StreamingViewer:
+class StreamingContext:
     """A session that is asked without its history: what it answers leaves no trace."""
 
     def __init__(
@@ -89,7 +89,7 @@ class StreamingViewer:
         """Frames that went through the vision tower."""
         return self.session.num_frames
 
-    def watch_until(self, question: EvalQuestion) -> None:
+    def advance_to(self, question: EvalQuestion) -> None:
         """Push every frame that the question may see; later ones wait."""
         while True:
             group = self._held or next(self._groups, [])
@@ -101,7 +101,7 @@ class StreamingViewer:
             if self._held or not group:
                 return
 
-    def prepare(self, question: EvalQuestion, text: str, generation_prefix: str = "") -> View:
+    def prepare(self, question: EvalQuestion, text: str, generation_prefix: str = "") -> QuestionContext:
         """The prompt from what the session remembers."""
         # Without a time the session does not mind that frames come after the question.
         at_s = question.time_s if self._protocol.causal else None
@@ -113,14 +113,14 @@ class StreamingViewer:
             system_message=self._model.system_message if message is None else message,
         )
         # Otherwise each question is computed from its start: a figure of one depends on no other.
-        return View(prepared.frames, self.session.reusing(prepared) if self._reuses else prepared.prompt)
+        return QuestionContext(prepared.frames, self.session.reusing(prepared) if self._reuses else prepared.prompt)
 
     def _may_see(self, question: EvalQuestion, frame: LabelledFrame) -> bool:
         is_last = question.id == self._last_question
         return may_see(self._protocol, question.time_s, frame.time_s, is_last, frame.index == self._last_index)
 
 
-class WindowViewer:
+class WindowContext:
     """Each question has its own window of frames, numbered and sized from the window's first frame on.
 
     A frame is decoded and encoded once and at once handed to every window that it belongs to, pooled as it is
@@ -146,7 +146,7 @@ class WindowViewer:
         self._answered: EvalQuestion | None = None
         self.num_encoded = 0
 
-    def watch_until(self, question: EvalQuestion) -> None:
+    def advance_to(self, question: EvalQuestion) -> None:
         """Encode the frames up to the end of the question's window; the window before it is forgotten."""
         if self._answered is not None:
             self._windows[self._answered.id] = []
@@ -163,7 +163,7 @@ class WindowViewer:
         if batch:
             self._share(batch)
 
-    def prepare(self, question: EvalQuestion, text: str, generation_prefix: str = "") -> View:
+    def prepare(self, question: EvalQuestion, text: str, generation_prefix: str = "") -> QuestionContext:
         """The prompt from the question's window."""
         window = self._windows[question.id]
         if not window:
@@ -178,7 +178,7 @@ class WindowViewer:
             system_message=self._protocol.system_message_of(question.kind),
             generation_prefix=generation_prefix,
         )
-        return View(frames, prompt)
+        return QuestionContext(frames, prompt)
 
     def _share(self, frames: Sequence[LabelledFrame]) -> None:
         features_TCHW = self._model.encode(np.stack([frame.pixels_HWC for frame in frames]))
@@ -201,7 +201,7 @@ class WindowViewer:
                 self._windows[name].append((use, projected[ratio]))
 
 
-class BlindViewer:
+class BlindContext:
     """No frames at all: what can be answered from the text of question and options."""
 
     num_encoded = 0
@@ -209,10 +209,10 @@ class BlindViewer:
     def __init__(self, model: VideoChatModel, protocol: EvalProtocol) -> None:
         self._model, self._protocol = model, protocol
 
-    def watch_until(self, question: EvalQuestion) -> None:
+    def advance_to(self, question: EvalQuestion) -> None:
         """Sees nothing."""
 
-    def prepare(self, question: EvalQuestion, text: str, generation_prefix: str = "") -> View:
+    def prepare(self, question: EvalQuestion, text: str, generation_prefix: str = "") -> QuestionContext:
         """The prompt of text alone."""
         prompt = build_prompt(
             self._model,
@@ -221,26 +221,26 @@ class BlindViewer:
             system_message=self._protocol.system_message_of(question.kind),
             generation_prefix=generation_prefix,
         )
-        return View((), prompt)
+        return QuestionContext((), prompt)
 
 
-def make_viewer(
+def make_context(
     model: VideoChatModel,
     footage: Frames | None,
     protocol: EvalProtocol,
     questions: Sequence[EvalQuestion],
-) -> Viewer:
-    """The viewer of a protocol; a blind one without footage.
+) -> Context:
+    """The context of a protocol; a blind one without footage.
 
     A question's prompt has the system message of its kind. The published scripts do not trim what they ask.
     """
     if protocol.is_scripted:
         model = model.untrimmed()
     if footage is None:
-        return BlindViewer(model, protocol)
+        return BlindContext(model, protocol)
     if protocol.memory is not None:
-        return StreamingViewer(model, footage, protocol, questions)
-    return WindowViewer(model, footage, protocol, questions)
+        return StreamingContext(model, footage, protocol, questions)
+    return WindowContext(model, footage, protocol, questions)
 
 
 def may_see(

@@ -128,7 +128,7 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True)
-class Located:
+class LocatedVideo:
     """A video and where it is, or why it cannot be used."""
 
     video: EvalVideo
@@ -147,11 +147,11 @@ class Plan:
     """
 
     content: EvalSet
-    share: tuple[Located, ...]
-    missing_anywhere: tuple[Located, ...] = ()
+    share: tuple[LocatedVideo, ...]
+    missing_anywhere: tuple[LocatedVideo, ...] = ()
 
     @property
-    def missing(self) -> tuple[Located, ...]:
+    def missing(self) -> tuple[LocatedVideo, ...]:
         """Videos of the share that are not there."""
         return tuple(located for located in self.share if located.problem is not None)
 
@@ -176,7 +176,7 @@ def make_plan(config: EvaluationConfig) -> Plan:
     _check_scorers(content, config)
     share = share_of(content.videos, config.protocol, config.shard, blind=config.blind)
     if config.blind or config.data_root is None:
-        return Plan(content, tuple(Located(video) for video in share))
+        return Plan(content, tuple(LocatedVideo(video) for video in share))
     library = MediaLibrary(config.data_root)
     everywhere = {video.name: _locate(library, video) for video in content.videos}
     missing = tuple(place for place in everywhere.values() if place.problem is not None)
@@ -257,8 +257,8 @@ def estimated_cost(video: EvalVideo, protocol: EvalProtocol, *, blind: bool = Fa
     return min(fps * span_s, num_asked * (protocol.max_frames or math.inf)) + answers
 
 
-def _locate(library: MediaLibrary, video: EvalVideo) -> Located:
+def _locate(library: MediaLibrary, video: EvalVideo) -> LocatedVideo:
     try:
-        return Located(video, library.find(video))
+        return LocatedVideo(video, library.find(video))
     except VideoError as error:
-        return Located(video, problem=str(error))
+        return LocatedVideo(video, problem=str(error))

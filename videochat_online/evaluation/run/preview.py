@@ -22,7 +22,7 @@ from videochat_online.evaluation.media.decoder_process import FootageWorker, Rem
 from videochat_online.evaluation.protocol import EvalProtocol
 from videochat_online.evaluation.run.answering import LETTER_PREFIX, asked_kind, question_text, way_of_answering
 from videochat_online.evaluation.run.contexts import may_see
-from videochat_online.evaluation.run.evaluation_plan import EvaluationConfig, Located, Plan
+from videochat_online.evaluation.run.evaluation_plan import EvaluationConfig, LocatedVideo, Plan
 from videochat_online.memory import TokenSchedule
 from videochat_online.model.configuration import VideoChatOnlineConfig
 from videochat_online.text import ChatTemplate, PromptLayout, layout_prompt, turn_segments
@@ -85,7 +85,7 @@ def preview(
         and why. Of a proactive question, the first poll.
     """
     counts: Counter[str] = Counter()
-    chosen: list[tuple[Located, list[EvalQuestion]]] = []
+    chosen: list[tuple[LocatedVideo, list[EvalQuestion]]] = []
     for place in plan.share:
         questions = []
         for question in place.video.questions:
@@ -119,7 +119,7 @@ def expected_answer(question: EvalQuestion) -> str:
 def _shown(
     config: EvaluationConfig,
     question: EvalQuestion,
-    place: Located,
+    place: LocatedVideo,
     seen: _Seen,
     model: TextModel | None,
     is_blind: bool,
@@ -181,7 +181,7 @@ def _asked(question: EvalQuestion) -> EvalQuestion:
 def _seen(
     config: EvaluationConfig,
     questions: Sequence[EvalQuestion],
-    place: Located,
+    place: LocatedVideo,
     worker: FootageWorker,
     model: TextModel | None,
 ) -> list[_Seen]:
@@ -200,7 +200,7 @@ def _seen(
 
 
 def _of_footage(
-    protocol: EvalProtocol, asked: EvalQuestion, place: Located, footage: RemoteFootage, model: TextModel | None
+    protocol: EvalProtocol, asked: EvalQuestion, place: LocatedVideo, footage: RemoteFootage, model: TextModel | None
 ) -> _Seen:
     if protocol.memory is None:
         times_s = tuple(footage.labels(footage.window_indices(asked.time_s, asked.starts_s)))

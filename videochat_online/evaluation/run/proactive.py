@@ -45,7 +45,7 @@ class Polls:
         self._settled.add(question.id)
         asked = [*polled]
         if says_now:
-            # Under the poll's id, since that is where a window viewer has the frames of this moment.
+            # Under the poll's id, since that is where a window context has the frames of this moment.
             asked.append(self._ask(replace(question, id=poll.id, time_s=poll.time_s, proactive=None)))
         text = asked[-1]["text"] if says_now else ""
         is_in_time = says_now and abs(poll.time_s - proactive.due_s) <= proactive.tolerance_s

@@ -29,8 +29,8 @@ from videochat_online.evaluation.run.answering import (
     question_text,
     way_of_answering,
 )
-from videochat_online.evaluation.run.contexts import Viewer, make_viewer
-from videochat_online.evaluation.run.evaluation_plan import EvaluationConfig, Located, Plan
+from videochat_online.evaluation.run.contexts import Context, make_context
+from videochat_online.evaluation.run.evaluation_plan import EvaluationConfig, LocatedVideo, Plan
 from videochat_online.evaluation.run.proactive import Polls
 from videochat_online.evaluation.run.results import Row, RowFile, RunFolder
 from videochat_online.evaluation.run.summarize import Outcome, check_bad, check_too_long, summarize, too_long_rows
@@ -154,11 +154,11 @@ class _Share:
         self,
         model: VideoChatModel,
         worker: FootageWorker,
-        place: Located,
+        place: LocatedVideo,
         predictions: IO[bytes],
         videos: IO[bytes],
     ) -> None:
-        config, cost, viewer, footage = self._config, _Cost(), None, None
+        config, cost, context, footage = self._config, _Cost(), None, None
         try:
             with ExitStack() as stack:
                 if place.path is not None:
@@ -172,34 +172,34 @@ class _Share:
                         folder_fps=dataset_fps,
                     )
                     footage = stack.enter_context(opened)
-                viewer = make_viewer(model, footage, config.protocol, [asked for asked, _ in place.video.moments])
-                for row in self._answers(model, viewer, place, cost):
+                context = make_context(model, footage, config.protocol, [asked for asked, _ in place.video.moments])
+                for row in self._answers(model, context, place, cost):
                     self._write(row, predictions)
                 problem = None if footage is None else footage.finish()
         except VideoError as error:
-            self._report_bad(place, str(error), cost, 0 if viewer is None else viewer.num_encoded, videos)
+            self._report_bad(place, str(error), cost, 0 if context is None else context.num_encoded, videos)
             return
-        row = _video_row(place, cost, viewer.num_encoded, model) | {"problem": problem, "is_bad": False}
+        row = _video_row(place, cost, context.num_encoded, model) | {"problem": problem, "is_bad": False}
         row["num_decoded"] = 0 if footage is None else footage.num_decoded
         row["waited_s"] = 0.0 if footage is None else round(footage.waited_s, 6)
         row["loaded"] = loaded_conditions(model)
         RowFile.append(videos, row)
         self._advance()
 
-    def _answers(self, model: VideoChatModel, viewer: Viewer, place: Located, cost: _Cost) -> Iterator[Row]:
-        polls = Polls(lambda poll: self._answer(model, viewer, poll, place))
+    def _answers(self, model: VideoChatModel, context: Context, place: LocatedVideo, cost: _Cost) -> Iterator[Row]:
+        polls = Polls(lambda poll: self._answer(model, context, poll, place))
         for asked, question in place.video.moments:
             start_s = time.perf_counter()
             # Also up to a question that was answered before: frames then go through in the same batches.
-            before = viewer.num_encoded
-            viewer.watch_until(asked)
+            before = context.num_encoded
+            context.advance_to(asked)
             if model.device.type == "cuda":
                 torch.cuda.synchronize(model.device)
             cost.watch_s += time.perf_counter() - start_s
-            self._progress.frames_encoded += viewer.num_encoded - before
+            self._progress.frames_encoded += context.num_encoded - before
             row = None
             if question.id not in self._done and asked is question:
-                row = self._answer(model, viewer, question, place)
+                row = self._answer(model, context, question, place)
             elif question.id not in self._done:
                 row = polls.take(asked, question)
                 row = None if row is None else _question_row(question, place.video.name) | row
@@ -212,7 +212,7 @@ class _Share:
                 self._progress.questions_done += 1
                 self._on_progress(self._progress)
 
-    def _answer(self, model: VideoChatModel, viewer: Viewer, question: EvalQuestion, place: Located) -> Row:
+    def _answer(self, model: VideoChatModel, context: Context, question: EvalQuestion, place: LocatedVideo) -> Row:
         config, start_s = self._config, time.perf_counter()
         way = way_of_answering(question, config.answer_by)
         by_letter, by_text = way == "likelihood", way == "text_likelihood"
@@ -220,7 +220,7 @@ class _Share:
         row = _question_row(question, place.video.name)
         try:
             asked = replace(question, kind=asked_kind(question, config.answer_by))
-            view = viewer.prepare(asked, text, LETTER_PREFIX if by_letter else "")
+            view = context.prepare(asked, text, LETTER_PREFIX if by_letter else "")
             prepare_s = time.perf_counter() - start_s
             if by_letter:
                 reply = answer_by_likelihood(model, view.prompt, len(question.options), config.generation)
@@ -254,7 +254,7 @@ class _Share:
             if self._num_failed_in_a_row >= MAX_FAILED_IN_A_ROW:
                 raise InputError(f"{self._num_failed_in_a_row} questions in a row were not answered: {error}")
 
-    def _report_bad(self, place: Located, problem: str, cost: _Cost, num_encoded: int, videos: IO[bytes]) -> None:
+    def _report_bad(self, place: LocatedVideo, problem: str, cost: _Cost, num_encoded: int, videos: IO[bytes]) -> None:
         row = _video_row(place, cost, num_encoded, None) | {"problem": problem, "is_bad": True}
         RowFile.append(videos, row | {"num_unanswered": len(place.video.questions) - len(cost.answered)})
         self._num_bad += 1
@@ -266,7 +266,7 @@ class _Share:
         self._progress.videos_done += 1
         self._on_progress(self._progress)
 
-    def _is_finished(self, place: Located, gone_through: set[str]) -> bool:
+    def _is_finished(self, place: LocatedVideo, gone_through: set[str]) -> bool:
         is_answered = all(question.id in self._done for question in place.video.questions)
         return is_answered and place.video.name in gone_through
 
@@ -296,7 +296,7 @@ def _question_row(question: EvalQuestion, video_name: str) -> Row:
     return row if question.kind == "choice" else row | {"kind": question.kind}
 
 
-def _video_row(place: Located, cost: _Cost, num_encoded: int, model: VideoChatModel | None) -> Row:
+def _video_row(place: LocatedVideo, cost: _Cost, num_encoded: int, model: VideoChatModel | None) -> Row:
     return {
         "video": place.video.name,
         "path": None if place.path is None else str(place.path),

@@ -11,7 +11,7 @@ from videochat_online.evaluation.report.environment import run_conditions
 from videochat_online.evaluation.report.run_report import cost_figures, summary_figures, write_report
 from videochat_online.evaluation.run.evaluation_plan import EvaluationConfig, Plan
 from videochat_online.evaluation.run.results import Row, RunFolder, split_answers
-from videochat_online.evaluation.scoring.metrics import compute_metrics, remarks
+from videochat_online.evaluation.scoring.metrics import compute_metrics, score_remarks
 from videochat_online.evaluation.scoring.verdicts import scored
 
 
@@ -69,7 +69,7 @@ def summarize(config: EvaluationConfig, plan: Plan, folder: RunFolder) -> Outcom
         metrics["notes"] = [*metrics.get("notes", []), note]
     metrics["conditions"] = run_conditions(folder.run, videos)
     metrics |= compute_metrics(counted, config.task)
-    if said := remarks(metrics):
+    if said := score_remarks(metrics):
         metrics["notes"] = [*metrics.get("notes", []), *said]
     metrics["cost"] = cost_figures(predictions, videos)
     write_report(folder, metrics, counted)

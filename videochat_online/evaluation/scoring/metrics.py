@@ -60,7 +60,7 @@ def compute_metrics(rows: Sequence[Row], task: Task, *, seed: int = 0) -> dict[s
     return figures | _synthetic_tables(rows, seed) | ({"proactive": _proactive(polled, seed)} if polled else {})
 
 
-def remarks(metrics: Mapping[str, Any]) -> list[str]:
+def score_remarks(metrics: Mapping[str, Any]) -> list[str]:
     """What a reader of the figures has to know: open questions that are in none, replies that nothing is read from."""
     lines = []
     if number := metrics["num_without_scorer"]:

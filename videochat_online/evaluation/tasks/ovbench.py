@@ -36,7 +36,7 @@ from videochat_online.evaluation.tasks.reading import (
     expect,
     expect_questions,
     expect_readable,
-    is_number,
+    is_plain_number,
     question_id,
     read_rows,
 )
@@ -129,14 +129,14 @@ def _place(row: Mapping[str, Any], path: Path) -> _Place:
     expect(isinstance(name, str) and bool(name.strip()), "video_id or video", "a name", name)
     check_text(name, "video_id or video")
     fps = row.get("fps")
-    expect(fps is None or is_number(fps, above=0.0), "fps", "a number above 0", fps)
+    expect(fps is None or is_plain_number(fps, above=0.0), "fps", "a number above 0", fps)
     start_s, end_s = row.get("start", 0.0), None
     if "clip" in row:
         clip = row["clip"]
-        good = isinstance(clip, list) and len(clip) == 2 and all(map(is_number, clip)) and clip[0] <= clip[1]
+        good = isinstance(clip, list) and len(clip) == 2 and all(map(is_plain_number, clip)) and clip[0] <= clip[1]
         expect(good, "clip", "[start, end] in seconds", clip)
         start_s, end_s = clip
-    expect(is_number(start_s), "start", "a time in seconds", start_s)
+    expect(is_plain_number(start_s), "start", "a time in seconds", start_s)
     dataset = row.get("dataset") or _dataset_of(path)
     rate = None if fps is None else float(fps)
     return _Place(str(name), float(start_s), None if end_s is None else float(end_s), rate, dataset and str(dataset))
@@ -155,7 +155,7 @@ def _question(fields: Any, row: Mapping[str, Any], place: _Place) -> EvalQuestio
     is_open = not in_lmms and fields.get("options") is None
     time_key = "end" if in_lmms else "middle_frame_timestamp"
     time_s, text = fields.get(time_key), fields.get("question")
-    expect(is_number(time_s), time_key, "a time of at least 0 seconds", time_s)
+    expect(is_plain_number(time_s), time_key, "a time of at least 0 seconds", time_s)
     expect(isinstance(text, str) and bool(text.strip()), "question", "a text", text)
     options = [] if is_open else fields.get("candidates" if in_lmms else "options")
     good = isinstance(options, list) and all(isinstance(option, str) for option in options)

@@ -38,7 +38,7 @@ from videochat_online.evaluation.tasks.reading import (
     expect_questions,
     expect_readable,
     expect_text,
-    is_number,
+    is_plain_number,
     read_rows,
     whole_videos,
 )
@@ -115,7 +115,7 @@ def _tests(row: Mapping[str, Any]) -> list[tuple[int | None, Any]]:
 def _question(row: dict[str, Any], test: Any, place: int | None) -> EvalQuestion:
     expect(isinstance(test, dict), "test_info", "an object", test)
     time_s, task, video = test.get("realtime"), str(row["task"]), str(row["video"])
-    expect(is_number(time_s), "realtime", "a time of at least 0 seconds", time_s)
+    expect(is_plain_number(time_s), "realtime", "a time of at least 0 seconds", time_s)
     kind = "choice" if place is None else "count" if task == "REC" else "yes_no"
     text = expect_text(test if task == "SSR" else row, {"REC": "activity", "SSR": "step"}.get(task, "question"))
     options = _options(row, kind)

@@ -47,7 +47,7 @@ def question_id(video: str, time_s: float, text: str, options: Sequence[str]) ->
     return f"{video}@{time_s:g}s-{digest}"
 
 
-def is_number(value: Any, above: float | None = None) -> bool:
+def is_plain_number(value: Any, above: float | None = None) -> bool:
     """Whether a value is a finite number of at least 0, or above another."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         return False

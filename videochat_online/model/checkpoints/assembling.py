@@ -17,7 +17,7 @@ from transformers.models.internvl.configuration_internvl import InternVLVisionCo
 from transformers.models.internvl.modeling_internvl import InternVLVisionModel
 
 from videochat_online.errors import CheckpointError, InputError
-from videochat_online.model.checkpoints.checkpoint import blank_network, load_network
+from videochat_online.model.checkpoints.checkpoint import blank_network, read_network
 from videochat_online.model.checkpoints.original import to_our_tower, translate_vision
 from videochat_online.model.checkpoints.weight_files import first_line, read_state
 from videochat_online.model.configuration import VideoChatOnlineConfig
@@ -149,7 +149,7 @@ def _load_tower(folder: Path) -> tuple[Any, dict[str, Any], InternVLVisionModel]
     """The configuration of a vision tower, the settings it was trained with, and the tower."""
     alone = _config_alone(folder)
     if alone is None:
-        network = load_network(folder)
+        network = read_network(folder)
         return (
             network.config.vision_config,
             {key: getattr(network.config, key) for key in _OF_TOWER},

@@ -21,7 +21,7 @@ from videochat_online.model.placing import fitting_attention
 __all__ = [
     "blank_network",
     "export_original",
-    "load_network",
+    "read_network",
     "tensor_names",
     "weight_files",
     "weights_digest",
@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 
-def load_network(
+def read_network(
     directory: str | Path,
     *,
     dtype: torch.dtype | str = "auto",

@@ -269,7 +269,7 @@ def _parts(segments: Sequence[Segment]) -> list[dict[str, str]] | str:
 
 
 @torch.inference_mode()
-def first_logits(network: PreTrainedModel, config: VideoChatOnlineConfig) -> Tensor:
+def logits_of_hf(network: PreTrainedModel, config: VideoChatOnlineConfig) -> Tensor:
     """Logits [L, words] of one made-up picture among made-up words: they go through every weight.
 
     Args:
@@ -314,7 +314,7 @@ def check_export(directory: str | Path, expected: Tensor, config: VideoChatOnlin
     strange = sorted(map(str, [*report["missing_keys"], *report["unexpected_keys"], *report["mismatched_keys"]]))
     if strange:
         raise CheckpointError(f"transformers' own class does not read the export: {', '.join(strange[:4])}")
-    found = first_logits(network.eval(), config)
+    found = logits_of_hf(network.eval(), config)
     gap = float((found - expected).abs().max())
     allowed = 32 * torch.finfo(dtype).eps * max(1.0, float(expected.abs().max()))
     if not gap <= allowed:

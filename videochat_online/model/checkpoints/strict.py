@@ -122,13 +122,13 @@ class StrictLoading(PreTrainedModel):
         if state is None and has_lora(names):
             state = kwargs["state_dict"] = merge_lora(read_state(directory))
         if state is not None:
-            kwargs["config"] = kwargs.get("config") or read_config(directory)
+            kwargs["config"] = kwargs.get("config") or read_config_file(directory)
             source = None
         given = kwargs.get("config")
         stored = (
             sum(t.nbytes for t in state.values()) if state else sum(f.stat().st_size for f in weight_files(directory))
         )
-        config = given if isinstance(given, VideoChatOnlineConfig) else read_config(directory)
+        config = given if isinstance(given, VideoChatOnlineConfig) else read_config_file(directory)
         _check_size(directory, cls, config, stored)
         try:
             # Told to go on over other shapes, so that all that does not fit is said at once.
@@ -220,7 +220,7 @@ def _check_size(
         )
 
 
-def read_config(directory: Path) -> VideoChatOnlineConfig:
+def read_config_file(directory: Path) -> VideoChatOnlineConfig:
     """Configuration of a checkpoint; whatever is odd about it is a CheckpointError."""
     try:
         return VideoChatOnlineConfig.from_pretrained(directory)

@@ -16,7 +16,7 @@ import anyio
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from videochat_online.serving.api.mjpeg import LiveResponse, tell
+from videochat_online.serving.api.mjpeg import LiveResponse, call_in_loop
 from videochat_online.serving.api.schemas import answer_document
 from videochat_online.serving.api.service import ApiAccess
 from videochat_online.serving.streams.live_answer import LiveAnswer
@@ -28,8 +28,8 @@ async def pieces_of(answer: LiveAnswer) -> AsyncGenerator[str, None]:
 
     def relay() -> None:
         for piece in answer.pieces():
-            tell(loop, queue.put_nowait, piece)
-        tell(loop, queue.put_nowait, None)
+            call_in_loop(loop, queue.put_nowait, piece)
+        call_in_loop(loop, queue.put_nowait, None)
 
     threading.Thread(target=relay, name="reader", daemon=True).start()
     while (piece := await queue.get()) is not None:

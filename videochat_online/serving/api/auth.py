@@ -41,7 +41,7 @@ def check_password(password: str | None) -> None:
         raise InputError("password: expected one, got an empty one")
 
 
-class Guard:
+class AuthMiddleware:
     """Middleware that lets through what may use the API.
 
     Args:

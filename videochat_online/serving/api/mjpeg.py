@@ -68,11 +68,11 @@ class PictureFeed:
     def _watch(self, stream: LiveStream, loop: asyncio.AbstractEventLoop, leaving: threading.Event) -> None:
         try:
             for jpeg in stream.pictures(SECONDS_BETWEEN_LOOKS):
-                if leaving.is_set() or not tell(loop, self._publish, jpeg, leaving):
+                if leaving.is_set() or not call_in_loop(loop, self._publish, jpeg, leaving):
                     return
         except Exception:  # the thread's last resort: the viewers have to be let go, whatever it was
             logger.exception("a view failed")
-        tell(loop, self._end)
+        call_in_loop(loop, self._end)
 
     def _publish(self, jpeg: bytes, leaving: threading.Event) -> None:
         if leaving is not self._quit:
@@ -95,7 +95,7 @@ class PictureFeed:
         changed.set()
 
 
-def tell(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *arguments: Any) -> bool:
+def call_in_loop(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *arguments: Any) -> bool:
     """Call a function in an event loop; False if the loop is closed, as its server is."""
     with suppress(RuntimeError):
         loop.call_soon_threadsafe(function, *arguments)

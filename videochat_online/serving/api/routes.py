@@ -23,7 +23,7 @@ from videochat_online.data.rows.field_values import shown
 from videochat_online.errors import InputError
 from videochat_online.memory.settings import settings_of
 from videochat_online.serving.api.answer_routes import respond_in_pieces, respond_whole
-from videochat_online.serving.api.auth import Guard, check_password, refusal
+from videochat_online.serving.api.auth import AuthMiddleware, check_password, refusal
 from videochat_online.serving.api.mjpeg import BOUNDARY, MJPEG, LiveResponse, PictureFeed, mjpeg_part
 from videochat_online.serving.api.schemas import (
     ApiLimits,
@@ -33,7 +33,7 @@ from videochat_online.serving.api.schemas import (
     memory_document,
     options_document,
     options_of,
-    parse,
+    parse_json,
     question_of,
     status_document,
 )
@@ -78,7 +78,7 @@ def make_api(pool: StreamPool, *, password: str | None = None, limits: ApiLimits
             Route(f"{one}/frame.jpg", routes.newest),
             WebSocketRoute(f"{one}/ws", routes.talk),
         ],
-        middleware=[Middleware(Guard, password=password)],
+        middleware=[Middleware(AuthMiddleware, password=password)],
         exception_handlers={InputError: _refused, HTTPException: _no_route, Exception: _failed},
     )
     app.router.redirect_slashes = False
@@ -107,7 +107,7 @@ class ApiRoutes:
 
     async def open(self, request: Request) -> Response:
         """A new stream."""
-        document = parse(await _read(request, MAX_JSON_BYTES, "request"))
+        document = parse_json(await _read(request, MAX_JSON_BYTES, "request"))
         options = options_of(document, self._access.limits)
         watching = await self._access.call(self._access.pool.open, options)
         self._access.port(watching)  # its clock begins now
@@ -135,7 +135,7 @@ class ApiRoutes:
     async def ask(self, request: Request) -> Response:
         """A question, answered whole or piece by piece."""
         watching = await self._find(request)
-        document = parse(await _read(request, MAX_JSON_BYTES, "request"))
+        document = parse_json(await _read(request, MAX_JSON_BYTES, "request"))
         check_fields(document, ("question", "stream"))
         question, in_pieces = question_of(document), document.get("stream", False)
         if not isinstance(in_pieces, bool):

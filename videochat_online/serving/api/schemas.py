@@ -59,7 +59,7 @@ class ApiLimits:
     strategy_options: Mapping[str, Any] = field(default_factory=dict)
 
 
-def parse(body: bytes | str) -> dict[str, Any]:
+def parse_json(body: bytes | str) -> dict[str, Any]:
     """The object that a body holds; an empty body is an empty object.
 
     Raises:

@@ -41,7 +41,7 @@ MAX_TOUCH_S = 5.0
 _Result = TypeVar("_Result")
 
 
-class StreamPort:
+class ApiStreamState:
     """What the API keeps of one stream.
 
     Attributes:
@@ -65,7 +65,7 @@ class ApiAccess:
     def __init__(self, pool: StreamPool, limits: ApiLimits) -> None:
         self.pool, self.limits = pool, limits
         self._threads, self._decoders = CapacityLimiter(NUM_THREADS), CapacityLimiter(NUM_DECODERS)
-        self._ports: WeakKeyDictionary[LiveStream, StreamPort] = WeakKeyDictionary()
+        self._ports: WeakKeyDictionary[LiveStream, ApiStreamState] = WeakKeyDictionary()
         self._lock = threading.Lock()
 
     async def call(self, function: Callable[..., _Result], *arguments: Any) -> _Result:
@@ -76,12 +76,12 @@ class ApiAccess:
         """As `StreamPool.find`."""
         return await self.call(self.pool.find, name)
 
-    def port(self, watching: Watching) -> StreamPort:
+    def port(self, watching: Watching) -> ApiStreamState:
         """What the API keeps of this stream."""
         with self._lock:
             port = self._ports.get(watching.stream)
             if port is None:
-                port = self._ports[watching.stream] = StreamPort(watching)
+                port = self._ports[watching.stream] = ApiStreamState(watching)
             return port
 
     async def push(self, watching: Watching, data: bytes, time_s: float | None) -> dict[str, Any]:

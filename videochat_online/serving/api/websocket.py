@@ -26,7 +26,7 @@ from videochat_online.serving.api.schemas import (
     RequestError,
     answer_document,
     check_fields,
-    parse,
+    parse_json,
     question_of,
     request_id_of,
     status_document,
@@ -87,7 +87,7 @@ class StreamSocket:
                 return
             if len(message["text"]) > MAX_COMMAND_BYTES:
                 raise too_large(MAX_COMMAND_BYTES, "command")
-            document = parse(message["text"])
+            document = parse_json(message["text"])
             kind = document.get("type")
             if not isinstance(kind, str) or kind not in COMMANDS:
                 raise RequestError(f"type: expected one of {', '.join(COMMANDS)}, found {shown(kind)}")

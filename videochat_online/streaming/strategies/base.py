@@ -13,7 +13,7 @@ from videochat_online.types import FrameTokens
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class FrameSelection:
     """Frames that a question is put to.
 
     Attributes:
@@ -34,7 +34,7 @@ class Strategy(Protocol):
         question: str,
         model: VideoChatModel,
         project: Callable[[FrameTokens], Tensor],
-    ) -> tuple[Reading, ...]:
+    ) -> tuple[FrameSelection, ...]:
         """Return one reading, or several whose logits are to be summed: the first, of weight 1, is the question's own.
 
         Args:

@@ -11,7 +11,7 @@ from torch import Tensor
 from videochat_online.errors import InputError
 from videochat_online.memory.base import question_relevance
 from videochat_online.model.loading import VideoChatModel
-from videochat_online.streaming.strategies.base import Reading, Strategy
+from videochat_online.streaming.strategies.base import FrameSelection, Strategy
 from videochat_online.streaming.strategies.chain_of_shot import ChainOfShot
 from videochat_online.types import FrameTokens
 
@@ -26,9 +26,9 @@ class Direct:
         question: str,
         model: VideoChatModel,
         project: Callable[[FrameTokens], Tensor],
-    ) -> tuple[Reading, ...]:
+    ) -> tuple[FrameSelection, ...]:
         """As `Strategy.read`."""
-        return (Reading(tuple(frames)),)
+        return (FrameSelection(tuple(frames)),)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,13 +55,13 @@ class Retrieval:
         question: str,
         model: VideoChatModel,
         project: Callable[[FrameTokens], Tensor],
-    ) -> tuple[Reading, ...]:
+    ) -> tuple[FrameSelection, ...]:
         """As `Strategy.read`."""
         query_D = model.embed_text(question)
         relevance = {frame.index: question_relevance(query_D, project(frame)) for frame in frames}
         ranked = sorted(relevance, key=lambda index: (relevance[index], index), reverse=True)
         kept = set(ranked[: self.retrieved_frames])
-        return (Reading(tuple(frame for frame in frames if frame.index in kept)),)
+        return (FrameSelection(tuple(frame for frame in frames if frame.index in kept)),)
 
 
 STRATEGIES: dict[str, Callable[..., Strategy]] = {

@@ -34,7 +34,7 @@ from videochat_online.model.loading import VideoChatModel
 from videochat_online.streaming.generate import first_logits_of_each
 from videochat_online.streaming.kv.prefix import common_length
 from videochat_online.streaming.prompt_embeddings import build_prompt, reply_ids
-from videochat_online.streaming.strategies.base import Reading
+from videochat_online.streaming.strategies.base import FrameSelection
 from videochat_online.text.questions import KIND_SUFFIXES
 from videochat_online.types import FrameTokens, Turn, Visual
 
@@ -54,16 +54,16 @@ class ChainOfShot:
         question: str,
         model: VideoChatModel,
         project: Callable[[FrameTokens], Tensor],
-    ) -> tuple[Reading, ...]:
+    ) -> tuple[FrameSelection, ...]:
         """As `Strategy.read`: one reading, or the video itself, the positive and the negative one."""
         return contrasted(frames, are_relevant(model, frames, question))
 
 
-def contrasted(frames: Sequence[FrameTokens], is_relevant: Sequence[bool]) -> tuple[Reading, ...]:
+def contrasted(frames: Sequence[FrameTokens], is_relevant: Sequence[bool]) -> tuple[FrameSelection, ...]:
     """The readings of frames of which some are relevant."""
     relevant = tuple(frame for frame, yes in zip(frames, is_relevant, strict=True) if yes)
     others = [frame for frame, yes in zip(frames, is_relevant, strict=True) if not yes]
-    itself = Reading(tuple(frames))
+    itself = FrameSelection(tuple(frames))
     if not relevant or not others:
         return (itself,)
     weight = 1 - len(relevant) / len(frames)
@@ -72,7 +72,7 @@ def contrasted(frames: Sequence[FrameTokens], is_relevant: Sequence[bool]) -> tu
     for frame, yes in zip(frames, is_relevant, strict=True):
         nearest = min(others, key=lambda other: (abs(other.index - frame.index), other.index))
         negative.append(_shown_at(frame, nearest, unused_id - len(negative)) if yes else frame)
-    return itself, Reading(relevant, weight), Reading(tuple(negative), -weight)
+    return itself, FrameSelection(relevant, weight), FrameSelection(tuple(negative), -weight)
 
 
 def _shown_at(place: FrameTokens, shown: FrameTokens, unused_id: int) -> FrameTokens:

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from videochat_online.synthetic.files.preset_streams import Stream
-from videochat_online.synthetic.files.question_rows import Row, offline_pair, offline_row, online_row, online_turn
+from videochat_online.synthetic.files.question_rows import Row, dialogue_turn, offline_pair, offline_row, online_row
 from videochat_online.synthetic.files.training_clips import ClipCutter
 from videochat_online.synthetic.presets import Preset
 from videochat_online.synthetic.questions.open_questions import OpenQuestions
@@ -119,5 +119,5 @@ def _stream_clips(stream: Stream) -> Iterator[Row]:
 
 def _stream_dialogue(stream: Stream) -> Row:
     """All questions of a stream, each at its time."""
-    turns = [online_turn(q.text, q.options, q.answer_index, q.asked_at_s) for q in stream.questions]
+    turns = [dialogue_turn(q.text, q.options, q.answer_index, q.asked_at_s) for q in stream.questions]
     return online_row(stream.file, 0, stream.scene.duration_s, turns)

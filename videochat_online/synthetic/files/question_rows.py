@@ -75,7 +75,7 @@ def offline_pair(text: str, options: Sequence[str], answer_index: int) -> tuple[
     return question, lines[answer_index]
 
 
-def online_turn(
+def dialogue_turn(
     text: str, options: Sequence[str], answer_index: int, time_s: float, *, is_window: bool = False
 ) -> tuple[float, str, str]:
     """A multiple-choice question as the benchmark asks it at a time, and its answer.
@@ -98,7 +98,7 @@ def open_turn(text: str, answer: str, time_s: float, *, is_window: bool = False)
     return float(time_s), question + (SLIDING_WINDOW_SUFFIX if is_window else STREAMING_SUFFIX), answer
 
 
-def to_json(rows: object) -> bytes:
+def row_document(rows: object) -> bytes:
     """A JSON file; a list has an element on each line."""
     if isinstance(rows, list):
         return ("[\n" + ",\n".join(_compact(row) for row in rows) + "\n]\n").encode()

@@ -44,7 +44,7 @@ _PROMPT_TEXTS = (
 )
 
 
-def words_of(text: str) -> list[str]:
+def words_in(text: str) -> list[str]:
     """The words of a text in order, as `WORD_PATTERN` cuts them."""
     return re.findall(WORD_PATTERN, text)
 
@@ -61,4 +61,4 @@ def vocabulary(world: str) -> list[str]:
         texts = [TEMPLATES[name].text for name in BUILDERS]
         texts += [*SPANS, *DISTANCES, *COUNTS, IMAGE_QUESTION, "Yes", "No", "row", "column", "to"]
     texts = [re.sub(r"\{\w+\}", "", text) for text in texts]
-    return sorted({word for text in (*names, *texts, *_PROMPT_TEXTS) for word in words_of(text)})
+    return sorted({word for text in (*names, *texts, *_PROMPT_TEXTS) for word in words_in(text)})

@@ -12,11 +12,11 @@ from collections.abc import Iterator, Sequence
 
 from videochat_online.synthetic.files.question_rows import (
     Row,
+    dialogue_turn,
     image_row,
     offline_pair,
     offline_row,
     online_row,
-    online_turn,
 )
 from videochat_online.synthetic.presets import ClipKind
 from videochat_online.synthetic.questions.question_templates import TEMPLATES, answer_of
@@ -127,7 +127,7 @@ def _choice(clip: Scene, template: str, time_s: int) -> tuple[str, str]:
 def _turn(clip: Scene, template: str, time_s: int, is_window: bool = False) -> tuple[float, str, str]:
     options = OPTIONS[template]
     answer = answer_of(clip, template, time_s, {}, options)
-    return online_turn(TEMPLATES[template].text, options, options.index(str(answer)), time_s, is_window=is_window)
+    return dialogue_turn(TEMPLATES[template].text, options, options.index(str(answer)), time_s, is_window=is_window)
 
 
 def _description(clip: Scene, entity: int) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from videochat_online.model import VideoChatOnlineForConditionalGeneration
 from videochat_online.model.loss import NUM_CHUNKS
 from videochat_online.train.keys.arguments import Arguments, num_processes
-from videochat_online.train.keys.deepspeed_plan import Plan, lossy_sums, resolve_plan
+from videochat_online.train.keys.deepspeed_plan import DeepSpeedPlan, lossy_sums, resolve_plan
 from videochat_online.train.loop.throughput import Work
 from videochat_online.train.setup.frozen_matrices import frozen_matrices, keeps_frozen_in_half
 from videochat_online.train.setup.model_setup import attention_of
@@ -110,7 +110,7 @@ def _sizes(network: VideoChatOnlineForConditionalGeneration) -> Sizes:
     )
 
 
-def _mode(arguments: Arguments, plan: Plan | None) -> str:
+def _mode(arguments: Arguments, plan: DeepSpeedPlan | None) -> str:
     if plan is not None:
         return "half" if plan.weights == 2 else "float32"
     if arguments.model.model_dtype == "bfloat16":
@@ -132,7 +132,7 @@ def _held_without_plan(arguments: Arguments, sizes: Sizes) -> dict[str, float]:
     }
 
 
-def held_by_plan(plan: Plan, sizes: Sizes) -> dict[str, float]:
+def held_by_plan(plan: DeepSpeedPlan, sizes: Sizes) -> dict[str, float]:
     """Bytes by what they are, as DeepSpeed allocates; what it has moved to the machine's memory counts for nothing."""
     num, learning, on_device = num_processes(), sizes.learning, not plan.offloads_optimizer
     share = learning / num if plan.stage else learning

@@ -29,7 +29,7 @@ ASSUMED_MFU = 0.4
 DEVICES = ("A100", "H100")
 
 
-def blank_network(config: VideoChatOnlineConfig, options: ModelArguments) -> VideoChatOnlineForConditionalGeneration:
+def planned_network(config: VideoChatOnlineConfig, options: ModelArguments) -> VideoChatOnlineForConditionalGeneration:
     """The network without storage for its weights, its parts frozen as the run would."""
     network = checkpoint.blank_network(config)
     choose_trainable(network, options)

@@ -112,7 +112,7 @@ def _plain(value: Any) -> Any:
     return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
 
 
-class RunFolder:
+class TrainingFolder:
     """The output folder of one run.
 
     Args:

@@ -37,7 +37,7 @@ _INCIDENTAL_SUFFIX = "bucket_size"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class DeepSpeedPlan:
     """A plan for one run, nothing left to "auto".
 
     Attributes:
@@ -88,7 +88,7 @@ def read_plan(deepspeed: Any) -> dict[str, Any]:
     return dict(json.loads(text))
 
 
-def resolve_plan(training: TrainingArguments, hidden_size: int) -> Plan | None:
+def resolve_plan(training: TrainingArguments, hidden_size: int) -> DeepSpeedPlan | None:
     """The plan of a run, as transformers and DeepSpeed fill in what it leaves out; None without one.
 
     Args:
@@ -109,7 +109,7 @@ def resolve_plan(training: TrainingArguments, hidden_size: int) -> Plan | None:
     communication = content.get("communication_data_type")
     square = hidden_size**2
     overlap = zero.get("overlap_comm")
-    return Plan(
+    return DeepSpeedPlan(
         stage=stage,
         weights=weights,
         accumulation=weights if accumulation is None else _bytes(str(accumulation)),

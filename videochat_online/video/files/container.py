@@ -28,7 +28,7 @@ from av.video.stream import VideoStream
 
 from videochat_online.errors import VideoError
 from videochat_online.video.files.declared import INDEXED_FORMATS
-from videochat_online.video.files.timestamps import StreamClock, VideoPacket, is_untimed
+from videochat_online.video.files.timestamps import PacketClock, VideoPacket, is_untimed
 
 REFUSED_FORMATS = frozenset({"tty", "concat", "hls", "ffmetadata", "lavfi", "sdp"})
 """Text that FFmpeg would draw as a picture, and lists that would open other files."""
@@ -195,7 +195,7 @@ class ContainerPass:
         codec.thread_count = min(MAX_THREADS, os.cpu_count() or 1) if self.is_threaded else 1
         self._tally = tally
         of_file = self.container.format
-        self._clock = StreamClock(self.stream, of_file.name, tally.notes, is_untimed=is_untimed(of_file))
+        self._clock = PacketClock(self.stream, of_file.name, tally.notes, is_untimed=is_untimed(of_file))
         self._path = path
         self._num_discarded = 0
         self._has_corrupt_packet = False

@@ -54,7 +54,7 @@ class _Entry:
     is_key: bool
 
 
-def refusal(source: str, expected: str, found: str) -> VideoError:
+def refused(source: str, expected: str, found: str) -> VideoError:
     """What a fast path says of a file that it may be wrong about: one line, which names the way out."""
     return VideoError(f"{source}: expected {expected}, found {found}; use backend 'pyav'")
 
@@ -80,17 +80,17 @@ def read_frame_table(path: Path, source: str, info: VideoInfo, codecs: frozenset
         entries = [_entry(packet, source, reading) for packet in reading.packets() if packet is not None]
     oddity = next(iter((*tally.failures.values(), *tally.notes)), None)
     if oddity is not None:
-        raise refusal(source, "a file that is whole, with times in order", oddity)
+        raise refused(source, "a file that is whole, with times in order", oddity)
     ends = {entry.pts: entry.pts + (entry.duration or 0) for entry in entries}
     ticks = tuple(sorted(ends))
     if len(ticks) < len(entries):
-        raise refusal(source, "a time of its own for each frame", f"{len(ticks)} times of {len(entries)} frames")
+        raise refused(source, "a time of its own for each frame", f"{len(ticks)} times of {len(entries)} frames")
     mean_s = 1 / info.average_fps if info.average_fps else 0.0
     is_timed = ends[ticks[-1]] > ticks[-1]
     position_of = {tick: position for position, tick in enumerate(ticks)}
     keys = tuple(sorted(position_of[entry.pts] for entry in entries if entry.is_key))
     if keys[:1] != (0,):
-        raise refusal(source, "a key frame at the beginning", "another frame")
+        raise refused(source, "a key frame at the beginning", "another frame")
     return FrameTable(
         ticks=ticks,
         times_s=tuple(float(tick * tick_s) for tick in ticks),
@@ -103,25 +103,25 @@ def read_frame_table(path: Path, source: str, info: VideoInfo, codecs: frozenset
 def _check_kind(reading: ContainerPass, source: str, codecs: frozenset[str]) -> None:
     format_name, codec_name = reading.container.format.name, reading.stream.codec_context.codec.canonical_name
     if format_name not in INDEXED_FORMATS:
-        raise refusal(source, "an mp4, mov, mkv or webm file", format_name)
+        raise refused(source, "an mp4, mov, mkv or webm file", format_name)
     if codec_name not in codecs:
-        raise refusal(source, f"a codec among {', '.join(sorted(codecs))}", codec_name)
+        raise refused(source, f"a codec among {', '.join(sorted(codecs))}", codec_name)
     covers = av.stream.Disposition.attached_pic
     num_videos = sum(not stream.disposition & covers for stream in reading.container.streams.video)
     if num_videos > 1:
-        raise refusal(source, "one video stream", f"{num_videos}")
+        raise refused(source, "one video stream", f"{num_videos}")
 
 
 def _entry(packet: VideoPacket, source: str, reading: ContainerPass) -> _Entry:
     if packet.is_corrupt:
-        raise refusal(source, "a file that is whole", "a damaged packet")
+        raise refused(source, "a file that is whole", "a damaged packet")
     if packet.pts is None:
-        raise refusal(source, "a time in each packet", "one without")
+        raise refused(source, "a time in each packet", "one without")
     if packet.is_discard or packet.pts < 0:
-        raise refusal(source, "a file without an edit list", "one that hides frames (cut without re-encoding)")
+        raise refused(source, "a file without an edit list", "one that hides frames (cut without re-encoding)")
     if packet.is_keyframe and not _begins_anew(packet):
         found = f"another kind at {reading.time_of(packet.pts):.3f} s"
-        raise refusal(source, "key frames at which decoding can begin (IDR)", found)
+        raise refused(source, "key frames at which decoding can begin (IDR)", found)
     return _Entry(packet.pts, packet.dts, packet.duration, packet.is_keyframe)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from videochat_online.errors import VideoError
-from videochat_online.video.files.frame_table import FrameTable, read_frame_table, refusal
+from videochat_online.video.files.frame_table import FrameTable, read_frame_table, refused
 from videochat_online.video.files.pyav_reader import PyavReader
 from videochat_online.video.files.witness import MAX_DIFFERENCE, Witness, largest_difference, sampled_groups
 from videochat_online.video.reader import DecodeReport, LazyFrame, LoadedFrame, Pixels, VideoInfo
@@ -58,12 +58,12 @@ class IndexedReader:
         self._info, warning = facts.info, facts.report().warning
         facts.close()
         if warning is not None:
-            raise refusal(source, "a file that is whole, with one clock", warning)
+            raise refused(source, "a file that is whole, with one clock", warning)
         self._table = read_frame_table(path, source, self._info, codecs)
         opened = open_file(path, source, self._table)
         num_frames = len(self._table.ticks)
         if opened.num_frames != num_frames:
-            raise refusal(source, f"{num_frames} frames as in the file", f"{opened.num_frames} by this backend")
+            raise refused(source, f"{num_frames} frames as in the file", f"{opened.num_frames} by this backend")
         self._fetch, self._errors = opened.fetch, opened.errors
         self._num_decoded = 0
         self._confirmed: set[int] = set()
@@ -125,7 +125,7 @@ class IndexedReader:
             pixels_HWC = self._decode(i)
             difference = largest_difference(pixels_HWC, expected[i - group[0]])
             if difference > MAX_DIFFERENCE:
-                raise refusal(
+                raise refused(
                     self._source,
                     f"PyAV's picture at {self._table.times_s[i]:.3f} s",
                     f"another one ({difference} levels of 255 apart)",
@@ -137,7 +137,7 @@ class IndexedReader:
         try:
             return self._fetch(i)
         except self._errors as error:
-            failure = refusal(self._source, f"frame {i} to decode", _cause(error))
+            failure = refused(self._source, f"frame {i} to decode", _cause(error))
 
             def fail_again(i: int) -> Pixels:
                 raise failure
@@ -161,20 +161,20 @@ def _open_decord(path: Path, source: str, table: FrameTable) -> _OpenFile:
     decord = _import("decord", path)
     errors = (decord.DECORDError, RuntimeError, IndexError)
     if table.seek_problem is not None:
-        raise refusal(source, "key frames from which frames can be counted", table.seek_problem)
+        raise refused(source, "key frames from which frames can be counted", table.seek_problem)
     try:
         # Else it would give the frame before for one at the end that does not decode. 0 would mean: any number.
         reader = decord.VideoReader(str(path), num_threads=1, fault_tol="0.000001")
         starts_s = reader.get_frame_timestamp(range(len(reader)))[:, 0]
         keys = reader.get_key_indices()
     except errors as error:
-        raise refusal(source, "a video", _cause(error)) from error
+        raise refused(source, "a video", _cause(error)) from error
     if len(starts_s) == len(table.ticks):
         since_first_s = np.subtract(table.times_s, table.times_s[0])
         if not np.allclose(starts_s - starts_s[0], since_first_s, rtol=1e-6, atol=MAX_TIME_DIFFERENCE_S):
-            raise refusal(source, "the times that PyAV finds", "others")
+            raise refused(source, "the times that PyAV finds", "others")
         if tuple(keys) != table.keys:
-            raise refusal(source, f"the {len(table.keys)} key frames that PyAV finds", "others")
+            raise refused(source, f"the {len(table.keys)} key frames that PyAV finds", "others")
     return _OpenFile(len(reader), lambda i: np.asarray(reader[i].asnumpy(), dtype=np.uint8), errors)
 
 
@@ -184,7 +184,7 @@ def _open_torchcodec(path: Path, source: str, table: FrameTable) -> _OpenFile:
     try:
         decoder = decoders.VideoDecoder(str(path), dimension_order="NHWC", seek_mode="exact")
     except errors as error:
-        raise refusal(source, "a video", _cause(error)) from error
+        raise refused(source, "a video", _cause(error)) from error
 
     def fetch(i: int) -> Pixels:
         frame = decoder.get_frame_at(i)

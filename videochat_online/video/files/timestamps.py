@@ -56,7 +56,7 @@ def frame_rate(stream: VideoStream, *, is_untimed: bool = False) -> Fraction | N
     return stream.guessed_rate or average
 
 
-class StreamClock:
+class PacketClock:
     """The clock of one pass over a stream.
 
     Args:

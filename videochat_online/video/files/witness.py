@@ -16,7 +16,7 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from videochat_online.video.files.container import open_container, reason
-from videochat_online.video.files.frame_table import FrameTable, refusal
+from videochat_online.video.files.frame_table import FrameTable, refused
 from videochat_online.video.files.pyav_reader import to_pixels
 from videochat_online.video.reader import Pixels
 
@@ -62,15 +62,15 @@ class Witness:
             for frame in self._container.decode(self._stream):
                 if frame.pts in wanted:
                     if frame.is_corrupt:  # what it shows depends on where decoding began
-                        raise refusal(self._source, "a file that is whole", "a damaged frame")
+                        raise refused(self._source, "a file that is whole", "a damaged frame")
                     found[frame.pts] = to_pixels(frame, self._reformatter)
                 if frame.pts is None or frame.pts >= ticks[positions[-1]]:
                     break
         except av.error.FFmpegError as error:
-            raise refusal(self._source, "a file that is whole", f"a failure ({reason(error)})") from error
+            raise refused(self._source, "a file that is whole", f"a failure ({reason(error)})") from error
         for position in positions:
             if ticks[position] not in found:
-                raise refusal(self._source, f"a frame at {self._table.times_s[position]:.3f} s", "none that decodes")
+                raise refused(self._source, f"a frame at {self._table.times_s[position]:.3f} s", "none that decodes")
         return [found[ticks[position]] for position in positions]
 
     def close(self) -> None:
