@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from videochat_online.memory import MemoryBank
+from videochat_online.memory import MemoryBank, QuestionAware
 from videochat_online.model import VideoChatModel
 from videochat_online.types import FrameTokens
 from videochat_online.video import read_video
@@ -42,6 +42,13 @@ def held_bytes(bank: MemoryBank) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in bank.state_dict().values())
 
 
+def _read(bank: MemoryBank, query_C: Tensor) -> None:
+    if isinstance(bank, QuestionAware):
+        bank.read_for(query_C, lambda frame: frame.tokens_CHW.flatten(1).T)
+    else:
+        bank.read()
+
+
 def costs(
     make: Mapping[str, Callable[[], MemoryBank]], features_TCHW: Tensor, num_frames: int
 ) -> dict[str, dict[str, Any]]:
@@ -64,7 +71,7 @@ def costs(
             for frame in frames:
                 banks[label].write(frame)
             written = time.perf_counter()
-            banks[label].read(query_C)
+            _read(banks[label], query_C)
             writes_s[label].append((written - began) / len(frames))
             reads_s[label].append(time.perf_counter() - written)
     first = int(WARM_UP_SHARE * len(starts))

@@ -25,6 +25,11 @@ def stream_of(seed, num_frames=50, channels=5):
     return frames
 
 
+def as_they_are(frame):
+    """A question in the space of the features themselves."""
+    return frame.tokens_CHW.flatten(1).T
+
+
 def write(bank, stream_TCHW):
     for index, tokens_CHW in enumerate(stream_TCHW):
         bank.write(FrameTokens(tokens_CHW, index, index / 2, index))
@@ -103,10 +108,10 @@ def test_both_agree_with_their_restatements(sizes, reading):
         slow = SlowMovieChat(*sizes, reading)
         for index, _ in zip(write(plain, stream_TCHW), write(plus, stream_TCHW), strict=True):
             slow.write(index, stream_TCHW[index].double().numpy())
-            assert_holds(plain.read(query_D), slow.read())
+            assert_holds(plain.read(), slow.read())
             assert_holds(plus.read(), slow.read())
-            assert_holds(plus.read(query_D), slow.ask(query_D.double().numpy()))
-            assert sum(frame.num_tokens for frame in plus.read(query_D)) <= plus.max_tokens
+            assert_holds(plus.read_for(query_D, as_they_are), slow.ask(query_D.double().numpy()))
+            assert sum(frame.num_tokens for frame in plus.read_for(query_D, as_they_are)) <= plus.max_tokens
 
 
 def constant_frames(values):
@@ -173,7 +178,7 @@ class TestQuestion:
     @pytest.mark.parametrize("query", [torch.zeros(2, 3), torch.zeros(3, dtype=torch.int64)])
     def test_a_question_that_is_no_vector_is_refused(self, bank, query):
         with pytest.raises(InputError, match=r"query: expected floating-point \[D\]"):
-            bank.read(query)
+            bank.read_for(query, as_they_are)
 
 
 class TestSession:

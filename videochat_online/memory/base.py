@@ -29,12 +29,8 @@ class MemoryBank(Protocol):
         """
         ...
 
-    def read(self, query: Tensor | None = None) -> Sequence[FrameTokens]:
-        """Return a snapshot in time order: later writes do not change it.
-
-        Args:
-            query: embedding of the question, for memories that select by it; the others ignore it.
-        """
+    def read(self) -> Sequence[FrameTokens]:
+        """Return a snapshot in time order: later writes do not change it."""
         ...
 
     def reset(self) -> None:

@@ -106,8 +106,8 @@ class MovieChatMemoryBank(TieredMemoryBank):
         super().reset()
         self._new_content_id()
 
-    def read(self, query: Tensor | None = None) -> tuple[FrameTokens, ...]:
-        """Return copies of the frames that this way of reading shows, in time order; `query` is ignored."""
+    def read(self) -> tuple[FrameTokens, ...]:
+        """Return copies of the frames that this way of reading shows, in time order."""
         with torch.no_grad():
             return tuple(frame for frame, _ in self._numbered())
 

@@ -36,21 +36,13 @@ class MovieChatPlusMemoryBank(MovieChatMemoryBank):
 
     kind = "moviechat_plus"
 
-    def read(self, query: Tensor | None = None) -> tuple[FrameTokens, ...]:
-        """Return copies of frames in time order, by a question where one is given.
-
-        Args:
-            query: embedding [C] of the question in the space of the features themselves; for one in another space
-                see `read_for`. None reads as `MovieChatMemoryBank`.
+    def read_for(self, query_D: Tensor, project: Callable[[FrameTokens], Tensor]) -> tuple[FrameTokens, ...]:
+        """As `QuestionAware.read_for`.
 
         Raises:
             InputError: the question's embedding is not of the frames' width.
             NonFiniteError: it is NaN or infinite.
         """
-        return super().read() if query is None else self.read_for(query, _as_they_are)
-
-    def read_for(self, query_D: Tensor, project: Callable[[FrameTokens], Tensor]) -> tuple[FrameTokens, ...]:
-        """As `QuestionAware.read_for`."""
         if query_D.ndim != 1 or not query_D.is_floating_point():
             raise InputError(f"query: expected floating-point [D], got {query_D.dtype} {tuple(query_D.shape)}")
         if not bool(query_D.isfinite().all()):
@@ -72,7 +64,3 @@ class MovieChatPlusMemoryBank(MovieChatMemoryBank):
                 is_irrelevant = relevance.get(clip, limit) < limit
                 read += merge_neighbours(frames, 1, self._merged_id) if is_irrelevant else frames
         return tuple(sorted(read, key=lambda frame: frame.index))
-
-
-def _as_they_are(frame: FrameTokens) -> Tensor:
-    return frame.tokens_CHW.flatten(1).T

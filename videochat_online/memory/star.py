@@ -111,8 +111,8 @@ class StarMemoryBank(TieredMemoryBank):
         num_centroids = self._num_clusters - self._num_keys
         return (self._num_newest + self._num_keys) * full + num_centroids * half + least
 
-    def read(self, query: torch.Tensor | None = None) -> tuple[FrameTokens, ...]:
-        """Return copies in time order: newest frames, abstract, key frames, the other centroids; `query` is ignored."""
+    def read(self) -> tuple[FrameTokens, ...]:
+        """Return copies in time order: newest frames, abstract, key frames, the other centroids."""
         newest, _, _, keys, abstract = self._stores
         weights = self._clusters.numbers
         heaviest = sorted(range(len(weights)), key=lambda place: (weights[place], place))[::-1][: self._num_keys]

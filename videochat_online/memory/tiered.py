@@ -103,8 +103,8 @@ class TieredMemoryBank(ABC):
                 self._admit(level, frame)
         self._last_index, self._last_time_s = frame.index, frame.time_s
 
-    def read(self, query: Tensor | None = None) -> tuple[FrameTokens, ...]:
-        """Return copies of all frames in time order; `query` is ignored."""
+    def read(self) -> tuple[FrameTokens, ...]:
+        """Return copies of all frames in time order."""
         with torch.no_grad():
             frames = [frame for store in self._stores for frame in store.frames()]
         return tuple(sorted(frames, key=lambda frame: frame.index))

@@ -47,7 +47,6 @@ class Progress:
     num_questions: int
     num_videos: int
     questions_done: int = 0
-    videos_done: int = 0
     frames_encoded: int = 0
 
 
@@ -263,7 +262,6 @@ class _Share:
         check_bad(self._num_bad, len(self._plan.content.videos), f"{place.video.name}: {problem}", self._config)
 
     def _advance(self) -> None:
-        self._progress.videos_done += 1
         self._on_progress(self._progress)
 
     def _is_finished(self, place: LocatedVideo, gone_through: set[str]) -> bool:

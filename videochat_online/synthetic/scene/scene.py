@@ -15,7 +15,6 @@ from typing import Any
 from videochat_online.errors import InputError
 from videochat_online.synthetic.scene.words import ACTIONS, Cell
 
-EVENT_KINDS = ("appear", "vanish", "move", "flash", *ACTIONS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +44,7 @@ class Event:
     """Something that happens to a thing.
 
     Attributes:
-        kind: one of `EVENT_KINDS`.
+        kind: appear, vanish, move, flash, or one of `ACTIONS`.
         entity: its number in the scene.
         start_s: when it begins.
         end_s: when it is over (excluded); equal to `start_s` for what takes no time.
