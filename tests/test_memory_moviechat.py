@@ -157,7 +157,7 @@ class TestQuestion:
 
     def test_what_it_is_about_stays_in_full(self, bank):
         def indices(query):
-            return [frame.index for frame in bank.read(torch.tensor(query))]
+            return [frame.index for frame in bank.read_for(torch.tensor(query), as_they_are)]
 
         assert [frame.index for frame in bank.read()] == [0, 1, 2, 3, 4, 5]
         assert indices([0.1, 1.0, 0.0]) == [0, 1, 2, 3, 5]
@@ -249,4 +249,4 @@ def test_a_question_that_is_not_finite_is_refused(value):
     bank = MovieChatPlusMemoryBank(short_frames=5, long_frames=9, full_grid=GRID)
     write(bank, stream_of(1))
     with pytest.raises(NonFiniteError, match="query: expected a finite embedding"):
-        bank.read(torch.full((5,), value))
+        bank.read_for(torch.full((5,), value), as_they_are)

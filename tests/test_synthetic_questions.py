@@ -10,10 +10,10 @@ from random import Random
 
 import pytest
 
+from heuristics import HEURISTICS, score, score_heuristics
 from synthetic_sets import LONG_SEVERAL, MANY_SEVERAL, MANY_SINGLE, all_streams, benchmark_questions
 from videochat_online.errors import InputError
 from videochat_online.synthetic import (
-    HEURISTICS,
     PRESETS,
     TEMPLATES,
     Entity,
@@ -22,9 +22,7 @@ from videochat_online.synthetic import (
     make_streams,
     replay,
     replay_last_frame,
-    score_heuristics,
 )
-from videochat_online.synthetic.heuristics import score
 from videochat_online.synthetic.oracle import params_of
 from videochat_online.synthetic.questions.question_templates import answer_of, make_question
 from videochat_online.synthetic.scene.episodes import BUILDERS

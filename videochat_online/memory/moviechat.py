@@ -18,7 +18,6 @@ import hashlib
 from typing import cast
 
 import torch
-from torch import Tensor
 
 from videochat_online.errors import InputError
 from videochat_online.memory.merging import MergingStore, merge_neighbours

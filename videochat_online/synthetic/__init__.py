@@ -3,7 +3,6 @@
 from videochat_online.synthetic.files.preset_streams import Stream, make_streams
 from videochat_online.synthetic.files.synthetic_dataset import Synthesis, synthesize
 from videochat_online.synthetic.files.synthetic_words import WORD_PATTERN, vocabulary, words_in
-from videochat_online.synthetic.heuristics import HEURISTICS, Score, score_heuristics
 from videochat_online.synthetic.oracle import ORACLES, replay, replay_last_frame
 from videochat_online.synthetic.presets import PRESETS, ClipKind, Preset, StreamKind
 from videochat_online.synthetic.questions.question_templates import TEMPLATES, Question, Template
@@ -11,7 +10,6 @@ from videochat_online.synthetic.scene.render import Renderer
 from videochat_online.synthetic.scene.scene import Entity, Event, Scene, Visible, scene_from_dict
 
 __all__ = [
-    "HEURISTICS",
     "ORACLES",
     "PRESETS",
     "TEMPLATES",
@@ -23,7 +21,6 @@ __all__ = [
     "Question",
     "Renderer",
     "Scene",
-    "Score",
     "Stream",
     "StreamKind",
     "Synthesis",
@@ -33,7 +30,6 @@ __all__ = [
     "replay",
     "replay_last_frame",
     "scene_from_dict",
-    "score_heuristics",
     "synthesize",
     "vocabulary",
     "words_in",

@@ -16,7 +16,6 @@ from videochat_online.errors import InputError
 from videochat_online.synthetic.scene.words import ACTIONS, Cell
 
 
-
 @dataclass(frozen=True, slots=True)
 class Entity:
     """A thing of a scene.
