@@ -21,7 +21,7 @@ from typing import Any
 from haystacks import HAYSTACKS, QUESTION, SIDE, drawn_needles, synthetic_haystack
 from memory_budgets import Capacities, add_memories, check_memories, options_at, shown
 from videochat_online.errors import InputError
-from videochat_online.synthetic.files.question_rows import Row, dialogue_turn, online_row, row_document, to_json_lines
+from videochat_online.synthetic.files.question_rows import Row, dialogue_turn, json_document, online_row, to_json_lines
 from videochat_online.synthetic.files.video_files import write_bytes, write_jpeg
 from videochat_online.synthetic.scene.even_draws import random_of
 from videochat_online.synthetic.scene.words import SINGLE_SHAPES
@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise InputError(f"--data: expected the output of videochat-online synthesize, got {options.data}")
         entries = registry(options.data, options.output, options.memories, options.budgets)
         write_bytes(options.output / "needles.jsonl", to_json_lines(list(needle_rows(options.output, options.seed))))
-        write_bytes(options.output / "registry.json", row_document(entries))
+        write_bytes(options.output / "registry.json", json_document(entries))
     except (InputError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

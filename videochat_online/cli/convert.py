@@ -14,13 +14,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase
 
 from videochat_online.errors import CheckpointError, InputError
 from videochat_online.model import VideoChatOnlineForConditionalGeneration, export_original, load_network
 from videochat_online.model.checkpoints.hf_export import check_export, export_hf, logits_of_hf, text_side
 from videochat_online.model.checkpoints.model_card import write_card
+from videochat_online.model.checkpoints.weight_files import is_failed_write
 from videochat_online.model.loading import load_config
 from videochat_online.text import load_tokenizer, special_ids
 from videochat_online.utils import check_writable, share_files
@@ -75,8 +75,7 @@ def all_or_nothing(destination: Path) -> Iterator[None]:
         shutil.rmtree(destination, ignore_errors=True)
         if was_there:
             destination.mkdir(exist_ok=True)
-        # Of writing, as what is read was read before; tokenizers has no class of its own.
-        if isinstance(error, (SafetensorError, OSError)) or type(error) is Exception:
+        if is_failed_write(error):  # what is read was read before
             raise InputError(f"{destination}: cannot be written: {error}") from error
         raise
 

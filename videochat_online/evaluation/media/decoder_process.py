@@ -88,11 +88,11 @@ class FootageWorker:
         *,
         backend: str = "auto",
         folder_fps: float | None = None,
-    ) -> RemoteFootage:
+    ) -> RemoteVideoFrames:
         """Open a video; arguments and errors are those of `VideoFrames`, frames come as squares of `transform`."""
         self.start()
         self.send("open", path, video, protocol, transform, backend, folder_fps)
-        footage = RemoteFootage(self, path)
+        footage = RemoteVideoFrames(self, path)
         footage.receive()
         return footage
 
@@ -145,7 +145,7 @@ class FootageWorker:
         return self._connection
 
 
-class RemoteFootage:
+class RemoteVideoFrames:
     """`VideoFrames` of another process, of which one group of frames is decoded ahead.
 
     Attributes:
@@ -159,7 +159,7 @@ class RemoteFootage:
         self.num_decoded = 0
         self.waited_s = 0.0
 
-    def __enter__(self) -> RemoteFootage:
+    def __enter__(self) -> RemoteVideoFrames:
         return self
 
     def __exit__(

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from videochat_online.errors import NoFrameError
 from videochat_online.evaluation.benchmark import EvalQuestion
-from videochat_online.evaluation.media.decoder_process import RemoteFootage
+from videochat_online.evaluation.media.decoder_process import RemoteVideoFrames
 from videochat_online.evaluation.media.frame_selection import READ_CHUNK, LabelledFrame, VideoFrames
 from videochat_online.evaluation.protocol import EvalProtocol
 from videochat_online.memory import TokenSchedule, pool_to_grid
@@ -28,7 +28,7 @@ from videochat_online.streaming.prompt_embeddings import Prompt, build_prompt
 from videochat_online.text import turn_segments
 from videochat_online.types import FrameUse, Turn
 
-Frames: TypeAlias = "VideoFrames | RemoteFootage"
+Frames: TypeAlias = "VideoFrames | RemoteVideoFrames"
 
 
 @dataclass(frozen=True, slots=True)

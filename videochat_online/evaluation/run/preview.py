@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from videochat_online.errors import VideoError
 from videochat_online.evaluation.benchmark import EvalQuestion
-from videochat_online.evaluation.media.decoder_process import FootageWorker, RemoteFootage
+from videochat_online.evaluation.media.decoder_process import FootageWorker, RemoteVideoFrames
 from videochat_online.evaluation.protocol import EvalProtocol
 from videochat_online.evaluation.run.answering import LETTER_PREFIX, asked_kind, question_text, way_of_answering
 from videochat_online.evaluation.run.contexts import may_see
@@ -200,7 +200,11 @@ def _seen(
 
 
 def _of_footage(
-    protocol: EvalProtocol, asked: EvalQuestion, place: LocatedVideo, footage: RemoteFootage, model: TextModel | None
+    protocol: EvalProtocol,
+    asked: EvalQuestion,
+    place: LocatedVideo,
+    footage: RemoteVideoFrames,
+    model: TextModel | None,
 ) -> _Seen:
     if protocol.memory is None:
         times_s = tuple(footage.labels(footage.window_indices(asked.time_s, asked.starts_s)))

@@ -23,6 +23,11 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
+def is_failed_write(error: BaseException) -> bool:
+    """Whether an error of writing weights or a tokenizer is the disk's; tokenizers raises a bare Exception."""
+    return isinstance(error, (OSError, SafetensorError)) or type(error) is Exception
+
+
 def is_hub_name(name_or_path: object) -> bool:
     """Whether "owner/name" is meant, on the Hugging Face Hub, and no directory here."""
     name = str(name_or_path)

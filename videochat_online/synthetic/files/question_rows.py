@@ -98,7 +98,7 @@ def open_turn(text: str, answer: str, time_s: float, *, is_window: bool = False)
     return float(time_s), question + (SLIDING_WINDOW_SUFFIX if is_window else STREAMING_SUFFIX), answer
 
 
-def row_document(rows: object) -> bytes:
+def json_document(rows: object) -> bytes:
     """A JSON file; a list has an element on each line."""
     if isinstance(rows, list):
         return ("[\n" + ",\n".join(_compact(row) for row in rows) + "\n]\n").encode()

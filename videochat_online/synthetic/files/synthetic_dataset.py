@@ -24,7 +24,7 @@ from videochat_online.errors import InputError
 from videochat_online.progress import progress
 from videochat_online.synthetic.files.annotations import LINES, TrainingRows, annotation_file, registries
 from videochat_online.synthetic.files.preset_streams import FOLDER, VARIABLE, Stream, make_streams
-from videochat_online.synthetic.files.question_rows import Row, ovbench_row, row_document, to_json_lines
+from videochat_online.synthetic.files.question_rows import Row, json_document, ovbench_row, to_json_lines
 from videochat_online.synthetic.files.synthetic_words import WORD_PATTERN, vocabulary
 from videochat_online.synthetic.files.video_files import write_bytes, write_folder, write_jpeg, write_video
 from videochat_online.synthetic.presets import PRESETS, SPLITS, Preset
@@ -89,7 +89,7 @@ def synthesize(output: Path | str, *, seed: int, preset: Preset | str, show_prog
         return Synthesis(output=folder, was_complete=True, **totals)
     counts = _write_all(folder, seed, preset, show_progress)
     # Last: it says that the folder is complete.
-    write_bytes(folder / MANIFEST_FILE, row_document({**settings, "counts": counts}))
+    write_bytes(folder / MANIFEST_FILE, json_document({**settings, "counts": counts}))
     return Synthesis(output=folder, was_complete=False, **_totals(counts))
 
 
@@ -119,7 +119,7 @@ def _begin(folder: Path, settings: Row) -> bool:
     if folder.is_dir() and any(folder.iterdir()):
         raise InputError(f"{folder}: expected an empty folder or one of the same run, found something else in it")
     check_writable(folder)
-    write_bytes(folder / SETTINGS_FILE, row_document(settings))
+    write_bytes(folder / SETTINGS_FILE, json_document(settings))
     return False
 
 
@@ -151,12 +151,12 @@ def _write_all(folder: Path, seed: int, preset: Preset, show_progress: bool) -> 
                 tell(num_done, num_streams)
             counts["streams"][split] = len(rows)
             if split != "train":
-                _write_new(folder / "annotations" / f"ovbench_{split}.json", row_document(rows))
+                _write_new(folder / "annotations" / f"ovbench_{split}.json", json_document(rows))
                 templates = Counter(question["template"] for row in rows for question in row["questions"])
                 counts["questions"][split] = dict(sorted(templates.items()))
     counts["rows"] = _write_training(folder, training, preset)
     words = {"pattern": WORD_PATTERN, "words": vocabulary(preset.world)}
-    _write_new(folder / "vocabulary.json", row_document(words))
+    _write_new(folder / "vocabulary.json", json_document(words))
     return counts
 
 
@@ -186,10 +186,10 @@ def _write_training(folder: Path, training: TrainingRows, preset: Preset) -> dic
     for name, rows in written.items():
         # Neighbours in a file would be cut from one stream.
         random_of("order", training.seed, name).shuffle(rows)
-        content = to_json_lines(rows) if name in LINES else row_document(rows)
+        content = to_json_lines(rows) if name in LINES else json_document(rows)
         _write_new(folder / "annotations" / annotation_file(name), content)
     for file, entries in registries(preset, list(written)).items():
-        _write_new(folder / "registries" / file, row_document(entries))
+        _write_new(folder / "registries" / file, json_document(entries))
     return {name: len(rows) for name, rows in sorted(written.items())}
 
 

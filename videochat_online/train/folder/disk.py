@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
 from videochat_online.errors import InputError
+from videochat_online.model.checkpoints.weight_files import is_failed_write
 from videochat_online.train.keys.arguments import RunArguments
 from videochat_online.utils import existing
 
@@ -65,7 +65,7 @@ def disk_estimate(
         training: of the run.
         num_steps: of the run.
         steps_an_epoch: of them.
-        is_whole: of `checkpoint_bytes`.
+        is_whole: the weights are those of the model, as in `checkpoint_bytes`.
     """
     one = checkpoint_bytes(numbers, training, is_whole=is_whole)
     result = numbers["all"] * (HALF_PRECISION if training.bf16 and training.deepspeed else FULL_PRECISION)
@@ -130,8 +130,8 @@ def writing(folder: Path, needed: int, last: Path | None) -> Iterator[None]:
     except torch.OutOfMemoryError:
         raise
     except Exception as error:
-        if not isinstance(error, (OSError, RuntimeError, SafetensorError)) and type(error) is not Exception:
-            raise  # tokenizers has no class of its own
+        if not is_failed_write(error) and not isinstance(error, RuntimeError):  # which torch raises
+            raise
         with_room = existing(folder)
         free = shutil.disk_usage(with_room).free
         found = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
