@@ -16,13 +16,14 @@ ROOT = Path(__file__).resolve().parents[1]
 # accelerate would go back to all cores otherwise, and sums would depend on how busy they are.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-LONG = ("test_train_", "test_demo_", "test_quickstart", "test_evaluation_", "test_cli")
-"""Files that start processes: they come first, so that no process of the suite is left alone with one at the end."""
+TESTS = Path(__file__).resolve().parent
+LONG = ("train", "serving", "demo", "project/test_quickstart", "evaluation", "cli")
+"""Tests that start processes: they come first, so that no process of the suite is left alone with one at the end."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Long files first; the order within a file stays."""
-    items.sort(key=lambda item: not item.path.name.startswith(LONG))
+    items.sort(key=lambda item: not item.path.relative_to(TESTS).as_posix().startswith(LONG))
 
 
 def pytest_collection_finish() -> None:
