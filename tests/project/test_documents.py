@@ -15,7 +15,8 @@ from clips import write_clip
 from videochat_online.cli.main import main
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+FIRST = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "docs" / "your_videos.md"]  # others use what they make
+DOCUMENTS = FIRST + sorted(set((ROOT / "docs").rglob("*.md")) - set(FIRST))
 
 
 def name_of(path: Path) -> str:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import yaml
 from videochat_online.errors import InputError
 from videochat_online.train import parse_arguments
 from videochat_online.train.folder.training_folder import resolved_keys
-from videochat_online.train.keys.parsing import describe_keys, read_config
+from videochat_online.train.keys.parsing import GONE, describe_keys, read_config
 
 ROOT = Path(__file__).resolve().parents[2]
 NEEDED = {"output_dir": "out", "model_name_or_path": "model", "meta_path": "registry.json"}
@@ -187,3 +188,15 @@ def test_deepspeed_knows_every_key_of_its_shipped_configs(path):
     plan = json.loads(path.read_text(encoding="utf-8"))
     values = {key: value for key, value in plan["zero_optimization"].items() if value != "auto"}
     assert DeepSpeedZeroConfig(**values).stage == int(path.stem[4])
+
+
+def test_keys_of_the_original_are_keys_or_say_what_stands_for_them():
+    document = (ROOT / "docs" / "from_the_original.md").read_text("utf-8")
+    table = document.split("## Keys of training")[1].split("\n## ")[0]
+    rows = [line.split(" | ") for line in table.splitlines() if line.startswith("| `")]
+    known = set(re.findall(r"(?m)^(\w+): ", describe_keys()))
+    same = {key for there, here in rows if here.startswith("the same") for key in re.findall(r"--(\w+)", there)}
+    gone = {key for there, here in rows if not here.startswith("the same") for key in re.findall(r"--(\w+)", there)}
+    assert len(same) > 20
+    assert same - known == set()
+    assert gone - known - set(GONE) == set()

@@ -29,6 +29,10 @@ GONE = {
     "save_safetensors": "nothing: safetensors are always written",
     "grad_checkpoint": "activation_checkpointing",
     "do_train": "nothing: this command trains",
+    "down_sample_ratio": "nothing: the checkpoint's downsample_ratio",
+    "avg_pooling_down_sample_ratio": "nothing: sizes of frames follow reverse_memory_sample_ratio",
+    "ps_version": "nothing: the checkpoint's ps_version",
+    "vision_select_layer": "nothing: the checkpoint's select_layer",
     "resume_from_checkpoint": "nothing: a run resumes by itself from the last complete checkpoint in output_dir",
 }
 """Keys that were dropped, or that would contradict how runs are resumed here, and what to write instead."""
