@@ -10,7 +10,7 @@ if [[ " $* " != *" --model"* ]]; then
     model=(--model outputs/quickstart/stage2)
     if [[ ! -e outputs/quickstart/stage2/config.json ]]; then
         model=(--model outputs/tiny_model)
-        [[ -e outputs/tiny_model/config.json ]] || python scripts/make_tiny_model.py outputs/tiny_model
+        [[ -e outputs/tiny_model/config.json ]] || python -m videochat_online.testing outputs/tiny_model
         echo "no --model: showing a tiny one with random weights, whose answers are noise (bash scripts/quickstart.sh trains one)"
     fi
 fi

@@ -17,6 +17,6 @@ if [[ ! -s $world ]]; then
         mv "$world.part" "$world"; } ||
         echo "warning: no world.mp4 in this version of Gradio: the documents' examples need a clip of yours" >&2
 fi
-[[ -s outputs/tiny_model/tokenizer.json ]] || python scripts/make_tiny_model.py outputs/tiny_model
+[[ -s outputs/tiny_model/tokenizer.json ]] || python -m videochat_online.testing outputs/tiny_model
 
-exec python scripts/quickstart.py "$@" # in place of this shell: a signal to it reaches what runs
+exec python scripts/quickstart/run_quickstart.py "$@" # in place of this shell: a signal to it reaches what runs

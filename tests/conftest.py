@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from make_tiny_model import make_tiny_model
 from videochat_online.model import VideoChatModel, load_model
+from videochat_online.testing import make_tiny_model
 
 ROOT = Path(__file__).resolve().parents[1]
 # accelerate would go back to all cores otherwise, and sums would depend on how busy they are.

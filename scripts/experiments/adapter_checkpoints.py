@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "tests/helpers"), str(ROOT / "scripts")]
+sys.path.insert(0, str(ROOT / "tests/helpers"))
 
 from safetensors.torch import load_file  # noqa: E402
 
-from make_tiny_model import make_tiny_model  # noqa: E402
 from train_cases import flags, launch, mixed_rows, write_media, write_registry  # noqa: E402
+from videochat_online.testing import make_tiny_model  # noqa: E402
 
 FROZEN = {"freeze_backbone": True, "freeze_llm": True}
 LEARNING: dict[str, dict[str, object]] = {

@@ -24,8 +24,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from experiments.slurm_box import NODES, NoClusterError, SlurmBox, check_host  # noqa: E402
+from slurm_box import NODES, NoClusterError, SlurmBox, check_host
+from videochat_online.testing import make_tiny_model
 
 STEPS = 30
 PATIENCE_S = 600
@@ -114,7 +114,7 @@ class Cluster:
 
     def prepare(self) -> None:
         """A tiny model, images with dialogues, folders of frames with questions."""
-        subprocess.run([sys.executable, "scripts/make_tiny_model.py", str(self.model)], check=True, capture_output=True)
+        make_tiny_model(self.model)
         media = self.work / "media"
         rows, sets = [], []
         for number in range(48):

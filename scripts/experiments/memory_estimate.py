@@ -17,7 +17,6 @@ import json
 import multiprocessing
 import os
 import socket
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -26,10 +25,9 @@ from typing import Any
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
+from plan_memory import give_back_what_is_free, held_bytes, small_plan
 
-from experiments.plan_memory import give_back_what_is_free, held_bytes, small_plan  # noqa: E402
+ROOT = Path(__file__).resolve().parents[2]
 
 MIB, GIB = 2**20, 2**30
 TEXT = {"model_type": "phi3", "hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 6}
@@ -79,8 +77,8 @@ def make_model(folder: Path, text: Mapping[str, Any] = TEXT, vision: Mapping[str
     """A model with random weights in bfloat16."""
     import torch
 
-    from tiny_tokenizer import build_tiny_tokenizer
     from videochat_online.model import VideoChatOnlineConfig, VideoChatOnlineForConditionalGeneration
+    from videochat_online.testing import build_tiny_tokenizer
 
     tokenizer = build_tiny_tokenizer()
     config = VideoChatOnlineConfig(
@@ -204,7 +202,7 @@ def _of_rank(rank: int, num: int, port: str) -> dict[str, str]:
 
 def table() -> None:
     """Print the table of docs/training.md."""
-    from published_size import published_config
+    from videochat_online.testing import published_config
     from videochat_online.train import parse_arguments
     from videochat_online.train.estimate.device_memory import memory_estimate
     from videochat_online.train.estimate.run_estimate import planned_network

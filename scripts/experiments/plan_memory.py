@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 MIB = 2**20
 WIDTH, DEPTH, BUCKET = 1024, 48, 5 * 10**6
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1

@@ -23,10 +23,9 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "scripts"))
+from videochat_online.testing import make_tiny_model
 
-from make_tiny_model import make_tiny_model  # noqa: E402
+ROOT = Path(__file__).resolve().parents[2]
 
 PLAN = ROOT / "configs" / "deepspeed" / "zero2.json"
 NUM_ROWS = 10

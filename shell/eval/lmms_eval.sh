@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Called by the scripts of the single benchmarks: lmms_eval.sh TASKS [FLAGS of lmms-eval]...; needs lmms-eval installed:
-#   bash scripts/setup_lmms_eval.sh && source .venv-lmms/bin/activate
+#   bash scripts/tools/setup_lmms_eval.sh && source .venv-lmms/bin/activate
 # On several GPUs: GPUS=8 bash shell/eval/mvbench.sh ...
 set -euo pipefail
 export HF_HOME=${HF_HOME:-$HOME/.cache/huggingface} # where videos go; MovieChat's task insists on it

@@ -6,11 +6,11 @@ import random
 
 import pytest
 
-from tiny_tokenizer import build_tiny_tokenizer
 from videochat_online.data.rows.row_formats import DialogueTurn
 from videochat_online.data.samples.turn_layout import online_turns, video_turns
 from videochat_online.streaming import Exchange, GenerationSettings, StreamingSession
 from videochat_online.streaming.question_prompt import stream_turns
+from videochat_online.testing import build_tiny_tokenizer
 from videochat_online.text import TEMPLATES, layout_prompt
 from videochat_online.types import FrameUse, Turn
 

@@ -1,4 +1,4 @@
-"""The few names of lmms-eval that our model needs, for tests without it; the real one: scripts/test_lmms_eval.sh."""
+"""The few names of lmms-eval that our model needs, for tests without it; the real one: tools/test_lmms_eval.sh."""
 
 from __future__ import annotations
 

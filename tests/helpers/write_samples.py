@@ -1,6 +1,6 @@
 """One small sample of each kind of file and document that is read later or by others: what tests/samples holds.
 
-    PYTHONPATH=scripts:tests/helpers:tests/evaluation/helpers python tests/helpers/write_samples.py FOLDER
+    PYTHONPATH=tests/helpers:tests/evaluation/helpers python tests/helpers/write_samples.py FOLDER
 
 tests/project/test_samples.py reads those of the repository, which an earlier state of the package wrote. A kind that
 comes to be written otherwise gets one more sample; the old ones stay. `{place}` in them stands for the folder that
@@ -24,13 +24,13 @@ from safetensors.torch import load_file, save_file
 
 from api_server import WAIT_S, png, serving
 from evaluation_sets import folder_set
-from make_tiny_model import make_tiny_model
 from train_cases import flags, mixed_rows, write_media, write_registry
 from videochat_online import StreamingSession, load_model, make_memory
 from videochat_online.cli.main import main
 from videochat_online.memory import MEMORY_BANKS
 from videochat_online.serving import StreamPool
 from videochat_online.streaming import GenerationSettings
+from videochat_online.testing import make_tiny_model
 from videochat_online.types import FrameTokens
 
 PLACE = "{place}"

@@ -26,7 +26,6 @@ from transformers import (
 )
 from transformers.video_processing_utils import BaseVideoProcessor
 
-from make_tiny_model import LLMS
 from random_networks import edit, random_network
 from text_tokenizers import IM_MARKERS, PHI3_MARKERS, write_sentencepiece_directory
 from videochat_online.cli.main import main
@@ -36,6 +35,7 @@ from videochat_online.model.checkpoints.checkpoint import write_state
 from videochat_online.model.checkpoints.hf_export import check_export, logits_of_hf, text_side
 from videochat_online.model.checkpoints.hf_layout import hf_config, to_hf_state
 from videochat_online.streaming import GenerationSettings, ImageChat
+from videochat_online.testing import LLMS
 from videochat_online.text import TEMPLATES, load_tokenizer
 from videochat_online.text.chat_jinja import jinja_template
 from videochat_online.text.fast import PLAIN_TEXTS

@@ -15,10 +15,10 @@ import torch
 from peft import LoraConfig, LoraModel
 from torch.nn.functional import cross_entropy
 
-from make_tiny_model import tiny_config
 from train_cases import ROOT, environment, flags, launch, losses, mixed_rows, write_media, write_registry
 from videochat_online.model import VideoChatOnlineConfig, VideoChatOnlineForConditionalGeneration
 from videochat_online.model.loss import NUM_CHUNKS, HeadFinder, chunked_loss, score_tokens
+from videochat_online.testing import tiny_config
 from videochat_online.train import parse_arguments, train
 
 WORDS, IMAGE = 61, 7

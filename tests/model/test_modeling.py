@@ -10,13 +10,13 @@ from safetensors.torch import load_file
 from transformers import DynamicCache
 
 import slow_vision
-from make_tiny_model import LLMS, tiny_config
 from model_figures import digest
 from random_networks import random_network
 from videochat_online.errors import InputError
 from videochat_online.model import VideoChatOnlineForConditionalGeneration, export_original, load_network
 from videochat_online.model.modeling import pixel_shuffle
 from videochat_online.model.rope import fixed_regime, switch_length
+from videochat_online.testing import LLMS, tiny_config
 
 
 @pytest.mark.parametrize(("select_layer", "version"), [(-1, "v2"), (-1, "v1"), (-2, "v2"), (1, "v1")])

@@ -1,4 +1,4 @@
-"""The tokenizer that knows whole words, and the tiny model that sees: `scripts/pretrain_tiny_model.py`."""
+"""The tokenizer that knows whole words, and the tiny model that sees: `scripts/quickstart/pretrain_tiny_model.py`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from torch.nn import functional
 
 import pretrain_tiny_model as script
 from synthetic_sets import TINY_SEVERAL, TINY_SINGLE
-from tiny_tokenizer import MARKERS, SEQUENCE_TOKENS, build_word_tokenizer
 from videochat_online.constants import IMAGE_CONTEXT_TOKEN, SPECIAL_TOKENS
 from videochat_online.errors import InputError
 from videochat_online.evaluation.run.answering import letter_ids
@@ -24,6 +23,8 @@ from videochat_online.model import load_model
 from videochat_online.streaming import StreamingSession
 from videochat_online.synthetic import synthesize, vocabulary
 from videochat_online.synthetic.files.training_clips import IMAGE_QUESTION
+from videochat_online.testing import build_word_tokenizer
+from videochat_online.testing.tiny_tokenizer import MARKERS, SEQUENCE_TOKENS
 from videochat_online.text import frame_segments, get_template, layout_prompt, load_tokenizer
 from videochat_online.text.questions import OVBENCH_SYSTEM_MESSAGE, ovbench_question
 from videochat_online.types import FrameUse, Turn

@@ -27,7 +27,7 @@ LAYERS = (
     {"types", "constants", "errors", "utils", "progress", "isolation"},
     {"memory", "video", "text"},
     {"model"},
-    {"data", "streaming", "synthetic"},
+    {"data", "streaming", "synthetic", "testing"},
     {"train", "evaluation", "serving"},
     {"demo", "client"},
     {"cli", "integrations"},

@@ -29,7 +29,7 @@ BASE, EXTRAS = PROJECT["dependencies"], PROJECT["optional-dependencies"]
 OPTIONAL = [line for extra, lines in EXTRAS.items() if extra != "dev" for line in lines]
 FILES = ("constraints.txt", "constraints-lmms-eval.txt")
 LOADERS = {"import_module", "_import", "find_spec", "importorskip"}
-OURS = {PACKAGE.name} | {path.stem for name in ("scripts", "tests") for path in (ROOT / name).rglob("*.py")}
+OURS = {PACKAGE.name} | {path.stem for name in ("scripts", "tests") for path in (ROOT / name).rglob("*")}
 
 
 def imports(source: str) -> Iterator[tuple[int, str, bool]]:
@@ -73,7 +73,7 @@ def undeclared(relative: str, source: str, declared: dict[str, set[str]]) -> lis
     part = Path(relative).parts[0]
     allowed = declared["base"] | (declared["dev"] if part == "tests" else set())
     # These run in the environment that has it.
-    if relative.startswith(f"{PACKAGE.name}/integrations/") or relative == "scripts/check_lmms_eval.py":
+    if relative.startswith(f"{PACKAGE.name}/integrations/") or relative == "scripts/tools/check_lmms_eval.py":
         allowed = allowed | declared["lmms-eval"]
     return [
         f"{relative}:{line}: {name}"

@@ -19,10 +19,9 @@ import pytest
 from rich.console import Console
 
 import pretrain_tiny_model
-import quickstart
 import quickstart_processes
+import run_quickstart as quickstart
 from comparison_sets import append, make_set
-from quickstart import make_console
 from quickstart_claims import ORDER_TITLE, PARTS, SAME_MODEL, Claim, claims, show_comparison
 from quickstart_phases import LABELS, PRESET_FLAGS, Phase, phases
 from quickstart_processes import FailedCommandError, run_phase
@@ -102,7 +101,7 @@ class TestCommands:
         program, script, *arguments = commands(tmp_path, preset)["pretrain"]
         monkeypatch.setattr("sys.argv", [script, *arguments])
         assert pretrain_tiny_model.main() == 0
-        assert (program, script) == ("python", "scripts/pretrain_tiny_model.py")
+        assert (program, script) == ("python", "scripts/quickstart/pretrain_tiny_model.py")
         assert given[0][:3] == (tmp_path / "data", tmp_path / "base", 3)
 
     @pytest.mark.parametrize("preset", PRESET_FLAGS)
@@ -193,7 +192,7 @@ def shell(text: str) -> list[str]:
 
 
 def quiet() -> Console:
-    return make_console(io.StringIO())
+    return quickstart.make_console(io.StringIO())
 
 
 def said(log: Path) -> list[str]:
@@ -507,8 +506,12 @@ class TestFolder:
 
     def test_one_quickstart_at_a_time(self, start, capsys, tmp_path, folder):
         (folder / "logs").rmdir()
-        again = "import quickstart; quickstart.phases = lambda *_: []; sys.exit(quickstart.main())"
-        command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT / 'scripts')!r}); {again}"]
+        again = "import run_quickstart as script; script.phases = lambda *_: []; sys.exit(script.main())"
+        command = [
+            sys.executable,
+            "-c",
+            f"import sys; sys.path.insert(0, {str(ROOT / 'scripts/quickstart')!r}); {again}",
+        ]
         assert start([*command, "--output", str(folder)]) == 2
         out, err = capsys.readouterr()
         assert err.endswith(

@@ -11,10 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tiny_tokenizer import build_tiny_tokenizer
 from videochat_online import StreamingSession, load_model, make_memory
 from videochat_online.cli.main import main
 from videochat_online.memory import MEMORY_BANKS
+from videochat_online.testing import build_tiny_tokenizer
 from videochat_online.types import FrameTokens
 from write_samples import PLACE, calls_to, evaluation_flags, facts_of, new_memory, prepare, training_flags
 

@@ -101,8 +101,8 @@ def test_no_check_runs_when_the_installation_fails(fake_environment):
 def checkout(tmp_path) -> Path:
     """The quickstart in a checkout of its own, since it writes to `outputs`; and the clip that comes with Gradio."""
     folder = tmp_path / "checkout"
-    (folder / "scripts").mkdir(parents=True)
-    for name in ("quickstart.sh", "setup.sh", "setup_lmms_eval.sh"):
+    (folder / "scripts" / "tools").mkdir(parents=True)
+    for name in ("quickstart.sh", "setup.sh", "tools/setup_lmms_eval.sh"):
         shutil.copy(ROOT / "scripts" / name, folder / "scripts" / name)
     for name in ("pyproject.toml", "constraints.txt", "constraints-lmms-eval.txt"):
         (folder / name).write_text(name)
@@ -117,13 +117,13 @@ def test_the_quickstart_passes_arguments_on_and_keeps_the_status(fake_environmen
     status, calls, *_ = fake_environment(script, "--seed", "3", "--output", "two  blanks")
     assert status == 0
     assert any("pip install" in call and "-e . -c constraints.txt" in call for call in calls)
-    assert calls[-1] == "python scripts/quickstart.py --seed 3 --output two  blanks offline="
+    assert calls[-1] == "python scripts/quickstart/run_quickstart.py --seed 3 --output two  blanks offline="
     assert fake_environment(script, fail="quickstart.py").status == 3
-    assert fake_environment(script, fail="make_tiny_model.py").status == 3
+    assert fake_environment(script, fail="videochat_online.testing").status == 3
 
 
 def test_the_environment_of_lmms_eval_is_installed_from_its_own_file(fake_environment, checkout):
-    script = checkout / "scripts" / "setup_lmms_eval.sh"
+    script = checkout / "scripts" / "tools" / "setup_lmms_eval.sh"
     arguments = [str(checkout.parent / "venv")]
     file = "-c constraints-lmms-eval.txt"
     ours, theirs = (call for call in fake_environment(script, *arguments).calls if "pip install" in call)
@@ -143,12 +143,12 @@ def test_no_shell_stands_between_a_signal_and_the_quickstart(fake_environment, c
 
 def test_the_quickstart_leaves_what_the_documents_use(fake_environment, checkout):
     script, outputs = checkout / "scripts" / "quickstart.sh", checkout / "outputs"
-    assert "python scripts/make_tiny_model.py outputs/tiny_model offline=" in fake_environment(script).calls
+    assert "python -m videochat_online.testing outputs/tiny_model offline=" in fake_environment(script).calls
     assert (outputs / "world.mp4").read_text() == "a clip"
     (outputs / "tiny_model").mkdir()
     (outputs / "tiny_model" / "tokenizer.json").write_text("{}")
     (outputs / "world.mp4").write_text("another clip")
-    assert not any("make_tiny_model" in call for call in fake_environment(script).calls)
+    assert not any("videochat_online.testing" in call for call in fake_environment(script).calls)
     assert (outputs / "world.mp4").read_text() == "another clip"
 
 
@@ -157,7 +157,7 @@ def test_the_quickstart_goes_on_without_the_clip(fake_environment, checkout, tmp
     for failing in ("nothing at all", "find_spec"):
         status, calls, _, errors = fake_environment(checkout / "scripts" / "quickstart.sh", fail=failing)
         assert status == 0
-        assert calls[-1] == "python scripts/quickstart.py offline="
+        assert calls[-1] == "python scripts/quickstart/run_quickstart.py offline="
         assert "warning: no world.mp4 in this version of Gradio" in errors
         assert list((checkout / "outputs").glob("world*")) == []
 

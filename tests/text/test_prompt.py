@@ -12,9 +12,9 @@ from tokenizers import normalizers
 from check_golden import load_cases
 from golden import text as golden_text
 from text_tokenizers import IM_MARKERS, write_sentencepiece_directory
-from tiny_tokenizer import build_tiny_tokenizer
 from videochat_online.constants import IGNORE_INDEX
 from videochat_online.errors import CheckpointError, InputError
+from videochat_online.testing import build_tiny_tokenizer
 from videochat_online.text import (
     PromptLayout,
     frame_segments,

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from sentencepiece import sentencepiece_model_pb2
 
 from text_tokenizers import IM_MARKERS, PHI3_MARKERS, sentencepiece_model, write_sentencepiece_directory
-from tiny_tokenizer import build_tiny_tokenizer
 from videochat_online.constants import SPECIAL_TOKENS
 from videochat_online.errors import CheckpointError, InputError
+from videochat_online.testing import build_tiny_tokenizer
 from videochat_online.text import (
     SentencePieceTokenizer,
     add_special_tokens,

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from experiments import plan_memory
+import plan_memory
 from processes import run_program
-from published_size import published_config
 from train_cases import flags, mixed_rows, write_media, write_registry
 from videochat_online.data import TrainingDataset, load_registries
 from videochat_online.data.samples.sample_lengths import EstimatedSample
 from videochat_online.errors import InputError
 from videochat_online.model import VideoChatOnlineConfig, load_model, load_network
+from videochat_online.testing import published_config
 from videochat_online.train import dry_run, parse_arguments, train
 from videochat_online.train.estimate.device_memory import Sizes, memory_estimate, remarks
 from videochat_online.train.estimate.run_estimate import parameter_table, planned_network, token_statistics

@@ -14,13 +14,12 @@ from huggingface_hub import ModelCard
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerFast, TrainerControl, TrainerState, TrainingArguments
 
-from make_tiny_model import tiny_config
-from tiny_tokenizer import build_tiny_tokenizer
 from train_cases import arguments, launch, losses, online_rows, state, write_good_and_bad, write_registry
 from videochat_online.constants import SPECIAL_TOKENS
 from videochat_online.data import EpochSampler, load_registries
 from videochat_online.errors import InputError
 from videochat_online.model import VideoChatOnlineForConditionalGeneration, load_model, load_network
+from videochat_online.testing import build_tiny_tokenizer, tiny_config
 from videochat_online.train import TrainReport, parse_arguments, train
 from videochat_online.train.folder.training_folder import TrainingFolder
 from videochat_online.train.keys.arguments import ModelArguments

@@ -256,7 +256,7 @@ class TestScript:
         if shutil.which("ffmpeg") is None:
             pytest.skip("no ffmpeg here to write the videos")
         pytest.importorskip("decord")
-        spec = importlib.util.spec_from_file_location("check", ROOT / "scripts" / "check_video_backends.py")
+        spec = importlib.util.spec_from_file_location("check", ROOT / "scripts" / "tools" / "check_video_backends.py")
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         return module

@@ -28,7 +28,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from videochat_online.constants import IGNORE_INDEX
 
 NUM_CHUNKS = 16
-"""Calls of the head for one batch: `scripts/benchmark_loss.py`."""
+"""Calls of the head for one batch: `scripts/benchmarks/benchmark_loss.py`."""
 
 Head = Callable[[Tensor], Tensor]
 """Logits [N, vocabulary] of hidden states [N, D]."""

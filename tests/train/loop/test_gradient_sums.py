@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.gradient_accumulation import accumulation_error, without_accumulation
+from gradient_accumulation import accumulation_error, without_accumulation
 from processes import run_program
 from train_cases import flags, launch, losses, mixed_rows, write_media, write_registry
 from videochat_online.errors import InputError

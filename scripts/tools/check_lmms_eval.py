@@ -1,4 +1,4 @@
-"""Run lmms-eval end to end on generated tasks and compare with the package's own answers: scripts/test_lmms_eval.sh.
+"""Run lmms-eval end to end on generated tasks and compare with the package's own answers, for test_lmms_eval.sh.
 
 Everything is made at run time: a tiny model with random weights, clips of noise, a task of questions about clips, one
 about images, one of options to compare, documents of MVBench and VideoMME, and a set in OVBench's layout. Nothing is
@@ -22,13 +22,13 @@ import numpy as np
 from PIL import Image
 
 import videochat_online as vco
-from make_tiny_model import make_tiny_model
 from videochat_online.integrations.clips import write_clip
 from videochat_online.integrations.lmms_ovbench import doc_to_visual, question_rows
 from videochat_online.integrations.offline import OFFLINE, OfflineAnswerer
+from videochat_online.testing import make_tiny_model
 from videochat_online.text.questions import letter_question
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 CAPACITIES = (2, 2, 3)
 """So small that clips of a few seconds fill every tier."""
 NUM_NEW_TOKENS = 12

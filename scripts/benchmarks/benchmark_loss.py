@@ -1,6 +1,7 @@
-"""Peak memory of the loss and its backward pass: logits of all tokens against the chunks that training takes.
+r"""Peak memory of the loss and its backward pass: logits of all tokens against the chunks that training takes.
 
-    python scripts/benchmark_loss.py [--tokens 32768] [--learned 1.0] [--words 32064] [--width 64] [--num_chunks 8 16]
+    python scripts/benchmarks/benchmark_loss.py [--tokens 32768] [--learned 1.0] [--words 32064] [--width 64] \
+        [--num_chunks 8 16]
 
 Each measurement is a process of its own: the peak of its resident set (Linux) beyond what it held before. The plain
 way is transformers' loss on the logits of a quarter of the tokens, times four, as few machines could hold it.

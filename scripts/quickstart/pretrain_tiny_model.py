@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Make a tiny model that sees: what pretrained weights are to the real one, in half a minute on a CPU.
 
-    python scripts/pretrain_tiny_model.py DATA DIR [--seed 0] [--steps 150]
+    python scripts/quickstart/pretrain_tiny_model.py DATA DIR [--seed 0] [--steps 150]
 
 DATA is a folder of `videochat-online synthesize`. Single images, on grids of every size that a memory keeps, are
 classified through the projector: the words of an image's caption against the language model's embeddings of all words
@@ -26,11 +26,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.utils import logging as transformers_logging
 
-from tiny_tokenizer import build_word_tokenizer
 from videochat_online.errors import InputError
 from videochat_online.memory import TokenSchedule
 from videochat_online.model import VideoChatOnlineConfig, VideoChatOnlineForConditionalGeneration
 from videochat_online.synthetic.files.training_clips import IMAGE_QUESTION
+from videochat_online.testing import build_word_tokenizer
 from videochat_online.text import special_ids
 from videochat_online.text.questions import OVBENCH_SYSTEM_MESSAGE
 from videochat_online.utils import silence_accelerator_notice

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 import videochat_online as vco
-from random_model import CAPACITIES, now
+from measuring import CAPACITIES, now
 from videochat_online.model import VideoChatModel
 from videochat_online.model.compiling import check_compiler, compile_steps, compile_tower
 from videochat_online.model.quantizing import check_torchao, quantize_weights

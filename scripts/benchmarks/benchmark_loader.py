@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """What loading costs: CPU seconds of a sample and what they go to, and the part of batches that is padding.
 
-    python scripts/benchmark_loader.py [--size tiny|vision]
+    python scripts/benchmarks/benchmark_loader.py [--size tiny|vision]
 
 On a mixed set that it makes: still images of many tiles, short and long videos, texts. CPU seconds are those of one
 process without other processes, so they do not depend on what else runs; `vision` has the frames and tiles of the real
@@ -29,7 +29,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from random_model import SIZES, random_model
 from videochat_online.data import (
     Collator,
     EpochSampler,
@@ -43,6 +42,7 @@ from videochat_online.data import (
 )
 from videochat_online.data.samples import encoding
 from videochat_online.memory import TokenSchedule
+from videochat_online.testing import SIZES, random_model
 from videochat_online.train.loop.throughput import Work, work_of
 from videochat_online.train.run import make_collator
 from videochat_online.video import FrameTransform

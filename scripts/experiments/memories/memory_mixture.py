@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 r"""The second stage's training mix for a comparison of memories: each of them at each budget, in equal shares.
 
-    python scripts/memory_mixture.py --data outputs/quickstart/data --output outputs/memories/mixture \
-        [--memories NAME ...] [--budgets 4/4/16 2/2/8] [--seed 0]
+    python scripts/experiments/memories/memory_mixture.py --data outputs/quickstart/data \
+        --output outputs/memories/mixture [--memories NAME ...] [--budgets 4/4/16 2/2/8] [--seed 0]
 
 A memory that is compared without having been trained with would lose for that. The output gets `registry.json`, to be
 trained with in place of the quickstart's `stage2.json`, and what that has not: rows about a picture that was shown for

@@ -71,7 +71,7 @@ def phases(output: Path, seed: int, from_scratch: bool, preset: str) -> list[Pha
 
     runs = {name: benchmark("stream", name, *flags) for name, flags in STREAMING.items()}
     runs["sliding_window"] = benchmark("sliding_window", "sliding_window")
-    pretrain = ["python", "scripts/pretrain_tiny_model.py", str(data), str(output / "base"), *seeds]
+    pretrain = ["python", "scripts/quickstart/pretrain_tiny_model.py", str(data), str(output / "base"), *seeds]
     pretrain += more["pretrain"]
     synthesize = ["videochat-online", "synthesize", "--output", str(data), "--preset", preset, *seeds]
     training = {"stage1": stage(1, "base", "stage1"), "stage2": stage(2, "stage1", "stage2")}

@@ -39,7 +39,7 @@ def features_of(model: VideoChatModel, paths: Iterable[Path], fps: float, most: 
 
 def held_bytes(bank: MemoryBank) -> int:
     """What the memory needs to go on, as it would be saved."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in bank.state_dict().values())
+    return sum(tensor.nbytes for tensor in bank.state_dict().values())
 
 
 def _read(bank: MemoryBank, query_C: Tensor) -> None:

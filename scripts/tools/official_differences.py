@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Table of all that differs between our scores and each benchmark's own code, with its size on made-up replies.
 
-    python scripts/official_differences.py --ovobench FILE --streamingbench FILE ... --ovbench FILE ... > table.md
+    python scripts/tools/official_differences.py --ovobench FILE --streamingbench FILE ... --ovbench FILE ... > table.md
 
 A made-up model picks the right option of six questions in ten, and words all of its replies in one of ten styles. A
 size is what the official code gives beyond ours, in points, for each style. The picks are the same for every style and

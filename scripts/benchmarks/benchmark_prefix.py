@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Time to the first token of an answer, with and without what was computed for the question before it.
 
-    python scripts/benchmark_prefix.py [--video PATH] [--sizes 832 9984] [--repeats 3] [--pushes 8]
+    python scripts/benchmarks/benchmark_prefix.py [--video PATH] [--sizes 832 9984] [--repeats 3] [--pushes 8]
 
 For each size of the Pyramid Memory Bank, full: `fresh`: nothing kept. `follow_up`: the next question of the dialogue,
 no new frame. `after_prefill`: `session.prefill()` came before the question; its own time is `prefill`. `after_push`:
@@ -39,13 +39,12 @@ import numpy as np
 import torch
 
 import videochat_online as vco
-from make_tiny_model import tiny_config
-from random_model import CAPACITIES
-from tiny_tokenizer import build_tiny_tokenizer
+from measuring import CAPACITIES
 from videochat_online.model import VideoChatModel, VideoChatOnlineForConditionalGeneration
 from videochat_online.streaming import GenerationSettings, StreamingSession
 from videochat_online.synthetic.scene.render import Renderer
 from videochat_online.synthetic.scene.several_shapes import SeveralStreams
+from videochat_online.testing import build_tiny_tokenizer, tiny_config
 from videochat_online.text import get_template
 from videochat_online.video import FrameTransform
 

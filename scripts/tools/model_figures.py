@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Write `tests/figures/model.json`: digests of the logits of tiny models, to four digits.
 
-    python scripts/model_figures.py > tests/figures/model.json
+    python scripts/tools/model_figures.py > tests/figures/model.json
 
 They hold the whole road (frames, memory, prompt, language model) to what it computed when the recorded numbers
 of the reference last passed. Regenerate them only after `scripts/check_golden.py` has passed on such numbers,
@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from make_tiny_model import LLMS, make_tiny_model
 from videochat_online.model import load_model
 from videochat_online.streaming import StreamingSession
 from videochat_online.streaming.generate import first_logits
+from videochat_online.testing import LLMS, make_tiny_model
 
 NUM_FRAMES, NUM_LOGITS = 30, 8
 

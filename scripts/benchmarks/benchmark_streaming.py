@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """What a stream costs: per frame, per question, early and late, for any model size, on a CPU or a GPU.
 
-    python scripts/benchmark_streaming.py [--size tiny|vision|published]
+    python scripts/benchmarks/benchmark_streaming.py [--size tiny|vision|published]
         [--only push|stream|late|growth|speed|live|prefill|ahead] [--minutes 1 10 60] [--fps 1] [--batch 8]
         [--frames 16] [--questions 10] [--compile PART] [--int8 PART] [--cache static] [--memory_frames 2 2 12]
 
@@ -38,13 +38,14 @@ import torch
 from torch import Tensor
 
 import streaming_speed
-from random_model import CAPACITIES, SIZES, now, random_model
+from measuring import CAPACITIES, now
 from videochat_online.errors import InputError
 from videochat_online.memory.settings import MEMORY_SETTINGS
 from videochat_online.model import VideoChatModel
 from videochat_online.model.compiling import PARTS as MODEL_PARTS
 from videochat_online.model.loading import CACHES
 from videochat_online.streaming import GenerationSettings, StreamingSession
+from videochat_online.testing import SIZES, random_model
 
 QUESTIONS = ("What is happening now?", "What has changed since then?", "Where is it?", "How many were there before?")
 NUM_FEATURES = 67

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Time to the first token of an answer by strategy, as a ratio to `direct`.
 
-    python scripts/benchmark_strategies.py [--video PATH] [--sizes 832 9984] [--repeats 3]
+    python scripts/benchmarks/benchmark_strategies.py [--video PATH] [--sizes 832 9984] [--repeats 3]
 
 For each size of the Pyramid Memory Bank, full, nothing of an earlier prompt kept. `retrieval` keeps 4 frames.
 `chain_of_shot` asks the model about every mosaic, and is then told that every other frame is relevant: random weights
@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from benchmark_prefix import FIRST, FPS, make_model, read_frames, seconds
-from random_model import CAPACITIES
+from measuring import CAPACITIES
 from videochat_online.memory import PyramidMemoryBank
 from videochat_online.model import VideoChatModel
 from videochat_online.streaming import GenerationSettings, Strategy, StreamingSession, make_strategy

@@ -1,22 +1,49 @@
-"""Models of any size with random weights, to measure with."""
+"""Models of any size with random weights, to measure with, and the configuration of the published 4B model."""
 
 from __future__ import annotations
 
-import time
-
 import torch
 
-from make_tiny_model import tiny_config
-from published_size import published_config
-from tiny_tokenizer import build_tiny_tokenizer
 from videochat_online.model import VideoChatModel, VideoChatOnlineConfig, VideoChatOnlineForConditionalGeneration
+from videochat_online.testing.tiny_model import tiny_config
+from videochat_online.testing.tiny_tokenizer import build_tiny_tokenizer
 from videochat_online.text import get_template
 from videochat_online.video import FrameTransform
 
 SIZES = ("tiny", "vision", "published")
 """`vision` has the real vision tower and a tiny language model, `published` the whole 4B."""
-CAPACITIES = {832: (2, 2, 12), 9984: (24, 24, 144)}
-"""Of the pyramids that the published benchmarks have, by their visual tokens."""
+PUBLISHED_LLM = {
+    "model_type": "phi3",
+    "hidden_size": 3072,
+    "intermediate_size": 8192,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "vocab_size": 32064,
+    "max_position_embeddings": 131072,
+    "tie_word_embeddings": False,
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "pad_token_id": None,
+}
+PUBLISHED_VISION = {
+    "model_type": "internvl_vision",
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "attention_bias": True,
+    "image_size": 448,
+    "patch_size": 14,
+}
+
+
+def published_config() -> VideoChatOnlineConfig:
+    """Sizes of InternVL2-4B (InternViT-300M, Phi-3-mini-128k): 4.15 billion parameters.
+
+    Phi-3's rope factors are left out: they cost nothing and are the weights' own.
+    """
+    return VideoChatOnlineConfig(text_config=PUBLISHED_LLM, vision_config=PUBLISHED_VISION, image_size=448)
 
 
 def random_model(size: str, image_size: int = 112) -> VideoChatModel:
@@ -33,10 +60,3 @@ def random_model(size: str, image_size: int = 112) -> VideoChatModel:
     network.config.image_token_id = tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>")
     transform = FrameTransform(size=config.image_size)
     return VideoChatModel(network.eval(), tokenizer, get_template(config.template), transform)
-
-
-def now(device: torch.device) -> float:
-    """Seconds, when everything that was asked of the device is done."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()

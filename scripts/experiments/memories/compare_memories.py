@@ -1,9 +1,10 @@
 #!/usr/bin/env python
 r"""Memories at equal budgets of tokens, with one model: accuracy by age and detail of the evidence, and costs.
 
-    python scripts/compare_memories.py --model DIR --annotations data/annotations/ovbench_test.json \
-        --data_root data/videos/test --output OUT [--memories NAME ...] [--budgets 4/4/16 2/2/8] \
-        [--fps 1] [--answer_by likelihood] [--where KEY=VALUE[,VALUE] ...]
+    python scripts/experiments/memories/compare_memories.py --model DIR \
+        --annotations data/annotations/ovbench_test.json --data_root data/videos/test --output OUT \
+        [--memories NAME ...] [--budgets 4/4/16 2/2/8] [--fps 1] [--answer_by likelihood] \
+        [--where KEY=VALUE[,VALUE] ...]
 
 A budget is a pyramid, and every memory gets the largest sizes within its tokens. Each memory answers the same
 questions by `videochat-online evaluate` (`OUT/runs`; the same command goes on where it was interrupted), beside

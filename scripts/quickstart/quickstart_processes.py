@@ -22,7 +22,7 @@ from rich.text import Text
 
 from quickstart_phases import Phase
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SECONDS_BETWEEN_LINES = 20.0
 SECONDS_BETWEEN_MEASUREMENTS = 2.0
 """Of memory: five times a second they took a seventh of a core, since the kernel walks every page for them."""

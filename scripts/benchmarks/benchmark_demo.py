@@ -1,6 +1,6 @@
 """Many viewers at once, and one for a long time: does the demo mix, fail, slow down or grow?
 
-    python scripts/benchmark_demo.py --model outputs/tiny_model [--streams 10] [--minutes 5] [--hours 1]
+    python scripts/benchmarks/benchmark_demo.py --model outputs/tiny_model [--streams 10] [--minutes 5] [--hours 1]
 
 The first part starts `videochat-online demo` in a process of its own and lets each client send pictures of its own
 colour, ask, and look at what is remembered: other questions or another colour than its own count as mixed. The second

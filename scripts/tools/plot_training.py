@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """A run's curves: losses of training and of each held-out set, token accuracy, learning rate.
 
-    python scripts/plot_training.py RUN [RUN ...] --output curves.png
+    python scripts/tools/plot_training.py RUN [RUN ...] --output curves.png
 
 RUN is an `output_dir`: of a finished run its report.json is read, of one under way its newest trainer_state.json.
 """

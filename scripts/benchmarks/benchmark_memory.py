@@ -1,6 +1,7 @@
-"""Cost of writing to a memory and of reading it, early and late in a stream, and growth of the process.
+r"""Cost of writing to a memory and of reading it, early and late in a stream, and growth of the process.
 
-    python scripts/benchmark_memory.py [--memory pyramid ...] [--budget 9984] [--channels 512] [--policy reference]
+    python scripts/benchmarks/benchmark_memory.py [--memory pyramid ...] [--budget 9984] [--channels 512] \
+        [--policy reference]
 
 A write should cost the same after 100,000 frames as after 3,000. Frames 2,000-3,000 and 99,000-100,000 are
 timed twice. `sequential`: as one stream passes; a minute lies between the two, so whatever else the machine
@@ -32,15 +33,14 @@ from typing import Any
 
 import torch
 
-from memory_budgets import BOUNDED
-from memory_costs import held_bytes
-from random_model import CAPACITIES
-from videochat_online.memory import MEMORY_OPTIONS, MemoryBank, make_memory
+from measuring import CAPACITIES
+from videochat_online.memory import MEMORY_BANKS, MEMORY_OPTIONS, MemoryBank, make_memory
 from videochat_online.memory.budget import sizes_within
 from videochat_online.types import FrameTokens
 
 EARLY, LATE = range(2_000, 3_000), range(99_000, 100_000)
 NUM_DISTINCT_FRAMES = 67
+BOUNDED = [name for name in MEMORY_BANKS if name != "keep_all"]
 
 
 def make_frames(channels: int) -> torch.Tensor:
@@ -115,6 +115,7 @@ def measure(name: str, options: argparse.Namespace, frames: torch.Tensor) -> dic
     late_ms = mean_ms(bank, frames, LATE)
     pairs = [interleaved_ms(early_bank, late_bank, frames) for _ in range(options.repeats)]
     ratios = [late / early for early, late in pairs]
+    held_bytes = sum(tensor.nbytes for tensor in bank.state_dict().values())
     return {
         "memory": name,
         "max_tokens": bank.max_tokens,
@@ -126,7 +127,7 @@ def measure(name: str, options: argparse.Namespace, frames: torch.Tensor) -> dic
         "interleaved_ratios": [round(ratio, 4) for ratio in ratios],
         "interleaved_ratio": round(statistics.median(ratios), 4),
         "read_ms": round(read_ms(bank), 4),
-        "held_mb": round(held_bytes(bank) / 1e6, 2),
+        "held_mb": round(held_bytes / 1e6, 2),
         "resident_growth_mb": round(late_mb - early_mb, 2),
         "resident_growth_bytes_per_frame": round((late_mb - early_mb) * 1e6 / (LATE.start - EARLY.stop), 1),
         "torch": torch.__version__,

@@ -1,6 +1,6 @@
 """Write the small figures of `tests/figures/memory.json` from recorded numbers of the reference.
 
-    python scripts/golden/memory_figures.py ../shared/golden > tests/figures/memory.json
+    python scripts/tools/memory_figures.py ../shared/golden > tests/figures/memory.json
 
 Which frames survive depends on the mean of each frame's tokens alone, and halving a grid bilinearly keeps
 that mean. So the mean of each recorded input frame, rounded, stands for the frame; cases whose evictions are

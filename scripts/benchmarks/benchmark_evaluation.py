@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """What an evaluation costs beside the model, and against encoding every prefix anew as the published scripts do.
 
-    python scripts/benchmark_evaluation.py [--only prefixes|overhead|shards] [--frames 120] [--questions 6]
+    python scripts/benchmarks/benchmark_evaluation.py [--only prefixes|overhead|shards] [--frames 120] [--questions 6]
 
 `prefixes`: one video, its questions evenly spread. Ours: each frame is encoded once, 8 at a time, into the memory.
 Theirs: for each question all frames so far go through the tower in one call, then into a new memory. Seconds until
@@ -32,8 +32,6 @@ import numpy as np
 import psutil
 import torch
 
-from make_tiny_model import tiny_config
-from tiny_tokenizer import build_tiny_tokenizer
 from videochat_online.evaluation import (
     EvaluationConfig,
     RunFolder,
@@ -46,6 +44,7 @@ from videochat_online.evaluation import (
 from videochat_online.evaluation.run.answering import LETTER_PREFIX, answer_by_likelihood
 from videochat_online.model import VideoChatModel, VideoChatOnlineForConditionalGeneration
 from videochat_online.streaming import GenerationSettings, StreamingSession
+from videochat_online.testing import build_tiny_tokenizer, tiny_config
 from videochat_online.text import get_template
 from videochat_online.video import FrameTransform
 

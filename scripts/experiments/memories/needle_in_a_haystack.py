@@ -1,10 +1,11 @@
 #!/usr/bin/env python
 r"""A needle in a haystack: is a picture that was shown for a moment still remembered, and can it be asked about?
 
-    python scripts/needle_in_a_haystack.py --model DIR --output OUT [--memory NAME ...] \
+    python scripts/experiments/memories/needle_in_a_haystack.py --model DIR --output OUT [--memory NAME ...] \
         [--haystack streams|static|busy] [--lengths 64 256 1024 4096 10000] [--depths 0 0.25 0.5 0.75 1] \
         [--needles 8] [--shown 1] [--beside FILE ...]
-    python scripts/needle_in_a_haystack.py --model DIR --output OUT --video CLIP [--needle PICTURE PICTURE ...]
+    python scripts/experiments/memories/needle_in_a_haystack.py --model DIR --output OUT --video CLIP \
+        [--needle PICTURE PICTURE ...]
 
 A stream of each length is watched, in which a needle stands at each depth: 0 is the first frame, 1 the last. The
 needles of a cell stand a frame later each, so that the beat of a token schedule does not favour a depth. Haystacks are

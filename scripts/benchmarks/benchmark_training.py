@@ -1,8 +1,9 @@
 #!/usr/bin/env python
-"""What a training step costs beside the model: the visual path, the trainer, the loader.
+r"""What a training step costs beside the model: the visual path, the trainer, the loader.
 
-    python scripts/benchmark_training.py [--size tiny|vision|published] [--steps 20] [--frames 64] [--workers 1]
-    python scripts/benchmark_training.py --only loading
+    python scripts/benchmarks/benchmark_training.py [--size tiny|vision|published] [--steps 20] [--frames 64] \
+        [--workers 1]
+    python scripts/benchmarks/benchmark_training.py --only loading
 
 `visual`: encode, pool each frame and project, against one pass of the tower and one of the projector on all tokens, in
 turns. `step`: our trainer with its loader, ours with batches made before, transformers' own with the same batches, on
@@ -30,8 +31,9 @@ from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments
 
 from benchmark_loader import Setup, machine, make_set
-from random_model import SIZES, now
+from measuring import now
 from videochat_online.data import BATCH_REPORT, Collator, PackedDataset
+from videochat_online.testing import SIZES
 from videochat_online.train.loop.throughput import FlopModel, Work, peak_flops, work_of
 from videochat_online.train.loop.trainer import OnlineTrainer
 from videochat_online.train.setup.frozen_matrices import halve_frozen

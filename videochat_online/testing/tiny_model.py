@@ -1,23 +1,15 @@
-#!/usr/bin/env python
-"""Make a tiny model with random weights: every part of the real one, in two megabytes and without a download.
-
-    python scripts/make_tiny_model.py DIR [--llm phi3|qwen2|qwen3|llama] [--image_size 112] [--seed 0]
-
-For tests and for trying the commands. It has learned nothing: its answers are noise, but the same for a seed.
-"""
+"""A tiny model with random weights: every part of the real one, in two megabytes and without a download."""
 
 from __future__ import annotations
 
-import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers.utils import logging as transformers_logging
 
-from tiny_tokenizer import build_tiny_tokenizer
 from videochat_online.model import VideoChatOnlineConfig, VideoChatOnlineForConditionalGeneration
+from videochat_online.testing.tiny_tokenizer import build_tiny_tokenizer
 from videochat_online.utils import silence_accelerator_notice
 
 LLMS = ("phi3", "qwen2", "qwen3", "llama")
@@ -67,7 +59,7 @@ def tiny_config(llm: str, vocab_size: int, image_size: int) -> VideoChatOnlineCo
     return VideoChatOnlineConfig(text_config=text, vision_config=vision, image_size=image_size, dtype="float32")
 
 
-def make_tiny_model(directory: Path, llm: str = "phi3", image_size: int = 112, seed: int = 0) -> None:
+def make_tiny_model(directory: str | Path, llm: str = "phi3", image_size: int = 112, seed: int = 0) -> None:
     """Write a checkpoint in our own layout with its tokenizer; the same bytes for the same arguments."""
     tokenizer = build_tiny_tokenizer()
     torch.manual_seed(seed)
@@ -81,21 +73,3 @@ def make_tiny_model(directory: Path, llm: str = "phi3", image_size: int = 112, s
     silence_accelerator_notice()
     network.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
-
-
-def main() -> int:
-    """Parse the command line and write the model."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("directory", type=Path)
-    parser.add_argument("--llm", choices=LLMS, default="phi3")
-    parser.add_argument("--image_size", type=int, default=112, help="pixels; a multiple of 56 keeps three tiers")
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    make_tiny_model(options.directory, options.llm, options.image_size, options.seed)
-    size = sum(file.stat().st_size for file in options.directory.iterdir())
-    print(f"{options.directory}: tiny {options.llm} model, {size / 1e6:.1f} MB, random weights")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

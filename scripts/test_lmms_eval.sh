@@ -1,9 +1,0 @@
-#!/usr/bin/env bash
-# The way through lmms-eval, end to end, on generated tasks: bash scripts/test_lmms_eval.sh [DIR of the environment]
-# Makes the environment where there is none (2 GB). Not among the tests, since it installs.
-set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-bash scripts/setup_lmms_eval.sh "$@"
-source "${1:-.venv-lmms}/bin/activate"
-export HF_HUB_OFFLINE=1 OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-exec python scripts/check_lmms_eval.py
