@@ -84,18 +84,18 @@ def claims(overall: Comparison, past: Comparison) -> list[Claim]:
     return result
 
 
-def show_comparison(runs: Path, output: Path, *, preset: str, with_scratch: bool) -> bool:
+def show_comparison(output: Path, *, preset: str, with_scratch: bool) -> bool:
     """Print tables and claims, write `comparison.md` and `accuracy_by_age.png`; returns whether all claims hold.
 
     Args:
-        runs: folder of the evaluations, by the names of `LABELS`.
-        output: where the files go.
+        output: where the files go, and where the evaluations are: `runs`, by the names of `LABELS`.
         preset: of the streams; claims are made about "quickstart" only.
         with_scratch: compare with the model that was trained without stage 1, too; done as well where there is one.
 
     Raises:
         InputError: a run is missing, not finished, or has left out questions.
     """
+    runs = output / "runs"
     with_scratch = with_scratch or (runs / "scratch" / "metrics.json").is_file()
     names = [*SAME_MODEL, "sliding_window", *(["scratch"] if with_scratch else [])]
 

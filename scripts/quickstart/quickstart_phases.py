@@ -44,11 +44,20 @@ stands before which text.
 
 
 @dataclass(frozen=True)
+class Command:
+    """Words of a command, and the file below the output folder that it writes last, whole or not at all."""
+
+    name: str
+    words: list[str]
+    result: str
+
+
+@dataclass(frozen=True)
 class Phase:
     """Commands that are run `at_once` at a time, each as so many processes."""
 
     name: str
-    commands: dict[str, list[str]]
+    commands: list[Command]
     at_once: int = 1
     processes: int = 1
 
@@ -57,30 +66,33 @@ def phases(output: Path, seed: int, from_scratch: bool, preset: str) -> list[Pha
     """Everything there is to do, in order."""
     data, seeds, more = output / "data", ["--seed", str(seed)], PRESET_FLAGS[preset]
 
-    def stage(number: int, start: str, result: str) -> list[str]:
+    def stage(name: str, number: int, start: str, result: str) -> Phase:
         paths = {"model_name_or_path": output / start, "output_dir": output / result}
         paths["meta_path"] = data / "registries" / f"stage{number}.json"
         flags = [str(word) for key, path in paths.items() for word in (f"--{key}", path)]
         config = f"configs/train/tiny_stage{number}.yaml"
-        return ["bash", "shell/online_4b/launch.sh", config, *flags, *seeds, *more[f"stage{number}"]]
+        words = ["bash", "shell/online_4b/launch.sh", config, *flags, *seeds, *more[f"stage{number}"]]
+        return Phase(name, [Command(name, words, f"{result}/README.md")], processes=2)  # the card of a finished run
 
-    def benchmark(setting: str, name: str, *flags: str, model: str = "stage2") -> list[str]:
+    def benchmark(setting: str, name: str, *flags: str, model: str = "stage2") -> Command:
         run = ["--model", str(output / model), "--output", str(output / "runs" / name), "--fps", "1"]
         where = ["--annotations", str(data / "annotations/ovbench_test.json"), "--data-root", str(data / "videos/test")]
-        return ["bash", f"shell/eval/online_bench_{setting}.sh", *run, *where, *more["evaluation"], *flags]
+        words = ["bash", f"shell/eval/online_bench_{setting}.sh", *run, *where, *more["evaluation"], *flags]
+        return Command(name, words, f"runs/{name}/report.md")
 
-    runs = {name: benchmark("stream", name, *flags) for name, flags in STREAMING.items()}
-    runs["sliding_window"] = benchmark("sliding_window", "sliding_window")
+    runs = [benchmark("stream", name, *flags) for name, flags in STREAMING.items()]
+    runs.append(benchmark("sliding_window", "sliding_window"))
     pretrain = ["python", "scripts/quickstart/pretrain_tiny_model.py", str(data), str(output / "base"), *seeds]
     pretrain += more["pretrain"]
     synthesize = ["videochat-online", "synthesize", "--output", str(data), "--preset", preset, *seeds]
-    training = {"stage1": stage(1, "base", "stage1"), "stage2": stage(2, "stage1", "stage2")}
+    training = [stage("stage1", 1, "base", "stage1"), stage("stage2", 2, "stage1", "stage2")]
     if from_scratch:
-        training["stage2_from_scratch"] = stage(2, "base", "scratch")  # its log is not that of its evaluation
-        runs["scratch"] = benchmark("stream", "scratch", *PYRAMID, model="scratch")
+        # Its name, and so its log, is not that of its evaluation.
+        training.append(stage("stage2_from_scratch", 2, "base", "scratch"))
+        runs.append(benchmark("stream", "scratch", *PYRAMID, model="scratch"))
     return [
-        Phase("streams", {"synthesize": synthesize}),
-        Phase("pretraining", {"pretrain": pretrain}),
-        *(Phase(name, {name: command}, processes=2) for name, command in training.items()),
+        Phase("streams", [Command("synthesize", synthesize, "data/manifest.json")]),
+        Phase("pretraining", [Command("pretrain", pretrain, "base/pretraining.json")]),
+        *training,
         Phase("evaluation", runs, at_once=2),
     ]

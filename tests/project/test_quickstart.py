@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
 import shlex
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -16,15 +16,12 @@ from pathlib import Path
 
 import psutil
 import pytest
-from rich.console import Console
 
 import pretrain_tiny_model
-import quickstart_processes
 import run_quickstart as quickstart
 from comparison_sets import append, make_set
 from quickstart_claims import ORDER_TITLE, PARTS, SAME_MODEL, Claim, claims, show_comparison
-from quickstart_phases import LABELS, PRESET_FLAGS, Phase, phases
-from quickstart_processes import FailedCommandError, run_phase
+from quickstart_phases import LABELS, PRESET_FLAGS, Command, Phase, phases
 from synthetic_sets import MANY_SEVERAL, TINY_SINGLE
 from videochat_online.cli import evaluate as evaluate_command
 from videochat_online.cli.main import build_parser, main, normalise_flags, parse
@@ -43,7 +40,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def commands(output: Path, preset: str = "quickstart") -> dict[str, list[str]]:
     """Every command of the quickstart by its name."""
     every = phases(output, 3, from_scratch=True, preset=preset)
-    found = {name: command for phase in every for name, command in phase.commands.items()}
+    found = {command.name: command.words for phase in every for command in phase.commands}
     assert len(found) == sum(len(phase.commands) for phase in every), "one log for each"
     return found
 
@@ -77,9 +74,11 @@ def output(tmp_path_factory) -> Path:
 
 class TestCommands:
     def test_each_phase_goes_on_from_the_one_before(self, tmp_path):
-        every = [
-            (phase.name, list(phase.commands)) for phase in phases(tmp_path, 3, from_scratch=True, preset="quickstart")
-        ]
+        def names(from_scratch: bool, preset: str) -> list[tuple[str, list[str]]]:
+            every = phases(tmp_path, 3, from_scratch=from_scratch, preset=preset)
+            return [(phase.name, [command.name for command in phase.commands]) for phase in every]
+
+        every = names(from_scratch=True, preset="quickstart")
         runs = ["pyramid", "fifo", "uniform", "recent", "recent_4", "blind", "sliding_window"]
         assert every == [
             ("streams", ["synthesize"]),
@@ -87,8 +86,7 @@ class TestCommands:
             *((name, [name]) for name in ("stage1", "stage2", "stage2_from_scratch")),
             ("evaluation", [*runs, "scratch"]),
         ]
-        fewer = [(phase.name, list(phase.commands)) for phase in phases(tmp_path, 3, from_scratch=False, preset="full")]
-        assert fewer == [*every[:4], ("evaluation", runs)]
+        assert names(from_scratch=False, preset="full") == [*every[:4], ("evaluation", runs)]
 
     @pytest.mark.parametrize("preset", PRESET_FLAGS)
     def test_streams_and_pretraining(self, tmp_path, preset, monkeypatch):
@@ -122,7 +120,7 @@ class TestCommands:
             assert arguments.data.meta_path == str(output / "data" / "registries" / f"{stage}.json")
             assert len(load_registries(arguments.data.meta_path)) > 1
             keys = read_config(config)
-            (processes,) = {phase.processes for phase in phases(output, 3, True, preset) if name in phase.commands}
+            (processes,) = {phase.processes for phase in phases(output, 3, True, preset) if phase.name == name}
             assert processes == 2
             assert keys["global_batch_size"] % (keys["per_device_train_batch_size"] * processes) == 0
             assert keys["deepspeed"]
@@ -163,36 +161,15 @@ class TestCommands:
         assert json.loads(json.dumps(compared)) == trained
 
 
+def shell(name: str, text: str) -> Command:
+    """A command of a phase whose result is a file of its name."""
+    return Command(name, ["sh", "-c", text], name)
+
+
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    """An output folder that is claimed."""
-    folder = tmp_path / "output"
-    (folder / "logs").mkdir(parents=True)
-    return folder
-
-
-@pytest.fixture
-def logs(folder) -> Path:
-    return folder / "logs"
-
-
-@pytest.fixture(autouse=True)
-def kept_handlers():
-    """Handlers as they are at the start of a program, and afterwards as before."""
-    handlers = {number: signal.getsignal(number) for number in quickstart_processes.INTERRUPTIONS}
-    for number in handlers:
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-    yield
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
-
-
-def shell(text: str) -> list[str]:
-    return ["sh", "-c", text]
-
-
-def quiet() -> Console:
-    return quickstart.make_console(io.StringIO())
+    """An output folder."""
+    return tmp_path / "output"
 
 
 def said(log: Path) -> list[str]:
@@ -212,93 +189,94 @@ def is_gone(file: Path) -> bool:
     return False
 
 
-class TestRunPhase:
-    def test_time_and_memory(self, folder, monkeypatch):
-        monkeypatch.setattr(quickstart_processes, "SECONDS_BETWEEN_MEASUREMENTS", 0.1)
-        hold = "import time; held = bytearray(50_000_000); held[::4096] = b'x' * len(held[::4096]); time.sleep(1.5)"
-        console = quiet()
-        little = run_phase(Phase("short", {"sleep": ["sleep", "0.3"]}), folder, console)
-        much = run_phase(Phase("held", {"python": [sys.executable, "-c", hold]}), folder, console)
-        assert 0.3 < little.seconds < 5
-        assert 1.5 < much.seconds < 15
-        assert little.memory_bytes > 0
-        assert much.memory_bytes - little.memory_bytes > 40e6
-        assert "$ sleep 0.3\n" in console.file.getvalue()
+def launches(folder: Path) -> list[tuple[str, bool]]:
+    """Phase of every launch that is kept, and whether it went to its end."""
+    return [(one["phase"], one["finished"]) for one in json.loads((folder / "times.json").read_text())]
 
-    def test_times_of_every_launch_are_kept(self, folder):
-        sleep = Phase("both", {"sleep": ["sleep", "0.3"]})
-        first = run_phase(sleep, folder, quiet())
-        with pytest.raises(FailedCommandError):
-            run_phase(Phase("bad", {"bad": shell("exit 1")}), folder, quiet())
-        second = run_phase(sleep, folder, quiet())
-        assert not first.resumed
-        assert second.resumed
-        times = json.loads((folder / "times.json").read_text())
-        kept = [(launch["phase"], launch["resumed"], launch["finished"]) for launch in times]
-        assert kept == [("both", False, True), ("bad", False, False), ("both", True, True)]
-        assert times[0]["seconds"] == first.seconds
-        assert times[1]["seconds"] > 0
 
-    def test_the_memory_of_all_processes_counts(self, tmp_path):
-        before = quickstart_processes.used_memory()
-        code = "held = b'x' * 80_000_000; print(flush=True); input()"
-        with psutil.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1) as child:
-            child.stdout.readline()
-            assert quickstart_processes.used_memory() - before > 80_000_000
-            child.communicate(b"\n")
+@pytest.fixture
+def start(monkeypatch, folder):
+    """The script with phases of its own; gives its exit status."""
 
-    def test_so_many_at_a_time(self, folder, tmp_path):
-        steps = {
-            str(number): shell(f"date +%s.%N >{tmp_path}/{number}; sleep 0.5; date +%s.%N >>{tmp_path}/{number}")
-            for number in range(4)
-        }
-        run_phase(Phase("many", steps, at_once=2), folder, quiet())
-        ranges = [tuple(map(float, (tmp_path / name).read_text().split())) for name in steps]
-        together = [sum(begun <= start < ended for begun, ended in ranges) for start, _ in ranges]
-        assert max(together) == 2
+    def run(*found: Phase | Command, holds: bool | BaseException = True, flags: tuple[str, ...] = ()) -> int:
+        def show(*arguments, **options):
+            if isinstance(holds, BaseException):
+                raise holds
+            return holds
 
-    def test_a_failure_ends_the_others_and_shows_the_log(self, folder, tmp_path):
-        steps = {
-            "long": shell(f"echo $$ >{tmp_path}/parent; sleep 60 & echo $! >{tmp_path}/child; wait"),
-            "bad": shell(f"while [ ! -s {tmp_path}/child ]; do sleep 0.05; done; seq 100; exit 7"),
-            "never": shell(f"touch {tmp_path}/never"),
-        }
-        with pytest.raises(
-            FailedCommandError, match=r"^bad ended with status 7; the end of \S+bad\.log:\n86\n"
-        ) as caught:
-            run_phase(Phase("three", steps, at_once=2), folder, quiet())
-        assert str(caught.value).endswith("\n99\n100")
-        assert caught.value.status == 7
-        assert is_gone(tmp_path / "parent")
-        assert is_gone(tmp_path / "child")
+        every = [one if isinstance(one, Phase) else Phase(one.name, [one]) for one in found]
+        monkeypatch.setattr(quickstart, "phases", lambda *arguments: every)
+        monkeypatch.setattr(quickstart, "show_comparison", show)
+        monkeypatch.setattr("sys.argv", ["run_quickstart.py", "--output", str(folder), *flags])
+        return quickstart.main()
+
+    return run
+
+
+class TestPhases:
+    def test_the_same_command_leaves_out_what_stands(self, start, folder, capsys):
+        """A result counts, nothing else: not that a command has begun, nor that it has ended well."""
+        count = f"echo >>{folder}/count; "
+        done = shell("a", f"{count}touch {folder}/a")
+        assert start(done, shell("b", f"{count}touch {folder}/half; exit 4")) == 4
+        assert start(done, shell("b", f"{count}touch {folder}/b")) == 0
+        assert start(done, shell("b", f"{count}touch {folder}/b")) == 0
+        assert (folder / "count").read_text() == "\n" * 3
+        assert launches(folder) == [("a", True), ("b", False), ("b", True)]
+        out = capsys.readouterr().out
+        assert re.search(rf"^\$ sh -c .* >>{folder}/logs/a\.log\n-- a: \d+ s$", out, re.MULTILINE)
+        assert out.count("-- a: done before\n") == 2
+        assert all(one["seconds"] > 0 for one in json.loads((folder / "times.json").read_text()))
+        (folder / "a").unlink()
+        assert start(done, shell("b", "exit 1")) == 0
+        assert launches(folder)[3:] == [("a", True)]
+
+    def test_only_the_commands_without_results_run(self, start, folder):
+        many = [shell(name, f"echo >>{folder}/{name}") for name in "abc"]
+        assert start(Phase("many", many, at_once=2)) == 0
+        (folder / "b").unlink()
+        assert start(Phase("many", many, at_once=2)) == 0
+        assert [(folder / name).read_text() for name in "abc"] == ["\n"] * 3
+
+    def test_so_many_at_a_time(self, start, tmp_path):
+        """The first two end only beside each other, the third only alone."""
+        wait = f"touch {tmp_path}/{{}}; until [ -e {tmp_path}/{{}} ]; do sleep 0.05; done; rm {tmp_path}/{{}}"
+        pair = [shell(name, wait.format(name, other, other)) for name, other in ("ab", "ba")]
+        alone = shell("c", f"[ ! -e {tmp_path}/a ] && [ ! -e {tmp_path}/b ]")
+        assert start(Phase("three", [*pair, alone], at_once=2)) == 0
+
+    def test_a_failure_ends_the_others_and_shows_the_log(self, start, folder, tmp_path, capsys):
+        commands = [
+            shell("bad", f"until [ -s {tmp_path}/long ]; do sleep 0.05; done; seq 100; exit 7"),
+            shell("long", f"echo $$ >{tmp_path}/long; exec sleep 60"),
+            shell("never", f"touch {tmp_path}/never"),
+        ]
+        assert start(Phase("three", commands, at_once=2), shell("next", f"touch {tmp_path}/never")) == 7
+        out, err = capsys.readouterr()
+        assert re.match(r"error: bad ended with status 7; the end of \S+bad\.log:\n86\n", err)
+        assert err.endswith("\n99\n100\n")
+        assert "\nNext" not in out
+        assert is_gone(tmp_path / "long")
         assert not (tmp_path / "never").exists()
 
-    def test_two_failures_at_once_are_one(self, folder):
-        with pytest.raises(FailedCommandError, match="ended with status 5"):
-            run_phase(Phase("two", dict.fromkeys("ab", shell("exit 5")), at_once=2), folder, quiet())
-
-    def test_a_log_goes_on_where_it_was(self, folder):
+    def test_a_log_goes_on_where_it_was(self, start, folder, capsys):
         for text in ("the first", "the second"):
-            run_phase(Phase("echo", {"echo": ["echo", text]}), folder, quiet())
-        log = folder / "logs" / "echo.log"
-        assert said(log) == ["the first", "the second"]
-        assert log.read_text().splitlines()[3].endswith("$ echo 'the second'")
-        with pytest.raises(FailedCommandError) as caught:
-            run_phase(Phase("echo", {"echo": shell("echo the third; exit 1")}), folder, quiet())
-        assert str(caught.value).endswith("echo.log:\nthe third")
+            assert start(shell("echo", f"echo {text}")) == 0
+        assert start(shell("echo", "echo the third; exit 1")) == 1
+        assert said(folder / "logs" / "echo.log") == ["the first", "the second", "the third"]
+        assert capsys.readouterr().err.endswith("echo.log:\nthe third\n")
 
-    def test_the_surroundings_of_a_command(self, folder, monkeypatch):
+    def test_the_surroundings_of_a_command(self, start, folder, monkeypatch):
         outer = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "SLURM_NNODES": "4", "SLURM_JOB_NODELIST": "a,b"}
-        for name, value in (
-            {"OMP_NUM_THREADS": "64", "NNODES": "4", "NODE_RANK": "2", "MASTER_ADDR": "b"} | outer
-        ).items():
+        ours = {"OMP_NUM_THREADS": "64", "NNODES": "4", "NODE_RANK": "2", "MASTER_ADDR": "b"}
+        for name, value in (ours | outer).items():
             monkeypatch.setenv(name, value)
         code = "import os, json; print(json.dumps([os.getcwd(), dict(os.environ)]))"
-        run_phase(Phase("surroundings", {"python": [sys.executable, "-c", code]}, processes=2), folder, quiet())
-        place, variables = json.loads(said(folder / "logs" / "python.log")[0])
+        assert start(Phase("surroundings", [Command("python", [sys.executable, "-c", code], "x")], processes=2)) == 0
+        working_folder, variables = json.loads(said(folder / "logs" / "python.log")[0])
         wanted = {"OMP_NUM_THREADS": "1", "GPUS": "2", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
         wanted |= {"NNODES": "1", "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
-        assert place == str(ROOT)
+        assert working_folder == str(ROOT)
         assert wanted.items() <= variables.items()
         assert outer.keys() & variables.keys() == set()
         assert variables["PATH"].split(os.pathsep)[0] == str(Path(sys.executable).parent)
@@ -307,102 +285,18 @@ class TestRunPhase:
         ports = set()
         for number in (101, 102):
             monkeypatch.setattr(os, "getpid", lambda number=number: number)
-            ports.add(quickstart_processes._variables(2)["MASTER_PORT"])
+            ports.add(quickstart.environment(2)["MASTER_PORT"])
         assert len(ports) == 2
         assert all(1024 < int(port) < 2**16 for port in ports)
 
-    @pytest.mark.parametrize("is_terminal", [False, True])
-    def test_what_commands_say_is_shown_as_it_is(self, folder, monkeypatch, is_terminal):
-        monkeypatch.setattr(quickstart_processes, "SECONDS_BETWEEN_LINES", 0.1)
-        monkeypatch.setenv("TERM", "xterm")
-        monkeypatch.delenv("FORCE_COLOR", raising=False)
-        if is_terminal:
-            monkeypatch.setenv("FORCE_COLOR", "1")
-        console = quiet()
-        assert console.is_terminal is is_terminal
-        text = "[red] 1/2 [/nonsense] :smile: [x]"
-        command = [sys.executable, "-c", f"import time; print({text!r}, flush=True); time.sleep(1)", "p" * 200]
-        run_phase(Phase("odd", {"odd": command}), folder, console)
-        shown = console.file.getvalue()
-        assert f"odd: {text}" in shown
-        assert "p" * 200 in shown
-
-    def test_what_does_not_end_is_killed_and_nobody_waits_for_another(self, folder, tmp_path, monkeypatch):
-        monkeypatch.setattr(quickstart_processes, "SECONDS_TO_END", 1.0)
-        deaf = (
-            "import os, signal, subprocess, sys, time\n"
-            "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
-            "code, name, *others = sys.argv[1:]\n"
-            "for other in others: subprocess.Popen([sys.executable, '-c', code, code, other], start_new_session=True)\n"
-            "open(name, 'w').write(str(os.getpid()))\n"
-            "time.sleep(60)"
-        )
-        # One has a child in a session of its own, as torchrun has.
-        steps = {
-            name: [sys.executable, "-c", deaf, deaf, str(tmp_path / name), *others]
-            for name, others in {"parent": [str(tmp_path / "child")], "other": [], "third": []}.items()
-        }
-        ready = " && ".join(f"[ -s {tmp_path}/{name} ]" for name in ("parent", "other", "third", "child"))
-        steps["bad"] = shell(f"until {ready}; do sleep 0.05; done; exit 7")
-        with pytest.raises(FailedCommandError):
-            run_phase(Phase("deaf", steps, at_once=4), folder, quiet())
-        gone = time.monotonic()
-        assert all(is_gone(tmp_path / name) for name in ("parent", "other", "third", "child"))
-        (launch,) = json.loads((folder / "times.json").read_text())
-        assert launch["seconds"] < 20
-        assert time.monotonic() - gone < 5
-
-    def test_news_are_the_latest_progress(self, logs):
-        log = logs / "x.log"
-        for text, news in (
-            ("", "starts"),
-            ("loading\n", "loading"),
-            ("  0%|   | 1/20\r 10%|   | 2/20\rnoise\n", "10%|   | 2/20"),
-            ("{'loss': '2.5'}\nnoise\n", "{'loss': '2.5'}"),
-        ):
-            log.write_text("99/99 of an earlier launch\n" + text)
-            assert quickstart_processes._last_news(quickstart_processes.Command(None, log, since=27)) == news
-
-
-@pytest.fixture
-def start(monkeypatch, tmp_path):
-    """The script with phases of its own; gives its exit status."""
-
-    def run(*commands: list[str], holds: bool | Exception = True, flags: tuple[str, ...] = ()) -> int:
-        def show(*arguments, **options):
-            if isinstance(holds, BaseException):
-                raise holds
-            return holds
-
-        found = [Phase(str(number), {str(number): command}) for number, command in enumerate(commands)]
-        monkeypatch.setattr(quickstart, "phases", lambda *arguments: found)
-        monkeypatch.setattr(quickstart, "show_comparison", show)
-        monkeypatch.setattr("sys.argv", ["quickstart.py", "--output", str(tmp_path / "output"), *flags])
-        return quickstart.main()
-
-    return run
-
 
 class TestMain:
-    def test_the_status(self, start, capsys, tmp_path):
-        assert start(["true"], ["true"]) == 0
-        out = capsys.readouterr().out
-        assert re.search(r"\n0 +\d+ s   \d\.\d GiB\n1 +\d+ s .*\ncomparison .*\ntogether .*GiB\n\nNext", out)
-        assert re.search(r"^-- 1: \d s   \d\.\d GiB of memory in the highest sample$", out, re.MULTILINE)
-        assert "   memory, highest sample\n" in out
-        assert "resumed" not in out
-        assert start(["true"], holds=False) == 1
-        out = capsys.readouterr().out
-        assert re.search(r"\n0 .* GiB   resumed\ncomparison .* GiB\n", out)
-        assert "resumed: its last launch only; " in out
-        assert "\nNext" in out
-        assert start(shell("echo what happened; exit 4"), shell(f"touch {tmp_path}/next")) == 4
-        out, err = capsys.readouterr()
-        assert err.startswith("error: 0 ended with status 4; the end of ")
-        assert err.endswith("what happened\n")
-        assert "\nNext" not in out
-        assert not (tmp_path / "next").exists()
-        assert start(shell("kill -9 $$")) == 1
+    def test_the_status(self, start, capsys):
+        assert start(shell("a", "true")) == 0
+        assert "\nNext" in capsys.readouterr().out
+        assert start(shell("a", "true"), holds=False) == 1
+        assert "\nNext" in capsys.readouterr().out
+        assert start(shell("a", "kill -9 $$")) == 1
 
     @pytest.mark.parametrize(
         ("failure", "status", "said"),
@@ -413,69 +307,39 @@ class TestMain:
         ],
     )
     def test_a_comparison_that_fails(self, start, capsys, failure, status, said):
-        assert start(["true"], holds=failure) == status
+        assert start(holds=failure) == status
         out, err = capsys.readouterr()
         assert err == said
         assert "\nNext" not in out
 
-    @pytest.mark.parametrize("number", quickstart_processes.INTERRUPTIONS)
-    def test_an_interruption_ends_what_runs(self, start, capsys, tmp_path, number):
-        def interrupt():
-            while not (tmp_path / "number").exists():
-                time.sleep(0.05)
-            time.sleep(0.3)
-            os.kill(os.getpid(), number)
-
-        threading.Thread(target=interrupt, daemon=True).start()
-        assert start(shell(f"echo $$ >{tmp_path}/number; sleep 60")) == 130
-        out, err = capsys.readouterr()
-        assert "the same command goes on from here" in err
-        assert "\nNext" not in out
-        assert is_gone(tmp_path / "number")
-
-    def test_a_second_interruption_leaves_nothing_behind(self, start, tmp_path, monkeypatch):
-        """Each command takes a second to end; meanwhile come more signals."""
-        code = (
-            "import os, signal, sys, time\n"
-            "signal.signal(signal.SIGTERM, lambda *_: (time.sleep(1), sys.exit(1)))\n"
-            "open(sys.argv[1], 'w').write(str(os.getpid())); time.sleep(60)"
-        )
-        names = ("a", "b")
-        many = Phase("two", {name: [sys.executable, "-c", code, f"{tmp_path}/{name}"] for name in names}, at_once=2)
+    def test_an_interruption_ends_what_runs(self, start, capsys, folder, tmp_path):
+        """Each command is told once, by SIGTERM, and waited for."""
 
         def interrupt():
-            while not all((tmp_path / name).exists() for name in names):
+            while not all((tmp_path / name).exists() for name in "ab"):
                 time.sleep(0.05)
-            for number in (*quickstart_processes.INTERRUPTIONS, signal.SIGINT):
-                time.sleep(0.2)
-                os.kill(os.getpid(), number)
+            os.kill(os.getpid(), signal.SIGINT)
 
+        deaf = "trap '' INT; trap 'sleep 0.5; echo told; exit 1' TERM; echo $$ >{}; while true; do sleep 0.05; done"
         threading.Thread(target=interrupt, daemon=True).start()
-        original = quickstart.run_phase
-        monkeypatch.setattr(quickstart, "run_phase", lambda _, *rest: original(many, *rest))
-        assert start(["true"]) == 130
-        assert all(is_gone(tmp_path / name) for name in names)
-
-    def test_what_is_to_be_ignored_stays_ignored(self, start):
-        """As under nohup."""
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        assert start(["true"]) == 0
-        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        assert start(Phase("two", [shell(name, deaf.format(tmp_path / name)) for name in "ab"], at_once=2)) == 130
+        assert capsys.readouterr().err == "interrupted; the same command goes on from here\n"
+        assert all(said(folder / "logs" / f"{name}.log") == ["told"] for name in "ab")
+        assert launches(folder) == [("two", False)]
 
 
 class TestFolder:
     def refused(self, start, capsys, *flags: str) -> str:
-        assert start(["false"], flags=flags) == 2
+        assert start(shell("a", "false"), flags=flags) == 2
         out, err = capsys.readouterr()
         assert out == ""
         assert re.fullmatch(r"error: [^\n]+\n", err)
         return err
 
     def test_it_is_of_one_seed_and_preset(self, start, capsys, folder):
-        (folder / "logs").rmdir()
-        assert start(["true"], flags=("--seed", "3")) == 0
+        assert start(flags=("--seed", "3")) == 0
         assert json.loads((folder / "quickstart.json").read_text()) == {"seed": 3, "preset": "quickstart"}
-        assert start(["true"], flags=("--seed", "3", "--from_scratch")) == 0
+        assert start(flags=("--seed", "3", "--from_scratch")) == 0
         before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
         capsys.readouterr()
         for flags in (("--seed", "4"), ("--seed", "3", "--preset", "full")):
@@ -485,7 +349,7 @@ class TestFolder:
         assert "quickstart.json: expected seed and preset in JSON" in self.refused(start, capsys)
 
     def test_what_others_made_is_left_alone(self, start, capsys, folder):
-        """`folder` has `logs` in it, but no `quickstart.json`."""
+        (folder / "logs").mkdir(parents=True)
         assert "found logs but no quickstart.json" in self.refused(start, capsys)
         assert [path.name for path in folder.iterdir()] == ["logs"]
 
@@ -494,9 +358,8 @@ class TestFolder:
         assert f"{tmp_path}/output: expected a folder, found a file" in self.refused(start, capsys)
         assert "Not a directory" in self.refused(start, capsys, "--output", f"{tmp_path}/output/below")
         assert "without a comma" in self.refused(start, capsys, "--output", f"{tmp_path}/a,b")
-        assert "from 0 to 4294967295, got -1" in self.refused(
-            start, capsys, "--output", f"{tmp_path}/c", "--seed", "-1"
-        )
+        seed = self.refused(start, capsys, "--output", f"{tmp_path}/c", "--seed", "-1")
+        assert "from 0 to 4294967295, got -1" in seed
         assert [path.name for path in tmp_path.iterdir()] == ["output"]
 
     def test_links_are_followed(self, start, capsys, tmp_path):
@@ -504,39 +367,36 @@ class TestFolder:
         (tmp_path / "output").symlink_to(tmp_path / "a,b")
         assert "without a comma" in self.refused(start, capsys)
 
-    def test_one_quickstart_at_a_time(self, start, capsys, tmp_path, folder):
-        (folder / "logs").rmdir()
-        again = "import run_quickstart as script; script.phases = lambda *_: []; sys.exit(script.main())"
-        command = [
-            sys.executable,
-            "-c",
-            f"import sys; sys.path.insert(0, {str(ROOT / 'scripts/quickstart')!r}); {again}",
-        ]
-        assert start([*command, "--output", str(folder)]) == 2
-        out, err = capsys.readouterr()
-        assert err.endswith(
-            f"0.log:\nerror: {folder}: another quickstart, or a command that one left, is at work there\n"
-        )
-        assert "Traceback" not in err
-
     def test_one_that_began_a_moment_earlier_keeps_it(self, start, capsys, folder, monkeypatch):
-        (folder / "logs").rmdir()
+        folder.mkdir()
         other = folder / "quickstart.json"
         text = '{"seed": 9, "preset": "quickstart"}'
         monkeypatch.setattr(quickstart.fcntl, "flock", lambda *_: other.write_text(text))
         assert "found {'seed': 9, " in self.refused(start, capsys)
         assert other.read_text() == text
 
-    def test_what_a_killed_quickstart_leaves_holds_the_folder(self, start, capsys, folder):
-        (folder / "logs").rmdir()
-        with quickstart.claimed(folder, {"seed": 0, "preset": "quickstart"}):
-            left = quickstart_processes._start(["sleep", "60"], folder / "logs" / "left.log", 1).process
+    def test_one_at_a_time_and_what_a_killed_one_left_counts(self, start, capsys, folder, tmp_path):
+        """A second quickstart is refused while the first is at work, and while a command of a killed one is."""
+        code = (
+            f"import sys; sys.path.insert(0, {str(ROOT / 'scripts/quickstart')!r}); import run_quickstart as script\n"
+        )
+        code += "from quickstart_phases import Command, Phase\n"
+        code += f"words = ['sh', '-c', 'echo $$ >{tmp_path}/number; exec sleep 60']\n"
+        code += "script.phases = lambda *_: [Phase('a', [Command('a', words, 'a')])]; script.main()"
+        first = subprocess.Popen([sys.executable, "-c", code, "--output", str(folder)], stdout=subprocess.DEVNULL)
         try:
-            assert "is at work there" in self.refused(start, capsys)
+            while not (tmp_path / "number").exists() or not (tmp_path / "number").read_text():
+                time.sleep(0.05)
+            words = f"{folder}: another quickstart, or a command that one left, is at work there"
+            assert words in self.refused(start, capsys)
+            first.kill()
+            first.wait()
+            assert words in self.refused(start, capsys)
         finally:
-            left.kill()
-            left.wait()
-        assert start(["true"]) == 0
+            first.kill()
+            os.kill(int((tmp_path / "number").read_text()), signal.SIGKILL)
+        assert is_gone(tmp_path / "number")
+        assert start() == 0
 
 
 def figures(accuracy: float) -> Figures:
@@ -645,7 +505,7 @@ def test_tables_plot_and_claims_of_seven_runs(tmp_path, capsys, pyramid, holds):
 
         append(config, is_right)
     # Once there is a run without stage 1 it is compared, whether it is asked for or not.
-    assert show_comparison(tmp_path / "runs", tmp_path, preset="quickstart", with_scratch=pyramid > 0.9) is holds
+    assert show_comparison(tmp_path, preset="quickstart", with_scratch=pyramid > 0.9) is holds
     out = capsys.readouterr().out
     report = (tmp_path / "comparison.md").read_text("utf-8")
     assert all(f"| {LABELS[name]} | " in report for name in LABELS)
@@ -658,7 +518,7 @@ def test_tables_plot_and_claims_of_seven_runs(tmp_path, capsys, pyramid, holds):
     assert (tmp_path / "accuracy_by_age.png").stat().st_size > 10_000
     assert set(SAME_MODEL) | {"sliding_window", "scratch"} == LABELS.keys()
     (tmp_path / "runs" / "scratch" / "metrics.json").unlink()
-    show_comparison(tmp_path / "runs", tmp_path, preset="quickstart", with_scratch=False)
+    show_comparison(tmp_path, preset="quickstart", with_scratch=False)
     assert LABELS["scratch"] not in (tmp_path / "comparison.md").read_text("utf-8")
     with pytest.raises(InputError, match="runs/scratch: the run is not finished"):
-        show_comparison(tmp_path / "runs", tmp_path, preset="quickstart", with_scratch=True)
+        show_comparison(tmp_path, preset="quickstart", with_scratch=True)
