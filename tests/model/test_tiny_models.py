@@ -1,8 +1,9 @@
-"""The tokenizer that knows whole words, and the tiny model that sees: `scripts/quickstart/pretrain_tiny_model.py`."""
+"""Tiny models: with random weights, with a tokenizer that knows whole words, and one that sees (pretraining)."""
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from videochat_online.streaming import StreamingSession
 from videochat_online.synthetic import synthesize, vocabulary
 from videochat_online.synthetic.files.training_clips import IMAGE_QUESTION
 from videochat_online.testing import build_word_tokenizer
+from videochat_online.testing.__main__ import main as make_model_command
 from videochat_online.testing.tiny_tokenizer import MARKERS, SEQUENCE_TOKENS
 from videochat_online.text import frame_segments, get_template, layout_prompt, load_tokenizer
 from videochat_online.text.questions import OVBENCH_SYSTEM_MESSAGE, ovbench_question
@@ -103,6 +105,17 @@ class TestWordTokenizer:
         again = load_tokenizer(tmp_path)
         assert layout_prompt(turns, tokenizer=again, **options) == layout
         assert len(again) == len(tokenizer)
+
+
+def test_the_command_makes_a_model_that_answers(tmp_path, monkeypatch, capsys):
+    """`python -m videochat_online.testing`, for checkouts and installed packages alike."""
+    folder = tmp_path / "model"
+    monkeypatch.setattr("sys.argv", ["testing", str(folder), "--llm", "qwen2", "--image_size", "56"])
+    make_model_command()
+    assert re.fullmatch(rf"{folder}: tiny qwen2 model, \d\.\d MB, random weights\n", capsys.readouterr().out)
+    session = StreamingSession(load_model(folder, device="cpu"))
+    session.push(np.zeros((1, 56, 56, 3), dtype=np.uint8), [0.0])
+    assert session.ask("What is this?").num_visual_tokens == 4
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
 import signal
 import subprocess
 import sys
@@ -13,6 +12,7 @@ import threading
 import time
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import psutil
 import pytest
@@ -46,14 +46,19 @@ def commands(output: Path, preset: str = "quickstart") -> dict[str, list[str]]:
 
 
 def evaluations(output: Path) -> dict[str, list[str]]:
-    """Arguments of `videochat-online` that the evaluation scripts end up with."""
+    """Arguments that the evaluation scripts call `videochat-online` with."""
     found = {}
-    for name, (program, script, *flags) in commands(output).items():
-        if "shell/eval/" in script:
-            words = re.search(r'^arguments=\((.+) "\$@"\)$', (ROOT / script).read_text("utf-8"), re.MULTILINE)
-            assert words is not None
-            assert program == "bash"
-            found[name] = [*shlex.split(words[1]), *flags]
+    with TemporaryDirectory() as programs:
+        program = Path(programs) / "videochat-online"
+        program.write_text("#!/bin/sh\nprintf '%s\\0' \"$@\"\n")
+        program.chmod(0o755)
+        path = f"{programs}{os.pathsep}{os.environ['PATH']}"
+        for name, words in commands(output).items():
+            if "shell/eval/" in words[1]:
+                done = subprocess.run(
+                    words, cwd=ROOT, env={"PATH": path}, stdout=subprocess.PIPE, text=True, check=True
+                )
+                found[name] = done.stdout.split("\0")[:-1]
     return found
 
 

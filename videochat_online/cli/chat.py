@@ -32,9 +32,9 @@ from videochat_online.cli.options import (
     add_memory_arguments,
     add_model_arguments,
     add_strategy_arguments,
+    generation_of,
     load_model_of,
     memory_of,
-    settings_of,
     strategy_of,
 )
 from videochat_online.errors import InputError
@@ -100,7 +100,7 @@ def run(options: argparse.Namespace) -> int:
     if not (math.isfinite(options.fps) and options.fps > 0):
         raise InputError(f"--fps: expected a rate above 0, got {options.fps}")
     questions = sorted(map(parse_question, options.ask or []), key=lambda question: question.time_s)
-    settings, strategy = settings_of(options), strategy_of(options)
+    settings, strategy = generation_of(options), strategy_of(options)
     # The video first: it fails in milliseconds where it fails, a model takes a while to load.
     with open_video(
         options.video, fps=options.source_fps, backend=options.backend, zero_start=options.zero_start
@@ -171,7 +171,7 @@ def _chat_about_images(options: argparse.Namespace) -> int:
     for question in options.ask or []:
         if not question.strip():
             raise InputError("--ask: expected a question, got an empty one")
-    settings = settings_of(options)
+    settings = generation_of(options)
     images = [read_image(path) for path in options.image or ()]
     chat = ImageChat(load_model_of(options), images, settings, system_message=options.system_message)
     dialogue = ImageDialogue(chat, options.image or (), options.json)

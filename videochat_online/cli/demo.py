@@ -17,9 +17,9 @@ from videochat_online.cli.options import (
     add_memory_arguments,
     add_model_arguments,
     add_strategy_arguments,
+    generation_of,
     load_model_of,
     memory_options_of,
-    settings_of,
     strategy_options_of,
 )
 from videochat_online.demo.server import LOCAL_HOSTS, DemoServer, ServerOptions
@@ -82,7 +82,7 @@ def run(options: argparse.Namespace) -> int:
         strategy=options.strategy,
         strategy_options={name: value for name, value in of_strategy.items() if value is not None},
         system_message=options.system_message,
-        generation=settings_of(options),
+        generation=generation_of(options),
     )
     limits = UploadLimits(max_bytes=options.max_upload_mb << 20, max_duration_s=options.max_minutes * 60)
     demo = DemoOptions(limits=limits, allow_urls=options.allow_urls, media_root=options.media_root, defaults=watching)

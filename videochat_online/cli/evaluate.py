@@ -31,9 +31,9 @@ from videochat_online.cli.options import (
     add_model_arguments,
     add_strategy_arguments,
     config_of,
+    generation_of,
     load_model_of,
     memory_options_of,
-    settings_of,
     strategy_options_of,
 )
 from videochat_online.errors import InputError
@@ -243,7 +243,7 @@ def _config(options: argparse.Namespace) -> EvaluationConfig:
         output=options.output or Path(),
         model=options.model or "",
         model_options=_model_options(options),
-        generation=replace(settings_of(limited), min_new_tokens=protocol.min_new_tokens),
+        generation=replace(generation_of(limited), min_new_tokens=protocol.min_new_tokens),
         answer_by=options.answer_by,
         scorer=options.scorer or (JUDGE if judge is not None else None),
         judge=judge,

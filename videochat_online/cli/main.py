@@ -49,6 +49,7 @@ class _Parser(argparse.ArgumentParser):
 
 _UNUSABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENOSPC, errno.EDQUOT}
 _UNUSABLE |= {errno.ENAMETOOLONG, errno.ELOOP}
+"""Errors that are about a path and not a fault of the program."""
 _NEGATIVE_TIME = re.compile(r"-[\w.][\w.+-]*:")
 
 
@@ -119,11 +120,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        # A place that cannot be read or written, wherever it is found out; others are faults of the program.
+        # A path that cannot be read or written, wherever it is found out; others are faults of the program.
         if error.errno not in _UNUSABLE:
             return _report(error, 1, debug)
-        place = error.filename if error.filename is not None else "a file"
-        reason = f"{place}: expected a place that can be read or written: {error.strerror}"
+        path = error.filename if error.filename is not None else "a file"
+        reason = f"{path}: expected a place that can be read or written: {error.strerror}"
         return _report(InputError(reason), 2, debug)
     except Exception as error:  # the last resort of a command line: no traceback unless asked for
         return _report(error, 1, debug)

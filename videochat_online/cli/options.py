@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -40,19 +41,8 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, required: bool = Tru
 
 def load_model_of(options: argparse.Namespace) -> VideoChatModel:
     """The model that the arguments name."""
-    return load_model(
-        options.model,
-        device=options.device,
-        dtype=options.dtype,
-        attn_implementation=options.attn_implementation,
-        quantization=options.quantization,
-        int8=options.int8,
-        cache=options.cache,
-        compile=options.compile,
-        tokenizer=options.tokenizer,
-        template=options.template,
-        adapter=options.adapter,
-    )
+    names = ("adapter", "tokenizer", "template", "device", "dtype", "attn_implementation", "quantization", "int8")
+    return load_model(options.model, **{name: getattr(options, name) for name in (*names, "cache", "compile")})
 
 
 def add_memory_arguments(parser: argparse.ArgumentParser) -> None:
@@ -161,19 +151,13 @@ def add_generation_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--seed", type=int, metavar="N", help="of the draws, when the temperature is above 0")
 
 
-def settings_of(options: argparse.Namespace) -> GenerationSettings:
-    """The generation settings that the arguments name."""
-    return GenerationSettings(
-        max_new_tokens=options.max_new_tokens,
-        temperature=options.temperature,
-        top_p=options.top_p,
-        top_k=options.top_k,
-        repetition_penalty=options.repetition_penalty,
-        seed=options.seed,
-    )
+def generation_of(options: argparse.Namespace) -> GenerationSettings:
+    """The generation settings that the arguments name; the default of what has no flag."""
+    flags = {field.name: getattr(options, field.name, field.default) for field in fields(GenerationSettings)}
+    return GenerationSettings(**flags)
 
 
-def check_report_place(path: Path | None) -> None:
+def check_report_path(path: Path | None) -> None:
     """Before hours of work: InputError where `--report` cannot be written; what is there stays as it is."""
     if path is None:
         return

@@ -6,7 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
-from videochat_online.cli.options import check_report_place
+from videochat_online.cli.options import check_report_path
 from videochat_online.errors import InputError
 from videochat_online.evaluation import TASKS, get_task
 from videochat_online.evaluation.check.annotation_check import KINDS, NOTES
@@ -45,7 +45,7 @@ def inspect_annotations(options: argparse.Namespace) -> Inspection:
         raise InputError(f"--processes: expected 1 or more for a benchmark, got {options.processes}")
     if not options.time_limit_s > 0:
         raise InputError(f"--time_limit_s: expected a time above 0, got {options.time_limit_s:g}")
-    check_report_place(options.report)
+    check_report_path(options.report)
     with progress("files") as tell:
         return inspect_benchmark(
             get_task(options.task),

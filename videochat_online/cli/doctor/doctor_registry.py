@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from videochat_online.cli.options import check_report_place
+from videochat_online.cli.options import check_report_path
 from videochat_online.data import load_registries
 from videochat_online.data.rows.registry_check import SetInspection, inspect_sets
 from videochat_online.data.samples.sample_reader import check_reader
@@ -44,7 +44,7 @@ def inspect_registries(options: argparse.Namespace) -> dict[str, SetInspection]:
         raise InputError(f"--max_rows: expected at least 1, got {options.max_rows}")
     if options.processes is not None and options.processes < 0:
         raise InputError(f"--processes: expected 0 or more, got {options.processes}")
-    check_report_place(options.report)
+    check_report_path(options.report)
     entries = load_registries(options.registry, check=False)
     config = VideoChatOnlineConfig()
     if options.model:
