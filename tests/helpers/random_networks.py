@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from safetensors.torch import load_file, save_file
 
-from make_tiny_model import tiny_config
 from videochat_online.model import VideoChatOnlineForConditionalGeneration
+from videochat_online.testing import tiny_config
 
 
 def random_network(llm="qwen2", seed=0, **changes):
