@@ -184,7 +184,8 @@ class _Reply:
             is_letter = has_text or not self._is_other_word(letter, token, after, is_cued=cue is not None)
         if not is_letter or (not is_delimited and self._begins_option(letter, after)):
             return None
-        follows = " ".join(self.words[after + len(option) * has_text :][:8])
+        next_word = after + len(option) * has_text
+        follows = " ".join(self.words[next_word : next_word + 8])
         before = self.text[max(0, start - 80) : start]
         is_verdict = _VERDICT.match(follows) and not _QUESTION.match(self.text, end)
         if is_verdict or ((has_text or is_delimited) and _REVISED.search(before)):
@@ -279,8 +280,9 @@ def letters_in(text: str, options: Sequence[str]) -> tuple[list[str], bool]:
     if not groups:
         return [], is_list
     ranks = [max(one.rank for one in group) for group in groups]
-    highest = [group for group, rank in zip(groups, ranks, strict=True) if rank == max(ranks)]
-    deciding = highest[-1] if max(ranks) >= Rank.LEADING else [one for group in highest for one in group]
+    top = max(ranks)
+    highest = [group for group, rank in zip(groups, ranks, strict=True) if rank == top]
+    deciding = highest[-1] if top >= Rank.LEADING else [one for group in highest for one in group]
     return sorted({one.letter for one in deciding}), is_list
 
 
