@@ -17,7 +17,7 @@ from pathlib import Path
 from made_up_replies import STYLES, Row, made_rows, polled_officially
 from videochat_online.evaluation import EvalSet, get_task
 from videochat_online.evaluation.official import OFFICIAL
-from videochat_online.evaluation.official.figures import our_rule
+from videochat_online.evaluation.scoring.bootstrap import is_right
 from videochat_online.evaluation.tasks.streamingbench import GROUPS, is_published
 
 Measure = Callable[[EvalSet, Sequence[Row], str], float | None]
@@ -33,7 +33,7 @@ def parser(task: str, script: str, wanted: Callable[[Row], bool] = lambda row: T
 
     def measure(content: EvalSet, rows: Sequence[Row], style: str) -> float | None:
         some = [row for row in rows if wanted(row)]
-        theirs, ours = (_percent([rule(row) for row in some]) for rule in (OFFICIAL[task].rules[script], our_rule))
+        theirs, ours = (_percent([rule(row) for row in some]) for rule in (OFFICIAL[task].rules[script], is_right))
         return None if theirs is None or ours is None else theirs - ours
 
     return measure
@@ -56,7 +56,7 @@ def totals(task: str, script: str, name: str) -> Measure:
 
     def measure(content: EvalSet, rows: Sequence[Row], style: str) -> float | None:
         scoring = OFFICIAL[task]
-        by_rule = [scoring.averages(script, rows, rule) for rule in (scoring.rules[script], our_rule)]
+        by_rule = [scoring.averages(script, rows, rule) for rule in (scoring.rules[script], is_right)]
         theirs, ours = ({one.name: one.percent for one in found}.get(name) for found in by_rule)
         return None if theirs is None or ours is None else theirs - ours
 

@@ -24,7 +24,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import closing
 
-from videochat_online.cli.dialogue.dialogue import Command, Dialogue, check_utf8, converse, spoken, tell
+from videochat_online.cli.dialogue.dialogue import Command, LineDialogue, check_utf8, converse, spoken, tell
 from videochat_online.cli.dialogue.session_player import VideoPlayer
 from videochat_online.cli.dialogue.video_dialogue import VideoDialogue
 from videochat_online.cli.options import (
@@ -127,7 +127,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _warn_of_damage(source: VideoSource, dialogue: Dialogue) -> None:
+def _warn_of_damage(source: VideoSource, dialogue: LineDialogue) -> None:
     warning, report = source.report.warning, source.report
     if warning is None:
         return
@@ -137,7 +137,7 @@ def _warn_of_damage(source: VideoSource, dialogue: Dialogue) -> None:
         dialogue.write("", row)
 
 
-class ImageDialogue(Dialogue):
+class ImageDialogue(LineDialogue):
     """A conversation about still images, which are all seen before its first question, or without any."""
 
     not_here = " (others are about videos)"

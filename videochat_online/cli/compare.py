@@ -14,17 +14,25 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from videochat_online.errors import InputError
 from videochat_online.evaluation import compare_runs
 from videochat_online.evaluation.compare.compare_report import FLIPS_ENDINGS, render_comparison, render_flips
-from videochat_online.evaluation.compare.load import labels_of, read_run
 from videochat_online.evaluation.official import official_scores
 from videochat_online.evaluation.official.scores import render_official
 from videochat_online.evaluation.report.plots import accuracy_by_age, accuracy_by_type, save_figure
+
+_FILES = {
+    "plot": ((".png",), "the name of a PNG file such as ages.png"),
+    "radar": ((".png",), "the name of a PNG file such as types.png"),
+    "output": ((".md",), "the name of a Markdown file such as ages.md"),
+    "flips": (FLIPS_ENDINGS, f"a file that ends in {', '.join(FLIPS_ENDINGS)}"),
+}
+"""For each flag that names a file to be written, its endings, and what is expected."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,12 +76,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Compare, draw, write, print."""
-    _check_target("--plot", options.plot, ".png", "the name of a PNG file such as ages.png", options.runs)
-    _check_target("--radar", options.radar, ".png", "the name of a PNG file such as types.png", options.runs)
-    _check_target("--output", options.output, ".md", "the name of a Markdown file such as ages.md", options.runs)
-    _check_target(
-        "--flips", options.flips, FLIPS_ENDINGS, f"a file that ends in {', '.join(FLIPS_ENDINGS)}", options.runs
-    )
+    for name, (endings, expected) in _FILES.items():
+        _check_target(f"--{name}", getattr(options, name), endings, expected, options.runs)
     if options.score == "official":
         return _official(options)
     comparison = compare_runs(
@@ -87,16 +91,12 @@ def run(options: argparse.Namespace) -> int:
     text = render_comparison(comparison)
     drawings = ((accuracy_by_age, options.plot), (accuracy_by_type, options.radar))
     figures = [(draw(comparison), path) for draw, path in drawings if path is not None]
-    try:
-        for path in filter(None, (options.plot, options.radar, options.flips)):
-            path.parent.mkdir(parents=True, exist_ok=True)
+    with _writing():
         for figure, path in figures:
+            path.parent.mkdir(parents=True, exist_ok=True)
             save_figure(figure, path)
         if options.flips is not None:
-            listed = render_flips(comparison.flips, options.flips.suffix.lower())
-            options.flips.write_text(listed, encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise InputError(f"{error.filename}: expected a file that can be written ({error.strerror})") from error
+            _write(options.flips, render_flips(comparison.flips, options.flips.suffix.lower()))
     return _show(text, comparison.as_dict(), options)
 
 
@@ -106,29 +106,36 @@ def _official(options: argparse.Namespace) -> int:
     unused = [f"--{name}" for name in given if getattr(options, name)]
     if unused:
         raise InputError(f"--score official: expected none of {', '.join(unused)}: each run is scored by itself")
-    labels = labels_of([read_run(folder) for folder in options.runs], options.labels, may_be_one=True)
-    scored = [official_scores(run, label) for run, label in zip(options.runs, labels, strict=True)]
+    scored = official_scores(options.runs, options.labels)
     return _show(render_official(scored), {"score": "official", "runs": [one.as_dict() for one in scored]}, options)
 
 
 def _show(text: str, values: dict[str, Any], options: argparse.Namespace) -> int:
     if options.output is not None:
-        try:
-            options.output.parent.mkdir(parents=True, exist_ok=True)
-            options.output.write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise InputError(f"{error.filename}: expected a file that can be written ({error.strerror})") from error
+        with _writing():
+            _write(options.output, text)
     print(json.dumps(values, ensure_ascii=False) if options.json else text.rstrip("\n"))  # noqa: T201
     return 0
 
 
-def _check_target(
-    flag: str, path: Path | None, ending: str | Sequence[str], expected: str, runs: Sequence[Path]
-) -> None:
+@contextmanager
+def _writing() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{error.filename}: expected a file that can be written ({error.strerror})") from error
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8", newline="\n")
+
+
+def _check_target(flag: str, path: Path | None, endings: Sequence[str], expected: str, runs: Sequence[Path]) -> None:
     """A file of another kind is not written over by mistake, and a run is left as its evaluation left it."""
     if path is None:
         return
-    if path.suffix.lower() not in ([ending] if isinstance(ending, str) else ending):
+    if path.suffix.lower() not in endings:
         raise InputError(f"{flag}: expected {expected}, got {path}")
     for folder in runs:
         if path.resolve().is_relative_to(folder.resolve()):

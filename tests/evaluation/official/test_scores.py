@@ -22,7 +22,6 @@ from videochat_online.evaluation.official import (
     export_run,
     official_ovbench,
     official_scores,
-    official_streamingbench,
 )
 from videochat_online.evaluation.tasks.streamingbench import PUBLISHED_PROACTIVE_S, TASKS_OF_GROUPS
 
@@ -111,13 +110,11 @@ class TestEqualToTheOfficialRules:
             rows += [choice_row(task, place < num_right - 1e-6) for place, (task, _) in enumerate(places)]
         rows += [proactive_row(video, time_s, i < in_time) for i, (video, time_s) in enumerate(published)]
         rows += [proactive_row("sample_60_proactive.mp4", float(i), True) for i in range(199)]
-        found = {one.name: one.percent for one in OFFICIAL["streamingbench"].averages("count.py", rows, is_right)}
+        rules = OFFICIAL["streamingbench"]
+        found = {one.name: one.percent for one in rules.averages("count.py", rows, rules.rules["count.py"])}
         assert found["contextual_by_time"] == pytest.approx(contextual, abs=0.05)
         assert found["overall_by_time"] == pytest.approx(overall, abs=0.05)
         assert found["contextual"] < found["contextual_by_time"]
-
-
-is_right = official_streamingbench.is_right
 
 
 @pytest.mark.parametrize(
@@ -152,12 +149,26 @@ def published_of(shared_dir):
 
 
 def choice_row(task, right):
-    return {"answer_type": task, "text": "B" if right else "C", "answer_index": 1, "video": "v", "time_s": 0.0}
+    return {
+        "answer_type": task,
+        "dataset": None,
+        "text": "B" if right else "C",
+        "answer_index": 1,
+        "video": "v",
+        "time_s": 0.0,
+    }
 
 
 def proactive_row(video, time_s, in_time):
     """Answered in other words: right by time alone."""
-    facts = {"answer_type": "Proactive Output", "video": video, "time_s": time_s, "output": "Go", "due_s": time_s + 9}
+    facts = {
+        "answer_type": "Proactive Output",
+        "dataset": None,
+        "video": video,
+        "time_s": time_s,
+        "output": "Go",
+        "due_s": time_s + 9,
+    }
     return facts | {"output_s": time_s + (9 if in_time else 1), "text": "go", "polls": [{}]}
 
 
@@ -297,12 +308,12 @@ class TestTables:
         assert out.index("## one") < out.index("| published total: mean of the three groups |") < out.index("## two")
         lines = call("compare", *runs, "--score", "official")[1].splitlines()
         assert len({line for line in lines if line.startswith("## ")}) == 2
-        scored = official_scores(runs[0])
+        (scored,) = official_scores(runs[:1])
         judged = [
             (OFFICIAL["ovobench"].rules["score.py"](row), row["correct"])
             for row in map(json.loads, (runs[0] / "predictions.jsonl").read_text("utf-8").splitlines())
         ]
-        assert scored.only_official["score.py"] == judged.count((True, False)) > 0
+        assert scored.scripts["score.py"].only_official == judged.count((True, False)) > 0
         assert f"Right by `score.py` alone: {judged.count((True, False))} replies" in out
 
     def test_differences_on_made_up_replies(self, tmp_path, capsys):

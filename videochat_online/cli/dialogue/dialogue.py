@@ -55,7 +55,7 @@ class Command:
         return " " in self.usage
 
 
-class Dialogue(ABC):
+class LineDialogue(ABC):
     """A conversation about something.
 
     Args:
@@ -135,7 +135,7 @@ class Dialogue(ABC):
         self.write("\n".join(lines), {"command": "help", "lines": lines})
 
 
-def converse(dialogue: Dialogue) -> None:
+def converse(dialogue: LineDialogue) -> None:
     """Take lines until one ends the conversation, or the input does. Empty ones are passed over.
 
     Ctrl-C stops what is being watched or said; again, or at the prompt, it ends the program.

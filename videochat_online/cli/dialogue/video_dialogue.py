@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict
 from typing import Any
 
-from videochat_online.cli.dialogue.dialogue import Command, Dialogue, spoken, tell
+from videochat_online.cli.dialogue.dialogue import Command, LineDialogue, spoken, tell
 from videochat_online.cli.dialogue.session_player import SHOWN_TO_S, VideoPlayer
 from videochat_online.errors import InputError, NoFrameError
 from videochat_online.streaming import StreamingSession
@@ -14,13 +14,13 @@ from videochat_online.text.times import TimedQuestion, clock_time, seconds_of, t
 from videochat_online.types import Answer, FrameUse
 
 
-class VideoDialogue(Dialogue):
+class VideoDialogue(LineDialogue):
     """A conversation about a video, as far as it has been watched.
 
     Args:
         session: the one that watches.
         player: the player of the video into that session.
-        as_json: see `Dialogue`.
+        as_json: see `LineDialogue`.
     """
 
     def __init__(self, session: StreamingSession, player: VideoPlayer, as_json: bool) -> None:

@@ -172,6 +172,8 @@ def compare_runs(
             different settings, or a label, key or value that there is not.
     """
     runs, num_unscored = without_unscored([read_run(folder) for folder in folders])
+    if len(runs) < 2:
+        raise InputError(f"expected at least two runs to compare, got {len(runs)}")
     names = labels_of(runs, labels)
     if baseline is not None and baseline not in names:
         raise InputError(f"--baseline: expected one of {', '.join(map(repr, names))}, got {baseline!r}")

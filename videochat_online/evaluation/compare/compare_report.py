@@ -12,7 +12,8 @@ from typing import Any
 from videochat_online.evaluation.compare.compare import ComparedRun, Comparison, Figures
 from videochat_online.evaluation.compare.flips import Flip
 from videochat_online.evaluation.compare.load import listed
-from videochat_online.evaluation.report.run_report import cell, headline
+from videochat_online.evaluation.report.markdown import cell, markdown_table
+from videochat_online.evaluation.report.run_report import headline
 
 MOST_TEMPLATES = 8
 """More templates than this are too many columns: the answer types then stand for them."""
@@ -88,7 +89,7 @@ def _overview(comparison: Comparison) -> str:
     first = comparison.runs[0]
     columns = first.groups[kinds] if kinds else {}
     rows += _footer(columns, ["", f"{first.overall.chance:.1f}", ""], ["", str(comparison.num_questions), ""])
-    return _table(["", "visual tokens", "all questions", "difference", *columns], rows)
+    return markdown_table(["", "visual tokens", "all questions", "difference", *columns], rows)
 
 
 def _kinds(run: ComparedRun) -> str | None:
@@ -106,7 +107,7 @@ def _averages(comparison: Comparison) -> str:
         scores = (column[name] for column in columns)
         of_all = [f"{first['chance']:.1f}", str(first["num_questions"])] if first else ["-", "-"]
         rows.append([name, *("-" if score is None else _accuracy(score) for score in scores), *of_all])
-    return _table(["", *(run.label for run in comparison.runs), "chance", "questions"], rows)
+    return markdown_table(["", *(run.label for run in comparison.runs), "chance", "questions"], rows)
 
 
 def _differences(comparison: Comparison) -> list[str]:
@@ -115,7 +116,7 @@ def _differences(comparison: Comparison) -> list[str]:
     columns = [{name: score for name, score in _column(run).items() if score is not None} for run in others]
     rows = [[name, *(_difference(column[name]["difference"]) for column in columns)] for name in columns[0]]
     title = f"### Differences to {cell(comparison.baseline)}"
-    return [title, _table(["", *(run.label for run in others)], rows)]
+    return [title, markdown_table(["", *(run.label for run in others)], rows)]
 
 
 def _column(run: ComparedRun) -> dict[str, Mapping[str, Any] | None]:
@@ -130,7 +131,7 @@ def _by_age(comparison: Comparison) -> str:
         [run.label, *(_score(figures) for figures in run.groups["evidence_age_s"].values())] for run in comparison.runs
     ]
     bands = comparison.runs[0].groups["evidence_age_s"]
-    return _table(["", *bands], rows + _footer(bands, [], []))
+    return markdown_table(["", *bands], rows + _footer(bands, [], []))
 
 
 def _footer(columns: Mapping[str, Figures], chance: list[str], counts: list[str]) -> list[list[str]]:
@@ -139,13 +140,6 @@ def _footer(columns: Mapping[str, Figures], chance: list[str], counts: list[str]
         ["chance", *chance, *(f"{figures.chance:.1f}" for figures in columns.values())],
         ["questions", *counts, *(str(figures.score.num_questions) for figures in columns.values())],
     ]
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    ruler = "|---|" + "---:|" * (len(head) - 1)
-    return "\n".join(
-        ["| " + " | ".join(map(cell, head)) + " |", ruler, *(f"| {' | '.join(map(cell, r))} |" for r in rows)]
-    )
 
 
 def _score(figures: Figures) -> str:
@@ -176,9 +170,7 @@ def render_flips(flips: Sequence[Flip], ending: str) -> str:
         table.writeheader()
         table.writerows(asdict(flip) for flip in flips)
         return file.getvalue()
-    lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
-    lines += [f"| {' | '.join(cell(_shown(value)) for value in asdict(flip).values())} |" for flip in flips]
-    return "\n".join(lines) + "\n"
+    return markdown_table(names, [list(map(_shown, asdict(flip).values())) for flip in flips], "---") + "\n"
 
 
 def _shown(value: object) -> str:

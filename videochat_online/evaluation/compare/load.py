@@ -177,17 +177,15 @@ def default_label(settings: Mapping[str, Any]) -> str:
     return " ".join(filter(None, parts)) + mark
 
 
-def labels_of(runs: Sequence[Run], given: Sequence[str] | None, *, may_be_one: bool = False) -> list[str]:
+def labels_of(runs: Sequence[Run], given: Sequence[str] | None) -> list[str]:
     """A name for each run, no two alike.
 
     Raises:
-        InputError: fewer than two runs, unless there may be one; one of them twice, or labels that do not fit them.
+        InputError: one of the runs twice, or labels that do not fit them.
     """
-    if len(runs) < 2 and not may_be_one:
-        raise InputError(f"expected at least two runs to compare, got {len(runs)}")
-    folder, count = Counter(run.folder.resolve() for run in runs).most_common(1)[0]
-    if count > 1:
-        raise InputError(f"{folder}: expected each run once, got it {count} times")
+    for folder, count in Counter(run.folder.resolve() for run in runs).items():
+        if count > 1:
+            raise InputError(f"{folder}: expected each run once, got it {count} times")
     if given is None:
         labels = [default_label(run.settings) for run in runs]
         # Alike by their memories: the folder tells them apart, by its name if that is enough.
@@ -200,9 +198,9 @@ def labels_of(runs: Sequence[Run], given: Sequence[str] | None, *, may_be_one: b
         return labels
     if len(given) != len(runs):
         raise InputError(f"--labels: expected {len(runs)}, one for each run, got {len(given)}")
-    label, count = Counter(given).most_common(1)[0]
-    if count > 1:
-        raise InputError(f"--labels: expected a different one for each run, got {label!r} {count} times")
+    for label, count in Counter(given).items():
+        if count > 1:
+            raise InputError(f"--labels: expected a different one for each run, got {label!r} {count} times")
     return list(given)
 
 

@@ -16,7 +16,7 @@ from videochat_online.errors import InputError
 from videochat_online.evaluation.benchmark import EvalQuestion, EvalSet
 from videochat_online.evaluation.compare.load import Run, listed, read_run
 from videochat_online.evaluation.official.figures import Exported
-from videochat_online.evaluation.official.scores import scoring_of
+from videochat_online.evaluation.official.scores import rules_of
 from videochat_online.evaluation.run.results import read_run_file
 from videochat_online.evaluation.tasks import get_task
 from videochat_online.utils import check_writable, file_digest, without_bom
@@ -64,7 +64,7 @@ def export_run(
     if run.settings["task"] != format:
         task = run.settings["task"]
         raise InputError(f"--format {format}: expected a run of {format}, {folder} is one of {task}")
-    scoring = scoring_of(run)
+    rules = rules_of(run)
     _check_whole(run, partial)
     _check_output(output, folder)
     name = _model_name(run, model_name)
@@ -85,12 +85,12 @@ def export_run(
         questions=questions,
         rows={at[row["id"]]: row for row in run.rows},
     )
-    files = scoring.files(exported)
+    files = rules.files(exported)
     for path, made in files.items():
         (output / path).parent.mkdir(parents=True, exist_ok=True)
         text = made if isinstance(made, str) else json.dumps(made, ensure_ascii=False) + "\n"
         (output / path).write_text(text, encoding="utf-8", errors="backslashreplace")  # half a character, too
-    notes = _notes(run, content.problems, scoring.skips)
+    notes = _notes(run, content.problems, rules.skips)
     return Export(tuple(output / path for path in files), tuple(notes))
 
 

@@ -1,7 +1,7 @@
-"""What official rules make of a run: figures with names, beside those of our own reading of the same answers.
+"""Averages of a benchmark's own scripts by a rule, and what each benchmark says of its scripts.
 
-A rule says of a row of `predictions.jsonl` whether its reply is right. Both columns of a figure are the benchmark's
-own average: what differs between them is how replies are read.
+A rule says of a row of `predictions.jsonl` whether its reply is right. The scripts' arithmetic is theirs: no intervals,
+nothing left out.
 """
 
 from __future__ import annotations
@@ -10,15 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from videochat_online.evaluation.benchmark import EvalQuestion
 from videochat_online.evaluation.compare.load import Run
 from videochat_online.evaluation.run.results import Row
 
 Rule = Callable[[Row], bool]
-
-
-def our_rule(row: Row) -> bool:
-    """What the run itself says."""
-    return bool(row["correct"])
+Source = tuple[str, int, int | None]
+"""Where a question stands in the annotation files: file, row, part."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +26,25 @@ class OfficialAverage:
     Attributes:
         name: key in JSON.
         title: name for people, which says what it is the mean of.
-        percent: its value; None where it has no answers.
+        percent: its value.
         num_questions: number of questions that it is over.
     """
 
     name: str
     title: str
-    percent: float | None
+    percent: float
     num_questions: int
+
+    @classmethod
+    def of_rows(cls, name: str, title: str, rows: Sequence[Row], rule: Rule) -> OfficialAverage:
+        """All rows alike; there must be one."""
+        return cls(name, title, 100 * sum(map(rule, rows)) / len(rows), len(rows))
+
+    @classmethod
+    def of_parts(cls, name: str, title: str, parts: Sequence[OfficialAverage]) -> OfficialAverage:
+        """All parts alike, however many questions they have."""
+        percent = sum(part.percent for part in parts) / len(parts)
+        return cls(name, title, percent, sum(part.num_questions for part in parts))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,19 +55,19 @@ class Exported:
         run: finished.
         model: name of the model in the files.
         annotations: content of each file by its name, as it was read.
-        questions: texts that were asked, by where they stand: file, row, part.
+        questions: what was asked, by where it stands.
         rows: the run's, by the same.
     """
 
     run: Run
     model: str
     annotations: Mapping[str, Any]
-    questions: Mapping[tuple[str, int, int | None], Any]
-    rows: Mapping[tuple[str, int, int | None], Row]
+    questions: Mapping[Source, EvalQuestion]
+    rows: Mapping[Source, Row]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scoring:
+class OfficialRules:
     """How a benchmark's own code scores replies.
 
     Attributes:
@@ -76,21 +85,7 @@ class Scoring:
     skips: str
 
 
-def average(name: str, title: str, rows: Sequence[Row], rule: Rule) -> OfficialAverage:
-    """All rows alike."""
-    percent = 100 * sum(rule(row) for row in rows) / len(rows) if rows else None
-    return OfficialAverage(name, title, percent, len(rows))
-
-
-def mean_of(name: str, title: str, parts: Sequence[OfficialAverage]) -> OfficialAverage:
-    """All parts alike, however many questions they have."""
-    values = [part.percent for part in parts if part.percent is not None]
-    return OfficialAverage(
-        name, title, sum(values) / len(values) if values else None, sum(part.num_questions for part in parts)
-    )
-
-
-def by(rows: Sequence[Row], key: Callable[[Row], Any]) -> dict[Any, list[Row]]:
+def rows_by(rows: Sequence[Row], key: Callable[[Row], Any]) -> dict[Any, list[Row]]:
     """Rows by a key, in order of their first."""
     groups: dict[Any, list[Row]] = {}
     for row in rows:

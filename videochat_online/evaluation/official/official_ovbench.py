@@ -16,12 +16,14 @@ import csv
 import io
 import re
 from collections.abc import Sequence
+from functools import partial
 from string import ascii_uppercase
 from typing import Any
 
-from videochat_online.evaluation.official.figures import Exported, OfficialAverage, Rule, Scoring, average, by, mean_of
+from videochat_online.evaluation.official.figures import Exported, OfficialAverage, OfficialRules, Rule, rows_by
 from videochat_online.evaluation.run.results import Row
-from videochat_online.evaluation.tasks.ovbench import OVBENCH as TASK
+from videochat_online.evaluation.scoring.averages import cell_of
+from videochat_online.evaluation.tasks.ovbench import OVBENCH
 from videochat_online.text.questions import option_line
 
 _PHRASES = (
@@ -89,32 +91,29 @@ def multiturn_is_right(row: Row) -> bool:
     return multiturn_answer(row["text"]) == _right_letter(row)
 
 
-def averages(script: str, rows: Sequence[Row], rule: Rule) -> list[OfficialAverage]:
+def _averages(script: str, rows: Sequence[Row], rule: Rule) -> list[OfficialAverage]:
     """A script's own average, the published one by its rule, and what the script prints beside them."""
-    kinds = [average("", "", some, rule) for some in by(rows, _kind).values()]
-    cells = [average("", "", some, rule) for some in by(rows, _cell).values()]
-    own = (
-        mean_of("Avg", f'"Avg": mean of {len(kinds)} kinds', kinds)
-        if script == "stream_single"
-        else average("Avg", '"Avg": all answers alike', rows, rule)
+    kinds, cells, types = (
+        [OfficialAverage.of_rows(str(name), str(name), some, rule) for name, some in rows_by(rows, key).items()]
+        for key in (_kind, partial(cell_of, OVBENCH), lambda row: row["answer_type"])
     )
-    published = mean_of("cell_average", f"published average: mean of {len(cells)} of {len(TASK.cells)} cells", cells)
-    types = [average(name, name, some, rule) for name, some in sorted(by(rows, lambda row: row["answer_type"]).items())]
-    return [own, published, *types]
+    own = (
+        OfficialAverage.of_parts("Avg", f'"Avg": mean of {len(kinds)} kinds', kinds)
+        if script == "stream_single"
+        else OfficialAverage.of_rows("Avg", '"Avg": all answers alike', rows, rule)
+    )
+    title = f"published average: mean of {len(cells)} of {len(OVBENCH.cells)} cells"
+    return [own, OfficialAverage.of_parts("cell_average", title, cells), *sorted(types, key=lambda one: one.name)]
 
 
 def _kind(row: Row) -> tuple[str, str]:
     return row["answer_type"], row["sub_answer_type"]
 
 
-def _cell(row: Row) -> tuple[str, str]:
-    return TASK.cell(row["answer_type"], row["dataset"])
-
-
-def files(exported: Exported) -> dict[str, Any]:
+def _files(exported: Exported) -> dict[str, Any]:
     """What the script of the run's setting leaves: its answers, and `ovbench_result_final`."""
     rows = [exported.rows[place] for place in exported.questions if place in exported.rows]
-    asked = {row["id"]: TASK.prompt(exported.questions[place]) for place, row in exported.rows.items()}
+    asked = {row["id"]: OVBENCH.prompt(exported.questions[place]) for place, row in exported.rows.items()}
     protocol = exported.run.settings["protocol"]
     if protocol["setting"] != "sliding_window":
         made = [
@@ -138,7 +137,7 @@ def files(exported: Exported) -> dict[str, Any]:
         }
         for row in rows
     ]
-    own, _, *types = averages("sliding_window", rows, window_is_right)
+    own, _, *types = _averages("sliding_window", rows, window_is_right)
     final = {**{one.name: one.percent for one in types}, "Avg": own.percent, "total": len(rows)}
     window = "all" if protocol["window_s"] is None else f"{protocol['window_s']:g}"
     name = f"ovbench_fps{protocol['fps']:g}_f{protocol['max_frames']}_window{window}.json"
@@ -147,22 +146,22 @@ def files(exported: Exported) -> dict[str, Any]:
 
 def _table(rows: Sequence[Row]) -> str:
     """Kinds in two lines, then their accuracies, which the script writes twice."""
-    kinds = sorted(by(rows, _kind).items())
-    values = [f"{average('', '', some, single_is_right).percent:.2f}" for _, some in kinds]
+    kinds = sorted(rows_by(rows, _kind).items())
+    values = [f"{OfficialAverage.of_rows('', '', some, single_is_right).percent:.2f}" for _, some in kinds]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerows([[kind for (kind, _), _ in kinds], [kind for (_, kind), _ in kinds], values, values])
     return text.getvalue()
 
 
-OVBENCH = Scoring(
+OVBENCH_RULES = OfficialRules(
     rules={
         "stream_single": single_is_right,
         "sliding_window": window_is_right,
         "stream_multiturn": multiturn_is_right,
     },
-    averages=averages,
-    files=files,
-    reads=lambda row: _cell(row) in TASK.cells and row.get("kind", "choice") == "choice",
+    averages=_averages,
+    files=_files,
+    reads=lambda row: cell_of(OVBENCH, row) in OVBENCH.cells and row.get("kind", "choice") == "choice",
     skips="stop at them",
 )

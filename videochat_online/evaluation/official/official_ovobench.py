@@ -16,12 +16,12 @@ from string import ascii_uppercase
 from typing import Any
 
 from videochat_online.evaluation.benchmark import YES_NO
-from videochat_online.evaluation.official.figures import Exported, OfficialAverage, Rule, Scoring, average, by, mean_of
+from videochat_online.evaluation.official.figures import Exported, OfficialAverage, OfficialRules, Rule, Source, rows_by
 from videochat_online.evaluation.run.results import Row
 from videochat_online.evaluation.tasks.ovobench import GROUPS, TASKS_OF_GROUPS
 
 
-def is_right(row: Row) -> bool:
+def _is_counted(row: Row) -> bool:
     """Whether the script counts a reply."""
     text, right = row["text"], row["answer_index"]
     kind = row.get("kind", "choice")
@@ -33,22 +33,26 @@ def is_right(row: Row) -> bool:
     return text == word[0] or word in text
 
 
-def averages(script: str, rows: Sequence[Row], rule: Rule) -> list[OfficialAverage]:
+def _averages(script: str, rows: Sequence[Row], rule: Rule) -> list[OfficialAverage]:
     """Tasks, their means by group, and both totals."""
-    of_tasks = by(rows, lambda row: row["answer_type"])
+    of_tasks = rows_by(rows, lambda row: row["answer_type"])
     groups: list[OfficialAverage] = []
     tasks: list[OfficialAverage] = []
     for group, names in TASKS_OF_GROUPS.items():
-        there = [average(name, name, of_tasks[name], rule) for name in names if name in of_tasks]
+        there = [OfficialAverage.of_rows(name, name, of_tasks[name], rule) for name in names if name in of_tasks]
         if there:
-            groups.append(mean_of(group, f"{group}: mean of {len(there)} of {len(names)} tasks", there))
+            groups.append(
+                OfficialAverage.of_parts(group, f"{group}: mean of {len(there)} of {len(names)} tasks", there)
+            )
         tasks += there
-    total = mean_of("total_of_tasks", f'"Total Avg.": mean of {len(tasks)} of {len(GROUPS)} tasks', tasks)
-    published = [mean_of("three_way_total", "published total: mean of the three groups", groups)]
+    total = OfficialAverage.of_parts(
+        "total_of_tasks", f'"Total Avg.": mean of {len(tasks)} of {len(GROUPS)} tasks', tasks
+    )
+    published = [OfficialAverage.of_parts("three_way_total", "published total: mean of the three groups", groups)]
     return [*(published if len(groups) == len(TASKS_OF_GROUPS) else []), total, *groups, *tasks]
 
 
-def files(exported: Exported) -> dict[str, Any]:
+def _files(exported: Exported) -> dict[str, Any]:
     """`MODEL/MODEL_TASKS_offline_1.json`: `score.py --result_dir DIR --model MODEL --mode offline` reads the folder."""
     results: dict[str, list[dict[str, Any]]] = {group: [] for group in TASKS_OF_GROUPS}
     tasks: dict[str, None] = {}
@@ -63,32 +67,32 @@ def files(exported: Exported) -> dict[str, Any]:
 
 
 def _choice(exported: Exported, file: str, number: int, row: dict[str, Any]) -> dict[str, Any] | None:
-    place = (file, number, None)
-    if place not in exported.questions:
+    source = (file, number, None)
+    if source not in exported.questions:
         return None
     fields = {key: row[key] for key in ("id", "video", "task", "question")}
-    letter = ascii_uppercase[exported.questions[place].answer_index]
-    return {**fields, "response": _response(exported, place), "ground_truth": letter}
+    letter = ascii_uppercase[exported.questions[source].answer_index]
+    return {**fields, "response": _response(exported, source), "ground_truth": letter}
 
 
 def _forward(exported: Exported, file: str, number: int, row: dict[str, Any]) -> dict[str, Any] | None:
     tests = [
-        {**test, "response": _response(exported, place)}
+        {**test, "response": _response(exported, source)}
         for part, test in enumerate(row.get("test_info") or ())
-        if (place := (file, number, part)) in exported.questions
+        if (source := (file, number, part)) in exported.questions
     ]
     return {**row, "test_info": tests} if tests else None
 
 
-def _response(exported: Exported, place: tuple[str, int, int | None]) -> str | None:
-    row = exported.rows.get(place, {"error": "its video could not be used"})
+def _response(exported: Exported, source: Source) -> str | None:
+    row = exported.rows.get(source, {"error": "its video could not be used"})
     return None if "error" in row else str(row["text"])
 
 
-OVOBENCH = Scoring(
-    rules={"score.py": is_right},
-    averages=averages,
-    files=files,
+OVOBENCH_RULES = OfficialRules(
+    rules={"score.py": _is_counted},
+    averages=_averages,
+    files=_files,
     reads=lambda row: row["answer_type"] in GROUPS and row.get("kind", "choice") != "open",
     skips="counts them as wrong",
 )

@@ -17,26 +17,20 @@ from string import ascii_uppercase
 from typing import Any
 
 from videochat_online.errors import InputError
-from videochat_online.evaluation.official.figures import Exported, OfficialAverage, Rule, Scoring, average, by
+from videochat_online.evaluation.official.figures import Exported, OfficialAverage, OfficialRules, Rule, Source, rows_by
 from videochat_online.evaluation.run.results import Row
-from videochat_online.evaluation.tasks.streamingbench import (
-    GROUPS,
-    OVERALL,
-    PROACTIVE,
-    TASKS_OF_GROUPS,
-    TOLERANCE_S,
-    is_published,
-)
+from videochat_online.evaluation.scoring.averages import chosen_by
+from videochat_online.evaluation.tasks.streamingbench import GROUPS, PROACTIVE, STREAMINGBENCH, TOLERANCE_S
 
 
-def is_right(row: Row) -> bool:
+def _is_counted(row: Row) -> bool:
     """Whether the script counts a reply; of a proactive one, whether it came in time and says the output."""
     if row["answer_type"] != PROACTIVE:
         return bool(row["text"][:1] == ascii_uppercase[row["answer_index"]])
-    return is_in_time(row) and row["output"] in _last(row)["text"]
+    return _is_in_time(row) and row["output"] in _last(row)["text"]
 
 
-def is_in_time(row: Row) -> bool:
+def _is_in_time(row: Row) -> bool:
     """Whether the last thing said of a proactive question came within 2 s of its time."""
     return bool(abs(_last(row)["time_s"] - row["due_s"]) <= TOLERANCE_S)
 
@@ -48,47 +42,46 @@ def _last(row: Row) -> Row:
     return {"time_s": row["output_s"], "text": row["text"]}
 
 
-def averages(script: str, rows: Sequence[Row], rule: Rule) -> list[OfficialAverage]:
+def _averages(script: str, rows: Sequence[Row], rule: Rule) -> list[OfficialAverage]:
     """The groups' means of the paper's tables, with proactive output by time and content and by time alone; tasks."""
-    by_time = [row for row in rows if row["answer_type"] == PROACTIVE]
-    counted = [row for row in by_time if is_published(row)] or by_time
-    kept = [row for row in rows if row["answer_type"] != PROACTIVE] + counted
     found: list[OfficialAverage] = []
-    for name, groups in (("overall", OVERALL), *((group, (group,)) for group in OVERALL)):
-        of_groups = [row for row in kept if GROUPS[row["answer_type"]] in groups]
-        if {row["answer_type"] for row in of_groups} != {task for group in groups for task in TASKS_OF_GROUPS[group]}:
+    for published in STREAMINGBENCH.averages:
+        is_chosen = None if published.beside else chosen_by(published, STREAMINGBENCH, rows)
+        if is_chosen is None:
             continue
-        if "contextual" not in groups:
-            found.append(average(name, f"{name}: all its questions alike", of_groups, rule))
+        chosen, name = list(filter(is_chosen, rows)), published.name
+        title = f"{name}: all its questions alike"
+        if "contextual" not in published.groups:
+            found.append(OfficialAverage.of_rows(name, title, chosen, rule))
             continue
-        title = f"{name}: all its questions alike, {len(counted)} of them proactive"
-        found.append(average(name, title, of_groups, rule))
-        found.append(average(f"{name}_by_time", f"{title}, by time alone", of_groups, _by_time(rule)))
-    for task, answers in by(rows, lambda row: row["answer_type"]).items():
-        found.append(average(task, task, answers, rule))
+        title += f", {sum(row['answer_type'] == PROACTIVE for row in chosen)} of them proactive"
+        found.append(OfficialAverage.of_rows(name, title, chosen, rule))
+        found.append(OfficialAverage.of_rows(f"{name}_by_time", f"{title}, by time alone", chosen, _by_time(rule)))
+    for task, answers in rows_by(rows, lambda row: row["answer_type"]).items():
+        found.append(OfficialAverage.of_rows(task, task, answers, rule))
         if task == PROACTIVE:
-            found.append(average(f"{task} by time", f"{task}, by time alone", answers, is_in_time))
+            found.append(OfficialAverage.of_rows(f"{task} by time", f"{task}, by time alone", answers, _is_in_time))
     return found
 
 
 def _by_time(rule: Rule) -> Rule:
-    return lambda row: is_in_time(row) if row["answer_type"] == PROACTIVE else rule(row)
+    return lambda row: _is_in_time(row) if row["answer_type"] == PROACTIVE else rule(row)
 
 
-def files(exported: Exported) -> dict[str, Any]:
+def _files(exported: Exported) -> dict[str, Any]:
     """`TASK_output_MODEL.json`: each annotation file with the replies in it, under the model's name."""
     made = {}
     for file, content in exported.annotations.items():
         content = copy.deepcopy(content)
         kinds = set()
-        for place, fields in _questions(file, content):
+        for source, fields in _questions(file, content):
             if exported.model in fields:
                 raise InputError(
                     f"--model_name: expected a name that no question has as a field, got {exported.model!r}"
                 )
             kinds.add(fields.get("task_type") == PROACTIVE if isinstance(fields, dict) else None)
-            if place in exported.rows:
-                fields[exported.model] = _reply(exported, place)
+            if source in exported.rows:
+                fields[exported.model] = _reply(exported, source)
         if {True, False} <= kinds:
             raise InputError(f"{file}: expected proactive questions in a file of their own, found others with them")
         stem = file.removesuffix(".json").removeprefix("questions_")
@@ -96,17 +89,17 @@ def files(exported: Exported) -> dict[str, Any]:
     return made
 
 
-def _questions(file: str, content: Any) -> Iterator[tuple[tuple[str, int, int | None], Any]]:
-    """Each question of a file, with its place; rows may stand in lists of their own."""
+def _questions(file: str, content: Any) -> Iterator[tuple[Source, Any]]:
+    """Each question of a file, with its source; rows may stand in lists of their own."""
     rows = [row for entry in content for row in (entry if isinstance(entry, list) else [entry])]
     for number, row in enumerate(rows):
         for part, fields in enumerate(row.get("questions") or ()):
             yield (file, number, part), fields
 
 
-def _reply(exported: Exported, place: tuple[str, int, int | None]) -> Any:
+def _reply(exported: Exported, source: Source) -> Any:
     """A text, never an empty one; of a proactive question, what was said, with its times."""
-    row, question = exported.rows[place], exported.questions[place]
+    row, question = exported.rows[source], exported.questions[source]
     if question.proactive is None:
         return row["text"] or " "
     asked = {poll.time_s: poll.question for poll in question.proactive.polls}
@@ -121,10 +114,10 @@ def _reply(exported: Exported, place: tuple[str, int, int | None]) -> Any:
     return {"answered": False if row["output_s"] is None else row["output_s"], "dialog_history": history}
 
 
-STREAMINGBENCH = Scoring(
-    rules={"count.py": is_right},
-    averages=averages,
-    files=files,
+STREAMINGBENCH_RULES = OfficialRules(
+    rules={"count.py": _is_counted},
+    averages=_averages,
+    files=_files,
     reads=lambda row: row["answer_type"] in GROUPS and (row["answer_type"] == PROACTIVE) == bool(row.get("polls")),
     skips="leaves them out",
 )

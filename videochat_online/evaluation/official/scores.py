@@ -2,42 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from videochat_online.errors import InputError
-from videochat_online.evaluation.compare.load import Run, default_label, listed, read_run
-from videochat_online.evaluation.official.figures import OfficialAverage, Scoring, our_rule
-from videochat_online.evaluation.official.official_ovbench import OVBENCH
-from videochat_online.evaluation.official.official_ovobench import OVOBENCH
-from videochat_online.evaluation.official.official_streamingbench import STREAMINGBENCH
-from videochat_online.evaluation.run.results import Row
+from videochat_online.evaluation.compare.load import Run, labels_of, listed, read_run
+from videochat_online.evaluation.official.figures import OfficialAverage, OfficialRules
+from videochat_online.evaluation.official.official_ovbench import OVBENCH_RULES
+from videochat_online.evaluation.official.official_ovobench import OVOBENCH_RULES
+from videochat_online.evaluation.official.official_streamingbench import STREAMINGBENCH_RULES
+from videochat_online.evaluation.report.markdown import markdown_table
+from videochat_online.evaluation.scoring.bootstrap import is_right
 
-OFFICIAL: dict[str, Scoring] = {"ovbench": OVBENCH, "ovobench": OVOBENCH, "streamingbench": STREAMINGBENCH}
+OFFICIAL: dict[str, OfficialRules] = {
+    "ovbench": OVBENCH_RULES,
+    "ovobench": OVOBENCH_RULES,
+    "streamingbench": STREAMINGBENCH_RULES,
+}
 """By the name of the task."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OfficialFigure:
-    """A benchmark's own figure by both readings, in percent.
+@dataclass(frozen=True, slots=True)
+class ScriptScores:
+    """What one of a benchmark's scripts makes of a run, beside what our parser does.
 
     Attributes:
-        script: whose rule it is by.
-        name: key in JSON.
-        title: name for people, which says what it is the mean of.
-        official: value by the script's rule; None without answers.
-        ours: value of the same average by our parser.
-        num_questions: number of questions that it is over.
+        figures: each average by the script's rule and by what the run itself says, the most important first.
+        only_official: number of replies that are right by the script's rule and wrong by ours.
+        only_ours: the other way round.
     """
 
-    script: str
-    name: str
-    title: str
-    official: float | None
-    ours: float | None
-    num_questions: int
+    figures: tuple[tuple[OfficialAverage, OfficialAverage], ...]
+    only_official: int
+    only_ours: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        figures = {
+            theirs.name: {
+                "title": theirs.title,
+                "official": round(theirs.percent, 4),
+                "ours": round(ours.percent, 4),
+                "num_questions": theirs.num_questions,
+            }
+            for theirs, ours in self.figures
+        }
+        return {"figures": figures, "only_official": self.only_official, "only_ours": self.only_ours}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,9 +64,7 @@ class OfficialScores:
         num_unanswered: number of questions about videos that could not be used.
         bad_videos: names of these videos.
         skips: words for what the scripts do with such questions.
-        figures: the most important first.
-        only_official: of each script, how many replies are right by its rule and wrong by ours.
-        only_ours: the other way round.
+        scripts: scores by the name of each script, the one that decides first.
     """
 
     label: str
@@ -64,19 +74,10 @@ class OfficialScores:
     num_unanswered: int
     bad_videos: tuple[str, ...]
     skips: str
-    figures: tuple[OfficialFigure, ...]
-    only_official: dict[str, int]
-    only_ours: dict[str, int]
+    scripts: Mapping[str, ScriptScores]
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        scripts: dict[str, Any] = {}
-        for one in self.figures:
-            figure = {"title": one.title, "official": one.official, "ours": one.ours}
-            figures = scripts.setdefault(one.script, {"figures": {}})["figures"]
-            figures[one.name] = figure | {"num_questions": one.num_questions}
-        for name, script in scripts.items():
-            script |= {"only_official": self.only_official[name], "only_ours": self.only_ours[name]}
         return {
             "label": self.label,
             "folder": str(self.folder),
@@ -84,46 +85,46 @@ class OfficialScores:
             "num_questions": self.num_questions,
             "num_unanswered": self.num_unanswered,
             "bad_videos": list(self.bad_videos),
-            "scripts": scripts,
+            "scripts": {name: script.as_dict() for name, script in self.scripts.items()},
         }
 
 
-def official_scores(folder: Path, label: str | None = None) -> OfficialScores:
-    """Score a finished run by its benchmark's own rules.
+def official_scores(folders: Sequence[Path], labels: Sequence[str] | None = None) -> list[OfficialScores]:
+    """Score finished runs by their benchmarks' own rules, each run by itself.
 
     Args:
-        folder: folder of the run.
-        label: its name; None for what it remembered.
+        folders: folders of the runs.
+        labels: a name for each; None derives them from memories and strategies.
 
     Raises:
-        InputError: no finished run, or one that has no official score: of another task, of questions of one's own,
-            or without replies in words.
+        InputError: no finished run, the same one twice, labels that do not fit, or a run that has no official score:
+            of another task, of questions of one's own, or without replies in words.
     """
-    run = read_run(folder)
-    scoring = scoring_of(run)
-    figures: list[OfficialFigure] = []
-    only_official, only_ours = {}, {}
-    for script, rule in scoring.rules.items():
-        theirs, ours = (scoring.averages(script, run.rows, one) for one in (rule, our_rule))
-        figures += [_figure(script, *pair) for pair in zip(theirs, ours, strict=True)]
-        judged = [(rule(row), our_rule(row)) for row in run.rows]
-        only_official[script] = judged.count((True, False))
-        only_ours[script] = judged.count((False, True))
+    runs = [read_run(folder) for folder in folders]
+    return [_scored(run, label) for run, label in zip(runs, labels_of(runs, labels), strict=True)]
+
+
+def _scored(run: Run, label: str) -> OfficialScores:
+    rules = rules_of(run)
+    scripts = {}
+    for name, rule in rules.rules.items():
+        theirs, ours = (rules.averages(name, run.rows, one) for one in (rule, is_right))
+        judged = [(rule(row), is_right(row)) for row in run.rows]
+        pairs = tuple(zip(theirs, ours, strict=True))
+        scripts[name] = ScriptScores(pairs, judged.count((True, False)), judged.count((False, True)))
     return OfficialScores(
-        label=default_label(run.settings) if label is None else label,
-        folder=folder,
+        label=label,
+        folder=run.folder,
         task=run.settings["task"],
         num_questions=len(run.rows),
         num_unanswered=run.num_questions - len(run.rows),
         bad_videos=run.bad_videos,
-        skips=scoring.skips,
-        figures=tuple(figures),
-        only_official=only_official,
-        only_ours=only_ours,
+        skips=rules.skips,
+        scripts=scripts,
     )
 
 
-def scoring_of(run: Run) -> Scoring:
+def rules_of(run: Run) -> OfficialRules:
     """The rules of a run's benchmark.
 
     Raises:
@@ -138,35 +139,19 @@ def scoring_of(run: Run) -> Scoring:
         raise InputError(
             f"{run.folder}: official scores need what the model wrote (--answer_by generation), got {answer_by!r}"
         )
-    scoring = OFFICIAL[task]
-    others = [row for row in run.rows if not scoring.reads(row)]
+    rules = OFFICIAL[task]
+    others = [row for row in run.rows if not rules.reads(row)]
     if others:
         raise InputError(
             f"{run.folder}: expected questions of {task}, which have official scores, found {len(others)} others, "
             f"such as {others[0]['id']} ({others[0]['answer_type']}, dataset {others[0]['dataset']})"
         )
     for row in run.rows:
-        _check_polls(run, row)
-    return scoring
-
-
-def _check_polls(run: Run, row: Row) -> None:
-    if row.get("polls") and not all(name in row for name in ("output", "output_s", "due_s")):
-        raise InputError(
-            f"{run.folder}: {row['id']}: expected its row to say `output`, found an older run's: answer it again"
-        )
-
-
-def _figure(script: str, theirs: OfficialAverage, ours: OfficialAverage) -> OfficialFigure:
-    values = [None if one.percent is None else round(one.percent, 4) for one in (theirs, ours)]
-    return OfficialFigure(
-        script=script,
-        name=theirs.name,
-        title=theirs.title,
-        official=values[0],
-        ours=values[1],
-        num_questions=theirs.num_questions,
-    )
+        if row.get("polls") and not row.keys() >= {"output", "output_s", "due_s"}:
+            raise InputError(
+                f"{run.folder}: {row['id']}: expected its row to say `output`, found an older run's: answer it again"
+            )
+    return rules
 
 
 def render_official(runs: Sequence[OfficialScores]) -> str:
@@ -174,15 +159,18 @@ def render_official(runs: Sequence[OfficialScores]) -> str:
     parts = ["# Official scores", "Percent. Both columns are the benchmark's own averages: they differ by the parser."]
     for run in runs:
         parts += [f"## {run.label}", _about(run)]
-        for script in run.only_official:
-            lines = [f"| `{script}` | official | ours | difference | questions |", "|---|---:|---:|---:|---:|"]
-            lines += [_line(one) for one in run.figures if one.script == script]
-            parts.append("\n".join(lines))
+        for name, script in run.scripts.items():
+            head = [f"`{name}`", "official", "ours", "difference", "questions"]
+            parts.append(markdown_table(head, [_cells(theirs, ours) for theirs, ours in script.figures]))
             parts.append(
-                f"Right by `{script}` alone: {run.only_official[script]:,} replies; "
-                f"by our parser alone: {run.only_ours[script]:,}."
+                f"Right by `{name}` alone: {script.only_official:,} replies; by our parser alone: {script.only_ours:,}."
             )
     return "\n\n".join(parts) + "\n"
+
+
+def _cells(theirs: OfficialAverage, ours: OfficialAverage) -> list[str]:
+    percents = f"{theirs.percent:.2f}", f"{ours.percent:.2f}", f"{theirs.percent - ours.percent:+.2f}"
+    return [theirs.title, *percents, f"{theirs.num_questions:,}"]
 
 
 def _about(run: OfficialScores) -> str:
@@ -193,12 +181,3 @@ def _about(run: OfficialScores) -> str:
             f" ({listed(run.bad_videos)}); the official code {run.skips}."
         )
     return text
-
-
-def _line(figure: OfficialFigure) -> str:
-    if figure.official is None or figure.ours is None:
-        return f"| {figure.title} | - | - | - | {figure.num_questions:,} |"
-    difference = figure.official - figure.ours
-    return (
-        f"| {figure.title} | {figure.official:.2f} | {figure.ours:.2f} | {difference:+.2f} | {figure.num_questions:,} |"
-    )

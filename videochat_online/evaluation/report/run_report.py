@@ -11,6 +11,7 @@ import numpy as np
 
 from videochat_online.evaluation.benchmark import EvalSet
 from videochat_online.evaluation.protocol import context_of
+from videochat_online.evaluation.report.markdown import markdown_table
 from videochat_online.evaluation.report.plots import plot_run
 from videochat_online.evaluation.report.submission import submission
 from videochat_online.evaluation.run.evaluation_plan import EvaluationConfig
@@ -191,8 +192,8 @@ def _conditions(metrics: Mapping[str, Any]) -> str:
 
 
 def _value_table(values: Mapping[str, Any]) -> str:
-    lines = [f"| {name} | {cell(json.dumps(value, ensure_ascii=False))} |" for name, value in values.items()]
-    return "\n".join(["| | |", "|---|---|", *lines])
+    rows = [[name, json.dumps(value, ensure_ascii=False)] for name, value in values.items()]
+    return markdown_table(["", ""], rows, "---")
 
 
 def _problem(row: Mapping[str, Any]) -> str:
@@ -208,9 +209,8 @@ def _score_table(rows: Iterable[tuple[str, Mapping[str, Any] | None]]) -> str:
     for name, row in listed:
         chance = [_number(row["chance"] if row else None)] if has_chance else []
         values = [_number(row["accuracy"]), f"{_number(row['low'])} - {_number(row['high'])}"] if row else ["-", "-"]
-        lines.append(f"| {' | '.join([cell(name), *values, *chance, str(row['num_questions']) if row else '-'])} |")
-    head = ["accuracy", "95%", *(["chance"] if has_chance else []), "questions"]
-    return "\n".join([f"| | {' | '.join(head)} |", "|---|" + "---:|" * len(head), *lines])
+        lines.append([name, *values, *chance, str(row["num_questions"]) if row else "-"])
+    return markdown_table(["", "accuracy", "95%", *(["chance"] if has_chance else []), "questions"], lines)
 
 
 def _proactive(figures: Mapping[str, Any]) -> str:
@@ -232,13 +232,8 @@ def _cost(cost: Mapping[str, Any]) -> str:
         "visual tokens a question, most": cost["visual_tokens_max"],
         "peak memory, MiB": None if memory is None else round(memory / 2**20),
     }
-    lines = [f"| {name} | {'-' if value is None else value} |" for name, value in values.items()]
-    return "\n".join(["| | |", "|---|---:|", *lines])
-
-
-def cell(text: str) -> str:
-    """A text as a cell of a Markdown table."""
-    return text.replace("|", "\\|").replace("\n", " ")
+    rows = [[name, "-" if value is None else str(value)] for name, value in values.items()]
+    return markdown_table(["", ""], rows)
 
 
 def _number(value: float | None) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from videochat_online.evaluation.benchmark import Average, Task
@@ -71,6 +72,11 @@ class _Answers:
         return self.mean(lambda row: ("all", cell(row)))
 
 
+def cell_of(task: Task, row: Row) -> Cell:
+    """Cell of a benchmark that a row's question falls into."""
+    return task.cell(str(row["answer_type"]), row["dataset"])
+
+
 def averages(
     rows: Sequence[Row], task: Task, *, seed: int = 0, baseline: Sequence[Row] | None = None
 ) -> dict[str, Any]:
@@ -90,10 +96,7 @@ def averages(
     Raises:
         ValueError: the baseline's questions are others.
     """
-
-    def cell(row: Row) -> Cell:
-        return task.cell(str(row["answer_type"]), row["dataset"])
-
+    cell = partial(cell_of, task)
     answers = _Answers(rows, baseline, seed)
     cells = {cell(row) for row in rows}
     figures: dict[str, Any] = {
@@ -113,7 +116,10 @@ def averages(
     if task.averages:
         totals: dict[str, dict[str, Any] | None] = {}
         for average in task.averages:
-            total = _total(answers, cell, task, average)
+            total = None
+            if (is_chosen := chosen_by(average, task, rows)) is not None:
+                chosen = answers.where(is_chosen)
+                total = chosen.micro_average() if average.per_question else chosen.mean(cell)
             other = totals.get(average.beside or "")
             # Of no more questions than the one beside it, it would be a second name of one figure.
             is_another = not average.beside or (total and other and total["num_questions"] > other["num_questions"])
@@ -122,19 +128,24 @@ def averages(
     return figures | {"lacking": _lacking(cells, task), "average_titles": _titles(figures, cells, task)}
 
 
-def _total(answers: _Answers, cell: Callable[[Row], Cell], task: Task, average: Average) -> dict[str, Any] | None:
-    """One of the benchmark's own; None where a task of its groups has no answers: it would be another figure."""
-    chosen = {
-        kind: is_one
-        for kind, is_one in average.only.items()
-        if any(row["answer_type"] == kind and is_one(row) for row in answers.rows)
+def chosen_by(average: Average, task: Task, rows: Sequence[Row]) -> Callable[[Row], bool] | None:
+    """Which of a run's answers one of the benchmark's own averages is of.
+
+    None where a task of its groups has no answers: it would be another figure.
+    """
+    cell = partial(cell_of, task)
+    # A set that has none of the questions that count has all of its own counted.
+    only = {
+        kind: counts
+        for kind, counts in average.only.items()
+        if any(row["answer_type"] == kind and counts(row) for row in rows)
     }
-    kept = answers.where(
-        lambda row: cell(row)[0] in average.groups and chosen.get(str(row["answer_type"]), lambda row: True)(row)
-    )
-    if {cell(row) for row in kept.rows} != _cells_of(average, task):
-        return None
-    return kept.micro_average() if average.per_question else kept.mean(cell)
+
+    def is_chosen(row: Row) -> bool:
+        counts = only.get(str(row["answer_type"]))
+        return cell(row)[0] in average.groups and (counts is None or counts(row))
+
+    return is_chosen if {cell(row) for row in filter(is_chosen, rows)} == _cells_of(average, task) else None
 
 
 def _cells_of(average: Average, task: Task) -> set[Cell]:

@@ -143,6 +143,11 @@ def mean_of_chances(rows: Sequence[Row], key: Callable[[Row], tuple[str, Hashabl
     return float(_means(names, _accuracies(right_VK, asked_VK))[0])
 
 
+def is_right(row: Row) -> bool:
+    """Whether the run itself says that its answer is."""
+    return bool(row["correct"])
+
+
 def chance_of_right(row: Row) -> float:
     """That a guess is: 1 / its options, 0 where there are none to guess from."""
     return 1 / len(row["options"]) if row["options"] else 0.0
@@ -195,7 +200,7 @@ def _gains(
 def _counts(
     rows: Sequence[Row],
     key: Callable[[Row], Hashable],
-    value: Callable[[Row], float] = lambda row: bool(row["correct"]),
+    value: Callable[[Row], float] = is_right,
 ) -> tuple[list[Any], Array, Array]:
     """Values of `key`, and for each video and value how many answers were right and how many were asked."""
     keyed = [(str(row["video"]), key(row), value(row)) for row in rows]

@@ -130,7 +130,7 @@ def first_action_end_s(scene: Scene, time_s: float, params: Params, options: Opt
     return min([time_s, *(event.end_s for event in _last_actions(scene, params))])
 
 
-def path(scene: Scene, time_s: float, params: Params, options: Options) -> str | None:
+def recent_path(scene: Scene, time_s: float, params: Params, options: Options) -> str | None:
     """The places that the asked thing has been at in the past 4 seconds."""
     entity = latest(scene, params)
     start_s = time_s - PATH_S

@@ -296,7 +296,7 @@ _TEMPLATES = (
         answer_type="SpatioTemporalPerception",
         number=1,
         text="What path did the {colour} {shape} take in the past 4 seconds?",
-        answer=_SEVERAL.path,
+        answer=_SEVERAL.recent_path,
         evidence_end_s=_seconds_ago(_SEVERAL.PATH_S),
     ),
     Template(
