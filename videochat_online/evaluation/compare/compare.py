@@ -27,13 +27,12 @@ from videochat_online.evaluation.compare.load import (
     read_run,
     without_unscored,
 )
-from videochat_online.evaluation.run.results import Row
 from videochat_online.evaluation.scoring.averages import averages
-from videochat_online.evaluation.scoring.bootstrap import Difference, Score, chance, differences_by, scores_by
+from videochat_online.evaluation.scoring.bootstrap import Difference, Row, Score, chance, differences_by, scores_by
 from videochat_online.evaluation.scoring.metrics import EXTRA_KEYS, with_extra
 from videochat_online.evaluation.tasks import get_task
 
-GROUPS: dict[str, Callable[[Mapping[str, Any]], str]] = {
+GROUPS: dict[str, Callable[[Row], str]] = {
     "answer_type": lambda row: str(row["answer_type"]),
     **EXTRA_KEYS,
 }
@@ -43,7 +42,7 @@ _GIVEN = ("correct", "num_visual_tokens", "text")
 """What a run's row says about its answer; all else that is compared is about the question."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Figures:
     """How one run did on some questions, in percent.
 
@@ -100,10 +99,16 @@ class ComparedRun:
             f"by_{name}": {group: figures.as_dict() for group, figures in table.items()}
             for name, table in self.groups.items()
         }
-        names = {"label": self.label, "folder": str(self.folder)}
-        left_out = {"num_left_out": self.num_left_out, "bad_videos": list(self.bad_videos)}
-        overall = {"visual_tokens_mean": round(self.visual_tokens_mean, 2), **self.overall.as_dict()}
-        return {**names, **left_out, **overall, "averages": self.averages, **groups}
+        return {
+            "label": self.label,
+            "folder": str(self.folder),
+            "num_left_out": self.num_left_out,
+            "bad_videos": list(self.bad_videos),
+            "visual_tokens_mean": round(self.visual_tokens_mean, 2),
+            **self.overall.as_dict(),
+            "averages": self.averages,
+            **groups,
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,15 +189,16 @@ def compare_runs(
         raise _not_alike(found, names[place])
     narrowed = {key: tuple(values) for key, values in (where or {}).items()}
     questions = _narrow(common, narrowed)
-    of_baseline = _answers(questions, runs[place])
+    answers = [_answers(questions, run) for run in runs]
+    of_baseline = answers[place]
     task = get_task(runs[place].settings["task"])
     compared = [
         replace(
-            _compare(name, run.folder, _answers(questions, run), of_baseline, seed, task),
+            _compare(name, run.folder, rows, of_baseline, seed, task),
             num_left_out=run.num_questions - num_unscored - len(common),
             bad_videos=run.bad_videos,
         )
-        for name, run in zip(names, runs, strict=True)
+        for name, run, rows in zip(names, runs, answers, strict=True)
     ]
     return Comparison(
         baseline=names[place],
@@ -203,9 +209,7 @@ def compare_runs(
         runs=tuple(compared),
         num_unscored=num_unscored,
         flips=tuple(
-            flip
-            for name, run in zip(names, runs, strict=True)
-            for flip in find_flips(name, _answers(questions, run), of_baseline)
+            flip for name, rows in zip(names, answers, strict=True) for flip in find_flips(name, rows, of_baseline)
         ),
     )
 
@@ -300,17 +304,9 @@ def _compare(
     )
 
 
-def _figures(
-    rows: Sequence[Mapping[str, Any]],
-    baseline: Sequence[Mapping[str, Any]],
-    key: Callable[[Mapping[str, Any]], str],
-    seed: int,
-) -> dict[str, Figures]:
+def _figures(rows: Sequence[Row], baseline: Sequence[Row], key: Callable[[Row], str], seed: int) -> dict[str, Figures]:
     gained = differences_by(rows, baseline, key, seed)
-    figures = {}
-    for name, score in scores_by(rows, key, seed).items():
-        guessing, standard_error = chance([row for row in rows if key(row) == name])
-        figures[name] = Figures(
-            score=score, difference=gained[name], chance=guessing, chance_standard_error=standard_error
-        )
-    return figures
+    return {
+        name: Figures(score, gained[name], *chance([row for row in rows if key(row) == name]))
+        for name, score in scores_by(rows, key, seed).items()
+    }

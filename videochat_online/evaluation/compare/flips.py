@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from string import ascii_uppercase
 
-from videochat_online.evaluation.run.results import Row
+from videochat_online.evaluation.scoring.bootstrap import Row
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

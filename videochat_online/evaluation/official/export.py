@@ -15,13 +15,11 @@ from typing import Any
 from videochat_online.errors import InputError
 from videochat_online.evaluation.benchmark import EvalQuestion, EvalSet
 from videochat_online.evaluation.compare.load import Run, listed, read_run
-from videochat_online.evaluation.official.figures import Exported
+from videochat_online.evaluation.official.figures import Exported, Source
 from videochat_online.evaluation.official.scores import rules_of
 from videochat_online.evaluation.run.results import read_run_file
 from videochat_online.evaluation.tasks import get_task
 from videochat_online.utils import check_writable, file_digest, without_bom
-
-_Place = tuple[str, int, int | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +71,8 @@ def export_run(
     content = task.load(paths)
     if run.settings.get("max_videos") is not None:
         content = EvalSet(content.videos[: run.settings["max_videos"]], content.problems)
-    questions = {_place(question): question for question in content.questions}
-    at = {question.id: place for place, question in questions.items()}
+    questions = {_source(question): question for question in content.questions}
+    at = {question.id: source for source, question in questions.items()}
     unknown = [row for row in run.rows if row["id"] not in at]
     if unknown:
         raise InputError(f"{folder}: expected answers to the annotated questions, found one to {unknown[0]['id']}")
@@ -94,7 +92,7 @@ def export_run(
     return Export(tuple(output / path for path in files), tuple(notes))
 
 
-def _place(question: EvalQuestion) -> _Place:
+def _source(question: EvalQuestion) -> Source:
     source = question.source
     if source is None:
         raise InputError(f"question {question.id}: expected one that says where it stands in its file")
@@ -113,14 +111,10 @@ def _check_whole(run: Run, partial: bool) -> None:
 def _check_output(output: Path, folder: Path) -> None:
     if output.resolve().is_relative_to(folder.resolve()):
         raise InputError(f"--output: expected a folder outside the run, got {output} in {folder}")
-    if output.is_dir():
-        names = sorted(entry.name for entry in output.iterdir())
-        if names:
-            raise InputError(
-                f"{output}: expected a new or empty folder, found {len(names)} entries in it, such as {names[0]}"
-            )
-    elif output.exists():
-        raise InputError(f"{output}: expected a new or empty folder, found a file")
+    names = sorted(entry.name for entry in output.iterdir()) if output.is_dir() else []
+    if names or output.is_file():
+        found = f"{len(names)} entries in it, such as {names[0]}" if names else "a file"
+        raise InputError(f"{output}: expected a new or empty folder, found {found}")
     check_writable(output)
 
 
@@ -141,12 +135,10 @@ def _annotation_paths(run: Run, given: Sequence[Path] | None) -> list[Path]:
             raise InputError(
                 f"--annotations: expected the files that {run.folder} answered: an older run, it says no place"
             )
-    found: list[Path] = []
-    digests = {}
     for path in there:
         if not path.is_file():
             raise InputError(f"--annotations: expected the files that {run.folder} answered, {path} is none")
-        digests[file_digest(path)[:16]] = path
+    digests = {file_digest(path)[:16]: path for path in there}
     for one in wanted:
         if one["sha256"] not in digests:
             shown = ", ".join(map(str, there))
@@ -154,7 +146,7 @@ def _annotation_paths(run: Run, given: Sequence[Path] | None) -> list[Path]:
                 f"--annotations: expected {one['file']} as {run.folder} answered it (sha256 {one['sha256']}), found "
                 f"another content in {shown}"
             )
-        found.append(digests[one["sha256"]])
+    found = [digests[one["sha256"]] for one in wanted]
     names = [path.name for path in found]
     if len(set(names)) < len(names):
         raise InputError(f"--annotations: expected files of different names, got {', '.join(names)}")

@@ -84,11 +84,16 @@ def accuracy_by_age(comparison: Comparison) -> Figure:
     axes.set_ylim(0, 102)
     axes.set_xlabel("age of the evidence, seconds")
     axes.set_ylabel("accuracy, %")
+    _lighten(axes)
+    _add_legend(figure, [*lines_of_runs, line_of_chance], [*(run.label for run in comparison.runs), "chance"])
+    return figure
+
+
+def _lighten(axes: Any) -> None:
+    """Lines of the grid behind what is drawn, and no frame above and on the right."""
     axes.grid(axis="y", color="0.9")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    _add_legend(figure, [*lines_of_runs, line_of_chance], [*(run.label for run in comparison.runs), "chance"])
-    return figure
 
 
 def _add_legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
@@ -176,9 +181,7 @@ def first_token_times(waits_s: Sequence[float]) -> Figure:
     axes.set_ylabel("questions")
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlim(0, top_s or 1)
-    axes.grid(axis="y", color="0.9")
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    _lighten(axes)
     _add_legend(figure, marks, [f"median {median_s:.3g} s", f"95th percentile {slow_s:.3g} s"])
     return figure
 

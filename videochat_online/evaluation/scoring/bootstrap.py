@@ -10,7 +10,7 @@ Shapes: `V` videos, `K` columns (values of a key), `R` resamples.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -34,12 +34,7 @@ class Score:
 
     def as_dict(self) -> dict[str, float | int]:
         """For JSON."""
-        return {
-            "accuracy": round(self.accuracy, 3),
-            "low": round(self.low, 3),
-            "high": round(self.high, 3),
-            "num_questions": self.num_questions,
-        }
+        return _rounded(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,24 +60,22 @@ class Difference:
 
     def as_dict(self) -> dict[str, float | int | bool]:
         """For JSON."""
-        return {
-            "difference": round(self.difference, 3),
-            "low": round(self.low, 3),
-            "high": round(self.high, 3),
-            "num_videos": self.num_videos,
-            "excludes_zero": self.excludes_zero,
-        }
+        return _rounded(self) | {"excludes_zero": self.excludes_zero}
+
+
+def _rounded(figures: Score | Difference) -> dict[str, float | int]:
+    return {name: round(value, 3) for name, value in asdict(figures).items()}
 
 
 def scores_by(rows: Sequence[Row], key: Callable[[Row], Hashable], seed: int = 0) -> dict[Any, Score]:
     """Accuracy for each value of `key`, ages by age, the rest by name."""
     names, correct_VK, asked_VK = _counts(rows, key)
     resampled_RK = 100 * _ratios(correct_VK, asked_VK, seed)
-    scores = {}
-    for column, name in enumerate(names):
-        asked = asked_VK[:, column].sum()
-        scores[name] = _score(100 * correct_VK[:, column].sum() / asked, resampled_RK[:, column], int(asked))
-    return scores
+    correct_K, asked_K = correct_VK.sum(axis=0), asked_VK.sum(axis=0)
+    return {
+        name: Score(float(100 * correct_K[k] / asked_K[k]), *_interval(resampled_RK[:, k]), int(asked_K[k]))
+        for k, name in enumerate(names)
+    }
 
 
 def differences_by(
@@ -101,12 +94,12 @@ def differences_by(
     """
     names, gained_VK, asked_VK = _gains(rows, baseline, key)
     resampled_RK = 100 * _ratios(gained_VK, asked_VK, seed)
-    differences = {}
-    for column, name in enumerate(names):
-        asked_V = asked_VK[:, column]
-        gained = 100 * float(gained_VK[:, column].sum() / asked_V.sum())
-        differences[name] = Difference(gained, *_interval(resampled_RK[:, column]), int((asked_V > 0).sum()))
-    return differences
+    gained_K = _accuracies(gained_VK, asked_VK)[0]
+    num_videos_K = (asked_VK > 0).sum(axis=0)
+    return {
+        name: Difference(float(gained_K[k]), *_interval(resampled_RK[:, k]), int(num_videos_K[k]))
+        for k, name in enumerate(names)
+    }
 
 
 def mean_of_means(rows: Sequence[Row], key: Callable[[Row], tuple[str, Hashable]], seed: int = 0) -> Score:
@@ -118,7 +111,7 @@ def mean_of_means(rows: Sequence[Row], key: Callable[[Row], tuple[str, Hashable]
         seed: of the bootstrap. A resample may hold no question of a small type: the mean is then over the others.
     """
     value, means_R = _mean_and_resamples(*_counts(rows, key), seed)
-    return _score(value, means_R, len(rows))
+    return Score(value, *_interval(means_R), len(rows))
 
 
 def difference_of_means(
@@ -233,10 +226,6 @@ def _weights(num_videos: int, seed: int) -> Array:
     drawn: Array = weights_RV.astype(np.float64)
     drawn.flags.writeable = False
     return drawn
-
-
-def _score(accuracy: float, resampled_R: Array, num_questions: int) -> Score:
-    return Score(float(accuracy), *_interval(resampled_R), num_questions)
 
 
 def _interval(resampled_R: Array) -> tuple[float, float]:
