@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from string import ascii_uppercase
 from typing import Any
 
 KINDS = ("choice", "yes_no", "count", "open")
@@ -223,3 +224,16 @@ class Task:
 def total_questions(videos: Sequence[EvalVideo]) -> int:
     """Questions about all these videos."""
     return sum(len(video.questions) for video in videos)
+
+
+def right_answer_text(kind: str, options: Sequence[str], answer_index: int, answer_text: str | None) -> str:
+    """A right answer for people: `B. a cup` of a choice, `Yes`, a number or second, or the text of an open question.
+
+    The arguments are those of an `EvalQuestion`.
+    """
+    if answer_text is not None:
+        return answer_text
+    if not options:
+        return str(answer_index)
+    text = options[answer_index]
+    return text if kind == "yes_no" else f"{ascii_uppercase[answer_index]}. {text}"

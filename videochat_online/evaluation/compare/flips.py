@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from string import ascii_uppercase
 
+from videochat_online.evaluation.benchmark import right_answer_text
 from videochat_online.evaluation.scoring.bootstrap import Row
 
 
@@ -19,7 +19,7 @@ class Flip:
         video: name of its video.
         time_s: time at which it was asked, in seconds.
         question: its text.
-        answer: the right one: option with its letter, text, number, or second that is due.
+        answer: the right one: option with its letter, Yes or No, text, number, or second that is due.
         baseline_correct: whether the baseline was right; `correct` is then the opposite.
         correct: whether the run was.
         baseline_reply: text that the baseline wrote.
@@ -44,7 +44,9 @@ def find_flips(label: str, answers: Sequence[Row], of_baseline: Sequence[Row]) -
         Flip(
             run=label,
             **{name: there[name] for name in ("id", "video", "time_s", "question")},
-            answer=right_answer(there),
+            answer=right_answer_text(
+                there.get("kind", "choice"), there["options"], there["answer_index"], there.get("answer_text")
+            ),
             baseline_correct=there["correct"],
             correct=here["correct"],
             baseline_reply=str(there.get("text", "")),
@@ -53,11 +55,3 @@ def find_flips(label: str, answers: Sequence[Row], of_baseline: Sequence[Row]) -
         for here, there in zip(answers, of_baseline, strict=True)
         if here["correct"] != there["correct"]
     ]
-
-
-def right_answer(row: Row) -> str:
-    """The right answer to a row's question, as a text."""
-    index = row["answer_index"]
-    if row["options"]:
-        return f"{ascii_uppercase[index]}. {row['options'][index]}"
-    return str(index if row.get("answer_text") is None else row["answer_text"])

@@ -10,14 +10,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from string import ascii_uppercase
 from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from videochat_online.errors import VideoError
-from videochat_online.evaluation.benchmark import EvalQuestion
+from videochat_online.evaluation.benchmark import EvalQuestion, right_answer_text
 from videochat_online.evaluation.media.decoder_process import FootageWorker, RemoteVideoFrames
 from videochat_online.evaluation.protocol import EvalProtocol
 from videochat_online.evaluation.run.answering import LETTER_PREFIX, asked_kind, question_text, way_of_answering
@@ -108,12 +107,9 @@ def expected_answer(question: EvalQuestion) -> str:
     if question.proactive is not None:
         due = question.proactive
         return f"{due.output!r} at {due.due_s:g} s, or up to {due.tolerance_s:g} s from it"
-    if question.kind == "open":
-        return "nothing is known to be right" if question.answer_text is None else question.answer_text
-    if question.kind == "count":
-        return str(question.answer_index)
-    text = question.options[question.answer_index]
-    return text if question.kind == "yes_no" else f"{ascii_uppercase[question.answer_index]}. {text}"
+    if question.kind == "open" and question.answer_text is None:
+        return "nothing is known to be right"
+    return right_answer_text(question.kind, question.options, question.answer_index, question.answer_text)
 
 
 def _shown(
