@@ -133,15 +133,15 @@ def cut_clip(doc: Row, path: Path) -> None:
         dataset=doc["dataset"],
         questions=(nothing,),
     )
-    with VideoFrames(Path(doc["path"]), video, PROTOCOL) as footage:
-        indices = footage.streaming_indices()
+    with VideoFrames(Path(doc["path"]), video, PROTOCOL) as frames:
+        indices = frames.streaming_indices()
         if not indices:
             raise VideoError(f"{doc['path']}: no frame starts at or before the question at {end_s} s")
-        write_clip(path, _frames(footage, indices), fps=min(PROTOCOL.fps, doc["fps"] or PROTOCOL.fps))
+        write_clip(path, _frames(frames, indices), fps=min(PROTOCOL.fps, doc["fps"] or PROTOCOL.fps))
 
 
-def _frames(footage: VideoFrames, indices: Sequence[int]) -> Iterator[tuple[float, npt.NDArray[np.uint8]]]:
-    for group in footage.read(indices):
+def _frames(frames: VideoFrames, indices: Sequence[int]) -> Iterator[tuple[float, npt.NDArray[np.uint8]]]:
+    for group in frames.read(indices):
         for frame in group:
             yield frame.time_s, frame.pixels_HWC
 

@@ -106,7 +106,7 @@ class OfflineAnswerer:
             if token not in stop_ids:
                 decoder.push(token)
             answer = decoder.text.lstrip()
-            ends = [place for stop in until if stop and (place := answer.find(stop)) >= 0]
+            ends = [index for stop in until if stop and (index := answer.find(stop)) >= 0]
             if ends:
                 return answer[: min(ends)].strip()
         return decoder.text.strip()
@@ -162,11 +162,11 @@ class OfflineAnswerer:
             with_times=protocol.with_times,
             strategy=protocol.make_strategy(),
         )
-        with VideoFrames(path, video, protocol, backend=self._backend) as footage:
-            for group in footage.read(footage.offline_indices(last_index)):
+        with VideoFrames(path, video, protocol, backend=self._backend) as frames:
+            for group in frames.read(frames.offline_indices(last_index)):
                 session.push(np.stack([frame.pixels_HWC for frame in group]), [frame.time_s for frame in group])
-            if footage.problem:
-                logger.warning("%s: %s; answered from what can be read", path, footage.problem)
+            if frames.problem:
+                logger.warning("%s: %s; answered from what can be read", path, frames.problem)
         self._watched = ((path, last_index), session)
         return session
 

@@ -182,16 +182,16 @@ def compare_runs(
     names = labels_of(runs, labels)
     if baseline is not None and baseline not in names:
         raise InputError(f"--baseline: expected one of {', '.join(map(repr, names))}, got {baseline!r}")
-    place = 0 if baseline is None else names.index(baseline)
-    common = common_questions(runs, place, only_common=only_common)
-    found = protocol_differences_between(runs, names, place)
+    baseline_index = 0 if baseline is None else names.index(baseline)
+    common = common_questions(runs, runs[baseline_index], only_common=only_common)
+    found = protocol_differences_between(runs, names, runs[baseline_index])
     if found and not across_protocols:
-        raise _not_alike(found, names[place])
+        raise _not_alike(found, names[baseline_index])
     narrowed = {key: tuple(values) for key, values in (where or {}).items()}
     questions = _narrow(common, narrowed)
     answers = [_answers(questions, run) for run in runs]
-    of_baseline = answers[place]
-    task = get_task(runs[place].settings["task"])
+    of_baseline = answers[baseline_index]
+    task = get_task(runs[baseline_index].settings["task"])
     compared = [
         replace(
             _compare(name, run.folder, rows, of_baseline, seed, task),
@@ -201,7 +201,7 @@ def compare_runs(
         for name, run, rows in zip(names, runs, answers, strict=True)
     ]
     return Comparison(
-        baseline=names[place],
+        baseline=names[baseline_index],
         num_questions=len(questions),
         num_videos=len({row["video"] for row in questions}),
         where=narrowed,

@@ -209,12 +209,12 @@ MOST_LISTED = 20
 _OF_A_QUESTION = ("question", "options", "time_s", "answer_index", "answer_text")
 
 
-def common_questions(runs: Sequence[Run], place: int, *, only_common: bool = False) -> list[Row]:
-    """Rows of the run at `place` whose questions all runs answered: by id, question, options, time and right answer.
+def common_questions(runs: Sequence[Run], baseline: Run, *, only_common: bool = False) -> list[Row]:
+    """Rows of the baseline whose questions all runs answered: by id, question, options, time and right answer.
 
     Args:
         runs: to be compared.
-        place: of the baseline.
+        baseline: one of them.
         only_common: whether a run may have answered more or fewer than the baseline.
 
     Raises:
@@ -222,11 +222,11 @@ def common_questions(runs: Sequence[Run], place: int, *, only_common: bool = Fal
             of the runs could not use; or none that is common to all.
     """
     for run in runs:
-        _check_same_questions(run, runs[place], only_common)
+        _check_same_questions(run, baseline, only_common)
     common = set.intersection(*({row["id"] for row in run.rows} for run in runs))
     if not common:
         raise InputError(f"--common_questions: expected questions that all {len(runs)} runs answered, found none")
-    return [row for row in runs[place].rows if row["id"] in common]
+    return [row for row in baseline.rows if row["id"] in common]
 
 
 def _check_same_questions(run: Run, baseline: Run, only_common: bool) -> None:
@@ -261,9 +261,9 @@ def listed(names: Sequence[str]) -> str:
     return ", ".join(names[:MOST_LISTED]) + rest
 
 
-def protocol_differences_between(runs: Sequence[Run], labels: Sequence[str], place: int) -> list[ProtocolDifference]:
-    """Settings in which runs are not like the one at `place`, memory, strategy and blindness left out."""
-    of_baseline = _comparable(runs[place].settings)
+def protocol_differences_between(runs: Sequence[Run], labels: Sequence[str], baseline: Run) -> list[ProtocolDifference]:
+    """Settings in which runs are not like the baseline, memory, strategy and blindness left out."""
+    of_baseline = _comparable(baseline.settings)
     return [
         ProtocolDifference(label, *found)
         for label, run in zip(labels, runs, strict=True)

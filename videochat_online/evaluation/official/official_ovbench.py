@@ -112,8 +112,8 @@ def _kind(row: Row) -> tuple[str, str]:
 
 def _files(exported: Exported) -> dict[str, Any]:
     """What the script of the run's setting leaves: its answers, and `ovbench_result_final`."""
-    rows = [exported.rows[place] for place in exported.questions if place in exported.rows]
-    asked = {row["id"]: OVBENCH.prompt(exported.questions[place]) for place, row in exported.rows.items()}
+    rows = [exported.rows[source] for source in exported.questions if source in exported.rows]
+    asked = {row["id"]: OVBENCH.prompt(exported.questions[source]) for source, row in exported.rows.items()}
     protocol = exported.run.settings["protocol"]
     if protocol["setting"] != "sliding_window":
         made = [

@@ -55,10 +55,10 @@ def accuracy_by_age(comparison: Comparison) -> Figure:
     num_runs = len(comparison.runs)
     apart = min(_MOST_APART, _SPREAD / num_runs)
     lines_of_runs = []
-    for place, run in enumerate(comparison.runs):
+    for index, run in enumerate(comparison.runs):
         scores = [figures.score for figures in run.groups["evidence_age_s"].values()]
         drawn = axes.errorbar(
-            [band + apart * (place - (num_runs - 1) / 2) for band in range(len(scores))],
+            [band + apart * (index - (num_runs - 1) / 2) for band in range(len(scores))],
             [score.accuracy for score in scores],
             # An interval of percentiles need not hold the accuracy itself; a bar cannot have negative length.
             yerr=[
@@ -66,8 +66,8 @@ def accuracy_by_age(comparison: Comparison) -> Figure:
                 [max(0.0, score.high - score.accuracy) for score in scores],
             ],
             label=run.label,
-            color=_COLOURS[place % len(_COLOURS)],
-            marker=_MARKERS[place % len(_MARKERS)],
+            color=_COLOURS[index % len(_COLOURS)],
+            marker=_MARKERS[index % len(_MARKERS)],
             markersize=5,
             linewidth=1.5,
             elinewidth=1,
@@ -133,13 +133,13 @@ def accuracy_by_type(comparison: Comparison) -> Figure:
         return line
 
     lines = []
-    for place, run in enumerate(comparison.runs):
+    for index, run in enumerate(comparison.runs):
         values = [figures.score.accuracy for figures in run.groups["answer_type"].values()]
         num_runs = len(comparison.runs)
-        share = place / (num_runs - 1) if num_runs > 1 else 1.0
+        share = index / (num_runs - 1) if num_runs > 1 else 1.0
         width, size = (first + share * (last - first) for first, last in (_WIDTHS, _SIZES))
-        colour, marker = _COLOURS[place % len(_COLOURS)], _MARKERS[place % len(_MARKERS)]
-        style = {"color": colour, "marker": marker, "linestyle": _DASHES[place % len(_DASHES)]}
+        colour, marker = _COLOURS[index % len(_COLOURS)], _MARKERS[index % len(_MARKERS)]
+        style = {"color": colour, "marker": marker, "linestyle": _DASHES[index % len(_DASHES)]}
         lines.append(outline(values, markersize=size, linewidth=width, label=run.label, **style))
     chances = [figures.chance for figures in kinds.values()]
     lines.append(outline(chances, color="0.4", linestyle="--", linewidth=1.2, label="chance"))

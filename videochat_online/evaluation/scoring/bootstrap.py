@@ -168,8 +168,8 @@ def _accuracies(correct_VK: Array, asked_VK: Array) -> Array:
 def _means(names: Sequence[tuple[str, Hashable]], accuracies_RK: Array) -> Array:
     """Means [R] over groups of means over types, of what each row has; NaN stands for what it has not."""
     groups = sorted({group for group, _ in names})
-    columns = ([place for place, (group, _) in enumerate(names) if group == one] for one in groups)
-    return _held_mean(np.stack([_held_mean(accuracies_RK[:, places]) for places in columns], axis=1))
+    columns_of_groups = ([k for k, (group, _) in enumerate(names) if group == one] for one in groups)
+    return _held_mean(np.stack([_held_mean(accuracies_RK[:, columns]) for columns in columns_of_groups], axis=1))
 
 
 def _held_mean(accuracies_RK: Array) -> Array:
@@ -198,8 +198,8 @@ def _counts(
     """Values of `key`, and for each video and value how many answers were right and how many were asked."""
     keyed = [(str(row["video"]), key(row), value(row)) for row in rows]
     names = sorted({name for _, name, _ in keyed}, key=_order)
-    videos = {video: place for place, video in enumerate(sorted({video for video, _, _ in keyed}))}
-    columns = {name: place for place, name in enumerate(names)}
+    videos = {video: v for v, video in enumerate(sorted({video for video, _, _ in keyed}))}
+    columns = {name: k for k, name in enumerate(names)}
     correct_VK, asked_VK = np.zeros((len(videos), len(names))), np.zeros((len(videos), len(names)))
     for video, name, right in keyed:
         asked_VK[videos[video], columns[name]] += 1

@@ -135,7 +135,7 @@ class _Reply:
         self.text, self.option_words = text, [words_of(option) for option in options]
         matches = list(_TOKEN.finditer(text))
         self.tokens, self.starts = [match[0].casefold() for match in matches], [match.start() for match in matches]
-        self.first = next((place for place, token in enumerate(self.tokens) if token[0].isalnum()), 0)
+        self.first = next((index for index, token in enumerate(self.tokens) if token[0].isalnum()), 0)
         words = list(WORD.finditer(text))
         self.words, self.word_starts = [match[0].casefold() for match in words], [match.start() for match in words]
         self.within_options = self._within_options(options)
@@ -153,9 +153,9 @@ class _Reply:
             if len(words) < 2 or words[0] not in self.words:
                 continue
             hidden = 0 if _LETTERED.match(option) else 1
-            for place, word in enumerate(self.words):
-                if word == words[0] and tuple(self.words[place : place + len(words)]) == words:
-                    within.update(self.word_starts[place + hidden : place + len(words)])
+            for index, word in enumerate(self.words):
+                if word == words[0] and tuple(self.words[index : index + len(words)]) == words:
+                    within.update(self.word_starts[index + hidden : index + len(words)])
         return within
 
     def letters(self) -> list[_Letter]:
@@ -165,11 +165,11 @@ class _Reply:
 
     def _letter(self, match: re.Match[str]) -> _Letter | None:
         letter, start, end = match[0].upper(), match.start(), match.end()
-        place = ascii_uppercase.index(letter)
-        if place >= len(self.option_words) or start in self.within_options:
+        index = ascii_uppercase.index(letter)
+        if index >= len(self.option_words) or start in self.within_options:
             return None
         token, after = bisect_left(self.starts, start), bisect_left(self.word_starts, end)
-        option = self.option_words[place]
+        option = self.option_words[index]
         has_text = bool(option) and tuple(self.words[after : after + len(option)]) == option
         if has_text:
             self.list_ends.setdefault(letter, self.word_starts[after + len(option) - 1])
@@ -198,8 +198,8 @@ class _Reply:
         is_denied = bool(_DENIED.search(before) or _RULED_OUT.match(follows) or _REJECTED.match(self.text, end))
         return _Letter(letter, start, end, max(ranks), is_denied)
 
-    def _token(self, place: int) -> str:
-        return self.tokens[place] if 0 <= place < len(self.tokens) else ""
+    def _token(self, index: int) -> str:
+        return self.tokens[index] if 0 <= index < len(self.tokens) else ""
 
     def _begins_option(self, letter: str, after: int) -> bool:
         """Whether the letter and what follows are the first words of an option: the article of "A cup of tea"."""
@@ -209,8 +209,8 @@ class _Reply:
     def _cue(self, token: int) -> Rank | None:
         """What words before a letter announce it, if any: the nearest one that is not mere glue decides."""
         says_which = is_named = has_with = False
-        for place in range(token - 1, max(token - 16, -1), -1):
-            word = self.tokens[place]
+        for index in range(token - 1, max(token - 16, -1), -1):
+            word = self.tokens[index]
             if word in _VERBS or (word in _VERBS_WITH and has_with) or (word in _NOUNS and says_which):
                 return Rank.CONCLUDED
             if word in ".!?;" or (word[0].isalnum() and word not in _GLUE and not word.endswith("ly")):
@@ -226,20 +226,20 @@ class _Reply:
         With a word after it, that is. A capital "A" after a cue in the middle of a sentence is no article; elsewhere
         it depends on whether the word after it can follow an article.
         """
-        place = token + 1
-        follows = self._token(place)
+        index = token + 1
+        follows = self._token(index)
         if letter not in "AI" or not follows[:1].isalnum() or self.text[self.starts[token] + 1] != " ":
             return False
         previous = self._token(token - 1)
         if letter == "A" and is_cued and (previous[-1:].isalnum() or previous == ","):
             return False
-        while self._token(place) in _ADVERBS or _ADVERB.fullmatch(self._token(place)):
-            place += 1
-        word, following = self._token(place), self._token(place + 1)
+        while self._token(index) in _ADVERBS or _ADVERB.fullmatch(self._token(index)):
+            index += 1
+        word, following = self._token(index), self._token(index + 1)
         if not word[:1].isalnum():
             return False
-        is_heading = following == ":" and self.text[self.starts[place]].isupper()
-        ends = self._token(place + 2) if following == "%" else following
+        is_heading = following == ":" and self.text[self.starts[index]].isupper()
+        ends = self._token(index + 2) if following == "%" else following
         is_judged = (word in _JUDGED or following == "%") and not ends[:1].isalnum()
         if is_heading or is_judged or (word, following) in _PAIRS_AFTER:
             return False

@@ -100,9 +100,9 @@ def parse_yes_no(text: str) -> int | None:
     if _EITHER.search(text):
         return None
     for start in [0, *(match.end() for match in _ANSWER_IS.finditer(text))][::-1]:
-        for place, begins in enumerate(_BEGINS):
+        for index, begins in enumerate(_BEGINS):
             if begins.match(text, start):
-                return place
+                return index
     found = set()
     for match in _YES_NO.finditer(text):
         before = text[: match.start()]
