@@ -169,7 +169,9 @@ def render_official(runs: Sequence[OfficialScores]) -> str:
 
 
 def _cells(theirs: OfficialAverage, ours: OfficialAverage) -> list[str]:
-    percents = f"{theirs.percent:.2f}", f"{ours.percent:.2f}", f"{theirs.percent - ours.percent:+.2f}"
+    # Rounded first: figures that only differ in how they were summed up differ by +0.00.
+    official, own = round(theirs.percent, 4), round(ours.percent, 4)
+    percents = f"{official:.2f}", f"{own:.2f}", f"{official - own:+.2f}"
     return [theirs.title, *percents, f"{theirs.num_questions:,}"]
 
 
