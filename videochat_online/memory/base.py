@@ -34,7 +34,7 @@ class MemoryBank(Protocol):
         ...
 
     def reset(self) -> None:
-        """Forget every frame; the next one may start another stream."""
+        """Forget all frames of the stream; the next one may start another."""
         ...
 
     def state_dict(self) -> dict[str, Tensor]:

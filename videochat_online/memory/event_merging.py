@@ -6,7 +6,7 @@ have merged, and temporal distance. From the paper: these three, neighbours only
 present. Our decisions, where the exact formulas are not known to us: the terms below, each within 0 and 1; temporal
 distance is the distance from now, so that what is long ago merges first (the distance between neighbours would say the
 same as their sizes, in a stream of constant rate); all nodes stand in one row, with no record of the tree; a merge is
-the average place by place, weighted by sizes, where the paper merges tokens.
+the average token by token, weighted by sizes, where the paper merges tokens.
 
 Shapes: `N` event nodes.
 """
@@ -26,7 +26,6 @@ from videochat_online.memory.pooling import demote_to_grid
 from videochat_online.memory.schedule import (
     DEFAULT_FULL_GRID,
     Grid,
-    TokenSchedule,
     as_tuple,
     check_count,
     check_grid,
@@ -64,6 +63,8 @@ class EventMergingMemoryBank(TieredMemoryBank):
             or a grid is none or larger than the full one.
     """
 
+    kind = "event_merging"
+
     def __init__(
         self,
         *,
@@ -82,7 +83,6 @@ class EventMergingMemoryBank(TieredMemoryBank):
         if self._grid[0] > self._full_grid[0] or self._grid[1] > self._full_grid[1]:
             raise InputError(f"grid of an event_merging memory: expected at most {self._full_grid}, got {self._grid}")
         super().__init__(
-            kind="event_merging",
             options={
                 "recent_frames": self._num_recent,
                 "event_frames": self._num_events,
@@ -90,8 +90,6 @@ class EventMergingMemoryBank(TieredMemoryBank):
                 "full_grid": self._full_grid,
                 "grid": self._grid,
             },
-            schedule=TokenSchedule((1,)),
-            stores=self._empty_stores(),
             device=device,
         )
 

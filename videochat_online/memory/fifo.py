@@ -6,12 +6,7 @@ and policies are those of `PyramidMemoryBank`; only the frame that leaves a full
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import torch
-
 from videochat_online.memory.pyramid import PyramidMemoryBank
-from videochat_online.memory.schedule import DEFAULT_FULL_GRID, DEFAULT_INTERVALS, Grid
 from videochat_online.memory.slots import FrameStore
 from videochat_online.types import FrameTokens
 
@@ -20,35 +15,11 @@ class FifoMemoryBank(PyramidMemoryBank):
     """A pyramid whose full tier sends its oldest frame, made smaller, to the next tier.
 
     Oldest is the smallest index among the residents, wherever it stands in the tier; the frame that arrives is
-    no candidate, even where a demotion brings one that is older still. Everything else, capacities 0 and 1 and
-    the two policies included, is as in `PyramidMemoryBank`.
-
-    Args:
-        capacities: frames of each tier, from the largest frames to the smallest.
-        full_grid: rows and columns of tokens of a full-size frame; only the default of `grids` needs it.
-        grids: token grid of each tier, none larger than the one before; default: `full_grid` halved.
-        intervals: see `TokenSchedule`.
-        policy: "reference" or "paper".
-        device: where frames are kept; None for that of the first frame.
-
-    Raises:
-        InputError: as `PyramidMemoryBank`.
+    no candidate, even where a demotion brings one that is older still. Everything else, the options, capacities
+    0 and 1 and the two policies included, is as in `PyramidMemoryBank`.
     """
 
-    def __init__(
-        self,
-        *,
-        capacities: Sequence[int] = (2, 2, 12),
-        full_grid: Grid = DEFAULT_FULL_GRID,
-        grids: Sequence[Grid] | None = None,
-        intervals: Sequence[int] = DEFAULT_INTERVALS,
-        policy: str = "reference",
-        device: torch.device | str | None = None,
-    ) -> None:
-        super().__init__(
-            capacities=capacities, full_grid=full_grid, grids=grids, intervals=intervals, policy=policy, device=device
-        )
-        self._config["kind"] = "fifo"
+    kind = "fifo"
 
     def _empty_stores(self) -> list[FrameStore]:
         return [_Queue(capacity, grid) for capacity, grid in zip(self._capacities, self._grids, strict=True)]

@@ -25,6 +25,8 @@ class KeepAllMemoryBank(TieredMemoryBank):
         device: where frames are kept; None for that of the first frame.
     """
 
+    kind = "keep_all"
+
     def __init__(
         self,
         *,
@@ -35,11 +37,7 @@ class KeepAllMemoryBank(TieredMemoryBank):
         schedule = TokenSchedule(as_tuple(intervals, "intervals"))
         self._grids = schedule.grids(full_grid)
         super().__init__(
-            kind="keep_all",
-            options={"grids": self._grids, "intervals": schedule.intervals},
-            schedule=schedule,
-            stores=self._empty_stores(),
-            device=device,
+            options={"grids": self._grids, "intervals": schedule.intervals}, device=device, schedule=schedule
         )
 
     def _empty_stores(self) -> list[FrameStore]:

@@ -96,7 +96,7 @@ class MergingStore(FrameStore):
         return super().remove(position)
 
     def merge(self, older: int, newer: int, content_id: int) -> None:
-        """Replace the frames at two positions by their average, weighted by their numbers, at the newer one's place."""
+        """Replace the frames at two positions by their average, weighted by their numbers, where the newer one was."""
         weights = (self.numbers[older], self.numbers[newer])
         # Computed before the insert, which may reuse the slot that either frame is a view of.
         merged = average(self._view(older), self._view(newer), content_id, weights)

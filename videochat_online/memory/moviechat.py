@@ -24,7 +24,6 @@ from videochat_online.memory.merging import MergingStore, merge_neighbours
 from videochat_online.memory.schedule import (
     DEFAULT_FULL_GRID,
     Grid,
-    TokenSchedule,
     check_count,
     check_grid,
     coarser_grid,
@@ -81,7 +80,6 @@ class MovieChatMemoryBank(TieredMemoryBank):
         self._reads_short = reading == "breakpoint"
         self._grid = coarser_grid(full_grid, 4) if grid is None else check_grid(grid, "grid")
         super().__init__(
-            kind=self.kind,
             options={
                 "short_frames": self._num_short,
                 "long_frames": self._num_long,
@@ -89,8 +87,6 @@ class MovieChatMemoryBank(TieredMemoryBank):
                 "reading": reading,
                 "grid": self._grid,
             },
-            schedule=TokenSchedule((1,)),
-            stores=self._empty_stores(),
             device=device,
         )
 

@@ -72,11 +72,11 @@ def pool_by_ratio(features_TCHW: Tensor, ratios: Sequence[int]) -> Tensor:
         raise InputError(f"{features_TCHW.shape[0]} frames of features but {len(ratios)} ratios")
     rows, columns = features_TCHW.shape[-2:]
     stops = torch.tensor([(rows // ratio) * (columns // ratio) for ratio in ratios]).cumsum(0)
-    groups, places = [], []
+    groups, positions = [], []
     for ratio in sorted(set(ratios)):
         members = [number for number, other in enumerate(ratios) if other == ratio]
         tokens_NCHW = pool_to_grid(features_TCHW[members], (rows // ratio, columns // ratio))
         tokens_NLC = tokens_NCHW.flatten(2).transpose(1, 2)
         groups.append(tokens_NLC.flatten(0, 1))
-        places.append((stops[members, None] - torch.arange(tokens_NLC.shape[1], 0, -1)).flatten())
-    return torch.cat(groups)[torch.cat(places).argsort()]
+        positions.append((stops[members, None] - torch.arange(tokens_NLC.shape[1], 0, -1)).flatten())
+    return torch.cat(groups)[torch.cat(positions).argsort()]

@@ -66,6 +66,8 @@ class PyramidMemoryBank(TieredMemoryBank):
             growing grids; an unknown policy.
     """
 
+    kind = "pyramid"
+
     def __init__(
         self,
         *,
@@ -82,19 +84,17 @@ class PyramidMemoryBank(TieredMemoryBank):
         self._grids = tuple(check_grid(grid, "a grid") for grid in given)
         _check_tiers(self._capacities, self._grids, schedule)
         if policy not in POLICIES:
-            raise InputError(f"unknown policy {policy!r} of the pyramid memory: expected one of {list(POLICIES)}")
+            raise InputError(f"unknown policy {policy!r} of the {self.kind} memory: expected one of {list(POLICIES)}")
         self._cascades = self._keeps_time_order = policy == "paper"
         super().__init__(
-            kind="pyramid",
             options={
                 "capacities": self._capacities,
                 "grids": self._grids,
                 "intervals": schedule.intervals,
                 "policy": policy,
             },
-            schedule=schedule,
-            stores=self._empty_stores(),
             device=device,
+            schedule=schedule,
         )
 
     def _empty_stores(self) -> list[FrameStore]:
@@ -155,7 +155,7 @@ class _Tier(FrameStore):
     def __init__(self, capacity: int, grid: Grid) -> None:
         super().__init__(capacity, grid)
         self._similarities: list[float | Tensor] = []
-        self._means_NC: Tensor | None = None
+        self._means_NC = torch.empty(0, 0)
 
     def allocate(self, num_channels: int, dtype: torch.dtype, device: torch.device) -> None:
         """Reserve slots for the frames and for the unit vectors of their mean tokens."""
@@ -166,7 +166,6 @@ class _Tier(FrameStore):
     def insert(self, position: int, frame: FrameTokens) -> int:
         """Copy a frame into a free slot, listed at `position`, and compare it with its new neighbours."""
         slot = super().insert(position, frame)
-        assert self._means_NC is not None
         # fp32 whatever the features are: their noise in bf16 exceeds the gaps between similarities.
         mean_C = self.slots[slot].mean(dim=(1, 2), dtype=torch.float32)
         self._means_NC[slot].copy_(functional.normalize(mean_C, dim=0))
@@ -193,8 +192,8 @@ class _Tier(FrameStore):
     def state(self) -> dict[str, Tensor]:
         """As `FrameStore.state`, with the means and similarities as they were computed."""
         self._fetch()
-        means = torch.empty(0, 0) if self._means_NC is None else self._ordered(self._means_NC)
-        return {**super().state(), "mean": means, "similarity": torch.tensor(self._similarities)}
+        means_NC = self._ordered(self._means_NC)
+        return {**super().state(), "mean": means_NC, "similarity": torch.tensor(self._similarities)}
 
     def load(self, state: Mapping[str, Tensor], device: torch.device | None, name: str) -> None:
         """As `FrameStore.load`; means and similarities are taken over, not computed again."""
@@ -203,23 +202,20 @@ class _Tier(FrameStore):
         check_entry(state["mean"], f"{name}.mean", (num_frames, num_channels), torch.float32)
         check_entry(state["similarity"], f"{name}.similarity", (max(0, num_frames - 1),), torch.float32)
         for entry, mean_C in zip(self.entries, state["mean"], strict=True):
-            assert self._means_NC is not None
             self._means_NC[entry.slot].copy_(mean_C)
         self._similarities = list(state["similarity"].tolist())
 
     def _similarity(self, left: int, right: int) -> Tensor:
         """Cosine similarity of the mean tokens of the frames at two positions; a scalar on the device."""
-        assert self._means_NC is not None
         # Not a matrix product: autocast and TF32 would round it.
         return (self._means_NC[self.entries[left].slot] * self._means_NC[self.entries[right].slot]).sum()
 
     def _fetch(self) -> None:
         """Turn similarities that are still on the device into floats, in one transfer."""
-        waiting = [place for place, value in enumerate(self._similarities) if isinstance(value, Tensor)]
+        waiting = {pair: value for pair, value in enumerate(self._similarities) if isinstance(value, Tensor)}
         if waiting:
-            values = torch.stack([cast(Tensor, self._similarities[place]) for place in waiting]).tolist()
-            for place, value in zip(waiting, values, strict=True):
-                self._similarities[place] = value
+            for pair, value in zip(waiting, torch.stack(list(waiting.values())).tolist(), strict=True):
+                self._similarities[pair] = value
 
 
 def _check_tiers(capacities: tuple[int, ...], grids: tuple[Grid, ...], schedule: TokenSchedule) -> None:

@@ -1,9 +1,9 @@
 """Frames that show something new: what repeats the last frame that was kept is dropped.
 
 Source: the differential token drop of TimeChat-Online (arXiv 2504.17343), which drops each token that is more similar
-than a threshold to the token at the same place before it. Our decision: a frame is kept or dropped as a whole, by the
-mean of those similarities over its places, since a remembered frame is a rectangle of tokens; it is compared with the
-last frame that was kept, so that slow changes add up. The paper keeps what passes for ever; here the oldest go.
+than a threshold to the token at the same grid position before it. Our decision: a frame is kept or dropped as a whole,
+by the mean of those similarities over its grid, since a remembered frame is a rectangle of tokens; it is compared with
+the last frame that was kept, so that slow changes add up. The paper keeps what passes for ever; here the oldest go.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional
 
 from videochat_online.errors import InputError
-from videochat_online.memory.schedule import DEFAULT_FULL_GRID, Grid, TokenSchedule, check_count, check_grid
+from videochat_online.memory.schedule import DEFAULT_FULL_GRID, Grid, check_count, check_grid
 from videochat_online.memory.slots import FrameStore
 from videochat_online.memory.tiered import TieredMemoryBank
 from videochat_online.types import FrameTokens
@@ -23,8 +23,8 @@ from videochat_online.types import FrameTokens
 class SimilarityDropMemoryBank(TieredMemoryBank):
     """The last `num_frames` frames that differ from the one kept before them; the oldest leaves first.
 
-    A frame is dropped if the cosine similarity of its tokens to the tokens at the same places of the last frame that
-    was kept (fp32, on the memory's grid), averaged over the places, is above `threshold`.
+    A frame is dropped if the cosine similarity of its tokens to the tokens at the same positions of the last frame that
+    was kept (fp32, on the memory's grid), averaged over the grid, is above `threshold`.
 
     Args:
         num_frames: frames at most.
@@ -37,6 +37,8 @@ class SimilarityDropMemoryBank(TieredMemoryBank):
         InputError: `num_frames` is no whole number of at least 1, `threshold` is not within -1 and 1, or a grid is
             none.
     """
+
+    kind = "similarity_drop"
 
     def __init__(
         self,
@@ -55,13 +57,8 @@ class SimilarityDropMemoryBank(TieredMemoryBank):
             )
         self._threshold = float(threshold)
         self._grid = check_grid(full_grid, "full_grid") if grid is None else check_grid(grid, "grid")
-        super().__init__(
-            kind="similarity_drop",
-            options={"num_frames": self._num_frames, "threshold": self._threshold, "grid": self._grid},
-            schedule=TokenSchedule((1,)),
-            stores=self._empty_stores(),
-            device=device,
-        )
+        options = {"num_frames": self._num_frames, "threshold": self._threshold, "grid": self._grid}
+        super().__init__(options=options, device=device)
 
     def _empty_stores(self) -> list[FrameStore]:
         return [FrameStore(self._num_frames, self._grid)]

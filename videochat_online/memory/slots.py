@@ -36,13 +36,17 @@ class Entry:
 
 
 class FrameStore:
-    """An ordered list of frames in slots of one tensor [capacity, C, H, W].
+    """An ordered list of frames in slots of one tensor.
 
     A frame that leaves frees its slot for the next one, so a full store never allocates again.
 
     Args:
         capacity: frames at most; None for a store that doubles when it is full.
         grid: rows and columns of tokens of each frame.
+
+    Attributes:
+        entries: frames, in the store's order.
+        slots: tensor [capacity, C, H, W], free slots included; without slots and channels before `allocate`.
     """
 
     num_spare = 0
@@ -52,7 +56,7 @@ class FrameStore:
         self.capacity = capacity
         self.grid = grid
         self.entries: list[Entry] = []
-        self._tokens: Tensor | None = None
+        self.slots = torch.empty(0, 0, *grid)
         self._free: list[int] = []
 
     def __len__(self) -> int:
@@ -66,13 +70,7 @@ class FrameStore:
     @property
     def num_channels(self) -> int | None:
         """Feature width C, or None before `allocate`."""
-        return None if self._tokens is None else int(self._tokens.shape[1])
-
-    @property
-    def slots(self) -> Tensor:
-        """The tensor [capacity, C, H, W], free slots included; `allocate` comes first."""
-        assert self._tokens is not None, "the store has no storage yet"
-        return self._tokens
+        return self.slots.shape[1] or None
 
     def allocate(self, num_channels: int, dtype: torch.dtype, device: torch.device) -> None:
         """Reserve the slots, once the first frame has shown the feature width and type.
@@ -83,7 +81,7 @@ class FrameStore:
         num_slots = _FIRST_UNBOUNDED_SLOTS if self.capacity is None else self.capacity + self.num_spare
         shape = (num_slots, num_channels, *self.grid)
         try:
-            self._tokens = _empty(shape, dtype, device)
+            self.slots = _empty(shape, dtype, device)
         except (RuntimeError, TypeError) as error:  # TypeError: more than 64 bits can count
             room, found = f"{math.prod(shape) * dtype.itemsize / 1e9:,.1f} GB on {device}", str(error).split("\n")[0]
             raise InputError(
@@ -109,14 +107,13 @@ class FrameStore:
 
     def frames(self) -> list[FrameTokens]:
         """Copies of the frames, in the store's order."""
-        tokens = self._ordered(self._tokens) if self.entries else ()
+        tokens = self._ordered(self.slots)
         return [FrameTokens(t, e.index, e.time_s, e.content_id) for t, e in zip(tokens, self.entries, strict=True)]
 
     def state(self) -> dict[str, Tensor]:
         """Copies of all that `load` needs; tokens [N, C, H, W] in order, C = 0 before `allocate`."""
-        tokens = torch.empty(0, 0, *self.grid) if self._tokens is None else self._ordered(self._tokens)
         return {
-            "tokens": tokens,
+            "tokens": self._ordered(self.slots),
             "index": torch.tensor([entry.index for entry in self.entries], dtype=torch.int64),
             "time_s": torch.tensor([entry.time_s for entry in self.entries], dtype=torch.float64),
             "content_id": torch.tensor([entry.content_id for entry in self.entries], dtype=torch.int64),
@@ -144,9 +141,8 @@ class FrameStore:
             # Past the subclass: a saved value is restored, not computed again.
             FrameStore.insert(self, len(self.entries), FrameTokens(tokens_CHW, index, time_s, content_id))
 
-    def _ordered(self, slots: Tensor | None) -> Tensor:
+    def _ordered(self, slots: Tensor) -> Tensor:
         """Copy of the used rows of a per-slot tensor, in the store's order."""
-        assert slots is not None, "the store has no storage yet"
         if not self.entries:
             return slots[:0].clone()
         # Stacking views needs no index tensor on the device, hence no transfer that waits for it.
@@ -155,8 +151,8 @@ class FrameStore:
     def _grow(self) -> None:
         assert self.capacity is None, "a bounded store evicts before it inserts"
         old = self.slots
-        self._tokens = _empty((2 * len(old), *old.shape[1:]), old.dtype, old.device)
-        self._tokens[: len(old)].copy_(old)
+        self.slots = _empty((2 * len(old), *old.shape[1:]), old.dtype, old.device)
+        self.slots[: len(old)].copy_(old)
         self._free = list(range(len(old), 2 * len(old)))[::-1]
 
 

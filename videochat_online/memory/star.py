@@ -9,7 +9,7 @@ the heaviest clusters, nearest to its centroid; a few abstract tokens of everyth
   It is taken instead of Lloyd's iterations from random starts. Distances are those of mean tokens, in fp32.
 - A cluster keeps one frame at full size, the one of its members whose mean is nearest to the centroid, as far as it
   still has them: of the two that a merge brings, the nearer (on a tie the newer) stays.
-- In a reading a frame's index stands once: a key frame is shown in place of its centroid, not beside it.
+- In a reading a frame's index stands once: a key frame is shown instead of its centroid, not beside it.
 - The abstract tokens come from trained attention in the paper; here they are a decaying average of a small grid. The
   abstract runs one frame ahead of the clusters, so that it has an index of its own: that of the newest frame that is
   no longer shown in full. This one frame is seen in the abstract alone until the next one comes.
@@ -28,7 +28,6 @@ from videochat_online.memory.pooling import pool_to_grid
 from videochat_online.memory.schedule import (
     DEFAULT_FULL_GRID,
     Grid,
-    TokenSchedule,
     as_tuple,
     check_count,
     check_grid,
@@ -65,6 +64,8 @@ class StarMemoryBank(TieredMemoryBank):
             decay outside 0 to 1, or grids that are not three from large to small.
     """
 
+    kind = "star"
+
     def __init__(
         self,
         *,
@@ -91,7 +92,6 @@ class StarMemoryBank(TieredMemoryBank):
         defaults = (full_grid, coarser_grid(full_grid, 2), coarser_grid(full_grid, 4))
         self._grids = _checked_grids(defaults if grids is None else grids)
         super().__init__(
-            kind="star",
             options={
                 "newest_frames": self._num_newest,
                 "key_frames": self._num_keys,
@@ -99,8 +99,6 @@ class StarMemoryBank(TieredMemoryBank):
                 "abstract_decay": self._decay,
                 "grids": self._grids,
             },
-            schedule=TokenSchedule((1,)),
-            stores=self._empty_stores(),
             device=device,
         )
 
@@ -115,12 +113,12 @@ class StarMemoryBank(TieredMemoryBank):
         """Return copies in time order: newest frames, abstract, key frames, the other centroids."""
         newest, _, _, keys, abstract = self._stores
         weights = self._clusters.numbers
-        heaviest = sorted(range(len(weights)), key=lambda place: (weights[place], place))[::-1][: self._num_keys]
+        heaviest = sorted(range(len(weights)), key=lambda cluster: (weights[cluster], cluster))[::-1][: self._num_keys]
         with torch.no_grad():
             # Of the full-size frames only those that are shown are copied.
             past = [
-                cast(MergingStore, keys if place in heaviest else self._clusters).frame(place)
-                for place in range(len(weights))
+                cast(MergingStore, keys if cluster in heaviest else self._clusters).frame(cluster)
+                for cluster in range(len(weights))
             ]
             present = [*newest.frames(), *abstract.frames()]
         return tuple(sorted([*present, *past], key=lambda frame: frame.index))
@@ -180,7 +178,7 @@ class StarMemoryBank(TieredMemoryBank):
         older, newer = self._nearest_pair()
         clusters.merge(older, newer, self._new_content_id())
         means_NC, centroid_C = keys.means(), clusters.means()[newer - 1]
-        older_away, newer_away = ((means_NC[place] - centroid_C).square().sum() for place in (older, newer))
+        older_away, newer_away = ((means_NC[key] - centroid_C).square().sum() for key in (older, newer))
         # Two single frames are equally far from their average: rounding must not choose.
         if float(older_away) < float(newer_away) * (1 - _CLEARLY):
             keys.remove(newer)
@@ -196,8 +194,7 @@ class StarMemoryBank(TieredMemoryBank):
         distances_NN = torch.stack([(means_NC - mean_C).square().sum(1) for mean_C in means_NC])
         costs_NN = distances_NN * (weights_N * weights_N[:, None] / (weights_N + weights_N[:, None]))
         costs_NN = costs_NN.masked_fill(torch.ones_like(costs_NN).tril() > 0, torch.inf)
-        place = int(costs_NN.argmin())
-        return divmod(place, len(means_NC))
+        return divmod(int(costs_NN.argmin()), len(means_NC))
 
 
 def _checked_grids(grids: tuple[Grid, Grid, Grid]) -> tuple[Grid, Grid, Grid]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any
@@ -26,6 +26,9 @@ from videochat_online.types import FrameTokens
 
 _NO_INDEX = -1
 
+_ONE_TIER = TokenSchedule((1,))
+"""The schedule of memories that every frame enters at one tier."""
+
 
 class TieredMemoryBank(ABC):
     """A memory of frames in one `FrameStore` per tier; see `MemoryBank` for the contract.
@@ -34,34 +37,33 @@ class TieredMemoryBank(ABC):
     has read it before. Gradients are not kept.
 
     Args:
-        kind: name in `MEMORY_BANKS`; a saved state of another kind is refused.
-        options: what else decides the memory's content, in values that JSON can hold; a saved state of other
-            options is refused.
-        schedule: tier of a frame from its index.
-        stores: empty store of each tier.
+        options: values that decide the memory's content, as JSON can hold them; a saved state of other options is
+            refused.
         device: where frames are kept; None for the device of the first frame written or state loaded.
+        schedule: tier of a frame from its index.
 
     Raises:
         InputError: `device` names none.
     """
 
+    kind: str
+    """Name in `MEMORY_BANKS`; a saved state of another kind is refused."""
+
     def __init__(
         self,
         *,
-        kind: str,
         options: Mapping[str, Any],
-        schedule: TokenSchedule,
-        stores: Sequence[FrameStore],
         device: torch.device | str | None,
+        schedule: TokenSchedule = _ONE_TIER,
     ) -> None:
         # Through JSON, so that it compares equal with what a saved state holds (tuples become lists).
-        self._config: dict[str, Any] = json.loads(json.dumps({"kind": kind, **options}))
+        self._config: dict[str, Any] = json.loads(json.dumps({"kind": self.kind, **options}))
         self._schedule = schedule
-        self._stores = list(stores)
+        self._stores = self._empty_stores()
         try:
             self._device = None if device is None else torch.device(device)
         except (RuntimeError, TypeError, ValueError) as error:
-            raise InputError(f"device of a {kind} memory: expected one such as cuda:0, got {device!r}") from error
+            raise InputError(f"device of a {self.kind} memory: expected one such as cuda:0, got {device!r}") from error
         self._reset_counters()
         self._next_content_id = -1
 
@@ -74,7 +76,7 @@ class TieredMemoryBank(ABC):
 
     @abstractmethod
     def _empty_stores(self) -> list[FrameStore]:
-        """New stores, empty, for `reset` and `load_state_dict`."""
+        """Empty stores, one for each tier; called before `__init__` of this class and whenever frames are forgotten."""
 
     @property
     def max_tokens(self) -> int | None:
@@ -110,7 +112,7 @@ class TieredMemoryBank(ABC):
         return tuple(sorted(frames, key=lambda frame: frame.index))
 
     def reset(self) -> None:
-        """Forget every frame and release the storage: the next stream may have other features.
+        """Forget all frames and release the storage: the next stream may have other features.
 
         Content ids given by the bank go on counting, so that an id never names two contents.
         """
@@ -160,7 +162,7 @@ class TieredMemoryBank(ABC):
             for tier, store in enumerate(stores):
                 keys = store.state()
                 store.load({key: state[f"tier{tier}.{key}"] for key in keys}, self._device, f"tier{tier}")
-        layouts = [(store.num_channels, None if store.num_channels is None else store.slots.dtype) for store in stores]
+        layouts = [(store.slots.shape[1], store.slots.dtype) for store in stores]
         if len(set(layouts)) > 1:
             raise InputError(f"memory state: expected equal channels and dtypes in all tiers, got {layouts}")
         before = self._stores, self._last_time_s, self._counters()

@@ -2,7 +2,7 @@
 
 Source: the ablation "token merging" of VideoChat-Online (arXiv 2501.00584), which stands for the merging of MovieChat
 (arXiv 2307.16449) and of ToMe (arXiv 2210.09461). From ToMe: merging by cosine similarity, with weights carried. Our
-decision: whole frames merge, place by place in the token grid, and only with their neighbour in time. Merging single
+decision: whole frames merge, token by token of their grids, and only with their neighbour in time. Merging single
 tokens, as ToMe does, would leave frames that are no rectangle of tokens.
 """
 
@@ -16,7 +16,6 @@ from videochat_online.memory.merging import MergingStore
 from videochat_online.memory.schedule import (
     DEFAULT_FULL_GRID,
     Grid,
-    TokenSchedule,
     check_count,
     check_grid,
     coarser_grid,
@@ -43,6 +42,8 @@ class TokenMergingMemoryBank(TieredMemoryBank):
         InputError: `num_frames` is no whole number of at least 1, or a grid is none.
     """
 
+    kind = "token_merging"
+
     def __init__(
         self,
         *,
@@ -53,13 +54,7 @@ class TokenMergingMemoryBank(TieredMemoryBank):
     ) -> None:
         self._num_frames = check_count(num_frames, "num_frames of a token_merging memory", 1)
         self._grid = coarser_grid(full_grid, 2) if grid is None else check_grid(grid, "grid")
-        super().__init__(
-            kind="token_merging",
-            options={"num_frames": self._num_frames, "grid": self._grid},
-            schedule=TokenSchedule((1,)),
-            stores=self._empty_stores(),
-            device=device,
-        )
+        super().__init__(options={"num_frames": self._num_frames, "grid": self._grid}, device=device)
 
     def _empty_stores(self) -> list[FrameStore]:
         return [MergingStore(self._num_frames, self._grid)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from videochat_online.errors import InputError
-from videochat_online.memory.schedule import DEFAULT_FULL_GRID, Grid, TokenSchedule, check_count, check_grid
+from videochat_online.memory.schedule import DEFAULT_FULL_GRID, Grid, check_count, check_grid
 from videochat_online.memory.slots import FrameStore
 from videochat_online.memory.tiered import TieredMemoryBank
 from videochat_online.types import FrameTokens
@@ -33,6 +33,8 @@ class UniformMemoryBank(TieredMemoryBank):
         InputError: `num_frames` is no whole number of at least 2: one frame has no spacing.
     """
 
+    kind = "uniform"
+
     def __init__(
         self,
         *,
@@ -42,13 +44,7 @@ class UniformMemoryBank(TieredMemoryBank):
     ) -> None:
         self._num_frames = check_count(num_frames, "num_frames of a uniform memory", 2)
         self._grid = check_grid(full_grid, "full_grid")
-        super().__init__(
-            kind="uniform",
-            options={"num_frames": num_frames, "full_grid": self._grid},
-            schedule=TokenSchedule((1,)),
-            stores=self._empty_stores(),
-            device=device,
-        )
+        super().__init__(options={"num_frames": num_frames, "full_grid": self._grid}, device=device)
 
     def _empty_stores(self) -> list[FrameStore]:
         return [FrameStore(self._num_frames, self._grid)]

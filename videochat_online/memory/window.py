@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from videochat_online.memory.schedule import DEFAULT_FULL_GRID, Grid, TokenSchedule, check_count, check_grid
+from videochat_online.memory.schedule import DEFAULT_FULL_GRID, Grid, check_count, check_grid
 from videochat_online.memory.slots import FrameStore
 from videochat_online.memory.tiered import TieredMemoryBank
 from videochat_online.types import FrameTokens
@@ -22,6 +22,8 @@ class WindowMemoryBank(TieredMemoryBank):
         InputError: `num_frames` is no whole number of at least 1.
     """
 
+    kind = "window"
+
     def __init__(
         self,
         *,
@@ -31,13 +33,7 @@ class WindowMemoryBank(TieredMemoryBank):
     ) -> None:
         self._num_frames = check_count(num_frames, "num_frames of a window memory", 1)
         self._grid = check_grid(full_grid, "full_grid")
-        super().__init__(
-            kind="window",
-            options={"num_frames": num_frames, "full_grid": self._grid},
-            schedule=TokenSchedule((1,)),
-            stores=self._empty_stores(),
-            device=device,
-        )
+        super().__init__(options={"num_frames": num_frames, "full_grid": self._grid}, device=device)
 
     def _empty_stores(self) -> list[FrameStore]:
         return [FrameStore(self._num_frames, self._grid)]
