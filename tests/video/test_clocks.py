@@ -15,6 +15,7 @@ from video_files import draw_number, packet_spans, pairs, read_number, read_numb
 from videochat_online.data.samples.sampled_frames import FrameSampling, PixelReader
 from videochat_online.errors import InputError, VideoError
 from videochat_online.video import FrameTransform, open_video, read_video
+from videochat_online.video.files import pyav_reader
 from videochat_online.video.files.declared import declared_length, is_cut_mp4
 from videochat_online.video.files.timestamps import PacketClock
 
@@ -44,6 +45,15 @@ def written(path: Path, *, start_s: float = 0.0, codec: str | None = None, **opt
     rate = 25 if path.suffix == ".mpg" else RATE
     ticks = [round(start_s * rate) + tick for tick in range(FRAMES)]
     return write_video(path, ticks, rate=rate, codec=codec or CODECS[path.suffix[1:]], **options)
+
+
+def test_the_times_of_a_file_whose_packets_were_counted_are_known(tmp_path, monkeypatch):
+    path = written(tmp_path / "a.mkv")
+    with open_video(path) as video:
+        assert video.info.num_frames_declared is None
+        video.finish(max_decode_s=0.0)
+        monkeypatch.setattr(pyav_reader, "ContainerPass", None)  # another pass over the file would fail
+        assert video.frame_times_s() == pytest.approx([i / RATE for i in range(FRAMES)])
 
 
 def joined(path: Path, *parts: Path) -> Path:

@@ -138,6 +138,12 @@ class TestAnimations:
             assert len(numbers) < len(NUMBERS)
             assert video.report.problem is not None
 
+    def test_a_file_is_opened_once_to_know_its_kind_and_once_a_pass(self, tmp_path, monkeypatch):
+        path, opened, open_image = save_animation(tmp_path / "a.webp", duration=100), [], Image.open
+        monkeypatch.setattr(Image, "open", lambda *args, **options: opened.append(args) or open_image(*args, **options))
+        open_video(path).close()
+        assert len(opened) == 2
+
     def test_as_an_image_it_is_the_first_picture_and_a_warning(self, tmp_path, caplog):
         path = save_animation(tmp_path / "a.webp", duration=100, lossless=True)
         with caplog.at_level(logging.WARNING):

@@ -13,7 +13,6 @@ from videochat_online.video import (
     FrameTransform,
     choose_tile_grid,
     normalize,
-    pad_to_square,
     resize_image,
     stack_images,
     tile_image,
@@ -88,12 +87,12 @@ class TestFrameTransform:
         assert padded[:, :, :10].abs().max() < 0.02
         assert padded[:, :, 40:].abs().max() < 0.02
 
-    def test_padding_frames_equals_padding_an_image(self, frames):
-        color = NORMALIZATIONS["imagenet"].mean_color
-        for array in (frames[0], np.rot90(frames[0])[:, :29]):
-            image = pad_to_square(Image.fromarray(np.ascontiguousarray(array)), color)
-            expected = FrameTransform(size=24).image(image)
-            assert torch.equal(FrameTransform(size=24, pad_square=True)(array[None]), expected)
+    def test_tall_frames_are_padded_left_and_right(self, frames):
+        tall = np.rot90(frames, axes=(1, 2))[:, :, :29]
+        padded = FrameTransform(size=50, pad_square=True)(tall)
+        assert torch.equal(padded[..., 10:39], normalize(tall))
+        assert padded[..., :10].abs().max() < 0.02
+        assert padded[..., 39:].abs().max() < 0.02
 
     @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1"])
     def test_images_of_any_mode(self, frames, mode):

@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image
 
 from videochat_online.errors import VideoError
-from videochat_online.video.reader import DecodeReport, LazyFrame, LoadedFrame, Pixels, VideoInfo
-from videochat_online.video.still_images import IMAGE_ERRORS, count_pictures, describe_error, image_notes, upright_rgb
+from videochat_online.video.reader import DecodeReport, FrameReader, LazyFrame, LoadedFrame, Pixels, VideoInfo
+from videochat_online.video.still_images import IMAGE_ERRORS, count_pictures, describe_error, oddities, upright_rgb
 
 PAGED_FORMATS = frozenset({"TIFF"})
 """Several pictures that say nothing of time."""
@@ -34,8 +34,10 @@ def is_animation(path: str | os.PathLike[str]) -> bool:
         return False
 
 
-class AnimationReader:
+class AnimationReader(FrameReader):
     """Reader of one such file. Pages of a TIFF are shown at `fps`; those of another size than the first are left out.
+
+    No picture can be skipped: each may build on the one before. Nothing is held open between passes.
 
     Args:
         path: the image file.
@@ -48,6 +50,7 @@ class AnimationReader:
     def __init__(self, path: Path, fps: float) -> None:
         self._path, self._fps = path, fps
         self._num_decoded, self._num_declared = 0, 1
+        self._notes: tuple[str, ...] = ()
         self._error: str | None = None
         self._is_complete = False
         self._times_s: tuple[float, ...] | None = None
@@ -56,8 +59,7 @@ class AnimationReader:
         if loaded is None:
             raise VideoError(f"{path}: expected a readable image, found {self._error}")
         height, width, _ = loaded.pixels_HWC.shape
-        self._notes = image_notes(path, as_image=False)
-        self._info = VideoInfo(
+        self.info = VideoInfo(
             source=str(path),
             kind="video",
             num_frames_declared=self._num_declared,
@@ -67,17 +69,13 @@ class AnimationReader:
             height=height,
         )
 
-    @property
-    def info(self) -> VideoInfo:
-        """Facts about the source."""
-        return self._info
-
     def frames(self, start_s: float | None = None) -> Iterator[LazyFrame]:
         """All pictures from the first one on, each decoded as it comes: only then is its duration known."""
         self._num_decoded, self._error, self._is_complete = 0, None, False
         starts_s, start = [], 0.0
         try:
             with Image.open(self._path) as image:
+                self._notes = oddities(image)
                 skipped = int(bool(image.info.get("default_image")))
                 self._num_declared = count_pictures(image)
                 for position in range(skipped, skipped + self._num_declared):
@@ -110,9 +108,6 @@ class AnimationReader:
             duration_s = duration_s if duration_s > SHORTEST_S else REPLACED_S
         return np.asarray(upright_rgb(image), dtype=np.uint8), duration_s
 
-    def skip(self, time_s: float) -> None:
-        """Pictures cannot be left out: each may build on the one before."""
-
     def times_s(self) -> tuple[float, ...]:
         """Start of each picture."""
         if self._times_s is None:
@@ -137,6 +132,3 @@ class AnimationReader:
             first_error=None if self._error is None else where,
             notes=self._notes,
         )
-
-    def close(self) -> None:
-        """Nothing is held open between passes."""

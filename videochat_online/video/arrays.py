@@ -9,65 +9,44 @@ import numpy as np
 import torch
 
 from videochat_online.errors import VideoError
-from videochat_online.video.reader import DecodeReport, LazyFrame, LoadedFrame, Pixels, VideoInfo
+from videochat_online.video.reader import (
+    DecodeReport,
+    FrameReader,
+    LazyFrame,
+    LoadedFrame,
+    Pixels,
+    RegularReader,
+    VideoInfo,
+)
 
 
-class ArrayReader:
+class ArrayReader(RegularReader):
     """Reader of uint8 [T,H,W,3] (numpy or torch) or [T,3,H,W] (torch); frame i starts at i / fps."""
 
     def __init__(self, frames: np.ndarray[Any, Any] | torch.Tensor, fps: float) -> None:
         """VideoError for another shape or type, or without any frame."""
         self._pixels_THWC = _channels_last(frames)
-        self._fps = fps
-        self._num_read = 0
         num_frames, height, width, _ = self._pixels_THWC.shape
-        self._info = VideoInfo(
-            source=f"array of {num_frames} frames",
-            kind="array",
-            num_frames_declared=num_frames,
-            duration_s=num_frames / fps,
-            average_fps=fps,
-            width=width,
-            height=height,
-        )
+        super().__init__(f"array of {num_frames} frames", "array", num_frames, fps, (height, width))
 
-    @property
-    def info(self) -> VideoInfo:
-        """Facts about the source."""
-        return self._info
-
-    def frames(self, start_s: float | None = None) -> Iterator[LazyFrame]:
-        """All frames, from the one shown at `start_s` on."""
-        first = 0 if start_s is None else min(max(0, int(start_s * self._fps) - 1), len(self._pixels_THWC) - 1)
-        for i in range(first, len(self._pixels_THWC)):
-            self._num_read = max(self._num_read, i + 1)
-            frame = LoadedFrame(i / self._fps, self._pixels_THWC[i])
-            yield LazyFrame(frame.time_s, (i + 1) / self._fps, lambda frame=frame: frame)  # type: ignore[misc]
-
-    def skip(self, time_s: float) -> None:
-        """Frames that are not sampled cost nothing here."""
-
-    def times_s(self) -> tuple[float, ...]:
-        """Start of each frame."""
-        return tuple(i / self._fps for i in range(len(self._pixels_THWC)))
+    def _load(self, i: int) -> LoadedFrame:
+        return LoadedFrame(i / self._fps, self._pixels_THWC[i])
 
     def finish(self, max_decode_s: float) -> None:
-        """Nothing in memory can turn out to be broken."""
-        self._num_read = len(self._pixels_THWC)
+        """Count all frames as read: nothing in memory can turn out to be broken."""
+        self._num_passed = self._num_frames
 
     def report(self) -> DecodeReport:
-        """Frames handed out."""
-        return DecodeReport(num_decoded=self._num_read)
-
-    def close(self) -> None:
-        """Nothing is held open."""
+        """Frames that passes have reached."""
+        return DecodeReport(num_decoded=self._num_passed)
 
 
-class IteratorReader:
+class IteratorReader(FrameReader):
     """Reader of frames as they arrive: uint8 [H,W,3], or (time_s, frame) pairs; may never end.
 
     Without times frame i starts at i / fps. At most one frame ahead is taken from the iterator, and copied:
-    a camera may fill the same buffer again. It can be read once.
+    a camera may fill the same buffer again. It can be read once, its rest is not waited for, and closing it is the
+    caller's part.
     """
 
     def __init__(self, frames: Iterable[Any], fps: float) -> None:
@@ -81,7 +60,7 @@ class IteratorReader:
         if self._first is None:
             raise VideoError("stream of frames: expected at least one frame, found none")
         height, width, _ = self._first.pixels_HWC.shape
-        self._info = VideoInfo(
+        self.info = VideoInfo(
             source="stream of frames",
             kind="stream",
             num_frames_declared=None,
@@ -91,11 +70,6 @@ class IteratorReader:
             height=height,
             start_s=self._first.time_s,
         )
-
-    @property
-    def info(self) -> VideoInfo:
-        """Facts about the source, as far as its first frame tells them."""
-        return self._info
 
     def frames(self, start_s: float | None = None) -> Iterator[LazyFrame]:
         """All frames; VideoError for a second pass, a bad frame, or a time before the previous one's."""
@@ -107,22 +81,13 @@ class IteratorReader:
             yield LazyFrame(frame.time_s, frame.time_s + 1 / self._fps, lambda frame=frame: frame)  # type: ignore[misc]
             frame = self._next()
 
-    def skip(self, time_s: float) -> None:
-        """Frames that are not sampled cost nothing here."""
-
     def times_s(self) -> tuple[float, ...]:
         """Unknown in advance: always a VideoError."""
         raise VideoError("stream of frames: expected a source whose frame times are known, got a live one")
 
-    def finish(self, max_decode_s: float) -> None:
-        """The rest of a stream is not waited for."""
-
     def report(self) -> DecodeReport:
         """Frames that have arrived."""
         return DecodeReport(num_decoded=self._num_read)
-
-    def close(self) -> None:
-        """The iterator belongs to the caller."""
 
     def _next(self) -> LoadedFrame | None:
         try:

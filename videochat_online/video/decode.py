@@ -5,7 +5,8 @@ array or tensor, or an iterator of frames such as a webcam. Times are the source
 times of a file, i / fps for frames that have none, shifted only where `zero_start` asks for it. A bare time asks for
 the last frame that starts at or before it.
 
-Owns what can be asked of a video. The formats live in `pyav_reader`, `indexed`, `images` and `arrays`.
+Owns what can be asked of a video. The formats live in `files/`, `still_images`, `animation`
+and `arrays`.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from videochat_online.video.arrays import ArrayReader, IteratorReader
 from videochat_online.video.files.indexed import open_decord, open_torchcodec
 from videochat_online.video.files.pyav_reader import PyavReader
 from videochat_online.video.reader import DEFAULT_FRAME_RATE, DecodeReport, FrameReader, VideoInfo
-from videochat_online.video.sampling import TIME_TOLERANCE_S
+from videochat_online.video.sampling import TIME_TOLERANCE_S, check_rate
 from videochat_online.video.selection import (
     frames_at_rate,
     frames_at_times,
@@ -120,7 +121,7 @@ class VideoSource:
             return group_frames(found, chunk)
         frames = reader.frames(start_s)
         if fps is not None:
-            _check_rate(fps)
+            check_rate("fps", fps)
         if fps is None or fps > MAX_GRID_FPS:
             return group_frames(frames_between(frames, start_s, end_s), chunk)
         first_s = info.start_s if start_s is None else start_s
@@ -176,7 +177,7 @@ def open_video(
     if backend != "auto" and backend not in BACKENDS:
         raise InputError(f"backend: expected one of auto, {', '.join(BACKENDS)}, got {backend!r}")
     rate = DEFAULT_FRAME_RATE if fps is None else float(fps)
-    _check_rate(rate)
+    check_rate("fps", rate)
     reader = _open(source, rate, backend)
     return VideoSource(ZeroStartReader(reader) if zero_start else reader)
 
@@ -241,11 +242,6 @@ def _open_path(source: str | os.PathLike[str], rate: float, backend: str) -> Fra
     if path.suffix.lower() in IMAGE_EXTENSIONS:
         return AnimationReader(path, rate) if is_animation(path) else ImageSequenceReader([path], rate, str(path))
     return BACKENDS["pyav" if backend == "auto" else backend](path)
-
-
-def _check_rate(fps: float) -> None:
-    if not (fps > 0 and math.isfinite(fps)):
-        raise InputError(f"fps: expected a finite number > 0, got {fps}")
 
 
 def _check_range(start_s: float | None, end_s: float | None) -> None:

@@ -6,9 +6,11 @@ contract between a reader and the selection of frames. Knows no file format.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from functools import partial
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -124,46 +126,81 @@ class LazyFrame:
     load: Callable[[], LoadedFrame | None]
 
 
-class FrameReader(Protocol):
-    """One source, opened; passes over it may be repeated unless it is a stream."""
+class FrameReader(ABC):
+    """One source, opened; passes over it may be repeated unless it is a stream.
 
-    @property
-    def info(self) -> VideoInfo:
-        """Facts about the source."""
-        ...
+    Attributes:
+        info: facts about the source.
+    """
 
+    info: VideoInfo
+
+    @abstractmethod
     def frames(self, start_s: float | None = None) -> Iterator[LazyFrame]:
         """Begin a pass: frames in time order.
 
         With `start_s` it may begin after the first frame, but not after the one that is shown at `start_s`.
         """
-        ...
 
-    def skip(self, time_s: float) -> None:
-        """A hint for the pass: of the frames to come, none before the one shown at `time_s` is wanted."""
-        ...
-
+    @abstractmethod
     def times_s(self) -> tuple[float, ...]:
         """Start of each frame, without decoding."""
-        ...
 
-    def finish(self, max_decode_s: float) -> None:
-        """Go through what the current pass has not reached, for the report's sake."""
-        ...
-
+    @abstractmethod
     def report(self) -> DecodeReport:
         """The account so far."""
-        ...
+
+    def skip(self, time_s: float) -> None:
+        """A hint for the pass: of the frames to come, none before the one shown at `time_s` is wanted.
+
+        Not heeded where frames that are not sampled cost nothing, or cannot be left out.
+        """
+        return
+
+    def finish(self, max_decode_s: float) -> None:
+        """Go through what the current pass has not reached, for the report's sake; not where nothing can be known."""
+        return
 
     def close(self) -> None:
-        """Release files and decoders."""
-        ...
+        """Release files and decoders, where any are held open."""
+        return
 
 
-def find_previous(load: Callable[[int], Pixels | None], time_of: Callable[[int], float], i: int) -> LoadedFrame | None:
-    """The frame at position `i`, or the nearest one before it that `load` can read."""
-    for position in range(i, -1, -1):
-        pixels_HWC = load(position)
-        if pixels_HWC is not None:
-            return LoadedFrame(time_of(position), pixels_HWC)
-    return None
+class RegularReader(FrameReader):
+    """Frames without times of their own, known in number: frame i starts at i / fps.
+
+    Args:
+        source: what `VideoInfo` says of it.
+        kind: likewise.
+        num_frames: all there are.
+        fps: frames a second.
+        size: height and width of the first.
+    """
+
+    def __init__(self, source: str, kind: SourceKind, num_frames: int, fps: float, size: tuple[int, int]) -> None:
+        self._num_frames, self._fps = num_frames, fps
+        self._num_passed = 0
+        self.info = VideoInfo(
+            source=source,
+            kind=kind,
+            num_frames_declared=num_frames,
+            duration_s=num_frames / fps,
+            average_fps=fps,
+            width=size[1],
+            height=size[0],
+        )
+
+    @abstractmethod
+    def _load(self, i: int) -> LoadedFrame | None:
+        """Frame i, as `LazyFrame.load` gives it."""
+
+    def frames(self, start_s: float | None = None) -> Iterator[LazyFrame]:
+        """All frames, from the one shown at `start_s` on; each is loaded when it is sampled."""
+        first = 0 if start_s is None else min(max(0, int(start_s * self._fps) - 1), self._num_frames - 1)
+        for i in range(first, self._num_frames):
+            self._num_passed = max(self._num_passed, i + 1)
+            yield LazyFrame(i / self._fps, (i + 1) / self._fps, partial(self._load, i))
+
+    def times_s(self) -> tuple[float, ...]:
+        """Start of each frame, readable or not."""
+        return tuple(i / self._fps for i in range(self._num_frames))

@@ -45,11 +45,11 @@ class SampledFrames:
 def uniform_subset(items: Sequence[Item], max_items: int) -> list[Item]:
     """At most `max_items` of `items`, evenly spread, the first and the last among them.
 
-    `max_items` <= 0 means no limit. Positions between two items are rounded down.
+    `max_items` <= 0 means no limit. Indices between two items are rounded down.
     """
     if max_items <= 0 or len(items) <= max_items:
         return list(items)
-    return [items[int(position)] for position in np.linspace(0, len(items) - 1, max_items)]
+    return [items[int(index)] for index in np.linspace(0, len(items) - 1, max_items)]
 
 
 def segment_bounds(num_available: int, num_segments: int) -> list[tuple[int, int]]:
@@ -92,8 +92,8 @@ def sample_at_rate(num_available: int, video_fps: float, rate: float, *, max_num
     repeats frames. Halves are rounded to the even index, as in training.
     """
     _check_counts(num_available, 1)
-    _check_rate("video_fps", video_fps)
-    _check_rate("rate", rate)
+    check_rate("video_fps", video_fps)
+    check_rate("rate", rate)
     interval_s = 1 / rate
     centres_s = np.arange(interval_s / 2, num_available / video_fps + interval_s / 2, interval_s)
     indices = [int(index) for index in np.rint(centres_s * video_fps) if index < num_available]
@@ -128,7 +128,7 @@ def sample_clip(
         InputError: unknown method, "rand" without a generator, an empty or inverted clip, counts below 1.
     """
     _check_counts(num_frames, 1)
-    _check_rate("video_fps", video_fps)
+    check_rate("video_fps", video_fps)
     first, num_available = (0, num_frames) if clip_s is None else _clip_range(num_frames, video_fps, clip_s)
     if method.startswith("fps"):
         rate = _parse_rate(method)
@@ -151,8 +151,8 @@ def frame_step(video_fps: float, sample_fps: float, *, rounding: Rounding = "nea
     "nearest" rounds the quotient (halves to even); "down" rounds the video's rate down first and then the
     quotient. The published settings use both: mp4 files "nearest", frame folders "down" (OVBench streaming).
     """
-    _check_rate("video_fps", video_fps)
-    _check_rate("sample_fps", sample_fps)
+    check_rate("video_fps", video_fps)
+    check_rate("sample_fps", sample_fps)
     step = round(video_fps / sample_fps) if rounding == "nearest" else int(int(video_fps) // sample_fps)
     return max(1, step)
 
@@ -275,8 +275,8 @@ def segment_centre_indices(
 
 def interval_indices(num_frames: int, video_fps: float, interval_s: float) -> list[int]:
     """The demo's rule: a frame every `interval_s` seconds from the start, the step rounded down to frames."""
-    _check_rate("video_fps", video_fps)
-    _check_rate("interval_s", interval_s)
+    check_rate("video_fps", video_fps)
+    check_rate("interval_s", interval_s)
     return list(range(0, num_frames, max(1, int(video_fps / (1 / interval_s)))))
 
 
@@ -302,7 +302,8 @@ def _parse_rate(method: str) -> float:
     return rate
 
 
-def _check_rate(name: str, value: float) -> None:
+def check_rate(name: str, value: float) -> None:
+    """Raise an InputError unless a rate, or a length of time, is finite and above 0; errors call it `name`."""
     if not (value > 0 and math.isfinite(value)):
         raise InputError(f"{name}: expected a finite number > 0, got {value}")
 

@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
@@ -18,14 +18,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from videochat_online.errors import VideoError
-from videochat_online.video.reader import (
-    DecodeReport,
-    LazyFrame,
-    LoadedFrame,
-    Pixels,
-    VideoInfo,
-    find_previous,
-)
+from videochat_online.video.reader import DecodeReport, LoadedFrame, Pixels, RegularReader
 from videochat_online.video.transforms import DEEP_MODES, to_rgb
 
 logger = logging.getLogger(__name__)
@@ -142,23 +135,22 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     return to_rgb(ImageOps.exif_transpose(image), is_16_bit=image.format == "PPM")
 
 
-def image_notes(path: Path, *, as_image: bool = True) -> tuple[str, ...]:
-    """What is odd about an image and how it is read nevertheless, a line each.
-
-    Args:
-        path: of the file.
-        as_image: an animation is seen as its first picture.
-    """
+def image_notes(path: Path) -> tuple[str, ...]:
+    """What is odd about a file that is seen as one image, and how it is read nevertheless, a line each."""
     try:
         with Image.open(path) as image:
-            deep = DEEP_MODES.get(image.mode.partition(";")[0])
-            moving = FIRST_PICTURE if as_image and count_pictures(image) > 1 else None
+            return oddities(image) + ((FIRST_PICTURE,) if count_pictures(image) > 1 else ())
     except IMAGE_ERRORS:
         return ()
-    return tuple(note for note in (deep, moving) if note)
 
 
-class ImageSequenceReader:
+def oddities(image: Image.Image) -> tuple[str, ...]:
+    """What is odd about the pixels of an opened file, and how they are read nevertheless, a line each."""
+    deep = DEEP_MODES.get(image.mode.partition(";")[0])
+    return (deep,) if deep else ()
+
+
+class ImageSequenceReader(RegularReader):
     """Reader of image files in a given order.
 
     An image that cannot be read is counted and leaves its time slot empty: whoever asks for that time gets
@@ -168,53 +160,26 @@ class ImageSequenceReader:
     def __init__(self, files: Sequence[Path], fps: float, source: str) -> None:
         """Read the first good image; VideoError if there is none."""
         self._files = list(files)
-        self._fps = fps
         self._errors: dict[int, str] = {}
         self._good: set[int] = set()
         self._counted: set[int] = set()
-        first = next((p for p in (self._load(i) for i in range(len(self._files))) if p is not None), None)
+        first = next((p for p in map(self._read, range(len(self._files))) if p is not None), None)
         self._notes = image_notes(self._files[min(self._good, default=0)])
         if first is None:
             raise VideoError(
                 f"{source}: expected readable images, found none among {len(self._files)} ({self._errors.get(0)})"
             )
-        self._info = VideoInfo(
-            source=source,
-            kind="frame_folder",
-            num_frames_declared=len(self._files),
-            duration_s=len(self._files) / fps,
-            average_fps=fps,
-            width=first.shape[1],
-            height=first.shape[0],
-        )
-
-    @property
-    def info(self) -> VideoInfo:
-        """Facts about the source."""
-        return self._info
-
-    def frames(self, start_s: float | None = None) -> Iterator[LazyFrame]:
-        """All images, from the one shown at `start_s` on; none is opened before it is sampled."""
-        first = 0 if start_s is None else min(max(0, int(start_s * self._fps) - 1), len(self._files) - 1)
-        for i in range(first, len(self._files)):
-            yield LazyFrame(i / self._fps, (i + 1) / self._fps, lambda i=i: self._load_at(i))  # type: ignore[misc]
-
-    def skip(self, time_s: float) -> None:
-        """Frames that are not sampled cost nothing here."""
-
-    def times_s(self) -> tuple[float, ...]:
-        """Start of each slot."""
-        return tuple(i / self._fps for i in range(len(self._files)))
+        super().__init__(source, "frame_folder", len(self._files), fps, first.shape[:2])
 
     def finish(self, max_decode_s: float) -> None:
         """Read the images that were not sampled if they last at most `max_decode_s`, else check they exist."""
         unread = [i for i in range(len(self._files)) if i not in self._good and i not in self._errors]
         if len(unread) / self._fps <= max_decode_s:
             for i in unread:
-                self._load(i)
+                self._read(i)
             return
         for i in unread:
-            if self._is_filled(self._files[i]):
+            if self._files[i].is_file() and self._files[i].stat().st_size > 0:
                 self._counted.add(i)
             else:
                 self._errors[i] = "an empty or missing file"
@@ -233,13 +198,15 @@ class ImageSequenceReader:
             notes=self._notes,
         )
 
-    def close(self) -> None:
-        """Nothing is held open."""
+    def _load(self, i: int) -> LoadedFrame | None:
+        """Image i, or the nearest one before it that can be read."""
+        for earlier in range(i, -1, -1):
+            pixels_HWC = self._read(earlier)
+            if pixels_HWC is not None:
+                return LoadedFrame(earlier / self._fps, pixels_HWC)
+        return None
 
-    def _load_at(self, i: int) -> LoadedFrame | None:
-        return find_previous(self._load, lambda position: position / self._fps, i)
-
-    def _load(self, i: int) -> Pixels | None:
+    def _read(self, i: int) -> Pixels | None:
         if i in self._errors:
             return None
         try:
@@ -249,10 +216,6 @@ class ImageSequenceReader:
             return None
         self._good.add(i)
         return pixels_HWC
-
-    @staticmethod
-    def _is_filled(path: Path) -> bool:
-        return path.is_file() and path.stat().st_size > 0
 
 
 def describe_error(error: BaseException) -> str:

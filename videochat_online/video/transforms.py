@@ -16,15 +16,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
 from videochat_online.errors import InputError, VideoError
-
-Pixels = npt.NDArray[np.uint8]
+from videochat_online.video.reader import Pixels
 
 TORCH_RESIZE_BATCH = 8
 """Frames per call of the torch resize: its intermediate tensors hold several times the input."""
@@ -97,17 +95,6 @@ def to_rgb(image: Image.Image, *, is_16_bit: bool = False) -> Image.Image:
         found = f"one of 32 bits with values from {lowest} to {highest}"
         raise VideoError(f"expected an image of 8 or 16 bits, found {found}: nothing says which of them is white")
     return Image.fromarray(grey_HW.astype(np.uint8)).convert("RGB")
-
-
-def pad_to_square(image: Image.Image, color: tuple[int, int, int]) -> Image.Image:
-    """Centre an RGB image on a square of `color` as large as its longer side."""
-    width, height = image.size
-    if width == height:
-        return image
-    side = max(width, height)
-    square = Image.new("RGB", (side, side), color)
-    square.paste(image, ((side - width) // 2, (side - height) // 2))
-    return square
 
 
 def normalize(
@@ -207,7 +194,7 @@ class FrameTransform:
         """The first half of it: uint8 [T,H,W,3] -> uint8 [T,S,S,3]. Squares of that size stay as they are."""
         check_pixels(pixels_THWC)
         if self.pad_square:
-            pixels_THWC = _pad_frames(pixels_THWC, find_normalization(self.normalization).mean_color)
+            pixels_THWC = pad_to_square(pixels_THWC, find_normalization(self.normalization).mean_color)
         if pixels_THWC.shape[1:3] != (self.size, self.size):
             pixels_THWC = RESIZERS[self.resize](pixels_THWC, self.size)
         return pixels_THWC
@@ -224,8 +211,8 @@ def check_pixels(pixels_THWC: Pixels) -> None:
         raise InputError(f"frames: expected uint8 [T,H,W,3], got {array.dtype} {list(array.shape)}")
 
 
-def _pad_frames(pixels_THWC: Pixels, color: tuple[int, int, int]) -> Pixels:
-    """`pad_to_square` on uint8 [T,H,W,3]."""
+def pad_to_square(pixels_THWC: Pixels, color: tuple[int, int, int]) -> Pixels:
+    """Centre frames on squares of `color` as large as their longer side: uint8 [T,H,W,3] -> uint8 [T,S,S,3]."""
     num_frames, height, width, _ = pixels_THWC.shape
     if height == width:
         return pixels_THWC

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 
-from videochat_online.video.reader import DecodeReport, FrameReader, LazyFrame, LoadedFrame, VideoInfo
+from videochat_online.video.reader import DecodeReport, FrameReader, LazyFrame, LoadedFrame
 
 
-class ZeroStartReader:
+class ZeroStartReader(FrameReader):
     """Another reader's frames, all times shifted so that its first frame starts at 0.
 
     A first frame that does not decode is the first one nevertheless: players count from there.
@@ -19,12 +19,7 @@ class ZeroStartReader:
         self._reader = reader
         info = reader.info
         self._shift_s = info.start_s if info.clock_start_s is None else info.clock_start_s
-        self._info = replace(info, start_s=info.start_s - self._shift_s, clock_start_s=None)
-
-    @property
-    def info(self) -> VideoInfo:
-        """Facts about the source, on the shifted clock."""
-        return self._info
+        self.info = replace(info, start_s=info.start_s - self._shift_s, clock_start_s=None)
 
     def frames(self, start_s: float | None = None) -> Iterator[LazyFrame]:
         """Begin a pass."""

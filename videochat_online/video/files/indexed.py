@@ -21,7 +21,7 @@ from videochat_online.errors import VideoError
 from videochat_online.video.files.frame_table import FrameTable, read_frame_table, refused
 from videochat_online.video.files.pyav_reader import PyavReader
 from videochat_online.video.files.witness import MAX_DIFFERENCE, Witness, largest_difference, sampled_groups
-from videochat_online.video.reader import DecodeReport, LazyFrame, LoadedFrame, Pixels, VideoInfo
+from videochat_online.video.reader import DecodeReport, FrameReader, LazyFrame, LoadedFrame, Pixels
 
 WHOLE_PICTURE_CODECS = frozenset({"h264", "hevc", "mjpeg", "prores"})
 """Codecs that give one frame for each packet, and change the size of their pictures at key frames only."""
@@ -42,8 +42,11 @@ class _OpenFile:
     errors: tuple[type[Exception], ...]
 
 
-class IndexedReader:
-    """A video file whose frame i is fetched by number; the order of numbers is that of the times."""
+class IndexedReader(FrameReader):
+    """A video file whose frame i is fetched by number; the order of numbers is that of the times.
+
+    Nothing is looked at that is not asked for: `finish` goes nowhere.
+    """
 
     def __init__(
         self,
@@ -55,11 +58,11 @@ class IndexedReader:
         """VideoError where the file cannot be read, or the backend may be wrong about it."""
         source = self._source = f"{path} with backend {backend!r}"
         facts = PyavReader(path)
-        self._info, warning = facts.info, facts.report().warning
+        self.info, warning = facts.info, facts.report().warning
         facts.close()
         if warning is not None:
             raise refused(source, "a file that is whole, with one clock", warning)
-        self._table = read_frame_table(path, source, self._info, codecs)
+        self._table = read_frame_table(path, source, self.info, codecs)
         opened = open_file(path, source, self._table)
         num_frames = len(self._table.ticks)
         if opened.num_frames != num_frames:
@@ -69,16 +72,11 @@ class IndexedReader:
         self._confirmed: set[int] = set()
         self._witness = Witness(path, self._table, source)
         try:
-            for group in sampled_groups(self._table, self._info.width, self._info.height):
+            for group in sampled_groups(self._table, self.info.width, self.info.height):
                 self._confirm(group)
         except VideoError:
             self.close()
             raise
-
-    @property
-    def info(self) -> VideoInfo:
-        """Facts about the source."""
-        return self._info
 
     def frames(self, start_s: float | None = None) -> Iterator[LazyFrame]:
         """All frames; only sampled ones are fetched."""
@@ -87,15 +85,9 @@ class IndexedReader:
         for i, (time_s, end_s) in enumerate(zip(times_s, ends_s, strict=True)):
             yield LazyFrame(time_s, end_s, lambda i=i: self._load(i))  # type: ignore[misc]
 
-    def skip(self, time_s: float) -> None:
-        """Frames that are not sampled cost nothing here."""
-
     def times_s(self) -> tuple[float, ...]:
         """Start of each frame."""
         return self._table.times_s
-
-    def finish(self, max_decode_s: float) -> None:
-        """The fast paths look at nothing that is not asked for."""
 
     def report(self) -> DecodeReport:
         """Frames fetched; what these libraries skip or repair is not known."""
@@ -196,7 +188,7 @@ def _open_torchcodec(path: Path, source: str, table: FrameTable) -> _OpenFile:
 
 
 def _cause(error: Exception) -> str:
-    """First line of a library's error, without the time and place in its source that decord puts before it."""
+    """First line of a library's error, without the time and the line of its source code that decord puts before it."""
     line = (str(error) or type(error).__name__).splitlines()[0]
     return re.sub(r"\[[\d:]+\] \S+: (Check failed: )?", "", line)
 

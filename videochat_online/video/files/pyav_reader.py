@@ -16,7 +16,7 @@ from videochat_online.errors import VideoError
 from videochat_online.video.files.container import BrokenPassError, ContainerPass, Tally, is_pipe
 from videochat_online.video.files.declared import INDEXED_FORMATS, MP4_FORMATS, declared_length, is_cut_mp4
 from videochat_online.video.files.timestamps import frame_rate, is_untimed
-from videochat_online.video.reader import DecodeReport, LazyFrame, LoadedFrame, Pixels, VideoInfo
+from videochat_online.video.reader import DecodeReport, FrameReader, LazyFrame, LoadedFrame, Pixels, VideoInfo
 from videochat_online.video.sampling import TIME_TOLERANCE_S
 
 SLOTTED_FORMATS = frozenset({"avi"})
@@ -26,7 +26,7 @@ MIN_SEEK_S = 4.0
 """Less video than this is skipped as fast by decoding it: keyframes are seldom closer together."""
 
 SEEK_MARGINS_S = (0.0, 2.0, 10.0)
-"""How far before the wanted time to aim: a keyframe may be shown later than its place in the file says."""
+"""How far before the wanted time to aim: a keyframe may be shown later than its position in the file says."""
 
 MIN_LOST_S = 0.5
 """Less than this at the beginning are the frames before the first key frame that any cut leaves."""
@@ -36,7 +36,7 @@ MIN_MISSING_PART = 0.02
 """A video that ends earlier than declared by both is cut short; declared lengths are rounded."""
 
 
-class PyavReader:
+class PyavReader(FrameReader):
     """A video file, opened."""
 
     def __init__(self, path: Path) -> None:
@@ -49,6 +49,7 @@ class PyavReader:
         # One for all frames: setting up a conversion takes longer than converting a small frame.
         self._reformatter = VideoReformatter()
         self._whole: Tally | None = None
+        self._starts_s: set[float | None] | None = None  # known once the packets have been counted
         self._pass = ContainerPass(path, self._tally, is_threaded=True)
         container = self._pass.container
         rate = frame_rate(self._pass.stream, is_untimed=is_untimed(container.format))
@@ -73,7 +74,7 @@ class PyavReader:
             declared, clock_start_s = declared.without_start(first.time_s, self._average_fps), None
         if clock_start_s is not None and first.time_s - clock_start_s > MIN_LOST_S and not self._tally.failures:
             self._tally.notes[f"its first {first.time_s - clock_start_s:.2f} s do not decode"] = None
-        self._info = VideoInfo(
+        self.info = VideoInfo(
             source=str(path),
             kind="video",
             num_frames_declared=declared.num_frames,
@@ -86,16 +87,11 @@ class PyavReader:
             clock_start_s=clock_start_s,
         )
 
-    @property
-    def info(self) -> VideoInfo:
-        """Facts about the source."""
-        return self._info
-
     def frames(self, start_s: float | None = None) -> Iterator[LazyFrame]:
         """A pass over the file; an earlier one that is still going on ends with a VideoError."""
         self._check_open()
-        begin_s = self._info.start_s if start_s is None else start_s
-        is_far = self._is_worth_seeking(self._info.start_s, begin_s)
+        begin_s = self.info.start_s if start_s is None else start_s
+        is_far = self._is_worth_seeking(self.info.start_s, begin_s)
         if self._fresh is not None and not is_far:
             self._frames = itertools.chain([self._fresh], self._frames)
         else:
@@ -124,17 +120,13 @@ class PyavReader:
 
     def times_s(self) -> tuple[float, ...]:
         """Start of each frame as its packet says, without decoding; VideoError where packets carry no times."""
-        starts_s = set()
-        counting = ContainerPass(self._path, Tally(notes=self._tally.notes), is_threaded=False)
-        with counting.container:
-            for packet in counting.packets():
-                if packet is None or packet.is_discard:
-                    continue
-                time_s = counting.time_of(packet.pts)
-                if time_s is None:
-                    raise VideoError(f"{self._path}: expected a time in each packet, found one without")
-                starts_s.add(time_s)
-        return tuple(sorted(starts_s))
+        if self._starts_s is None:
+            counting = ContainerPass(self._path, Tally(notes=self._tally.notes), is_threaded=False)
+            with counting.container:
+                self._starts_s = _packet_times(counting)
+        if None in self._starts_s:
+            raise VideoError(f"{self._path}: expected a time in each packet, found one without")
+        return tuple(sorted(time_s for time_s in self._starts_s if time_s is not None))
 
     def finish(self, max_decode_s: float) -> None:
         """Go to the end of the file: decode if at most `max_decode_s` are left, else only count packets.
@@ -144,7 +136,7 @@ class PyavReader:
         if self._tally.at_end:
             return
         self._fresh = None
-        position_s = self._info.start_s if self._last_s is None else self._last_s
+        position_s = self.info.start_s if self._last_s is None else self._last_s
         if self._declared_end_s is None or self._declared_end_s - position_s <= max_decode_s:
             for frame in self._frames:
                 if frame.time_s > position_s + max_decode_s:
@@ -158,9 +150,9 @@ class PyavReader:
         tally = self._whole or self._tally
         end_s = self._declared_end_s
         missing_s = 0.0 if end_s is None or not tally.at_end else end_s - tally.ends_at_s
-        length_s = 0.0 if end_s is None else end_s - self._info.start_s
+        length_s = 0.0 if end_s is None else end_s - self.info.start_s
         ends_early = missing_s > max(MIN_MISSING_S, MIN_MISSING_PART * length_s)
-        num_declared = self._info.num_frames_declared
+        num_declared = self.info.num_frames_declared
         if num_declared is not None and (tally.num_discarded or self._has_empty_slots):
             # What an edit list hides was never to be shown; it may also leave out packets without a trace, as AVI does
             # where nothing changes, so that a smaller number means something only if the end is missing, too.
@@ -243,7 +235,7 @@ class PyavReader:
                     candidate.container.close()
                     return False
                 # Frames between the last one handed out and this one are left out.
-                begins_s = self._info.start_s if self._last_s is None else self._last_s
+                begins_s = self.info.start_s if self._last_s is None else self._last_s
                 self._tally.is_whole = self._tally.is_whole and time_s <= begins_s
                 self._replace_pass(candidate, itertools.chain([first], frames))
                 return True
@@ -265,8 +257,7 @@ class PyavReader:
     def _count_packets(self) -> None:
         """Count the whole file's packets: a pass that sought has not seen its beginning."""
         self._restart(is_threaded=False)
-        for _ in self._pass.packets():
-            pass
+        self._starts_s = _packet_times(self._pass)
         tally = self._whole = self._tally
         tally.num_undecoded = max(0, self._pass.num_packets - tally.num_decoded - len(tally.failures))
         tally.at_end = tally.is_whole = True
@@ -280,6 +271,13 @@ class PyavReader:
     def _end_of(self, time_s: float, duration_s: float | None) -> float:
         """End of a frame; without a duration of its own it lasts as long as the mean frame."""
         return time_s + (duration_s or (1 / self._average_fps if self._average_fps else 0.0))
+
+
+def _packet_times(counting: ContainerPass) -> set[float | None]:
+    """Start of each frame that a file shows, as its packet says, read to the end; None for a packet without a time."""
+    return {
+        counting.time_of(packet.pts) for packet in counting.packets() if packet is not None and not packet.is_discard
+    }
 
 
 def to_pixels(frame: VideoFrame, reformatter: VideoReformatter) -> Pixels:

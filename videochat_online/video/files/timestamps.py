@@ -33,7 +33,7 @@ WRAP_TICKS = 1 << 32
 """A step forward by more than half the range of such a clock is a jump back."""
 
 MAX_REORDER_S = 1.0
-"""Frames are not stored further from the place where they are shown than this, but by rare encoders."""
+"""Frames are not stored further from the position in which they are shown than this, but by rare encoders."""
 
 UNORDERED_CODECS = {"avi": frozenset({"h264", "hevc"}), "asf": frozenset({"h264", "hevc", "mpeg1video", "mpeg2video"})}
 """Where FFmpeg can only guess presentation times: it gives them to packets in decoding order."""
