@@ -31,7 +31,7 @@ from videochat_online.synthetic.questions.open_questions import OpenQuestions
 from videochat_online.synthetic.questions.question_templates import TEMPLATES, answer_of
 from videochat_online.synthetic.scene.episodes import BUILDERS
 from videochat_online.synthetic.scene.one_shape import CORE
-from videochat_online.synthetic.scene.words import PATTERNS, SEVERAL_COLOURS, SEVERAL_SHAPES, place_name
+from videochat_online.synthetic.scene.words import PATTERNS, SEVERAL_COLOURS, SEVERAL_SHAPES, cell_name
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = {"single": TINY_SINGLE, "several": TINY_SEVERAL}
@@ -438,7 +438,7 @@ def test_open_questions_are_true(many_open_questions):
             num_next += 1
             params = params_of("next_cell", asked)
             cell = scene.cell_at(latest(scene.until(start_s + time_s), params), start_s + time_s + 1)
-            assert place_name(cell, 4) == answer
+            assert cell_name(cell, 4) == answer
     assert num_next > 50
 
 

@@ -12,7 +12,8 @@ from string import ascii_uppercase
 from typing import Any
 
 from videochat_online.errors import InputError
-from videochat_online.synthetic.questions.question_templates import TEMPLATES, Params, answer_of
+from videochat_online.synthetic.questions.question_templates import TEMPLATES, answer_of
+from videochat_online.synthetic.questions.shared_facts import Params
 from videochat_online.synthetic.scene.scene import Scene
 from videochat_online.text.questions import option_text
 

@@ -48,7 +48,7 @@ class Preset:
 
     Attributes:
         name: as on the command line.
-        world: "single": one shape at a time in four places, options in a fixed order. "several": up to three
+        world: "single": one shape at a time in four cells, options in a fixed order. "several": up to three
             shapes on a grid of sixteen, with patterns, flashes and actions; shuffled options.
         video_fps: frames per second of the videos.
         train: streams for training.

@@ -23,7 +23,7 @@ from videochat_online.synthetic.questions.question_templates import TEMPLATES, a
 from videochat_online.synthetic.scene.even_draws import Deck, random_of
 from videochat_online.synthetic.scene.one_shape import CORE, OPTIONS, STREAM_S
 from videochat_online.synthetic.scene.scene import Scene
-from videochat_online.synthetic.scene.words import place_name
+from videochat_online.synthetic.scene.words import cell_name
 
 NUM_CANDIDATES = 12
 """Cuts to choose from; more would make the answers no more even."""
@@ -132,8 +132,8 @@ def _turn(clip: Scene, template: str, time_s: int, is_window: bool = False) -> t
 
 def _description(clip: Scene, entity: int) -> str:
     cell = clip.cell_at(entity, clip.spans[entity][0])
-    place = place_name(cell, clip.cells_per_side) if cell else ""
-    return f"{clip.entities[entity].shape} {place}"
+    where = cell_name(cell, clip.cells_per_side) if cell else ""
+    return f"{clip.entities[entity].shape} {where}"
 
 
 def _caption(clip: Scene) -> str:

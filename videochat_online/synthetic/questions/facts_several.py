@@ -6,19 +6,16 @@ Each function takes (scene, time_s, params, options); None says that the scene d
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
+from videochat_online.synthetic.questions.shared_facts import YES_NO, Options, Params, cell_name_at, last_seen_s
 from videochat_online.synthetic.scene.scene import Event, Scene, Visible
-from videochat_online.synthetic.scene.words import ACTIONS, Cell, place_name, span_name
-
-Params = Mapping[str, "str | int"]
-Options = Sequence[str]
+from videochat_online.synthetic.scene.words import ACTIONS, Cell, cell_name, span_name
 
 PATH_S = 4
 DISTANCE_S = 2
 CLOSER, FARTHER, UNCHANGED = "closer", "farther", "unchanged"
 DISTANCES = (CLOSER, FARTHER, UNCHANGED)
-YES_NO = ("Yes", "No")
 
 
 def latest(scene: Scene, params: Params, suffix: str = "") -> int | None:
@@ -29,8 +26,8 @@ def latest(scene: Scene, params: Params, suffix: str = "") -> int | None:
 
 
 def path_name(cells: Sequence[Cell], cells_per_side: int) -> str:
-    """Places on the way, in order."""
-    return " to ".join(place_name(cell, cells_per_side) for cell in cells)
+    """Cells on the way, in order."""
+    return " to ".join(cell_name(cell, cells_per_side) for cell in cells)
 
 
 def bounced_step(cell: Cell, step: Cell, cells_per_side: int) -> Cell:
@@ -42,9 +39,8 @@ def bounced_step(cell: Cell, step: Cell, cells_per_side: int) -> Cell:
 
 
 def where_is(scene: Scene, time_s: float, params: Params, options: Options) -> str | None:
-    """The place of the asked thing."""
-    entity = latest(scene, params)
-    return _place_at(scene, entity, time_s)
+    """The cell of the asked thing."""
+    return cell_name_at(scene, latest(scene, params), time_s)
 
 
 def how_many(scene: Scene, time_s: float, params: Params, options: Options) -> str | None:
@@ -60,8 +56,8 @@ def pattern_now(scene: Scene, time_s: float, params: Params, options: Options) -
 
 
 def where_was(scene: Scene, time_s: float, params: Params, options: Options) -> str | None:
-    """The place of the asked thing some seconds earlier."""
-    return _place_at(scene, latest(scene, params), time_s - int(params["seconds"]))
+    """The cell of the asked thing some seconds earlier."""
+    return cell_name_at(scene, latest(scene, params), time_s - int(params["seconds"]))
 
 
 def asked_moment_s(scene: Scene, time_s: float, params: Params, options: Options) -> float:
@@ -103,8 +99,7 @@ def pattern_was(scene: Scene, time_s: float, params: Params, options: Options) -
 
 def vanished_s(scene: Scene, time_s: float, params: Params, options: Options) -> float:
     """When the asked thing vanished."""
-    entity = latest(scene, params)
-    return time_s if entity is None else min(scene.spans[entity][1], time_s)
+    return last_seen_s(scene, latest(scene, params), time_s)
 
 
 def how_long_shaking(scene: Scene, time_s: float, params: Params, options: Options) -> str | None:
@@ -131,7 +126,7 @@ def first_action_end_s(scene: Scene, time_s: float, params: Params, options: Opt
 
 
 def recent_path(scene: Scene, time_s: float, params: Params, options: Options) -> str | None:
-    """The places that the asked thing has been at in the past 4 seconds."""
+    """The cells that the asked thing has been in during the past 4 seconds."""
     entity = latest(scene, params)
     start_s = time_s - PATH_S
     start = None if entity is None else scene.cell_at(entity, start_s)
@@ -161,7 +156,7 @@ def next_cell(scene: Scene, time_s: float, params: Params, options: Options) -> 
     if start is None:
         return None
     step = (end[0] - start[0], end[1] - start[1])
-    return place_name(bounced_step(end, step, scene.cells_per_side), scene.cells_per_side)
+    return cell_name(bounced_step(end, step, scene.cells_per_side), scene.cells_per_side)
 
 
 def still_shaking(scene: Scene, time_s: float, params: Params, options: Options) -> str | None:
@@ -180,11 +175,6 @@ def still_there(scene: Scene, time_s: float, params: Params, options: Options) -
 
 def _seen(scene: Scene, entity: int, time_s: float) -> Visible | None:
     return next((seen for seen in scene.state_at(time_s) if seen.entity == entity), None)
-
-
-def _place_at(scene: Scene, entity: int | None, time_s: float) -> str | None:
-    cell = None if entity is None else scene.cell_at(entity, time_s)
-    return None if cell is None else place_name(cell, scene.cells_per_side)
 
 
 def _option_starts_s(scene: Scene, options: Options) -> dict[str, float]:

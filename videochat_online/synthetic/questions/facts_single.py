@@ -5,21 +5,16 @@ Each function takes (scene, time_s, params, options); None says that the scene d
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
+from videochat_online.synthetic.questions.shared_facts import YES_NO, Options, Params, cell_name_at, last_seen_s
 from videochat_online.synthetic.scene.scene import Scene
-from videochat_online.synthetic.scene.words import Cell, place_name, span_name
-
-Params = Mapping[str, "str | int"]
-Options = Sequence[str]
+from videochat_online.synthetic.scene.words import Cell, cell_name, span_name
 
 STEP_S = 2
 """A shape on patrol rests 1 s and glides 1 s."""
 RING: tuple[Cell, ...] = ((0, 0), (0, 1), (1, 1), (1, 0))
-"""The four places clockwise."""
+"""The four cells clockwise."""
 STAYED, SIDEWAYS, UP_DOWN, DIAGONALLY = "it stayed", "left or right", "up or down", "diagonally"
 MOVEMENTS = (STAYED, SIDEWAYS, UP_DOWN, DIAGONALLY)
-YES_NO = ("Yes", "No")
 
 
 def current(scene: Scene, time_s: float) -> int | None:
@@ -38,15 +33,13 @@ def coloured(scene: Scene, params: Params) -> int | None:
 
 
 def movement(start: Cell, end: Cell) -> str:
-    """How the way from one place to another is called."""
+    """What the way from one cell to another is called."""
     return MOVEMENTS[(start[1] != end[1]) + 2 * (start[0] != end[0])]
 
 
 def where_now(scene: Scene, time_s: float, params: Params, options: Options) -> str | None:
-    """The place of the shape on the screen."""
-    entity = current(scene, time_s)
-    cell = None if entity is None else scene.cell_at(entity, time_s)
-    return None if cell is None else place_name(cell, scene.cells_per_side)
+    """The cell of the shape on the screen."""
+    return cell_name_at(scene, current(scene, time_s), time_s)
 
 
 def shape_now(scene: Scene, time_s: float, params: Params, options: Options) -> str | None:
@@ -63,7 +56,7 @@ def first_shape(scene: Scene, time_s: float, params: Params, options: Options) -
 
 def first_place(scene: Scene, time_s: float, params: Params, options: Options) -> str | None:
     """Where the first shape appeared."""
-    return _place_of_appearance(scene, first(scene))
+    return _cell_of_appearance(scene, first(scene))
 
 
 def shape_of_colour(scene: Scene, time_s: float, params: Params, options: Options) -> str | None:
@@ -74,7 +67,7 @@ def shape_of_colour(scene: Scene, time_s: float, params: Params, options: Option
 
 def place_of_colour(scene: Scene, time_s: float, params: Params, options: Options) -> str | None:
     """Where the shape of the asked colour appeared."""
-    return _place_of_appearance(scene, coloured(scene, params))
+    return _cell_of_appearance(scene, coloured(scene, params))
 
 
 def still_shown(scene: Scene, time_s: float, params: Params, options: Options) -> str | None:
@@ -111,26 +104,26 @@ def next_place(scene: Scene, time_s: float, params: Params, options: Options) ->
     if before is None:
         return None
     turn = RING.index(cell) - RING.index(before)
-    return place_name(RING[(RING.index(cell) + turn) % len(RING)], scene.cells_per_side)
+    return cell_name(RING[(RING.index(cell) + turn) % len(RING)], scene.cells_per_side)
 
 
 def first_shape_end_s(scene: Scene, time_s: float, params: Params, options: Options) -> float:
     """When the first shape was last seen."""
-    return _vanish_s(scene, first(scene), time_s)
+    return last_seen_s(scene, first(scene), time_s)
 
 
 def first_place_end_s(scene: Scene, time_s: float, params: Params, options: Options) -> float:
-    """When the first shape left the place where it appeared."""
+    """When the first shape left the cell in which it appeared."""
     return _departure_s(scene, first(scene), time_s)
 
 
 def colour_end_s(scene: Scene, time_s: float, params: Params, options: Options) -> float:
     """When the shape of the asked colour was last seen."""
-    return _vanish_s(scene, coloured(scene, params), time_s)
+    return last_seen_s(scene, coloured(scene, params), time_s)
 
 
 def colour_place_end_s(scene: Scene, time_s: float, params: Params, options: Options) -> float:
-    """When the shape of the asked colour left the place where it appeared."""
+    """When the shape of the asked colour left the cell in which it appeared."""
     return _departure_s(scene, coloured(scene, params), time_s)
 
 
@@ -140,15 +133,10 @@ def shown_since_s(scene: Scene, time_s: float, params: Params, options: Options)
     return time_s if entity is None else scene.spans[entity][0]
 
 
-def _place_of_appearance(scene: Scene, entity: int | None) -> str | None:
-    cell = None if entity is None else scene.cell_at(entity, scene.spans[entity][0])
-    return None if cell is None else place_name(cell, scene.cells_per_side)
-
-
-def _vanish_s(scene: Scene, entity: int | None, time_s: float) -> float:
-    return time_s if entity is None else min(time_s, scene.spans[entity][1])
+def _cell_of_appearance(scene: Scene, entity: int | None) -> str | None:
+    return None if entity is None else cell_name_at(scene, entity, scene.spans[entity][0])
 
 
 def _departure_s(scene: Scene, entity: int | None, time_s: float) -> float:
     moves = () if entity is None else scene.events_of(entity, "move")
-    return moves[0].start_s if moves else _vanish_s(scene, entity, time_s)
+    return moves[0].start_s if moves else last_seen_s(scene, entity, time_s)

@@ -17,10 +17,11 @@ from videochat_online.synthetic.files.question_rows import Row, image_row, offli
 from videochat_online.synthetic.files.training_clips import IMAGE_QUESTION, WINDOW_SHARE
 from videochat_online.synthetic.presets import ClipKind
 from videochat_online.synthetic.questions.facts_several import PATH_S
-from videochat_online.synthetic.questions.question_templates import TEMPLATES, Params, answer_of
+from videochat_online.synthetic.questions.question_templates import TEMPLATES, answer_of
+from videochat_online.synthetic.questions.shared_facts import Params
 from videochat_online.synthetic.scene.even_draws import random_of
 from videochat_online.synthetic.scene.scene import Scene
-from videochat_online.synthetic.scene.words import SPANS, Cell, place_name
+from videochat_online.synthetic.scene.words import SPANS, Cell, cell_name
 
 NUM_PAIRS = 4
 """Questions about a clip, each about other things: the answer to one would give away that to the next."""
@@ -91,7 +92,7 @@ class OpenQuestions:
             time_s = self._random.choice(times_s)
             shapes = [(cell, scene.entities[entity]) for cell, entity in sorted(_shapes_at_rest(scene, time_s).items())]
             caption = ", ".join(
-                f"{shape.name} {shape.pattern} {place_name(cell, scene.cells_per_side)}" for cell, shape in shapes
+                f"{shape.name} {shape.pattern} {cell_name(cell, scene.cells_per_side)}" for cell, shape in shapes
             )
             yield time_s, image_row(name, [(IMAGE_QUESTION, caption)])
 
@@ -102,7 +103,7 @@ class OpenQuestions:
             raise InputError(f"{ends.name}: expected a clip of {min_s} to {max_s} s to cut from it, found none")
         is_moving = bool(moving) and (not resting or self._random.random() < MOVING_SHARE)
         starts = moving if is_moving else resting
-        # A length first: there are more places for short clips.
+        # A length first: there are more starts for short clips.
         length = self._random.choice(sorted(starts))
         start_s = self._random.choice(starts[length])
         return start_s, start_s + length
@@ -204,7 +205,7 @@ class _Ends:
                     continue
                 params = {"colour": scene.entities[entity].colour, "shape": scene.entities[entity].shape}
                 expected = answer_of(scene, "next_cell", move.end_s, params, ())
-                if expected == place_name(after.cell, scene.cells_per_side):
+                if expected == cell_name(after.cell, scene.cells_per_side):
                     self.moving[int(move.end_s)].append(entity)
         self._starts: dict[tuple[int, int], tuple[Starts, Starts]] = {}
 

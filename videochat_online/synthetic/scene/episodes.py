@@ -15,12 +15,12 @@ from videochat_online.synthetic.questions.facts_several import (
     DISTANCE_S,
     DISTANCES,
     PATH_S,
-    YES_NO,
     bounced_step,
     path_name,
 )
+from videochat_online.synthetic.questions.shared_facts import YES_NO
 from videochat_online.synthetic.scene.stage import CELLS, CELLS_PER_SIDE, EPISODE_S, Stage, is_clear, spread_cells
-from videochat_online.synthetic.scene.words import ACTIONS, PATTERNS, SPANS, Cell, place_name
+from videochat_online.synthetic.scene.words import ACTIONS, PATTERNS, SPANS, Cell, cell_name
 
 COUNTS = ("0", "1", "2", "3")
 NOW = 0
@@ -76,7 +76,7 @@ class Builder:
 
 
 def _name(cell: Cell) -> str:
-    return place_name(cell, CELLS_PER_SIDE)
+    return cell_name(cell, CELLS_PER_SIDE)
 
 
 def _others(texts: tuple[str, ...], answer: str) -> tuple[str, ...]:
@@ -121,7 +121,7 @@ def _pattern_was(stage: Stage, case: Case) -> Asked:
 def _where_was(stage: Stage, case: Case) -> Asked:
     cells = spread_cells(stage.random, 4)
     if case.age_s <= 2:
-        # It is still there: in one of four cases where it was, so that its place now says nothing.
+        # It is still there: in one of four cases where it was, so that its cell now says nothing.
         main = stage.enter(cells[0])
         starts_s = (1, 3, 5) if case.answer == 0 else (1, 3, 8)
         index, time_s = 3 if case.answer == 0 else 2, 10

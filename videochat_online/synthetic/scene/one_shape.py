@@ -12,8 +12,9 @@ from functools import cache
 from itertools import accumulate
 from random import Random
 
-from videochat_online.synthetic.questions.facts_single import MOVEMENTS, RING, STEP_S, YES_NO
+from videochat_online.synthetic.questions.facts_single import MOVEMENTS, RING, STEP_S, movement
 from videochat_online.synthetic.questions.question_templates import Question, make_question
+from videochat_online.synthetic.questions.shared_facts import YES_NO
 from videochat_online.synthetic.scene.even_draws import Decks, random_of
 from videochat_online.synthetic.scene.scene import Entity, Event, Scene, event_order
 from videochat_online.synthetic.scene.words import QUADRANTS, SINGLE_COLOURS, SINGLE_SHAPES, SPANS, Cell
@@ -22,22 +23,22 @@ STREAM_S = 48
 MIN_SEGMENT_S, MAX_SEGMENT_S = 3, 8
 MOVING_SHARE = 0.15
 """Of the shapes that no answer makes move; of all, about 30% do."""
-PLACES = tuple(QUADRANTS.values())
+CELL_NAMES = tuple(QUADRANTS.values())
 CELLS = tuple(QUADRANTS)
 AGE_BINS_S = ((0, 8), (8, 32), (32, STREAM_S))
 """Each stream is asked about its beginning once in each: age in (low, high]."""
 
 OPTIONS: dict[str, tuple[str, ...]] = {
-    "where_now": PLACES,
+    "where_now": CELL_NAMES,
     "shape_now": SINGLE_SHAPES,
     "first_shape": SINGLE_SHAPES,
-    "first_place": PLACES,
+    "first_place": CELL_NAMES,
     "shape_of_colour": SINGLE_SHAPES,
-    "place_of_colour": PLACES,
+    "place_of_colour": CELL_NAMES,
     "still_shown": YES_NO,
     "how_long": SPANS,
     "how_moved": MOVEMENTS,
-    "next_place": PLACES,
+    "next_place": CELL_NAMES,
 }
 """Always in this order: a letter means the same in every question of a template."""
 CORE = ("where_now", "shape_now", "first_shape", "first_place")
@@ -53,14 +54,14 @@ class Segment:
     shape: str = ""
     colour: str = ""
     stays: list[tuple[int, Cell]] = field(default_factory=list)
-    """(second from which it rests there, place); a glide takes the second before."""
+    """(second from which it rests there, cell); a glide takes the second before."""
 
     @property
     def seconds(self) -> int:
         """How long it lasts."""
         return self.end_s - self.start_s
 
-    def place_at(self, time_s: float) -> Cell:
+    def cell_at(self, time_s: float) -> Cell:
         """Where its shape is, or is on the way to."""
         return [cell for start_s, cell in self.stays if start_s <= time_s][-1]
 
@@ -103,7 +104,7 @@ class SingleStreams:
 
     def _settle(self, random: Random, segments: Sequence[Segment], plan: _Plan) -> None:
         """Give every segment its colour, shape and way; those that answers are about from the decks."""
-        sixteen = [(shape, place) for shape in range(4) for place in range(4)]
+        sixteen = [(first, second) for first in range(4) for second in range(4)]
         colours = list(SINGLE_COLOURS)
         random.shuffle(colours)
         for segment, colour in zip(segments, colours, strict=False):
@@ -147,18 +148,18 @@ class SingleStreams:
 
     def _expected(self, segments: Sequence[Segment], plan: _Plan, is_gone: int) -> dict[str, str]:
         first, past, now, moved, next_ = (segments[i] for i in (0, plan.past, plan.now, plan.moved, plan.next))
-        start, end = moved.stays[0][1], moved.place_at(plan.moved_s)
+        start, end = moved.stays[0][1], moved.cell_at(plan.moved_s)
         return {
             "first_shape": first.shape,
             "first_place": QUADRANTS[first.stays[0][1]],
-            "where_now": QUADRANTS[now.place_at(plan.now_s)],
+            "where_now": QUADRANTS[now.cell_at(plan.now_s)],
             "shape_now": now.shape,
             "shape_of_colour": past.shape,
             "place_of_colour": QUADRANTS[past.stays[0][1]],
             "still_shown": YES_NO[is_gone],
             "how_long": SPANS[plan.span],
-            "how_moved": MOVEMENTS[(start[1] != end[1]) + 2 * (start[0] != end[0])],
-            "next_place": QUADRANTS[next_.place_at(plan.next_s + 1)],
+            "how_moved": movement(start, end),
+            "next_place": QUADRANTS[next_.cell_at(plan.next_s + 1)],
         }
 
 
@@ -248,7 +249,7 @@ def _wander(random: Random, segment: Segment, cell: Cell, *, at_s: int) -> None:
 
 
 def _move_once(random: Random, segment: Segment, end: Cell, answer: int, *, before_s: int) -> None:
-    """End at a place, by the movement that is the answer, at least a second before a time."""
+    """End in a cell, by the movement that is the answer, at least a second before a time."""
     start = (end[0] ^ (answer // 2), end[1] ^ (answer % 2))
     segment.stays = [(segment.start_s, start)]
     if answer:
@@ -258,12 +259,12 @@ def _move_once(random: Random, segment: Segment, end: Cell, answer: int, *, befo
 def _patrol(segment: Segment, answer: int, turn: int, *, asked_s: int) -> None:
     """Go round by the same turn every two seconds, to be at `answer` one second after a time."""
     num_steps = (asked_s + 1 - segment.start_s) // STEP_S
-    place = (answer - num_steps * turn) % len(RING)
-    segment.stays = [(segment.start_s, RING[place])]
+    index = (answer - num_steps * turn) % len(RING)
+    segment.stays = [(segment.start_s, RING[index])]
     for start_s in range(segment.start_s + STEP_S, segment.end_s, STEP_S):
-        place = (place + turn) % len(RING)
+        index = (index + turn) % len(RING)
         if turn:
-            segment.stays.append((start_s, RING[place]))
+            segment.stays.append((start_s, RING[index]))
 
 
 def _scene(name: str, segments: Sequence[Segment], background_seed: int) -> Scene:
@@ -279,9 +280,9 @@ def _scene(name: str, segments: Sequence[Segment], background_seed: int) -> Scen
 
 def _times_by_age(random: Random, scene: Scene, first: Segment) -> list[int]:
     """A time of asking for each of `AGE_BINS_S`, by the age of both kinds of evidence of the beginning."""
-    place_end_s = first.stays[1][0] - 1 if len(first.stays) > 1 else first.end_s
+    cell_end_s = first.stays[1][0] - 1 if len(first.stays) > 1 else first.end_s
     times_s = []
     for low_s, high_s in AGE_BINS_S:
-        seconds = range(first.end_s + low_s + 1, min(place_end_s + high_s + 1, STREAM_S))
+        seconds = range(first.end_s + low_s + 1, min(cell_end_s + high_s + 1, STREAM_S))
         times_s.append(random.choice([time_s for time_s in seconds if scene.is_quiet(time_s - 1, time_s)]))
     return times_s

@@ -1,4 +1,4 @@
-"""The words of the synthetic worlds and what they look like: colours, shapes, places, patterns.
+"""The words of the synthetic worlds and what they look like: colours, shapes, cells, patterns.
 
 Every text of a question is made of these and of the templates' fixed words, so the vocabulary is closed.
 """
@@ -34,7 +34,7 @@ SPANS = ("1 or 2 seconds", "3 or 4 seconds", "5 or 6 seconds", "7 or 8 seconds")
 QUADRANTS: dict[Cell, str] = {(0, 0): "left top", (0, 1): "right top", (1, 0): "left bottom", (1, 1): "right bottom"}
 
 
-def place_name(cell: Cell, cells_per_side: int) -> str:
+def cell_name(cell: Cell, cells_per_side: int) -> str:
     """A cell in words: "left top" on a grid of two, "row 1 column 3" on a finer one."""
     if cells_per_side == 2:
         return QUADRANTS[cell]
