@@ -24,7 +24,7 @@ SECONDS_TO_DIE = 5.0
 """A killed process that waits for a dead disk stays: it is not waited for."""
 
 _PR_SET_PDEATHSIG = 1
-"""Of Linux' prctl: the signal that a process gets when the thread that started it ends."""
+"""Option of Linux' prctl: the signal that a process gets when the thread that started it ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Lost:
 
 @dataclass(frozen=True, slots=True)
 class _Running:
-    place: int
+    index: int
     process: BaseProcess
     limit_s: float
     deadline_s: float
@@ -53,7 +53,6 @@ class _Running:
             self.process.join(SECONDS_TO_DIE)
 
     def stop(self, connection: Connection) -> Lost:
-        """Kill it."""
         self.process.kill()
         self.process.join(SECONDS_TO_DIE)
         connection.close()
@@ -63,7 +62,7 @@ class _Running:
 def run_isolated(
     function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], *, num_processes: int, limits_s: Sequence[float]
 ) -> Iterator[tuple[int, Any]]:
-    """Yield place and result of each call as it is done; `Lost` where there is none, an error included.
+    """Yield index and result of each call as it is done; `Lost` where there is none, an error included.
 
     Args:
         function: of a module; it and what it takes and gives can be pickled.
@@ -77,22 +76,22 @@ def run_isolated(
     try:
         while waiting or running:
             while waiting and len(running) < num_processes:
-                place = waiting.pop()
+                index = waiting.pop()
                 receiver, sender = context.Pipe(duplex=False)
-                process = context.Process(target=_call, args=(sender, function, calls[place]), daemon=True)
+                process = context.Process(target=_call, args=(sender, function, calls[index]), daemon=True)
                 process.start()
                 sender.close()
-                limit_s = limits_s[place]
-                running[receiver] = _Running(place, process, limit_s, time.monotonic() + limit_s)
+                limit_s = limits_s[index]
+                running[receiver] = _Running(index, process, limit_s, time.monotonic() + limit_s)
             left_s = min(one.deadline_s for one in running.values()) - time.monotonic()
             ready = set(wait(list(running), max(0.0, left_s)))
             for connection, one in list(running.items()):
                 if connection in ready:
                     del running[connection]
-                    yield one.place, one.result(connection)
+                    yield one.index, one.result(connection)
                 elif time.monotonic() >= one.deadline_s:
                     del running[connection]
-                    yield one.place, one.stop(connection)
+                    yield one.index, one.stop(connection)
     finally:
         for connection, one in running.items():
             one.stop(connection)
@@ -117,10 +116,16 @@ def die_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if not IS_FORKED or parent is None:
         return
-    with suppress(OSError, AttributeError):  # a system without prctl
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    kill_with_parent()
     if os.getppid() != parent.pid:  # it died before it was asked for
         os._exit(1)
+
+
+def kill_with_parent() -> None:
+    """Have Linux kill this process when the thread that started it ends; elsewhere nothing happens."""
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):  # a system without prctl
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def process_context() -> Any:

@@ -34,7 +34,7 @@ import torch
 
 from videochat_online.evaluation import (
     EvaluationConfig,
-    RunFolder,
+    EvaluationFolder,
     Shard,
     evaluate,
     get_task,
@@ -178,7 +178,7 @@ def evaluated(annotations: Path, output: Path, model: VideoChatModel, shard: Sha
         answer_by="likelihood",
         shard=shard,
     )
-    folder = RunFolder(output, config.settings(), {}, shard)
+    folder = EvaluationFolder(output, config.settings(), {}, shard)
     plan = make_plan(config)
     start = time.perf_counter()
     evaluate(config, plan, folder, lambda: model)

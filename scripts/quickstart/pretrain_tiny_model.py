@@ -29,11 +29,11 @@ from transformers.utils import logging as transformers_logging
 from videochat_online.errors import InputError
 from videochat_online.memory import TokenSchedule
 from videochat_online.model import VideoChatOnlineConfig, VideoChatOnlineForConditionalGeneration
+from videochat_online.runs.progress import silence_accelerator_notice
 from videochat_online.synthetic.files.training_clips import IMAGE_QUESTION
 from videochat_online.testing import build_word_tokenizer
 from videochat_online.text import special_ids
 from videochat_online.text.questions import OVBENCH_SYSTEM_MESSAGE
-from videochat_online.utils import silence_accelerator_notice
 from videochat_online.video import FrameTransform
 
 IMAGE_SIZE, PATCH_SIZE, VISION_WIDTH, WIDTH, NUM_HEADS = 64, 8, 64, 128, 4

@@ -15,7 +15,7 @@ import pytest
 
 import videochat_online
 from videochat_online.cli.main import main
-from videochat_online.utils import git_revision, versions
+from videochat_online.runs.provenance import git_revision, versions
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "videochat_online"
@@ -24,7 +24,7 @@ MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 60
 
 # Imports point down; beside each other only in the lowest row.
 LAYERS = (
-    {"types", "constants", "errors", "utils", "progress", "isolation"},
+    {"types", "constants", "errors", "isolation", "runs"},
     {"memory", "video", "text"},
     {"model"},
     {"data", "streaming", "synthetic", "testing"},

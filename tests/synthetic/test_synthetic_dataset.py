@@ -15,10 +15,11 @@ from pathlib import Path
 import pytest
 
 from synthetic_sets import TINY_SEVERAL, TINY_SINGLE
-from videochat_online import __version__, progress
+from videochat_online import __version__
 from videochat_online.cli import synthesize as command
 from videochat_online.data import load_registries
 from videochat_online.errors import InputError
+from videochat_online.runs import progress
 from videochat_online.synthetic import PRESETS, ClipKind, StreamKind, scene_from_dict, synthesize
 from videochat_online.synthetic.files import synthetic_dataset, video_files
 from videochat_online.synthetic.files.annotations import TrainingRows
@@ -169,7 +170,7 @@ def test_folders_of_other_runs_are_refused(made, preset, tmp_path):
     with pytest.raises(InputError, match="expected a folder to write to, found a file"):
         synthesize(tmp_path / "notes.txt", seed=7, preset=preset)
     (tmp_path / "notes.txt").rename(tmp_path / "synthesis.json")
-    with pytest.raises(InputError, match=r"synthesis\.json: expected JSON"):
+    with pytest.raises(InputError, match=r"synthesis\.json: expected a JSON object, found no JSON"):
         synthesize(tmp_path, seed=7, preset=preset)
     (tmp_path / "synthesis.json").write_text("[]")
     with pytest.raises(InputError, match="expected a JSON object, found list"):
@@ -339,7 +340,8 @@ def test_progress_is_told_in_lines_where_there_is_no_terminal(tmp_path, monkeypa
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", -1.0)
     preset = replace(TINY_SINGLE, train=(), val=(), test=(StreamKind(seconds=48, count=2),), num_images=0)
     synthesize(tmp_path / "set", seed=0, preset=preset, show_progress=True)
-    assert capsys.readouterr().err.splitlines() == ["1/2 streams", "2/2 streams"]
+    first, second = capsys.readouterr().err.splitlines()
+    assert (first.startswith("1/2 streams, "), first.endswith(" s left"), second) == (True, True, "2/2 streams")
     synthesize(tmp_path / "quiet", seed=0, preset=preset)
     assert capsys.readouterr().err == ""
 

@@ -332,7 +332,7 @@ def test_the_same_place_is_the_same_run_from_whatever_folder(tmp_path, monkeypat
     for folder, path in (("one", "a.json"), ("two", "../one/a.json"), ("two", f"{tmp_path}/one/a.json")):
         monkeypatch.chdir(tmp_path / folder)
         TrainingFolder(tmp_path / "run", {"meta_path": path}).check({})
-    with pytest.raises(InputError, match="meta_path was 'a.json', now '../two/a.json'"):
+    with pytest.raises(InputError, match='meta_path was "a.json", now "../two/a.json"'):
         TrainingFolder(tmp_path / "run", {"meta_path": "../two/a.json"}).check({})
 
 

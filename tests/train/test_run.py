@@ -299,7 +299,7 @@ def test_a_folder_with_other_things_is_refused_and_left_as_it_is(place, run):
     folder = place / "thesis"
     folder.mkdir()
     (folder / "chapter1.tex").write_text("\\section{Introduction}")
-    with pytest.raises(InputError, match="expected a new or empty folder, or this run's own, found other files"):
+    with pytest.raises(InputError, match="expected a new or empty folder, or this run's own, found .* other files"):
         run("thesis")
     assert list(snapshot(folder)) == [str(folder / "chapter1.tex")]
     (place / "file").write_text("")
@@ -315,7 +315,7 @@ def test_other_data_is_another_run(tmp_path):
     folder.check(sets)
     with pytest.raises(InputError, match="the run was begun with other data"):
         folder.open({"a": {"rows": 2, "items": 2}}, sets, None)
-    with pytest.raises(InputError, match="the run was begun with other data: a: repeat_time was 1.0, now 2.0. Choose"):
+    with pytest.raises(InputError, match="the run was begun with other data: a.repeat_time was 1.0, now 2.0. Choose"):
         folder.check({"a": {"memory": None, "repeat_time": 2.0}})
     with pytest.raises(InputError, match="seed was 1, now 2"):
         TrainingFolder(tmp_path / "run", {"seed": 2}).check(sets)
@@ -341,7 +341,7 @@ def test_a_run_whose_registry_has_changed_does_not_go_on(place, run, whole):
     text = path.read_text()
     path.write_text(text.replace('"data_root"', '"data_augment": true, "data_root"'))
     try:
-        with pytest.raises(InputError, match="begun with other data: mixed: data_augment was False, now True"):
+        with pytest.raises(InputError, match="begun with other data: mixed.data_augment was false, now true"):
             run("whole", **WHOLE)
     finally:
         path.write_text(text)

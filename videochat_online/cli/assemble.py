@@ -15,8 +15,8 @@ from pathlib import Path
 from videochat_online.cli.convert import all_or_nothing, check_folders
 from videochat_online.model.checkpoints.assembling import assemble
 from videochat_online.model.placing import DTYPES
+from videochat_online.runs.files import check_writable, share_files
 from videochat_online.text import TEMPLATES
-from videochat_online.utils import check_writable, share_files
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

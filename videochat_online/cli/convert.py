@@ -22,8 +22,8 @@ from videochat_online.model.checkpoints.hf_export import check_export, export_hf
 from videochat_online.model.checkpoints.model_card import write_card
 from videochat_online.model.checkpoints.weight_files import is_failed_write
 from videochat_online.model.loading import load_config
+from videochat_online.runs.files import check_writable, share_files
 from videochat_online.text import load_tokenizer, special_ids
-from videochat_online.utils import check_writable, share_files
 
 logger = logging.getLogger(__name__)
 

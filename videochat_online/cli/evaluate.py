@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from videochat_online.cli.evaluate_output import Display, show_counts, show_outcome
+from videochat_online.cli.evaluate_output import show_counts, show_outcome, show_progress
 from videochat_online.cli.options import (
     add_generation_arguments,
     add_memory_arguments,
@@ -41,8 +41,8 @@ from videochat_online.evaluation import (
     PROTOCOLS,
     TASKS,
     EvaluationConfig,
+    EvaluationFolder,
     Plan,
-    RunFolder,
     Shard,
     evaluate,
     get_task,
@@ -55,13 +55,12 @@ from videochat_online.evaluation.protocol import FRAME_RULES, FRAME_TIMES
 from videochat_online.evaluation.run.answering import ANSWER_BY
 from videochat_online.evaluation.run.evaluation_plan import settled
 from videochat_online.evaluation.run.preview import TextModel, preview
-from videochat_online.evaluation.run.results import timestamp
 from videochat_online.evaluation.scoring.judge import KEY_VARIABLE, UNNAMED, Judge
 from videochat_online.evaluation.scoring.open_answers import JUDGE, SCORER_NAMES
 from videochat_online.model.checkpoints.checkpoint import weights_digest
 from videochat_online.model.loading import resolve_checkpoint
+from videochat_online.runs.provenance import git_revision, timestamp, versions
 from videochat_online.text import get_template, load_tokenizer
-from videochat_online.utils import git_revision, versions
 
 _MODEL_OPTIONS = ("tokenizer", "template", "dtype", "attn_implementation", "quantization")
 _NEWER_MODEL_OPTIONS = ("int8", "compile", "adapter")
@@ -211,9 +210,9 @@ def run(options: argparse.Namespace) -> int:
     if config.protocol.memory is not None and not config.blind and not (config.output / "run.json").exists():
         network = config_of(options)  # a memory that cannot be made leaves no folder
         config.protocol.make_memory(network.grid, tuple(network.memory_intervals))
-    folder = RunFolder(config.output, config.settings(), facts, config.shard)
-    with Display() as display:
-        outcome = evaluate(config, plan, folder, lambda: load_model_of(_with_local_device(options)), display.update)
+    folder = EvaluationFolder(config.output, config.settings(), facts, config.shard)
+    with show_progress() as update:
+        outcome = evaluate(config, plan, folder, lambda: load_model_of(_with_local_device(options)), update)
     show_outcome(outcome, config, options.json)
     return 0
 

@@ -5,18 +5,13 @@ from __future__ import annotations
 import json
 import sys
 import time
-from types import TracebackType
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
-
-from rich.console import Console
-from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as ProgressBar
 
 from videochat_online.evaluation import EvaluationConfig, Outcome, Progress
 from videochat_online.evaluation.scoring.metrics import score_remarks
-
-SECONDS_BETWEEN_LINES = 30.0
-"""Where stderr is no terminal, progress is a line this often."""
+from videochat_online.runs.progress import progress
 
 
 def show_counts(counts: dict[str, Any], as_json: bool) -> None:
@@ -103,43 +98,17 @@ def show_outcome(outcome: Outcome, config: EvaluationConfig, as_json: bool) -> N
     _write(f"{shown}{mark}\n{config.output / 'report.md'}")
 
 
-class Display:
-    """Progress on stderr: a bar with rate and time left, or on no terminal a line now and then."""
+@contextmanager
+def show_progress() -> Iterator[Callable[[Progress], None]]:
+    """Progress on stderr, and frames a second; those of the running video count, so that it moves within a long one."""
+    started = time.monotonic()
+    with progress("questions") as tell:
 
-    def __init__(self) -> None:
-        self._started = self._last_line = time.monotonic()
-        self._bar = ProgressBar(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            transient=True,
-            disable=not sys.stderr.isatty(),
-        )
-        self._task = self._bar.add_task("loading", total=None, rate="")
+        def update(now: Progress) -> None:
+            rate = now.frames_encoded / max(time.monotonic() - started, 1e-9)
+            tell(now.questions_done, now.num_questions, f"{rate:.1f} frames/s")
 
-    def __enter__(self) -> Display:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bar.stop()
-
-    def update(self, progress: Progress) -> None:
-        """Show how far it is."""
-        passed_s = time.monotonic() - self._started
-        done = f"{progress.questions_done}/{progress.num_questions} questions"
-        rate = f"{progress.frames_encoded / passed_s:.1f} frames/s" if passed_s else ""
-        # Questions of the running video count, so that the bar moves within a long one.
-        share = progress.questions_done / max(1, progress.num_questions)
-        self._bar.update(self._task, description=done, total=1.0, completed=share, rate=rate)
-        if self._bar.disable and time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
-            self._last_line = time.monotonic()
-            left_s = passed_s * (1 - share) / share if share else float("nan")
-            print(f"{done}, {rate}, {left_s:.0f} s left", file=sys.stderr, flush=True)  # noqa: T201
+        yield update
 
 
 def _write(line: str) -> None:

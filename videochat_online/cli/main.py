@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 from videochat_online import __version__
 from videochat_online.cli.stdout import own_stdout
 from videochat_online.errors import InputError
-from videochat_online.utils import silence_accelerator_notice
+from videochat_online.runs.progress import silence_accelerator_notice
 
 COMMANDS = {
     "chat": "answer questions about a video as it plays, or about still images",

@@ -3,8 +3,8 @@
 from videochat_online.evaluation.benchmark import EvalQuestion, EvalSet, EvalVideo, Task
 from videochat_online.evaluation.compare.compare import Comparison, compare_runs
 from videochat_online.evaluation.protocol import PROTOCOLS, EvalProtocol, resolve_protocol
+from videochat_online.evaluation.run.evaluation_folder import EvaluationFolder, Shard
 from videochat_online.evaluation.run.evaluation_plan import EvaluationConfig, Plan, make_plan
-from videochat_online.evaluation.run.results import RunFolder, Shard
 from videochat_online.evaluation.run.runner import Progress, evaluate
 from videochat_online.evaluation.run.summarize import Outcome
 from videochat_online.evaluation.scoring.metrics import compute_metrics
@@ -23,7 +23,7 @@ __all__ = [
     "Plan",
     "Progress",
     "EvalProtocol",
-    "RunFolder",
+    "EvaluationFolder",
     "Shard",
     "Task",
     "compare_runs",

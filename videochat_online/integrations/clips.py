@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 import threading
 from collections.abc import Callable, Iterable
 from fractions import Fraction
 from pathlib import Path
-from uuid import uuid4
 
 import av
 import numpy as np
 import numpy.typing as npt
 
 from videochat_online.errors import VideoError
+from videochat_online.runs.files import PARTIAL, written_whole
 
 TICKS = 90_000
 """A second in units of the file: rates such as 30000/1001 come out exact."""
-_UNFINISHED = ".part.mp4"
 NUM_HELD = 256
 """Clips in a folder of its own: more than any model asks for in one batch."""
 
@@ -48,7 +46,7 @@ class ClipStore:
 
     def _drop_old(self) -> None:
         with self._lock:
-            clips = [path for path in self.folder.iterdir() if not path.name.endswith(_UNFINISHED)]
+            clips = [path for path in self.folder.iterdir() if not path.name.endswith(PARTIAL)]
             for old in sorted(clips, key=lambda path: path.stat().st_mtime_ns)[: -self._num_held]:
                 old.unlink()
 
@@ -69,30 +67,25 @@ def write_clip(path: Path, frames: Iterable[tuple[float, npt.NDArray[np.uint8]]]
     Raises:
         VideoError: no frames, or frames of several sizes.
     """
-    part = path.with_name(f"{path.stem}.{uuid4().hex}{_UNFINISHED}")
     num_frames, first_s, size = 0, 0.0, (0, 0)
-    try:
-        with av.open(str(part), "w") as container:
-            stream = container.add_stream(
-                "libx264", rate=Fraction(fps).limit_denominator(1001), options={"crf": "18", "preset": "veryfast"}
-            )
-            stream.pix_fmt = "yuv420p"
-            stream.codec_context.time_base = Fraction(1, TICKS)
-            for time_s, pixels_HWC in frames:
-                height, width = (side - side % 2 for side in pixels_HWC.shape[:2])
-                if num_frames == 0:
-                    first_s, size = time_s, (height, width)
-                    stream.height, stream.width = size
-                elif size != (height, width):
-                    raise VideoError(f"{path.name}: expected frames of one size, found {size} and {(height, width)}")
-                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels_HWC[:height, :width]), format="rgb24")
-                frame.pts, frame.time_base = round((time_s - first_s) * TICKS), Fraction(1, TICKS)
-                container.mux(stream.encode(frame))
-                num_frames += 1
+    with written_whole(path) as partial, av.open(str(partial), "w", format="mp4") as container:
+        stream = container.add_stream(
+            "libx264", rate=Fraction(fps).limit_denominator(1001), options={"crf": "18", "preset": "veryfast"}
+        )
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.time_base = Fraction(1, TICKS)
+        for time_s, pixels_HWC in frames:
+            height, width = (side - side % 2 for side in pixels_HWC.shape[:2])
             if num_frames == 0:
-                raise VideoError(f"{path.name}: expected frames to write, got none")
-            container.mux(stream.encode(None))
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+                first_s, size = time_s, (height, width)
+                stream.height, stream.width = size
+            elif size != (height, width):
+                raise VideoError(f"{path.name}: expected frames of one size, found {size} and {(height, width)}")
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels_HWC[:height, :width]), format="rgb24")
+            frame.pts, frame.time_base = round((time_s - first_s) * TICKS), Fraction(1, TICKS)
+            container.mux(stream.encode(frame))
+            num_frames += 1
+        if num_frames == 0:
+            raise VideoError(f"{path.name}: expected frames to write, got none")
+        container.mux(stream.encode(None))
     return num_frames

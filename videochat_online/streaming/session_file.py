@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import Tensor
 from videochat_online.errors import InputError
 from videochat_online.memory.schedule import check_count
 from videochat_online.model.loading import VideoChatModel
+from videochat_online.runs.files import written_whole
 from videochat_online.text import check_text
 
 _FORMAT = "videochat_online.session.1"
@@ -68,13 +68,11 @@ def save_state(path: Path, state: SessionState, memory: Mapping[str, Tensor]) ->
     if math.isinf(state.last_time_s):
         meta["last_time_s"] = None  # JSON has no infinity
     metadata = {"format": _FORMAT, "session": json.dumps(meta)}
-    partial = path.with_name(f"{path.name}.partial")
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in memory.items()}
     try:
-        save_file(tensors, partial, metadata=metadata)
-        os.replace(partial, path)
+        with written_whole(path) as partial:
+            save_file(tensors, partial, metadata=metadata)
     except (SafetensorError, OSError) as error:
-        partial.unlink(missing_ok=True)
         raise InputError(f"{path}: expected a place to write a session to: {error}") from error
 
 

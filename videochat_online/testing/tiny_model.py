@@ -9,8 +9,8 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from videochat_online.model import VideoChatOnlineConfig, VideoChatOnlineForConditionalGeneration
+from videochat_online.runs.progress import silence_accelerator_notice
 from videochat_online.testing.tiny_tokenizer import build_tiny_tokenizer
-from videochat_online.utils import silence_accelerator_notice
 
 LLMS = ("phi3", "qwen2", "qwen3", "llama")
 # Long enough that a session with the default memory stays below it, short enough that a test crosses it.

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
-import signal
 import socket
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,11 +15,12 @@ from torch import nn
 from transformers import TrainingArguments
 
 from videochat_online.errors import InputError
+from videochat_online.isolation import kill_with_parent
+from videochat_online.runs.run_folder import differences, in_one_line
 
 logger = logging.getLogger(__name__)
 
 _SHARED_MEMORY_OP = "deepspeed_shm_comm"
-_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
 def join(training: TrainingArguments) -> None:
@@ -59,8 +58,8 @@ def _end_with_launcher() -> None:
     It may be in a sum that another node, which is gone, never joins: it would heed no other signal, and keep the run's
     folder and its GPU from the next launch until the backend's timeout.
     """
-    if sys.platform == "linux" and "TORCHELASTIC_RUN_ID" in os.environ:
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        kill_with_parent()
 
 
 def _check_address() -> None:
@@ -149,12 +148,10 @@ def check_alike(facts: Mapping[str, Any]) -> None:
     everyone = gathered((node_name(), dict(facts)))
     first_node, first = everyone[0]
     for rank, (node, other) in enumerate(everyone):
-        keys = [key for key in sorted({*first, *other}) if first.get(key) != other.get(key)]
-        if keys:
+        found = [f"{name}: {now}, there {was}" for name, was, now in differences(first, other)]
+        if found:
             raise InputError(
-                f"process {rank} on {node} was started otherwise than process 0 on {first_node}: "
-                + "; ".join(f"{key}: {other.get(key)!r}, there {first.get(key)!r}" for key in keys[:4])
-                + (f"; and {len(keys) - 4} more differ" if len(keys) > 4 else "")
+                f"process {rank} on {node} was started otherwise than process 0 on {first_node}: {in_one_line(found)}"
             )
 
 

@@ -26,6 +26,7 @@ from videochat_online.data import (
 from videochat_online.data.rows.registry import RegistryEntry
 from videochat_online.data.samples.sample_lengths import EstimatedSample
 from videochat_online.errors import InputError
+from videochat_online.runs.files import file_digest
 from videochat_online.text import special_ids
 from videochat_online.train.distributed import check_alike, first_alone, gathered, join, together
 from videochat_online.train.estimate.device_memory import remarks
@@ -53,7 +54,6 @@ from videochat_online.train.loop.validation import (
 )
 from videochat_online.train.setup.lora import ADAPTER_FOLDER
 from videochat_online.train.setup.model_setup import Student, load_student, load_texts, make_encoder
-from videochat_online.utils import file_digest
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +123,7 @@ def _train(arguments: Arguments, folder: TrainingFolder, requests: Requests) -> 
     metrics, is_over, result_step = _go_through(trainer, requests, checkpoint)
     report = make_report(trainer, dataset, metrics, is_over, result_step)
     if training.process_index == 0:
-        folder.write(REPORT_FILE, report.to_json())
+        folder.write_json(REPORT_FILE, report.to_json())
         if report.finished:
             write_run_card(folder.path, arguments, report, sets, encoder.schedule.intervals)
         else:

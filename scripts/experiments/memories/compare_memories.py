@@ -36,9 +36,9 @@ from videochat_online.cli.options import add_model_arguments, load_model_of
 from videochat_online.errors import InputError
 from videochat_online.evaluation import Comparison, compare_runs
 from videochat_online.evaluation.report.plots import save_figure
-from videochat_online.evaluation.run.results import RowFile
 from videochat_online.memory import MemoryBank, make_model_memory
 from videochat_online.model import VideoChatModel
+from videochat_online.runs.row_file import RowFile
 
 REFERENCES = ("keep_all", "blind")
 SET_FLAGS = ("annotations", "data_root", "fps", "answer_by", "max_videos")

@@ -8,10 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 from evaluation_sets import empty_plots, make_config, question, write_set
-from videochat_online.evaluation import RunFolder, make_plan
+from videochat_online.evaluation import EvaluationFolder, make_plan
 from videochat_online.evaluation.run.evaluation_plan import settled
-from videochat_online.evaluation.run.results import RowFile
 from videochat_online.evaluation.run.summarize import summarize
+from videochat_online.runs.row_file import RowFile
 
 FOUR = ("A. red", "B. blue", "C. green", "D. grey")
 AGES_S = (0.0, 3.0, 20.0, 60.0)
@@ -40,7 +40,7 @@ def append(config, is_right, num_tokens=96):
     plan = make_plan(config)
     config = settled(config, plan.content)
     facts = {"counts": {"num_questions": len(plan.content.questions)}}
-    folder = RunFolder(config.output, config.settings(), facts, config.shard)
+    folder = EvaluationFolder(config.output, config.settings(), facts, config.shard)
     with folder.predictions.appending() as predictions, folder.videos.appending() as videos:
         for video in (place.video for place in plan.share):
             given = {one.id: is_right(video.name, one) for one in video.questions}

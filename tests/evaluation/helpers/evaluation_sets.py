@@ -12,7 +12,7 @@ from PIL import Image
 
 from videochat_online.evaluation import (
     EvaluationConfig,
-    RunFolder,
+    EvaluationFolder,
     Shard,
     evaluate,
     get_task,
@@ -98,7 +98,7 @@ def run(config, model, on_progress=lambda progress: None, *, rendered=False):
     """Evaluate; gives the outcome. `rendered`: its plots are pictures."""
     plan = make_plan(config)
     config = settled(config, plan.content)
-    folder = RunFolder(config.output, config.settings(), {}, config.shard)
+    folder = EvaluationFolder(config.output, config.settings(), {}, config.shard)
     with nullcontext() if rendered else empty_plots():
         return evaluate(config, plan, folder, lambda: model, on_progress)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmark_sets import ovo_choice, ovo_forward, streaming_choice, streaming_proactive, streaming_row
 from evaluation_sets import make_config, question, write_set
 from made_up_replies import STYLES, made_rows
-from videochat_online.evaluation import RunFolder, get_task
+from videochat_online.evaluation import EvaluationFolder, get_task
 from videochat_online.evaluation.benchmark import EvalSet
 from videochat_online.evaluation.tasks import ovbench, ovobench, streamingbench
 
@@ -81,7 +81,7 @@ def write_run(root: Path, name: str, task: str, paths, rows, *, bad=(), **change
     config = make_config(paths[0], root / name, root, task=get_task(task), **changes)
     object.__setattr__(config, "annotations", tuple(paths))
     facts = {"annotation_paths": [str(path) for path in paths]}
-    folder = RunFolder(config.output, config.settings(), facts, config.shard)
+    folder = EvaluationFolder(config.output, config.settings(), facts, config.shard)
     kept = [row for row in rows if row["video"] not in bad]
     folder.write("predictions.jsonl", "".join(json.dumps(row) + "\n" for row in kept))
     counts = {"num_questions": len(rows), "num_answered": len(kept), "num_unanswered": len(rows) - len(kept)}

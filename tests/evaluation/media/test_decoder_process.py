@@ -14,7 +14,7 @@ import pytest
 from clips import write_clip
 from evaluation_sets import folder_set, make_config, question, rows_of, run, write_set
 from videochat_online.errors import InputError, VideoError
-from videochat_online.evaluation import RunFolder, Shard, evaluate, make_plan, resolve_protocol
+from videochat_online.evaluation import EvaluationFolder, Shard, evaluate, make_plan, resolve_protocol
 from videochat_online.evaluation.benchmark import EvalQuestion, EvalVideo
 from videochat_online.evaluation.media.decoder_process import FootageWorker
 from videochat_online.evaluation.media.frame_selection import VideoFrames
@@ -193,7 +193,7 @@ def test_videos_that_are_missing_end_a_shard_before_its_model_is_loaded(tmp_path
         shutil.rmtree(tmp_path / "media" / f"video{number}")
     for index in range(6):
         config = make_config(annotations, tmp_path / "out", shard=Shard(index, 6))
-        folder = RunFolder(config.output, config.settings(), {}, config.shard)
+        folder = EvaluationFolder(config.output, config.settings(), {}, config.shard)
         with pytest.raises(InputError, match="3 of 6 videos cannot be used"):
             evaluate(config, make_plan(config), folder, lambda: pytest.fail("the model was loaded"))
 

@@ -14,12 +14,12 @@ import pytest
 from benchmark_sets import benchmark_config
 from evaluation_sets import folder_set, question, rows_of, write_set
 from videochat_online.cli import evaluate as command
-from videochat_online.cli import evaluate_output
 from videochat_online.cli.main import COMMANDS, main, parse
 from videochat_online.errors import InputError
 from videochat_online.evaluation import Shard
 from videochat_online.evaluation.report.environment import run_conditions
 from videochat_online.model.checkpoints.checkpoint import weights_digest
+from videochat_online.runs import progress
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -45,7 +45,7 @@ def annotations(tmp_path):
 @pytest.fixture
 def call(tmp_path, tiny_dir, annotations, capsys, monkeypatch):
     """Run the command with what every run needs; gives status, stdout and stderr, without lines of progress."""
-    monkeypatch.setattr(evaluate_output, "SECONDS_BETWEEN_LINES", math.inf)
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", math.inf)
 
     def run(*more, without=()):
         defaults = {
@@ -279,7 +279,7 @@ class TestCommand:
         status, _, err = call("--fps", "2", "--answer_by", "likelihood")
         assert status == 2
         assert "answer_by: " in err
-        assert "protocol.fps: 8.0 there, 2.0 here" in err
+        assert "protocol.fps was 8.0, now 2.0" in err
 
 
 LMMS = ["ava.json", "coin.json", "hirest.json", "tao.json"]

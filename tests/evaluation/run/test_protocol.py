@@ -196,7 +196,7 @@ class TestMarks:
         assert rows_of(tmp_path / "default") == rows_of(tmp_path / "causal")
         status, written = call("default", "--protocol", "reference")
         assert status == 2
-        assert "protocol.causal: true there, false here" in written.err
+        assert "protocol.causal was true, now false" in written.err
 
     def test_the_two_are_not_compared_unless_told(self, call, tmp_path, capsys):
         call("causal")

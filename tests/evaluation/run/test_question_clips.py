@@ -191,7 +191,7 @@ class TestRuns:
         polled = [row for row in read.rows if row.get("polls")]
         assert [(row["correct"], row["in_time"]) for row in polled] == [(True, True), (False, True)]
         assert read.settings["protocol"]["own_starts"] is False
-        with pytest.raises(InputError, match="protocol.own_starts: false there, true here"):
+        with pytest.raises(InputError, match="protocol.own_starts was false, now true"):
             run(config, tiny_model)
         # Nothing changed for the others.
         told["settings"]["task"] = "ovobench"

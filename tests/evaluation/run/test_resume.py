@@ -15,13 +15,13 @@ import torch
 from evaluation_sets import Shard, folder_set, make_config, noise, question, rows_of, run, write_frames, write_set
 from processes import start
 from videochat_online.errors import InputError
-from videochat_online.evaluation import RunFolder, evaluate, make_plan, resolve_protocol
+from videochat_online.evaluation import EvaluationFolder, evaluate, make_plan, resolve_protocol
 from videochat_online.evaluation.compare.load import read_run
 from videochat_online.evaluation.run import evaluation_plan
 from videochat_online.evaluation.run.evaluation_plan import estimated_cost, share_of
-from videochat_online.evaluation.run.results import RowFile
 from videochat_online.evaluation.tasks.ovbench import load_ovbench
 from videochat_online.model import load_model
+from videochat_online.runs.row_file import RowFile
 
 SETTINGS = ("streaming", "sliding_window")
 
@@ -147,19 +147,22 @@ class TestRefusal:
     @pytest.mark.parametrize(
         ("changes", "named"),
         [
-            ({"protocol": {"fps": 4.0}}, r"protocol.fps: 8.0 there, 4.0 here"),
-            ({"protocol": {"memory": "window"}}, r'protocol.memory: "pyramid" there, "window" here'),
-            ({"protocol": {"memory_options": {"capacities": (1, 1, 1)}}}, r"memory_options.capacities: \[2, 2, 12\]"),
-            ({"setting": "sliding_window"}, r"protocol.setting: "),
-            ({"blind": True}, "blind: false there, true here"),
-            ({"answer_by": "likelihood"}, "answer_by: "),
-            ({"model": "another"}, 'model: "tiny" there, "another" here'),
-            ({"max_videos": 2}, "max_videos: null there, 2 here"),
+            ({"protocol": {"fps": 4.0}}, r"protocol.fps was 8.0, now 4.0"),
+            ({"protocol": {"memory": "window"}}, r'protocol.memory was "pyramid", now "window"'),
+            (
+                {"protocol": {"memory_options": {"capacities": (1, 1, 1)}}},
+                r"memory_options.capacities was \[2, 2, 12\]",
+            ),
+            ({"setting": "sliding_window"}, r"protocol.setting was "),
+            ({"blind": True}, "blind was false, now true"),
+            ({"answer_by": "likelihood"}, "answer_by was "),
+            ({"model": "another"}, 'model was "tiny", now "another"'),
+            ({"max_videos": 2}, "max_videos was null, now 2"),
         ],
     )
     def test_other_settings(self, annotations, tmp_path, tiny_model, whole, changes, named):
         before = {path.name: path.read_bytes() for path in (tmp_path / "whole").iterdir()}
-        with pytest.raises(InputError, match=f"holds a run of other settings: .*{named}"):
+        with pytest.raises(InputError, match=f"holds another run.*{named}"):
             run(make_config(annotations, tmp_path / "whole", **changes), tiny_model)
         assert {path.name: path.read_bytes() for path in (tmp_path / "whole").iterdir()} == before
 
@@ -171,13 +174,13 @@ class TestRefusal:
             del said["settings"]["protocol"][name]
         path.write_text(json.dumps(said))
         assert run(make_config(annotations, tmp_path / "whole"), tiny_model).num_answered == 9
-        with pytest.raises(InputError, match="protocol.kv_memory: false there, true here"):
+        with pytest.raises(InputError, match="protocol.kv_memory was false, now true"):
             run(make_config(annotations, tmp_path / "whole", protocol={"kv_memory": True}), tiny_model)
 
     def test_only_what_differs_is_named(self, annotations, tmp_path, tiny_model, whole):
         with pytest.raises(InputError) as error:
             run(make_config(annotations, tmp_path / "whole", answer_by="likelihood"), tiny_model)
-        assert str(error.value).count(" there, ") == 1
+        assert str(error.value).count(" was ") == 1
 
     def test_other_questions(self, annotations, tmp_path, tiny_model, whole):
         annotations.write_text(annotations.read_text().replace("Question 0?", "Question zero?"))
@@ -212,7 +215,7 @@ class TestRefusal:
 
         def start_in_vain(**changes):
             config = make_config(annotations, output, **limit, **changes)
-            folder = RunFolder(config.output, config.settings(), {}, config.shard)
+            folder = EvaluationFolder(config.output, config.settings(), {}, config.shard)
             with pytest.raises(Stop):
                 evaluate(config, make_plan(config), folder, fail_to_load)
 
@@ -227,17 +230,17 @@ class TestRefusal:
         assert run(make_config(annotations, output), tiny_model).num_answered == 9
         assert {row["is_bad"] for row in rows_of(output, "videos.jsonl")} == {False}
         assert json.loads((output / "run.json").read_text())["settings"]["model"] == "tiny"
-        with pytest.raises(InputError, match=r'other settings: model: "tiny" there, "another" here'):
+        with pytest.raises(InputError, match=r'left as it is: model was "tiny", now "another"'):
             run(make_config(annotations, output, model="another"), tiny_model)
 
     def test_a_run_that_is_about_to_answer_does_not(self, annotations, tmp_path, tiny_model):
         """It has written nothing yet, but it holds its file."""
         config = make_config(annotations, tmp_path / "out")
-        folder = RunFolder(config.output, config.settings(), {}, config.shard)
+        folder = EvaluationFolder(config.output, config.settings(), {}, config.shard)
         before = (tmp_path / "out" / "run.json").read_bytes()
         with folder.predictions.appending():
             for changes in ({"model": "another"}, {"shard": Shard(0, 2)}):
-                with pytest.raises(InputError, match="holds a run "):
+                with pytest.raises(InputError, match="holds another run"):
                     run(make_config(annotations, tmp_path / "out", **changes), tiny_model)
         assert (tmp_path / "out" / "run.json").read_bytes() == before
 
@@ -246,7 +249,7 @@ class TestRefusal:
             path.write_bytes(b"x")
         run(make_config(annotations, tmp_path / "out", max_bad_fraction=1.0), tiny_model)
         assert rows_of(tmp_path / "out") == []
-        with pytest.raises(InputError, match="holds a run of other settings"):
+        with pytest.raises(InputError, match="holds another run"):
             run(make_config(annotations, tmp_path / "out", max_bad_fraction=1.0, model="another"), tiny_model)
 
     def test_a_folder_that_holds_something_else(self, annotations, tmp_path, tiny_model):

@@ -90,10 +90,10 @@ class TestRuns:
         assert call("out", *flags)[0] == 0
         status, written = call("out", "--strategy", "retrieval", "--retrieved_frames", "4")
         assert status == 2
-        assert "protocol.strategy_options.retrieved_frames: 3 there, 4 here" in written.err
+        assert "protocol.strategy_options.retrieved_frames was 3, now 4" in written.err
         status, written = call("out")
         assert status == 2
-        assert 'protocol.strategy: "retrieval" there, "direct" here' in written.err
+        assert 'protocol.strategy was "retrieval", now "direct"' in written.err
 
     @pytest.mark.parametrize(
         ("flags", "says"),

@@ -156,7 +156,7 @@ class TestIdentity:
         assert run(config, tiny_model).num_answered == 3
         config = benchmark_config("ovobench", ovo, tmp_path / "ovo", blind=True, protocol={"max_new_tokens": 1})
         make_older(config)
-        with pytest.raises(InputError, match=r"protocol.kind_system_messages.count: null there, .* here"):
+        with pytest.raises(InputError, match=r"protocol.kind_system_messages.count was null, now .*"):
             run(config, tiny_model)
 
     def test_a_memory_in_the_kv_cache_has_one(self, tiny_model, ovo, video, tmp_path):
@@ -183,7 +183,7 @@ def test_the_flag(tiny_dir, tmp_path, capsys):
     assert (said["system_message"], said["kind_system_messages"]) == ("Look.", {})
     assert main(command) != 0
     refused = capsys.readouterr().err
-    assert 'protocol.system_message: "Look." there, "Carefully watch' in refused
+    assert 'protocol.system_message was "Look.", now "Carefully watch' in refused
     assert "kind_system_messages" not in refused  # no other kinds are asked
 
 

@@ -13,12 +13,12 @@ from evaluation_sets import Shard, make_config, question, rows_of, write_set
 from judge_stub import judge_server
 from videochat_online.cli.main import main
 from videochat_online.errors import InputError
-from videochat_online.evaluation import RunFolder, compare_runs, make_plan
-from videochat_online.evaluation.run.results import RowFile
+from videochat_online.evaluation import EvaluationFolder, compare_runs, make_plan
 from videochat_online.evaluation.run.runner import _question_row
 from videochat_online.evaluation.run.summarize import summarize
 from videochat_online.evaluation.scoring.judge import KEY_VARIABLE, Judge, parse_verdict
 from videochat_online.evaluation.scoring.open_answers import SCORERS, parse_number
+from videochat_online.runs.row_file import RowFile
 
 EMPTY = {"frames_used": [], "num_visual_tokens": 0, "first_token_s": None, "answer_s": 0.1, "predicted_index": None}
 COST = {"num_encoded": 0, "watch_s": 0.1, "answer_s": 0.1, "peak_memory_bytes": None, "problem": None, "is_bad": False}
@@ -46,7 +46,7 @@ def answer(config, replies, shard=None):
     """Write replies by time of the question, as a run does; then sum up."""
     config = replace(config, shard=shard or config.shard)
     plan = make_plan(config)
-    folder = RunFolder(config.output, config.settings(), {"counts": {}}, config.shard)
+    folder = EvaluationFolder(config.output, config.settings(), {"counts": {}}, config.shard)
     done = {row["id"] for row in folder.predictions.rows()}
     with folder.predictions.appending() as predictions, folder.videos.appending() as videos:
         for video in (place.video for place in plan.share):
@@ -318,7 +318,7 @@ class TestJudge:
         with judge_server(lambda number, body: "yes") as (url, requests):
             config = self.config(tmp_path, url)
             assert answer(config, {}).metrics["num_correct"] == 6
-        with pytest.raises(InputError, match='judge.model: "m" there, "n" here'):
+        with pytest.raises(InputError, match='judge.model was "m", now "n"'):
             answer(replace(config, judge=Judge(url=url, model="n")), {})
 
     @pytest.mark.parametrize("status", [401, 404])
@@ -461,7 +461,7 @@ class TestUnreadable:
         path = open_set(tmp_path / "set.json", [*asked, open_question(9.0, "red")], num_videos=1)
         config = config_of(path, tmp_path / "out", answer_by=answer_by)
         plan = make_plan(config)
-        folder = RunFolder(config.output, config.settings(), {"counts": {}}, config.shard)
+        folder = EvaluationFolder(config.output, config.settings(), {"counts": {}}, config.shard)
         with folder.predictions.appending() as predictions, folder.videos.appending() as videos:
             for place, one in enumerate(plan.content.questions):
                 index = 0 if place < num_read else None

@@ -136,7 +136,7 @@ def test_processes_that_would_wait_for_each_other_are_told_so(place, tiny_dir, r
     distributed.check_alike(shared(dataloader_num_workers=3, video_backend="pyav", report_to="none"))
     others = {"save_steps": 3, "logging_steps": 2, "eval_steps": 5, "per_device_eval_batch_size": 7, "extend": True}
     for key, other in others.items():
-        with pytest.raises(InputError, match=f"was started otherwise than process 0 on n1: {key}: {other}"):
+        with pytest.raises(InputError, match=f"was started otherwise than process 0 on n1: {key}: {json.dumps(other)}"):
             distributed.check_alike(shared(**{key: other}))
 
 

@@ -116,7 +116,7 @@ def test_a_run_does_not_go_on_with_another_plan_in_the_same_file(tmp_path):
     path.write_text(json.dumps(without_accumulation(plan("zero1"))))
     TrainingFolder(tmp_path / "run", {"deepspeed": str(path)}).open({}, {}, None)
     path.write_text(json.dumps(plan("zero1")))
-    with pytest.raises(InputError, match=r"deepspeed.data_types.grad_accum_dtype was None, now 'fp32'"):
+    with pytest.raises(InputError, match=r'deepspeed.data_types.grad_accum_dtype was null, now "fp32"'):
         TrainingFolder(tmp_path / "run", {"deepspeed": str(path)}).check({})
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     old = {key: value for key, value in record["identity"].items() if not key.startswith("deepspeed.")}

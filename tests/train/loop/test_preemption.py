@@ -99,7 +99,7 @@ def test_a_file_of_that_name_in_another_folder_is_left(place, run):
     folder = place / "thesis"
     folder.mkdir()
     (folder / "SAVE").write_text("the whales")
-    with pytest.raises(InputError, match="found other files"):
+    with pytest.raises(InputError, match="found 1 other files"):
         run("thesis")
     assert (folder / "SAVE").read_text() == "the whales"
 
@@ -333,10 +333,10 @@ def test_too_little_room_is_noticed_before_anything_is_written(place, run, monke
 
 def test_small_files_are_whole_or_as_they_were(tmp_path, small_files):
     folder = TrainingFolder(tmp_path, {})
-    folder.write("report.json", {"steps": 1})
+    folder.write_json("report.json", {"steps": 1})
     small_files(1000)
     with pytest.raises(InputError, match=r"report.json: could not be written: File too large"):
-        folder.write("report.json", {"text": "long" * 1000})
+        folder.write_json("report.json", {"text": "long" * 1000})
     odd = BatchReport(1, (SkippedSample("a", 1, "long" * 1000),))
     with pytest.raises(InputError, match=r"skipped.0.jsonl: could not be written: File too large"):
         SkippedLog(tmp_path, 0, 10, 0.5).add(odd)

@@ -9,11 +9,9 @@ import math
 from collections.abc import Callable, Generator, Iterator
 from functools import cached_property
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
 from videochat_online.errors import InputError, NoFrameError, VideoError
 from videochat_online.evaluation.check.annotation_check import OVERRUN_S
+from videochat_online.runs.progress import progress
 from videochat_online.streaming import StreamingSession
 from videochat_online.text.times import clock_time
 from videochat_online.types import FrameChunk
@@ -46,16 +44,7 @@ class VideoPlayer:
     """
 
     def __init__(self, source: VideoSource, session: StreamingSession, fps: float, show_progress: bool) -> None:
-        self._source, self._session, self._fps = source, session, fps
-        self._progress = Progress(
-            TextColumn("watching"),
-            BarColumn(),
-            TextColumn("{task.completed:.0f} s"),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            transient=True,
-            disable=not show_progress,
-        )
+        self._source, self._session, self._fps, self._show_progress = source, session, fps, show_progress
         self._begin()
 
     def _begin(self) -> None:
@@ -97,15 +86,11 @@ class VideoPlayer:
         self._check_begun(time_s)
         if self._failure is not None and (self.position_s is None or time_s > self.position_s):
             raise self._failure
-        with self._progress:
-            task = self._progress.add_task("", total=self._goal_of(time_s), completed=int(self.position_s or 0))
-            try:
-                while self._push_until(time_s):
-                    self._progress.update(task, completed=self.position_s)
-                    if stop():
-                        raise InputError(f"stopped at {clock_time(self.position_s or 0)}, before {_named(time_s)}")
-            finally:
-                self._progress.remove_task(task)
+        with progress("s watched", show=self._show_progress) as tell:
+            while self._push_until(time_s):
+                tell(int(self.position_s or 0), self._goal_of(time_s))
+                if stop():
+                    raise InputError(f"stopped at {clock_time(self.position_s or 0)}, before {_named(time_s)}")
         reached_s = min(time_s, self._end_s) if self._is_exhausted else time_s
         self.position_s = max(self.start_s, reached_s, self.position_s or 0)
 
@@ -163,9 +148,9 @@ class VideoPlayer:
             begins = f"{time_s:.7g} s is before the first frame, which is at {self.start_s:.7g} s"
             raise NoFrameError(f"{begins}: nothing has been seen by then (--zero_start counts times from there)")
 
-    def _goal_of(self, time_s: float) -> float | None:
+    def _goal_of(self, time_s: float) -> int | None:
         duration_s = self._source.info.duration_s
-        return min((t for t in (time_s, duration_s) if t is not None and math.isfinite(t)), default=None)
+        return min((int(t) for t in (time_s, duration_s) if t is not None and math.isfinite(t)), default=None)
 
 
 def _named(time_s: float) -> str:

@@ -11,7 +11,7 @@ from videochat_online.errors import InputError
 from videochat_online.evaluation import TASKS, get_task
 from videochat_online.evaluation.check.annotation_check import KINDS, NOTES
 from videochat_online.evaluation.check.benchmark_check import Inspection, inspect_benchmark
-from videochat_online.progress import progress
+from videochat_online.runs.progress import progress
 
 SHOWN = 5
 """Reasons of each kind on the screen; the report has all."""

@@ -14,7 +14,7 @@ from videochat_online.data.samples.sample_reader import check_reader
 from videochat_online.errors import InputError
 from videochat_online.model import VideoChatOnlineConfig
 from videochat_online.model.loading import load_config, resolve_checkpoint
-from videochat_online.progress import progress
+from videochat_online.runs.progress import progress
 from videochat_online.train.keys.arguments import DataArguments
 from videochat_online.train.setup.model_setup import make_reader
 

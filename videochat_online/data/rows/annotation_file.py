@@ -20,7 +20,7 @@ from videochat_online.data.rows.field_values import shown
 from videochat_online.data.rows.row_formats import ROW_KEYS
 from videochat_online.data.rows.storage import Location, read_bytes
 from videochat_online.errors import InputError
-from videochat_online.utils import without_bom
+from videochat_online.runs.files import without_bom
 
 ROWS_LOOKED_AT = 20
 """A file none of whose first rows is an object holds something else, rather than bad rows only."""

@@ -91,7 +91,7 @@ def load_registry(path: Location, *, check: bool = True) -> tuple[RegistryEntry,
         InputError: as `load_registries`.
     """
     content = read_bytes(path, "a registry")
-    try:
+    try:  # not by `read_json`: it may lie on a remote disk, and no entry may be there twice
         raw = json.loads(content, object_pairs_hook=_no_duplicates)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: expected a registry in JSON: {error}") from error

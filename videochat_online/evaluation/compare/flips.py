@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from videochat_online.evaluation.benchmark import right_answer_text
-from videochat_online.evaluation.scoring.bootstrap import Row
+from videochat_online.runs.row_file import Row
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

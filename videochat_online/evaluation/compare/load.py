@@ -5,7 +5,6 @@ Knows the files of a run and the settings that decide answers; computes nothing.
 
 from __future__ import annotations
 
-import json
 import reprlib
 import sys
 from collections import Counter
@@ -15,8 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from videochat_online.errors import InputError
-from videochat_online.evaluation.run.results import Row, RowFile, differences, read_run_file, split_answers
+from videochat_online.evaluation.run.evaluation_folder import PredictionFile, read_run_file, split_answers
 from videochat_online.memory.settings import label_of
+from videochat_online.runs.files import read_object
+from videochat_online.runs.row_file import Row
+from videochat_online.runs.run_folder import differences
 
 FACTS = ("id", "video", "dataset", "answer_type", "sub_answer_type", "time_s", "question", "answer_index")
 """What every row says about its question; its `extra` may say more."""
@@ -115,7 +117,7 @@ def read_run(folder: Path) -> Run:
     _check_settings(f"{folder / 'run.json'}: settings", settings)
     if not (folder / "metrics.json").is_file():
         paths = [folder / "predictions.jsonl", *folder.glob("shards/*.predictions.jsonl")]
-        num_answers = sum(len(RowFile(path, key="id").rows()) for path in paths)
+        num_answers = sum(len(PredictionFile(path).rows()) for path in paths)
         counts = run.get("counts")
         total = counts.get("num_questions") if isinstance(counts, dict) else None
         raise InputError(
@@ -124,7 +126,7 @@ def read_run(folder: Path) -> Run:
         )
     metrics = _read_metrics(folder / "metrics.json")
     path = folder / "predictions.jsonl"
-    rows = RowFile(path, key="id").rows()
+    rows = PredictionFile(path).rows()
     for number, row in enumerate(rows, start=1):
         _check_row(f"{path} line {number}", row)
     num_different = len({row["id"] for row in rows})
@@ -265,7 +267,7 @@ def protocol_differences_between(runs: Sequence[Run], labels: Sequence[str], bas
     """Settings in which runs are not like the baseline, memory, strategy and blindness left out."""
     of_baseline = _comparable(baseline.settings)
     return [
-        ProtocolDifference(label, *found)
+        ProtocolDifference(label, found.name, found.was, found.now)
         for label, run in zip(labels, runs, strict=True)
         for found in differences(of_baseline, _comparable(run.settings))
     ]
@@ -283,14 +285,10 @@ def _comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read_metrics(path: Path) -> dict[str, Any]:
-    try:
-        metrics = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: expected the figures of an evaluation, found no JSON: {error}") from error
-    if isinstance(metrics, dict):
-        metrics.setdefault("num_left_out", 0)  # runs from before such answers were left out
+    metrics = read_object(path, "the figures of an evaluation")
+    metrics.setdefault("num_left_out", 0)  # runs from before such answers were left out
     _expect(path, metrics, _METRICS)
-    return dict(metrics)
+    return metrics
 
 
 def _check_settings(where: str, settings: dict[str, Any]) -> None:

@@ -17,9 +17,9 @@ from videochat_online.evaluation.benchmark import EvalQuestion, EvalSet
 from videochat_online.evaluation.compare.load import Run, listed, read_run
 from videochat_online.evaluation.official.figures import Exported, Source
 from videochat_online.evaluation.official.scores import rules_of
-from videochat_online.evaluation.run.results import read_run_file
+from videochat_online.evaluation.run.evaluation_folder import read_run_file
 from videochat_online.evaluation.tasks import get_task
-from videochat_online.utils import check_writable, file_digest, without_bom
+from videochat_online.runs.files import check_writable, file_digest, read_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ def export_run(
     exported = Exported(
         run=run,
         model=name,
-        annotations={path.name: json.loads(without_bom(path.read_bytes())) for path in paths},
+        annotations={path.name: read_json(path, "annotations") for path in paths},
         questions=questions,
         rows={at[row["id"]]: row for row in run.rows},
     )

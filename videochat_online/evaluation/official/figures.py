@@ -12,7 +12,7 @@ from typing import Any
 
 from videochat_online.evaluation.benchmark import EvalQuestion
 from videochat_online.evaluation.compare.load import Run
-from videochat_online.evaluation.run.results import Row
+from videochat_online.runs.row_file import Row
 
 Rule = Callable[[Row], bool]
 Source = tuple[str, int, int | None]

@@ -21,9 +21,9 @@ from string import ascii_uppercase
 from typing import Any
 
 from videochat_online.evaluation.official.figures import Exported, OfficialAverage, OfficialRules, Rule, rows_by
-from videochat_online.evaluation.run.results import Row
 from videochat_online.evaluation.scoring.averages import cell_of
 from videochat_online.evaluation.tasks.ovbench import OVBENCH
+from videochat_online.runs.row_file import Row
 from videochat_online.text.questions import option_line
 
 _PHRASES = (

@@ -17,8 +17,8 @@ from typing import Any
 
 from videochat_online.evaluation.benchmark import YES_NO
 from videochat_online.evaluation.official.figures import Exported, OfficialAverage, OfficialRules, Rule, Source, rows_by
-from videochat_online.evaluation.run.results import Row
 from videochat_online.evaluation.tasks.ovobench import GROUPS, TASKS_OF_GROUPS
+from videochat_online.runs.row_file import Row
 
 
 def _is_counted(row: Row) -> bool:

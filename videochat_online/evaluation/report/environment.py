@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from videochat_online.evaluation.run.results import Row
 from videochat_online.model import VideoChatModel
+from videochat_online.runs.row_file import Row
 
 
 def loaded_conditions(model: VideoChatModel) -> dict[str, str]:

@@ -14,9 +14,10 @@ from videochat_online.evaluation.protocol import context_of
 from videochat_online.evaluation.report.markdown import markdown_table
 from videochat_online.evaluation.report.plots import plot_run
 from videochat_online.evaluation.report.submission import submission
+from videochat_online.evaluation.run.evaluation_folder import EvaluationFolder
 from videochat_online.evaluation.run.evaluation_plan import EvaluationConfig
-from videochat_online.evaluation.run.results import Row, RunFolder
 from videochat_online.evaluation.scoring.averages import WITHOUT
+from videochat_online.runs.row_file import Row
 
 NOT_CAUSAL = (
     "**Not causal:** `--protocol reference` takes the frames of the published scripts. {} For comparison with "
@@ -118,9 +119,9 @@ def cost_figures(predictions: Sequence[Row], videos: Sequence[Row]) -> dict[str,
     }
 
 
-def write_report(folder: RunFolder, metrics: Mapping[str, Any], rows: Sequence[Row]) -> None:
+def write_report(folder: EvaluationFolder, metrics: Mapping[str, Any], rows: Sequence[Row]) -> None:
     """Write all summaries of a complete run; `rows` are the answers that count."""
-    folder.write("metrics.json", json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")
+    folder.write_json("metrics.json", metrics)
     folder.write("result.json", json.dumps(submission(metrics, rows), indent=1, ensure_ascii=False) + "\n")
     folder.write("report.md", render(metrics, plot_run(folder.path, rows)))
 

@@ -16,12 +16,12 @@ from videochat_online.evaluation.media.decoder_process import DECODE_TIMEOUT_S
 from videochat_online.evaluation.media.locate import MediaLibrary
 from videochat_online.evaluation.protocol import EvalProtocol
 from videochat_online.evaluation.run.answering import ANSWER_BY, asked_kind
-from videochat_online.evaluation.run.results import Shard
+from videochat_online.evaluation.run.evaluation_folder import Shard
 from videochat_online.evaluation.scoring.judge import Judge
 from videochat_online.evaluation.scoring.open_answers import JUDGE, SCORER_NAMES, parse_number
 from videochat_online.model.checkpoints.checkpoint import weights_digest
+from videochat_online.runs.files import file_digest
 from videochat_online.streaming import GenerationSettings
-from videochat_online.utils import file_digest
 
 QUESTION_COST = 4.0
 """An answer costs about as much as encoding this many frames; only for sharing out and for the time left."""

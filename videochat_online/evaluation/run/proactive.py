@@ -10,8 +10,8 @@ from dataclasses import replace
 
 from videochat_online.errors import NoFrameError
 from videochat_online.evaluation.benchmark import YES_NO, EvalQuestion
-from videochat_online.evaluation.run.results import Row
 from videochat_online.evaluation.scoring.parse import says
+from videochat_online.runs.row_file import Row
 
 
 class Polls:

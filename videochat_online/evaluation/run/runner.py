@@ -30,11 +30,12 @@ from videochat_online.evaluation.run.answering import (
     way_of_answering,
 )
 from videochat_online.evaluation.run.contexts import Context, make_context
+from videochat_online.evaluation.run.evaluation_folder import EvaluationFolder
 from videochat_online.evaluation.run.evaluation_plan import EvaluationConfig, LocatedVideo, Plan
 from videochat_online.evaluation.run.proactive import Polls
-from videochat_online.evaluation.run.results import Row, RowFile, RunFolder
 from videochat_online.evaluation.run.summarize import Outcome, check_bad, check_too_long, summarize, too_long_rows
 from videochat_online.model import VideoChatModel
+from videochat_online.runs.row_file import Row, RowFile
 
 MAX_FAILED_IN_A_ROW = 5
 """So many questions that a model gives no finite number for: it is broken for all others, too."""
@@ -62,7 +63,7 @@ class _Cost:
 def evaluate(
     config: EvaluationConfig,
     plan: Plan,
-    folder: RunFolder,
+    folder: EvaluationFolder,
     load_model: Callable[[], VideoChatModel],
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> Outcome:

@@ -9,10 +9,11 @@ from typing import Any
 from videochat_online.errors import InputError, PromptTooLongError
 from videochat_online.evaluation.report.environment import run_conditions
 from videochat_online.evaluation.report.run_report import cost_figures, summary_figures, write_report
+from videochat_online.evaluation.run.evaluation_folder import EvaluationFolder, split_answers
 from videochat_online.evaluation.run.evaluation_plan import EvaluationConfig, Plan
-from videochat_online.evaluation.run.results import Row, RunFolder, split_answers
 from videochat_online.evaluation.scoring.metrics import compute_metrics, score_remarks
 from videochat_online.evaluation.scoring.verdicts import scored
+from videochat_online.runs.row_file import Row
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Outcome:
     bad_videos: tuple[str, ...]
 
 
-def summarize(config: EvaluationConfig, plan: Plan, folder: RunFolder) -> Outcome:
+def summarize(config: EvaluationConfig, plan: Plan, folder: EvaluationFolder) -> Outcome:
     """Read what all shards have written; write metrics and report once nothing is missing.
 
     Raises:

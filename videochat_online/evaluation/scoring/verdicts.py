@@ -16,16 +16,17 @@ from dataclasses import asdict
 from typing import Any
 
 from videochat_online.errors import InputError
+from videochat_online.evaluation.run.evaluation_folder import EvaluationFolder
 from videochat_online.evaluation.run.evaluation_plan import EvaluationConfig, Plan
-from videochat_online.evaluation.run.results import Row, RowFile, RunFolder
 from videochat_online.evaluation.scoring.judge import Judge, JudgeError, prompt_of
 from videochat_online.evaluation.scoring.open_answers import JUDGE, SCORERS
+from videochat_online.runs.row_file import Row, RowFile
 
 MAX_FAILED_IN_A_ROW = 3
 """So many answers in a row that a judge gives no reply to: it is broken for all others, too."""
 
 
-def scored(rows: Sequence[Row], config: EvaluationConfig, plan: Plan, folder: RunFolder) -> list[Row]:
+def scored(rows: Sequence[Row], config: EvaluationConfig, plan: Plan, folder: EvaluationFolder) -> list[Row]:
     """The rows with what scorers say of the open ones: `scorer`, `correct`, and `judge` where one was asked.
 
     A question that could not be answered, or was answered with nothing, is wrong without asking anybody.

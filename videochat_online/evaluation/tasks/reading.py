@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Mapping, Sequence, Sized
 from pathlib import Path
@@ -12,8 +11,8 @@ from typing import Any
 
 from videochat_online.errors import InputError
 from videochat_online.evaluation.benchmark import EvalQuestion, EvalVideo
+from videochat_online.runs.files import read_json
 from videochat_online.text import check_text
-from videochat_online.utils import without_bom
 
 
 def read_rows(path: Path, *, flatten: bool = False) -> list[dict[str, Any]]:
@@ -26,12 +25,7 @@ def read_rows(path: Path, *, flatten: bool = False) -> list[dict[str, Any]]:
     Raises:
         InputError: no file, no JSON, or no list of objects.
     """
-    try:
-        rows = json.loads(without_bom(path.read_bytes()).decode())
-    except OSError as error:
-        raise InputError(f"{path}: expected an annotation file, found none ({error.strerror})") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: expected a JSON list of rows, found no JSON: {error}") from error
+    rows = read_json(path, "a JSON list of rows")
     if flatten and isinstance(rows, list):
         rows = [row for entry in rows for row in (entry if isinstance(entry, list) else [entry])]
     others = [rows] if not isinstance(rows, list) else [row for row in rows if not isinstance(row, dict)]

@@ -15,7 +15,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from yaml import YAMLError
 
 from videochat_online.model.checkpoints.weight_files import is_hub_name
-from videochat_online.utils import versions
+from videochat_online.runs.provenance import versions
 
 CARD = "README.md"
 PACKAGES = ("torch", "transformers", "peft", "deepspeed")

@@ -21,7 +21,8 @@ from typing import Any
 
 from videochat_online import __version__
 from videochat_online.errors import InputError
-from videochat_online.progress import progress
+from videochat_online.runs.files import check_writable, read_object
+from videochat_online.runs.progress import progress
 from videochat_online.synthetic.files.annotations import LINES, TrainingRows, annotation_file, registries
 from videochat_online.synthetic.files.preset_streams import FOLDER, VARIABLE, Stream, make_streams
 from videochat_online.synthetic.files.question_rows import Row, json_document, ovbench_row, to_json_lines
@@ -30,7 +31,6 @@ from videochat_online.synthetic.files.video_files import write_bytes, write_fold
 from videochat_online.synthetic.presets import PRESETS, SPLITS, Preset
 from videochat_online.synthetic.scene.even_draws import random_of
 from videochat_online.synthetic.scene.render import Renderer
-from videochat_online.utils import check_writable
 
 Counts = dict[str, dict[str, Any]]
 
@@ -79,7 +79,7 @@ def synthesize(output: Path | str, *, seed: int, preset: Preset | str, show_prog
         json.dumps({"seed": seed, "version": __version__, "format": FORMAT, "preset": asdict(preset)})
     )
     if _begin(folder, settings):
-        manifest = _read_json(folder / MANIFEST_FILE)
+        manifest = read_object(folder / MANIFEST_FILE)
         try:
             totals = _totals(manifest["counts"])
         except (KeyError, TypeError, AttributeError) as error:
@@ -106,7 +106,7 @@ def _begin(folder: Path, settings: Row) -> bool:
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: expected a folder to write to, found a file")
     if (folder / SETTINGS_FILE).is_file():
-        found = _read_json(folder / SETTINGS_FILE)
+        found = read_object(folder / SETTINGS_FILE)
         if found != settings:
             keys = sorted(key for key in {*found, *settings} if found.get(key) != settings.get(key))
             raise InputError(
@@ -121,16 +121,6 @@ def _begin(folder: Path, settings: Row) -> bool:
     check_writable(folder)
     write_bytes(folder / SETTINGS_FILE, json_document(settings))
     return False
-
-
-def _read_json(path: Path) -> Row:
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: expected JSON, found {error}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: expected a JSON object, found {type(content).__name__}")
-    return content
 
 
 def _write_all(folder: Path, seed: int, preset: Preset, show_progress: bool) -> Counts:

@@ -7,7 +7,6 @@ renamed when it is complete, so what has its name is whole.
 from __future__ import annotations
 
 import io
-import os
 import shutil
 from collections.abc import Iterator
 from fractions import Fraction
@@ -18,6 +17,7 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 from PIL import Image
 
+from videochat_online.runs.files import written_whole
 from videochat_online.synthetic.scene.even_draws import random_of
 from videochat_online.synthetic.scene.render import Key, Pixels, Renderer
 
@@ -71,9 +71,8 @@ def write_jpeg(path: Path, pixels_HWC: Pixels) -> None:
 def write_bytes(path: Path, content: bytes) -> None:
     """A file that is there as a whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)
+    with written_whole(path) as partial:
+        partial.write_bytes(content)
 
 
 def _frames(renderer: Renderer, seconds: float, fps: int, seed: str | None) -> Iterator[tuple[int, Pixels | None]]:

@@ -5,12 +5,14 @@ Knows nothing of the weights in them.
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from videochat_online.runs.files import read_object
 
 COMPLETE_MARK = "complete.json"
 """Written into a checkpoint as the last file, by which an interrupted one is told apart."""
@@ -31,38 +33,29 @@ def run_length(keys: Any) -> dict[str, Any]:
     return {key: value}
 
 
-def read_json(file: Path) -> dict[str, Any] | None:
-    """The object in a file; None where there is none."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None
+def checkpoint_of(folder: Path, step: int | None) -> Path:
+    """Where the checkpoint of a step is, or would be."""
+    return folder / f"{PREFIX_CHECKPOINT_DIR}-{step}"
 
 
-def write_json(file: Path, content: Any) -> None:
-    """As `write_text`."""
-    write_text(file, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+def is_complete(checkpoint: Path) -> bool:
+    """Whether a checkpoint was written to its end."""
+    return (checkpoint / COMPLETE_MARK).is_file()
 
 
-def write_text(file: Path, text: str) -> None:
-    """All of it or nothing, and on the disk; half a character, from a row's path or text, as JSON spells it."""
-    temporary = file.with_name(f".{file.name}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8", errors="backslashreplace") as opened:
-            opened.write(text)
-            opened.flush()
-            os.fsync(opened.fileno())
-        temporary.replace(file)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
+def mark_of(checkpoint: Path) -> dict[str, Any]:
+    """What the mark of a checkpoint says; nothing where there is none.
+
+    Raises:
+        InputError: something else is in it.
+    """
+    return read_object(checkpoint / COMPLETE_MARK) if is_complete(checkpoint) else {}
 
 
 def last_checkpoint(folder: Path, before: int | None = None) -> Path | None:
     """The newest checkpoint of a run that was written to its end; of those before a step, if that is given."""
     for found in checkpoints(folder):
-        if (found / COMPLETE_MARK).is_file() and (before is None or _step(found) < before):
+        if is_complete(found) and (before is None or _step(found) < before):
             return found
     return None
 
@@ -89,17 +82,21 @@ def is_as_long(checkpoint: Path, max_steps: int, keys: Any) -> bool:
         max_steps: of the run that made it.
         keys: of the run now.
     """
-    length = (read_json(checkpoint / COMPLETE_MARK) or {}).get("length")
+    length = mark_of(checkpoint).get("length")
     if length is None and keys.max_steps > 0:  # as earlier versions wrote it
         length = {LENGTH[0]: max_steps}
     return length in (None, run_length(keys))
 
 
 def _step(checkpoint: Path) -> int:
-    return int(checkpoint.name.removeprefix("checkpoint-"))
+    return int(_number_of(checkpoint))
+
+
+def _number_of(checkpoint: Path) -> str:
+    return checkpoint.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")
 
 
 def checkpoints(folder: Path) -> list[Path]:
     """Of a run, whole or not, the newest first."""
-    named = [path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdecimal()]
+    named = [path for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if _number_of(path).isdecimal()]
     return sorted((path for path in named if path.is_dir()), key=_step, reverse=True)

@@ -17,8 +17,8 @@ from torch import nn
 
 from videochat_online.errors import InputError
 from videochat_online.model.checkpoints.weight_files import is_failed_write
+from videochat_online.runs.files import existing_folder
 from videochat_online.train.keys.arguments import RunArguments
-from videochat_online.utils import existing
 
 GIB = 2**30
 FULL_PRECISION, HALF_PRECISION, MOMENTS = 4, 2, 8
@@ -80,7 +80,7 @@ def disk_estimate(
     limit, has_best = training.save_total_limit, training.metric_for_best_model is not None
     kept = len(saved) if limit is None else min(len(saved), max(limit, 1 + has_best))
     peak = max(min(len(saved), kept + 1) * one, kept * one + result)
-    free = shutil.disk_usage(existing(Path(str(training.output_dir)))).free
+    free = shutil.disk_usage(existing_folder(Path(str(training.output_dir)))).free
     found = {"checkpoint": one, "at_most": peak, "free_now": free}
     return {name: round(number / GIB, 2) for name, number in found.items()}
 
@@ -109,7 +109,7 @@ def check_room(folder: Path, needed: int, last: Path | None) -> None:
     Raises:
         InputError: less is free.
     """
-    free = shutil.disk_usage(existing(folder)).free
+    free = shutil.disk_usage(existing_folder(folder)).free
     if free < needed:
         raise InputError(f"{folder}: expected room for {_size(needed)}, found {_size(free)} free; {_kept(last)}")
 
@@ -132,7 +132,7 @@ def writing(folder: Path, needed: int, last: Path | None) -> Iterator[None]:
     except Exception as error:
         if not is_failed_write(error) and not isinstance(error, RuntimeError):  # which torch raises
             raise
-        with_room = existing(folder)
+        with_room = existing_folder(folder)
         free = shutil.disk_usage(with_room).free
         found = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise DiskError(

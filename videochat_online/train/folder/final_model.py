@@ -6,11 +6,11 @@ import logging
 from pathlib import Path
 
 from videochat_online.model.checkpoints.saved_adapters import Base
+from videochat_online.runs.files import share_files
 from videochat_online.train.folder.learned_weights import collected, frozen_dtype, put_weights
 from videochat_online.train.loop.lean_trainer import reading
 from videochat_online.train.loop.trainer import OnlineTrainer
 from videochat_online.train.setup.lora import ADAPTER_FOLDER, scalings_of, whole_modules, write_adapter
-from videochat_online.utils import share_files
 
 logger = logging.getLogger(__name__)
 

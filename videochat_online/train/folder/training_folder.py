@@ -7,13 +7,13 @@ folder that holds something else is refused, and nothing in it is changed.
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import shutil
 import sys
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from contextlib import suppress
 from enum import Enum
 from pathlib import Path
 from typing import Any, TextIO
@@ -21,34 +21,21 @@ from typing import Any, TextIO
 import yaml
 from transformers.trainer_pt_utils import AcceleratorConfig
 
-try:
-    import fcntl
-except ImportError:  # not on Windows
-    fcntl = None  # type: ignore[assignment]
-
 from videochat_online.errors import CheckpointError, InputError
 from videochat_online.model.checkpoints.weight_files import tensor_names
+from videochat_online.runs.files import try_lock
+from videochat_online.runs.provenance import git_revision, timestamp, versions
+from videochat_online.runs.run_folder import LOCK_FILE, RUN_FILE, Difference, RunFolder, differences, in_one_line
 from videochat_online.text import load_tokenizer
-from videochat_online.train.folder.checkpoints import (
-    COMPLETE_MARK,
-    LENGTH,
-    checkpoints,
-    last_checkpoint,
-    length_of,
-    read_json,
-    write_text,
-)
+from videochat_online.train.folder.checkpoints import LENGTH, checkpoints, is_complete, last_checkpoint, length_of
 from videochat_online.train.keys.arguments import Arguments, DataArguments, ModelArguments, num_processes
 from videochat_online.train.keys.deepspeed_plan import deciding_keys
 from videochat_online.train.keys.parsing import GONE, PATHS
-from videochat_online.utils import check_writable, git_revision, versions
 
-RUN_FILE = "run.json"
 CONFIG_FILE = "config.yaml"
 REPORT_FILE = "report.json"
 SKIPPED_PREFIX = "skipped"
 HELD_OUT_SKIPPED_PREFIX = "skipped_held_out"
-LOCK_FILE = ".lock"
 
 SEEN_WITHIN_S = 60.0
 """What one node has written, others see on a shared disk after so long at the latest."""
@@ -112,16 +99,18 @@ def _plain(value: Any) -> Any:
     return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
 
 
-class TrainingFolder:
-    """The output folder of one run.
+class TrainingFolder(RunFolder):
+    """The output folder of one training run.
 
     Args:
         path: `output_dir`.
         keys: of `resolved_keys`.
     """
 
+    flag = "output_dir"
+
     def __init__(self, path: str | Path, keys: Mapping[str, Any]) -> None:
-        self.path = Path(path)
+        super().__init__(path)
         self.keys = dict(keys)
         self._lock: TextIO | None = None
 
@@ -131,7 +120,7 @@ class TrainingFolder:
         Raises:
             InputError: it is to go on, or its result is gone, and so is the checkpoint of its last step.
         """
-        report = read_json(self.path / REPORT_FILE)
+        report = self.read(REPORT_FILE)
         if report is None or not report.get("finished"):
             return None
         why, use = "extend", "go on from"
@@ -152,9 +141,9 @@ class TrainingFolder:
         return None
 
     def _is_extended(self) -> bool:
-        recorded = read_json(self.path / RUN_FILE) or {}
-        was, ours = length_of(recorded.get("identity", {})), length_of(self.keys)
-        return bool(self.keys.get("extend")) and was[0] == ours[0] and was[1] is not None and ours[1] > was[1]
+        recorded = self.read(RUN_FILE) or {}
+        was, now = length_of(recorded.get("identity", {})), length_of(self.keys)
+        return bool(self.keys.get("extend")) and was[0] == now[0] and was[1] is not None and now[1] > was[1]
 
     def check(self, sets: Mapping[str, Any]) -> None:
         """Refuse a folder that this run must not write to. Changes nothing.
@@ -165,51 +154,39 @@ class TrainingFolder:
         Raises:
             InputError: a file, a folder with other things in it, or another run; says which keys or sets differ.
         """
-        if not self.path.exists():
-            return
-        if not self.path.is_dir():
-            raise InputError(f"{self.path}: expected a folder for the run, found a file")
-        if not any(self.path.iterdir()):
-            return
-        recorded = read_json(self.path / RUN_FILE)
+        self.check_free()
+        recorded = self.read(RUN_FILE)
         if recorded is None:
-            raise InputError(
-                f"{self.path}: expected a new or empty folder, or this run's own, found other files; choose another"
-                " output_dir"
-            )
-        was, ours = dict(recorded.get("identity", {})), identity(self.keys)
-        was = {key: OWN_DEFAULTS[key] for key in ours if key in OWN_DEFAULTS} | was
+            return
+        if different := self._other_keys(recorded):
+            is_longer = all(found.name in LENGTH for found in different)
+            hint = "; `--extend True` goes on with this one, for more steps or epochs than before" if is_longer else ""
+            raise InputError(f"{self.other_run(different)}{hint}")
+        self._check_data(recorded.get("sets", sets), sets)
+
+    def _other_keys(self, recorded: Mapping[str, Any]) -> list[Difference]:
+        """The keys in which the recorded run is another one."""
+        was, now = dict(recorded.get("identity", {})), identity(self.keys)
+        was = {key: OWN_DEFAULTS[key] for key in now if key in OWN_DEFAULTS} | was
         is_older = bool(was.get("deepspeed")) and not any(key.startswith(PLAN) for key in was)
-        for keys in (was, ours):  # it is the plan's content that counts, not its name
+        for keys in (was, now):  # it is the plan's content that counts, not its name
             for key in list(keys):
                 if not _decides(key) or (key.startswith(PLAN) if is_older else key == "deepspeed"):
                     del keys[key]
         if self._is_extended():
-            was |= {key: ours[key] for key in LENGTH if key in ours}
-        places = recorded.get("paths") or {key: _placed(was.get(key)) for key in PATHS}
-        # One place is written differently from different folders.
-        was |= {key: ours[key] for key in PATHS if key in ours and places.get(key) == _placed(ours[key])}
-        different = differing_keys(was, ours)
-        if different:
-            raise InputError(
-                f"{self.path}: holds another run, which is left as it is: {'; '.join(different[:4])}"
-                + (f"; and {len(different) - 4} more keys differ" if len(different) > 4 else "")
-                + f". Choose another output_dir{self._hint(different)}"
-            )
-        was = recorded.get("sets", sets)
-        changed = [name for name in sorted({*was, *sets}) if was.get(name) != sets.get(name)]
-        if changed:
-            facts = differing_keys(was.get(changed[0]) or {}, sets.get(changed[0]) or {})
-            raise InputError(
-                f"{self.path}: the run was begun with other data: {changed[0]}: {'; '.join(facts)}"
-                + (f"; and {len(changed) - 1} more sets differ" if len(changed) > 1 else "")
-                + ". Choose another output_dir"
-            )
+            was |= {key: now[key] for key in LENGTH if key in now}
+        paths = recorded.get("paths") or {key: _absolute(was.get(key)) for key in PATHS}
+        # One path is written differently from different folders.
+        was |= {key: now[key] for key in PATHS if key in now and paths.get(key) == _absolute(now[key])}
+        # As earlier versions wrote it: as a text.
+        was |= {key: now.get(key) for key, value in was.items() if str(value).startswith("AcceleratorConfig(")}
+        return differences(was, now)
 
-    def _hint(self, different: Sequence[str]) -> str:
-        if not all(line.startswith(LENGTH) for line in different):
-            return ""
-        return "; `--extend True` goes on with this one, for more steps or epochs than before"
+    def _check_data(self, was: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+        if changed := differences(dict(was), dict(now)):
+            raise InputError(
+                f"{self.path}: the run was begun with other data: {in_one_line(changed)}. Choose another {self.flag}"
+            )
 
     def open(self, dataset: Mapping[str, Any], sets: Mapping[str, Any], checkpoint: Path | None) -> None:
         """Write what the run is, and that it is launched; incomplete checkpoints are removed.
@@ -222,15 +199,12 @@ class TrainingFolder:
         Raises:
             InputError: the data is not what the run was begun with.
         """
-        recorded = read_json(self.path / RUN_FILE) or {}
-        if recorded and recorded["dataset"] != dict(dataset):
-            raise InputError(
-                f"{self.path}: the run was begun with other data ({recorded['dataset']}, now {dict(dataset)}); choose"
-                " another output_dir"
-            )
+        recorded = self.read(RUN_FILE) or {}
+        if recorded:
+            self._check_data(recorded["dataset"], dataset)
         self._make_mine()
         launch = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "time": timestamp(),
             "command": sys.argv,
             "processes": num_processes(),
             "resumed_from": checkpoint.name if checkpoint else None,
@@ -238,26 +212,25 @@ class TrainingFolder:
             "git_revision": git_revision(),
             "versions": versions(PACKAGES),
         }
-        report = read_json(self.path / REPORT_FILE)
+        report = self.read(REPORT_FILE)
         if report is not None and report.get("finished"):  # which it is not until its result is there
-            self.write(REPORT_FILE, report | {"finished": False, "status": "ended early"})
-        self.write(
+            self.write_json(REPORT_FILE, report | {"finished": False, "status": "ended early"})
+        self.write_json(
             RUN_FILE,
             {
                 "identity": identity(self.keys),
-                "paths": {key: _placed(self.keys.get(key)) for key in PATHS},
+                "paths": {key: _absolute(self.keys.get(key)) for key in PATHS},
                 "dataset": dict(dataset),
                 "sets": dict(sets),
                 "launches": [*recorded.get("launches", []), launch],
             },
         )
         # To be used again from any folder.
-        keys = {key: _placed(value) if key in PATHS else value for key, value in self.keys.items()}
-        text = yaml.safe_dump(keys, sort_keys=True, allow_unicode=True)
-        self._write(CONFIG_FILE, text)
-        for folder in checkpoints(self.path):
-            if not (folder / COMPLETE_MARK).is_file():
-                shutil.rmtree(folder)
+        keys = {key: _absolute(value) if key in PATHS else value for key, value in self.keys.items()}
+        self.write(CONFIG_FILE, yaml.safe_dump(keys, sort_keys=True, allow_unicode=True))
+        for checkpoint in checkpoints(self.path):
+            if not is_complete(checkpoint):
+                shutil.rmtree(checkpoint)
 
     def close(self) -> None:
         """Another launch may have the folder."""
@@ -271,9 +244,7 @@ class TrainingFolder:
             InputError: it does not come: the folder is another one on this node.
         """
         deadline = time.monotonic() + SEEN_WITHIN_S
-        while self.launch_id() != launch or not (
-            checkpoint is None or (self.path / checkpoint.name / COMPLETE_MARK).is_file()
-        ):
+        while not self._shows(launch, checkpoint):
             if time.monotonic() > deadline:
                 raise InputError(
                     f"{self.path}: expected the folder that process 0 writes to, found another one, or none: output_dir"
@@ -281,41 +252,26 @@ class TrainingFolder:
                 )
             time.sleep(0.5)
 
+    def _shows(self, launch: str | None, checkpoint: Path | None) -> bool:
+        with suppress(InputError):  # a network's disk may show half of it, too
+            return self.launch_id() == launch and (checkpoint is None or is_complete(self.path / checkpoint.name))
+        return False
+
     def launch_id(self) -> str | None:
         """Of the launch that has opened the folder last."""
-        launches = (read_json(self.path / RUN_FILE) or {}).get("launches") or [{}]
+        launches = (self.read(RUN_FILE) or {}).get("launches") or [{}]
         return str(launches[-1].get("id"))
 
     def _make_mine(self) -> None:
         """The folder, and a lock on it until `close` or the process's end: launches must not meet in it."""
-        check_writable(self.path)
-        self.path.mkdir(parents=True, exist_ok=True)
+        self.make()
         self._lock = (self.path / LOCK_FILE).open("w")
-        if fcntl is not None:
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise InputError(f"{self.path}: another process is training in this folder") from error
-            except OSError:  # some network file systems have no locks
-                return
+        if not try_lock(self._lock):
+            raise InputError(f"{self.path}: another process is training in this folder")
 
     def last_checkpoint(self) -> Path | None:
         """The newest checkpoint that was written to its end."""
         return last_checkpoint(self.path)
-
-    def write(self, name: str, content: Any) -> None:
-        """Write a JSON file of the run, all of it or nothing.
-
-        Raises:
-            InputError: the disk does not take it.
-        """
-        self._write(name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-
-    def _write(self, name: str, text: str) -> None:
-        try:
-            write_text(self.path / name, text)
-        except OSError as error:
-            raise InputError(f"{self.path / name}: could not be written: {error.strerror}") from error
 
 
 def identity(keys: Mapping[str, Any]) -> dict[str, Any]:
@@ -333,19 +289,8 @@ def _decides(key: str) -> bool:
     return key in _DECIDING or (key not in _INCIDENTAL and not key.startswith(_INCIDENTAL_PREFIXES))
 
 
-def differing_keys(recorded: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
-    """`key was X, now Y` for each key that differs."""
-    keys = sorted({*recorded, *ours})
-    return [
-        f"{key} was {recorded.get(key)!r}, now {ours.get(key)!r}"
-        for key in keys
-        if recorded.get(key) != ours.get(key)
-        and not str(recorded.get(key)).startswith("AcceleratorConfig(")  # as earlier versions wrote it
-    ]
-
-
-def _placed(value: Any) -> Any:
-    """Paths of what is there, in full; a name on the Hub or a JSON object is no path."""
+def _absolute(value: Any) -> Any:
+    """Paths that exist, in full; a name on the Hub or a JSON object is no path."""
     if not isinstance(value, str):
         return value
     parts = [part.strip() for part in value.split(",")]

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 from transformers import TrainerControl
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from videochat_online.train.folder.checkpoints import checkpoint_of
 from videochat_online.train.loop.lean_trainer import LeanTrainer
 from videochat_online.train.loop.validation import Validation, best_checkpoint, has_stopped_early
 
@@ -86,7 +86,7 @@ class EvaluatingTrainer(LeanTrainer):
         is_there = torch.tensor(int(path is not None and self.args.process_index == 0))
         if not self.reduce(is_there):
             return None
-        return self.folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}"
+        return checkpoint_of(self.folder, self.state.best_global_step)
 
     def without_validation(self, logs: dict[str, float]) -> dict[str, float]:
         """Seconds and rates of a launch, without the time that went into validation."""

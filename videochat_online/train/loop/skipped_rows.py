@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from pathlib import Path
 
 from videochat_online.data import BatchReport, SkippedSample
 from videochat_online.errors import InputError
+from videochat_online.runs.row_file import RowFile
 from videochat_online.train.folder.training_folder import SKIPPED_PREFIX
 
 MIN_ITEMS_FOR_A_VERDICT = 100
@@ -56,13 +56,12 @@ class SkippedLog:
         self.num_reduced += report.num_reduced
         for skipped in report.skipped:
             self._latest = skipped
-            place = (skipped.set_name, skipped.row)
-            if place not in self._written:
-                self._written.add(place)
-                line = json.dumps(dataclasses.asdict(skipped), ensure_ascii=False) + "\n"
+            key = (skipped.set_name, skipped.row)
+            if key not in self._written:
+                self._written.add(key)
                 try:
-                    with self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:
-                        file.write(line)
+                    with self.path.open("ab") as file:
+                        RowFile.append(file, dataclasses.asdict(skipped))
                 except OSError as error:
                     raise InputError(f"{self.path}: could not be written: {error.strerror}") from error
 
@@ -92,10 +91,7 @@ def read_skipped(folder: Path, prefix: str = SKIPPED_PREFIX) -> list[SkippedSamp
     """What all processes of all launches of a run have skipped, each row once."""
     found: dict[tuple[str, int], SkippedSample] = {}
     for path in sorted(folder.glob(f"{prefix}.*.jsonl")):
-        for line in path.read_text(encoding="utf-8").split("\n"):  # not at what else Unicode takes for a line's end
-            try:
-                skipped = SkippedSample(**json.loads(line))
-            except (ValueError, TypeError):
-                continue  # the process was killed while it wrote this line
+        for row in RowFile(path, key="row").readable_rows():  # a process may have been killed while it wrote a line
+            skipped = SkippedSample(**row)
             found[skipped.set_name, skipped.row] = skipped
-    return [found[place] for place in sorted(found)]
+    return [found[key] for key in sorted(found)]

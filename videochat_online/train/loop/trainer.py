@@ -21,19 +21,19 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import PreTrainedTokenizerBase, PrinterCallback, ProgressCallback
 from transformers.trainer_pt_utils import LabelSmoother
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from videochat_online.constants import IGNORE_INDEX
 from videochat_online.data import BATCH_REPORT, EpochSampler, PackedDataset, TrainingDataset
 from videochat_online.errors import InputError
+from videochat_online.runs.files import share_files, write_json
 from videochat_online.train.distributed import gathered, together
 from videochat_online.train.folder.checkpoints import (
     COMPLETE_MARK,
+    checkpoint_of,
     last_checkpoint,
-    read_json,
+    mark_of,
     rotate,
     run_length,
-    write_json,
 )
 from videochat_online.train.folder.disk import (
     HALF_PRECISION,
@@ -56,7 +56,6 @@ from videochat_online.train.loop.preemption import Requests, SaveWhenAsked, igno
 from videochat_online.train.loop.skipped_rows import SkippedLog
 from videochat_online.train.loop.throughput import Throughput
 from videochat_online.train.loop.validation import Validation, best_checkpoint
-from videochat_online.utils import share_files
 from videochat_online.video import normalize
 
 
@@ -280,8 +279,8 @@ class OnlineTrainer(EvaluatingTrainer):
         with reading(checkpoint):
             super()._load_optimizer_and_scheduler(checkpoint)
         schedule = getattr(self.lr_scheduler, "scheduler", self.lr_scheduler)
-        mark = {} if checkpoint is None else read_json(Path(checkpoint) / COMPLETE_MARK) or {}
-        if checkpoint is not None and mark.get("length") != run_length(self.args) and isinstance(schedule, LambdaLR):
+        length = None if checkpoint is None else mark_of(Path(checkpoint)).get("length")
+        if checkpoint is not None and length != run_length(self.args) and isinstance(schedule, LambdaLR):
             follow(schedule)  # of a run that has become longer
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
@@ -301,7 +300,7 @@ class OnlineTrainer(EvaluatingTrainer):
         if moment == self._saved_at:
             return
         self.finite.check_weights(self.reduce)
-        folder = self.folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        folder = checkpoint_of(self.folder, self.state.global_step)
         last = last_checkpoint(self.folder, before=self.state.global_step)
         numbers = count_parameters(self.model)
         estimate = checkpoint_bytes(numbers, self.args, is_whole=self._kept is None)
@@ -342,8 +341,7 @@ class OnlineTrainer(EvaluatingTrainer):
 
     def restore_unlogged(self) -> None:
         """Go on with it after a resumed checkpoint: the next entry is the mean that it would have been."""
-        folder = self.folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        unlogged = (read_json(folder / COMPLETE_MARK) or {}).get("unlogged")
+        unlogged = mark_of(checkpoint_of(self.folder, self.state.global_step)).get("unlogged")
         if unlogged is None:
             return  # the first launch, or a checkpoint of an earlier version
         own = unlogged["of_processes"][self.args.process_index]

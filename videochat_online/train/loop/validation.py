@@ -19,7 +19,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import TrainerState
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from videochat_online.data import (
     BATCH_REPORT,
@@ -36,7 +35,7 @@ from videochat_online.data.samples.sample_lengths import EstimatedSample
 from videochat_online.errors import InputError
 from videochat_online.model import VideoChatOnlineForConditionalGeneration
 from videochat_online.train.estimate.run_estimate import work_of_samples
-from videochat_online.train.folder.checkpoints import COMPLETE_MARK
+from videochat_online.train.folder.checkpoints import checkpoint_of, is_complete
 from videochat_online.train.folder.training_folder import HELD_OUT_SKIPPED_PREFIX
 from videochat_online.train.keys.arguments import Arguments, RunArguments
 from videochat_online.train.loop.batches_ahead import SharedCollator
@@ -309,8 +308,8 @@ def best_checkpoint(state: TrainerState, folder: Path) -> Path | None:
     """Of the step with the best metric so far, where it is complete."""
     if state.best_global_step is None:
         return None
-    path = folder / f"{PREFIX_CHECKPOINT_DIR}-{state.best_global_step}"
-    return path if (path / COMPLETE_MARK).is_file() else None
+    path = checkpoint_of(folder, state.best_global_step)
+    return path if is_complete(path) else None
 
 
 def num_since_best(state: TrainerState) -> int:
