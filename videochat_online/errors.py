@@ -29,3 +29,8 @@ class PromptTooLongError(InputError):
 
 class NonFiniteError(InputError):
     """The model's numbers are NaN or infinite: broken weights, or a dtype too small for them."""
+
+
+def one_line(error: BaseException, most: int | None = None) -> str:
+    """What an error says, without its line breaks, and no more than so many characters of it."""
+    return " ".join(str(error).split())[:most]

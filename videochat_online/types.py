@@ -54,7 +54,7 @@ class FrameTokens:
 
 @dataclass(frozen=True, slots=True)
 class Visual:
-    """The place of one picture or frame in a turn: `num_tokens` visual tokens between <img> and </img>."""
+    """One picture or frame in a turn: `num_tokens` visual tokens between <img> and </img>."""
 
     num_tokens: int
 

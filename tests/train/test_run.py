@@ -23,7 +23,8 @@ from videochat_online.testing import build_tiny_tokenizer, tiny_config
 from videochat_online.train import TrainReport, parse_arguments, train
 from videochat_online.train.folder.training_folder import TrainingFolder
 from videochat_online.train.keys.arguments import ModelArguments
-from videochat_online.train.loop.callbacks import TellEpoch
+from videochat_online.train.loop.batches_ahead import BatchesAhead
+from videochat_online.train.loop.callbacks import LoopCallback
 from videochat_online.train.loop.skipped_rows import SkippedLog
 from videochat_online.train.loop.trainer import OnlineTrainer
 from videochat_online.train.run import set_facts
@@ -268,7 +269,9 @@ def test_a_resumed_loader_of_several_processes_draws_the_running_epoch():
         loader = DataLoader(range(1000), batch_size=1, sampler=sampler)
         loader = prepare_data_loader(loader, num_processes=2, process_index=process, put_on_device=False)
         resumed = skip_first_batches(loader, 1)
-        TellEpoch(sampler).on_epoch_begin(TrainingArguments(), TrainerState(epoch=3.25), TrainerControl())
+        LoopCallback(sampler, BatchesAhead(), lambda: None).on_epoch_begin(
+            TrainingArguments(), TrainerState(epoch=3.25), TrainerControl()
+        )
         resumed.set_epoch(3)
         drawn.append([int(batch) for batch in resumed])
     sampler = EpochSampler(8, seed=1)

@@ -155,6 +155,11 @@ def check_alike(facts: Mapping[str, Any]) -> None:
             )
 
 
+def num_elements(parameter: torch.Tensor) -> int:
+    """Elements of a whole parameter; under ZeRO-3 its own size is that of this process's part."""
+    return int(getattr(parameter, "ds_numel", parameter.numel()))
+
+
 @contextmanager
 def assembled(parameter: nn.Parameter, *, writes: bool = False) -> Iterator[None]:
     """Where ZeRO-3 has spread a parameter, the whole of it; every process has to enter.

@@ -299,12 +299,12 @@ def _try_rows(dataset: TrainingDataset) -> tuple[dict[str, dict[str, Any]], dict
     encoded: dict[int, EstimatedSample] = {}
     image_token_id, first, learned_share = special_ids(dataset.encoder.tokenizer).image_context, 0, 0.0
     for name, count in dataset.counts().items():
-        tried = sorted({first + place * count.items // ROWS_TRIED for place in range(ROWS_TRIED)})
-        items = [dataset[place] for place in tried]
-        for place, item in zip(tried, items, strict=True):
+        tried = sorted({first + number * count.items // ROWS_TRIED for number in range(ROWS_TRIED)})
+        items = [dataset[index] for index in tried]
+        for index, item in zip(tried, items, strict=True):
             if isinstance(item, Example):
                 num_visual = item.input_ids.count(image_token_id)
-                encoded[place] = EstimatedSample(len(item), num_visual, len(item.pool_ratios))
+                encoded[index] = EstimatedSample(len(item), num_visual, len(item.pool_ratios))
                 learned_share = max(learned_share, num_learned(item) / len(item))
         unusable = [{"row": item.row, "reason": item.reason} for item in items if isinstance(item, SkippedSample)]
         sets[name] = asdict(count) | {"first_row": _described(items[0]), "tried": len(items), "unusable": unusable}

@@ -151,7 +151,7 @@ class TestRefusal:
             ({"protocol": {"memory": "window"}}, r'protocol.memory was "pyramid", now "window"'),
             (
                 {"protocol": {"memory_options": {"capacities": (1, 1, 1)}}},
-                r"memory_options.capacities was \[2, 2, 12\]",
+                r"capacities was \[2, 2, 12\]",
             ),
             ({"setting": "sliding_window"}, r"protocol.setting was "),
             ({"blind": True}, "blind was false, now true"),

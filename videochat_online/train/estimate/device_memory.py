@@ -10,15 +10,16 @@ from dataclasses import dataclass
 
 from videochat_online.model import VideoChatOnlineForConditionalGeneration
 from videochat_online.model.loss import NUM_CHUNKS
+from videochat_online.train.distributed import num_elements
 from videochat_online.train.keys.arguments import Arguments, num_processes
 from videochat_online.train.keys.deepspeed_plan import DeepSpeedPlan, lossy_sums, resolve_plan
-from videochat_online.train.loop.throughput import Work
+from videochat_online.train.loop.throughput import Work, learns, tower_tokens
 from videochat_online.train.setup.frozen_matrices import frozen_matrices, keeps_frozen_in_half
 from videochat_online.train.setup.model_setup import attention_of
 
 GIB = 2**30
 KEPT_BY_LAYER = {"float32": (52, 16), "autocast": (34, 8), "half": (30, 8)}
-"""Bytes that a layer of a language model keeps for the way back, for each token and each number of its width, and of
+"""Bytes that a layer of a language model keeps for the backward pass, for each token and each number of its width, and of
 the width between its two linear layers: found with saved_tensors_hooks for Phi-3, Qwen2 and Llama."""
 KEPT_BY_VISION_LAYER = {"float32": (40, 8), "autocast": (28, 4), "half": (20, 4)}
 LOGIT_BYTES = 12
@@ -89,7 +90,7 @@ def remarks(
     masks = _masks(network, arguments, Work(samples=rows, squares=rows * longest_row**2), mode)
     if masks >= MASK_WORTH_A_WORD:
         found.append(
-            f"attention {attention_of(arguments)} makes masks of {rows} x {longest_row} x {longest_row} places,"
+            f"attention {attention_of(arguments)} makes masks of {rows} x {longest_row} x {longest_row} entries,"
             f" {masks / GIB:.1f} GiB in all, for rows that are packed or padded; flash_attention_2 needs none, fewer"
             " packing_tokens or activation_checkpointing need less"
         )
@@ -97,14 +98,14 @@ def remarks(
 
 
 def _sizes(network: VideoChatOnlineForConditionalGeneration) -> Sizes:
-    parameters = [(int(getattr(p, "ds_numel", p.numel())), p.requires_grad, p.ndim) for p in network.parameters()]
+    parameters = [(num_elements(p), p.requires_grad, p.ndim) for p in network.parameters()]
     learning = [(num, dimensions) for num, learns, dimensions in parameters if learns]
     head = network.get_output_embeddings().get_parameter("weight")
     return Sizes(
         all=sum(num for num, _, _ in parameters),
         learning=sum(num for num, _ in learning),
         largest=max((num for num, _ in learning), default=0),
-        head=int(getattr(head, "ds_numel", head.numel())) if head.requires_grad else 0,
+        head=num_elements(head) if head.requires_grad else 0,
         halved=sum(parameter.numel() for parameter in frozen_matrices(network).values()),
         matrices=sum(num for num, dimensions in learning if dimensions > 1),
     )
@@ -182,16 +183,13 @@ def _activations(
         in_full = by_layer[0] * width + by_layer[1] * between
         return (stream * width if is_checkpointed else in_full) * layers + in_full + 3 * stream * width
 
-    patches = 1
-    for side, patch in zip(vision.image_size, vision.patch_size, strict=True):
-        patches *= side // patch
     in_layers = kept(KEPT_BY_LAYER[mode], text.hidden_size, text.intermediate_size, text.num_hidden_layers)
-    if any(parameter.requires_grad for parameter in network.vision_tower.parameters()):
+    if learns(network.vision_tower):
         by_layer = KEPT_BY_VISION_LAYER[mode]
         in_tower = kept(by_layer, vision.hidden_size, vision.intermediate_size, vision.num_hidden_layers)
     else:  # passes and is gone
         in_tower = (4 if mode == "float32" else 2) * (4 * vision.hidden_size + 2 * vision.intermediate_size)
-    return batch.tokens * in_layers + batch.pictures * (patches + 1) * in_tower
+    return batch.tokens * in_layers + batch.pictures * tower_tokens(vision) * in_tower
 
 
 def _logits(arguments: Arguments, batch: Work, mode: str) -> float:
@@ -202,7 +200,7 @@ def _logits(arguments: Arguments, batch: Work, mode: str) -> float:
 
 
 def _masks(network: VideoChatOnlineForConditionalGeneration, arguments: Arguments, batch: Work, mode: str) -> float:
-    """Of rows that are no plain sequence: a place for each pair of tokens, and its copy in each layer that is kept."""
+    """Of rows that are no plain sequence: an entry for each pair of tokens, and its copy in each layer that is kept."""
     attention, text = attention_of(arguments), network.config.text_config
     is_plain = batch.samples == 1 and not arguments.data.packing_tokens
     layers = 1 if arguments.training.activation_checkpointing else text.num_hidden_layers

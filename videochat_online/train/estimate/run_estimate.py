@@ -1,7 +1,7 @@
 """What a run would compute and hold, before any weight is loaded: parameters, tokens, operations, memory.
 
 Estimates. The longest sample is the longest that rows and settings allow; means follow what some rows turned out to be.
-Memory is counted in `memory.py`.
+Memory is counted in `device_memory.py`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from videochat_online.data.samples.sample_lengths import EstimatedSample
 from videochat_online.model import VideoChatOnlineConfig, VideoChatOnlineForConditionalGeneration
 from videochat_online.model.checkpoints import checkpoint
 from videochat_online.train.estimate.device_memory import memory_estimate, remarks
+from videochat_online.train.folder.disk import count_parameters
 from videochat_online.train.keys.arguments import Arguments, ModelArguments, num_processes
 from videochat_online.train.loop.throughput import PEAK_FLOPS, FlopModel, Work
 from videochat_online.train.setup.model_setup import choose_trainable
@@ -38,10 +39,7 @@ def planned_network(config: VideoChatOnlineConfig, options: ModelArguments) -> V
 
 def parameter_table(network: VideoChatOnlineForConditionalGeneration) -> dict[str, dict[str, int]]:
     """Numbers in each part, and how many of them learn."""
-    table = {}
-    for part in PARTS:
-        sizes = [(p.numel(), p.requires_grad) for p in network.get_submodule(part).parameters()]
-        table[part] = {"all": sum(n for n, _ in sizes), "learning": sum(n for n, learns in sizes if learns)}
+    table = {part: count_parameters(network.get_submodule(part)) for part in PARTS}
     table["together"] = {key: sum(row[key] for row in table.values()) for key in ("all", "learning")}
     return table
 

@@ -15,9 +15,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from videochat_online.errors import InputError
+from videochat_online.errors import InputError, one_line
 from videochat_online.model.checkpoints.weight_files import is_failed_write
 from videochat_online.runs.files import existing_folder
+from videochat_online.train.distributed import num_elements
 from videochat_online.train.keys.arguments import RunArguments
 
 GIB = 2**30
@@ -47,8 +48,8 @@ def checkpoint_bytes(numbers: Mapping[str, int], training: RunArguments, *, is_w
 
 
 def count_parameters(network: nn.Module) -> dict[str, int]:
-    """`all` of the model and those `learning`; under ZeRO-3 a parameter's own size is that of a part."""
-    sizes = [(getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in network.parameters()]
+    """Elements of `all` parameters of a module, and of those `learning`."""
+    sizes = [(num_elements(parameter), parameter.requires_grad) for parameter in network.parameters()]
     return {"all": sum(size for size, _ in sizes), "learning": sum(size for size, learns in sizes if learns)}
 
 
@@ -71,8 +72,8 @@ def disk_estimate(
     result = numbers["all"] * (HALF_PRECISION if training.bf16 and training.deepspeed else FULL_PRECISION)
     length = (num_steps, steps_an_epoch)
     saved, evaluated = (
-        _steps_of(training.save_strategy, training.save_steps, *length),
-        _steps_of(training.eval_strategy, training.eval_steps or 1, *length),
+        steps_of(training.save_strategy, training.save_steps, *length),
+        steps_of(training.eval_strategy, training.eval_steps or 1, *length),
     )
     if training.save_strategy == "best" or training.load_best_model_at_end:
         saved |= evaluated  # each may be the best so far
@@ -85,8 +86,8 @@ def disk_estimate(
     return {name: round(number / GIB, 2) for name, number in found.items()}
 
 
-def _steps_of(strategy: str, every: float, num_steps: int, steps_an_epoch: int) -> set[int]:
-    """After which steps something happens, the last of them included."""
+def steps_of(strategy: str, every: float, num_steps: int, steps_an_epoch: int) -> set[int]:
+    """After which steps of a run something happens, such as saving or evaluating; after the last in any case."""
     if strategy not in ("steps", "epoch"):
         return set()
     span = steps_an_epoch if strategy == "epoch" else math.ceil(every * num_steps) if every < 1 else int(every)
@@ -134,7 +135,7 @@ def writing(folder: Path, needed: int, last: Path | None) -> Iterator[None]:
             raise
         with_room = existing_folder(folder)
         free = shutil.disk_usage(with_room).free
-        found = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        found = f"{type(error).__name__}: {one_line(error, 200)}"
         raise DiskError(
             f"{folder}: could not be written ({found}); it takes about {_size(needed)}, {_size(free)} are free;"
             f" {_kept(last)}"

@@ -28,7 +28,7 @@ from videochat_online.model.checkpoints.saved_adapters import (
     shape_of,
 )
 from videochat_online.model.checkpoints.weight_files import read_tensors, weight_files
-from videochat_online.train.distributed import assembled, whole_parameters
+from videochat_online.train.distributed import assembled, num_elements, whole_parameters
 from videochat_online.train.folder.disk import count_parameters
 from videochat_online.train.setup.frozen_matrices import is_halved, unrounded
 from videochat_online.train.setup.lora import scalings_of
@@ -200,5 +200,5 @@ def frozen_dtype(network: nn.Module) -> torch.dtype:
     sizes: Counter[torch.dtype] = Counter()
     for name, parameter in network.named_parameters():
         if not parameter.requires_grad:
-            sizes[_saved_dtype(network, name, parameter)] += getattr(parameter, "ds_numel", parameter.numel())
+            sizes[_saved_dtype(network, name, parameter)] += num_elements(parameter)
     return sizes.most_common(1)[0][0]

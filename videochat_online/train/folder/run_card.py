@@ -13,7 +13,7 @@ from videochat_online.train.folder.training_report import TrainReport
 from videochat_online.train.keys.arguments import Arguments, ModelArguments
 from videochat_online.train.keys.parsing import PATHS
 
-_PLACES = {*PATHS, "deepspeed", "model_name_or_path"}
+_PATH_KEYS = {*PATHS, "deepspeed", "model_name_or_path"}
 _IN_REPORT = ("steps", "train_loss", "nonfinite_batches", "empty_steps")
 _MEASURED = ("eval", "valid", "best")
 """How entries of a report begin that hold what was measured on held-out data."""
@@ -53,12 +53,12 @@ def write_run_card(
 
 
 def _sampling(facts: Mapping[str, Any]) -> dict[str, Any]:
-    named = {"weight": "weight", "repeat_time": "repeat_time"}
-    return {"sampling": public({name: facts[key] for key, name in named.items() if facts.get(key) is not None})}
+    keys = ("weight", "repeat_time")
+    return {"sampling": public({key: facts[key] for key in keys if facts.get(key) is not None})}
 
 
 def _deciding(arguments: Arguments) -> dict[str, Any]:
-    """Keys that decide what a run computes and are not as they are by default; no places."""
+    """Keys that decide what a run computes and are not as they are by default; no paths."""
     defaults = {
         field.name: field.default
         for part in (ModelArguments, type(arguments.data), type(arguments.training))
@@ -68,5 +68,5 @@ def _deciding(arguments: Arguments) -> dict[str, Any]:
     return {
         key: value
         for key, value in keys.items()
-        if key not in _PLACES and value is not None and value != defaults.get(key)
+        if key not in _PATH_KEYS and value is not None and value != defaults.get(key)
     }

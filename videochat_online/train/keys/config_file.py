@@ -1,17 +1,16 @@
-"""The files that a run is configured by: YAML with a key a line, DeepSpeed's JSON, and where paths in them lead to.
+"""The files that a run is configured by: YAML with a key a line, and where paths in them lead to.
 
 Knows nothing of what the keys mean.
 """
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from videochat_online.errors import InputError
+from videochat_online.errors import InputError, one_line
 
 MAX_DEPTH = 20
 
@@ -29,7 +28,7 @@ def load_yaml(path: Path) -> dict[Any, Any]:
     except OSError as error:
         raise InputError(f"{path}: expected a config file, found no readable file ({error.strerror})") from error
     except (yaml.YAMLError, ValueError) as error:
-        raise InputError(f"{path}: expected YAML: {' '.join(str(error).split())}") from error
+        raise InputError(f"{path}: expected YAML: {one_line(error)}") from error
     if not isinstance(raw, dict):
         raise InputError(f"{path}: expected `key: value` lines, found {type(raw).__name__}")
     return raw
@@ -49,23 +48,9 @@ def _check_yaml(content: str) -> None:
 def below(root: Path, key: str, value: str) -> str:
     """The value of a key with its relative paths in a folder; a name on the Hub, a URL and a JSON object are none."""
 
-    def placed(part: str) -> str:
+    def in_root(part: str) -> str:
         is_path = "://" not in part and not part.startswith(("{", "~"))
         return str(root / part) if is_path and (not key.endswith("name_or_path") or (root / part).exists()) else part
 
     parts = value.split(",") if key.endswith("meta_path") else [value]
-    return ",".join(placed(part.strip()) for part in parts)
-
-
-def check_plan(path: Path) -> None:
-    """Fail on a plan that DeepSpeed could not read.
-
-    Raises:
-        InputError: no JSON object.
-    """
-    try:
-        is_object = isinstance(json.loads(path.read_text(encoding="utf-8")), dict)
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"deepspeed: {path}: expected a JSON object: {error}") from error
-    if not is_object:
-        raise InputError(f"deepspeed: {path}: expected a JSON object")
+    return ",".join(in_root(part.strip()) for part in parts)

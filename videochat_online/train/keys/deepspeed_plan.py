@@ -1,6 +1,6 @@
 """DeepSpeed plans as they take effect: what "auto" stands for, and which keys decide what a run computes.
 
-Knows nothing of how much memory a plan takes; `memory.py` does.
+Knows nothing of how much memory a plan takes; `device_memory.py` does.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from typing import Any
 
 from transformers import TrainingArguments
 
+from videochat_online.data.rows.field_values import shown
 from videochat_online.errors import InputError
+from videochat_online.runs.files import read_object
 
 LOST = "0.4% at 8 micro-batches, 0.6% at 32, 1.1% at 128"
 """Relative error of gradients that are summed in bfloat16: scripts/experiments/gradient_accumulation.py."""
@@ -78,14 +80,23 @@ class DeepSpeedPlan:
 
 
 def read_plan(deepspeed: Any) -> dict[str, Any]:
-    """What a `deepspeed` key holds: the path of a JSON file, a JSON object as a text, or a mapping; {} for none."""
+    """What a `deepspeed` key holds: the path of a JSON file, a JSON object as a text, or a mapping; {} for none.
+
+    Raises:
+        InputError: no such file, or no JSON object.
+    """
     if not deepspeed:
         return {}
     if isinstance(deepspeed, Mapping):
         return dict(deepspeed)
-    is_text = isinstance(deepspeed, str) and deepspeed.lstrip().startswith("{")
-    text = deepspeed if is_text else Path(deepspeed).read_text(encoding="utf-8")
-    return dict(json.loads(text))
+    if not deepspeed.lstrip().startswith("{"):
+        if not Path(deepspeed).is_file():
+            raise InputError(f"deepspeed: expected a JSON file, found none at {deepspeed}")
+        return read_object(Path(deepspeed), "a JSON object, the plan of DeepSpeed")
+    try:
+        return dict(json.loads(deepspeed))
+    except ValueError as error:
+        raise InputError(f"deepspeed: expected a JSON object, found {shown(deepspeed)}: {error}") from error
 
 
 def resolve_plan(training: TrainingArguments, hidden_size: int) -> DeepSpeedPlan | None:

@@ -16,9 +16,10 @@ from typing import Any, NoReturn, get_origin
 from transformers import HfArgumentParser
 
 from videochat_online.data.rows.field_values import shown
-from videochat_online.errors import InputError
+from videochat_online.errors import InputError, one_line
 from videochat_online.train.keys.arguments import Arguments, DataArguments, ModelArguments, RunArguments
-from videochat_online.train.keys.config_file import below, check_plan, load_yaml
+from videochat_online.train.keys.config_file import below, load_yaml
+from videochat_online.train.keys.deepspeed_plan import read_plan
 
 GONE = {
     "warmup_ratio": "warmup_steps takes a number below 1 as a fraction of all steps: warmup_steps 0.03",
@@ -114,11 +115,7 @@ def parse_arguments(
     for key, what in NEEDED.items():
         if not values[key]:
             raise InputError(f"{key}: expected {what}, found none: give --{key}, or a --config FILE that has it")
-    plan = values["deepspeed"]
-    if isinstance(plan, str) and not plan.lstrip().startswith("{") and not Path(plan).is_file():
-        raise InputError(f"deepspeed: expected a JSON file, found none at {plan}")
-    if isinstance(plan, str) and not plan.lstrip().startswith("{"):
-        check_plan(Path(plan))
+    read_plan(values["deepspeed"])  # before anything is loaded: whether it can be
     parts = [
         _build(kind, {f.name: values[f.name] for f in dataclasses.fields(kind) if f.init and f.name in values})
         for kind in (ModelArguments, DataArguments, RunArguments)
@@ -203,7 +200,7 @@ def _build(kind: type[Any], values: dict[str, Any]) -> Any:
     except InputError:
         raise
     except (ValueError, ImportError, RecursionError) as error:
-        raise InputError(f"training arguments: {' '.join(str(error).split())}") from error
+        raise InputError(f"training arguments: {one_line(error)}") from error
 
 
 def describe_keys() -> str:

@@ -17,7 +17,7 @@ from transformers.integrations import deepspeed_load_checkpoint
 from transformers.trainer import SCHEDULER_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from videochat_online.errors import InputError
+from videochat_online.errors import InputError, one_line
 from videochat_online.model.checkpoints.saved_adapters import holds_learned
 from videochat_online.train.folder.learned_weights import Start, kept_names, merged, put_weights, write_learned
 
@@ -30,7 +30,7 @@ def reading(checkpoint: Path | str | None) -> Iterator[None]:
     except (InputError, torch.OutOfMemoryError):
         raise
     except Exception as error:
-        found = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        found = f"{type(error).__name__}: {one_line(error, 200)}"
         raise InputError(
             f"{checkpoint}: expected a checkpoint that can be read, found {found}; without it the run goes on from the"
             " one before"

@@ -43,8 +43,8 @@ def learning_rate_scales(network: nn.Module, options: ModelArguments, learning_r
             part = name.partition(".")[0]
             rate, decay = parts[part]
             layer = _LAYER.match(name)
-            place = int(layer[1]) if layer else -1 if name.startswith(_BELOW) else depths[part] - 1
-            scales[name] = (1.0 if rate is None else rate / learning_rate) * decay ** (depths[part] - 1 - place)
+            depth = int(layer[1]) if layer else -1 if name.startswith(_BELOW) else depths[part] - 1
+            scales[name] = (1.0 if rate is None else rate / learning_rate) * decay ** (depths[part] - 1 - depth)
     return scales
 
 

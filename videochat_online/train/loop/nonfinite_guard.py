@@ -17,7 +17,7 @@ class FiniteLosses:
     """Keeps numbers that are not finite out of the gradients of a step; other batches count as ever.
 
     Gradients are replaced as they come, one parameter after the other: a zero loss in place of the bad one would not
-    do, since zero times NaN is NaN; and a process that left out its way back would be waited for by the others.
+    do, since zero times NaN is NaN; and a process that left out its backward pass would be waited for by the others.
     Nothing waits for the device.
 
     Args:
@@ -39,7 +39,7 @@ class FiniteLosses:
         self._num_learned = torch.zeros_like(self._num_learned)
 
     def see(self, loss: Tensor, learns: Tensor | bool = True) -> None:
-        """Tell the loss of a batch before its way back.
+        """Tell the loss of a batch before its backward pass.
 
         Args:
             loss: of the batch.

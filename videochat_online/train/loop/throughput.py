@@ -5,6 +5,7 @@ Counts what a step has to compute, whatever way it is computed: padding and reco
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from videochat_online.model import VideoChatOnlineForConditionalGeneration
+from videochat_online.train.distributed import num_elements
 
 PEAK_FLOPS = {
     "H200": 989e12,
@@ -36,7 +38,7 @@ class Work:
         tokens: without padding.
         visual_tokens: those of pictures among them.
         learned_tokens: that count in the loss.
-        slots: places of tokens, padding included.
+        slots: positions of tokens, padding included.
         pictures: frames and tiles.
         samples: sequences that do not attend to each other.
         squares: sum of the squared lengths of sequences.
@@ -55,7 +57,7 @@ class Work:
 
     @property
     def padding(self) -> float:
-        """Part of the places that hold no token."""
+        """Part of the positions that hold no token."""
         return 1 - self.tokens / self.slots if self.slots else 0.0
 
 
@@ -82,7 +84,7 @@ def work_of(batch: Mapping[str, Any], image_token_id: int) -> Work:
 class FlopModel:
     """Operations of a step, from sizes and from what learns.
 
-    A matrix takes two operations for each of its numbers and each token, twice that again on the way back where it
+    A matrix takes two operations for each of its numbers and each token, twice that again in the backward pass where it
     learns, or once where only what is before it does.
 
     Args:
@@ -92,18 +94,17 @@ class FlopModel:
     def __init__(self, network: VideoChatOnlineForConditionalGeneration) -> None:
         config, tower = network.config, network.vision_tower
         text, vision = config.text_config, config.vision_config
-        tower_learns, projector_learns = _learns(tower), _learns(network.projector)
-        text_passes = 6 if _learns(network.language_model) else 4 if tower_learns or projector_learns else 2
+        tower_learns, projector_learns = learns(tower), learns(network.projector)
+        text_passes = 6 if learns(network.language_model) else 4 if tower_learns or projector_learns else 2
         self._per_token = text_passes * _size(network.language_model)
         # Scores and sums over values, of which a causal model needs half. Both factors want a gradient.
         self._per_square = (6 if text_passes > 2 else 2) * text.num_hidden_layers * text.hidden_size
-        sides = [size // patch for size, patch in zip(vision.image_size, vision.patch_size, strict=True)]
-        num_patches = sides[0] * sides[1] + 1
+        num_tokens = tower_tokens(vision)
         tower_passes = 6 if tower_learns else 2
-        self._per_picture = tower_passes * _size(tower) * num_patches
+        self._per_picture = tower_passes * _size(tower) * num_tokens
         if tower_learns:  # nothing is before the pixels
-            self._per_picture -= 2 * _size(tower.embeddings) * num_patches
-        self._per_picture += tower_passes * 2 * vision.num_hidden_layers * vision.hidden_size * num_patches**2
+            self._per_picture -= 2 * _size(tower.embeddings) * num_tokens
+        self._per_picture += tower_passes * 2 * vision.num_hidden_layers * vision.hidden_size * num_tokens**2
         self._per_visual_token = (6 if projector_learns else 4 if tower_learns else 2) * _size(network.projector)
 
     def __call__(self, work: Work) -> float:
@@ -183,12 +184,17 @@ def peak_flops(device: torch.device) -> float | None:
     return next((peak for part, peak in PEAK_FLOPS.items() if part in name), None)
 
 
-def _learns(module: torch.nn.Module) -> bool:
+def tower_tokens(vision: Any) -> int:
+    """Tokens of a picture in the vision tower of this configuration: its patches, and the class token."""
+    return 1 + math.prod(size // patch for size, patch in zip(vision.image_size, vision.patch_size, strict=True))
+
+
+def learns(module: torch.nn.Module) -> bool:
+    """Whether any parameter of a module does."""
     return any(parameter.requires_grad for parameter in module.parameters())
 
 
 def _size(module: torch.nn.Module) -> int:
     """Numbers in the matrices of a module; what is looked up or added costs nothing."""
     matrices = (m.weight for m in module.modules() if isinstance(m, torch.nn.Linear | torch.nn.Conv2d))
-    # Under ZeRO-3 a parameter's own size is that of a part.
-    return sum(int(getattr(matrix, "ds_numel", matrix.numel())) for matrix in matrices)
+    return sum(num_elements(matrix) for matrix in matrices)

@@ -24,7 +24,7 @@ from transformers.trainer_pt_utils import LabelSmoother
 
 from videochat_online.constants import IGNORE_INDEX
 from videochat_online.data import BATCH_REPORT, EpochSampler, PackedDataset, TrainingDataset
-from videochat_online.errors import InputError
+from videochat_online.errors import InputError, one_line
 from videochat_online.runs.files import share_files, write_json
 from videochat_online.train.distributed import gathered, together
 from videochat_online.train.folder.checkpoints import (
@@ -46,7 +46,7 @@ from videochat_online.train.folder.disk import (
     writing,
 )
 from videochat_online.train.loop.batches_ahead import BatchesAhead, SharedCollator
-from videochat_online.train.loop.callbacks import CloseEpoch, GoOnWithTheMean, KeepFrozenPartsOutOfTheGraph, TellEpoch
+from videochat_online.train.loop.callbacks import LoopCallback
 from videochat_online.train.loop.empty_steps import StepAccount
 from videochat_online.train.loop.evaluating_trainer import EvaluatingTrainer
 from videochat_online.train.loop.lean_trainer import reading
@@ -65,7 +65,7 @@ def _naming(key: str) -> Iterator[None]:
     try:
         yield
     except (ImportError, ValueError, TypeError) as error:
-        raise InputError(f"{key}: cannot be set up: {' '.join(str(error).split())}") from error
+        raise InputError(f"{key}: cannot be set up: {one_line(error)}") from error
 
 
 class OnlineTrainer(EvaluatingTrainer):
@@ -96,7 +96,7 @@ class OnlineTrainer(EvaluatingTrainer):
         collator = SharedCollator(kwargs["data_collator"])
         super().__init__(validation=validation, **kwargs | {"data_collator": collator})
         if self.args.label_smoothing_factor:
-            # Transformers decides by the name of the model's class whether a place foresees the token after it.
+            # Transformers decides by the name of the model's class whether a position foresees the token after it.
             smoother = LabelSmoother(epsilon=self.args.label_smoothing_factor)
             self.label_smoother: Any = partial(smoother, shift_labels=True)
         self.requests = requests
@@ -123,11 +123,8 @@ class OnlineTrainer(EvaluatingTrainer):
         if not self.args.should_log:  # transformers has the first process of each node print
             self.remove_callback(PrinterCallback)
             self.remove_callback(ProgressCallback)
-        self.add_callback(TellEpoch(self._sampler))
-        self.add_callback(CloseEpoch(self._ahead))
-        self.add_callback(KeepFrozenPartsOutOfTheGraph())
+        self.add_callback(LoopCallback(self._sampler, self._ahead, self.restore_unlogged))
         self.add_callback(SaveWhenAsked(requests))
-        self.add_callback(GoOnWithTheMean(self.restore_unlogged))
 
     def _get_train_sampler(self, train_dataset: Dataset[Any] | None = None) -> Sampler[int]:
         return self._sampler
@@ -199,7 +196,7 @@ class OnlineTrainer(EvaluatingTrainer):
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *arguments: Any, **options: Any) -> Any:
         """As transformers does; numbers that are not finite are kept out of the gradients.
 
-        Before the last way back of a step the processes agree whether any of its batches is learned from. If not, the
+        Before the last backward pass of a step the processes agree whether any of its batches is learned from. If not, the
         optimizer is told, as for any batch but the last of a step, not to move: even with gradients of zero its
         momentum and weight decay would.
         """

@@ -36,6 +36,7 @@ from videochat_online.errors import InputError
 from videochat_online.model import VideoChatOnlineForConditionalGeneration
 from videochat_online.train.estimate.run_estimate import work_of_samples
 from videochat_online.train.folder.checkpoints import checkpoint_of, is_complete
+from videochat_online.train.folder.disk import steps_of
 from videochat_online.train.folder.training_folder import HELD_OUT_SKIPPED_PREFIX
 from videochat_online.train.keys.arguments import Arguments, RunArguments
 from videochat_online.train.loop.batches_ahead import SharedCollator
@@ -246,14 +247,10 @@ def estimate_validation(
         estimate: of `estimate_run`.
     """
     steps = int(estimate["steps"])
-    first, every = int(training.eval_delay), steps + 1
-    if training.eval_strategy == "steps":
-        given = training.eval_steps or 1
-        every = math.ceil(steps * given) if given < 1 else int(given)
-    else:
-        every, first = int(estimate["steps_an_epoch"]), first * int(estimate["steps_an_epoch"])
-    # The last step is evaluated in any case.
-    num = len({*range(every, steps + 1, every), steps} - set(range(first))) + bool(training.eval_on_start)
+    steps_an_epoch = int(estimate["steps_an_epoch"])
+    evaluated = steps_of(training.eval_strategy, training.eval_steps or 1, steps, steps_an_epoch)
+    delay = int(training.eval_delay) * (1 if training.eval_strategy == "steps" else steps_an_epoch)
+    num = len(evaluated - set(range(delay))) + bool(training.eval_on_start)
     flops = FlopModel(network.requires_grad_(False))(work_of_samples(sizes))
     return {
         "rows": len(sizes),
