@@ -19,8 +19,8 @@ from videochat_online.train.setup.model_setup import attention_of
 
 GIB = 2**30
 KEPT_BY_LAYER = {"float32": (52, 16), "autocast": (34, 8), "half": (30, 8)}
-"""Bytes that a layer of a language model keeps for the backward pass, for each token and each number of its width, and of
-the width between its two linear layers: found with saved_tensors_hooks for Phi-3, Qwen2 and Llama."""
+"""Bytes that a layer of a language model keeps for the backward pass, for each token and each number of its width, and
+of the width between its two linear layers: found with saved_tensors_hooks for Phi-3, Qwen2 and Llama."""
 KEPT_BY_VISION_LAYER = {"float32": (40, 8), "autocast": (28, 4), "half": (20, 4)}
 LOGIT_BYTES = 12
 """Of a logit: itself in the type of the weights and in float32, its probability, its gradient."""

@@ -196,8 +196,8 @@ class OnlineTrainer(EvaluatingTrainer):
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *arguments: Any, **options: Any) -> Any:
         """As transformers does; numbers that are not finite are kept out of the gradients.
 
-        Before the last backward pass of a step the processes agree whether any of its batches is learned from. If not, the
-        optimizer is told, as for any batch but the last of a step, not to move: even with gradients of zero its
+        Before the last backward pass of a step the processes agree whether any of its batches is learned from. If not,
+        the optimizer is told, as for any batch but the last of a step, not to move: even with gradients of zero its
         momentum and weight decay would.
         """
         learns = (inputs["labels"][..., 1:] != IGNORE_INDEX).any()  # label smoothing takes the labels away
