@@ -370,7 +370,7 @@ class TestCommand:
             (["--time_limit_s", "0"], "--time_limit_s: expected a time above 0, got 0"),
             (["--task", "none"], "unknown task 'none'"),
             (["--data_root", "none"], "none: expected the folder with the videos"),
-            (["--annotations", "none.json"], "none.json: expected an annotation file"),
+            (["--annotations", "none.json"], "none.json: expected a JSON list of rows"),
             (["--report", "none/report.json"], "--report: expected a file in a folder that is there"),
             (["--report", "."], "--report: expected a file that can be written"),
             (["--registry", "x.json"], "expected --registry or --annotations, got both"),

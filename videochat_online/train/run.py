@@ -53,7 +53,7 @@ from videochat_online.train.loop.validation import (
     warn_of_leak,
 )
 from videochat_online.train.setup.lora import ADAPTER_FOLDER
-from videochat_online.train.setup.model_setup import Student, load_student, load_texts, make_encoder
+from videochat_online.train.setup.model_setup import TrainingModel, load_texts, load_training_model, make_encoder
 
 logger = logging.getLogger(__name__)
 
@@ -105,20 +105,20 @@ def _train(arguments: Arguments, folder: TrainingFolder, requests: Requests) -> 
         return read_report(finished)
     set_seed(training.seed)
     with together():
-        student = load_student(arguments)
-        encoder = make_encoder(student.network.config, student.tokenizer, student.template, arguments.data)
+        model = load_training_model(arguments)
+        encoder = make_encoder(model.network.config, model.tokenizer, model.template, arguments.data)
         dataset = TrainingDataset(entries, encoder, seed=training.seed)
-        collator = make_collator(encoder, student.tokenizer)
+        collator = make_collator(encoder, model.tokenizer)
         validation = begin_validation(held_out, dataset, collator, training, folder.last_checkpoint() is not None)
     checkpoint = _open(folder, dataset, sets, training.process_index == 0)
     with together():
-        check_start(checkpoint, student.start)
+        check_start(checkpoint, model.start)
     training.eval_on_start = training.eval_on_start and checkpoint is None
     requests.forget_earlier()
-    trainer = _make_trainer(arguments, student, dataset, collator, requests, validation)
+    trainer = _make_trainer(arguments, model, dataset, collator, requests, validation)
     if training.process_index == 0:
         rows = training.per_device_train_batch_size
-        for remark in remarks(student.network, arguments, arguments.data.packing_tokens, rows):
+        for remark in remarks(model.network, arguments, arguments.data.packing_tokens, rows):
             logger.warning("%s", remark)
     metrics, is_over, result_step = _go_through(trainer, requests, checkpoint)
     report = make_report(trainer, dataset, metrics, is_over, result_step)
@@ -222,7 +222,7 @@ def _writing_result(trainer: OnlineTrainer, requests: Requests) -> Iterator[None
 
 def _make_trainer(
     arguments: Arguments,
-    student: Student,
+    model: TrainingModel,
     dataset: TrainingDataset,
     collator: Collator,
     requests: Requests,
@@ -237,17 +237,17 @@ def _make_trainer(
         seed = training.seed if training.data_seed is None else training.data_seed
         items = PackedDataset(dataset, lengths, packing_tokens, is_shuffled, seed, collator.num_blank_tokens)
     return OnlineTrainer(
-        model=student.network,
+        model=model.network,
         args=training,
         train_dataset=items,
         data_collator=collator.pack if packing_tokens else collator,
-        tokenizer=student.tokenizer,
+        tokenizer=model.tokenizer,
         max_bad_fraction=arguments.data.max_bad_fraction,
         lengths=lengths.tolist() if is_grouped and lengths is not None else None,
         requests=requests,
         validation=validation,
-        scales=learning_rate_scales(student.network, arguments.model, training.learning_rate),
-        start=student.start,
+        scales=learning_rate_scales(model.network, arguments.model, training.learning_rate),
+        start=model.start,
     )
 
 
@@ -364,25 +364,30 @@ def make_collator(encoder: SampleEncoder, tokenizer: PreTrainedTokenizerBase) ->
 
 
 def _check(arguments: Arguments) -> None:
-    training = arguments.training
-    if training.accelerator_config.dispatch_batches:
-        raise InputError("accelerator_config: expected dispatch_batches false, each process reads its own rows")
-    if training.remove_unused_columns:
-        raise InputError("remove_unused_columns: expected False, the model's inputs are no columns of a table")
-    if dict(training.activation_checkpointing_kwargs or {}).get("use_reentrant"):
-        raise InputError(
-            "activation_checkpointing_kwargs: expected use_reentrant false, frozen parts would keep a graph"
-        )
-    if training.save_only_model:
-        raise InputError("save_only_model: expected False, a run could not go on from such a checkpoint")
-    if training.save_on_each_node:
-        raise InputError("save_on_each_node: expected False, a run has one folder, on a disk that all nodes share")
-    if training.train_sampling_strategy not in ("random", "sequential", "group_by_length"):
-        raise InputError(
-            "train_sampling_strategy: expected random, sequential or group_by_length, found"
-            f" {training.train_sampling_strategy!r}"
-        )
-    if arguments.data.packing_tokens and training.train_sampling_strategy == "group_by_length":
-        raise InputError(
-            "packing_tokens: expected train_sampling_strategy random or sequential: packs are equally long"
-        )
+    """InputError for keys that contradict how runs work here."""
+    training, sampling = arguments.training, arguments.training.train_sampling_strategy
+    checkpointing = dict(training.activation_checkpointing_kwargs or {})
+    refused = {
+        "accelerator_config: expected dispatch_batches false, each process reads its own rows": (
+            training.accelerator_config.dispatch_batches
+        ),
+        "remove_unused_columns: expected False, the model's inputs are no columns of a table": (
+            training.remove_unused_columns
+        ),
+        "activation_checkpointing_kwargs: expected use_reentrant false, frozen parts would keep a graph": (
+            checkpointing.get("use_reentrant")
+        ),
+        "save_only_model: expected False, a run could not go on from such a checkpoint": training.save_only_model,
+        "save_on_each_node: expected False, a run has one folder, on a disk that all nodes share": (
+            training.save_on_each_node
+        ),
+        f"train_sampling_strategy: expected random, sequential or group_by_length, found {sampling!r}": (
+            sampling not in ("random", "sequential", "group_by_length")
+        ),
+        "packing_tokens: expected train_sampling_strategy random or sequential: packs are equally long": (
+            arguments.data.packing_tokens and sampling == "group_by_length"
+        ),
+    }
+    for error, is_given in refused.items():
+        if is_given:
+            raise InputError(error)

@@ -251,7 +251,7 @@ class TestCommand:
             (["--max_bad_fraction", "2"], (), "--max_bad_fraction: expected a part between 0 and 1"),
             (["--max_videos", "0"], (), "--max_videos: expected at least 1"),
             (["--shard", "3/3"], (), "--shard: expected INDEX/COUNT"),
-            (["--annotations", "absent.json"], (), "absent.json: expected an annotation file"),
+            (["--annotations", "absent.json"], (), "absent.json: expected a JSON list of rows, found no readable file"),
             (["--data-root", "absent"], (), "absent: expected the folder with the videos"),
             ([], ("--data-root",), "--data_root: expected the folder with the videos, got none"),
             ([], ("--model",), "--model: expected a directory, got none"),
@@ -278,7 +278,7 @@ class TestCommand:
         assert call()[0] == 0
         status, _, err = call("--fps", "2", "--answer_by", "likelihood")
         assert status == 2
-        assert "answer_by: " in err
+        assert "answer_by was " in err
         assert "protocol.fps was 8.0, now 2.0" in err
 
 

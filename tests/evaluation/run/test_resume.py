@@ -240,7 +240,7 @@ class TestRefusal:
         before = (tmp_path / "out" / "run.json").read_bytes()
         with folder.predictions.appending():
             for changes in ({"model": "another"}, {"shard": Shard(0, 2)}):
-                with pytest.raises(InputError, match="holds another run"):
+                with pytest.raises(InputError, match="holds a(nother)? run"):
                     run(make_config(annotations, tmp_path / "out", **changes), tiny_model)
         assert (tmp_path / "out" / "run.json").read_bytes() == before
 
@@ -317,7 +317,7 @@ class TestRowsPutTogether:
         assert str(error.value).startswith(
             f"{path} line 10: expected one answer to {row['id']}, found another than in {path} line 2: "
         )
-        assert f'text: {json.dumps(row["text"])}, now "B"' in str(error.value)
+        assert f'text was {json.dumps(row["text"])}, now "B"' in str(error.value)
 
     @pytest.mark.parametrize(("name", "key"), [("predictions.jsonl", "id"), ("videos.jsonl", "video")])
     def test_rows_of_another_set_are_refused(self, annotations, tmp_path, whole, name, key):

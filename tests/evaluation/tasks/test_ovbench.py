@@ -158,7 +158,7 @@ class TestOddRows:
             load_ovbench([tmp_path / "set.json"])
 
     def test_a_missing_file_is_an_error(self, tmp_path):
-        with pytest.raises(InputError, match="absent.json: expected an annotation file"):
+        with pytest.raises(InputError, match="absent.json: expected a JSON list of rows"):
             load_ovbench([tmp_path / "absent.json"])
 
 

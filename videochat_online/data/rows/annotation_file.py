@@ -2,7 +2,8 @@
 
 Owns the two file formats (a JSON array, JSON lines; either may be gzipped) and how rows are held: as one block of
 bytes per file, so that a million rows cost what the file costs, and loader processes share them. Rows count from 0.
-Knows nothing of what is in a row, but for the keys that tell it from an object that holds rows.
+Knows nothing of what is in a row, but for the keys that tell it from an object that holds rows. (What runs write is
+read by `runs/row_file.py`, which holds parsed rows.)
 """
 
 from __future__ import annotations

@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from videochat_online.model.checkpoints.saved_adapters import Base
 from videochat_online.runs.files import share_files
-from videochat_online.train.folder.learned_weights import collected, frozen_dtype, put_weights
+from videochat_online.train.folder.learned_weights import collected, put_weights
 from videochat_online.train.loop.lean_trainer import reading
 from videochat_online.train.loop.trainer import OnlineTrainer
 from videochat_online.train.setup.lora import ADAPTER_FOLDER, scalings_of, whole_modules, write_adapter
@@ -73,5 +72,4 @@ def _write_adapter(trainer: OnlineTrainer, folder: Path) -> None:
         tensors = {name: state[single[id(every[name])]].clone() for name in names}
         write_adapter(folder, network, start.name_or_path, tensors, whole)
         network.config.save_pretrained(folder)
-        dtype = str(frozen_dtype(network)).removeprefix("torch.")
-        Base(start.name_or_path, start.digest, dtype, len(tensors), scalings).write(folder)
+        start.write_record(folder, network, len(tensors))

@@ -35,7 +35,7 @@ from videochat_online.train.setup.lora import scalings_of
 
 
 @dataclass(frozen=True)
-class Start:
+class StartingModel:
     """The model that a run starts from.
 
     Attributes:
@@ -51,7 +51,7 @@ class Start:
     replaced: frozenset[str] = frozenset()
 
     @classmethod
-    def of(cls, network: nn.Module, name_or_path: str) -> Start:
+    def of(cls, network: nn.Module, name_or_path: str) -> StartingModel:
         """Of a network as it was loaded; every process has to call."""
         path = Path(name_or_path).expanduser()
         shapes = {name: shape_of(parameter) for name, parameter in network.named_parameters()}
@@ -67,6 +67,11 @@ class Start:
         if base is not None:
             check_base(source, base, self.digest, self.name_or_path)
 
+    def write_record(self, folder: Path, network: nn.Module, num_tensors: int) -> None:
+        """Write beside so many learned tensors which model they were learned on top of."""
+        dtype = str(frozen_dtype(network)).removeprefix("torch.")
+        Base(self.name_or_path, self.digest, dtype, num_tensors, scalings_of(network)).write(folder)
+
     def changed_shapes(self, network: nn.Module) -> list[str]:
         """Names of parameters that are not as large as they were."""
         named = {_plain(name): shape_of(p) for name, p in network.named_parameters() if ".lora_" not in name}
@@ -79,7 +84,7 @@ def is_little_learned(network: nn.Module) -> bool:
     return bool(scalings_of(network)) or 2 * numbers["learning"] < numbers["all"]
 
 
-def kept_names(network: nn.Module, start: Start) -> set[str] | None:
+def kept_names(network: nn.Module, start: StartingModel) -> set[str] | None:
     """Names of the parameters that a checkpoint keeps; None where it keeps all of them."""
     if not is_little_learned(network):
         return None
@@ -94,7 +99,12 @@ def kept_names(network: nn.Module, start: Start) -> set[str] | None:
 
 
 def write_learned(
-    folder: Path, network: VideoChatOnlineForConditionalGeneration, start: Start, names: set[str], *, is_writer: bool
+    folder: Path,
+    network: VideoChatOnlineForConditionalGeneration,
+    start: StartingModel,
+    names: set[str],
+    *,
+    is_writer: bool,
 ) -> None:
     """Write a checkpoint of what was learned; every process has to call.
 
@@ -111,8 +121,7 @@ def write_learned(
         save_file(state, folder / LEARNED_FILE, {"format": "pt"})
         network.config.dtype = frozen_dtype(network)
         network.config.save_pretrained(folder)
-        dtype = str(frozen_dtype(network)).removeprefix("torch.")
-        Base(start.name_or_path, start.digest, dtype, len(state), scalings_of(network)).write(folder)
+        start.write_record(folder, network, len(state))
 
 
 def collected(network: nn.Module, names: Iterable[str] | None, is_writer: bool) -> dict[str, Tensor]:
@@ -172,7 +181,7 @@ def put_tensors(network: nn.Module, tensors: Mapping[str, Tensor], source: str =
                         parameter.copy_(tensors[found])
 
 
-def check_start(checkpoint: Path | None, start: Start) -> None:
+def check_start(checkpoint: Path | None, start: StartingModel) -> None:
     """Before a run goes on: is the model that it started from still the same?
 
     Raises:

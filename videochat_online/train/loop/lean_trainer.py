@@ -19,7 +19,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from videochat_online.errors import InputError, one_line
 from videochat_online.model.checkpoints.saved_adapters import holds_learned
-from videochat_online.train.folder.learned_weights import Start, kept_names, merged, put_weights, write_learned
+from videochat_online.train.folder.learned_weights import StartingModel, kept_names, merged, put_weights, write_learned
 
 
 @contextmanager
@@ -45,7 +45,7 @@ class LeanTrainer(Trainer):
         **kwargs: of `Trainer`.
     """
 
-    def __init__(self, *, start: Start | None = None, **kwargs: Any) -> None:
+    def __init__(self, *, start: StartingModel | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.start = start
         self._kept = None if start is None else kept_names(kwargs["model"], start)

@@ -20,6 +20,8 @@ import torch
 from torch import distributed
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from videochat_online.train.distributed import is_joined
+
 logger = logging.getLogger(__name__)
 
 NOTHING, SAVE, STOP = 0, 1, 2
@@ -114,7 +116,7 @@ class Requests:
                 with suppress(OSError):
                     asked = max(asked, STOP if _word(file) == "stop" else SAVE)
                     seen.append(file)
-        if distributed.is_available() and distributed.is_initialized():
+        if is_joined():
             largest = torch.tensor(asked, device=device)
             distributed.all_reduce(largest, op=distributed.ReduceOp.MAX)
             asked = int(largest)

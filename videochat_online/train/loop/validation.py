@@ -114,6 +114,9 @@ class Validation:
         self._skipped = SkippedLog(
             Path(str(training.output_dir)), training.process_index, len(rows), 1.0, HELD_OUT_SKIPPED_PREFIX
         )
+        self._curves = {
+            f"eval_{name}_{figure}": f"eval_{name}/{figure}" for name in rows.sets for figure in (*FIGURES, "tokens")
+        }
         self.seconds = 0.0
 
     def evaluate(
@@ -186,21 +189,12 @@ class Validation:
 
     def for_curves(self, figures: dict[str, float]) -> dict[str, float]:
         """The same under names that wandb and tensorboard put into one group for each set: `eval/SET/loss`."""
-        return {self._curve(key): value for key, value in figures.items()}
+        return {self._curves.get(key, key): value for key, value in figures.items()}
 
     def from_curves(self, entry: dict[str, Any]) -> dict[str, Any]:
         """Back to names in which only `_` divides."""
-        names = {self._curve(name): name for name in self._own_names()}
+        names = {curve: name for name, curve in self._curves.items()}
         return {names.get(key, key): value for key, value in entry.items()}
-
-    def _own_names(self) -> list[str]:
-        return [f"eval_{name}_{figure}" for name in self.rows.sets for figure in (*FIGURES, "tokens")]
-
-    def _curve(self, key: str) -> str:
-        if key not in self._own_names():
-            return key
-        figure = next(figure for figure in (*FIGURES, "tokens") if key.endswith(f"_{figure}"))
-        return f"{key.removesuffix(f'_{figure}')}/{figure}"
 
     def _loader(self) -> DataLoader[Any]:
         training = self._training

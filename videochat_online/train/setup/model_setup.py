@@ -27,7 +27,7 @@ from videochat_online.text import (
     get_template,
     load_tokenizer,
 )
-from videochat_online.train.folder.learned_weights import Start, put_tensors
+from videochat_online.train.folder.learned_weights import StartingModel, put_tensors
 from videochat_online.train.keys.arguments import Arguments, DataArguments, ModelArguments
 from videochat_online.train.setup.frozen_matrices import halve_frozen, keeps_frozen_in_half
 from videochat_online.train.setup.lora import add_adapters
@@ -37,13 +37,13 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
-class Student:
+class TrainingModel:
     """What is trained, what it is trained from, and how dialogues are written for it."""
 
     network: VideoChatOnlineForConditionalGeneration
     tokenizer: PreTrainedTokenizerBase
     template: ChatTemplate
-    start: Start
+    start: StartingModel
 
 
 def load_texts(arguments: Arguments) -> tuple[VideoChatOnlineConfig, PreTrainedTokenizerBase, ChatTemplate]:
@@ -61,7 +61,7 @@ def load_texts(arguments: Arguments) -> tuple[VideoChatOnlineConfig, PreTrainedT
     return config, tokenizer, template
 
 
-def load_student(arguments: Arguments) -> Student:
+def load_training_model(arguments: Arguments) -> TrainingModel:
     """Load the model to start from and set it up as the arguments say.
 
     Under ZeRO-3 the training arguments must exist before: the weights are then spread while they are loaded.
@@ -77,7 +77,7 @@ def load_student(arguments: Arguments) -> Student:
         dtype=_dtype(arguments),
         attn_implementation=_attention(arguments, config),
     )
-    start = Start.of(network, str(arguments.model.model_name_or_path))
+    start = StartingModel.of(network, str(arguments.model.model_name_or_path))
     if config.image_size != network.config.vision_config.image_size[0]:
         if is_deepspeed_zero3_enabled():
             raise InputError("force_image_size: expected the checkpoint's own size under ZeRO-3")
@@ -92,7 +92,7 @@ def load_student(arguments: Arguments) -> Student:
         halve_frozen(network, saves=bool(arguments.training.should_save))
     if arguments.training.use_liger_kernel:
         _use_liger(network, arguments.training.liger_kernel_config)
-    return Student(network, tokenizer, template, start)
+    return TrainingModel(network, tokenizer, template, start)
 
 
 def make_reader(config: VideoChatOnlineConfig, options: DataArguments) -> SampleReader:
