@@ -238,5 +238,5 @@ def test_other_weights_at_the_same_place_are_another_run(tmp_path, tiny_dir, tin
     assert run(config, tiny_model).num_answered == 9
     weights = place / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x7f")
-    with pytest.raises(InputError, match="weights: "):
+    with pytest.raises(InputError, match="weights was "):
         run(make_config(tmp_path / "set.json", tmp_path / "out", model=str(place)), tiny_model)

@@ -184,7 +184,7 @@ class TestRefusal:
 
     def test_other_questions(self, annotations, tmp_path, tiny_model, whole):
         annotations.write_text(annotations.read_text().replace("Question 0?", "Question zero?"))
-        with pytest.raises(InputError, match="annotations: "):
+        with pytest.raises(InputError, match="annotations was "):
             run(make_config(annotations, tmp_path / "whole"), tiny_model)
 
     def test_a_wider_limit_is_no_other_setting(self, annotations, tmp_path, tiny_model, whole):

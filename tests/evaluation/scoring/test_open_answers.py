@@ -227,7 +227,7 @@ class TestScores:
         ]  # fmt: skip
         assert json.loads((tmp_path / "out" / "run.json").read_text())["settings"]["scorer"] == "contains"
         for other in (None, "exact"):
-            with pytest.raises(InputError, match='scorer: "contains" there'):
+            with pytest.raises(InputError, match='scorer was "contains", now'):
                 answer(replace(config, scorer=other), {})
 
     def test_what_was_not_answered_is_wrong(self, tmp_path):
