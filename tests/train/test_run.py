@@ -306,7 +306,7 @@ def test_a_folder_with_other_things_is_refused_and_left_as_it_is(place, run):
         run("thesis")
     assert list(snapshot(folder)) == [str(folder / "chapter1.tex")]
     (place / "file").write_text("")
-    with pytest.raises(InputError, match="expected a folder for the run, found a file"):
+    with pytest.raises(InputError, match="expected a new or empty folder.* found a file"):
         run("file")
 
 
