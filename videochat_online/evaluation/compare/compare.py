@@ -28,7 +28,7 @@ from videochat_online.evaluation.compare.load import (
     without_unscored,
 )
 from videochat_online.evaluation.scoring.averages import averages
-from videochat_online.evaluation.scoring.bootstrap import Difference, Row, Score, chance, differences_by, scores_by
+from videochat_online.evaluation.scoring.bootstrap import Difference, Score, chance, differences_by, scores_by
 from videochat_online.evaluation.scoring.metrics import EXTRA_KEYS, with_extra
 from videochat_online.evaluation.tasks import get_task
 from videochat_online.runs.row_file import Row
