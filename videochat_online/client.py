@@ -16,8 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from videochat_online.data.rows.field_values import shown
-from videochat_online.errors import InputError
+from videochat_online.errors import InputError, shown
 from videochat_online.serving.streams.image_bytes import check_picture
 from videochat_online.serving.streams.stream_status import StreamStatus
 

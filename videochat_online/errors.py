@@ -1,10 +1,12 @@
-"""Errors of the package: each names the thing, what was expected and what was found.
+"""Errors of the package: each names the thing, what was expected and what was found; values as they quote them.
 
 The command line prints an `InputError` as one line and exits with status 2; anything else is a failure of
 the program and exits with status 1.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 
 class InputError(ValueError):
@@ -34,3 +36,13 @@ class NonFiniteError(InputError):
 def one_line(error: BaseException, most: int | None = None) -> str:
     """What an error says, without its line breaks, and no more than so many characters of it."""
     return " ".join(str(error).split())[:most]
+
+
+def shown(value: Any) -> str:
+    """A value as an error quotes it."""
+    return "none" if value is None else cut(repr(value))
+
+
+def cut(long: str) -> str:
+    """At most 60 characters, for errors; without halves of surrogate pairs, which no file or terminal takes."""
+    return (long if len(long) <= 60 else f"{long[:57]}...").encode("utf-8", "backslashreplace").decode()

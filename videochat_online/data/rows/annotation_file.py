@@ -17,10 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from videochat_online.data.rows.field_values import shown
 from videochat_online.data.rows.row_formats import ROW_KEYS
 from videochat_online.data.rows.storage import Location, read_bytes
-from videochat_online.errors import InputError
+from videochat_online.errors import InputError, shown
 from videochat_online.runs.files import without_bom
 
 ROWS_LOOKED_AT = 20

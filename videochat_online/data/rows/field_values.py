@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from videochat_online.errors import InputError
+from videochat_online.errors import InputError, shown
 from videochat_online.text import check_text
 
 MAX_TEXT = 1_000_000
@@ -81,13 +81,3 @@ def time_s(value: Any, where: str) -> float:
 def span(lowest: float, highest: float) -> str:
     """A range as an error says it."""
     return " ".join(f"{word} {end:,.12g}" for word, end in (("from", lowest), ("to", highest)))
-
-
-def shown(value: Any) -> str:
-    """A value as an error quotes it."""
-    return "none" if value is None else cut(repr(value))
-
-
-def cut(long: str) -> str:
-    """At most 60 characters, for errors; without halves of surrogate pairs, which no file or terminal takes."""
-    return (long if len(long) <= 60 else f"{long[:57]}...").encode("utf-8", "backslashreplace").decode()

@@ -16,11 +16,11 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from videochat_online.data.rows.field_values import FPS_RANGE, shown, span
+from videochat_online.data.rows.field_values import FPS_RANGE, span
 from videochat_online.data.rows.storage import Location, exists, location, read_bytes
 from videochat_online.data.samples.sampled_frames import Tiling
 from videochat_online.data.samples.simulated_memory import MemoryLayout
-from videochat_online.errors import InputError
+from videochat_online.errors import InputError, shown
 
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 

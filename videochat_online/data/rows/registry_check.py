@@ -17,12 +17,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from videochat_online.data.batches.mixture import repeated_rows
 from videochat_online.data.rows.annotation_file import AnnotationFile
-from videochat_online.data.rows.field_values import cut
 from videochat_online.data.rows.registry import RegistryEntry, check_places
 from videochat_online.data.rows.row_formats import Sample, parse_row
 from videochat_online.data.rows.unknown_keys import unread_keys
 from videochat_online.data.samples.sample_reader import SampleReader
-from videochat_online.errors import InputError
+from videochat_online.errors import InputError, cut
 from videochat_online.video import image_notes
 
 

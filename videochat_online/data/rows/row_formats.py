@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from videochat_online.data.rows.field_values import FPS_RANGE, MAX_COORDINATE, cut, number, path, shown, text, time_s
+from videochat_online.data.rows.field_values import FPS_RANGE, MAX_COORDINATE, number, path, text, time_s
 from videochat_online.data.rows.storage import Location, location
 from videochat_online.data.rows.unknown_keys import MESSAGE, PAIR, check_part_keys, check_row_keys
-from videochat_online.errors import InputError
+from videochat_online.errors import InputError, cut, shown
 
 Kind = Literal["text", "image", "video", "online", "tracking"]
 Row = Mapping[str, Any]

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any
 
-from videochat_online.data.rows.field_values import MAX_TIME_S, shown
-from videochat_online.errors import InputError
+from videochat_online.data.rows.field_values import MAX_TIME_S
+from videochat_online.errors import InputError, shown
 
 _DECIDING: tuple[str, ...] = ("image", "video", "clip", "start", "end", "fps", "need_reset_timestamp")
 _DECIDING += ("conversations", "QA", "all_image_files", "image_bboxes", "query_template")

@@ -18,9 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from videochat_online.data.rows.field_values import shown
 from videochat_online.data.samples.sampled_frames import Pixels
-from videochat_online.errors import InputError
+from videochat_online.errors import InputError, shown
 from videochat_online.memory import DEFAULT_INTERVALS, MEMORY_OPTIONS, Grid, MemoryBank, make_model_memory
 from videochat_online.types import FrameTokens
 

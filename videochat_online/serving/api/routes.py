@@ -19,8 +19,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from videochat_online import __version__
-from videochat_online.data.rows.field_values import shown
-from videochat_online.errors import InputError
+from videochat_online.errors import InputError, shown
 from videochat_online.memory.settings import settings_of
 from videochat_online.serving.api.answer_routes import respond_in_pieces, respond_whole
 from videochat_online.serving.api.auth import AuthMiddleware, check_password, refusal

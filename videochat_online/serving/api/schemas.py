@@ -11,8 +11,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from videochat_online.data.rows.field_values import number, shown, text
-from videochat_online.errors import InputError
+from videochat_online.data.rows.field_values import number, text
+from videochat_online.errors import InputError, shown
 from videochat_online.memory import MEMORY_BANKS
 from videochat_online.memory.settings import MEMORY_SETTINGS
 from videochat_online.serving.streams.live_answer import LiveAnswer

@@ -18,8 +18,7 @@ import anyio
 from anyio.abc import TaskGroup
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
-from videochat_online.data.rows.field_values import shown
-from videochat_online.errors import InputError
+from videochat_online.errors import InputError, shown
 from videochat_online.serving.api.answer_routes import pieces_of
 from videochat_online.serving.api.auth import deny, refusal
 from videochat_online.serving.api.schemas import (

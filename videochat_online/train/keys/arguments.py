@@ -14,8 +14,7 @@ import torch
 from transformers import TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
 
-from videochat_online.data.rows.field_values import cut
-from videochat_online.errors import InputError
+from videochat_online.errors import InputError, cut
 from videochat_online.model.configuration import MAX_IMAGE_SIZE
 from videochat_online.video import BACKENDS
 

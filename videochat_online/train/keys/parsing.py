@@ -15,8 +15,7 @@ from typing import Any, NoReturn, get_origin
 
 from transformers import HfArgumentParser
 
-from videochat_online.data.rows.field_values import shown
-from videochat_online.errors import InputError, one_line
+from videochat_online.errors import InputError, one_line, shown
 from videochat_online.train.keys.arguments import Arguments, DataArguments, ModelArguments, RunArguments
 from videochat_online.train.keys.config_file import below, load_yaml
 from videochat_online.train.keys.deepspeed_plan import read_plan
