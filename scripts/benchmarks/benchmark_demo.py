@@ -37,8 +37,9 @@ from PIL import Image
 from videochat_online.client import StreamClient
 from videochat_online.errors import InputError
 from videochat_online.model import load_model
-from videochat_online.serving import LiveStream, StreamOptions
 from videochat_online.serving.streams.fair_lock import ModelGate
+from videochat_online.serving.streams.live_stream import LiveStream
+from videochat_online.serving.streams.stream_options import StreamOptions
 from videochat_online.streaming import GenerationSettings
 
 FRAMES_PER_S, SECONDS_BETWEEN_QUESTIONS = 4.0, 7.0
@@ -165,7 +166,7 @@ def long_stream(model: Path, hours: float) -> list[dict]:
     for second in range(round(3600 * hours)):
         pixels_HWC = picture_of(second % 7, 7, second)
         start = time.perf_counter()
-        stream.offer(pixels_HWC, float(second))
+        stream.receive(pixels_HWC, float(second))
         if not stream.drain(60):
             raise InputError("the stream takes more than a minute for a frame")
         costs.append(time.perf_counter() - start)

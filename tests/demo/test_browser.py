@@ -18,7 +18,7 @@ from videochat_online.demo.server import DemoServer, ServerOptions
 from videochat_online.demo.tabs import DemoOptions
 from videochat_online.serving.sources.uploads import UploadLimits
 from videochat_online.serving.streams.live_stream import LiveStream
-from videochat_online.serving.streams.stream_status import StreamOptions
+from videochat_online.serving.streams.stream_options import StreamOptions
 from videochat_online.streaming import GenerationSettings, StreamingSession
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")

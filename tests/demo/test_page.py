@@ -24,12 +24,13 @@ from videochat_online.demo.tabs import DemoOptions, Viewers, form_options
 from videochat_online.errors import InputError
 from videochat_online.memory import MEMORY_OPTIONS, make_memory
 from videochat_online.memory.settings import MEMORY_SETTINGS, default_of, settings_of, written
-from videochat_online.serving import StreamOptions, StreamPool
 from videochat_online.serving.api.schemas import ApiLimits
 from videochat_online.serving.sources.uploads import accept_upload
 from videochat_online.serving.streams.fair_lock import ModelGate
 from videochat_online.serving.streams.image_dialogue import LiveImages
 from videochat_online.serving.streams.live_answer import LiveAnswer
+from videochat_online.serving.streams.pool import StreamPool
+from videochat_online.serving.streams.stream_options import StreamOptions
 from videochat_online.streaming import GenerationSettings, ImageChat
 from videochat_online.video import open_video
 

@@ -28,7 +28,7 @@ from train_cases import flags, mixed_rows, write_media, write_registry
 from videochat_online import StreamingSession, load_model, make_memory
 from videochat_online.cli.main import main
 from videochat_online.memory import MEMORY_BANKS
-from videochat_online.serving import StreamPool
+from videochat_online.serving.streams.pool import StreamPool
 from videochat_online.streaming import GenerationSettings
 from videochat_online.testing import make_tiny_model
 from videochat_online.types import FrameTokens

@@ -17,8 +17,8 @@ from websockets.exceptions import InvalidStatus
 
 from api_server import WAIT_S, endless, events_of, png, problem, serving, socket_of, until_five_frames, wait_for
 from videochat_online.client import StreamClient
-from videochat_online.serving import StreamPool
 from videochat_online.serving.api.schemas import ApiLimits
+from videochat_online.serving.streams.pool import StreamPool
 from videochat_online.streaming import GenerationSettings, StreamingSession
 
 SHORT = {"max_new_tokens": 6, "min_new_tokens": 6}

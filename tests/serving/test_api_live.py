@@ -29,11 +29,11 @@ from api_server import (
 )
 from videochat_online.client import ClientError, RemoteStream, StreamClient
 from videochat_online.errors import InputError
-from videochat_online.serving import StreamOptions, StreamPool
-from videochat_online.serving.api.auth import AuthMiddleware
-from videochat_online.serving.api.routes import make_api
+from videochat_online.serving.api.routes import AuthMiddleware, make_api
 from videochat_online.serving.api.schemas import ApiLimits
 from videochat_online.serving.api.service import NUM_THREADS
+from videochat_online.serving.streams.pool import StreamPool
+from videochat_online.serving.streams.stream_options import StreamOptions
 from videochat_online.streaming import GenerationSettings, StreamingSession
 from videochat_online.streaming.speaking import result_of
 
@@ -174,7 +174,7 @@ class TestSocket:
             assert may_go.wait(WAIT_S)
             return np.zeros((8, 8, 3), np.uint8)
 
-        monkeypatch.setattr("videochat_online.serving.api.service.read_picture", read)
+        monkeypatch.setattr("videochat_online.serving.api.service.decode_frame", read)
         large = struct.pack("<d", float("nan")) + bytes(150_000)
         num_sent = []
 
@@ -297,7 +297,7 @@ class TestView:
             assert again.pictures
 
     def test_a_stream_without_a_frame_shows_none(self, server, remote, monkeypatch):
-        monkeypatch.setattr("videochat_online.serving.api.routes.SECONDS_TO_FIRST_PICTURE", 0.05)
+        monkeypatch.setattr("videochat_online.serving.api.mjpeg.SECONDS_TO_FIRST_PICTURE", 0.05)
         refused = httpx.get(f"{server.url}/v1/streams/{remote.id}/frame.jpg")
         assert problem(refused, 404) == "the stream has no frame yet"
         assert httpx.head(view_of(server, remote)).status_code == 200

@@ -8,12 +8,16 @@ import time
 import numpy as np
 import pytest
 
+from api_server import SimulatedClock
 from clips import write_clip
 from videochat_online.errors import InputError
-from videochat_online.serving import BusyError, FilePlayer, LiveStream, StreamOptions, StreamPool, UnknownStreamError
+from videochat_online.serving.sources.file_source import FilePlayer
 from videochat_online.serving.streams.fair_lock import ModelGate
+from videochat_online.serving.streams.live_answer import UnknownStreamError
+from videochat_online.serving.streams.live_stream import LiveStream
 from videochat_online.serving.streams.memory_trace import NUM_FORGOTTEN, MemoryTrace
-from videochat_online.serving.streams.play_clock import SimulatedClock
+from videochat_online.serving.streams.pool import BusyError, StreamPool
+from videochat_online.serving.streams.stream_options import StreamOptions
 from videochat_online.streaming import GenerationSettings, StreamingSession
 from videochat_online.types import FrameUse
 from videochat_online.video import open_video
@@ -110,7 +114,7 @@ class TestLiveStream:
         session.push(pixels, range(30))
         stream = live()
         for place in range(30):
-            stream.offer(pixels[place], float(place))
+            stream.receive(pixels[place], float(place))
         answer = stream.ask("What now?")
         assert "".join(answer.pieces()).strip() == answer.text == session.ask("What now?").text
         assert (answer.state, answer.asked_at_s, answer.error) == ("answered", 29.0, None)
@@ -129,10 +133,10 @@ class TestLiveStream:
         pixels = frames(20)
         stream = live()
         for place in range(5):
-            stream.offer(pixels[place], float(place))
+            stream.receive(pixels[place], float(place))
         answer = stream.ask("What now?")
         for place in range(5, 20):
-            stream.offer(pixels[place], float(place))
+            stream.receive(pixels[place], float(place))
         held_encoder.set()
         assert answer.wait(WAIT_S)
         assert stream.drain(WAIT_S)
@@ -158,22 +162,22 @@ class TestLiveStream:
 
         monkeypatch.setattr(StreamingSession, "stream_prepared", slow)
         for place in range(5):
-            stream.offer(pixels[place], float(place))
+            stream.receive(pixels[place], float(place))
         answer = stream.ask("What now?")
         pieces = answer.pieces()
         next(pieces)
         for place in range(5, 20):
-            stream.offer(pixels[place], float(place))
+            stream.receive(pixels[place], float(place))
         assert answer.wait(WAIT_S)
         assert answer.state == "answered"
         assert "|" in answer.text
 
     def test_the_newest_frames_are_kept(self, live, frames, held_encoder):
         stream, pixels = live(max_waiting=4), frames(30)
-        stream.offer(pixels[0], 0.0)
+        stream.receive(pixels[0], 0.0)
         wait_for(lambda: held_encoder.asked)
         for place in range(1, 30):
-            stream.offer(pixels[place], float(place))
+            stream.receive(pixels[place], float(place))
         held_encoder.set()
         assert stream.drain(WAIT_S)
         status = stream.status()
@@ -208,7 +212,7 @@ class TestLiveStream:
         stream = LiveStream(tiny_model, StreamOptions(max_waiting=100), gate)
         with gate.turn():
             for place, picture in enumerate(frames(30)):
-                stream.offer(picture, float(place))
+                stream.receive(picture, float(place))
         answer = stream.ask("What now?")
         assert answer.wait(WAIT_S)
         assert answer.text == "abc"
@@ -231,7 +235,7 @@ class TestLiveStream:
 
         monkeypatch.setattr(StreamingSession, "stream_prepared", endless)
         stream = live()
-        stream.offer(frames(1)[0], 0.0)
+        stream.receive(frames(1)[0], 0.0)
         for number, end in enumerate((stream.stop_answer, stream.close), start=1):
             answer = stream.ask("What now?")
             next(answer.pieces())
@@ -246,7 +250,7 @@ class TestLiveStream:
 
     def test_a_stop_after_the_end_changes_nothing(self, live, frames):
         stream = live()
-        stream.offer(frames(1)[0], 0.0)
+        stream.receive(frames(1)[0], 0.0)
         answer = stream.ask("What now?")
         assert answer.wait(WAIT_S)
         stream.stop_answer()
@@ -258,7 +262,7 @@ class TestLiveStream:
         monkeypatch.setattr(
             StreamingSession, "prepare", lambda *given, **more: prepared.append(given) or original(*given, **more)
         )
-        stream.offer(frames(1)[0], 0.0)
+        stream.receive(frames(1)[0], 0.0)
         answer = stream.ask("What now?")
         stream.stop_answer()
         held_encoder.set()
@@ -267,7 +271,7 @@ class TestLiveStream:
 
     def test_a_new_dialogue_knows_nothing_of_the_old(self, live, frames):
         stream, texts, version = live(), [], 0
-        stream.offer(frames(1)[0], 0.0)
+        stream.receive(frames(1)[0], 0.0)
         for _ in range(2):
             answer = stream.ask("What now?")
             assert answer.wait(WAIT_S)
@@ -279,7 +283,7 @@ class TestLiveStream:
 
     def test_an_answer_can_be_stopped_and_the_dialogue_goes_on(self, live, frames):
         stream = live(generation=GenerationSettings(max_new_tokens=500, min_new_tokens=500))
-        stream.offer(frames(1)[0], 0.0)
+        stream.receive(frames(1)[0], 0.0)
         answer = stream.ask("What now?")
         pieces = answer.pieces()
         first = next(pieces)
@@ -306,7 +310,7 @@ class TestLiveStream:
         assert early.wait(WAIT_S)
         assert early.state == "failed"
         assert "nothing has been seen yet" in early.error
-        stream.offer(frames(1)[0], 0.0)
+        stream.receive(frames(1)[0], 0.0)
         with pytest.raises(InputError, match="^question: expected Unicode text, found half of a surrogate pair at"):
             stream.ask("What \ud800?")
         with pytest.raises(InputError, match="^system message: expected Unicode text, found half of a surrogate pair"):
@@ -328,7 +332,7 @@ class TestLiveStream:
 
     def test_bad_frames_are_refused(self, live, frames):
         stream, (picture,) = live(), frames(1)
-        stream.offer(picture, 2.0)
+        stream.receive(picture, 2.0)
         for pixels, time_s, says in [
             (picture, 1.0, "time goes backwards, from 2 s to 1 s"),
             (picture, float("nan"), "a time of at least 0 s"),
@@ -337,8 +341,8 @@ class TestLiveStream:
             (picture[:0], 3.0, r"\(0, 80, 3\)"),
         ]:
             with pytest.raises(InputError, match=says):
-                stream.offer(pixels, time_s)
-        stream.offer(np.ascontiguousarray(picture[:30]), 3.0)  # a camera may change its size
+                stream.receive(pixels, time_s)
+        stream.receive(np.ascontiguousarray(picture[:30]), 3.0)  # a camera may change its size
         assert stream.drain(WAIT_S)
         assert stream.status().num_frames_seen == 2
 
@@ -348,12 +352,12 @@ class TestLiveStream:
 
         monkeypatch.setattr(tiny_model.network, "encode", fail)
         stream = live()
-        stream.offer(frames(1)[0], 0.0)
+        stream.receive(frames(1)[0], 0.0)
         answer = stream.ask("What now?")
         assert answer.wait(WAIT_S)
         assert answer.error == stream.status().problem == "the stream has failed: RuntimeError"
         with pytest.raises(InputError, match="the stream has failed"):
-            stream.offer(frames(1)[0], 1.0)
+            stream.receive(frames(1)[0], 1.0)
         with pytest.raises(InputError, match="the stream has failed"):
             stream.ask("And now?")
 
@@ -362,7 +366,7 @@ class TestLiveStream:
             raise RuntimeError("out of memory")
 
         stream = live()
-        stream.offer(frames(1)[0], 0.0)
+        stream.receive(frames(1)[0], 0.0)
         monkeypatch.setattr(StreamingSession, "prepare", fail)
         answer = stream.ask("What now?")
         assert answer.wait(WAIT_S)
@@ -371,7 +375,7 @@ class TestLiveStream:
     def test_closing_ends_threads_and_answers(self, live, frames, held_encoder):
         before = threading.active_count()
         stream = live()
-        stream.offer(frames(1)[0], 0.0)
+        stream.receive(frames(1)[0], 0.0)
         wait_for(lambda: held_encoder.asked)
         answer = stream.ask("What now?")
         pictures = stream.pictures()
@@ -382,22 +386,22 @@ class TestLiveStream:
         wait_for(lambda: threading.active_count() == before)
         assert stream.memory().remembered == ()
         with pytest.raises(InputError, match="the stream is closed"):
-            stream.offer(frames(1)[0], 1.0)
+            stream.receive(frames(1)[0], 1.0)
         with pytest.raises(InputError, match="the stream is closed"):
             stream.ask("What now?")
 
     def test_the_picture_shown_is_the_newest(self, live, frames):
         stream, pixels = live(), frames(3)
         pictures = stream.pictures(timeout_s=0.01)
-        stream.show(pixels[0], 0.0)
+        stream.receive(pixels[0], 0.0)
         first = next(pictures)
         assert next(pictures) == first  # nothing newer: the same again
-        stream.show(pixels[1], 0.1)
-        stream.show(pixels[2], 0.2)
+        stream.receive(pixels[1], 0.1)
+        stream.receive(pixels[2], 0.2)
         newest = next(pictures)
         assert newest != first
         assert newest == next(pictures)
-        assert stream.status().num_frames_in == 0
+        assert stream.status().num_frames_in == 1  # the model sees one a second
 
     @pytest.mark.parametrize("fps", [0.5, 1.0, 2.0, 3.0])
     def test_the_model_sees_the_first_frame_of_every_interval(self, live, frames, fps):
@@ -428,7 +432,7 @@ class TestLiveStream:
         monkeypatch.setattr(tiny_model.network, "encode", encode)
         stream, sizes, answers = live(max_waiting=64), [], []
         for second in range(3600):
-            stream.offer(pixels, float(second))
+            stream.receive(pixels, float(second))
             if second % 60 == 59:
                 assert stream.drain(WAIT_S)
                 sizes.append(
@@ -611,7 +615,7 @@ class TestPool:
         streams = [pool.open(StreamOptions(generation=SHORT)).stream for _ in range(2)]
         for number, stream in enumerate(streams):
             for place, picture in enumerate(frames(3, seed=number)):
-                stream.offer(picture, float(place + 10 * number))
+                stream.receive(picture, float(place + 10 * number))
         answers = [stream.ask(f"Who is {number}?") for number, stream in enumerate(streams)]
         assert all(answer.wait(WAIT_S) for answer in answers)
         for number, stream in enumerate(streams):

@@ -21,16 +21,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from api_server import SimulatedClock
 from clips import moving_square, write_clip
 from videochat_online.errors import InputError
-from videochat_online.serving import LiveStream, StreamOptions
 from videochat_online.serving.sources import network_source
 from videochat_online.serving.sources.addresses import ResolvedUrl, check_url, is_public
 from videochat_online.serving.sources.fetching import HttpFile
 from videochat_online.serving.sources.network_source import RemoteLimits, RemoteReader
 from videochat_online.serving.streams.fair_lock import ModelGate
 from videochat_online.serving.streams.image_bytes import to_jpeg
-from videochat_online.serving.streams.play_clock import SimulatedClock
+from videochat_online.serving.streams.live_stream import LiveStream
+from videochat_online.serving.streams.stream_options import StreamOptions
 
 WAIT_S = 60.0
 """Longer than anything here takes: a hang fails instead of stopping the tests."""

@@ -26,7 +26,7 @@ from videochat_online.demo.server import LOCAL_HOSTS, DemoServer, ServerOptions
 from videochat_online.demo.tabs import DemoOptions
 from videochat_online.errors import InputError
 from videochat_online.serving.sources.uploads import UploadLimits
-from videochat_online.serving.streams.stream_status import StreamOptions
+from videochat_online.serving.streams.stream_options import StreamOptions
 
 PASSWORD_VARIABLE = "VIDEOCHAT_ONLINE_PASSWORD"
 

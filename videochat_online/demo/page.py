@@ -21,7 +21,7 @@ from videochat_online.memory.settings import MEMORY_SETTINGS, default_of, settin
 from videochat_online.serving.api.schemas import ApiLimits
 from videochat_online.serving.sources.file_source import FilePlayer
 from videochat_online.serving.streams.live_answer import LiveAnswer
-from videochat_online.serving.streams.stream_status import StreamOptions
+from videochat_online.serving.streams.stream_options import StreamOptions
 from videochat_online.text.times import seconds_of
 
 SECONDS_BETWEEN_PIECES = 0.05

@@ -15,8 +15,9 @@ from fastapi.responses import FileResponse, PlainTextResponse, Response
 from videochat_online.demo.conversation_file import to_json, to_srt
 from videochat_online.serving.api.schemas import memory_document, status_document
 from videochat_online.serving.streams.image_dialogue import LiveImages
+from videochat_online.serving.streams.live_answer import UnknownStreamError
 from videochat_online.serving.streams.memory_trace import TracedFrame
-from videochat_online.serving.streams.pool import StreamPool, UnknownStreamError, Watching
+from videochat_online.serving.streams.pool import StreamPool, Watching
 
 STATIC = Path(__file__).parent / "static"
 

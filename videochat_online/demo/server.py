@@ -24,8 +24,7 @@ from videochat_online.demo.page_routes import make_page_routes
 from videochat_online.demo.tabs import DemoOptions, Viewers
 from videochat_online.errors import InputError
 from videochat_online.model import VideoChatModel
-from videochat_online.serving.api.auth import AuthMiddleware
-from videochat_online.serving.api.routes import make_api
+from videochat_online.serving.api.routes import AuthMiddleware, check_password, make_api
 from videochat_online.serving.api.schemas import ApiLimits
 from videochat_online.serving.streams.pool import StreamPool
 
@@ -59,8 +58,7 @@ class ServerOptions:
     def __post_init__(self) -> None:
         if not 0 <= self.port < 65536:
             raise InputError(f"port: expected 0 to 65535, got {self.port}")
-        if self.password is not None and not self.password.strip():
-            raise InputError("password: expected one, got nothing")
+        check_password(self.password)
 
 
 class DemoServer:

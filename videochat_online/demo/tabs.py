@@ -24,7 +24,7 @@ from videochat_online.serving.streams.image_dialogue import LiveImages
 from videochat_online.serving.streams.live_answer import LiveAnswer
 from videochat_online.serving.streams.live_stream import make_stream_memory
 from videochat_online.serving.streams.pool import StreamPool, Watching
-from videochat_online.serving.streams.stream_status import MAX_REMEMBERED, StreamOptions
+from videochat_online.serving.streams.stream_options import MAX_REMEMBERED, StreamOptions
 from videochat_online.text.questions import STREAMING_SUFFIX, multiple_choice_question, ovbench_question
 from videochat_online.video import read_image
 

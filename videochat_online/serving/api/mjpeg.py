@@ -8,15 +8,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncGenerator, Callable
-from contextlib import suppress
-from typing import Any
+from collections.abc import AsyncGenerator
+from weakref import WeakKeyDictionary
 
 import anyio
-from starlette.responses import StreamingResponse
-from starlette.types import Message, Receive, Scope, Send
+from starlette.requests import Request
+from starlette.responses import Response
 
+from videochat_online.serving.api.schemas import RequestError
+from videochat_online.serving.api.service import ApiService, LiveResponse, call_in_loop
 from videochat_online.serving.streams.live_stream import LiveStream
+from videochat_online.serving.streams.pool import BusyError, Watching
 
 logger = logging.getLogger(__name__)
 
@@ -26,15 +28,59 @@ MJPEG = f"multipart/x-mixed-replace; boundary={BOUNDARY}"
 SECONDS_BETWEEN_LOOKS = 1.0
 """After which a picture is sent again if there is no newer one, and how long a thread outlives its last viewer."""
 
-SECONDS_TO_SEND = 30.0
-"""A reader that has taken nothing for so long is no reader."""
+SECONDS_TO_FIRST_PICTURE = 2.0
+"""For which `frame.jpg` waits for a stream that has just begun."""
+
+
+class StreamViews:
+    """The routes that show what a stream shows."""
+
+    def __init__(self, service: ApiService) -> None:
+        self._service = service
+        self._feeds: WeakKeyDictionary[LiveStream, PictureFeed] = WeakKeyDictionary()
+
+    async def view(self, request: Request) -> Response:
+        """The frame being shown, again and again."""
+        watching = await self._service.find(request.path_params["id"])
+        if request.method == "HEAD":
+            return Response(media_type=MJPEG)
+        feed = self._join(watching)
+        return LiveResponse(self._pictures(watching.id, feed), MJPEG, on_end=feed.leave)
+
+    async def newest(self, request: Request) -> Response:
+        """The frame being shown, once."""
+        watching = await self._service.find(request.path_params["id"])
+        feed, newest = self._join(watching), None
+        try:
+            with anyio.move_on_after(SECONDS_TO_FIRST_PICTURE):
+                newest = await feed.newer_than(0)
+        finally:
+            feed.leave()
+        if newest is None:
+            raise RequestError("the stream has no frame yet", 404)
+        return Response(newest[1], media_type="image/jpeg", headers={"Cache-Control": "no-store"})
+
+    def _join(self, watching: Watching) -> PictureFeed:
+        feed = self._feeds.setdefault(watching.stream, PictureFeed())
+        if feed.num_viewers >= self._service.limits.max_views:
+            raise BusyError(f"the stream has {feed.num_viewers} viewers: try again later")
+        feed.join(watching.stream)
+        return feed
+
+    async def _pictures(self, name: str, feed: PictureFeed) -> AsyncGenerator[bytes, None]:
+        number = 0
+        async with self._service.in_use(name):
+            yield f"--{BOUNDARY}\r\n".encode()
+            while (newest := await feed.newer_than(number)) is not None:
+                number, jpeg = newest
+                yield mjpeg_part(jpeg)
 
 
 class PictureFeed:
     """Pictures of one stream for any number of viewers; one that is slow gets fewer.
 
     Attributes:
-        num_viewers: that have joined and not left.
+        num_viewers: viewers that have joined and not left.
     """
 
     def __init__(self) -> None:
@@ -95,46 +141,7 @@ class PictureFeed:
         changed.set()
 
 
-def call_in_loop(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *arguments: Any) -> bool:
-    """Call a function in an event loop; False if the loop is closed, as its server is."""
-    with suppress(RuntimeError):
-        loop.call_soon_threadsafe(function, *arguments)
-        return True
-    return False
-
-
 def mjpeg_part(jpeg: bytes) -> bytes:
     """One picture, with the boundary that follows: a browser shows a picture only when it has seen that."""
     head = f"Content-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
     return head.encode() + jpeg + f"\r\n--{BOUNDARY}\r\n".encode()
-
-
-class LiveResponse(StreamingResponse):
-    """A response that goes on until there is nothing more to say, or nobody who listens.
-
-    Args:
-        body: what is sent.
-        media_type: of it.
-        on_end: called in any case, when it is over.
-    """
-
-    def __init__(self, body: AsyncGenerator[bytes, None], media_type: str, on_end: Callable[[], object]) -> None:
-        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # a proxy must not hold it back
-        super().__init__(body, media_type=media_type, headers=headers)
-        self._body, self._on_end = body, on_end
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send until the end; see the class."""
-
-        async def send_in_time(message: Message) -> None:
-            with anyio.fail_after(SECONDS_TO_SEND):
-                await send(message)
-
-        try:
-            await super().__call__(scope, receive, send_in_time)
-        except TimeoutError:
-            logger.info("a reader has taken nothing for %g s", SECONDS_TO_SEND)
-        finally:
-            self._on_end()
-            # Not left to the garbage collector: it holds the stream in use.
-            await self._body.aclose()

@@ -1,52 +1,40 @@
-"""The HTTP API: streams are opened, fed, asked and closed by programs. `docs/api.md` describes each route.
+"""The HTTP API: its routes, who may use them, and how it refuses. `docs/api.md` describes each route.
 
 An application of its own, to be mounted at `/v1`; knows no page and no server. Errors are JSON, `{"error": "..."}`.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from importlib.metadata import version
-from typing import Any
+import hmac
+import re
+from collections.abc import Mapping
+from urllib.parse import urlsplit
 
-import anyio
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route, WebSocketRoute
-from starlette.websockets import WebSocket
+from starlette.routing import Route, WebSocketRoute, get_route_path
+from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.websockets import WebSocket, WebSocketClose
 
-from videochat_online import __version__
-from videochat_online.errors import InputError, shown
-from videochat_online.memory.settings import settings_of
-from videochat_online.serving.api.answer_routes import respond_in_pieces, respond_whole
-from videochat_online.serving.api.auth import AuthMiddleware, check_password, refusal
-from videochat_online.serving.api.mjpeg import BOUNDARY, MJPEG, LiveResponse, PictureFeed, mjpeg_part
-from videochat_online.serving.api.schemas import (
-    ApiLimits,
-    RequestError,
-    answer_document,
-    check_fields,
-    memory_document,
-    options_document,
-    options_of,
-    parse_json,
-    question_of,
-    status_document,
-)
-from videochat_online.serving.api.service import ApiAccess, too_large
+from videochat_online.errors import InputError
+from videochat_online.serving.api.mjpeg import StreamViews
+from videochat_online.serving.api.schemas import ApiLimits
+from videochat_online.serving.api.service import ApiService
 from videochat_online.serving.api.websocket import StreamSocket
-from videochat_online.serving.streams.pool import BusyError, StreamPool, UnknownStreamError, Watching
-
-MAX_JSON_BYTES = 64 * 2**10
+from videochat_online.serving.streams.live_answer import ConflictError, UnknownStreamError
+from videochat_online.serving.streams.pool import BusyError, StreamPool
 
 RETRY_AFTER_S = 30
-"""After which a client that found no place may try again."""
+"""After which a client that was told to come back may try again."""
 
-SECONDS_TO_FIRST_PICTURE = 2.0
-"""For which `frame.jpg` waits for a stream that has just begun."""
+_READ = re.compile(r"/health|/streams/[^/]+/(view|frame\.jpg)")
+OPEN_PATHS = {"GET": _READ, "HEAD": _READ, "POST": re.compile(r"/streams/[^/]+/frames")}
+"""Without a password, by method: a page's `<img>` and its camera have none to send, and the id of a stream, given to
+whoever has opened it, is as hard to guess."""
 
 
 def make_api(pool: StreamPool, *, password: str | None = None, limits: ApiLimits | None = None) -> Starlette:
@@ -61,21 +49,26 @@ def make_api(pool: StreamPool, *, password: str | None = None, limits: ApiLimits
         InputError: an empty password.
     """
     check_password(password)
-    routes = ApiRoutes(ApiAccess(pool, limits or ApiLimits()))
+    service = ApiService(pool, limits or ApiLimits())
+    views = StreamViews(service)
+
+    async def talk(socket: WebSocket) -> None:
+        await StreamSocket(service, socket).run()
+
     one = "/streams/{id}"
     app = Starlette(
         routes=[
-            Route("/health", routes.health),
-            Route("/streams", routes.open, methods=["POST"]),
-            Route(one, routes.describe),
-            Route(one, routes.close, methods=["DELETE"]),
-            Route(f"{one}/frames", routes.push, methods=["POST"]),
-            Route(f"{one}/ask", routes.ask, methods=["POST"]),
-            Route(f"{one}/answer", routes.stop_answer, methods=["DELETE"]),
-            Route(f"{one}/dialogue", routes.forget_dialogue, methods=["DELETE"]),
-            Route(f"{one}/view", routes.view),
-            Route(f"{one}/frame.jpg", routes.newest),
-            WebSocketRoute(f"{one}/ws", routes.talk),
+            Route("/health", service.health),
+            Route("/streams", service.open, methods=["POST"]),
+            Route(one, service.describe),
+            Route(one, service.close, methods=["DELETE"]),
+            Route(f"{one}/frames", service.push, methods=["POST"]),
+            Route(f"{one}/ask", service.ask, methods=["POST"]),
+            Route(f"{one}/answer", service.stop_answer, methods=["DELETE"]),
+            Route(f"{one}/dialogue", service.forget_dialogue, methods=["DELETE"]),
+            Route(f"{one}/view", views.view),
+            Route(f"{one}/frame.jpg", views.newest),
+            WebSocketRoute(f"{one}/ws", talk),
         ],
         middleware=[Middleware(AuthMiddleware, password=password)],
         exception_handlers={InputError: _refused, HTTPException: _no_route, Exception: _failed},
@@ -84,168 +77,91 @@ def make_api(pool: StreamPool, *, password: str | None = None, limits: ApiLimits
     return app
 
 
-class ApiRoutes:
-    """The routes, one method each."""
-
-    def __init__(self, access: ApiAccess) -> None:
-        self._access = access
-
-    async def health(self, request: Request) -> Response:
-        """What runs here, and whether there is a place."""
-        pool = self._access.pool
-        num_taken = await self._access.call(len, pool)
-        size = pool.model.config.image_size
-        return JSONResponse(
-            {
-                "versions": {"videochat_online": __version__, "torch": version("torch")},
-                "places": {"free": max(pool.max_streams - num_taken, 0), "total": pool.max_streams},
-                "frame_size": {"width": size, "height": size},
-                "memories": {name: list(settings_of(name)) for name in self._access.limits.memories},
-            }
-        )
-
-    async def open(self, request: Request) -> Response:
-        """A new stream."""
-        document = parse_json(await _read(request, MAX_JSON_BYTES, "request"))
-        options = options_of(document, self._access.limits)
-        watching = await self._access.call(self._access.pool.open, options)
-        self._access.port(watching)  # its clock begins now
-        return JSONResponse({"id": watching.id, "options": options_document(options)}, 201)
-
-    async def describe(self, request: Request) -> Response:
-        """A stream: its options, how it is doing, what it remembers, what was asked."""
-        watching = await self._find(request)
-        return JSONResponse(await self._access.call(_describe, watching))
-
-    async def close(self, request: Request) -> Response:
-        """End a stream."""
-        watching = await self._find(request)
-        await self._access.call(self._access.pool.close, watching.id)
-        return Response(status_code=204)
-
-    async def push(self, request: Request) -> Response:
-        """A frame."""
-        watching = await self._find(request)
-        check_fields(request.query_params, ("time_s",))
-        time_s = _seconds(request.query_params.get("time_s"))
-        data = await _read(request, self._access.limits.max_frame_bytes, "frame")
-        return JSONResponse(await self._access.push(watching, data, time_s))
-
-    async def ask(self, request: Request) -> Response:
-        """A question, answered whole or piece by piece."""
-        watching = await self._find(request)
-        document = parse_json(await _read(request, MAX_JSON_BYTES, "request"))
-        check_fields(document, ("question", "stream"))
-        question, in_pieces = question_of(document), document.get("stream", False)
-        if not isinstance(in_pieces, bool):
-            raise RequestError(f"stream: expected true or false, found {shown(in_pieces)}")
-        answer = await self._access.call(self._access.ask, watching, question)
-        if in_pieces:
-            return respond_in_pieces(self._access, watching.id, answer)
-        return await respond_whole(self._access, watching.id, request, answer)
-
-    async def stop_answer(self, request: Request) -> Response:
-        """End the answer that is being given, if there is one."""
-        watching = await self._find(request)
-        await self._access.call(watching.stream.stop_answer)
-        return Response(status_code=204)
-
-    async def forget_dialogue(self, request: Request) -> Response:
-        """Forget what was asked, but not what was seen."""
-        watching = await self._find(request)
-        await self._access.call(self._access.forget_dialogue, watching)
-        return Response(status_code=204)
-
-    async def view(self, request: Request) -> Response:
-        """The frame being shown, again and again."""
-        watching = await self._find(request)
-        if request.method == "HEAD":
-            return Response(media_type=MJPEG)
-        feed = self._join(watching)
-        return LiveResponse(self._pictures(watching.id, feed), MJPEG, on_end=feed.leave)
-
-    async def newest(self, request: Request) -> Response:
-        """The frame being shown, once."""
-        watching = await self._find(request)
-        feed, newest = self._join(watching), None
-        try:
-            with anyio.move_on_after(SECONDS_TO_FIRST_PICTURE):
-                newest = await feed.newer_than(0)
-        finally:
-            feed.leave()
-        if newest is None:
-            raise RequestError("the stream has no frame yet", 404)
-        return Response(newest[1], media_type="image/jpeg", headers={"Cache-Control": "no-store"})
-
-    async def talk(self, socket: WebSocket) -> None:
-        """Frames in, answers out, over one WebSocket."""
-        await StreamSocket(self._access, socket).run()
-
-    async def _find(self, request: Request) -> Watching:
-        return await self._access.find(request.path_params["id"])
-
-    def _join(self, watching: Watching) -> PictureFeed:
-        feed = self._access.port(watching).feed
-        if feed.num_viewers >= self._access.limits.max_views:
-            raise BusyError(f"the stream has {feed.num_viewers} viewers: try again later")
-        feed.join(watching.stream)
-        return feed
-
-    async def _pictures(self, name: str, feed: PictureFeed) -> AsyncGenerator[bytes, None]:
-        number = 0
-        async with self._access.in_use(name):
-            yield f"--{BOUNDARY}\r\n".encode()
-            while (newest := await feed.newer_than(number)) is not None:
-                number, jpeg = newest
-                yield mjpeg_part(jpeg)
+def check_password(password: str | None) -> None:
+    """Raise an `InputError` for an empty password, which looks like one and protects nothing; None is none."""
+    if password is not None and not password.strip():
+        raise InputError("password: expected one, got an empty one")
 
 
-def _describe(watching: Watching) -> dict[str, Any]:
-    stream = watching.stream
-    return {
-        "id": watching.id,
-        "options": options_document(stream.options),
-        "status": status_document(stream),
-        "memory": memory_document(stream),
-        "answers": [answer_document(answer) for answer in stream.answers],
-    }
+class AuthMiddleware:
+    """Middleware that lets through what may use the API.
+
+    Args:
+        app: the API.
+        password: that `Authorization: Bearer` has to name; None for none.
+    """
+
+    def __init__(self, app: ASGIApp, password: str | None) -> None:
+        self._app = app
+        self._password = None if password is None else password.encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuse, or hand on."""
+        refusal = self._refuse(scope) if scope["type"] in ("http", "websocket") else None
+        await (refusal or self._app)(scope, receive, send)
+
+    def _refuse(self, scope: Scope) -> Refusal | None:
+        headers = Headers(scope=scope)
+        is_reading = scope["type"] == "http" and scope["method"] in ("GET", "HEAD")
+        if not is_reading and not is_same_origin(headers):
+            return Refusal(403, "a page of another origin may not use this server")
+        open_paths = OPEN_PATHS.get(scope["method"]) if scope["type"] == "http" else None
+        if open_paths is not None and open_paths.fullmatch(get_route_path(scope)):
+            return None
+        if self._password is not None and not self._is_password(headers.get("authorization", "")):
+            message = "expected the header 'Authorization: Bearer PASSWORD' with the server's password"
+            return Refusal(401, message, {"WWW-Authenticate": "Bearer"})
+        return None
+
+    def _is_password(self, authorization: str) -> bool:
+        scheme, _, given = authorization.partition(" ")
+        assert self._password is not None
+        # Headers are read as latin-1: back to the bytes that came.
+        is_same = hmac.compare_digest(given.strip().encode("latin-1"), self._password.strip())
+        return is_same and scheme.lower() == "bearer"
 
 
-def _seconds(value: str | None) -> float | None:
+def is_same_origin(headers: Headers) -> bool:
+    """Whether a request comes from a page of this server, or from no page at all.
+
+    Browsers send `Origin` with every request that may change something and with every WebSocket; programs do not.
+    The scheme is not compared: behind a proxy that speaks https the server itself sees http.
+    """
+    origins = headers.getlist("origin")
+    if not origins:
+        return True
+    host = headers.get("host", "").lower()
     try:
-        return None if value is None else float(value)
-    except ValueError as error:
-        raise RequestError(f"time_s: expected seconds, found {shown(value)}") from error
+        return bool(host) and len(origins) == 1 and urlsplit(origins[0]).netloc.lower() == host
+    except ValueError:  # "https://[": a page cannot have such an address, whoever sends it is no page of ours
+        return False
 
 
-async def _read(request: Request, max_bytes: int, what: str) -> bytes:
-    """The body; one that is too long is read a little further, as many clients listen only when they have sent."""
-    body, num_bytes = bytearray(), 0
-    try:
-        async for chunk in request.stream():
-            num_bytes += len(chunk)
-            if num_bytes <= max_bytes:
-                body += chunk
-            elif num_bytes > 4 * max_bytes:
-                break
-    except ClientDisconnect as error:
-        raise RequestError("the client has gone before the end of its request", 400) from error
-    if num_bytes > max_bytes:
-        raise too_large(max_bytes, what)
-    return bytes(body)
+class Refusal(JSONResponse):
+    """The response to a request that is refused, or to a WebSocket that was not accepted yet."""
+
+    def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__({"error": " ".join(message.split())}, status, headers)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it; a server that knows no responses to WebSockets only closes them."""
+        if scope["type"] == "websocket" and "websocket.http.response" not in scope.get("extensions", {}):
+            await WebSocketClose()(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
 
 
 def _refused(_: Request, error: Exception) -> Response:
     if isinstance(error, BusyError):
-        return refusal(503, str(error), {"Retry-After": str(RETRY_AFTER_S)})
-    status = 404 if isinstance(error, UnknownStreamError) else getattr(error, "status", 422)
-    return refusal(status, str(error))
+        return Refusal(503, str(error), {"Retry-After": str(RETRY_AFTER_S)})
+    status = 404 if isinstance(error, UnknownStreamError) else 409 if isinstance(error, ConflictError) else 422
+    return Refusal(getattr(error, "status", status), str(error))
 
 
 def _no_route(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return refusal(error.status_code, error.detail, dict(error.headers or {}))
+    return Refusal(error.status_code, error.detail, error.headers)
 
 
 def _failed(_: Request, error: Exception) -> Response:
-    return refusal(500, f"the server has failed: {type(error).__name__}")
+    return Refusal(500, f"the server has failed: {type(error).__name__}")

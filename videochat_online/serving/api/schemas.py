@@ -18,7 +18,7 @@ from videochat_online.memory.settings import MEMORY_SETTINGS
 from videochat_online.serving.streams.live_answer import LiveAnswer
 from videochat_online.serving.streams.live_stream import LiveStream
 from videochat_online.serving.streams.memory_trace import TracedFrame
-from videochat_online.serving.streams.stream_status import MAX_REMEMBERED, StreamOptions
+from videochat_online.serving.streams.stream_options import MAX_REMEMBERED, StreamOptions
 from videochat_online.streaming import GenerationSettings
 
 MAX_ID = 200

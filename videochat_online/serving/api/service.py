@@ -1,4 +1,4 @@
-"""What the routes of the HTTP API share: streams found and kept in use, frames put in, and no thread kept waiting.
+"""What the HTTP API does: a method for each route, and what WebSocket and views share with them.
 
 Everything that may block runs in a few threads of the API's own. What lasts (a view, an answer) never holds one of
 them: it waits in the event loop for what a thread of the stream tells it.
@@ -7,27 +7,47 @@ them: it waits in the event loop for what a thread of the stream tells it.
 from __future__ import annotations
 
 import asyncio
+import io
+import json
+import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager, suppress
 from functools import partial
+from importlib.metadata import version
 from typing import Any, TypeVar
-from weakref import WeakKeyDictionary
 
+import anyio
 import anyio.to_thread
 import numpy as np
 import numpy.typing as npt
-from anyio import CapacityLimiter
+from PIL import Image
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.types import Message, Receive, Scope, Send
 
+from videochat_online import __version__
 from videochat_online.data.rows.field_values import time_s as checked_time_s
-from videochat_online.errors import InputError
-from videochat_online.serving.api.mjpeg import PictureFeed
-from videochat_online.serving.api.schemas import ApiLimits, RequestError
-from videochat_online.serving.streams.image_bytes import read_picture
-from videochat_online.serving.streams.live_answer import LiveAnswer
-from videochat_online.serving.streams.live_stream import LiveStream
-from videochat_online.serving.streams.pool import StreamPool, UnknownStreamError, Watching
+from videochat_online.errors import shown
+from videochat_online.memory.settings import settings_of
+from videochat_online.serving.api.schemas import (
+    ApiLimits,
+    RequestError,
+    answer_document,
+    check_fields,
+    memory_document,
+    options_document,
+    options_of,
+    parse_json,
+    question_of,
+    status_document,
+)
+from videochat_online.serving.streams.live_answer import LiveAnswer, UnknownStreamError
+from videochat_online.serving.streams.pool import StreamPool, Watching
+from videochat_online.video.still_images import decode_image
+
+logger = logging.getLogger(__name__)
 
 NUM_THREADS = 16
 """Calls that run at once; none of them waits for a model, but for closing a stream."""
@@ -38,35 +58,96 @@ NUM_DECODERS = 4
 MAX_TOUCH_S = 5.0
 """Seconds between two signs of life of a stream that is being read, at most."""
 
+MAX_JSON_BYTES = 64 * 2**10
+
+SECONDS_TO_SEND = 30.0
+"""A reader that has taken nothing for so long is no reader."""
+
+FRAME_FORMATS = ("JPEG", "PNG", "WEBP")
+"""Formats of frames, as PIL calls them: few decoders, so that few can have holes."""
+
+MAX_KEPT_PX = 1920
+"""Longest side of a frame that is kept as it came: no model sees more, and frames wait in memory."""
+
 _Result = TypeVar("_Result")
 
 
-class ApiStreamState:
-    """What the API keeps of one stream.
+class ApiService:
+    """The streams of a pool as clients use them; see the module's docstring.
 
-    Attributes:
-        lock: held while a frame or a question is put in: times of two requests at once must not cross.
-        feed: pictures for those who look at it.
+    Args:
+        pool: of streams.
+        limits: what one client may ask for.
     """
-
-    def __init__(self, watching: Watching) -> None:
-        self.lock = threading.Lock()
-        self.feed = PictureFeed()
-        self._zero = time.monotonic() - max(time.time() - watching.opened_s, 0.0)
-
-    def now_s(self) -> float:
-        """Seconds since the stream was opened."""
-        return time.monotonic() - self._zero
-
-
-class ApiAccess:
-    """The pool as the routes use it; see the module's docstring."""
 
     def __init__(self, pool: StreamPool, limits: ApiLimits) -> None:
         self.pool, self.limits = pool, limits
-        self._threads, self._decoders = CapacityLimiter(NUM_THREADS), CapacityLimiter(NUM_DECODERS)
-        self._ports: WeakKeyDictionary[LiveStream, ApiStreamState] = WeakKeyDictionary()
-        self._lock = threading.Lock()
+        self._threads, self._decoders = anyio.CapacityLimiter(NUM_THREADS), anyio.CapacityLimiter(NUM_DECODERS)
+
+    async def health(self, request: Request) -> Response:
+        """What runs here, and whether a stream may be opened."""
+        pool = self.pool
+        num_taken = await self.call(len, pool)
+        size = pool.model.config.image_size
+        return JSONResponse(
+            {
+                "versions": {"videochat_online": __version__, "torch": version("torch")},
+                "places": {"free": max(pool.max_streams - num_taken, 0), "total": pool.max_streams},
+                "frame_size": {"width": size, "height": size},
+                "memories": {name: list(settings_of(name)) for name in self.limits.memories},
+            }
+        )
+
+    async def open(self, request: Request) -> Response:
+        """A new stream."""
+        options = options_of(await _read_json(request), self.limits)
+        watching = await self.call(self.pool.open, options)
+        return JSONResponse({"id": watching.id, "options": options_document(options)}, 201)
+
+    async def describe(self, request: Request) -> Response:
+        """A stream: its options, how it is doing, what it remembers, what was asked."""
+        watching = await self.find(request.path_params["id"])
+        return JSONResponse(await self.call(_describe, watching))
+
+    async def close(self, request: Request) -> Response:
+        """End a stream."""
+        watching = await self.find(request.path_params["id"])
+        await self.call(self.pool.close, watching.id)
+        return Response(status_code=204)
+
+    async def push(self, request: Request) -> Response:
+        """A frame."""
+        watching = await self.find(request.path_params["id"])
+        check_fields(request.query_params, ("time_s",))
+        time_s = _seconds(request.query_params.get("time_s"))
+        data = await _read(request, self.limits.max_frame_bytes, "frame")
+        return JSONResponse(await self.push_frame(watching, data, time_s))
+
+    async def ask(self, request: Request) -> Response:
+        """A question, answered whole or piece by piece."""
+        watching = await self.find(request.path_params["id"])
+        document = await _read_json(request)
+        check_fields(document, ("question", "stream"))
+        question, in_pieces = question_of(document), document.get("stream", False)
+        if not isinstance(in_pieces, bool):
+            raise RequestError(f"stream: expected true or false, found {shown(in_pieces)}")
+        answer = await self.call(watching.stream.ask, question)
+        if in_pieces:
+            return LiveResponse(self._answer_events(watching.id, answer), "text/event-stream", on_end=answer.stop)
+        await self._wait_for_answer(watching.id, answer, request)
+        return JSONResponse(answer_document(answer))
+
+    async def stop_answer(self, request: Request) -> Response:
+        """End the answer that is being given, if there is one."""
+        watching = await self.find(request.path_params["id"])
+        await self.call(watching.stream.stop_answer)
+        return Response(status_code=204)
+
+    async def forget_dialogue(self, request: Request) -> Response:
+        """Forget what was asked, but not what was seen."""
+        watching = await self.find(request.path_params["id"])
+        await self.call(watching.stream.forget_dialogue)
+        return Response(status_code=204)
 
     async def call(self, function: Callable[..., _Result], *arguments: Any) -> _Result:
         """Run what may block in a thread."""
@@ -75,73 +156,6 @@ class ApiAccess:
     async def find(self, name: str) -> Watching:
         """As `StreamPool.find`."""
         return await self.call(self.pool.find, name)
-
-    def port(self, watching: Watching) -> ApiStreamState:
-        """What the API keeps of this stream."""
-        with self._lock:
-            port = self._ports.get(watching.stream)
-            if port is None:
-                port = self._ports[watching.stream] = ApiStreamState(watching)
-            return port
-
-    async def push(self, watching: Watching, data: bytes, time_s: float | None) -> dict[str, Any]:
-        """Decode a frame and put it in.
-
-        Args:
-            watching: the stream.
-            data: an encoded image.
-            time_s: stream time; None for now, in seconds since the stream was opened.
-
-        Returns:
-            What a client is told about the frame.
-
-        Raises:
-            InputError: a bad frame or time, or the stream takes nothing any more.
-        """
-        if time_s is not None:
-            checked_time_s(time_s, "time_s")
-        if len(data) > self.limits.max_frame_bytes:
-            raise too_large(self.limits.max_frame_bytes, "frame")
-        read = partial(read_picture, data, self.limits.max_frame_pixels)
-        pixels_HWC = await anyio.to_thread.run_sync(read, limiter=self._decoders)
-        return await self.call(self._receive, watching, pixels_HWC, time_s)
-
-    def _receive(self, watching: Watching, pixels_HWC: npt.NDArray[np.uint8], time_s: float | None) -> dict[str, Any]:
-        port, stream = self.port(watching), watching.stream
-        with port.lock:
-            at_s = port.now_s() if time_s is None else time_s
-            try:
-                is_accepted = stream.receive(pixels_HWC, at_s)
-            except InputError as error:
-                raise told(stream, error) from error
-        status = stream.status()
-        return {
-            "accepted": is_accepted,
-            "time_s": at_s,
-            "num_frames_waiting": status.num_frames_waiting,
-            "num_frames_dropped": status.num_frames_dropped,
-        }
-
-    def ask(self, watching: Watching, question: str) -> LiveAnswer:
-        """As `LiveStream.ask`; blocks for a moment.
-
-        Raises:
-            InputError: as `LiveStream.ask`, with a status of its own where another answer is being given.
-        """
-        return self._in_silence(watching, partial(watching.stream.ask, question))
-
-    def forget_dialogue(self, watching: Watching) -> None:
-        """As `LiveStream.forget_dialogue`; blocks for a moment. Errors as `ask`."""
-        self._in_silence(watching, watching.stream.forget_dialogue)
-
-    def _in_silence(self, watching: Watching, function: Callable[[], _Result]) -> _Result:
-        """Do what cannot be done while an answer is being given."""
-        with self.port(watching).lock:
-            is_answering = watching.stream.status().is_answering
-            try:
-                return function()
-            except InputError as error:
-                raise RequestError(str(error), 409) if is_answering else told(watching.stream, error) from error
 
     @asynccontextmanager
     async def in_use(self, name: str, on_gone: Callable[[], Awaitable[None]] | None = None) -> AsyncIterator[None]:
@@ -162,12 +176,172 @@ class ApiAccess:
         finally:
             task.cancel()
 
+    async def push_frame(self, watching: Watching, data: bytes, time_s: float | None) -> dict[str, Any]:
+        """Decode a frame and put it in.
 
-def told(stream: LiveStream, error: InputError) -> InputError:
-    """What a client is told when its stream has refused something."""
-    if stream.is_closed:
-        return UnknownStreamError("no such stream: it was closed, or left alone for too long")
-    return RequestError(str(error), 409) if stream.status().problem is not None else error
+        Args:
+            watching: the stream.
+            data: an encoded image.
+            time_s: stream time; None for now, in seconds since the stream was opened.
+
+        Returns:
+            What a client is told about the frame.
+
+        Raises:
+            InputError: a bad frame or time, or the stream takes nothing any more.
+        """
+        if time_s is not None:
+            checked_time_s(time_s, "time_s")
+        if len(data) > self.limits.max_frame_bytes:
+            raise too_large(self.limits.max_frame_bytes, "frame")
+        decode = partial(decode_frame, data, self.limits.max_frame_pixels)
+        pixels_HWC = await anyio.to_thread.run_sync(decode, limiter=self._decoders)
+        return await self.call(_receive, watching, pixels_HWC, time_s)
+
+    async def _wait_for_answer(self, name: str, answer: LiveAnswer, request: Request) -> None:
+        """Wait until an answer is over; it is stopped when nobody listens any more."""
+
+        async def stop_when_gone() -> None:
+            while (await request.receive())["type"] != "http.disconnect":
+                pass
+            answer.stop()
+
+        try:
+            async with self.in_use(name), anyio.create_task_group() as group, aclosing(pieces_of(answer)) as pieces:
+                group.start_soon(stop_when_gone)
+                async for _ in pieces:
+                    pass
+                group.cancel_scope.cancel()
+        finally:
+            answer.stop()
+
+    async def _answer_events(self, name: str, answer: LiveAnswer) -> AsyncGenerator[bytes, None]:
+        """Server-sent events: `piece` for each piece of text, then `answer` with all of it."""
+        async with self.in_use(name), aclosing(pieces_of(answer)) as pieces:
+            async for piece in pieces:
+                yield _event("piece", {"text": piece})
+            yield _event("answer", answer_document(answer))
+
+
+class LiveResponse(StreamingResponse):
+    """A response that goes on until there is nothing more to say, or nobody who listens.
+
+    Args:
+        body: what is sent.
+        media_type: type of the body.
+        on_end: called when it is over, in any case.
+    """
+
+    def __init__(self, body: AsyncGenerator[bytes, None], media_type: str, on_end: Callable[[], object]) -> None:
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # a proxy must not hold it back
+        super().__init__(body, media_type=media_type, headers=headers)
+        self._body, self._on_end = body, on_end
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send until the end; see the class."""
+
+        async def send_in_time(message: Message) -> None:
+            with anyio.fail_after(SECONDS_TO_SEND):
+                await send(message)
+
+        try:
+            await super().__call__(scope, receive, send_in_time)
+        except TimeoutError:
+            logger.info("a reader has taken nothing for %g s", SECONDS_TO_SEND)
+        finally:
+            self._on_end()
+            # Not left to the garbage collector: it holds the stream in use.
+            await self._body.aclose()
+
+
+async def pieces_of(answer: LiveAnswer) -> AsyncGenerator[str, None]:
+    """Text as it comes, until the answer is over; a thread of its own waits for it."""
+    loop, queue = asyncio.get_running_loop(), asyncio.Queue[str | None]()
+
+    def relay() -> None:
+        for piece in answer.pieces():
+            call_in_loop(loop, queue.put_nowait, piece)
+        call_in_loop(loop, queue.put_nowait, None)
+
+    threading.Thread(target=relay, name="reader", daemon=True).start()
+    while (piece := await queue.get()) is not None:
+        yield piece
+
+
+def call_in_loop(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *arguments: Any) -> bool:
+    """Call a function in an event loop; False if the loop is closed, as its server is."""
+    with suppress(RuntimeError):
+        loop.call_soon_threadsafe(function, *arguments)
+        return True
+    return False
+
+
+def _event(kind: str, document: dict[str, Any]) -> bytes:
+    return f"event: {kind}\ndata: {json.dumps(document)}\n\n".encode()
+
+
+def decode_frame(data: bytes, max_pixels: int) -> npt.NDArray[np.uint8]:
+    """A frame that a client has sent, uint8 [H, W, 3], upright; made smaller where a side exceeds `MAX_KEPT_PX`.
+
+    Raises:
+        InputError: not one of `FRAME_FORMATS`, broken, or of more than `max_pixels` pixels.
+    """
+    image = decode_image(io.BytesIO(data), "the frame", formats=FRAME_FORMATS, max_pixels=max_pixels)
+    image.thumbnail((MAX_KEPT_PX, MAX_KEPT_PX), Image.Resampling.BICUBIC)
+    return np.asarray(image, dtype=np.uint8)
+
+
+def _receive(watching: Watching, pixels_HWC: npt.NDArray[np.uint8], time_s: float | None) -> dict[str, Any]:
+    stream = watching.stream
+    with watching.lock:
+        at_s = time.monotonic() - watching.opened_s if time_s is None else time_s
+        is_accepted = stream.receive(pixels_HWC, at_s)
+    status = stream.status()
+    return {
+        "accepted": is_accepted,
+        "time_s": at_s,
+        "num_frames_waiting": status.num_frames_waiting,
+        "num_frames_dropped": status.num_frames_dropped,
+    }
+
+
+def _describe(watching: Watching) -> dict[str, Any]:
+    stream = watching.stream
+    return {
+        "id": watching.id,
+        "options": options_document(stream.options),
+        "status": status_document(stream),
+        "memory": memory_document(stream),
+        "answers": [answer_document(answer) for answer in stream.answers],
+    }
+
+
+def _seconds(value: str | None) -> float | None:
+    try:
+        return None if value is None else float(value)
+    except ValueError as error:
+        raise RequestError(f"time_s: expected seconds, found {shown(value)}") from error
+
+
+async def _read_json(request: Request) -> dict[str, Any]:
+    return parse_json(await _read(request, MAX_JSON_BYTES, "request"))
+
+
+async def _read(request: Request, max_bytes: int, what: str) -> bytes:
+    """The body; one that is too long is read a little further, as many clients listen only when they have sent."""
+    body, num_bytes = bytearray(), 0
+    try:
+        async for chunk in request.stream():
+            num_bytes += len(chunk)
+            if num_bytes <= max_bytes:
+                body += chunk
+            elif num_bytes > 4 * max_bytes:
+                break
+    except ClientDisconnect as error:
+        raise RequestError("the client has gone before the end of its request", 400) from error
+    if num_bytes > max_bytes:
+        raise too_large(max_bytes, what)
+    return bytes(body)
 
 
 def too_large(max_bytes: int, what: str) -> RequestError:

@@ -19,8 +19,6 @@ from anyio.abc import TaskGroup
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from videochat_online.errors import InputError, shown
-from videochat_online.serving.api.answer_routes import pieces_of
-from videochat_online.serving.api.auth import deny, refusal
 from videochat_online.serving.api.schemas import (
     RequestError,
     answer_document,
@@ -30,9 +28,8 @@ from videochat_online.serving.api.schemas import (
     request_id_of,
     status_document,
 )
-from videochat_online.serving.api.service import ApiAccess, too_large
-from videochat_online.serving.streams.live_answer import LiveAnswer
-from videochat_online.serving.streams.pool import UnknownStreamError
+from videochat_online.serving.api.service import ApiService, pieces_of, too_large
+from videochat_online.serving.streams.live_answer import LiveAnswer, UnknownStreamError
 
 logger = logging.getLogger(__name__)
 
@@ -51,22 +48,21 @@ STREAM_CLOSED = 1001
 class StreamSocket:
     """One client at one stream; answers that it has not heard to the end are stopped when it goes."""
 
-    def __init__(self, access: ApiAccess, socket: WebSocket) -> None:
-        self._access, self._socket = access, socket
+    def __init__(self, service: ApiService, socket: WebSocket) -> None:
+        self._service, self._socket = service, socket
         self._name = str(socket.path_params["id"])
         self._sending = anyio.Lock()
         self._answer: LiveAnswer | None = None
 
     async def run(self) -> None:
-        """Serve it until it goes, or the stream is closed."""
-        try:
-            await self._access.find(self._name)
-        except UnknownStreamError as error:
-            socket = self._socket
-            await deny(refusal(404, str(error)), socket.scope, socket.receive, socket.send)
-            return
+        """Serve it until it goes, or the stream is closed.
+
+        Raises:
+            UnknownStreamError: before the socket is accepted, there is no such stream.
+        """
+        await self._service.find(self._name)
         await self._socket.accept()
-        async with self._access.in_use(self._name, on_gone=self._close), anyio.create_task_group() as group:
+        async with self._service.in_use(self._name, on_gone=self._close), anyio.create_task_group() as group:
             try:
                 while (message := await self._socket.receive())["type"] != "websocket.disconnect":
                     await self._take(message, group)
@@ -102,17 +98,17 @@ class StreamSocket:
         if len(data) <= FRAME_HEAD.size:
             raise RequestError(f"expected 8 bytes of time, then an image, got {len(data)} bytes")
         (time_s,) = FRAME_HEAD.unpack_from(data)
-        watching = await self._access.find(self._name)
-        await self._access.push(watching, data[FRAME_HEAD.size :], None if math.isnan(time_s) else time_s)
+        watching = await self._service.find(self._name)
+        await self._service.push_frame(watching, data[FRAME_HEAD.size :], None if math.isnan(time_s) else time_s)
 
     async def _obey(self, kind: str, document: dict[str, Any], request_id: str | int | None, group: TaskGroup) -> None:
-        watching = await self._access.find(self._name)
+        watching = await self._service.find(self._name)
         if kind == "status":
-            await self._send("status", await self._access.call(status_document, watching.stream))
+            await self._send("status", await self._service.call(status_document, watching.stream))
         elif kind == "stop":
-            await self._access.call(watching.stream.stop_answer)
+            await self._service.call(watching.stream.stop_answer)
         else:
-            self._answer = await self._access.call(self._access.ask, watching, question_of(document))
+            self._answer = await self._service.call(watching.stream.ask, question_of(document))
             group.start_soon(self._tell, self._answer, request_id)
 
     async def _tell(self, answer: LiveAnswer, request_id: str | int | None) -> None:

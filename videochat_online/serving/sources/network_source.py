@@ -7,14 +7,10 @@ file is fetched at the pace at which it plays.
 
 from __future__ import annotations
 
-import itertools
-import logging
 import math
 import signal
 import struct
-import threading
 import time
-from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -30,24 +26,18 @@ from videochat_online.errors import InputError
 from videochat_online.isolation import SECONDS_TO_DIE, describe_exit, die_with_parent, process_context
 from videochat_online.serving.sources.addresses import ResolvedUrl
 from videochat_online.serving.sources.fetching import HttpFile
-from videochat_online.serving.sources.file_source import MAX_LAG_S, SECONDS_TO_END, VIEW_FPS, PlayerStatus
+from videochat_online.serving.sources.player import VIEW_FPS, Clock, Player
 from videochat_online.serving.sources.rtsp_proxy import RtspRelay
 from videochat_online.serving.sources.sandbox import SUFFIX_OF_FORMAT, check_above_zero, confine, open_listed
 from videochat_online.serving.streams.live_stream import LiveStream
-from videochat_online.serving.streams.play_clock import Clock, RealClock
 from videochat_online.video.files.container import MAX_READ_ERRORS, choose_stream, reason
 from videochat_online.video.files.pyav_reader import to_pixels
-
-logger = logging.getLogger(__name__)
 
 LIVE_FORMATS = frozenset({"mpjpeg", "rtsp"})
 """Sources that give a frame when there is one; the times that they write beside it may be made up."""
 
 HEADER = struct.Struct("<dII")
 """Media time in seconds, NaN where it is unknown; height; width. Pixels follow, or a text where the height is 0."""
-
-MAX_GAP_S = 60.0
-"""A jump in the times of a stream that is not waited for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +65,8 @@ class RemoteLimits:
         check_above_zero(self, "max_bytes", "max_duration_s", "max_pixels", "stall_s", "max_memory_bytes")
 
 
-class RemoteReader:
-    """One address being played into one stream; begins at once. The first frame is at 0 s.
+class RemoteReader(Player):
+    """One address being played into one stream; begins at once. The first frame is at 0 s, the length is unknown.
 
     Args:
         url: from `check_url`.
@@ -84,6 +74,8 @@ class RemoteReader:
         limits: the defaults where None.
         clock: another than the machine's, for tests.
     """
+
+    max_gap_s = 60.0
 
     def __init__(
         self,
@@ -93,55 +85,16 @@ class RemoteReader:
         limits: RemoteLimits | None = None,
         clock: Clock | None = None,
     ) -> None:
-        self._url, self._stream, self._limits = url, stream, limits or RemoteLimits()
-        self._clock: Clock = clock or RealClock()
-        self._changed = threading.Condition()
-        self._state = "connecting"
-        self._problem: str | None = None
-        self._position_s = 0.0
-        self._is_closed = False
+        super().__init__(stream, "connecting", clock)
+        self._url, self._limits = url, limits or RemoteLimits()
         self._begun_s: float | None = None
-        # Media time `_from_s` is shown at clock time `_since`; None: it has to be set anew by the next frame.
-        self._from_s = 0.0
-        self._since: float | None = None
-        self._thread = threading.Thread(target=self._run, name="remote", daemon=True)
         self._thread.start()
 
-    def status(self) -> PlayerStatus:
-        """Where it is now: a `PlayerStatus` whose state may be "connecting", and whose length is unknown."""
-        with self._changed:
-            return PlayerStatus(
-                state=self._state, position_s=self._position_s, duration_s=None, speed=1.0, problem=self._problem
-            )
-
-    def wait_until_over(self, timeout_s: float | None = None) -> bool:
-        """Wait for the end of the video; False if it is not reached by then."""
-        with self._changed:
-            return self._changed.wait_for(lambda: self._state in ("ended", "failed"), timeout_s)
-
-    def close(self) -> None:
-        """Stop playing and hang up."""
-        with self._changed:
-            self._is_closed = True
-            self._changed.notify_all()
-        self._thread.join(SECONDS_TO_END)
-
-    def _run(self) -> None:
-        try:
-            problem = self._play()
-        except InputError as error:
-            problem = str(error)
-        except Exception as error:  # the thread's last resort: the viewer has to be told, whatever it was
-            logger.exception("a reader of the network failed")
-            problem = f"the player has failed: {type(error).__name__}"
-        with self._changed:
-            # What has shown something has ended, however it came to it.
-            self._state = "failed" if self._begun_s is None and problem is not None else "ended"
-            self._problem = problem
-            self._changed.notify_all()
+    def _final_state(self, problem: str | None, is_error: bool) -> str:
+        # What has shown something has ended, however it came to it.
+        return "failed" if self._begun_s is None and problem is not None else "ended"
 
     def _play(self) -> str | None:
-        """Play to the end; what is wrong with it."""
         context = process_context()
         receiver, sender = context.Pipe(duplex=False)
         fps = max(VIEW_FPS, self._stream.options.fps)
@@ -186,7 +139,8 @@ class RemoteReader:
     def _show(self, pixels_HWC: npt.NDArray[np.uint8], media_s: float) -> bool:
         """Show a frame when it is due; False if there is nobody to see it."""
         with self._changed:
-            self._wait_until_due(media_s)
+            if math.isfinite(media_s):
+                self._wait_until_due(media_s)
             if self._is_closed or self._stream.is_closed:
                 return False
             now_s = self._clock.now()
@@ -199,20 +153,6 @@ class RemoteReader:
         with self._changed:
             self._position_s = time_s
         return True
-
-    def _wait_until_due(self, media_s: float) -> None:
-        while not self._is_closed and math.isfinite(media_s):
-            if self._since is None:
-                self._from_s, self._since = media_s, self._clock.now()
-            left_s = (media_s - self._from_s) - (self._clock.now() - self._since)
-            if left_s <= 0:
-                if left_s < -MAX_LAG_S:
-                    self._since = None
-                return
-            if left_s > MAX_GAP_S:
-                self._from_s, self._since = media_s, self._clock.now()
-                return
-            self._clock.wait(self._changed, left_s)
 
 
 def _read(sender: Connection, url: ResolvedUrl, limits: RemoteLimits, fps: float) -> None:
@@ -257,10 +197,10 @@ def _send_frames(sender: Connection, container: InputContainer, limits: RemoteLi
     is_live = container.format.name in LIVE_FORMATS
     problem, num_errors = None, 0
     first_s, last_slot = math.nan, -1
-    packets: Callable[[], av.Packet] = container.demux(stream).__next__
-    for _ in itertools.count():
+    packets = container.demux(stream)
+    while True:
         try:
-            frames = packets().decode()
+            frames = next(packets).decode()
             num_errors = 0
         except (StopIteration, av.error.EOFError):
             return problem
@@ -268,7 +208,7 @@ def _send_frames(sender: Connection, container: InputContainer, limits: RemoteLi
             problem, num_errors = problem or f"while reading ({reason(error)})", num_errors + 1
             if num_errors > MAX_READ_ERRORS:
                 return problem
-            packets = container.demux(stream).__next__
+            packets = container.demux(stream)
             continue
         for frame in frames:
             media_s = math.nan if frame.time is None or is_live else float(frame.time)
@@ -281,7 +221,6 @@ def _send_frames(sender: Connection, container: InputContainer, limits: RemoteLi
             _check_size(frame.width, frame.height, limits)
             pixels_HWC = to_pixels(frame, reformatter)
             sender.send_bytes(HEADER.pack(media_s, *pixels_HWC.shape[:2]) + pixels_HWC.tobytes())
-    return problem
 
 
 def _check_size(width: int, height: int, limits: RemoteLimits) -> None:

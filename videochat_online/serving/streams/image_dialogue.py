@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,12 +11,18 @@ from videochat_online.errors import InputError
 from videochat_online.model import VideoChatModel
 from videochat_online.serving.streams.fair_lock import ModelGate
 from videochat_online.serving.streams.image_bytes import VIEW_PX, to_jpeg
-from videochat_online.serving.streams.live_answer import Dialogue, LiveAnswer, Pieces, speak
-from videochat_online.serving.streams.stream_status import SECONDS_TO_END, StreamOptions
+from videochat_online.serving.streams.live_answer import (
+    SECONDS_TO_END,
+    LiveAnswer,
+    LiveDialogue,
+    Pieces,
+    UnknownStreamError,
+)
+from videochat_online.serving.streams.stream_options import StreamOptions
 from videochat_online.streaming import ImageChat
 
 
-class LiveImages:
+class LiveImages(LiveDialogue):
     """One viewer's dialogue about images; the model sees them when the first question is asked.
 
     Args:
@@ -32,29 +37,14 @@ class LiveImages:
     ) -> None:
         if not images:
             raise InputError("expected at least one image, got none")
-        self.options = options
-        self._model, self._images, self._gate = model, list(images), gate
+        super().__init__(options, gate)
+        self._model, self._images = model, list(images)
         self._chat: ImageChat | None = None
-        self._dialogue = Dialogue()
-        self._speaker: threading.Thread | None = None
-        self._lock = threading.Lock()
-        self._is_closed = False
 
     @property
     def num_images(self) -> int:
         """How many there are."""
         return len(self._images)
-
-    @property
-    def answers(self) -> tuple[LiveAnswer, ...]:
-        """All that was asked, the oldest first."""
-        with self._lock:
-            return self._dialogue.answers
-
-    @property
-    def is_closed(self) -> bool:
-        """Whether no more questions are taken."""
-        return self._is_closed
 
     def ask(self, question: str) -> LiveAnswer:
         """Ask about the images.
@@ -62,13 +52,10 @@ class LiveImages:
         Raises:
             InputError: an empty question, an answer is still being given, or the dialogue is closed.
         """
-        with self._lock:
+        with self._changed:
             self._check_open()
-            answer = self._dialogue.begin(question, None)
-        self._speaker = threading.Thread(
-            target=speak, args=(answer, lambda: self._begin(answer.question), self._gate), name="answer", daemon=True
-        )
-        self._speaker.start()
+            answer = self._add_question(question, None)
+        self._speak(answer, lambda: self._begin(answer.question))
         return answer
 
     def _begin(self, question: str) -> Pieces:
@@ -77,27 +64,22 @@ class LiveImages:
             self._chat = ImageChat(self._model, self._images, options.generation, system_message=options.system_message)
         return self._chat.stream(question)
 
-    def stop_answer(self) -> None:
-        """End the answer that is being given, if there is one."""
-        for answer in self.answers[-1:]:
-            answer.stop()
-
     def forget_dialogue(self) -> None:
         """Begin a new dialogue about the same images.
 
         Raises:
-            InputError: an answer is still being given.
+            InputError: an answer is still being given, or the dialogue is closed.
         """
-        with self._lock:
+        with self._changed:
             self._check_open()
-            self._dialogue.check_silent()
-            self._dialogue.forget()
+            self._check_silent()
+            self._answers.clear()
             if self._chat is not None:
                 self._chat.forget_dialogue()
 
     def _check_open(self) -> None:
         if self._is_closed:
-            raise InputError("the dialogue is closed")
+            raise UnknownStreamError("the dialogue is closed")
 
     def picture(self) -> bytes:
         """The images side by side, as JPEG."""

@@ -1,4 +1,4 @@
-"""An answer that is being generated in one thread and read, or stopped, in others."""
+"""An answer that is being generated in one thread and read, or stopped, in others; the dialogue that it belongs to."""
 
 from __future__ import annotations
 
@@ -10,12 +10,24 @@ from typing import Any
 
 from videochat_online.errors import InputError
 from videochat_online.serving.streams.fair_lock import ModelGate
+from videochat_online.serving.streams.stream_options import StreamOptions
 from videochat_online.text import check_text
 
 logger = logging.getLogger(__name__)
 
 Pieces = Generator[str, None, Any]
 """Text, piece by piece; closing it stops."""
+
+SECONDS_TO_END = 10.0
+"""A thread that is in the middle of something is waited for, not longer than this."""
+
+
+class UnknownStreamError(InputError):
+    """There is no such stream, or not any more."""
+
+
+class ConflictError(InputError):
+    """What was asked for cannot be now: an answer is still being given, or the stream has failed."""
 
 
 class LiveAnswer:
@@ -71,14 +83,14 @@ class LiveAnswer:
 
     def pieces(self) -> Iterator[str]:
         """Text as it comes, from the beginning, until the answer is over."""
-        place = 0
+        num_read = 0
         while True:
             with self._changed:
-                while len(self._pieces) == place and not self._is_over:
+                while len(self._pieces) == num_read and not self._is_over:
                     self._changed.wait()
-                new, is_over = self._pieces[place:], self._is_over
+                new, is_over = self._pieces[num_read:], self._is_over
             yield from new
-            place += len(new)
+            num_read += len(new)
             if is_over:
                 return
 
@@ -102,24 +114,48 @@ class LiveAnswer:
             self._changed.notify_all()
 
 
-class Dialogue:
-    """What one viewer has asked, one question at a time. Not locked: whoever holds it has a lock of its own."""
+class LiveDialogue:
+    """What one viewer asks about one thing, one question at a time, from any thread.
 
-    def __init__(self) -> None:
+    Subclasses know the thing. They hold `_changed` whenever they look at what may change.
+
+    Args:
+        options: how answers are generated, among others.
+        gate: whose turn it is at the model.
+
+    Attributes:
+        options: as given.
+    """
+
+    def __init__(self, options: StreamOptions, gate: ModelGate) -> None:
+        self.options = options
+        self._gate = gate
+        self._changed = threading.Condition()
         self._answers: list[LiveAnswer] = []
+        self._speaker: threading.Thread | None = None
+        self._is_closed = False
 
     @property
     def answers(self) -> tuple[LiveAnswer, ...]:
-        """All of it, the oldest first."""
-        return tuple(self._answers)
+        """All that was asked, the oldest first."""
+        with self._changed:
+            return tuple(self._answers)
 
     @property
-    def is_answering(self) -> bool:
-        """Whether an answer is being given."""
+    def is_closed(self) -> bool:
+        """Whether nothing more is taken, neither questions nor frames."""
+        return self._is_closed
+
+    def stop_answer(self) -> None:
+        """End the answer that is being given, if there is one."""
+        for answer in self.answers[-1:]:
+            answer.stop()
+
+    def _is_answering(self) -> bool:
         return bool(self._answers) and not self._answers[-1].is_over
 
-    def begin(self, question: str, asked_at_s: float | None) -> LiveAnswer:
-        """The answer to a new question.
+    def _add_question(self, question: str, asked_at_s: float | None) -> LiveAnswer:
+        """The answer to a new question, still without a word.
 
         Raises:
             InputError: an empty question or half of a surrogate pair in it, or another one is still being answered.
@@ -127,21 +163,23 @@ class Dialogue:
         check_text(question, "question")
         if not question.strip():
             raise InputError("expected a question, got an empty one")
-        self.check_silent()
+        self._check_silent()
         self._answers.append(LiveAnswer(question.strip(), asked_at_s))
         return self._answers[-1]
 
-    def check_silent(self) -> None:
-        """Raise an `InputError` while an answer is being given."""
-        if self.is_answering:
-            raise InputError("an answer is still being given: wait for it, or stop it")
+    def _check_silent(self) -> None:
+        """Raise a `ConflictError` while an answer is being given."""
+        if self._is_answering():
+            raise ConflictError("an answer is still being given: wait for it, or stop it")
 
-    def forget(self) -> None:
-        """Begin anew."""
-        self._answers.clear()
+    def _speak(self, answer: LiveAnswer, begin: Callable[[], Pieces]) -> None:
+        """Have a thread of its own generate an answer; `begin` is called there, in a turn at the model."""
+        # The thread of the answer before it has nothing left to do: telling its end was the last of it.
+        self._speaker = threading.Thread(target=_generate, args=(answer, begin, self._gate), name="answer", daemon=True)
+        self._speaker.start()
 
 
-def speak(answer: LiveAnswer, begin: Callable[[], Pieces], gate: ModelGate) -> None:
+def _generate(answer: LiveAnswer, begin: Callable[[], Pieces], gate: ModelGate) -> None:
     """Generate an answer until it ends or is stopped, taking turns with everybody else at every token."""
     error, pieces = None, None
     try:

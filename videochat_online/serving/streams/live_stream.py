@@ -9,6 +9,7 @@ When the model is slower than the frames, the newest are kept: the oldest waitin
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import threading
@@ -25,15 +26,16 @@ from videochat_online.memory import MemoryBank, make_model_memory
 from videochat_online.model import VideoChatModel
 from videochat_online.serving.streams.fair_lock import ModelGate
 from videochat_online.serving.streams.image_bytes import THUMBNAIL_PX, VIEW_PX, check_picture, to_jpeg
-from videochat_online.serving.streams.live_answer import Dialogue, LiveAnswer, Pieces, speak
-from videochat_online.serving.streams.memory_trace import MemoryTrace
-from videochat_online.serving.streams.stream_status import (
-    ENCODE_BATCH,
+from videochat_online.serving.streams.live_answer import (
     SECONDS_TO_END,
-    MemoryView,
-    StreamOptions,
-    StreamStatus,
+    ConflictError,
+    LiveAnswer,
+    LiveDialogue,
+    UnknownStreamError,
 )
+from videochat_online.serving.streams.memory_trace import MemoryTrace, MemoryView
+from videochat_online.serving.streams.stream_options import ENCODE_BATCH, StreamOptions
+from videochat_online.serving.streams.stream_status import StreamStatus
 from videochat_online.streaming import StreamingSession
 
 logger = logging.getLogger(__name__)
@@ -45,7 +47,7 @@ class _Frame:
     time_s: float
 
 
-class LiveStream:
+class LiveStream(LiveDialogue):
     """A stream being watched by one viewer; see the module's docstring.
 
     Args:
@@ -55,8 +57,8 @@ class LiveStream:
     """
 
     def __init__(self, model: VideoChatModel, options: StreamOptions, gate: ModelGate) -> None:
+        super().__init__(options, gate)
         memory = make_stream_memory(model, options)
-        self.options = options
         self._session = StreamingSession(
             model,
             memory,
@@ -66,17 +68,12 @@ class LiveStream:
             strategy=options.make_strategy(),
         )
         self._max_tokens = memory.max_tokens
-        self._gate = gate
-        self._changed = threading.Condition()
         self._inbox: deque[_Frame | LiveAnswer] = deque()
-        self._dialogue = Dialogue()
-        self._speakers: list[threading.Thread] = []
         self._trace = MemoryTrace()
         self._time_s = self._last_slot = -math.inf
         self._picture: npt.NDArray[np.uint8] | None = None
         self._num_in = self._num_dropped = self._num_busy = self._num_pictures = self._version = 0
         self._seconds_a_frame: deque[float] = deque(maxlen=32)
-        self._is_closed = False
         self._problem: str | None = None
         self._ingest_thread = threading.Thread(target=self._ingest, name="ingest", daemon=True)
         self._ingest_thread.start()
@@ -90,49 +87,33 @@ class LiveStream:
         Raises:
             InputError: not a picture, a time that is not finite or goes backwards, or the stream is closed.
         """
-        self.show(pixels_HWC, time_s)
-        slot = math.floor(time_s * self.options.fps + 1e-6)
-        if slot <= self._last_slot:
-            return False
-        self._last_slot = slot
-        self.offer(pixels_HWC, time_s)
-        return True
-
-    def show(self, pixels_HWC: npt.NDArray[np.uint8], time_s: float) -> None:
-        """Take a frame that is only looked at; stream time moves on."""
         check_picture(pixels_HWC)
         with self._changed:
-            self._advance(time_s)
-            self._picture = pixels_HWC
+            self._check_open()
+            if not math.isfinite(time_s) or time_s < 0:
+                raise InputError(f"expected a time of at least 0 s, got {time_s}")
+            if time_s < self._time_s:
+                raise InputError(f"time goes backwards, from {self._time_s:g} s to {time_s:g} s")
+            self._time_s, self._picture = time_s, pixels_HWC
             self._num_pictures += 1
+            slot = math.floor(time_s * self.options.fps + 1e-6)
+            is_for_model = slot > self._last_slot
+            if is_for_model:
+                self._last_slot = slot
+                self._num_in += 1
+                self._inbox.append(_Frame(pixels_HWC, time_s))
+                waiting = [item for item in self._inbox if isinstance(item, _Frame)]
+                if len(waiting) > self.options.max_waiting:
+                    self._inbox.remove(waiting[0])
+                    self._num_dropped += 1
             self._changed.notify_all()
-
-    def offer(self, pixels_HWC: npt.NDArray[np.uint8], time_s: float) -> None:
-        """Take a frame for the model, whatever its rate."""
-        check_picture(pixels_HWC)
-        with self._changed:
-            self._advance(time_s)
-            self._num_in += 1
-            self._inbox.append(_Frame(pixels_HWC, time_s))
-            waiting = [item for item in self._inbox if isinstance(item, _Frame)]
-            if len(waiting) > self.options.max_waiting:
-                self._inbox.remove(waiting[0])
-                self._num_dropped += 1
-            self._changed.notify_all()
+        return is_for_model
 
     def _check_open(self) -> None:
         if self._is_closed:
-            raise InputError("the stream is closed")
+            raise UnknownStreamError("the stream is closed")
         if self._problem is not None:
-            raise InputError(self._problem)
-
-    def _advance(self, time_s: float) -> None:
-        self._check_open()
-        if not math.isfinite(time_s) or time_s < 0:
-            raise InputError(f"expected a time of at least 0 s, got {time_s}")
-        if time_s < self._time_s:
-            raise InputError(f"time goes backwards, from {self._time_s:g} s to {time_s:g} s")
-        self._time_s = time_s
+            raise ConflictError(self._problem)
 
     def ask(self, question: str) -> LiveAnswer:
         """Ask now: about the frames that have arrived, and none that comes later.
@@ -142,28 +123,17 @@ class LiveStream:
         """
         with self._changed:
             self._check_open()
-            answer = self._dialogue.begin(question, max(self._time_s, 0.0))
+            answer = self._add_question(question, max(self._time_s, 0.0))
             self._inbox.append(answer)
             self._changed.notify_all()
         return answer
-
-    @property
-    def answers(self) -> tuple[LiveAnswer, ...]:
-        """All that was asked, the oldest first."""
-        with self._changed:
-            return self._dialogue.answers
-
-    def stop_answer(self) -> None:
-        """End the answer that is being given, if there is one."""
-        for answer in self.answers[-1:]:
-            answer.stop()
 
     def status(self) -> StreamStatus:
         """How the stream is doing now."""
         with self._changed:
             waiting = sum(isinstance(item, _Frame) for item in self._inbox) + self._num_busy
             costs = self._seconds_a_frame
-            begun = [answer.first_token_s for answer in self._dialogue.answers if answer.first_token_s is not None]
+            begun = [answer.first_token_s for answer in self._answers if answer.first_token_s is not None]
             return StreamStatus(
                 time_s=max(self._time_s, 0.0),
                 num_frames_in=self._num_in,
@@ -174,7 +144,7 @@ class LiveStream:
                 first_token_s=begun[-1] if begun else None,
                 num_tokens=self._trace.num_tokens,
                 max_tokens=self._max_tokens,
-                is_answering=self._dialogue.is_answering,
+                is_answering=self._is_answering(),
                 problem=self._problem,
             )
 
@@ -212,11 +182,6 @@ class LiveStream:
         with self._changed:
             return self._changed.wait_for(lambda: not self._inbox and not self._num_busy, timeout_s)
 
-    @property
-    def is_closed(self) -> bool:
-        """Whether nothing more is taken in."""
-        return self._is_closed
-
     def close(self) -> None:
         """Stop the answer and the threads, forget the frames."""
         with self._changed:
@@ -227,12 +192,12 @@ class LiveStream:
         self.stop_answer()
         for question in questions:
             question.end()
-        self._ingest_thread.join(SECONDS_TO_END)
-        for thread in self._speakers:
-            thread.join(SECONDS_TO_END)
+        self._ingest_thread.join(SECONDS_TO_END)  # the last that could begin to speak
+        if self._speaker is not None:
+            self._speaker.join(SECONDS_TO_END)
         self._picture = None
         self._trace = MemoryTrace()
-        if not any(thread.is_alive() for thread in (self._ingest_thread, *self._speakers)):
+        if not self._ingest_thread.is_alive() and (self._speaker is None or not self._speaker.is_alive()):
             self._session.reset()
 
     def forget_dialogue(self) -> None:
@@ -242,9 +207,9 @@ class LiveStream:
             InputError: an answer is still being given.
         """
         with self._changed:
-            self._dialogue.check_silent()
+            self._check_silent()
             self._session.forget_dialogue()
-            self._dialogue.forget()
+            self._answers.clear()
 
     def _ingest(self) -> None:
         item: list[_Frame] | LiveAnswer | None = None
@@ -279,7 +244,6 @@ class LiveStream:
                 return None
             first = self._inbox.popleft()
             if isinstance(first, LiveAnswer):
-                self._num_busy = 0
                 return first
             frames = [first]
             while self._inbox and len(frames) < ENCODE_BATCH and isinstance(self._inbox[0], _Frame):
@@ -292,11 +256,12 @@ class LiveStream:
     def _push(self, frames: list[_Frame]) -> None:
         first, start = self._session.num_frames, time.perf_counter()
         with self._gate.turn():
-            for run in _same_size(frames):
-                pixels_THWC = np.stack([frame.pixels_HWC for frame in run])
-                self._session.push(pixels_THWC, [frame.time_s for frame in run])
+            # A camera may change its size in the middle of a stream.
+            for _, of_one_size in itertools.groupby(frames, key=lambda frame: frame.pixels_HWC.shape):
+                run = list(of_one_size)
+                self._session.push(np.stack([frame.pixels_HWC for frame in run]), [frame.time_s for frame in run])
             cost = (time.perf_counter() - start) / len(frames)
-        thumbnails = {first + place: to_jpeg(frame.pixels_HWC, THUMBNAIL_PX) for place, frame in enumerate(frames)}
+        thumbnails = {index: to_jpeg(frame.pixels_HWC, THUMBNAIL_PX) for index, frame in enumerate(frames, start=first)}
         remembered = self._session.remembered()
         with self._changed:
             self._seconds_a_frame.append(cost)
@@ -314,13 +279,7 @@ class LiveStream:
         except InputError as error:
             answer.end(str(error))
             return
-
-        def begin() -> Pieces:
-            return self._session.stream_prepared(prepared)
-
-        speaker = threading.Thread(target=speak, args=(answer, begin, self._gate), name="answer", daemon=True)
-        self._speakers = [thread for thread in self._speakers if thread.is_alive()] + [speaker]
-        speaker.start()
+        self._speak(answer, lambda: self._session.stream_prepared(prepared))
 
 
 def make_stream_memory(model: VideoChatModel, options: StreamOptions) -> MemoryBank:
@@ -331,14 +290,3 @@ def make_stream_memory(model: VideoChatModel, options: StreamOptions) -> MemoryB
     """
     config = model.config
     return make_model_memory(options.memory, config.grid, config.memory_intervals, options.memory_options)
-
-
-def _same_size(frames: list[_Frame]) -> Iterator[list[_Frame]]:
-    """Runs of frames of one size: a camera may change its own in the middle of a stream."""
-    run: list[_Frame] = []
-    for frame in frames:
-        if run and frame.pixels_HWC.shape != run[-1].pixels_HWC.shape:
-            yield run
-            run = []
-        run.append(frame)
-    yield run

@@ -38,6 +38,17 @@ class TracedFrame:
     forgotten_at_s: float | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryView:
+    """What is remembered, and what was forgotten lately; see `MemoryTrace`."""
+
+    remembered: tuple[TracedFrame, ...]
+    forgotten: tuple[TracedFrame, ...]
+    num_forgotten: int
+    num_demotions: int
+    version: int
+
+
 class MemoryTrace:
     """Frames of one stream, remembered and lately forgotten."""
 

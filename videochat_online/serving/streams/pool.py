@@ -11,17 +11,17 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 from PIL import Image
 
 from videochat_online.errors import InputError
 from videochat_online.model import VideoChatModel
-from videochat_online.serving.sources.file_source import PlayerStatus
+from videochat_online.serving.sources.player import Player
 from videochat_online.serving.streams.fair_lock import ModelGate
 from videochat_online.serving.streams.image_dialogue import LiveImages
+from videochat_online.serving.streams.live_answer import UnknownStreamError
 from videochat_online.serving.streams.live_stream import LiveStream
-from videochat_online.serving.streams.stream_status import StreamOptions
+from videochat_online.serving.streams.stream_options import StreamOptions
 
 logger = logging.getLogger(__name__)
 
@@ -30,23 +30,7 @@ SECONDS_BETWEEN_LOOKS = 5.0
 
 
 class BusyError(InputError):
-    """All places are taken; another try may find one."""
-
-
-class UnknownStreamError(InputError):
-    """There is no such stream, or not any more."""
-
-
-class Player(Protocol):
-    """Puts frames into a stream."""
-
-    def status(self) -> PlayerStatus:
-        """Where it is now."""
-        ...
-
-    def close(self) -> None:
-        """Stop."""
-        ...
+    """As many streams, or viewers of one, as there may be; another try may find fewer."""
 
 
 @dataclass
@@ -56,18 +40,20 @@ class Watching:
     Attributes:
         id: hard to guess; whoever has it may use the stream.
         dialogue: takes frames and questions, or is about images and takes questions only.
-        folder: for files of this viewer; removed with the stream.
-        player: of the file or URL being watched; None for frames that come from elsewhere.
-        opened_s: when it began, as `time.time`.
-        used_s: when it was last used, in seconds of the pool's clock.
+        folder: holds files of this viewer; removed with the stream.
+        player: plays the file or URL that is watched; None for frames that come from elsewhere.
+        opened_s: when the stream was opened, as `time.monotonic`.
+        used_s: when the stream was last used, in seconds of the pool's clock.
+        lock: held while a frame is given the present time and put in: two at once must not cross.
     """
 
     id: str
     dialogue: LiveStream | LiveImages
     folder: Path
     player: Player | None = None
-    opened_s: float = field(default_factory=time.time)
+    opened_s: float = field(default_factory=time.monotonic)
     used_s: float = 0.0
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def stream(self) -> LiveStream:
@@ -128,7 +114,7 @@ class StreamPool:
         """A new stream, or a dialogue about images.
 
         Raises:
-            BusyError: all places are taken.
+            BusyError: there are `max_streams` already.
             InputError: options that the memory does not take, or the server is shutting down.
         """
         self.reap()
@@ -167,7 +153,7 @@ class StreamPool:
             return watching
 
     def close(self, name: str) -> None:
-        """End a stream and free its place; nothing happens if there is none."""
+        """End a stream, so that another may be opened; nothing happens if there is none."""
         with self._lock:
             watching = self._watching.pop(name, None)
         if watching is not None:
