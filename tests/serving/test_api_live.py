@@ -6,6 +6,8 @@ import hmac
 import json
 import socket
 import struct
+import subprocess
+import sys
 import threading
 from contextlib import ExitStack
 
@@ -461,6 +463,23 @@ class TestGuard:
 
 
 class TestClient:
+    def test_it_needs_no_package_of_servers_and_models(self):
+        """Where they are not installed: a program that only talks to a server need not have them."""
+        absent = "torch transformers av starlette fastapi uvicorn gradio websockets"
+        code = f"""
+import sys
+sys.modules.update(dict.fromkeys("{absent}".split()))
+from videochat_online.client import RemoteStream, StreamClient
+StreamClient("http://127.0.0.1:1", "password").close()
+try:
+    StreamClient("127.0.0.1")
+except ValueError as error:
+    print(error)
+"""
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout == "expected the address of a server, such as http://127.0.0.1:7860, got '127.0.0.1'\n"
+
     def test_frames_as_paths_bytes_and_arrays(self, remote, tmp_path, frames):
         pixels = frames(3)
         Image.fromarray(pixels[0]).save(tmp_path / "frame.png")
