@@ -61,7 +61,7 @@ class StreamClient:
         self._http = httpx.Client(base_url=f"{url.rstrip('/')}/v1", headers=headers, timeout=timeout_s)
 
     def health(self) -> dict[str, Any]:
-        """Versions, places, size of frames, memories.
+        """Versions, how many streams there may be, size of frames, memories.
 
         Raises:
             ClientError: the server cannot be reached.
@@ -76,7 +76,7 @@ class StreamClient:
             options: fields of `StreamOptions`, `memory_options` and `generation` as dicts.
 
         Raises:
-            ClientError: no place is free (status 503), or an option is wrong (422).
+            ClientError: all places are taken (status 503), or an option is wrong (422).
         """
         stream = RemoteStream(self, self.request("POST", "/streams", json=options).json()["id"])
         try:

@@ -27,7 +27,7 @@ from videochat_online.errors import InputError
 from videochat_online.serving.sources import network_source
 from videochat_online.serving.sources.addresses import ResolvedUrl, check_url, is_public
 from videochat_online.serving.sources.fetching import HttpFile
-from videochat_online.serving.sources.network_source import RemoteLimits, RemoteReader
+from videochat_online.serving.sources.network_source import NetworkLimits, NetworkPlayer
 from videochat_online.serving.streams.fair_lock import ModelGate
 from videochat_online.serving.streams.image_bytes import to_jpeg
 from videochat_online.serving.streams.live_stream import LiveStream
@@ -256,7 +256,7 @@ def watch():
 
     def start(url, stream=None, clock=None, **limits):
         stream = stream or Seen()
-        readers.append(RemoteReader(url, stream, limits=RemoteLimits(**limits), clock=clock))
+        readers.append(NetworkPlayer(url, stream, limits=NetworkLimits(**limits), clock=clock))
         return readers[-1], stream
 
     yield start
@@ -521,7 +521,7 @@ class TestHttp:
 
     def test_limits_out_of_range(self):
         with pytest.raises(InputError, match="stall_s: expected a number above 0, got 0"):
-            RemoteLimits(stall_s=0)
+            NetworkLimits(stall_s=0)
 
 
 class TestHttpFile:

@@ -12,7 +12,7 @@ SHORTEST_S, LONGEST_S = 2.0, 7.0
 """How long a subtitle stands, the next one permitting."""
 
 CHARACTERS_PER_S = 15.0
-"""That people read."""
+"""Characters that people read in a second."""
 
 
 def to_json(answers: Sequence[LiveAnswer]) -> str:

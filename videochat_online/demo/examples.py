@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass
 from pathlib import Path
 
 from videochat_online.synthetic import PRESETS, Renderer, make_streams
 from videochat_online.synthetic.files.preset_streams import VIDEO
 from videochat_online.synthetic.files.video_files import write_video
+from videochat_online.synthetic.questions.question_templates import Question
 
 EXAMPLES = {
     "One shape after another (48 s)": "quickstart",
@@ -19,41 +19,17 @@ EXAMPLES = {
 VIDEO_FPS = 8
 
 
-@dataclass(frozen=True, slots=True)
-class ExampleQuestion:
-    """A question that a clip answers.
+def make_example(title: str, path: Path, seed: int | None = None) -> tuple[Question, ...]:
+    """Write a clip, a new one each time unless `seed` says which; returns the questions that it answers.
 
-    Attributes:
-        asked_at_s: when it is meant to be asked.
-        text: the question.
-        options: texts to choose from.
-        answer: the right one.
+    Args:
+        title: one of `EXAMPLES`.
+        path: of the file.
+        seed: the same clip for the same one.
     """
-
-    asked_at_s: float
-    text: str
-    options: tuple[str, ...]
-    answer: str
-
-
-@dataclass(frozen=True, slots=True)
-class ExampleClip:
-    """A clip in a file."""
-
-    path: Path
-    questions: tuple[ExampleQuestion, ...]
-
-
-def make_example(title: str, folder: Path, seed: int | None = None) -> ExampleClip:
-    """Write a clip, a new one each time unless `seed` says which; `title` is one of `EXAMPLES`."""
     preset = PRESETS[EXAMPLES[title]]
     number = secrets.randbelow(2**31) if seed is None else seed
     stream = next(each for each in make_streams(preset, number, "test") if each.medium == VIDEO)
-    path = folder / "example.mp4"
     renderer = Renderer(stream.scene, preset.size_px)
     write_video(path, renderer, stream.scene.duration_s, VIDEO_FPS, seed="", is_variable=False)
-    questions = (
-        ExampleQuestion(float(one.asked_at_s), one.text, one.options, one.options[one.answer_index])
-        for one in stream.questions
-    )
-    return ExampleClip(path, tuple(questions))
+    return stream.questions

@@ -123,11 +123,11 @@ class _Page:
                 self.images = gr.File(
                     label="One or several images to chat about", file_count="multiple", elem_id="images", height=120
                 )
-            with gr.Tab("URL or file", id="place", visible=options.allow_urls):
-                self.place = gr.Textbox(
-                    show_label=False, placeholder="https://..., rtsp://..., or a file of the server", elem_id="place"
+            with gr.Tab("URL or file", id="address", visible=options.allow_urls):
+                self.address = gr.Textbox(
+                    show_label=False, placeholder="https://..., rtsp://..., or a file of the server", elem_id="address"
                 )
-                self.open_place = gr.Button("Watch", elem_id="open_place", variant="primary")
+                self.open_address = gr.Button("Watch", elem_id="open_address", variant="primary")
 
     def _add_chat(self) -> None:
         self.chat = gr.Chatbot(
@@ -188,7 +188,7 @@ class _Page:
         opened = [self.stream, self.notice, self.chat, self.known, self.question, self.choices, self.speed]
 
         def opening(open_it: Callable[[str, Any, Any], None]) -> Callable[..., Update]:
-            # Gradio puts the request at its place among the values: the first, before any number of them.
+            # Gradio puts the request before the values, however many there are.
             def handle(request: gr.Request, value: Any, *chosen: Any) -> Update:
                 tab = str(request.session_hash)
                 before = viewers.of(tab).watching
@@ -214,7 +214,7 @@ class _Page:
             opening(lambda tab, paths, chosen: viewers.open_images(tab, [Path(path) for path in paths], chosen)),
             [self.images, *settings], opened, **every,
         ).then(lambda: None, None, self.images, **every)  # fmt: skip
-        self.open_place.click(opening(viewers.open_place), [self.place, *settings], opened, **every)
+        self.open_address.click(opening(viewers.open_address), [self.address, *settings], opened, **every)
 
         asked = [self.chat, self.question, self.notice]
         for event in (self.ask.click, self.question.submit):

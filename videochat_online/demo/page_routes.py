@@ -16,7 +16,6 @@ from videochat_online.demo.conversation_file import to_json, to_srt
 from videochat_online.serving.api.schemas import memory_document, status_document
 from videochat_online.serving.streams.image_dialogue import LiveImages
 from videochat_online.serving.streams.live_answer import UnknownStreamError
-from videochat_online.serving.streams.memory_trace import TracedFrame
 from videochat_online.serving.streams.pool import StreamPool, Watching
 
 STATIC = Path(__file__).parent / "static"
@@ -44,9 +43,12 @@ def make_page_routes(pool: StreamPool) -> APIRouter:
 
     @routes.get("/streams/{name}/remembered/{index}.jpg")
     def thumbnail(name: str, index: int) -> Response:
-        for frame in _frames(find(name)):
-            if frame.index == index and frame.thumbnail:
-                return Response(frame.thumbnail, media_type="image/jpeg", headers={"Cache-Control": "max-age=3600"})
+        dialogue = find(name).dialogue
+        if not isinstance(dialogue, LiveImages):
+            memory = dialogue.memory()
+            for frame in (*memory.remembered, *memory.forgotten):
+                if frame.index == index and frame.thumbnail:
+                    return Response(frame.thumbnail, media_type="image/jpeg", headers={"Cache-Control": "max-age=3600"})
         raise HTTPException(404, "that frame is not remembered")
 
     @routes.get("/streams/{name}/images.jpg")
@@ -70,17 +72,10 @@ def make_page_routes(pool: StreamPool) -> APIRouter:
 def live_view(watching: Watching) -> dict[str, Any]:
     """All that the page shows about a stream, but for the pictures."""
     dialogue = watching.dialogue
-    player = None if watching.player is None else asdict(watching.player.status())
     if isinstance(dialogue, LiveImages):
         return {"status": None, "player": None, "memory": None}
+    player = None if watching.player is None else asdict(watching.player.status())
     return {"status": status_document(dialogue), "player": player, "memory": memory_document(dialogue)}
-
-
-def _frames(watching: Watching) -> tuple[TracedFrame, ...]:
-    if isinstance(watching.dialogue, LiveImages):
-        return ()
-    memory = watching.dialogue.memory()
-    return (*memory.remembered, *memory.forgotten)
 
 
 def _download(text: str, name: str, kind: str) -> PlainTextResponse:

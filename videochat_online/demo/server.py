@@ -11,7 +11,6 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import TracebackType
 
 import gradio as gr
 import uvicorn
@@ -41,7 +40,7 @@ class ServerOptions:
     Attributes:
         host: name or address to listen at; others than this machine are served only if it says so.
         port: 0 takes a free one.
-        password: that page and API ask for; None asks nobody.
+        password: password that page and API ask for; None asks nobody.
         allowed_hosts: names that the server goes by, besides its own; a page of another site that has its name point
             to this machine is refused by them.
         max_streams: viewers at once.
@@ -115,9 +114,7 @@ class DemoServer:
         self.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.stop()
 
 

@@ -12,12 +12,12 @@ from typing import Any
 
 from PIL import Image
 
-from videochat_online.demo.examples import ExampleQuestion, make_example
+from videochat_online.demo.examples import make_example
 from videochat_online.errors import InputError
 from videochat_online.memory.settings import largest_size, settings_of
 from videochat_online.serving.sources.addresses import check_url
 from videochat_online.serving.sources.file_source import FilePlayer
-from videochat_online.serving.sources.network_source import RemoteReader
+from videochat_online.serving.sources.network_source import NetworkPlayer
 from videochat_online.serving.sources.server_files import resolve_server_path
 from videochat_online.serving.sources.uploads import AcceptedUpload, UploadLimits, accept_upload
 from videochat_online.serving.streams.image_dialogue import LiveImages
@@ -25,6 +25,7 @@ from videochat_online.serving.streams.live_answer import LiveAnswer
 from videochat_online.serving.streams.live_stream import make_stream_memory
 from videochat_online.serving.streams.pool import StreamPool, Watching
 from videochat_online.serving.streams.stream_options import MAX_REMEMBERED, StreamOptions
+from videochat_online.synthetic.questions.question_templates import Question
 from videochat_online.text.questions import STREAMING_SUFFIX, multiple_choice_question, ovbench_question
 from videochat_online.video import read_image
 
@@ -40,7 +41,7 @@ class DemoOptions:
     """What a server allows.
 
     Attributes:
-        limits: of uploads.
+        limits: what may be uploaded.
         allow_urls: whether streams of other hosts may be opened, and files of the server below `media_root`.
         media_root: folder of the server's own videos.
         defaults: how a stream is watched unless the viewer chooses.
@@ -60,14 +61,14 @@ class Viewer:
         watching: id of its stream; None before the first and after the last.
         kind: "file" (or a URL), "camera" or "images".
         fps: frames a second that the model sees.
-        questions: that the clip is known to answer.
+        questions: questions that the clip is known to answer.
         is_gone: the tab was closed; what was on its way is opened for nobody.
     """
 
     watching: str | None = None
     kind: str = ""
     fps: float = 1.0
-    questions: tuple[ExampleQuestion, ...] = ()
+    questions: tuple[Question, ...] = ()
     is_gone: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -108,7 +109,7 @@ class Viewers:
         return self.pool.find(name)
 
     def leave(self, tab: str) -> None:
-        """The tab was closed: its place is free."""
+        """Close the stream of a tab that was closed."""
         with self._lock:
             viewer = self._viewers.pop(tab, None)
         if viewer is not None:
@@ -120,10 +121,10 @@ class Viewers:
         """Play a generated clip."""
         viewer = self.of(tab)
 
-        def begin(watching: Watching, viewer: Viewer) -> None:
-            clip = make_example(title, watching.folder)
-            viewer.questions = clip.questions
-            self._play(watching, clip.path)
+        def begin(watching: Watching) -> None:
+            path = watching.folder / "example.mp4"
+            viewer.questions = make_example(title, path)
+            self._play(watching, path)
 
         self._open(viewer, "file", options, begin)
 
@@ -134,7 +135,7 @@ class Viewers:
             if upload.kind != "video":
                 raise InputError(f"{upload.name}: expected a video, found an image: see the tab Images")
 
-            def begin(watching: Watching, viewer: Viewer) -> None:
+            def begin(watching: Watching) -> None:
                 kept = watching.folder / upload.path.name
                 upload.path.rename(kept)
                 self._play(watching, kept)
@@ -143,23 +144,22 @@ class Viewers:
 
     def open_camera(self, tab: str, options: StreamOptions) -> None:
         """Take what the page's camera sends."""
-        viewer = self.of(tab)
-        self._open(viewer, "camera", options, lambda watching, viewer: None)
+        self._open(self.of(tab), "camera", options)
 
-    def open_place(self, tab: str, place: str, options: StreamOptions) -> None:
+    def open_address(self, tab: str, address: str, options: StreamOptions) -> None:
         """Watch an http, https or rtsp URL, or a file of the server, where that is allowed."""
         if not self.options.allow_urls:
             raise InputError("URLs and files of the server need a server that was started with --allow_urls")
         viewer = self.of(tab)
-        if "://" in place:
-            url = check_url(place)
+        if "://" in address:
+            url = check_url(address)
 
-            def begin(watching: Watching, viewer: Viewer) -> None:
-                watching.player = RemoteReader(url, watching.stream)
+            def begin(watching: Watching) -> None:
+                watching.player = NetworkPlayer(url, watching.stream)
         else:
-            path = resolve_server_path(place, self.options.media_root)
+            path = resolve_server_path(address, self.options.media_root)
 
-            def begin(watching: Watching, viewer: Viewer) -> None:
+            def begin(watching: Watching) -> None:
                 self._play(watching, path)
 
         self._open(viewer, "file", options, begin)
@@ -174,7 +174,7 @@ class Viewers:
                 if upload.kind != "image":
                     raise InputError(f"{upload.name}: expected an image, found a video: see the tab Upload")
             images = [read_image(upload.path) for upload in uploads]
-        self._open(viewer, "images", options, lambda watching, viewer: None, images)
+        self._open(viewer, "images", options, images=images)
 
     @contextmanager
     def _examined(self, paths: Sequence[Path]) -> Iterator[list[AcceptedUpload]]:
@@ -182,7 +182,7 @@ class Viewers:
         folder = self.pool.make_folder()
         try:
             # At once, and whatever it is: what is refused goes with the folder, and another viewer's upload of the same
-            # name and content would be put in the same place.
+            # name and content would have the same path.
             moved = [folder / f"upload_{number}" for number in range(len(paths))]
             for path, to in zip(paths, moved, strict=True):
                 if path.is_file():
@@ -199,10 +199,10 @@ class Viewers:
         viewer: Viewer,
         kind: str,
         options: StreamOptions,
-        begin: Callable[[Watching, Viewer], None],
+        begin: Callable[[Watching], None] | None = None,
         images: Sequence[Image.Image] | None = None,
     ) -> None:
-        """Open a stream in the place of the one before it, which is closed when nothing stands against the new one."""
+        """Open a stream instead of the one before it, which is closed when nothing stands against the new one."""
         make_stream_memory(self.pool.model, options)
         with viewer.lock:
             if viewer.is_gone:
@@ -211,7 +211,8 @@ class Viewers:
             watching = self.pool.open(options, images)
             viewer.kind, viewer.fps, viewer.questions = kind, options.fps, ()
             try:
-                begin(watching, viewer)
+                if begin is not None:
+                    begin(watching)
             except Exception:
                 self.pool.close(watching.id)
                 raise

@@ -115,6 +115,8 @@ def decode_image(
     except VideoError as error:
         raise VideoError(f"{name}: {error}") from error
     except IMAGE_ERRORS as error:
+        if max_pixels is not None and isinstance(error, Image.DecompressionBombError):
+            raise VideoError(f"{name}: expected an image of at most {max_pixels:,} pixels, found many more") from error
         raise VideoError(f"{name}: expected a readable image, found {describe_error(error)}") from error
 
 

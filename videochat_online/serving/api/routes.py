@@ -41,8 +41,8 @@ def make_api(pool: StreamPool, *, password: str | None = None, limits: ApiLimits
     """An application with the routes, which another one mounts at `/v1`.
 
     Args:
-        pool: of streams; whoever made it closes it, which ends all views, answers and sockets.
-        password: that clients have to name; None lets everybody in who reaches the server.
+        pool: streams to serve; whoever made it closes it, which ends all views, answers and sockets.
+        password: password that clients have to name; None lets everybody in who reaches the server.
         limits: what one client may ask for.
 
     Raises:
@@ -88,7 +88,7 @@ class AuthMiddleware:
 
     Args:
         app: the API.
-        password: that `Authorization: Bearer` has to name; None for none.
+        password: password that `Authorization: Bearer` has to name; None for none.
     """
 
     def __init__(self, app: ASGIApp, password: str | None) -> None:
@@ -96,7 +96,7 @@ class AuthMiddleware:
         self._password = None if password is None else password.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Refuse, or hand on."""
+        """Refuse a request, or hand it on to the API."""
         refusal = self._refuse(scope) if scope["type"] in ("http", "websocket") else None
         await (refusal or self._app)(scope, receive, send)
 

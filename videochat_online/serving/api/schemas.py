@@ -1,4 +1,4 @@
-"""JSON of the HTTP API: what comes in is checked field by field, what goes out is made from the demo's records.
+"""JSON of the HTTP API: what comes in is checked field by field, what goes out is made from the streams' records.
 
 Knows no HTTP but the status that a wrong request gets.
 """
@@ -38,14 +38,14 @@ class ApiLimits:
     """What one client may ask of the server.
 
     Attributes:
-        max_frame_bytes: of an encoded frame.
-        max_frame_pixels: of a frame.
-        max_waiting: frames that may wait for the model, of one stream.
+        max_frame_bytes: largest encoded frame, in bytes.
+        max_frame_pixels: largest frame, in pixels.
+        max_waiting: frames of one stream that may wait for the model.
         max_remembered: frames of one memory.
-        max_new_tokens: of an answer.
-        max_views: readers of `view`, of one stream.
+        max_new_tokens: longest answer, in tokens.
+        max_views: readers of the view of one stream.
         memories: that may be chosen; by default all that are bounded.
-        strategy, strategy_options: of every stream; not for the client to choose.
+        strategy, strategy_options: those of every stream; not for the client to choose.
     """
 
     max_frame_bytes: int = 8 * 2**20

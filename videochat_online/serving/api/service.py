@@ -76,7 +76,7 @@ class ApiService:
     """The streams of a pool as clients use them; see the module's docstring.
 
     Args:
-        pool: of streams.
+        pool: streams to serve.
         limits: what one client may ask for.
     """
 

@@ -62,7 +62,7 @@ def check_url(url: str, *, resolve: Callable[..., Any] = socket.getaddrinfo) -> 
     """Check a URL and look its host up, once.
 
     Args:
-        url: of a stranger.
+        url: address that a stranger has given.
         resolve: as `socket.getaddrinfo`; it may wait for as long as the system's resolver does.
 
     Raises:

@@ -38,9 +38,9 @@ class HttpFile:
     """Bytes of a URL, as they are read; seekable where the server gives parts and says how many there are.
 
     Args:
-        url: checked.
-        max_bytes: that are received in all.
-        timeout_s: seconds without a byte.
+        url: checked address of the file.
+        max_bytes: bytes that may be received in all.
+        timeout_s: seconds without a byte after which the server counts as lost.
 
     Attributes:
         problem: why there is less than there should be; None where nothing is known to be missing.
@@ -60,7 +60,7 @@ class HttpFile:
         self._request()
 
     def read(self, size: int) -> bytes:
-        """At most that many bytes; none at the end."""
+        """At most `size` bytes; none at the end."""
         if self._size is not None and self._wanted >= self._size:
             return b""
         if 0 < self._wanted - self._at <= SHORT_JUMP:
@@ -86,11 +86,11 @@ class HttpFile:
         return self._wanted
 
     def tell(self) -> int:
-        """Place of the next byte."""
+        """Offset of the next byte."""
         return self._wanted
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         if self._connection is not None:
             self._connection.close()
 

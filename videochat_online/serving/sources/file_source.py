@@ -22,9 +22,9 @@ class FilePlayer(Player):
     """One file being played into one stream; begins paused.
 
     Args:
-        path: of a video file or a folder of frames; checked when the thread opens it.
+        path: a video file or a folder of frames; checked when the thread opens it.
         stream: takes the frames.
-        clock: another than the machine's, for tests.
+        clock: None for the machine's.
     """
 
     def __init__(self, path: Path, stream: LiveStream, *, clock: Clock | None = None) -> None:
@@ -34,7 +34,7 @@ class FilePlayer(Player):
         self._thread.start()
 
     def play(self) -> None:
-        """Go on."""
+        """Play on from the frame being shown."""
         with self._changed:
             if self._state == "paused":
                 self._state, self._since = "playing", None
@@ -48,7 +48,7 @@ class FilePlayer(Player):
                 self._changed.notify_all()
 
     def set_speed(self, speed: float) -> None:
-        """Seconds of video a second.
+        """Play that many seconds of video a second.
 
         Raises:
             InputError: out of `SPEEDS`.

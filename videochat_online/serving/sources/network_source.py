@@ -27,8 +27,14 @@ from videochat_online.isolation import SECONDS_TO_DIE, describe_exit, die_with_p
 from videochat_online.serving.sources.addresses import ResolvedUrl
 from videochat_online.serving.sources.fetching import HttpFile
 from videochat_online.serving.sources.player import VIEW_FPS, Clock, Player
-from videochat_online.serving.sources.rtsp_proxy import RtspRelay
-from videochat_online.serving.sources.sandbox import SUFFIX_OF_FORMAT, check_above_zero, confine, open_listed
+from videochat_online.serving.sources.rtsp_proxy import RtspProxy
+from videochat_online.serving.sources.sandbox import (
+    SUFFIX_OF_FORMAT,
+    check_above_zero,
+    check_frame_size,
+    confine,
+    open_listed,
+)
 from videochat_online.serving.streams.live_stream import LiveStream
 from videochat_online.video.files.container import MAX_READ_ERRORS, choose_stream, reason
 from videochat_online.video.files.pyav_reader import to_pixels
@@ -41,15 +47,15 @@ HEADER = struct.Struct("<dII")
 
 
 @dataclass(frozen=True, kw_only=True)
-class RemoteLimits:
+class NetworkLimits:
     """What is too much.
 
     Attributes:
-        max_bytes: received over HTTP.
-        max_duration_s: of watching.
-        max_pixels: of a frame.
+        max_bytes: bytes received over HTTP.
+        max_duration_s: seconds of watching.
+        max_pixels: size of a frame.
         stall_s: seconds without a frame, the first one included.
-        max_memory_bytes: of the process that decodes.
+        max_memory_bytes: memory of the process that decodes.
 
     Raises:
         InputError: a limit that lets nothing in.
@@ -62,17 +68,17 @@ class RemoteLimits:
     max_memory_bytes: int = 4 * 2**30
 
     def __post_init__(self) -> None:
-        check_above_zero(self, "max_bytes", "max_duration_s", "max_pixels", "stall_s", "max_memory_bytes")
+        check_above_zero(self)
 
 
-class RemoteReader(Player):
+class NetworkPlayer(Player):
     """One address being played into one stream; begins at once. The first frame is at 0 s, the length is unknown.
 
     Args:
-        url: from `check_url`.
+        url: checked address.
         stream: takes the frames, at the times at which they are shown.
         limits: the defaults where None.
-        clock: another than the machine's, for tests.
+        clock: None for the machine's.
     """
 
     max_gap_s = 60.0
@@ -82,11 +88,11 @@ class RemoteReader(Player):
         url: ResolvedUrl,
         stream: LiveStream,
         *,
-        limits: RemoteLimits | None = None,
+        limits: NetworkLimits | None = None,
         clock: Clock | None = None,
     ) -> None:
         super().__init__(stream, "connecting", clock)
-        self._url, self._limits = url, limits or RemoteLimits()
+        self._url, self._limits = url, limits or NetworkLimits()
         self._begun_s: float | None = None
         self._thread.start()
 
@@ -155,7 +161,7 @@ class RemoteReader(Player):
         return True
 
 
-def _read(sender: Connection, url: ResolvedUrl, limits: RemoteLimits, fps: float) -> None:
+def _read(sender: Connection, url: ResolvedUrl, limits: NetworkLimits, fps: float) -> None:
     """Read, decode and send at most `fps` frames a second, then a text that says what was wrong; in a process."""
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the server's business, which then kills this process
@@ -169,7 +175,7 @@ def _read(sender: Connection, url: ResolvedUrl, limits: RemoteLimits, fps: float
     sender.send_bytes(HEADER.pack(math.nan, 0, 0) + (problem or "").encode())
 
 
-def _read_http(sender: Connection, url: ResolvedUrl, limits: RemoteLimits, fps: float) -> str | None:
+def _read_http(sender: Connection, url: ResolvedUrl, limits: NetworkLimits, fps: float) -> str | None:
     # Twice: it is the server that waits for a frame, and tells of it.
     with closing(HttpFile(url, max_bytes=limits.max_bytes, timeout_s=2 * limits.stall_s)) as file:
         formats = [*SUFFIX_OF_FORMAT, "mpjpeg"]
@@ -178,22 +184,22 @@ def _read_http(sender: Connection, url: ResolvedUrl, limits: RemoteLimits, fps: 
         return file.problem or problem
 
 
-def _read_rtsp(sender: Connection, url: ResolvedUrl, limits: RemoteLimits, fps: float) -> str | None:
+def _read_rtsp(sender: Connection, url: ResolvedUrl, limits: NetworkLimits, fps: float) -> str | None:
     options = {"rtsp_transport": "tcp", "protocol_whitelist": "tcp", "allowed_media_types": "video"}
-    with closing(RtspRelay(url, timeout_s=2 * limits.stall_s)) as relay:
+    with closing(RtspProxy(url, timeout_s=2 * limits.stall_s)) as proxy:
         try:
-            with open_listed(relay.url, ["rtsp"], options) as container:
-                return relay.problem or _send_frames(sender, container, limits, fps)
+            with open_listed(proxy.url, ["rtsp"], options) as container:
+                return proxy.problem or _send_frames(sender, container, limits, fps)
         except InputError:
-            if relay.problem is None:
+            if proxy.problem is None:
                 raise
-            return relay.problem
+            return proxy.problem
 
 
-def _send_frames(sender: Connection, container: InputContainer, limits: RemoteLimits, fps: float) -> str | None:
+def _send_frames(sender: Connection, container: InputContainer, limits: NetworkLimits, fps: float) -> str | None:
     """Send the frames of the video; returns what could not be read."""
     stream, reformatter = choose_stream(container), VideoReformatter()
-    _check_size(stream.codec_context.width, stream.codec_context.height, limits)
+    check_frame_size(stream.codec_context.width, stream.codec_context.height, limits.max_pixels)
     is_live = container.format.name in LIVE_FORMATS
     problem, num_errors = None, 0
     first_s, last_slot = math.nan, -1
@@ -218,11 +224,6 @@ def _send_frames(sender: Connection, container: InputContainer, limits: RemoteLi
             if slot <= last_slot:
                 continue
             last_slot = slot
-            _check_size(frame.width, frame.height, limits)
+            check_frame_size(frame.width, frame.height, limits.max_pixels)
             pixels_HWC = to_pixels(frame, reformatter)
             sender.send_bytes(HEADER.pack(media_s, *pixels_HWC.shape[:2]) + pixels_HWC.tobytes())
-
-
-def _check_size(width: int, height: int, limits: RemoteLimits) -> None:
-    if width * height > limits.max_pixels:
-        raise InputError(f"expected frames of at most {limits.max_pixels} pixels, found {width} x {height}")

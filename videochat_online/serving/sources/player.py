@@ -59,7 +59,7 @@ class Player(ABC):
     Args:
         stream: takes the frames.
         state: first state of `PlayerStatus`.
-        clock: another than the machine's, for tests.
+        clock: None for the machine's.
     """
 
     max_gap_s = math.inf

@@ -1,7 +1,7 @@
-"""Stands between FFmpeg and an RTSP server: FFmpeg goes wherever the server sends it, the relay goes nowhere else.
+"""Stands between FFmpeg and an RTSP server: FFmpeg goes wherever the server sends it, the proxy goes nowhere else.
 
 FFmpeg 7 and 8.0 follow a server's redirect to any host and port, whatever protocols are allowed. So FFmpeg is given an
-address of this machine, and what the server says reaches it only as replies without a place to go to, written anew from
+address of this machine, and what the server says reaches it only as replies without an address, written anew from
 the few headers that playing needs.
 """
 
@@ -24,16 +24,16 @@ PASSED_HEADERS = frozenset(
 MAX_LINE, MAX_LINES, MAX_BODY = 4096, 64, 256 * 1024
 
 
-class RtspRelay:
+class RtspProxy:
     """One connection of FFmpeg's, passed on to the address that was checked.
 
     Args:
-        url: checked, of scheme rtsp.
+        url: checked address, of scheme rtsp.
         timeout_s: seconds that connecting may take.
 
     Attributes:
         url: what FFmpeg is to open.
-        problem: why the relay has ended the connection; None if it has not.
+        problem: why the proxy has ended the connection; None if it has not.
 
     Raises:
         InputError: no connection.
@@ -54,7 +54,7 @@ class RtspRelay:
         threading.Thread(target=self._run, name="relay", daemon=True).start()
 
     def close(self) -> None:
-        """Hang up on both sides."""
+        """Close the connections to both sides."""
         for side in (self._listener, self._server, self._player):
             if side is not None:
                 with suppress(OSError):

@@ -9,7 +9,10 @@ from __future__ import annotations
 import sys
 import unicodedata
 from collections.abc import Collection
-from typing import Protocol, cast
+from contextlib import suppress
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Protocol, cast
 
 import av
 import av.error
@@ -40,11 +43,17 @@ MAX_NAME = 80
 PLAIN_MARKS = frozenset(" .-_+,=@#()")
 
 
-def check_above_zero(limits: object, *names: str) -> None:
-    """Raise an `InputError` for a limit, an attribute of that name, which lets nothing in."""
-    for name in names:
-        if not getattr(limits, name) > 0:
-            raise InputError(f"{name}: expected a number above 0, got {getattr(limits, name)}")
+def check_above_zero(limits: Any) -> None:
+    """Raise an `InputError` for a limit that lets nothing in; each field is one."""
+    for limit in fields(limits):
+        if not getattr(limits, limit.name) > 0:
+            raise InputError(f"{limit.name}: expected a number above 0, got {getattr(limits, limit.name)}")
+
+
+def check_frame_size(width: int, height: int, max_pixels: int) -> None:
+    """Raise an `InputError` for a video whose frames are too large."""
+    if width * height > max_pixels:
+        raise InputError(f"expected frames of at most {max_pixels} pixels, found {width} x {height}")
 
 
 class ByteSource(Protocol):
@@ -98,21 +107,14 @@ def confine(memory_bytes: int, cpu_s: int | None = None) -> None:
     """
     if sys.platform == "win32":
         return
-    _lower(resource.RLIMIT_CORE, 0)
+    limits = {resource.RLIMIT_CORE: 0}
     if cpu_s is not None:
-        _lower(resource.RLIMIT_CPU, cpu_s)
-    try:
-        with open("/proc/self/statm") as file:
-            present_bytes = int(file.read().split()[0]) * resource.getpagesize()
-    except OSError:  # no Linux: nobody knows what it has, and a limit below that would end it
-        return
-    _lower(resource.RLIMIT_AS, present_bytes + memory_bytes)
-
-
-def _lower(kind: int, value: int) -> None:
-    """A limit is only ever made stricter."""
-    if sys.platform == "win32":
-        return
-    _, hard = resource.getrlimit(kind)
-    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-    resource.setrlimit(kind, (value, value))
+        limits[resource.RLIMIT_CPU] = cpu_s
+    with suppress(OSError):  # no Linux: nobody knows what it has, and a limit below that would end it
+        present_bytes = int(Path("/proc/self/statm").read_text("ascii").split()[0]) * resource.getpagesize()
+        limits[resource.RLIMIT_AS] = present_bytes + memory_bytes
+    for kind, value in limits.items():
+        _, hard = resource.getrlimit(kind)
+        # A limit is only ever made stricter.
+        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(kind, (value, value))

@@ -17,13 +17,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from videochat_online.errors import InputError
 from videochat_online.isolation import Lost, run_isolated
-from videochat_online.serving.sources.sandbox import SUFFIX_OF_FORMAT, check_above_zero, confine, open_listed, safe_name
-from videochat_online.video import IMAGE_EXTENSIONS, open_video, read_image
+from videochat_online.serving.sources.sandbox import (
+    SUFFIX_OF_FORMAT,
+    check_above_zero,
+    check_frame_size,
+    confine,
+    open_listed,
+    safe_name,
+)
+from videochat_online.video import IMAGE_EXTENSIONS, open_video
 from videochat_online.video.files.container import ContainerPass, Tally
+from videochat_online.video.still_images import decode_image
 
 VIDEO_SUFFIXES = frozenset(
     {".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".webm", ".avi", ".gif"}
@@ -39,14 +45,12 @@ class UploadLimits:
     """What is too much.
 
     Attributes:
-        max_bytes: of a file.
-        max_duration_s: of a video.
-        max_pixels: of a video's frame: 4K. Several wait for the model at a time.
-        max_image_pixels: of an image: a phone's.
-        video_suffixes: of names, in small letters.
-        image_suffixes: of names, in small letters.
+        max_bytes: size of a file.
+        max_duration_s: length of a video.
+        max_pixels: size of a video's frame: 4K. Several wait for the model at a time.
+        max_image_pixels: size of an image: a phone's.
         max_examination_s: seconds that opening may take.
-        max_memory_bytes: that opening may take.
+        max_memory_bytes: memory that opening may take.
 
     Raises:
         InputError: a limit that lets nothing in.
@@ -56,21 +60,11 @@ class UploadLimits:
     max_duration_s: float = 3600.0
     max_pixels: int = 4096 * 2304
     max_image_pixels: int = 50_000_000
-    video_suffixes: frozenset[str] = VIDEO_SUFFIXES
-    image_suffixes: frozenset[str] = IMAGE_EXTENSIONS
     max_examination_s: float = 30.0
     max_memory_bytes: int = 4 * 2**30
 
     def __post_init__(self) -> None:
-        check_above_zero(
-            self,
-            "max_bytes",
-            "max_duration_s",
-            "max_pixels",
-            "max_image_pixels",
-            "max_examination_s",
-            "max_memory_bytes",
-        )
+        check_above_zero(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,8 +77,8 @@ class AcceptedUpload:
         name: the viewer's name for it, fit to be shown.
         width: columns as shown.
         height: rows as shown.
-        duration_s: of a video, as measured; None where it carries no times.
-        fps: of a video, on average; None where unknown.
+        duration_s: length of a video, as measured; None where it carries no times.
+        fps: average frame rate of a video; None where unknown.
         problem: what is missing in the file, in one line; None where nothing is known to be.
     """
 
@@ -114,7 +108,7 @@ def accept_upload(path: Path, name: str, folder: Path, limits: UploadLimits | No
     Args:
         path: where the server has put it.
         name: what the viewer calls it; only its suffix is used.
-        folder: of this viewer.
+        folder: folder for files of this viewer.
         limits: the defaults where None.
 
     Raises:
@@ -122,9 +116,9 @@ def accept_upload(path: Path, name: str, folder: Path, limits: UploadLimits | No
     """
     limits = limits or UploadLimits()
     shown, suffix = safe_name(name), Path(name.replace("\0", "_")).suffix.lower()
-    kind = "video" if suffix in limits.video_suffixes else "image" if suffix in limits.image_suffixes else None
+    kind = "video" if suffix in VIDEO_SUFFIXES else "image" if suffix in IMAGE_EXTENSIONS else None
     if kind is None:
-        allowed = ", ".join(sorted(limits.video_suffixes | limits.image_suffixes))
+        allowed = ", ".join(sorted(VIDEO_SUFFIXES | IMAGE_EXTENSIONS))
         raise InputError(f"{shown}: expected a video or an image ({allowed}), found another kind of file")
     _check_file(path, shown, limits)
     taken = folder / f"{kind}_{secrets.token_hex(8)}"
@@ -213,10 +207,7 @@ def _measure(path: Path, limits: UploadLimits) -> float | None:
     reading = ContainerPass(path, tally, is_threaded=False)
     with reading.container:
         codec = reading.stream.codec_context
-        if codec.width * codec.height > limits.max_pixels:
-            raise InputError(
-                f"expected frames of at most {limits.max_pixels} pixels, found {codec.width} x {codec.height}"
-            )
+        check_frame_size(codec.width, codec.height, limits.max_pixels)
         first_s: float | None = None
         for packet in reading.packets():
             time_s = None if packet is None else reading.time_of(packet.pts)
@@ -227,15 +218,6 @@ def _measure(path: Path, limits: UploadLimits) -> float | None:
 
 
 def _examine_image(path: Path, limits: UploadLimits) -> dict[str, Any]:
-    try:
-        with Image.open(path, formats=IMAGE_FORMATS) as image:
-            width, height = image.size
-    except Image.UnidentifiedImageError:
-        raise InputError("expected an image, found no known image format") from None
-    except Image.DecompressionBombError:
-        raise InputError(f"expected an image of at most {limits.max_image_pixels} pixels, found many more") from None
-    if width * height > limits.max_image_pixels:
-        raise InputError(f"expected an image of at most {limits.max_image_pixels} pixels, found {width} x {height}")
-    picture = read_image(path)
+    picture = decode_image(path, str(path), formats=IMAGE_FORMATS, max_pixels=limits.max_image_pixels)
     picture.save(path.with_suffix(".png"), compress_level=1)
     return {"suffix": ".png", "width": picture.width, "height": picture.height}

@@ -26,9 +26,9 @@ class LiveImages(LiveDialogue):
     """One viewer's dialogue about images; the model sees them when the first question is asked.
 
     Args:
-        model: shared.
-        images: RGB.
-        options: of these, how answers are generated and the system message.
+        model: shared by all dialogues and streams.
+        images: RGB images.
+        options: of them count how answers are generated and the system message.
         gate: whose turn it is at the model.
     """
 

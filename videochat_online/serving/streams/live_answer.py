@@ -100,7 +100,7 @@ class LiveAnswer:
             return self._changed.wait_for(lambda: self._is_over, timeout_s)
 
     def add(self, piece: str) -> None:
-        """Say more."""
+        """Append a piece of text."""
         with self._changed:
             if self.first_token_s is None:
                 self.first_token_s = time.perf_counter() - self._asked
@@ -108,7 +108,7 @@ class LiveAnswer:
             self._changed.notify_all()
 
     def end(self, error: str | None = None) -> None:
-        """Nothing more will be said."""
+        """Mark the answer as over, with why it is not whole if it is not."""
         with self._changed:
             self.error, self._is_over = error, True
             self._changed.notify_all()

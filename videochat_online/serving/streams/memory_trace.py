@@ -21,9 +21,9 @@ class TracedFrame:
 
     Attributes:
         index: absolute in the stream, from 0.
-        time_s: its start.
-        num_tokens: that it costs now; of a forgotten frame, that it cost last.
-        first_num_tokens: that it cost when it entered the memory.
+        time_s: start of the frame.
+        num_tokens: tokens that it costs now; of a forgotten frame, tokens that it cost last.
+        first_num_tokens: tokens that it cost when it entered the memory.
         thumbnail: a small JPEG.
         demoted_at_s: stream time at which it was last made smaller; None if it never was.
         forgotten_at_s: stream time at which it left; None while it is remembered.
@@ -79,7 +79,7 @@ class MemoryTrace:
         Args:
             frames: in time order.
             now_s: stream time.
-            thumbnails: by index, of the frames that have arrived since the last update.
+            thumbnails: small JPEGs of the frames that have arrived since the last update, by index.
         """
         before = self._remembered
         now: dict[int, TracedFrame] = {}

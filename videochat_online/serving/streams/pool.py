@@ -78,10 +78,10 @@ class StreamPool:
     """All streams of one server, and the model that they share.
 
     Args:
-        model: shared.
-        max_streams: at once.
+        model: shared by all streams.
+        max_streams: streams at once.
         idle_s: seconds after which a stream that nobody uses is closed.
-        now: clock of idle time, for tests.
+        now: clock of idle time, in seconds.
     """
 
     def __init__(

@@ -25,9 +25,9 @@ class StreamOptions:
     Attributes:
         fps: frames a second that the model sees.
         memory: name in `MEMORY_BANKS`.
-        memory_options: of that memory, as `make_memory` takes them.
+        memory_options: options of that memory, as `make_memory` takes them.
         strategy: name in `STRATEGIES`.
-        strategy_options: of that strategy, as `make_strategy` takes them.
+        strategy_options: options of that strategy, as `make_strategy` takes them.
         system_message: None takes the checkpoint's own.
         generation: how answers are generated, unless a question says otherwise.
         max_waiting: frames that may wait for the model before the oldest of them is dropped.
