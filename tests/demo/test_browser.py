@@ -308,7 +308,7 @@ def test_a_closed_tab_frees_its_place(visit, server, clip):
     assert list(folder.iterdir())
     page.close()
     wait_until(lambda: len(server.pool) == 0)
-    wait_until(lambda: not folder.exists())  # its place is free before its files are gone
+    wait_until(lambda: not folder.exists())  # another may open one before its files are gone
 
 
 def test_no_place_is_left(visit, server, clip):

@@ -80,8 +80,8 @@ class TestStreams:
 
     def test_a_stream_remembers_and_answers_as_a_session_does(self, http, opened, tiny_model, frames):
         path, pixels = opened(), frames(20)
-        for place in range(20):
-            assert push(http, path, pixels[place], place).json()["accepted"] is True
+        for index in range(20):
+            assert push(http, path, pixels[index], index).json()["accepted"] is True
         answer = http.post(f"{path}/ask", json={"question": "What now?"}).json()
         with http.stream("POST", f"{path}/ask", json={"question": "And then?", "stream": True}) as response:
             assert response.headers["content-type"].startswith("text/event-stream")
@@ -233,14 +233,14 @@ class TestStreams:
     def test_two_clients_do_not_see_each_other(self, http, opened, frames):
         one, two = opened(), opened()
         for number, path in enumerate((one, two)):
-            for place, pixels in enumerate(frames(3, seed=number)):
-                push(http, path, pixels, 10 * number + place)
+            for index, pixels in enumerate(frames(3, seed=number)):
+                push(http, path, pixels, 10 * number + index)
         for number, path in enumerate((one, two)):
             assert http.post(f"{path}/ask", json={"question": f"Who is {number}?"}).json()["state"] == "answered"
         for number, path in enumerate((one, two)):
             told = http.get(path).json()
             assert [answer["question"] for answer in told["answers"]] == [f"Who is {number}?"]
-            assert [f["time_s"] for f in told["memory"]["remembered"]] == [10.0 * number + place for place in range(3)]
+            assert [f["time_s"] for f in told["memory"]["remembered"]] == [10.0 * number + index for index in range(3)]
 
 
 class TestFrames:
@@ -379,8 +379,8 @@ class TestAnswers:
         with http.stream("POST", f"{path}/ask", json={"question": "What now?", "stream": True}) as response:
             events = events_of(response)
             next(events)
-            for place in range(1, 5):
-                assert push(http, path, frames(1)[0], place).json()["accepted"]
+            for index in range(1, 5):
+                assert push(http, path, frames(1)[0], index).json()["accepted"]
             *_, (_, answer) = events
         assert answer["state"] == "answered"
         assert answer["asked_at_s"] == 0.0

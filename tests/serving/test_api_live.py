@@ -83,17 +83,17 @@ class TestSocket:
         session = StreamingSession(tiny_model, settings=GenerationSettings(**SHORT))
         with socket_of(server, remote.id) as talking:
             expected = []
-            for place in range(12):
-                talking.send(framed(pixels[place], float(place)))
-                session.push(pixels[place : place + 1], [place])
-                if place in (4, 11):
-                    talking.send(json.dumps({"type": "ask", "question": "What now?", "request_id": f"q{place}"}))
+            for index in range(12):
+                talking.send(framed(pixels[index], float(index)))
+                session.push(pixels[index : index + 1], [index])
+                if index in (4, 11):
+                    talking.send(json.dumps({"type": "ask", "question": "What now?", "request_id": f"q{index}"}))
                     expected.append(session.ask("What now?").text)
                     *pieces, answer = heard(talking, "answer")
                     assert {piece["type"] for piece in pieces} == {"piece"}
-                    assert {message["request_id"] for message in (*pieces, answer)} == {f"q{place}"}
+                    assert {message["request_id"] for message in (*pieces, answer)} == {f"q{index}"}
                     assert "".join(piece["text"] for piece in pieces).strip() == answer["text"] == expected[-1]
-                    assert (answer["state"], answer["asked_at_s"], answer["error"]) == ("answered", place, None)
+                    assert (answer["state"], answer["asked_at_s"], answer["error"]) == ("answered", index, None)
             talking.send('{"type": "status"}')
             (status,) = heard(talking, "status")
         assert status["num_frames_seen"] == 12
@@ -105,8 +105,8 @@ class TestSocket:
             talking.send(framed(frames(1)[0], 0.0))
             talking.send('{"type": "ask", "question": "What now?"}')
             heard(talking, "piece")
-            for place in range(1, 5):
-                talking.send(framed(frames(1)[0], float(place)))
+            for index in range(1, 5):
+                talking.send(framed(frames(1)[0], float(index)))
             answer = heard(talking, "answer")[-1]
         assert (answer["state"], answer["request_id"]) == ("answered", None)
         assert answer["asked_at_s"] == 0.0

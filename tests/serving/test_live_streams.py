@@ -1,4 +1,4 @@
-"""A viewer's stream without a page: order, causality, what is dropped, what is remembered, who gets a place."""
+"""A viewer's stream without a page: order, causality, what is dropped, what is remembered, who gets in."""
 
 from __future__ import annotations
 
@@ -113,8 +113,8 @@ class TestLiveStream:
         session = StreamingSession(tiny_model, settings=SHORT)
         session.push(pixels, range(30))
         stream = live()
-        for place in range(30):
-            stream.receive(pixels[place], float(place))
+        for index in range(30):
+            stream.receive(pixels[index], float(index))
         answer = stream.ask("What now?")
         assert "".join(answer.pieces()).strip() == answer.text == session.ask("What now?").text
         assert (answer.state, answer.asked_at_s, answer.error) == ("answered", 29.0, None)
@@ -132,11 +132,11 @@ class TestLiveStream:
     def test_a_question_is_not_answered_from_later_frames(self, live, tiny_model, frames, held_encoder):
         pixels = frames(20)
         stream = live()
-        for place in range(5):
-            stream.receive(pixels[place], float(place))
+        for index in range(5):
+            stream.receive(pixels[index], float(index))
         answer = stream.ask("What now?")
-        for place in range(5, 20):
-            stream.receive(pixels[place], float(place))
+        for index in range(5, 20):
+            stream.receive(pixels[index], float(index))
         held_encoder.set()
         assert answer.wait(WAIT_S)
         assert stream.drain(WAIT_S)
@@ -161,13 +161,13 @@ class TestLiveStream:
             yield from pieces
 
         monkeypatch.setattr(StreamingSession, "stream_prepared", slow)
-        for place in range(5):
-            stream.receive(pixels[place], float(place))
+        for index in range(5):
+            stream.receive(pixels[index], float(index))
         answer = stream.ask("What now?")
         pieces = answer.pieces()
         next(pieces)
-        for place in range(5, 20):
-            stream.receive(pixels[place], float(place))
+        for index in range(5, 20):
+            stream.receive(pixels[index], float(index))
         assert answer.wait(WAIT_S)
         assert answer.state == "answered"
         assert "|" in answer.text
@@ -176,8 +176,8 @@ class TestLiveStream:
         stream, pixels = live(max_waiting=4), frames(30)
         stream.receive(pixels[0], 0.0)
         wait_for(lambda: held_encoder.asked)
-        for place in range(1, 30):
-            stream.receive(pixels[place], float(place))
+        for index in range(1, 30):
+            stream.receive(pixels[index], float(index))
         held_encoder.set()
         assert stream.drain(WAIT_S)
         status = stream.status()
@@ -211,8 +211,8 @@ class TestLiveStream:
         monkeypatch.setattr(StreamingSession, "stream_prepared", noted("stream", pieces))
         stream = LiveStream(tiny_model, StreamOptions(max_waiting=100), gate)
         with gate.turn():
-            for place, picture in enumerate(frames(30)):
-                stream.receive(picture, float(place))
+            for index, picture in enumerate(frames(30)):
+                stream.receive(picture, float(index))
         answer = stream.ask("What now?")
         assert answer.wait(WAIT_S)
         assert answer.text == "abc"
@@ -614,13 +614,13 @@ class TestPool:
     def test_viewers_do_not_see_each_other(self, pool, frames):
         streams = [pool.open(StreamOptions(generation=SHORT)).stream for _ in range(2)]
         for number, stream in enumerate(streams):
-            for place, picture in enumerate(frames(3, seed=number)):
-                stream.receive(picture, float(place + 10 * number))
+            for index, picture in enumerate(frames(3, seed=number)):
+                stream.receive(picture, float(index + 10 * number))
         answers = [stream.ask(f"Who is {number}?") for number, stream in enumerate(streams)]
         assert all(answer.wait(WAIT_S) for answer in answers)
         for number, stream in enumerate(streams):
             assert [answer.question for answer in stream.answers] == [f"Who is {number}?"]
-            assert [f.time_s for f in stream.memory().remembered] == [10.0 * number + place for place in range(3)]
+            assert [f.time_s for f in stream.memory().remembered] == [10.0 * number + index for index in range(3)]
 
     def test_bad_options_take_no_place(self, pool):
         for _ in range(3):

@@ -300,8 +300,8 @@ def chunked(data):
         handler.send_response(200)
         handler.send_header("Transfer-Encoding", "chunked")
         handler.end_headers()
-        for place in range(0, len(data), 700):
-            part = data[place : place + 700]
+        for offset in range(0, len(data), 700):
+            part = data[offset : offset + 700]
             handler.wfile.write(b"%x\r\n%s\r\n" % (len(part), part))
         handler.wfile.write(b"0\r\n\r\n")
 
@@ -327,7 +327,7 @@ class TestHttp:
         times_s = [time_s for time_s, _, _ in stream.frames]
         assert times_s == pytest.approx([i / 10 for i in range(40)], abs=0.02)
         assert {shape for _, shape, _ in stream.frames} == {(48, 64, 3)}
-        assert len({place for _, _, place in stream.frames}) > 10  # and they differ
+        assert len({where for _, _, where in stream.frames}) > 10  # and they differ
         assert status.position_s == times_s[-1]
         path, headers = server.asked[0]
         assert path == "/clip"
@@ -532,12 +532,12 @@ class TestHttpFile:
         assert file.seekable()
         rng = np.random.default_rng(1)
         for _ in range(30):
-            place, size = (int(n) for n in rng.integers(0, 1_100_000, 2))
-            assert file.seek(place) == file.tell() == place
+            offset, size = (int(n) for n in rng.integers(0, 1_100_000, 2))
+            assert file.seek(offset) == file.tell() == offset
             got = b""
             while len(got) < size and (part := file.read(size - len(got))):
                 got += part
-            assert got == data[place : place + size]
+            assert got == data[offset : offset + size]
         assert file.seek(-10, 2) == 999_990
         assert 1 < len(server.asked) <= 31
         file.close()
@@ -546,8 +546,8 @@ class TestHttpFile:
         monkeypatch.setattr("videochat_online.serving.sources.fetching.MAX_REQUESTS", 5)
         _, url = serve(in_parts(b"x" * 1000))
         file = HttpFile(url, max_bytes=10**8, timeout_s=WAIT_S)
-        for place in (900, 800, 700, 600, 500):
-            file.seek(place)
+        for offset in (900, 800, 700, 600, 500):
+            file.seek(offset)
             assert file.read(10)
         file.seek(400)
         with pytest.raises(InputError, match="needs 5 requests"):
@@ -644,9 +644,9 @@ class RtspServer:
             head = ["Public: OPTIONS, DESCRIBE, SETUP, PLAY, TEARDOWN"]
         connection.sendall("\r\n".join(["RTSP/1.0 200 OK", number, *head, "", ""]).encode() + body)
         if method == "PLAY":
-            for place in range(0, len(self.data), 1316):
-                payload = self.data[place : place + 1316]
-                packet = struct.pack(">BBHII", 0x80, 33, place // 1316, place, 1) + payload
+            for offset in range(0, len(self.data), 1316):
+                payload = self.data[offset : offset + 1316]
+                packet = struct.pack(">BBHII", 0x80, 33, offset // 1316, offset, 1) + payload
                 connection.sendall(struct.pack(">cBH", b"$", 0, len(packet)) + packet)
             return False
         return True

@@ -36,16 +36,16 @@ def folder(tmp_path):
 @pytest.fixture
 def upload(tmp_path, folder):
     """Write bytes or copy a file to where the server puts uploads, and offer it."""
-    place = tmp_path / "incoming"
+    path = tmp_path / "incoming"
 
     def offer(content, name, **limits):
         if isinstance(content, Path):
-            shutil.copyfile(content, place)
+            shutil.copyfile(content, path)
         else:
-            place.write_bytes(content)
-        return accept_upload(place, name, folder, UploadLimits(**limits))
+            path.write_bytes(content)
+        return accept_upload(path, name, folder, UploadLimits(**limits))
 
-    offer.place = place
+    offer.path = path
     return offer
 
 
@@ -84,7 +84,7 @@ class TestAccepted:
         # By what it is, whatever it is called.
         assert found.path.suffix == kept
         assert list(folder.iterdir()) == [found.path]
-        assert not upload.place.exists()
+        assert not upload.path.exists()
         with open_video(found.path) as source:
             assert sum(len(chunk.times_s) for chunk in source.read()) == 40
 
@@ -109,7 +109,7 @@ class TestAccepted:
         monkeypatch.setattr(Path, "rename", rename)
         found = upload(clip, "a.mp4")
         assert found.path.read_bytes() == clip.read_bytes()
-        assert not upload.place.exists()
+        assert not upload.path.exists()
 
     def test_damage_is_told(self, upload, tmp_path):
         whole = write_clip(tmp_path / "whole.mkv", 100).read_bytes()
@@ -169,7 +169,7 @@ class TestRefused:
             (b"<!doctype html><html><body>hello</body></html>" * 50, "a.mp4", "expected a video"),
             (b"hello " * 500, "a.mp4", "expected a video"),
             (b"hello " * 500, "a.png", "no known image format"),
-            (b"\x89PNG\r\n\x1a\n" + b"\0" * 100, "a.png", "expected an image"),
+            (b"\x89PNG\r\n\x1a\n" + b"\0" * 100, "a.png", "expected a readable image"),
             (b"MZ" * 500, "a.exe", "another kind of file"),
             (b"MZ" * 500, "mp4", "another kind of file"),
             (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "a.png", "no known image format"),
@@ -231,9 +231,9 @@ class TestRefused:
 
     def test_too_large(self, upload, folder, clip, tmp_path):
         self.check(folder, lambda: upload(clip, "a.mp4", max_bytes=1000), "at most 1000 bytes, found")
-        with upload.place.open("wb") as file:
+        with upload.path.open("wb") as file:
             file.truncate(10 * 2**30)  # a hole: it takes no room
-        self.check(folder, lambda: accept_upload(upload.place, "a.mp4", folder), "at most 536870912 bytes, found 10737")
+        self.check(folder, lambda: accept_upload(upload.path, "a.mp4", folder), "at most 536870912 bytes, found 10737")
         self.check(folder, lambda: upload(clip, "a.mp4", max_pixels=1000), "at most 1000 pixels, found 64 x 48")
         Image.new("RGB", (64, 48)).save(tmp_path / "a.png")
         self.check(folder, lambda: upload(tmp_path / "a.png", "a.png", max_image_pixels=1000), "at most 1,000 pixels")
@@ -254,14 +254,14 @@ class TestRefused:
         box = struct.pack(">I4sQ", 1, b"mdat", 10 * 2**30)
         self.check(folder, lambda: upload(head + box + b"\0" * 1000, "a.mp4"), "expected a video")
 
-    def test_links_and_odd_places(self, folder, tmp_path, clip):
-        for place, make in [
+    def test_links_and_what_is_no_file(self, folder, tmp_path, clip):
+        for name, make in [
             ("link", lambda path: path.symlink_to(clip)),
             ("folder", lambda path: path.mkdir()),
             ("pipe", os.mkfifo),
         ]:
-            make(tmp_path / place)
-            self.check(folder, lambda place=place: accept_upload(tmp_path / place, "a.mp4", folder), "a regular file")
+            make(tmp_path / name)
+            self.check(folder, lambda name=name: accept_upload(tmp_path / name, "a.mp4", folder), "a regular file")
         self.check(folder, lambda: accept_upload(tmp_path / "none", "a.mp4", folder), "found none")
         assert clip.exists()
 

@@ -17,7 +17,6 @@ from videochat_online.memory import MEMORY_BANKS
 from videochat_online.memory.settings import MEMORY_SETTINGS
 from videochat_online.serving.streams.live_answer import LiveAnswer
 from videochat_online.serving.streams.live_stream import LiveStream
-from videochat_online.serving.streams.memory_trace import TracedFrame
 from videochat_online.serving.streams.stream_options import MAX_REMEMBERED, StreamOptions
 from videochat_online.streaming import GenerationSettings
 
@@ -207,13 +206,10 @@ def status_document(stream: LiveStream) -> dict[str, Any]:
 
 def memory_document(stream: LiveStream) -> dict[str, Any]:
     """The fields of `MemoryView`; frames without their pictures."""
-    view = stream.memory()
-    document = {field.name: getattr(view, field.name) for field in fields(view)}
-    return document | {name: [_frame(frame) for frame in document[name]] for name in ("remembered", "forgotten")}
-
-
-def _frame(frame: TracedFrame) -> dict[str, Any]:
-    return {field.name: getattr(frame, field.name) for field in fields(frame) if field.name != "thumbnail"}
+    document = asdict(stream.memory())
+    for frame in (*document["remembered"], *document["forgotten"]):
+        del frame["thumbnail"]
+    return document
 
 
 def answer_document(answer: LiveAnswer) -> dict[str, Any]:

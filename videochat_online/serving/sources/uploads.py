@@ -92,13 +92,6 @@ class AcceptedUpload:
     problem: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Refused:
-    """Why; sent from the process that has looked."""
-
-    reason: str
-
-
 def accept_upload(path: Path, name: str, folder: Path, limits: UploadLimits | None = None) -> AcceptedUpload:
     """Take an uploaded file over: move it into `folder` and look at it there.
 
@@ -133,8 +126,8 @@ def accept_upload(path: Path, name: str, folder: Path, limits: UploadLimits | No
         )
         if isinstance(found, Lost):
             raise InputError(f"{shown}: expected a readable {kind}, but it could not be opened ({found.reason})")
-        if isinstance(found, _Refused):
-            raise InputError(f"{shown}: {found.reason}")
+        if isinstance(found, str):
+            raise InputError(f"{shown}: {found}")
         kept = taken.with_suffix(found.pop("suffix"))
         if kind == "video":
             taken.replace(kept)
@@ -174,14 +167,15 @@ def _move(path: Path, to: Path) -> None:
         path.unlink()
 
 
-def _confined(examine: Any, path: Path, limits: UploadLimits) -> dict[str, Any] | _Refused:
+def _confined(examine: Any, path: Path, limits: UploadLimits) -> dict[str, Any] | str:
+    """In the process that looks: what it has found, or why the file is refused."""
     confine(limits.max_memory_bytes, cpu_s=math.ceil(limits.max_examination_s))
     try:
         return examine(path, limits)
     except InputError as error:
-        return _Refused(str(error).replace(f"{path}: ", ""))
+        return str(error).replace(f"{path}: ", "")
     except MemoryError:
-        return _Refused("expected a file that can be opened, found one that takes too much memory")
+        return "expected a file that can be opened, found one that takes too much memory"
 
 
 def _examine_video(path: Path, limits: UploadLimits) -> dict[str, Any]:
