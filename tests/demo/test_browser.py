@@ -320,8 +320,8 @@ def test_no_place_is_left(visit, server, clip):
     page.click("#open_example")
     wait_for_picture(page)
     assert len(server.pool) == 3
-    for watching in taken[1:]:
-        server.pool.close(watching.id)
+    for entry in taken[1:]:
+        server.pool.close(entry.id)
 
 
 def test_what_a_model_says_is_text(visit, server, clip, monkeypatch):

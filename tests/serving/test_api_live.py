@@ -325,12 +325,12 @@ class TestUse:
 
     def is_kept(self, server, remote):
         """Whether a stream is used again and again by itself."""
-        watching = server.pool._watching[remote.id]
+        entry = server.pool._entries[remote.id]
         for _ in range(3):
             self.now += 0.15
-            wait_for(lambda: watching.used_s == self.now)
+            wait_for(lambda: entry.used_s == self.now)
             server.pool.reap()
-        return not watching.stream.is_closed
+        return not entry.stream.is_closed
 
     def test_a_view_keeps_a_stream_in_use(self, server, remote, frames):
         remote.push(frames(1)[0])
@@ -345,10 +345,10 @@ class TestUse:
         ask = (lambda: list(remote.stream("What now?"))) if in_pieces else (lambda: remote.ask("What now?"))
         asking = threading.Thread(target=ask)
         asking.start()
-        watching = server.pool._watching[remote.id]
-        wait_for(lambda: watching.stream.answers and watching.stream.answers[0].text)
+        entry = server.pool._entries[remote.id]
+        wait_for(lambda: entry.stream.answers and entry.stream.answers[0].text)
         assert self.is_kept(server, remote)
-        watching.stream.stop_answer()
+        entry.stream.stop_answer()
         asking.join(WAIT_S)
         assert not asking.is_alive()
 
@@ -359,11 +359,11 @@ class TestUse:
     def test_a_stream_left_alone_is_gone_and_its_view_ends(self, server, remote, frames):
         remote.push(frames(1)[0])
         Viewer(server, remote.id, 1).join(WAIT_S)
-        watching = server.pool._watching[remote.id]
+        entry = server.pool._entries[remote.id]
         wait_for(lambda: not is_viewed())
         self.now += 1.0
         server.pool.reap()
-        assert watching.stream.is_closed
+        assert entry.stream.is_closed
         with pytest.raises(ClientError, match="no such stream") as gone:
             remote.ask("What now?")
         assert gone.value.status == 404
@@ -574,7 +574,7 @@ def test_places_of_streams_opened_elsewhere_work_too(tiny_model, frames):
     """A page and the API share a pool: whoever has the id may use the stream."""
     pool = StreamPool(tiny_model)
     with serving(pool) as server:
-        watching = pool.open(StreamOptions(generation=GenerationSettings(**SHORT)))
-        remote = RemoteStream(StreamClient(server.url), watching.id)
+        entry = pool.open(StreamOptions(generation=GenerationSettings(**SHORT)))
+        remote = RemoteStream(StreamClient(server.url), entry.id)
         assert remote.push(frames(1)[0])["accepted"]
         assert remote.ask("What now?").state == "answered"

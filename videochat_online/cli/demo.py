@@ -75,7 +75,7 @@ def run(options: argparse.Namespace) -> int:
     if options.media_root is not None and not options.media_root.is_dir():
         raise InputError(f"--media_root {options.media_root}: expected a folder")
     given, of_strategy = memory_options_of(options), strategy_options_of(options)
-    watching = StreamOptions(
+    defaults = StreamOptions(
         fps=options.fps,
         memory=options.memory,
         memory_options={name: value for name, value in given.items() if value is not None},
@@ -85,7 +85,7 @@ def run(options: argparse.Namespace) -> int:
         generation=generation_of(options),
     )
     limits = UploadLimits(max_bytes=options.max_upload_mb << 20, max_duration_s=options.max_minutes * 60)
-    demo = DemoOptions(limits=limits, allow_urls=options.allow_urls, media_root=options.media_root, defaults=watching)
+    demo = DemoOptions(limits=limits, allow_urls=options.allow_urls, media_root=options.media_root, defaults=defaults)
     server = ServerOptions(
         host=options.host,
         port=options.port,

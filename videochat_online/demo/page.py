@@ -191,12 +191,12 @@ class _Page:
             # Gradio puts the request before the values, however many there are.
             def handle(request: gr.Request, value: Any, *chosen: Any) -> Update:
                 tab = str(request.session_hash)
-                before = viewers.of(tab).watching
+                before = viewers.of(tab).stream_id
                 try:
                     open_it(tab, value, form_options(options.defaults, dict(zip(self.settings, chosen, strict=True))))
                 except InputError as error:
                     said = {self.notice: notice(str(error))}
-                    return said if viewers.of(tab).watching == before else {**self._opened(tab), **said}
+                    return said if viewers.of(tab).stream_id == before else {**self._opened(tab), **said}
                 return self._opened(tab)
 
             return handle
@@ -220,9 +220,7 @@ class _Page:
         for event in (self.ask.click, self.question.submit):
             # A second question during an answer is told why it has to wait, rather than swallowed.
             event(self._ask, [self.question, self.choices], asked, trigger_mode="multiple", **every)
-        self.stop.click(
-            self._acting(lambda tab: viewers.watching(tab).dialogue.stop_answer()), None, self.notice, **every
-        )
+        self.stop.click(self._acting(lambda tab: viewers.entry(tab).dialogue.stop_answer()), None, self.notice, **every)
         self.play.click(self._acting(lambda tab: self._player(tab).play()), None, self.notice, **every)
         self.pause.click(self._acting(lambda tab: self._player(tab).pause()), None, self.notice, **every)
         self.speed.input(
@@ -243,7 +241,7 @@ class _Page:
         viewer = self.viewers.of(tab)
         titles = [f"{one.asked_at_s:g} s: {one.text}" for one in viewer.questions]
         return {
-            self.stream: self._stream_tag(viewer.watching or "", viewer.kind, viewer.fps),
+            self.stream: self._stream_tag(viewer.stream_id or "", viewer.kind, viewer.fps),
             self.notice: "",
             self.chat: [],
             self.known: gr.update(choices=titles, value=None, visible=bool(titles)),
@@ -285,7 +283,7 @@ class _Page:
         return handle
 
     def _player(self, tab: str) -> FilePlayer:
-        player = self.viewers.watching(tab).player
+        player = self.viewers.entry(tab).player
         if not isinstance(player, FilePlayer):
             raise InputError("only a video file can be paused, and played at another speed or from a later moment")
         return player
@@ -295,7 +293,7 @@ class _Page:
 
     def _clear(self, request: gr.Request) -> Update:
         try:
-            self.viewers.watching(str(request.session_hash)).dialogue.forget_dialogue()
+            self.viewers.entry(str(request.session_hash)).dialogue.forget_dialogue()
         except InputError as error:
             return {self.notice: notice(str(error))}
         return {self.chat: [], self.notice: ""}

@@ -16,7 +16,7 @@ from videochat_online.demo.conversation_file import to_json, to_srt
 from videochat_online.serving.api.schemas import memory_document, status_document
 from videochat_online.serving.streams.image_dialogue import LiveImages
 from videochat_online.serving.streams.live_answer import UnknownStreamError
-from videochat_online.serving.streams.pool import StreamPool, Watching
+from videochat_online.serving.streams.pool import PoolEntry, StreamPool
 
 STATIC = Path(__file__).parent / "static"
 
@@ -25,7 +25,7 @@ def make_page_routes(pool: StreamPool) -> APIRouter:
     """Routes below `/page`."""
     routes = APIRouter(prefix="/page")
 
-    def find(name: str) -> Watching:
+    def find(name: str) -> PoolEntry:
         try:
             return pool.find(name)
         except UnknownStreamError as error:
@@ -69,12 +69,12 @@ def make_page_routes(pool: StreamPool) -> APIRouter:
     return routes
 
 
-def live_view(watching: Watching) -> dict[str, Any]:
+def live_view(entry: PoolEntry) -> dict[str, Any]:
     """All that the page shows about a stream, but for the pictures."""
-    dialogue = watching.dialogue
+    dialogue = entry.dialogue
     if isinstance(dialogue, LiveImages):
         return {"status": None, "player": None, "memory": None}
-    player = None if watching.player is None else asdict(watching.player.status())
+    player = None if entry.player is None else asdict(entry.player.status())
     return {"status": status_document(dialogue), "player": player, "memory": memory_document(dialogue)}
 
 

@@ -23,7 +23,7 @@ from videochat_online.serving.sources.uploads import AcceptedUpload, UploadLimit
 from videochat_online.serving.streams.image_dialogue import LiveImages
 from videochat_online.serving.streams.live_answer import LiveAnswer
 from videochat_online.serving.streams.live_stream import make_stream_memory
-from videochat_online.serving.streams.pool import StreamPool, Watching
+from videochat_online.serving.streams.pool import PoolEntry, StreamPool
 from videochat_online.serving.streams.stream_options import MAX_REMEMBERED, StreamOptions
 from videochat_online.synthetic.questions.question_templates import Question
 from videochat_online.text.questions import STREAMING_SUFFIX, multiple_choice_question, ovbench_question
@@ -58,14 +58,14 @@ class Viewer:
     """One tab: at most one stream at a time.
 
     Attributes:
-        watching: id of its stream; None before the first and after the last.
+        stream_id: id of its stream; None before the first and after the last.
         kind: "file" (or a URL), "camera" or "images".
         fps: frames a second that the model sees.
         questions: questions that the clip is known to answer.
         is_gone: the tab was closed; what was on its way is opened for nobody.
     """
 
-    watching: str | None = None
+    stream_id: str | None = None
     kind: str = ""
     fps: float = 1.0
     questions: tuple[Question, ...] = ()
@@ -97,13 +97,13 @@ class Viewers:
         with self._lock:
             return self._viewers.setdefault(tab, Viewer())
 
-    def watching(self, tab: str) -> Watching:
+    def entry(self, tab: str) -> PoolEntry:
         """A tab's stream.
 
         Raises:
             InputError: nothing is being watched, or not any more.
         """
-        name = self.of(tab).watching
+        name = self.of(tab).stream_id
         if name is None:
             raise InputError("nothing is being watched yet: choose an example, a video, the camera or images")
         return self.pool.find(name)
@@ -121,10 +121,10 @@ class Viewers:
         """Play a generated clip."""
         viewer = self.of(tab)
 
-        def begin(watching: Watching) -> None:
-            path = watching.folder / "example.mp4"
+        def begin(entry: PoolEntry) -> None:
+            path = entry.folder / "example.mp4"
             viewer.questions = make_example(title, path)
-            self._play(watching, path)
+            self._play(entry, path)
 
         self._open(viewer, "file", options, begin)
 
@@ -135,10 +135,10 @@ class Viewers:
             if upload.kind != "video":
                 raise InputError(f"{upload.name}: expected a video, found an image: see the tab Images")
 
-            def begin(watching: Watching) -> None:
-                kept = watching.folder / upload.path.name
+            def begin(entry: PoolEntry) -> None:
+                kept = entry.folder / upload.path.name
                 upload.path.rename(kept)
-                self._play(watching, kept)
+                self._play(entry, kept)
 
             self._open(viewer, "file", options, begin)
 
@@ -154,13 +154,13 @@ class Viewers:
         if "://" in address:
             url = check_url(address)
 
-            def begin(watching: Watching) -> None:
-                watching.player = NetworkPlayer(url, watching.stream)
+            def begin(entry: PoolEntry) -> None:
+                entry.player = NetworkPlayer(url, entry.stream)
         else:
             path = resolve_server_path(address, self.options.media_root)
 
-            def begin(watching: Watching) -> None:
-                self._play(watching, path)
+            def begin(entry: PoolEntry) -> None:
+                self._play(entry, path)
 
         self._open(viewer, "file", options, begin)
 
@@ -199,7 +199,7 @@ class Viewers:
         viewer: Viewer,
         kind: str,
         options: StreamOptions,
-        begin: Callable[[Watching], None] | None = None,
+        begin: Callable[[PoolEntry], None] | None = None,
         images: Sequence[Image.Image] | None = None,
     ) -> None:
         """Open a stream instead of the one before it, which is closed when nothing stands against the new one."""
@@ -208,42 +208,42 @@ class Viewers:
             if viewer.is_gone:
                 raise InputError("the page was closed meanwhile")
             self._close(viewer)
-            watching = self.pool.open(options, images)
+            entry = self.pool.open(options, images)
             viewer.kind, viewer.fps, viewer.questions = kind, options.fps, ()
             try:
                 if begin is not None:
-                    begin(watching)
+                    begin(entry)
             except Exception:
-                self.pool.close(watching.id)
+                self.pool.close(entry.id)
                 raise
-            viewer.watching = watching.id
+            viewer.stream_id = entry.id
 
     def _close(self, viewer: Viewer) -> None:
-        if viewer.watching is not None:
-            self.pool.close(viewer.watching)
-            viewer.watching = None
+        if viewer.stream_id is not None:
+            self.pool.close(viewer.stream_id)
+            viewer.stream_id = None
 
-    def _play(self, watching: Watching, path: Path) -> None:
-        player = FilePlayer(path, watching.stream)
-        watching.player = player
+    def _play(self, entry: PoolEntry, path: Path) -> None:
+        player = FilePlayer(path, entry.stream)
+        entry.player = player
         player.play()
 
     def ask(self, tab: str, question: str, options: Sequence[str]) -> Iterator[tuple[LiveAnswer, ...]]:
         """Ask, and give the dialogue again and again while the answer grows."""
-        watching = self.watching(tab)
+        entry = self.entry(tab)
         options = options if question.strip() else ()  # without a question they are none either
-        answer = watching.dialogue.ask(_multiple_choice(question.strip(), options, watching) if options else question)
-        yield watching.dialogue.answers
+        answer = entry.dialogue.ask(_multiple_choice(question.strip(), options, entry) if options else question)
+        yield entry.dialogue.answers
         for _ in answer.pieces():
-            yield watching.dialogue.answers
-        yield watching.dialogue.answers
+            yield entry.dialogue.answers
+        yield entry.dialogue.answers
 
 
-def _multiple_choice(question: str, options: Sequence[str], watching: Watching) -> str:
+def _multiple_choice(question: str, options: Sequence[str], entry: PoolEntry) -> str:
     """As in the benchmarks of streams, which models of this kind are trained for; images have no time."""
-    if isinstance(watching.dialogue, LiveImages):
+    if isinstance(entry.dialogue, LiveImages):
         return multiple_choice_question(question, options)
-    asked_at_s = round(watching.dialogue.status().time_s, 1)
+    asked_at_s = round(entry.dialogue.status().time_s, 1)
     return ovbench_question(question, options, asked_at_s=asked_at_s) + STREAMING_SUFFIX
 
 

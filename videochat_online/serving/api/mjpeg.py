@@ -18,7 +18,7 @@ from starlette.responses import Response
 from videochat_online.serving.api.schemas import RequestError
 from videochat_online.serving.api.service import ApiService, LiveResponse, call_in_loop
 from videochat_online.serving.streams.live_stream import LiveStream
-from videochat_online.serving.streams.pool import BusyError, Watching
+from videochat_online.serving.streams.pool import BusyError, PoolEntry
 
 logger = logging.getLogger(__name__)
 
@@ -41,16 +41,16 @@ class StreamViews:
 
     async def view(self, request: Request) -> Response:
         """The frame being shown, again and again."""
-        watching = await self._service.find(request.path_params["id"])
+        entry = await self._service.find(request.path_params["id"])
         if request.method == "HEAD":
             return Response(media_type=MJPEG)
-        feed = self._join(watching)
-        return LiveResponse(self._pictures(watching.id, feed), MJPEG, on_end=feed.leave)
+        feed = self._join(entry)
+        return LiveResponse(self._pictures(entry.id, feed), MJPEG, on_end=feed.leave)
 
     async def newest(self, request: Request) -> Response:
         """The frame being shown, once."""
-        watching = await self._service.find(request.path_params["id"])
-        feed, newest = self._join(watching), None
+        entry = await self._service.find(request.path_params["id"])
+        feed, newest = self._join(entry), None
         try:
             with anyio.move_on_after(SECONDS_TO_FIRST_PICTURE):
                 newest = await feed.newer_than(0)
@@ -60,11 +60,11 @@ class StreamViews:
             raise RequestError("the stream has no frame yet", 404)
         return Response(newest[1], media_type="image/jpeg", headers={"Cache-Control": "no-store"})
 
-    def _join(self, watching: Watching) -> PictureFeed:
-        feed = self._feeds.setdefault(watching.stream, PictureFeed())
+    def _join(self, entry: PoolEntry) -> PictureFeed:
+        feed = self._feeds.setdefault(entry.stream, PictureFeed())
         if feed.num_viewers >= self._service.limits.max_views:
             raise BusyError(f"the stream has {feed.num_viewers} viewers: try again later")
-        feed.join(watching.stream)
+        feed.join(entry.stream)
         return feed
 
     async def _pictures(self, name: str, feed: PictureFeed) -> AsyncGenerator[bytes, None]:

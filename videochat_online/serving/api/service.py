@@ -44,7 +44,7 @@ from videochat_online.serving.api.schemas import (
     status_document,
 )
 from videochat_online.serving.streams.live_answer import LiveAnswer, UnknownStreamError
-from videochat_online.serving.streams.pool import StreamPool, Watching
+from videochat_online.serving.streams.pool import PoolEntry, StreamPool
 from videochat_online.video.still_images import decode_image
 
 logger = logging.getLogger(__name__)
@@ -101,59 +101,59 @@ class ApiService:
     async def open(self, request: Request) -> Response:
         """A new stream."""
         options = options_of(await _read_json(request), self.limits)
-        watching = await self.call(self.pool.open, options)
-        return JSONResponse({"id": watching.id, "options": options_document(options)}, 201)
+        entry = await self.call(self.pool.open, options)
+        return JSONResponse({"id": entry.id, "options": options_document(options)}, 201)
 
     async def describe(self, request: Request) -> Response:
         """A stream: its options, how it is doing, what it remembers, what was asked."""
-        watching = await self.find(request.path_params["id"])
-        return JSONResponse(await self.call(_describe, watching))
+        entry = await self.find(request.path_params["id"])
+        return JSONResponse(await self.call(_describe, entry))
 
     async def close(self, request: Request) -> Response:
         """End a stream."""
-        watching = await self.find(request.path_params["id"])
-        await self.call(self.pool.close, watching.id)
+        entry = await self.find(request.path_params["id"])
+        await self.call(self.pool.close, entry.id)
         return Response(status_code=204)
 
     async def push(self, request: Request) -> Response:
         """A frame."""
-        watching = await self.find(request.path_params["id"])
+        entry = await self.find(request.path_params["id"])
         check_fields(request.query_params, ("time_s",))
         time_s = _seconds(request.query_params.get("time_s"))
         data = await _read(request, self.limits.max_frame_bytes, "frame")
-        return JSONResponse(await self.push_frame(watching, data, time_s))
+        return JSONResponse(await self.push_frame(entry, data, time_s))
 
     async def ask(self, request: Request) -> Response:
         """A question, answered whole or piece by piece."""
-        watching = await self.find(request.path_params["id"])
+        entry = await self.find(request.path_params["id"])
         document = await _read_json(request)
         check_fields(document, ("question", "stream"))
         question, in_pieces = question_of(document), document.get("stream", False)
         if not isinstance(in_pieces, bool):
             raise RequestError(f"stream: expected true or false, found {shown(in_pieces)}")
-        answer = await self.call(watching.stream.ask, question)
+        answer = await self.call(entry.stream.ask, question)
         if in_pieces:
-            return LiveResponse(self._answer_events(watching.id, answer), "text/event-stream", on_end=answer.stop)
-        await self._wait_for_answer(watching.id, answer, request)
+            return LiveResponse(self._answer_events(entry.id, answer), "text/event-stream", on_end=answer.stop)
+        await self._wait_for_answer(entry.id, answer, request)
         return JSONResponse(answer_document(answer))
 
     async def stop_answer(self, request: Request) -> Response:
         """End the answer that is being given, if there is one."""
-        watching = await self.find(request.path_params["id"])
-        await self.call(watching.stream.stop_answer)
+        entry = await self.find(request.path_params["id"])
+        await self.call(entry.stream.stop_answer)
         return Response(status_code=204)
 
     async def forget_dialogue(self, request: Request) -> Response:
         """Forget what was asked, but not what was seen."""
-        watching = await self.find(request.path_params["id"])
-        await self.call(watching.stream.forget_dialogue)
+        entry = await self.find(request.path_params["id"])
+        await self.call(entry.stream.forget_dialogue)
         return Response(status_code=204)
 
     async def call(self, function: Callable[..., _Result], *arguments: Any) -> _Result:
         """Run what may block in a thread."""
         return await anyio.to_thread.run_sync(partial(function, *arguments), limiter=self._threads)
 
-    async def find(self, name: str) -> Watching:
+    async def find(self, name: str) -> PoolEntry:
         """As `StreamPool.find`."""
         return await self.call(self.pool.find, name)
 
@@ -176,11 +176,11 @@ class ApiService:
         finally:
             task.cancel()
 
-    async def push_frame(self, watching: Watching, data: bytes, time_s: float | None) -> dict[str, Any]:
+    async def push_frame(self, entry: PoolEntry, data: bytes, time_s: float | None) -> dict[str, Any]:
         """Decode a frame and put it in.
 
         Args:
-            watching: the stream.
+            entry: the stream.
             data: an encoded image.
             time_s: stream time; None for now, in seconds since the stream was opened.
 
@@ -196,7 +196,7 @@ class ApiService:
             raise too_large(self.limits.max_frame_bytes, "frame")
         decode = partial(decode_frame, data, self.limits.max_frame_pixels)
         pixels_HWC = await anyio.to_thread.run_sync(decode, limiter=self._decoders)
-        return await self.call(_receive, watching, pixels_HWC, time_s)
+        return await self.call(_receive, entry, pixels_HWC, time_s)
 
     async def _wait_for_answer(self, name: str, answer: LiveAnswer, request: Request) -> None:
         """Wait until an answer is over; it is stopped when nobody listens any more."""
@@ -291,10 +291,10 @@ def decode_frame(data: bytes, max_pixels: int) -> npt.NDArray[np.uint8]:
     return np.asarray(image, dtype=np.uint8)
 
 
-def _receive(watching: Watching, pixels_HWC: npt.NDArray[np.uint8], time_s: float | None) -> dict[str, Any]:
-    stream = watching.stream
-    with watching.lock:
-        at_s = time.monotonic() - watching.opened_s if time_s is None else time_s
+def _receive(entry: PoolEntry, pixels_HWC: npt.NDArray[np.uint8], time_s: float | None) -> dict[str, Any]:
+    stream = entry.stream
+    with entry.lock:
+        at_s = time.monotonic() - entry.opened_s if time_s is None else time_s
         is_accepted = stream.receive(pixels_HWC, at_s)
     status = stream.status()
     return {
@@ -305,10 +305,10 @@ def _receive(watching: Watching, pixels_HWC: npt.NDArray[np.uint8], time_s: floa
     }
 
 
-def _describe(watching: Watching) -> dict[str, Any]:
-    stream = watching.stream
+def _describe(entry: PoolEntry) -> dict[str, Any]:
+    stream = entry.stream
     return {
-        "id": watching.id,
+        "id": entry.id,
         "options": options_document(stream.options),
         "status": status_document(stream),
         "memory": memory_document(stream),

@@ -98,17 +98,17 @@ class StreamSocket:
         if len(data) <= FRAME_HEAD.size:
             raise RequestError(f"expected 8 bytes of time, then an image, got {len(data)} bytes")
         (time_s,) = FRAME_HEAD.unpack_from(data)
-        watching = await self._service.find(self._name)
-        await self._service.push_frame(watching, data[FRAME_HEAD.size :], None if math.isnan(time_s) else time_s)
+        entry = await self._service.find(self._name)
+        await self._service.push_frame(entry, data[FRAME_HEAD.size :], None if math.isnan(time_s) else time_s)
 
     async def _obey(self, kind: str, document: dict[str, Any], request_id: str | int | None, group: TaskGroup) -> None:
-        watching = await self._service.find(self._name)
+        entry = await self._service.find(self._name)
         if kind == "status":
-            await self._send("status", await self._service.call(status_document, watching.stream))
+            await self._send("status", await self._service.call(status_document, entry.stream))
         elif kind == "stop":
-            await self._service.call(watching.stream.stop_answer)
+            await self._service.call(entry.stream.stop_answer)
         else:
-            self._answer = await self._service.call(watching.stream.ask, question_of(document))
+            self._answer = await self._service.call(entry.stream.ask, question_of(document))
             group.start_soon(self._tell, self._answer, request_id)
 
     async def _tell(self, answer: LiveAnswer, request_id: str | int | None) -> None:

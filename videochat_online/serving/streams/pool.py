@@ -1,4 +1,4 @@
-"""Who is watching: a bounded number of streams, each of one viewer, freed when it is closed or left alone."""
+"""Open streams: a bounded number of them, each of one viewer, freed when it is closed or left alone."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class BusyError(InputError):
 
 
 @dataclass
-class Watching:
+class PoolEntry:
     """A viewer's stream with what belongs to it.
 
     Attributes:
@@ -100,7 +100,7 @@ class StreamPool:
         self.max_streams, self.idle_s = max_streams, idle_s
         self._now = now
         self._folder = Path(tempfile.mkdtemp(prefix="videochat_online_"))
-        self._watching: dict[str, Watching] = {}
+        self._entries: dict[str, PoolEntry] = {}
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._reaper = threading.Thread(target=self._reap_for_ever, name="reaper", daemon=True)
@@ -108,9 +108,9 @@ class StreamPool:
 
     def __len__(self) -> int:
         with self._lock:
-            return len(self._watching)
+            return len(self._entries)
 
-    def open(self, options: StreamOptions, images: Sequence[Image.Image] | None = None) -> Watching:
+    def open(self, options: StreamOptions, images: Sequence[Image.Image] | None = None) -> PoolEntry:
         """A new stream, or a dialogue about images.
 
         Raises:
@@ -121,7 +121,7 @@ class StreamPool:
         with self._lock:
             if self._closed.is_set():
                 raise InputError("the server is shutting down")
-            if len(self._watching) >= self.max_streams:
+            if len(self._entries) >= self.max_streams:
                 raise BusyError(f"all {self.max_streams} places are taken: try again in a minute")
             dialogue: LiveStream | LiveImages
             if images is None:
@@ -129,9 +129,9 @@ class StreamPool:
             else:
                 dialogue = LiveImages(self.model, images, options, self.gate)
             folder = self.make_folder()
-            watching = Watching(id=folder.name, dialogue=dialogue, folder=folder, used_s=self._now())
-            self._watching[watching.id] = watching
-            return watching
+            entry = PoolEntry(id=folder.name, dialogue=dialogue, folder=folder, used_s=self._now())
+            self._entries[entry.id] = entry
+            return entry
 
     def make_folder(self) -> Path:
         """A new folder for files of one viewer; what is left in it goes with the server."""
@@ -139,31 +139,31 @@ class StreamPool:
         folder.mkdir()
         return folder
 
-    def find(self, name: str) -> Watching:
+    def find(self, name: str) -> PoolEntry:
         """The stream of that id, which counts as used.
 
         Raises:
             UnknownStreamError: there is none.
         """
         with self._lock:
-            watching = self._watching.get(name)
-            if watching is None:
+            entry = self._entries.get(name)
+            if entry is None:
                 raise UnknownStreamError("no such stream: it was closed, or left alone for too long")
-            watching.used_s = self._now()
-            return watching
+            entry.used_s = self._now()
+            return entry
 
     def close(self, name: str) -> None:
         """End a stream, so that another may be opened; nothing happens if there is none."""
         with self._lock:
-            watching = self._watching.pop(name, None)
-        if watching is not None:
-            watching.close()
+            entry = self._entries.pop(name, None)
+        if entry is not None:
+            entry.close()
 
     def reap(self) -> None:
         """Close the streams that nobody has used for too long."""
         with self._lock:
             late_s = self._now() - self.idle_s
-            idle = [name for name, watching in self._watching.items() if watching.used_s < late_s]
+            idle = [name for name, entry in self._entries.items() if entry.used_s < late_s]
         for name in idle:
             logger.info("closing a stream that nobody has used for %g s", self.idle_s)
             self.close(name)
@@ -172,7 +172,7 @@ class StreamPool:
         """End every stream; none can be opened after that."""
         self._closed.set()
         with self._lock:
-            names = list(self._watching)
+            names = list(self._entries)
         for name in names:
             self.close(name)
         self._reaper.join()
