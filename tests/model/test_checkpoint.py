@@ -12,8 +12,8 @@ from transformers import InternVLConfig, InternVLForConditionalGeneration
 from random_networks import edit, random_network
 from videochat_online.errors import CheckpointError, InputError
 from videochat_online.model import VideoChatOnlineConfig, export_original, load_model, load_network
-from videochat_online.model.checkpoints.checkpoint import tensor_names
 from videochat_online.model.checkpoints.original import merge_lora, original_config, translate_config
+from videochat_online.model.checkpoints.weight_files import tensor_names
 
 LLMS = ("phi3", "qwen2", "qwen3", "llama")
 

@@ -32,7 +32,7 @@ from videochat_online.cli.main import main
 from videochat_online.errors import CheckpointError, InputError
 from videochat_online.model import VideoChatOnlineForConditionalGeneration, load_model, load_network
 from videochat_online.model.checkpoints.checkpoint import write_state
-from videochat_online.model.checkpoints.hf_export import check_export, logits_of_hf, text_side
+from videochat_online.model.checkpoints.hf_export import check_export, probe_logits, text_side
 from videochat_online.model.checkpoints.hf_layout import hf_config, to_hf_state
 from videochat_online.streaming import GenerationSettings, ImageChat
 from videochat_online.testing import LLMS
@@ -204,7 +204,7 @@ class TestRefusals:
 
     def test_a_language_model_that_computes_more_than_its_layers(self, tmp_path):
         network = random_network("qwen2", image_token_id=7).float()
-        expected = logits_of_hf(network, network.config)
+        expected = probe_logits(network, network.config)
         write_state(to_hf_state(network.state_dict()), hf_config(network.config, 7), tmp_path, "5GB")
         assert check_export(tmp_path, expected, network.config, torch.float32) < 1e-5
         with pytest.raises(CheckpointError, match=r"answers otherwise: logits differ by up to \d"):
@@ -342,7 +342,7 @@ class TestTiedHeads:
         network = random_network("qwen2", image_token_id=7)
         network.config.text_config.tie_word_embeddings = network.config.tie_word_embeddings = True
         tied = type(network)(network.config).eval()
-        expected = logits_of_hf(tied, tied.config)
+        expected = probe_logits(tied, tied.config)
         tied.save_pretrained(tmp_path / "native")
         state = {key: value for key, value in tied.state_dict().items() if "lm_head" not in key}
         write_state(to_hf_state(state), hf_config(tied.config, 7), tmp_path / "hf", "5GB")

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from videochat_online.errors import CheckpointError, InputError
 from videochat_online.model import VideoChatOnlineForConditionalGeneration, export_original, load_network
-from videochat_online.model.checkpoints.hf_export import check_export, export_hf, logits_of_hf, text_side
+from videochat_online.model.checkpoints.hf_export import check_export, export_hf, probe_logits, text_side
 from videochat_online.model.checkpoints.model_card import write_card
 from videochat_online.model.checkpoints.weight_files import is_failed_write
 from videochat_online.model.loading import load_config
@@ -87,7 +87,7 @@ def _write_hf(
     text = text_side(tokenizer, network.config)
     network.eval()
     network.config.image_token_id = special_ids(tokenizer).image_context
-    expected = logits_of_hf(network, network.config)
+    expected = probe_logits(network, network.config)
     export_hf(network, text, destination)
     num_parameters, config, dtype = network.num_parameters(), network.config, network.dtype
     del network  # or the weights would be in memory twice

@@ -57,7 +57,7 @@ from videochat_online.evaluation.run.evaluation_plan import settled
 from videochat_online.evaluation.run.preview import TextModel, preview
 from videochat_online.evaluation.scoring.judge import KEY_VARIABLE, UNNAMED, Judge
 from videochat_online.evaluation.scoring.open_answers import JUDGE, SCORER_NAMES
-from videochat_online.model.checkpoints.checkpoint import weights_digest
+from videochat_online.model.checkpoints.weight_files import weights_digest
 from videochat_online.model.loading import resolve_checkpoint
 from videochat_online.runs.provenance import git_revision, timestamp, versions
 from videochat_online.text import get_template, load_tokenizer

@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from videochat_online.errors import CheckpointError, InputError
-from videochat_online.model.checkpoints.checkpoint import read_network as load_whole
+from videochat_online.model.checkpoints.checkpoint import read_network
 from videochat_online.model.checkpoints.saved_adapters import (
     ADAPTER_FILES,
     BASE_FILE,
@@ -36,7 +36,8 @@ from videochat_online.model.checkpoints.saved_adapters import (
     read_adapter,
     read_learned,
 )
-from videochat_online.model.checkpoints.weight_files import is_hub_name
+from videochat_online.model.checkpoints.strict import read_config
+from videochat_online.model.checkpoints.weight_files import first_line, is_hub_name
 from videochat_online.model.compiling import PARTS, check_compiler, compile_steps, compile_tower
 from videochat_online.model.configuration import VideoChatOnlineConfig
 from videochat_online.model.modeling import VideoChatOnlineForConditionalGeneration
@@ -191,20 +192,20 @@ def load_model(
     _check_speed_options(quantization, int8, cache, compile, attn_implementation)
     directory = resolve_checkpoint(name_or_path)
     adapters = None if adapter is None else resolve_checkpoint(adapter)
-    place = choose_device(device)
+    chosen_device = choose_device(device)
     if attn_implementation == "auto" and compile in ("language", "both"):
-        attn_implementation = "sdpa"  # FlashAttention takes no mask, which hides the places of tokens to come
+        attn_implementation = "sdpa"  # FlashAttention takes no mask, which hides the positions of tokens to come
     config = load_config(directory, adapters)
-    weights_dtype = choose_dtype(dtype, place, config)
+    weights_dtype = choose_dtype(dtype, chosen_device, config)
     chat_template = get_template(template or config.template)
     loaded_tokenizer = load_tokenizer(tokenizer or directory)
     network = load_network(
         directory,
         adapter=adapters,
         dtype=weights_dtype,
-        device=place,
-        attn_implementation=choose_attention(attn_implementation, place, weights_dtype, config),
-        **({"quantization_config": quantization_config(quantization, place)} if quantization else {}),
+        device=chosen_device,
+        attn_implementation=choose_attention(attn_implementation, chosen_device, weights_dtype, config),
+        **({"quantization_config": quantization_config(quantization, chosen_device)} if quantization else {}),
     ).eval()
     _fit_tokenizer(directory, network, loaded_tokenizer)
     if config.image_size != config.vision_config.image_size[0]:
@@ -239,7 +240,7 @@ def load_network(
         directory: holds `config.json`, and weights of any known layout or a checkpoint of what was learned.
         adapter: a folder of PEFT's adapters, which are merged into the weights.
         dtype: of the weights; "auto" is the checkpoint's.
-        **kwargs: as `checkpoint.load_network` takes them.
+        **kwargs: as `checkpoint.read_network` takes them.
 
     Raises:
         CheckpointError: as it does; or a base that is gone or has other weights, or adapters that do not fit.
@@ -248,7 +249,7 @@ def load_network(
     directory = Path(directory)
     source = adapter or directory
     if adapter is None and not holds_learned(directory):
-        return load_whole(directory, dtype=dtype, **kwargs)
+        return read_network(directory, dtype=dtype, **kwargs)
     if is_deepspeed_zero3_enabled():
         raise InputError(f"{source}: under ZeRO-3 expected a whole model: `convert` writes one")
     if adapter is not None:
@@ -263,7 +264,7 @@ def load_network(
     kwargs.setdefault("config", load_config(directory, adapter))
     state = merged_state(network, learned)
     del network, learned
-    return load_whole(source, dtype=dtype, state_dict=state, **kwargs)
+    return read_network(source, dtype=dtype, state_dict=state, **kwargs)
 
 
 def _base_of(checkpoint: Path, base: Base) -> Path:
@@ -314,9 +315,8 @@ def resolve_checkpoint(name_or_path: str | Path, *, with_weights: bool = True) -
         OfflineModeIsEnabled,
         OSError,
     ) as error:
-        reason = str(error).strip().splitlines()[0]
         raise CheckpointError(
-            f"{name_or_path}: no such directory, and the Hugging Face Hub did not give it: {reason}"
+            f"{name_or_path}: no such directory, and the Hugging Face Hub did not give it: {first_line(error)}"
         ) from error
 
 
@@ -336,13 +336,7 @@ def load_config(directory: Path, adapter: Path | None = None) -> VideoChatOnline
     if not (directory / "config.json").is_file():
         found = "no config.json in it" if directory.is_dir() else "a file" if directory.exists() else "nothing"
         raise CheckpointError(f"{directory}: expected a model directory with config.json, found {found}")
-    try:
-        return VideoChatOnlineConfig.from_pretrained(directory)
-    except InputError as error:
-        raise CheckpointError(f"{directory}/config.json: {error}") from error
-    except Exception as error:  # transformers raises whatever the odd value trips over, its own types included
-        reason = " ".join(str(error).split())
-        raise CheckpointError(f"{directory}/config.json: not a configuration we can read: {reason}") from error
+    return read_config(directory)
 
 
 def _fit_tokenizer(

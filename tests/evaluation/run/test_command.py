@@ -18,7 +18,7 @@ from videochat_online.cli.main import COMMANDS, main, parse
 from videochat_online.errors import InputError
 from videochat_online.evaluation import Shard
 from videochat_online.evaluation.report.environment import run_conditions
-from videochat_online.model.checkpoints.checkpoint import weights_digest
+from videochat_online.model.checkpoints.weight_files import weights_digest
 from videochat_online.runs import progress
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -19,7 +19,7 @@ from videochat_online.evaluation.run.answering import ANSWER_BY, asked_kind
 from videochat_online.evaluation.run.evaluation_folder import Shard
 from videochat_online.evaluation.scoring.judge import Judge
 from videochat_online.evaluation.scoring.open_answers import JUDGE, SCORER_NAMES, parse_number
-from videochat_online.model.checkpoints.checkpoint import weights_digest
+from videochat_online.model.checkpoints.weight_files import weights_digest
 from videochat_online.runs.files import file_digest
 from videochat_online.streaming import GenerationSettings
 

@@ -17,8 +17,10 @@ from transformers.models.internvl.configuration_internvl import InternVLVisionCo
 from transformers.models.internvl.modeling_internvl import InternVLVisionModel
 
 from videochat_online.errors import CheckpointError, InputError
-from videochat_online.model.checkpoints.checkpoint import blank_network, read_network
-from videochat_online.model.checkpoints.original import to_our_tower, translate_vision
+from videochat_online.model.checkpoints.checkpoint import read_network
+from videochat_online.model.checkpoints.hf_layout import TILING_KEYS, VISION_MODEL_TYPE
+from videochat_online.model.checkpoints.original import ORIGINAL_VISION_TYPE, to_our_tower, translate_vision
+from videochat_online.model.checkpoints.strict import raise_on_difference
 from videochat_online.model.checkpoints.weight_files import first_line, read_state
 from videochat_online.model.configuration import VideoChatOnlineConfig
 from videochat_online.model.modeling import Projector, VideoChatOnlineForConditionalGeneration
@@ -33,8 +35,7 @@ from videochat_online.text import (
     own_template,
 )
 
-_OF_TOWER: tuple[str, ...] = ("downsample_ratio", "ps_version", "select_layer", "image_size", "dynamic_image_size")
-_OF_TOWER += ("pad2square", "use_thumbnail", "min_dynamic_patch", "max_dynamic_patch")
+_OF_TOWER = ("downsample_ratio", "ps_version", "select_layer", "image_size", *TILING_KEYS)
 """Settings of a checkpoint that its vision tower was trained with."""
 
 
@@ -88,7 +89,7 @@ def assemble(
         dtype=dtype,
         **settings,
     )
-    network = blank_network(config)
+    network = VideoChatOnlineForConditionalGeneration.blank(config)
     network.language_model, network.vision_tower = text_network, tower
     use_explicit_regime(text_network)
     with torch.random.fork_rng():
@@ -139,9 +140,7 @@ def _load_language_model(source: Path) -> tuple[PreTrainedModel, PreTrainedToken
         raise CheckpointError(
             f"{source}/config.json: expected max_position_embeddings, its context, found none: {kind}"
         )
-    wrong = [*report["missing_keys"], *report["unexpected_keys"], *(key for key, *_ in report["mismatched_keys"])]
-    if wrong:
-        raise CheckpointError(f"{source}: the weights do not fit config.json: {', '.join(sorted(map(str, wrong))[:4])}")
+    raise_on_difference(f"{source}: the weights do not fit config.json", report)
     return network, tokenizer
 
 
@@ -167,12 +166,14 @@ def _load_tower(folder: Path) -> tuple[Any, dict[str, Any], InternVLVisionModel]
     expected = {name: tuple(tensor.shape) for name, tensor in tower.state_dict().items()}
     expected.pop("embeddings.mask_token", None)
     found = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    if found != expected:
-        wrong = sorted(name for name in {*found, *expected} if found.get(name) != expected.get(name))
-        raise CheckpointError(
-            f"{folder}: the weights do not fit config.json:"
-            f" {'; '.join(f'{name}: expected {expected.get(name)}, found {found.get(name)}' for name in wrong[:4])}"
-        )
+    report = {
+        "missing_keys": expected.keys() - found.keys(),
+        "unexpected_keys": found.keys() - expected.keys(),
+        "mismatched_keys": [
+            (name, found[name], shape) for name, shape in expected.items() if found.get(name, shape) != shape
+        ],
+    }
+    raise_on_difference(f"{folder}: the weights do not fit config.json", report)
     tower.load_state_dict(state, strict=False, assign=True)
     return config, {"image_size": config.image_size[0]}, tower
 
@@ -184,6 +185,6 @@ def _config_alone(folder: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, RecursionError):
         return None  # said by who reads it next
     kind = config.get("model_type") if isinstance(config, dict) else None
-    if kind == "intern_vit_6b":
+    if kind == ORIGINAL_VISION_TYPE:
         return translate_vision(config)
-    return config if kind == "internvl_vision" else None
+    return config if kind == VISION_MODEL_TYPE else None

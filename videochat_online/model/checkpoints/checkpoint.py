@@ -12,21 +12,9 @@ from huggingface_hub import save_torch_state_dict
 from transformers import PreTrainedModel
 
 from videochat_online.model.checkpoints.original import original_config, to_original_state
-from videochat_online.model.checkpoints.strict import blank
-from videochat_online.model.checkpoints.weight_files import tensor_names, weight_files, weights_digest
 from videochat_online.model.configuration import VideoChatOnlineConfig
 from videochat_online.model.modeling import VideoChatOnlineForConditionalGeneration
 from videochat_online.model.placing import fitting_attention
-
-__all__ = [
-    "blank_network",
-    "export_original",
-    "read_network",
-    "tensor_names",
-    "weight_files",
-    "weights_digest",
-    "write_state",
-]
 
 
 def read_network(
@@ -61,15 +49,6 @@ def read_network(
         arguments["device_map"] = {"": device}
     network = VideoChatOnlineForConditionalGeneration.from_pretrained(Path(directory), **arguments)
     return cast(VideoChatOnlineForConditionalGeneration, network)
-
-
-def blank_network(config: VideoChatOnlineConfig) -> VideoChatOnlineForConditionalGeneration:
-    """The network of a configuration without storage for its weights.
-
-    Raises:
-        CheckpointError: no network has such sizes.
-    """
-    return cast(VideoChatOnlineForConditionalGeneration, blank(VideoChatOnlineForConditionalGeneration, config))
 
 
 def export_original(network: PreTrainedModel, directory: str | Path, max_shard_size: str = "5GB") -> None:

@@ -31,6 +31,7 @@ from videochat_online.constants import (
 from videochat_online.errors import CheckpointError
 from videochat_online.model.checkpoints.checkpoint import plain_state, write_state
 from videochat_online.model.checkpoints.hf_layout import hf_config, to_hf_state
+from videochat_online.model.checkpoints.strict import raise_on_difference
 from videochat_online.model.configuration import VideoChatOnlineConfig
 from videochat_online.text import (
     ChatTemplate,
@@ -269,7 +270,7 @@ def _parts(segments: Sequence[Segment]) -> list[dict[str, str]] | str:
 
 
 @torch.inference_mode()
-def logits_of_hf(network: PreTrainedModel, config: VideoChatOnlineConfig) -> Tensor:
+def probe_logits(network: PreTrainedModel, config: VideoChatOnlineConfig) -> Tensor:
     """Logits [L, words] of one made-up picture among made-up words: they go through every weight.
 
     Args:
@@ -298,7 +299,7 @@ def check_export(directory: str | Path, expected: Tensor, config: VideoChatOnlin
 
     Args:
         directory: directory that `export_hf` wrote.
-        expected: `first_logits` of the network that was exported.
+        expected: `probe_logits` of the network that was exported.
         config: its configuration.
         dtype: dtype of its weights.
 
@@ -311,10 +312,8 @@ def check_export(directory: str | Path, expected: Tensor, config: VideoChatOnlin
     network, report = AutoModelForImageTextToText.from_pretrained(
         directory, dtype=dtype, output_loading_info=True, attn_implementation="sdpa"
     )
-    strange = sorted(map(str, [*report["missing_keys"], *report["unexpected_keys"], *report["mismatched_keys"]]))
-    if strange:
-        raise CheckpointError(f"transformers' own class does not read the export: {', '.join(strange[:4])}")
-    found = logits_of_hf(network.eval(), config)
+    raise_on_difference("transformers' own class does not read the export", report)
+    found = probe_logits(network.eval(), config)
     gap = float((found - expected).abs().max())
     allowed = 32 * torch.finfo(dtype).eps * max(1.0, float(expected.abs().max()))
     if not gap <= allowed:

@@ -8,7 +8,7 @@ transformers keeps and does not read.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -21,12 +21,14 @@ HF_MODEL_TYPE = "internvl"
 VISION_MODEL_TYPE = "internvl_vision"
 HF_ARCHITECTURE = "InternVLForConditionalGeneration"
 OWN_KEY = "videochat_online"
-"""Of a `-hf` config.json: what its own keys cannot say."""
+"""Key of a `-hf` config.json under which stands what its own keys cannot say."""
 
-OWN_FACTS: tuple[str, ...] = ("image_size", "drop_path_rate", "template", "system_message", "memory_intervals")
-OWN_FACTS += ("pad2square", "dynamic_image_size", "use_thumbnail", "min_dynamic_patch", "max_dynamic_patch")
+TILING_KEYS = ("pad2square", "dynamic_image_size", "use_thumbnail", "min_dynamic_patch", "max_dynamic_patch")
+"""Keys of every layout but `-hf` that say how a still image is cut."""
 
-# As transformers saved before its version 5, and since.
+OWN_FACTS = ("image_size", "drop_path_rate", "template", "system_message", "memory_intervals", *TILING_KEYS)
+
+# (theirs, ours): as transformers saves since its version 5, and as it did before.
 HF_NAMES = (
     ("model.vision_tower.", "vision_tower."),
     ("model.multi_modal_projector.", "projector."),
@@ -34,13 +36,17 @@ HF_NAMES = (
     ("model.language_model.", "language_model.model."),
     ("lm_head.", "language_model.lm_head."),
 )
-# Longest first: the head stands inside our language model.
-_NEW_NAMES = (
-    ("language_model.lm_head.", "lm_head."),
-    ("language_model.model.", "model.language_model."),
-    ("projector.", "model.multi_modal_projector."),
-    ("vision_tower.", "model.vision_tower."),
-)
+
+
+def renamed(name: str, prefixes: Iterable[tuple[str, str]]) -> str:
+    """A tensor's name with the first of the prefixes (old, new) that it begins with replaced; without any as it is."""
+    old, new = next((pair for pair in prefixes if name.startswith(pair[0])), ("", ""))
+    return new + name.removeprefix(old)
+
+
+def reverse(prefixes: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Prefixes in the other direction: (old, new) as (new, old)."""
+    return [(new, old) for old, new in prefixes]
 
 
 def check_vision_type(vision: Any, known: Sequence[str] = (VISION_MODEL_TYPE,)) -> None:
@@ -111,10 +117,12 @@ def hf_config(config: Any, image_token_id: int) -> dict[str, Any]:
     }
     for key in (key for key, is_refused in refused.items() if is_refused):
         raise CheckpointError(f"{key} {getattr(config, key)!r}: transformers' InternVL knows no such thing")
-    text = {key: value for key, value in config.text_config.to_dict().items() if key != "transformers_version"}
+    text, vision = config.text_config.to_dict(), config.vision_config.to_dict()
+    for part in (text, vision):
+        part.pop("transformers_version", None)
     # vLLM looks up the class of the language model by its name.
-    text["architectures"] = [_causal_class_name(config.text_config)]
-    vision = {key: value for key, value in config.vision_config.to_dict().items() if key != "transformers_version"}
+    class_name = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.text_config.model_type)
+    text["architectures"] = [class_name if isinstance(class_name, str) else class_name[0]]
     return {
         "architectures": [HF_ARCHITECTURE],
         "model_type": HF_MODEL_TYPE,
@@ -132,15 +140,9 @@ def hf_config(config: Any, image_token_id: int) -> dict[str, Any]:
     }
 
 
-def _causal_class_name(text_config: Any) -> str:
-    name = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(text_config.model_type)
-    return name if isinstance(name, str) else name[0]
-
-
 def hf_key(key: str) -> str:
-    """Our tensor name in transformers 5; one that has no place there stays as it is."""
-    ours, theirs = next((pair for pair in _NEW_NAMES if key.startswith(pair[0])), ("", ""))
-    return theirs + key.removeprefix(ours)
+    """Our tensor name in transformers 5; one that it does not have stays as it is."""
+    return renamed(key, reverse(HF_NAMES))
 
 
 def to_hf_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ parts hold `base_layer`, `lora_A.default`, `lora_B.default` in place of a weight
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -19,8 +19,11 @@ from transformers import CONFIG_MAPPING, GenerationConfig, PreTrainedConfig
 from videochat_online.errors import CheckpointError
 from videochat_online.model.checkpoints.hf_layout import (
     HF_MODEL_TYPE,
+    TILING_KEYS,
     VISION_MODEL_TYPE,
     check_vision_type,
+    renamed,
+    reverse,
     translate_hf,
 )
 
@@ -37,31 +40,32 @@ _LLM_ARCHITECTURES = {
     "InternLM2ForCausalLM": "llama",
 }
 # Called the same in both layouts.
-_SAME_KEYS: tuple[str, ...] = (
-    "downsample_ratio",
-    "ps_version",
-    "select_layer",
-    "template",
-    "system_message",
-    "pad2square",
-)
-_SAME_KEYS += ("dynamic_image_size", "use_thumbnail", "min_dynamic_patch", "max_dynamic_patch")
+_SAME_KEYS = ("downsample_ratio", "ps_version", "select_layer", "template", "system_message", *TILING_KEYS)
 # Keys that steer code we do not run: remote classes, attention kernels, libraries of the time.
 _DROPPED_KEYS = {"auto_map", "architectures", "attn_implementation", "use_flash_attn", "_name_or_path"}
 _DROPPED_KEYS |= {"transformers_version", "torch_dtype", "model_type", "use_bfloat16"}
 
-
+# Of a vision tower: (published, ours, what InternViT's own code takes where a file does not say; None has to be said).
+_VISION_FIELDS = (
+    ("hidden_size", "hidden_size", None),
+    ("num_hidden_layers", "num_hidden_layers", None),
+    ("num_attention_heads", "num_attention_heads", None),
+    ("intermediate_size", "intermediate_size", None),
+    ("hidden_act", "hidden_act", "gelu"),
+    ("qkv_bias", "attention_bias", False),
+    ("qk_normalization", "use_qk_norm", False),
+    ("dropout", "hidden_dropout_prob", 0.0),
+    ("attention_dropout", "attention_dropout", 0.0),
+    ("initializer_range", "initializer_range", 0.02),
+    ("initializer_factor", "layer_scale_init_value", 0.1),
+    ("norm_type", "norm_type", "layer_norm"),
+    ("layer_norm_eps", "layer_norm_eps", 1e-6),
+    ("image_size", "image_size", 448),
+    ("patch_size", "patch_size", 14),
+    ("num_channels", "num_channels", 3),
+)
 # What the code of a published checkpoint reads, apart from what every configuration has.
-_VISION_KEYS = {
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "intermediate_size",
-    "hidden_act",
-    "qkv_bias",
-}
-_VISION_KEYS |= {"qk_normalization", "norm_type", "layer_norm_eps", "initializer_range", "initializer_factor"}
-_VISION_KEYS |= {"dropout", "attention_dropout", "drop_path_rate", "image_size", "patch_size", "num_channels"}
+_VISION_KEYS = {theirs for theirs, _, _ in _VISION_FIELDS} | {"drop_path_rate"}
 # Written by some releases, and read where `use_moe` is set.
 _EXPERTS = {"capacity_factor", "eval_capacity_factor", "laux_allreduce", "num_experts", "num_routed_experts"}
 _EXPERTS |= {"num_shared_experts", "moe_coeff_ratio", "moe_intermediate_size", "moe_output_scale", "noisy_gate_policy"}
@@ -123,27 +127,12 @@ def translate_vision(vision: Mapping[str, Any]) -> dict[str, Any]:
             f"config.json: vision_config.architectures[0]: expected InternVisionModel, got {architecture!r}"
         )
     _check_keys("vision_config", vision, _VISION_KEYS if vision.get("use_moe") else _VISION_KEYS | _EXPERTS)
-    return {
-        "model_type": VISION_MODEL_TYPE,
-        "hidden_size": vision["hidden_size"],
-        "num_hidden_layers": vision["num_hidden_layers"],
-        "num_attention_heads": vision["num_attention_heads"],
-        "intermediate_size": vision["intermediate_size"],
-        "hidden_act": vision.get("hidden_act", "gelu"),
-        "attention_bias": vision.get("qkv_bias", False),
-        "use_qk_norm": vision.get("qk_normalization", False),
-        "hidden_dropout_prob": vision.get("dropout", 0.0),
-        "attention_dropout": vision.get("attention_dropout", 0.0),
-        "initializer_range": vision.get("initializer_range", 0.02),
-        "norm_type": vision.get("norm_type", "layer_norm"),
-        "layer_norm_eps": vision.get("layer_norm_eps", 1e-6),
-        "layer_scale_init_value": vision.get("initializer_factor", 0.1),
-        "image_size": vision.get("image_size", 448),
-        "patch_size": vision.get("patch_size", 14),
-        "num_channels": vision.get("num_channels", 3),
-        # Makes the final norm an identity: InternViT has none.
-        "use_mean_pooling": True,
-    }
+    silent = sorted(theirs for theirs, _, default in _VISION_FIELDS if default is None and theirs not in vision)
+    if silent:
+        raise CheckpointError(f"config.json: vision_config: expected {', '.join(silent)}, found none")
+    values = {ours: vision.get(theirs, default) for theirs, ours, default in _VISION_FIELDS}
+    # Mean pooling makes the final norm an identity: InternViT has none.
+    return {"model_type": VISION_MODEL_TYPE, "use_mean_pooling": True, **values}
 
 
 def _translate_text(llm: Mapping[str, Any]) -> dict[str, Any]:
@@ -217,26 +206,16 @@ def original_config(config: Any) -> dict[str, Any]:
         "vision_config": {
             "model_type": ORIGINAL_VISION_TYPE,
             "architectures": ["InternVisionModel"],
-            "hidden_size": vision.hidden_size,
-            "num_hidden_layers": vision.num_hidden_layers,
-            "num_attention_heads": vision.num_attention_heads,
-            "intermediate_size": vision.intermediate_size,
-            "hidden_act": vision.hidden_act,
-            "qkv_bias": vision.attention_bias,
-            "qk_normalization": vision.use_qk_norm,
-            "dropout": vision.hidden_dropout_prob,
-            "attention_dropout": vision.attention_dropout,
             "drop_path_rate": config.drop_path_rate,
-            "initializer_range": vision.initializer_range,
-            "initializer_factor": vision.layer_scale_init_value,
-            "norm_type": vision.norm_type,
-            "layer_norm_eps": vision.layer_norm_eps,
-            "image_size": vision.image_size[0],
-            "patch_size": vision.patch_size[0],
-            "num_channels": vision.num_channels,
+            **{theirs: _one_side(getattr(vision, ours)) for theirs, ours, _ in _VISION_FIELDS},
         },
         "llm_config": llm,
     }
+
+
+def _one_side(value: Any) -> Any:
+    """Of the two sides of a size, which are equal, one; any other value as it is."""
+    return value[0] if isinstance(value, (tuple, list)) else value
 
 
 def _dtype_name(config: Any) -> str:
@@ -271,15 +250,10 @@ def original_key(key: str) -> str:
     match = _QKV.match(key)
     if match:
         key = f"{match[1].replace('.attention', '.attn')}.qkv.{match[3]}"
-    is_vision = key.startswith("vision_tower.")
-    for theirs, ours in PREFIXES:
-        if key.startswith(ours):
-            key = theirs + key.removeprefix(ours)
-            break
-    if is_vision:
+    if key.startswith("vision_tower."):
         for theirs, ours in VISION_PARTS:
             key = key.replace(ours, theirs)
-    return key
+    return renamed(key, reverse(PREFIXES))
 
 
 def to_our_tower(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -350,6 +324,6 @@ def _unwrapped(key: str) -> str:
     return key.replace("base_model.model.", "").replace(".base_layer.", ".")
 
 
-def has_lora(keys: Mapping[str, Any] | set[str]) -> bool:
-    """Whether a checkpoint's tensor names contain adapters."""
+def has_lora(keys: Iterable[str]) -> bool:
+    """Whether tensors of adapters are among those of a checkpoint."""
     return any(_LORA.match(key) for key in keys)

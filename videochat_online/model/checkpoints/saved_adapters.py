@@ -25,7 +25,7 @@ from peft.utils.other import get_pattern_key
 from torch import Tensor, nn
 
 from videochat_online.errors import CheckpointError
-from videochat_online.model.checkpoints.hf_layout import HF_NAMES
+from videochat_online.model.checkpoints.hf_layout import HF_NAMES, renamed, reverse
 from videochat_online.model.checkpoints.original import merge_lora
 from videochat_online.model.checkpoints.weight_files import read_tensors
 
@@ -70,7 +70,7 @@ class Base:
     """What something was learned on top of.
 
     Attributes:
-        name_or_path: place of the model.
+        name_or_path: the model, a directory or a name on the Hub.
         digest: digest of its numbers, by `numbers_digest`.
         dtype: in which its weights stayed.
         num_tensors: in the file beside this record.
@@ -186,11 +186,11 @@ def read_adapter(folder: Path, network: nn.Module) -> Learned:
             others[name] = tensor
     root = _root_of(file, [*(f"{module}.weight" for module in halves), *others], network)
     _check_complete(file, settings, halves, root, network)
-    tensors = {_renamed(name, root): tensor for name, tensor in others.items()}
+    tensors = {renamed(name, root): tensor for name, tensor in others.items()}
     _drop_tied(file, tensors, network)
     scalings = {}
     for module, sides in halves.items():
-        ours = _renamed(module, root)
+        ours = renamed(module, root)
         scalings[ours] = _scaling(file, settings, module, sides["A"].shape[0])
         tensors |= {f"{ours}.lora_{side}.default.weight": sides[side] for side in "AB"}
     _check_shapes(file, tensors, network)
@@ -233,7 +233,7 @@ def check_base(source: str | Path, base: Base, digest: str, name: str | Path) ->
 
 
 def shape_of(parameter: Tensor) -> tuple[int, ...]:
-    """Of the whole parameter, where ZeRO-3 has spread it, too."""
+    """Shape of a whole parameter, where ZeRO-3 has spread it, too."""
     return tuple(getattr(parameter, "ds_shape", parameter.shape))
 
 
@@ -268,22 +268,15 @@ def check_adapter(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{file}: expected PEFT's settings, found {error}") from error
 
 
-def _renamed(name: str, root: Iterable[tuple[str, str]]) -> str:
-    for theirs, ours in root:
-        if name.startswith(theirs):
-            return ours + name.removeprefix(theirs)
-    return name
-
-
 def _root_of(file: Path, names: list[str], network: nn.Module) -> tuple[tuple[str, str], ...]:
     """Which of the known prefixes makes all names those of the network."""
     ours = {name for name, _ in network.named_parameters(remove_duplicate=False)}
     if not names:
         raise CheckpointError(f"{file}: expected adapters, found no tensor")
-    fits = [root for root in _ROOTS if all(_renamed(name, root) in ours for name in names)]
+    fits = [root for root in _ROOTS if all(renamed(name, root) in ours for name in names)]
     if not fits:
-        best = max(_ROOTS, key=lambda root: sum(_renamed(name, root) in ours for name in names))
-        odd = next(name for name in names if _renamed(name, best) not in ours)
+        best = max(_ROOTS, key=lambda root: sum(renamed(name, root) in ours for name in names))
+        odd = next(name for name in names if renamed(name, best) not in ours)
         raise CheckpointError(f"{file}: {odd}: expected a tensor of the model, which has none of that name")
     return fits[0]
 
@@ -299,13 +292,13 @@ def _check_complete(
     for module, sides in halves.items():
         if len(sides) != 2:
             raise CheckpointError(f"{file}: {module}: expected lora_A and lora_B, found lora_{next(iter(sides))} alone")
-    theirs = [(ours, name) for name, ours in root]
     if "target_modules" not in settings:
         return
     try:
         config = LoraConfig(**{key: settings[key] for key in _CHOOSING if key in settings})
         linear = [name for name, module in network.named_modules() if isinstance(_plain(module), nn.Linear)]
-        for name in (_renamed(name, theirs) for name in linear if any(name.startswith(ours) for ours, _ in theirs)):
+        theirs = reverse(root)
+        for name in (renamed(name, theirs) for name in linear if any(name.startswith(ours) for ours, _ in theirs)):
             if name not in halves and check_target_module_exists(config, name):
                 raise CheckpointError(f"{file}: {name}: expected adapters, as {ADAPTER_CONFIG} says, found none")
     except CheckpointError:

@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from huggingface_hub import snapshot_download
@@ -20,7 +20,7 @@ from transformers.conversion_mapping import register_checkpoint_conversion_mappi
 from transformers.core_model_loading import Chunk, ConversionOps, WeightConverter, WeightRenaming
 from transformers.modeling_utils import set_zero3_state
 
-from videochat_online.errors import CheckpointError
+from videochat_online.errors import CheckpointError, InputError
 from videochat_online.model.checkpoints.hf_layout import HF_MODEL_TYPE, HF_NAMES, hf_key
 from videochat_online.model.checkpoints.original import PREFIXES, VISION_PARTS, has_lora, merge_lora, original_key
 from videochat_online.model.checkpoints.weight_files import (
@@ -114,22 +114,20 @@ class StrictLoading(PreTrainedModel):
         """
         directory = _local(pretrained_model_name_or_path, kwargs)
         with_report = kwargs.pop("output_loading_info", False)
-        state = kwargs.get("state_dict")
+        state, config = kwargs.get("state_dict"), kwargs.get("config")
         names = tensor_names(directory) if state is None else set(state)
         # Lookup is by class name; registering again under the same name is how transformers replaces a mapping.
         register_checkpoint_conversion_mapping(cls.__name__, conversions(), overwrite=True)
-        source: Path | None = directory
         if state is None and has_lora(names):
-            state = kwargs["state_dict"] = merge_lora(read_state(directory))
-        if state is not None:
-            kwargs["config"] = kwargs.get("config") or read_config_file(directory)
-            source = None
-        given = kwargs.get("config")
-        stored = (
-            sum(t.nbytes for t in state.values()) if state else sum(f.stat().st_size for f in weight_files(directory))
-        )
-        config = given if isinstance(given, VideoChatOnlineConfig) else read_config_file(directory)
-        _check_size(directory, cls, config, stored)
+            state = merge_lora(read_state(directory))
+        if not isinstance(config, VideoChatOnlineConfig):
+            config = read_config(directory)
+        if state is None:
+            source, stored = directory, sum(file.stat().st_size for file in weight_files(directory))
+        else:
+            source, stored = None, sum(tensor.nbytes for tensor in state.values())
+            kwargs |= {"state_dict": state, "config": kwargs.get("config") or config}
+        cls._check_size(directory, config, stored)
         try:
             # Told to go on over other shapes, so that all that does not fit is said at once.
             network, report = super().from_pretrained(
@@ -141,8 +139,37 @@ class StrictLoading(PreTrainedModel):
         except (SafetensorError, OSError, KeyError, ValueError, AttributeError, TypeError, RuntimeError) as error:
             raise CheckpointError(f"{directory}: cannot be loaded: {first_line(error)}") from error
         _check_tied_head(directory, network, names)
-        _raise_on_difference(directory, report, names)
+        # Names as the user finds them in the file, not as we call them.
+        namings = (("vision_model.", original_key), ("model.vision_tower.", hf_key))
+        named = next((naming for mark, naming in namings if any(name.startswith(mark) for name in names)), str)
+        raise_on_difference(f"{directory}: the weights do not fit config.json", report, named)
         return (network, report) if with_report else network
+
+    @classmethod
+    def blank(cls, config: VideoChatOnlineConfig) -> Self:
+        """The network of a configuration without storage for its weights.
+
+        Raises:
+            CheckpointError: no network has such sizes.
+        """
+        try:
+            # Told that it is spread already, under ZeRO-3 the language model is not: there would be nothing to spread.
+            with set_zero3_state(), torch.device("meta"):
+                return cls(config)
+        except Exception as error:  # whatever a layer raises for a size that it cannot have
+            raise CheckpointError(f"config.json: cannot be built: {first_line(error)}") from error
+
+    @classmethod
+    def _check_size(cls, directory: Path, config: VideoChatOnlineConfig, stored: int) -> None:
+        """A slip in `config.json` can ask for terabytes, which are taken before shapes in the files are looked at."""
+        try:
+            asked = sum(parameter.numel() for parameter in cls.blank(config).parameters())
+        except CheckpointError as error:
+            raise CheckpointError(f"{directory}: {error}") from error
+        if asked > 2 * stored:  # a number has a byte at least; twice, as a tied head is none of its own
+            raise CheckpointError(
+                f"{directory}: config.json asks for {asked:,} numbers, more than files of {stored:,} bytes can hold"
+            )
 
 
 def _local(name_or_path: Any, kwargs: Mapping[str, Any]) -> Path:
@@ -172,57 +199,39 @@ def _check_tied_head(directory: Path, network: PreTrainedModel, names: set[str])
     network.config.tie_word_embeddings = network.config.text_config.tie_word_embeddings = False
 
 
-def _raise_on_difference(directory: Path, report: Mapping[str, Any], names: set[str]) -> None:
-    # Names as the user finds them in the file, not as we call them.
-    namings = (("vision_model.", original_key), ("model.vision_tower.", hf_key))
-    named = next((naming for mark, naming in namings if any(name.startswith(mark) for name in names)), str)
+def raise_on_difference(what: str, report: Mapping[str, Any], named: Callable[[str], str] = str) -> None:
+    """Fail where transformers reports that weights and network do not fit each other.
 
-    def shown(keys: Iterable[Any]) -> str:
-        listed = sorted({named(str(key)) for key in keys})
-        return ", ".join(listed[:4]) + (f" and {len(listed) - 4} more" if len(listed) > 4 else "")
+    Args:
+        what: of what is wrong, in front of the names.
+        report: `missing_keys`, `unexpected_keys`, and `mismatched_keys` with the shapes found and expected.
+        named: a tensor's name as the reader of the error knows it.
+
+    Raises:
+        CheckpointError: names up to four tensors of each kind.
+    """
+
+    def listed(keys: Iterable[Any]) -> str:
+        names = sorted({named(str(key)) for key in keys})
+        return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
     problems = []
     if report["missing_keys"]:
-        problems.append(f"missing {shown(report['missing_keys'])}")
+        problems.append(f"missing {listed(report['missing_keys'])}")
     if report["unexpected_keys"]:
-        problems.append(f"unexpected {shown(report['unexpected_keys'])}")
+        problems.append(f"unexpected {listed(report['unexpected_keys'])}")
     for key, found, expected in sorted(report["mismatched_keys"])[:4]:
-        problems.append(f"{shown([key])} has shape {tuple(found)}, expected {tuple(expected)}")
+        problems.append(f"{named(key)} has shape {tuple(found)}, expected {tuple(expected)}")
     if problems:
-        raise CheckpointError(f"{directory}: the weights do not fit config.json: {'; '.join(problems)}")
+        raise CheckpointError(f"{what}: {'; '.join(problems)}")
 
 
-def blank(network_class: type[PreTrainedModel], config: VideoChatOnlineConfig) -> PreTrainedModel:
-    """The network of a configuration without storage for its weights.
-
-    Raises:
-        CheckpointError: no network has such sizes.
-    """
-    try:
-        # Told that it is spread already, under ZeRO-3 the language model is not: there would be nothing to spread.
-        with set_zero3_state(), torch.device("meta"):
-            return network_class(config)
-    except Exception as error:  # whatever a layer raises for a size that it cannot have
-        raise CheckpointError(f"config.json: cannot be built: {first_line(error)}") from error
-
-
-def _check_size(
-    directory: Path, network_class: type[PreTrainedModel], config: VideoChatOnlineConfig, stored: int
-) -> None:
-    """A slip in `config.json` can ask for terabytes, which are taken before the shapes in the files are looked at."""
-    try:
-        asked = sum(parameter.numel() for parameter in blank(network_class, config).parameters())
-    except CheckpointError as error:
-        raise CheckpointError(f"{directory}: {error}") from error
-    if asked > 2 * stored:  # a number has a byte at least; twice, as a tied head is none of its own
-        raise CheckpointError(
-            f"{directory}: config.json asks for {asked:,} numbers, more than files of {stored:,} bytes can hold"
-        )
-
-
-def read_config_file(directory: Path) -> VideoChatOnlineConfig:
-    """Configuration of a checkpoint; whatever is odd about it is a CheckpointError."""
+def read_config(directory: Path) -> VideoChatOnlineConfig:
+    """Configuration of a checkpoint of any known layout; whatever is odd about it is a CheckpointError."""
     try:
         return VideoChatOnlineConfig.from_pretrained(directory)
+    except InputError as error:
+        raise CheckpointError(f"{directory}/config.json: {error}") from error
     except Exception as error:  # transformers raises whatever the odd value trips over, its own types included
-        raise CheckpointError(f"{directory}/config.json: {' '.join(str(error).split())}") from error
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{directory}/config.json: not a configuration we can read: {reason}") from error

@@ -8,8 +8,10 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterator, Set
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -68,11 +70,18 @@ def _shards(index: Path) -> list[str]:
         raise CheckpointError(f"{index}: expected JSON with a weight_map: {first_line(error)}") from error
 
 
-def _refuse_integers(file: Path, dtypes: Mapping[str, str]) -> None:
-    """Weights are floating-point; integers would load, cast, and answer nonsense."""
-    for key, dtype in dtypes.items():
-        if not dtype.startswith(("F", "BF")):
-            raise CheckpointError(f"{file}: {key}: expected a floating-point tensor, found {dtype}")
+@contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    """A safetensors file whose tensors are floating-point: integers would load, cast, and answer nonsense."""
+    try:
+        with safe_open(file, framework="pt") as opened:
+            for name in opened.keys():  # noqa: SIM118
+                dtype = opened.get_slice(name).get_dtype()
+                if not dtype.startswith(("F", "BF")):
+                    raise CheckpointError(f"{file}: {name}: expected a floating-point tensor, found {dtype}")
+            yield opened
+    except (SafetensorError, OSError, RuntimeError, EOFError) as error:
+        raise CheckpointError(f"{file}: expected tensors, found an unreadable file: {first_line(error)}") from error
 
 
 def _load_pickle(file: Path, device: str) -> dict[str, Tensor]:
@@ -92,66 +101,54 @@ def tensor_names(directory: Path) -> set[str]:
     """Names of all tensors of a checkpoint, without reading the tensors.
 
     Raises:
-        CheckpointError: as `weight_files`, or a file that cannot be read.
+        CheckpointError: as `weight_files`, a file that cannot be read, or one with integers.
     """
     names: set[str] = set()
     for file in weight_files(directory):
-        try:
-            if file.suffix == ".safetensors":
-                with safe_open(file, framework="pt") as opened:
-                    names.update(opened.keys())
-                    _refuse_integers(file, {key: opened.get_slice(key).get_dtype() for key in opened.keys()})  # noqa: SIM118
-            else:
-                names.update(_load_pickle(file, "meta"))
-        except (SafetensorError, OSError, RuntimeError, EOFError) as error:
-            raise CheckpointError(f"{file}: expected tensors, found an unreadable file: {first_line(error)}") from error
+        if file.suffix == ".safetensors":
+            with _opened(file) as opened:
+                names.update(opened.keys())
+        else:
+            names.update(_load_pickle(file, "meta"))
     return names
 
 
-def read_tensors(file: Path) -> dict[str, Tensor]:
-    """All tensors of a file.
+def read_tensors(file: Path, only: Set[str] | None = None) -> dict[str, Tensor]:
+    """The tensors of a file by name, on the CPU.
+
+    Args:
+        file: one of `weight_files`.
+        only: names of those that are wanted; None reads all.
 
     Raises:
         CheckpointError: a file that is not there, that cannot be read, or with integers.
     """
-    try:
-        if file.suffix != ".safetensors":
-            return _load_pickle(file, "cpu")
-        with safe_open(file, framework="pt") as opened:
-            names = list(opened.keys())
-            _refuse_integers(file, {name: opened.get_slice(name).get_dtype() for name in names})
-            return {name: opened.get_tensor(name) for name in names}
-    except (SafetensorError, OSError, RuntimeError, EOFError) as error:
-        raise CheckpointError(f"{file}: expected tensors, found an unreadable file: {first_line(error)}") from error
+    if file.suffix != ".safetensors":
+        state = _load_pickle(file, "cpu")
+        return {name: tensor for name, tensor in state.items() if only is None or name in only}
+    with _opened(file) as opened:
+        return {name: opened.get_tensor(name) for name in opened.keys() if only is None or name in only}  # noqa: SIM118
 
 
-def read_state(directory: Path, only: set[str] | None = None) -> dict[str, Tensor]:
-    """Tensors of a checkpoint by name, all or some of them, on the CPU."""
-    state: dict[str, Tensor] = {}
-    for file in weight_files(directory):
-        if file.suffix == ".safetensors":
-            with safe_open(file, framework="pt") as opened:
-                keys = opened.keys() if only is None else only.intersection(opened.keys())
-                state.update({key: opened.get_tensor(key) for key in keys})
-        else:
-            state.update(_load_pickle(file, "cpu"))
-    return state
+def read_state(directory: Path, only: Set[str] | None = None) -> dict[str, Tensor]:
+    """The tensors of a checkpoint by name, all or some of them, on the CPU; errors as of `read_tensors`."""
+    return {name: t for file in weight_files(directory) for name, t in read_tensors(file, only).items()}
 
 
 _DIGESTED = 2**20
 
 
 def weights_digest(name_or_path: str | Path) -> str | None:
-    """What tells the weights of a directory from others at the same place; None for a name on the Hub, or no weights.
+    """What tells the weights of a directory from others that have its path; None for a name on the Hub, or no weights.
 
-    Of each file its size, beginning and end count: a whole one takes minutes to read.
+    Of each file its size, its first and its last MiB count: a whole one takes minutes to read.
     """
     directory = Path(name_or_path).expanduser()
     if not name_or_path or not directory.is_dir():
         return None
     digest = hashlib.sha256()
-    decides = (".safetensors", ".bin"), ("base.json", "adapter_config.json")
-    for file in sorted(path for path in directory.iterdir() if path.suffix in decides[0] or path.name in decides[1]):
+    suffixes, names = (".safetensors", ".bin"), ("base.json", "adapter_config.json")
+    for file in sorted(path for path in directory.iterdir() if path.suffix in suffixes or path.name in names):
         size = file.stat().st_size
         digest.update(f"{file.name} {size}\n".encode())
         with file.open("rb") as opened:

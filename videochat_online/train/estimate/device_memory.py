@@ -50,7 +50,7 @@ def memory_estimate(
     """GiB on each device, by what they hold.
 
     Args:
-        network: of `blank_network`.
+        network: without storage for its weights.
         arguments: of the run.
         batch: the largest of a process: tokens, learned tokens, pictures, rows (`samples`), and the squared length of
             its longest row times its rows (`squares`).

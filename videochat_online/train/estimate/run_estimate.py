@@ -16,7 +16,6 @@ import numpy as np
 from videochat_online.data import TrainingDataset
 from videochat_online.data.samples.sample_lengths import EstimatedSample
 from videochat_online.model import VideoChatOnlineConfig, VideoChatOnlineForConditionalGeneration
-from videochat_online.model.checkpoints import checkpoint
 from videochat_online.train.estimate.device_memory import memory_estimate, remarks
 from videochat_online.train.folder.disk import count_parameters
 from videochat_online.train.keys.arguments import Arguments, ModelArguments, num_processes
@@ -32,7 +31,7 @@ DEVICES = ("A100", "H100")
 
 def planned_network(config: VideoChatOnlineConfig, options: ModelArguments) -> VideoChatOnlineForConditionalGeneration:
     """The network without storage for its weights, its parts frozen as the run would."""
-    network = checkpoint.blank_network(config)
+    network = VideoChatOnlineForConditionalGeneration.blank(config)
     choose_trainable(network, options)
     return network
 
@@ -114,7 +113,7 @@ def estimate_run(
 
     Args:
         arguments: of the run.
-        network: of `blank_network`.
+        network: without storage for its weights.
         dataset: of the run.
         encoded: what some of its items really hold: estimates follow them.
         learned_share: the largest part of a sample's tokens that is learned.

@@ -27,7 +27,7 @@ from videochat_online.model.checkpoints.saved_adapters import (
     read_learned,
     shape_of,
 )
-from videochat_online.model.checkpoints.weight_files import read_tensors, weight_files
+from videochat_online.model.checkpoints.weight_files import read_state
 from videochat_online.train.distributed import assembled, num_elements, whole_parameters
 from videochat_online.train.folder.disk import count_parameters
 from videochat_online.train.setup.frozen_matrices import is_halved, unrounded
@@ -149,10 +149,7 @@ def put_weights(network: nn.Module, checkpoint: Path) -> None:
     Raises:
         CheckpointError: it cannot be read, or is not of this run: tensors are missing, or do not fit.
     """
-    if holds_learned(checkpoint):
-        tensors = read_learned(checkpoint).tensors
-    else:
-        tensors = {name: tensor for file in weight_files(checkpoint) for name, tensor in read_tensors(file).items()}
+    tensors = read_learned(checkpoint).tensors if holds_learned(checkpoint) else read_state(checkpoint)
     learning = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
     if missing := sorted(learning - tensors.keys()):
         raise CheckpointError(f"{checkpoint}: expected {missing[0]}, which learns, found {len(tensors)} other tensors")

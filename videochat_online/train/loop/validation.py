@@ -236,7 +236,7 @@ def estimate_validation(
 
     Args:
         training: says when.
-        network: of `blank_network`; afterwards nothing of it learns.
+        network: without storage for its weights; afterwards nothing of it learns.
         sizes: of all held-out rows.
         estimate: of `estimate_run`.
     """
