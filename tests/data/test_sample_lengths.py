@@ -19,7 +19,7 @@ from videochat_online.data import FrameSampling, PixelReader, SampleEncoder, Til
 from videochat_online.data.samples import sampled_frames
 from videochat_online.data.samples.sample_lengths import LengthCounter
 from videochat_online.data.samples.sampled_frames import SampledClip
-from videochat_online.data.samples.simulated_memory import MemoryLayout
+from videochat_online.data.samples.simulated_memory import SimulatedMemory
 from videochat_online.errors import InputError
 from videochat_online.memory import TokenSchedule
 from videochat_online.text import add_special_tokens, get_template
@@ -145,7 +145,7 @@ def test_no_sample_is_longer_than_is_said(tokenizers, family, case):
 @given(family=FAMILY, case=imagined("online video folder"), name=st.sampled_from(sorted(MEMORIES)))
 def test_nor_is_what_a_memory_leaves(tokenizers, family, case, name):
     case[1]["sampling"] = replace(case[1]["sampling"], max_num_frames=8)
-    estimate, examples = sizes(tokenizers, family, case, MemoryLayout(name, MEMORIES[name]))
+    estimate, examples = sizes(tokenizers, family, case, SimulatedMemory(name, MEMORIES[name]))
     for example in examples:
         assert estimate.tokens >= len(example)
 
@@ -175,7 +175,7 @@ def test_online_samples_are_at_most_a_frame_a_token_a_turn_and_digits_longer(tok
 
 
 @pytest.mark.parametrize("video_fps", [1.0, 1.3])
-@pytest.mark.parametrize("memory", [None, MemoryLayout("keep_all", {})])
+@pytest.mark.parametrize("memory", [None, SimulatedMemory("keep_all", {})])
 def test_questions_between_two_frames_count_the_one_that_may_come_before_them(tokenizers, video_fps, memory):
     """The frame nearest to the centre of an interval begins up to half of its length before or after it."""
     changes = {
@@ -195,7 +195,7 @@ def test_questions_between_two_frames_count_the_one_that_may_come_before_them(to
 
 @pytest.mark.parametrize(("name", "options"), MEMORIES.items())
 def test_a_memory_leaves_as_many_frames_as_it_is_said_to_of_any_number(name, options):
-    layout, grid, intervals = MemoryLayout(name, options), (4, 4), (8, 4, 1)
-    for num_frames, left in enumerate(layout.left(12, grid, intervals), start=1):
-        frames_left = layout.remembered(blank(num_frames), range(num_frames), grid, intervals)
-        assert left == (len(frames_left), sum(frame.num_tokens for frame in frames_left))
+    memory, grid, intervals = SimulatedMemory(name, options), (4, 4), (8, 4, 1)
+    for num_frames, counts in enumerate(memory.kept_counts(12, grid, intervals), start=1):
+        frames, _ = memory.kept_frames(blank(num_frames), range(num_frames), grid, intervals)
+        assert counts == (len(frames), sum(frame.num_tokens for frame in frames))

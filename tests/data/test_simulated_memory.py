@@ -19,7 +19,7 @@ from videochat_online.data import (
     parse_row,
 )
 from videochat_online.data.samples.sample_lengths import LengthCounter
-from videochat_online.data.samples.simulated_memory import MemoryLayout, thumbnails
+from videochat_online.data.samples.simulated_memory import SimulatedMemory, thumbnails
 from videochat_online.errors import InputError
 from videochat_online.memory import make_memory
 from videochat_online.streaming import StreamingSession
@@ -50,7 +50,7 @@ def encoder(tiny_model) -> SampleEncoder:
     ],
 )
 def test_a_row_is_what_a_session_would_say(encoder, media, tiny_model, name, options, ratios):
-    example = encoder.encode(parse_row(ROW, media), random.Random(0), memory=MemoryLayout(name, options))
+    example = encoder.encode(parse_row(ROW, media), random.Random(0), memory=SimulatedMemory(name, options))
     assert example.pool_ratios == ratios
     memory = make_memory(
         name, full_grid=(4, 4), **options, **({} if name in ("window", "uniform") else {"intervals": (8, 4, 1)})
@@ -58,26 +58,28 @@ def test_a_row_is_what_a_session_would_say(encoder, media, tiny_model, name, opt
     session = StreamingSession(tiny_model, memory, system_message="Watch.")
     clip = encoder.reader.clip(media / "clip.mp4", encoder.sampling)
     session.push(clip.pixels_TSSC[:7], clip.times_s[:7])
-    asked = session.prepare("Where?").prompt.layout.input_ids
+    asked = session.prepare("Where?").prompt.memory.input_ids
     assert example.input_ids[: len(asked)] == tuple(asked)
     shown = [frame.index for frame in memory.read()]
     assert np.array_equal(example.pixels_TSSC, encoder.reader.transform.squares(clip.pixels_TSSC[shown]))
 
 
 def test_only_the_last_questions_are_kept_and_all_of_them_learned(encoder, media):
-    layout = MemoryLayout("window", {"num_frames": 2})
-    text = encoder.tokenizer.decode(encoder.encode(parse_row(ROW, media), random.Random(0), memory=layout).input_ids)
+    memory = SimulatedMemory("window", {"num_frames": 2})
+    text = encoder.tokenizer.decode(encoder.encode(parse_row(ROW, media), random.Random(0), memory=memory).input_ids)
     assert "Early?" not in text
     assert text.index("Where?") < text.index("Left.") < text.index("What?") < text.index("Red.")
     questions = {"video": "clip.mp4", "QA": [{"q": "One?", "a": "1."}, {"q": "Two?", "a": "2."}]}
-    example = encoder.encode(parse_row(questions, media), random.Random(0), memory=layout)
+    example = encoder.encode(parse_row(questions, media), random.Random(0), memory=memory)
     assert example.pool_ratios == (1, 1)
     assert "Frame7: " in encoder.tokenizer.decode(example.input_ids)
 
 
 def test_frames_after_the_question_are_not_there_to_be_remembered(encoder, media):
     row = {"video": "clip.mp4", "conversations": dialogue("Where?", "Left.", times=(1.0,))}
-    example = encoder.encode(parse_row(row, media), random.Random(0), memory=MemoryLayout("window", {"num_frames": 9}))
+    example = encoder.encode(
+        parse_row(row, media), random.Random(0), memory=SimulatedMemory("window", {"num_frames": 9})
+    )
     assert len(example.pool_ratios) == 2  # at 0.25 and 0.75 s
 
 
@@ -85,10 +87,11 @@ def test_the_frame_that_is_most_like_its_neighbour_leaves():
     pixels = np.zeros((4, 16, 16, 3), dtype=np.uint8)
     for place, columns in enumerate((slice(0, 4), slice(8, 12), slice(8, 12), slice(0, 8))):
         pixels[place, :, columns] = 200
-    found = MemoryLayout("pyramid", {"capacities": (3, 1)}).remembered(pixels, (0.0, 1.0, 2.0, 3.0), (8, 8), (1, 1))
-    assert [(frame.place, frame.ratio) for frame in found] == [(0, 1), (1, 2), (2, 1), (3, 1)]
-    found = MemoryLayout("pyramid", {"capacities": (3, 0)}).remembered(pixels, (0.0, 1.0, 2.0, 3.0), (8, 8), (1, 1))
-    assert [(frame.place, frame.ratio) for frame in found] == [(0, 1), (2, 1), (3, 1)]
+    times_s = (0.0, 1.0, 2.0, 3.0)
+    frames, ratios = SimulatedMemory("pyramid", {"capacities": (3, 1)}).kept_frames(pixels, times_s, (8, 8), (1, 1))
+    assert ([frame.index for frame in frames], ratios) == ([0, 1, 2, 3], [1, 2, 1, 1])
+    frames, ratios = SimulatedMemory("pyramid", {"capacities": (3, 0)}).kept_frames(pixels, times_s, (8, 8), (1, 1))
+    assert ([frame.index for frame in frames], ratios) == ([0, 2, 3], [1, 1, 1])
 
 
 @pytest.mark.parametrize(
@@ -108,20 +111,20 @@ def test_the_frame_that_is_most_like_its_neighbour_leaves():
     ],
 )
 def test_how_many_frames_of_each_size_are_left_is_a_matter_of_their_number_alone(name, options):
-    layout = MemoryLayout(name, options)
+    memory = SimulatedMemory(name, options)
     for num_frames in (1, 7, 30):
         clips = [np.random.default_rng(seed).integers(0, 256, (num_frames, 16, 16, 3)) for seed in range(3)]
         clips.append(np.zeros((num_frames, 16, 16, 3)))
-        left = [layout.remembered(clip.astype(np.uint8), range(num_frames), (8, 8), (8, 4, 1)) for clip in clips]
-        assert len({tuple(sorted(frame.ratio for frame in frames)) for frames in left}) == 1
+        kept = [memory.kept_frames(clip.astype(np.uint8), range(num_frames), (8, 8), (8, 4, 1)) for clip in clips]
+        assert len({tuple(sorted(ratios)) for _, ratios in kept}) == 1
 
 
 def test_similarity_drop_leaves_at_most_what_is_estimated():
-    layout = MemoryLayout("similarity_drop", {"num_frames": 5})
+    memory = SimulatedMemory("similarity_drop", {"num_frames": 5})
     still = np.random.default_rng(0).integers(0, 256, (1, 16, 16, 3)).repeat(30, axis=0)
     still[0] = 0  # else all frames would be the clip's mean
-    shown = [layout.remembered(clip.astype(np.uint8), range(30), (8, 8), (8, 4, 1)) for clip in (still, 0 * still)]
-    assert [len(frames) for frames in shown] == [2, 5]
+    kept = [memory.kept_frames(clip.astype(np.uint8), range(30), (8, 8), (8, 4, 1)) for clip in (still, 0 * still)]
+    assert [len(frames) for frames, _ in kept] == [2, 5]
 
 
 @pytest.mark.parametrize(
@@ -142,11 +145,11 @@ def test_the_estimated_length_is_that_of_what_is_left(encoder, media, tmp_path, 
 
 def test_a_long_video_is_no_longer_than_its_memory(encoder, media):
     texts = {"conversations": dialogue("Where?", "Left."), "clip": [0.0, 500.0]}
-    layout, found = MemoryLayout("window", {"num_frames": 3}), []
+    memory, found = SimulatedMemory("window", {"num_frames": 3}), []
     for count in (64, 99):
         counter = LengthCounter(replace(encoder, sampling=FrameSampling(method="fps2", max_num_frames=count)))
         sample = parse_row({"video": "clip.mp4", **texts}, media)
-        found += counter.count([counter.outline(sample, memory=layout)])
+        found += counter.count([counter.outline(sample, memory=memory)])
     assert found[0] == found[1]
     assert (found[0].visual_tokens, found[0].pictures) == (3 * 16, 3)
 
@@ -165,7 +168,7 @@ def test_thumbnails_are_means_around_the_mean_of_the_clip():
 def test_a_row_without_a_video_has_nothing_to_remember(encoder, media):
     row = {"image": "image0.png", "conversations": dialogue("What?", "Noise.")}
     with pytest.raises(InputError, match="memory: expected a video with questions, found a sample of kind image"):
-        encoder.encode(parse_row(row, media), random.Random(0), memory=MemoryLayout("window"))
+        encoder.encode(parse_row(row, media), random.Random(0), memory=SimulatedMemory("window"))
 
 
 @pytest.mark.parametrize(

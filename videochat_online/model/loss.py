@@ -1,13 +1,13 @@
 """Cross-entropy of a causal language model without the logits of a whole row.
 
-Only supervised places go through the head, in a fixed number of chunks, and each chunk's logits are computed again on
-the way back: at no time are there more than those of one chunk. The number of calls of the head does not depend on the
-data, since under ZeRO-3 each call gathers the head's weight and all processes have to gather equally often.
+Only supervised positions go through the head, in a fixed number of chunks, and each chunk's logits are computed again
+in the backward pass: at no time are there more than those of one chunk. The number of calls of the head does not depend
+on the data, since under ZeRO-3 each call gathers the head's weight and all processes have to gather equally often.
 
 Knows no kind of language model: what stands between layers and logits (scaling, soft-capping) is the model's own
 forward pass, run on top of hidden states. Whether that is all there is to its loss is tried out once, on small numbers.
 
-Shape legend: `B` rows, `L` tokens, `N` supervised places, `D` width of the language model.
+Shape legend: `B` rows, `L` tokens, `N` supervised positions, `D` width of the language model.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class TokenScores:
 
     Attributes:
         loss_sum: summed cross-entropy of each row, fp32 [B].
-        num_right: places of each row where the token was the likeliest, int64 [B].
-        num_tokens: supervised places of each row, int64 [B].
+        num_right: positions of each row where the token was the likeliest, int64 [B].
+        num_tokens: supervised positions of each row, int64 [B].
     """
 
     loss_sum: Tensor
@@ -62,52 +62,52 @@ def chunked_loss(
     Args:
         head: differentiable.
         hidden_BLD: last hidden states [B, L, D].
-        labels_BL: ids [B, L], -100 where there is no loss; each is learned from the place before it.
-        num_items: what the sum is divided by; the number of supervised places by default.
+        labels_BL: ids [B, L], -100 where there is no loss; each is learned from the position before it.
+        num_items: what the sum is divided by; the number of supervised positions by default.
         num_chunks: calls of the head.
 
     Returns:
         The loss, fp32. Where nothing is supervised 0, with gradients of 0.
     """
-    places, target = _supervised(labels_BL.to(hidden_BLD.device))
+    positions_N, labels_N = _supervised(labels_BL.to(hidden_BLD.device))
     total = hidden_BLD.new_zeros((), dtype=torch.float32)
-    for hidden_ND, target_N in _chunks(hidden_BLD, places, target, num_chunks):
+    for hidden_ND, target_N in _chunks(hidden_BLD, positions_N, labels_N, num_chunks):
         total = total + checkpoint(_loss_sum, head, hidden_ND, target_N, use_reentrant=False)
     if isinstance(num_items, Tensor):
         num_items = num_items.to(total.device)
-    return total / (max(1, len(places)) if num_items is None else num_items)
+    return total / (max(1, len(positions_N)) if num_items is None else num_items)
 
 
 @torch.no_grad()
 def score_tokens(head: Head, hidden_BLD: Tensor, labels_BL: Tensor, *, num_chunks: int = NUM_CHUNKS) -> TokenScores:
     """Loss and hits of each row; arguments as of `chunked_loss`. No gradients."""
     labels_BL = labels_BL.to(hidden_BLD.device)
-    places, target = _supervised(labels_BL)
+    positions_N, labels_N = _supervised(labels_BL)
     losses, hits = [], []
-    for hidden_ND, target_N in _chunks(hidden_BLD, places, target, num_chunks):
-        logits = head(hidden_ND).float()
+    for hidden_ND, target_N in _chunks(hidden_BLD, positions_N, labels_N, num_chunks):
+        logits = head(hidden_ND).float()  # [N, vocabulary]
         losses.append(cross_entropy(logits, target_N, reduction="none"))
         hits.append(logits.argmax(dim=-1) == target_N)
-    rows, num_rows = places // labels_BL.shape[1], labels_BL.shape[0]
-    hit = torch.cat(hits).long()
-    counts = torch.zeros(num_rows, dtype=torch.long, device=rows.device)
+    rows_N, num_rows = positions_N // labels_BL.shape[1], labels_BL.shape[0]
+    hit_N = torch.cat(hits).long()
+    counts = torch.zeros(num_rows, dtype=torch.long, device=rows_N.device)
     return TokenScores(
-        loss_sum=torch.zeros(num_rows, device=rows.device).index_add(0, rows, torch.cat(losses)),
-        num_right=counts.index_add(0, rows, hit),
-        num_tokens=counts.index_add(0, rows, torch.ones_like(hit)),
+        loss_sum=torch.zeros(num_rows, device=rows_N.device).index_add(0, rows_N, torch.cat(losses)),
+        num_right=counts.index_add(0, rows_N, hit_N),
+        num_tokens=counts.index_add(0, rows_N, torch.ones_like(hit_N)),
     )
 
 
 def _supervised(labels_BL: Tensor) -> tuple[Tensor, Tensor]:
-    """Places of the flat batch [N] that learn the token after them, and these tokens [N]."""
-    target = pad(labels_BL, (0, 1), value=IGNORE_INDEX)[:, 1:].flatten()
-    places = (target != IGNORE_INDEX).nonzero()[:, 0]  # the one wait for the device
-    return places, target[places]
+    """Positions in the flat batch [N] that learn the token after them, and these tokens [N]."""
+    next_tokens = pad(labels_BL, (0, 1), value=IGNORE_INDEX)[:, 1:].flatten()  # [B L]
+    positions_N = (next_tokens != IGNORE_INDEX).nonzero()[:, 0]  # the one wait for the device
+    return positions_N, next_tokens[positions_N]
 
 
-def _chunks(hidden_BLD: Tensor, places_N: Tensor, target_N: Tensor, num: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _chunks(hidden_BLD: Tensor, positions_N: Tensor, target_N: Tensor, num: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Always so many parts, about equal, some of them empty where there is little."""
-    hidden_ND = hidden_BLD.flatten(0, 1).index_select(0, places_N)
+    hidden_ND = hidden_BLD.flatten(0, 1).index_select(0, positions_N)
     return zip(hidden_ND.tensor_split(num), target_N.tensor_split(num), strict=True)
 
 
@@ -116,7 +116,7 @@ def _loss_sum(head: Head, hidden_ND: Tensor, target_N: Tensor) -> Tensor:
 
 
 class _StandIn(nn.Module):
-    """A function in a module's place, called with names. The module's numbers can still be read, not its parts."""
+    """A function that stands in for a module, called with names. The module's numbers can be read, not its parts."""
 
     def __init__(self, module: nn.Module, function: Callable[..., Any]) -> None:
         super().__init__()

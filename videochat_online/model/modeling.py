@@ -164,7 +164,7 @@ class VideoChatOnlineForConditionalGeneration(StrictLoading, GenerationMixin):
         return self.projector(tokens_LC)
 
     def fuse(self, input_ids: Tensor | None, visual_LD: Tensor | None) -> Tensor:
-        """Embed token ids and put the visual tokens at their places, in order.
+        """Embed token ids and put the visual tokens where their placeholders stand, in order.
 
         Args:
             input_ids: [B, L] with `config.image_token_id` where a visual token stands.
@@ -174,7 +174,7 @@ class VideoChatOnlineForConditionalGeneration(StrictLoading, GenerationMixin):
             [B, L, D].
 
         Raises:
-            ValueError: no ids, or the number of places and of tokens differ.
+            ValueError: no ids, or the numbers of placeholders and of visual tokens differ.
         """
         if input_ids is None:
             raise ValueError("expected input_ids or inputs_embeds, got neither")
@@ -183,14 +183,14 @@ class VideoChatOnlineForConditionalGeneration(StrictLoading, GenerationMixin):
             return embeds
         if self.config.image_token_id is None:
             raise ValueError("config.image_token_id: expected the id of <IMG_CONTEXT> in the tokenizer, found none")
-        places = input_ids == self.config.image_token_id
-        num_places = int(places.sum())
+        is_visual_BL = input_ids == self.config.image_token_id
+        num_places = int(is_visual_BL.sum())
         if num_places != visual_LD.shape[0]:
             raise ValueError(
                 f"the prompt has {num_places} places for visual tokens, but {visual_LD.shape[0]} tokens were given: "
                 "frames and text would be misaligned"
             )
-        return embeds.masked_scatter(places[..., None], visual_LD.to(embeds.dtype))
+        return embeds.masked_scatter(is_visual_BL[..., None], visual_LD.to(embeds.dtype))
 
     def forward(
         self,

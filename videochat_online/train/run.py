@@ -287,7 +287,7 @@ def dry_run(arguments: Arguments) -> dict[str, Any]:
         sizes = [
             size
             for part, (_, of_part, _) in zip(rows.sets.values(), tried.values(), strict=True)
-            for size in corrected(part, range(len(part)), of_part)
+            for size in corrected(part, dict(enumerate(part.estimates())), of_part)
         ]
         found["validation"] = estimate_validation(arguments.training, network, sizes, estimate)
     return found

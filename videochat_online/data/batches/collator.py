@@ -1,4 +1,7 @@
-"""Examples -> one batch of tensors: padded side by side, or packed one after another."""
+"""Examples -> one batch of tensors: padded side by side, or packed one after another.
+
+Shape legend: `T` frames or tiles, `S` pixels a side.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from videochat_online.constants import IGNORE_INDEX
 from videochat_online.data.batches.training_dataset import SkippedSample
 from videochat_online.data.samples.encoding import Example
-from videochat_online.data.samples.sampled_frames import Pixels
 
 BATCH_REPORT = "batch_report"
 """Key of a batch under which its `BatchReport` travels; the trainer takes it out before the model sees it."""
@@ -65,31 +69,21 @@ class Collator:
 
     def __call__(self, items: Sequence[Example | SkippedSample]) -> dict[str, Any]:
         """Batch the usable items; without any, one that nothing is learned from."""
-        examples = [item for item in items if isinstance(item, Example)]
-        skipped = tuple(item for item in items if isinstance(item, SkippedSample))
-        if not examples:
-            examples = [Example((self.pad_id,), (IGNORE_INDEX,), None, ())]
-        frames = [example.pixels_TSSC for example in examples if example.pixels_TSSC is not None]
-        ratios = tuple(ratio for example in examples for ratio in example.pool_ratios)
-        lengths = [len(example) for example in examples]
-        num_blank = 0 if frames else self.num_blank_tokens
-        longest = max(max(lengths), lengths[0] + num_blank)
-        input_ids = torch.full((len(examples), longest), self.pad_id)
-        labels = torch.full((len(examples), longest), IGNORE_INDEX)
-        attention_mask = torch.zeros((len(examples), longest), dtype=torch.long)
-        for place, (example, length) in enumerate(zip(examples, lengths, strict=True)):
-            input_ids[place, :length] = torch.tensor(example.input_ids)
-            labels[place, :length] = torch.tensor(example.labels)
-            attention_mask[place, :length] = 1
-        if num_blank:
-            input_ids[0, lengths[0] : lengths[0] + num_blank] = self.image_token_id
-            frames, ratios = [self._blank_frame()], (self.blank_ratio,)
+        examples, skipped = _split(items)
+        examples = examples or [Example((self.pad_id,), (IGNORE_INDEX,), None, ())]
+        ids, labels = [example.input_ids for example in examples], [example.labels for example in examples]
+        masks = [(1,) * len(example) for example in examples]
+        if not any(example.pool_ratios for example in examples):
+            blank = self._blank()
+            ids[0] += blank.input_ids
+            labels[0] += blank.labels
+            masks[0] += (0,) * len(blank)
+            examples.append(blank)
         return {
-            "input_ids": input_ids,
-            "labels": labels,
-            "attention_mask": attention_mask,
-            "pixel_values": torch.from_numpy(np.concatenate(frames)),
-            "pool_ratios": ratios,
+            "input_ids": _padded(ids, self.pad_id),
+            "labels": _padded(labels, IGNORE_INDEX),
+            "attention_mask": _padded(masks, 0),
+            **_pictures(examples),
             BATCH_REPORT: BatchReport(len(items), skipped),
         }
 
@@ -110,26 +104,43 @@ class Collator:
              'batch_report': BatchReport(num_items=2, skipped=(), num_reduced=0)}
         """
         items = list(chain.from_iterable(packs))
-        examples = [item for item in items if isinstance(item, Example)]
-        skipped = tuple(item for item in items if isinstance(item, SkippedSample))
+        examples, skipped = _split(items)
         if not any(example.pool_ratios for example in examples):
             examples.append(self._blank())
         ids = list(chain.from_iterable(example.input_ids for example in examples))
-        frames = [example.pixels_TSSC for example in examples if example.pixels_TSSC is not None]
         # The first token of an example would be learned from the last of the one before.
         labels = [(IGNORE_INDEX, *example.labels[1:]) for example in examples]
         return {
             "input_ids": torch.tensor([ids]),
             "labels": torch.tensor([list(chain.from_iterable(labels))]),
             "position_ids": torch.cat([torch.arange(len(example)) for example in examples])[None],
-            "pixel_values": torch.from_numpy(np.concatenate(frames)),
-            "pool_ratios": tuple(ratio for example in examples for ratio in example.pool_ratios),
+            **_pictures(examples),
             BATCH_REPORT: BatchReport(len(items), skipped, sum(example.is_reduced for example in examples)),
         }
 
     def _blank(self) -> Example:
+        """A blank frame alone, from which nothing is learned."""
         ids = (self.image_token_id,) * self.num_blank_tokens
-        return Example(ids, (IGNORE_INDEX,) * len(ids), self._blank_frame(), (self.blank_ratio,))
+        frame_TSSC = np.zeros((1, self.image_size, self.image_size, 3), np.uint8)
+        return Example(ids, (IGNORE_INDEX,) * len(ids), frame_TSSC, (self.blank_ratio,))
 
-    def _blank_frame(self) -> Pixels:
-        return np.zeros((1, self.image_size, self.image_size, 3), np.uint8)
+
+def _split(items: Iterable[Example | SkippedSample]) -> tuple[list[Example], tuple[SkippedSample, ...]]:
+    """The usable items, and the others."""
+    items = list(items)
+    examples = [item for item in items if isinstance(item, Example)]
+    return examples, tuple(item for item in items if isinstance(item, SkippedSample))
+
+
+def _padded(rows: Sequence[Sequence[int]], value: int) -> Tensor:
+    """Rows of numbers as one int64 tensor [rows, longest], filled up on the right."""
+    return pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=value)
+
+
+def _pictures(examples: Sequence[Example]) -> dict[str, Any]:
+    """Pixels of all examples [T, S, S, 3], and by how much each of the T is pooled."""
+    pixels = [example.pixels_TSSC for example in examples if example.pixels_TSSC is not None]
+    return {
+        "pixel_values": torch.from_numpy(np.concatenate(pixels)),
+        "pool_ratios": tuple(ratio for example in examples for ratio in example.pool_ratios),
+    }

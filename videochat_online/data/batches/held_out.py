@@ -23,14 +23,14 @@ from videochat_online.data.samples.sampled_frames import PixelReader
 from videochat_online.errors import InputError
 
 _SEED = 0
-"""Of what is drawn for a row, such as the question about a track: no run's, so that runs can be compared."""
+"""Seed of what is drawn for a row, such as the question about a track: no run's, so that runs can be compared."""
 
 
 class HeldOutRows(Dataset["tuple[int, Example | SkippedSample]"]):
     """The rows of all held-out sets, one after another: each once, whatever a registry says of repeats or weights.
 
     Nothing is drawn anew: no augmentation, the middle of each segment where training takes a random frame of it, and
-    what a row of itself leaves open is decided once, by its place in its set.
+    what a row of itself leaves open is decided once, by its number in its set.
 
     Args:
         entries: sets of the registries.
@@ -112,14 +112,14 @@ def find_leak(held_out: HeldOutRows, training: TrainingDataset) -> Leak | None:
 
     A training row is looked at closely only where its first medium is called like one that is held out.
     """
-    places: dict[int, list[tuple[str, int]]] = {}
+    held_by_content: dict[int, list[tuple[str, int]]] = {}
     names: set[str] = set()
     for dataset in held_out.sets.values():
         for name, row, sample in _samples(dataset):
-            places.setdefault(_content(sample), []).append((name, row))
+            held_by_content.setdefault(_content(sample), []).append((name, row))
             names.update(medium.name for medium in sample.media[:1])
-    found = {key for _, _, sample in _samples(training, names) if (key := _content(sample)) in places}
-    leaked = sorted(place for key in found for place in places[key])
+    found = {key for _, _, sample in _samples(training, names) if (key := _content(sample)) in held_by_content}
+    leaked = sorted(row for key in found for row in held_by_content[key])
     return Leak(len(leaked), *leaked[0]) if leaked else None
 
 
@@ -143,5 +143,5 @@ def _first_medium(row: Mapping[str, Any]) -> str | None:
 
 def _content(sample: Sample) -> int:
     media = (str(medium) for medium in sample.media)
-    placed = tuple(name if "://" in name else os.path.abspath(name) for name in media)
-    return hash((placed, sample.clip_s, sample.query, sample.turns, sample.boxes))
+    absolute = tuple(name if "://" in name else os.path.abspath(name) for name in media)
+    return hash((absolute, sample.clip_s, sample.query, sample.turns, sample.boxes))

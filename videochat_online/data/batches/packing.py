@@ -77,11 +77,11 @@ class PackedDataset(Dataset[Pack]):
     def _fit(self, pack: list[Example | SkippedSample], keys: Sequence[int], planned: Sequence[int]) -> None:
         """Reduce items that are longer than planned, the worst first, until there is room for all."""
         found = [len(item) if isinstance(item, Example) else 0 for item in pack]
-        for place in sorted(range(len(pack)), key=lambda place: planned[place] - found[place]):
+        for n in sorted(range(len(pack)), key=lambda n: planned[n] - found[n]):
             if sum(found) <= self.room:
                 break
-            pack[place] = item = self.dataset.reduced(keys[place], planned[place])
-            found[place] = len(item) if isinstance(item, Example) else 0
+            pack[n] = item = self.dataset.reduced(keys[n], planned[n])
+            found[n] = len(item) if isinstance(item, Example) else 0
 
     def items(self, index: int) -> np.ndarray:
         """Numbers of the items of a pack."""
@@ -125,12 +125,12 @@ def _best_fit(items: Sequence[int], lengths: Sequence[int], max_tokens: int) -> 
     packs: list[list[int]] = []
     room: list[tuple[int, int]] = []  # (tokens that are free, number of the pack), ascending
     for item in sorted(items, key=lambda item: -lengths[item]):
-        place = bisect.bisect_left(room, (lengths[item], 0))
-        if place == len(room):
+        fullest = bisect.bisect_left(room, (lengths[item], 0))
+        if fullest == len(room):
             packs.append([item])
             free, number = max_tokens - lengths[item], len(packs) - 1
         else:
-            free, number = room.pop(place)
+            free, number = room.pop(fullest)
             packs[number].append(item)
             free -= lengths[item]
         bisect.insort(room, (free, number))

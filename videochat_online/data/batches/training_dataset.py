@@ -1,6 +1,6 @@
 """The training set: rows of all registries, encoded when they are asked for.
 
-A row that cannot be used becomes a `SkippedSample` with its place and the reason. It is never replaced by
+A row that cannot be used becomes a `SkippedSample` with its set, its number and the reason. It is never replaced by
 another one: the trainer counts it, reports it, and stops when there are too many.
 """
 
@@ -26,11 +26,11 @@ from videochat_online.data.samples.sample_lengths import EstimatedSample, Length
 from videochat_online.data.samples.sample_reader import check_reader
 from videochat_online.errors import InputError
 
-ROWS_LOOKED_AT = 1000
-"""Of each set, for keys that are not read; `doctor --registry` looks at all."""
+NUM_ROWS_FOR_KEYS = 1000
+"""How many rows of each set are looked at for keys that are not read; `doctor --registry` looks at all."""
 
 ROWS_AT_ONCE = 1000
-"""Whose tokens are counted together."""
+"""How many rows have their tokens counted together."""
 
 Together: TypeAlias = "Callable[[int, Callable[[int, int], np.ndarray]], np.ndarray]"
 
@@ -157,11 +157,11 @@ class TrainingDataset(Dataset[Example | SkippedSample]):
         }
 
     def unread_keys(self) -> dict[str, dict[str, int]]:
-        """Keys that nothing is done with, and in how many of the first `ROWS_LOOKED_AT` rows of their set they are."""
+        """Keys that nothing is done with, and in how many of the first `NUM_ROWS_FOR_KEYS` rows of a set they are."""
         found = {}
         for entry, file in zip(self.entries, self.files, strict=True):
             counts: Counter[str] = Counter()
-            for number in range(min(len(file), ROWS_LOOKED_AT)):
+            for number in range(min(len(file), NUM_ROWS_FOR_KEYS)):
                 with suppress(InputError):
                     counts.update(unread_keys(file[number]))
             if counts:
@@ -176,7 +176,7 @@ class TrainingDataset(Dataset[Example | SkippedSample]):
                 that gives for all of them: where several processes want the same, each may count a part.
         """
         starts = np.cumsum([0, *(len(file) for file in self.files)])
-        rows, places = np.unique(starts[self._sets] + self._rows, return_inverse=True)
+        rows, row_of_item = np.unique(starts[self._sets] + self._rows, return_inverse=True)
 
         def count(first: int, stop: int) -> np.ndarray:
             chosen = rows[first:stop]
@@ -184,15 +184,15 @@ class TrainingDataset(Dataset[Example | SkippedSample]):
             counted = self._count(list(zip(sets.tolist(), (chosen - starts[sets]).tolist(), strict=True)))
             return np.fromiter((sample.tokens for sample in counted), np.int64, len(chosen))
 
-        return together(len(rows), count)[places]
+        return together(len(rows), count)[row_of_item]
 
     def estimates(self, items: Sequence[int] | None = None) -> list[EstimatedSample]:
         """What items hold at most, all of them by default; a single token for a row that cannot be used."""
         chosen = slice(None) if items is None else np.asarray(items)
-        places = list(zip(self._sets[chosen].tolist(), self._rows[chosen].tolist(), strict=True))
-        rows = list(dict.fromkeys(places))
+        row_of_item = list(zip(self._sets[chosen].tolist(), self._rows[chosen].tolist(), strict=True))
+        rows = list(dict.fromkeys(row_of_item))
         by_row = dict(zip(rows, self._count(rows), strict=True))
-        return [by_row[place] for place in places]
+        return [by_row[row] for row in row_of_item]
 
     def _count(self, rows: Sequence[tuple[int, int]]) -> Iterator[EstimatedSample]:
         """Of rows, each by the numbers of its set and in it."""

@@ -22,8 +22,8 @@ from videochat_online.data.rows.storage import Location, read_bytes
 from videochat_online.errors import InputError, shown
 from videochat_online.runs.files import without_bom
 
-ROWS_LOOKED_AT = 20
-"""A file none of whose first rows is an object holds something else, rather than bad rows only."""
+NUM_FIRST_ROWS = 20
+"""How many rows are looked at first: a file in which none of them is an object holds something else than rows."""
 
 _CLOSING = re.compile(rb"[\s\]}]+")
 """The last line of an object that is written over several lines."""
@@ -80,7 +80,7 @@ class AnnotationFile:
     def _check_first_rows(self) -> None:
         """InputError where one object holds all rows, or none of the first rows is an object."""
         reasons = []
-        for number in range(min(ROWS_LOOKED_AT, len(self))):
+        for number in range(min(NUM_FIRST_ROWS, len(self))):
             try:
                 first = self[number]
             except InputError as error:
@@ -115,28 +115,28 @@ def _array_lines(path: Location, content: bytes) -> list[bytes]:
     """
     text = content.decode("utf-8", "surrogateescape")
     lines: list[bytes] = []
-    decoder, place = json.JSONDecoder(), _after_blanks(text, text.index("[") + 1)
-    while text[place : place + 1] != "]":
+    decoder, position = json.JSONDecoder(), _after_blanks(text, text.index("[") + 1)
+    while text[position : position + 1] != "]":
         if lines:
-            if text[place : place + 1] != ",":
+            if text[position : position + 1] != ",":
                 raise InputError(
                     f"{path}: expected a JSON array of rows, or one row a line: found no comma or end after row"
                     f" {len(lines) - 1}"
                 )
-            place = _after_blanks(text, place + 1)
+            position = _after_blanks(text, position + 1)
         try:
-            _, stop = decoder.raw_decode(text, place)
+            _, stop = decoder.raw_decode(text, position)
         except (ValueError, RecursionError) as error:
             raise InputError(
                 f"{path}: expected a JSON array of rows, or one row a line: row {len(lines)}: {error}"
             ) from error
-        lines.append(text[place:stop].encode("utf-8", "surrogateescape"))
-        place = _after_blanks(text, stop)
-    if _after_blanks(text, place + 1) < len(text):
+        lines.append(text[position:stop].encode("utf-8", "surrogateescape"))
+        position = _after_blanks(text, stop)
+    if _after_blanks(text, position + 1) < len(text):
         raise InputError(f"{path}: expected a JSON array of rows, or one row a line: found more after the array's end")
     return lines
 
 
-def _after_blanks(text: str, place: int) -> int:
-    found = _NOT_BLANK.search(text, place)
+def _after_blanks(text: str, position: int) -> int:
+    found = _NOT_BLANK.search(text, position)
     return len(text) if found is None else found.start()

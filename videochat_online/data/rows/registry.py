@@ -19,7 +19,7 @@ from typing import Any
 from videochat_online.data.rows.field_values import FPS_RANGE, span
 from videochat_online.data.rows.storage import Location, exists, location, read_bytes
 from videochat_online.data.samples.sampled_frames import Tiling
-from videochat_online.data.samples.simulated_memory import MemoryLayout
+from videochat_online.data.samples.simulated_memory import SimulatedMemory
 from videochat_online.errors import InputError, shown
 
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
@@ -51,7 +51,7 @@ class RegistryEntry:
     weight: float | None = None
     max_dynamic_patch: int | None = None
     fps: float | None = None
-    memory: MemoryLayout | None = None
+    memory: SimulatedMemory | None = None
 
     def tiling(self, default: Tiling) -> Tiling:
         """How still images of this set are cut, where a run cuts others so."""
@@ -144,7 +144,7 @@ def _entry(path: Location, name: str, fields: Any) -> RegistryEntry:
     if "memory" in values:
         try:
             options = dict(values["memory"])
-            values["memory"] = MemoryLayout(options.pop("name"), options)
+            values["memory"] = SimulatedMemory(options.pop("name"), options)
         except InputError as error:
             raise InputError(f"{where}: memory: {error}") from error
     if "weight" in fields and "repeat_time" in fields:

@@ -137,7 +137,7 @@ class _Rows(Dataset[InspectedRow]):
         number, row = self._places[index]
         entry, file, kind = self.entries[number], self.files[number], None
         unread: tuple[str, ...] = ()
-        assert isinstance(file, AnnotationFile)  # rows of others have no place
+        assert isinstance(file, AnnotationFile)  # none of the rows is of another
         try:
             content = file[row]
             unread = tuple(sorted(unread_keys(content)))

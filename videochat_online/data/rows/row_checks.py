@@ -33,7 +33,7 @@ def check_within_video(sample: Sample, duration_s: float, max_overrun_s: float) 
             )
 
 
-def check_boxes(sample: Sample, places: Sequence[int]) -> None:
+def check_boxes(sample: Sample, indices: Sequence[int]) -> None:
     """Fail where a box of a track is none, or lies outside its image.
 
     Boxes are four numbers, of two corners or of a corner and a size: they are written as they stand, and which it is
@@ -43,7 +43,7 @@ def check_boxes(sample: Sample, places: Sequence[int]) -> None:
 
     Args:
         sample: a track.
-        places: which of its images are used.
+        indices: which of its images are used.
 
     Raises:
         InputError: names the box.
@@ -51,15 +51,15 @@ def check_boxes(sample: Sample, places: Sequence[int]) -> None:
     boxes = [box.box for box in sample.boxes]
     in_pixels = any(value >= MIN_PIXELS for box in boxes for value in box)
     if in_pixels:
-        for place, box in enumerate(boxes):
+        for index, box in enumerate(boxes):
             if max(box) < MIN_PIXELS and not all(value in (0, 1) for value in box):
-                raise InputError(f"image_bboxes {place}: expected pixels, as in other boxes, found {list(box)}")
-    for place in places:
-        box = boxes[place]
-        width, height = _size(sample.media[place]) if in_pixels else (1, 1)
+                raise InputError(f"image_bboxes {index}: expected pixels, as in other boxes, found {list(box)}")
+    for index in indices:
+        box = boxes[index]
+        width, height = _size(sample.media[index]) if in_pixels else (1, 1)
         if not all(0 <= value <= limit for value, limit in zip(box, (width, height) * 2, strict=True)):
             unit = f"{width} x {height} pixels" if in_pixels else "0 to 1"
-            raise InputError(f"image_bboxes {place}: expected a box within {unit}, found {list(box)}")
+            raise InputError(f"image_bboxes {index}: expected a box within {unit}, found {list(box)}")
 
 
 def _size(path: Location) -> tuple[int, int]:

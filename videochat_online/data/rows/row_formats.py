@@ -177,19 +177,19 @@ def _tracking(row: Row, root: Location) -> Sample:
     asked = text(query.get("value") if isinstance(query, dict) else query, "query_template")
     if "<bbox>" not in asked:
         raise InputError(f"query_template: expected <bbox> where the asked box goes, found {shown(asked)}")
-    tracked = tuple(_box(box, place) for place, box in enumerate(boxes))
-    for place in range(1, len(tracked)):
-        before_s, now_s = tracked[place - 1].time_s, tracked[place].time_s
+    tracked = tuple(_box(box, index) for index, box in enumerate(boxes))
+    for index in range(1, len(tracked)):
+        before_s, now_s = tracked[index - 1].time_s, tracked[index].time_s
         if now_s < before_s:
             raise InputError(
-                f"image_bboxes {place}: timestamp: expected at least {before_s:g}, the box before's, found {now_s:g}"
+                f"image_bboxes {index}: timestamp: expected at least {before_s:g}, the box before's, found {now_s:g}"
             )
-    media = tuple(folder / path(name, f"all_image_files {place}") for place, name in enumerate(names))
+    media = tuple(folder / path(name, f"all_image_files {index}") for index, name in enumerate(names))
     return Sample(kind="tracking", media=media, boxes=tracked, query=asked)
 
 
-def _box(raw: Any, place: int) -> BoxAt:
-    where = f"image_bboxes {place}"
+def _box(raw: Any, index: int) -> BoxAt:
+    where = f"image_bboxes {index}"
     if not isinstance(raw, dict) or not isinstance(raw.get("bbox"), list) or len(raw["bbox"]) != 4:
         raise InputError(f"{where}: expected timestamp and bbox of 4 numbers, found {shown(raw)}")
     for value in raw["bbox"]:
@@ -208,9 +208,9 @@ def _dialogue(raw: Any, *, of_video: bool) -> tuple[str | None, tuple[DialogueTu
     if not messages or len(messages) % 2:
         raise InputError(f"conversations: expected pairs of human and gpt, found {len(messages)} messages")
     turns = []
-    for place in range(0, len(messages), 2):
-        where = f"conversations: turn {place // 2 + 1}"
-        human, reply = messages[place : place + 2]
+    for first in range(0, len(messages), 2):
+        where = f"conversations: turn {first // 2 + 1}"
+        human, reply = messages[first : first + 2]
         for message, expected in ((human, "human"), (reply, "gpt")):
             role = message.get("from")
             if not isinstance(role, str) or _ROLES.get(role) != expected:

@@ -42,68 +42,68 @@ def location(text: str, base: Location = Path()) -> Location:
         raise InputError(f"{text}: expected a path or a URL that fsspec knows: {error}") from error
 
 
-def exists(place: Location, *, folder: bool = False) -> bool:
+def exists(path: Location, *, folder: bool = False) -> bool:
     """Whether there is a file, or a folder.
 
     Raises:
         InputError: the storage cannot be reached.
     """
     try:
-        return place.is_dir() if folder else place.is_file()
+        return path.is_dir() if folder else path.is_file()
     except Exception as error:
-        raise _unreachable(place, error) from error
+        raise _unreachable(path, error) from error
 
 
-def read_bytes(place: Location, what: str) -> bytes:
+def read_bytes(path: Location, what: str) -> bytes:
     """A whole file.
 
     Args:
-        place: of the file.
-        what: it is expected to hold, for the error.
+        path: the file.
+        what: what it is expected to hold, for the error.
 
     Raises:
         InputError: it cannot be read.
     """
     try:
-        return place.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         cause = error.strerror or error
-        raise InputError(f"{place}: expected {what}, found no readable file ({cause})") from error
+        raise InputError(f"{path}: expected {what}, found no readable file ({cause})") from error
     except Exception as error:
-        raise _unreachable(place, error) from error
+        raise _unreachable(path, error) from error
 
 
-def _unreachable(place: Location, error: Exception) -> InputError:
+def _unreachable(path: Location, error: Exception) -> InputError:
     """Every storage has errors of its own."""
-    return InputError(f"{place}: expected a storage that can be reached: {error}")
+    return InputError(f"{path}: expected a storage that can be reached: {error}")
 
 
 @contextmanager
-def local_copy(place: Location) -> Iterator[Path]:
-    """A path that decoders can open: the place itself, or a copy of the file or folder for as long as this lasts.
+def local_copy(path: Location) -> Iterator[Path]:
+    """A path that decoders can open: its own path, or that of a copy of the file or folder for as long as this lasts.
 
     Raises:
-        VideoError: it cannot be read; also from within, with the place's own name in place of the copy's.
+        VideoError: it cannot be read; also from within, with its own name instead of the copy's.
     """
-    if isinstance(place, Path):
-        yield place
+    if isinstance(path, Path):
+        yield path
         return
     with tempfile.TemporaryDirectory(prefix="videochat_online_") as folder:
         try:
-            copy = Path(folder) / (place.name or "media")
-            if place.is_dir():
+            copy = Path(folder) / (path.name or "media")
+            if path.is_dir():
                 copy.mkdir()
-                for file in place.iterdir():
+                for file in path.iterdir():
                     if file.is_file():
                         _copy(file, copy / file.name)
             else:
-                _copy(place, copy)
+                _copy(path, copy)
         except Exception as error:
-            raise VideoError(f"{place}: expected a file or folder that can be read, found none ({error})") from error
+            raise VideoError(f"{path}: expected a file or folder that can be read, found none ({error})") from error
         try:
             yield copy
         except VideoError as error:
-            raise VideoError(str(error).replace(str(copy), str(place))) from error
+            raise VideoError(str(error).replace(str(copy), str(path))) from error
 
 
 def _copy(source: UPath, target: Path) -> None:

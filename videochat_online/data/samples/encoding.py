@@ -2,6 +2,8 @@
 
 Knows tokenizer, template, token grid and schedule as it is given them; knows nothing of networks, registries
 or batches.
+
+Shape legend: `T` frames or tiles, `S` pixels a side.
 """
 
 from __future__ import annotations
@@ -17,11 +19,11 @@ from transformers import PreTrainedTokenizerBase
 from videochat_online.data.rows.row_formats import Sample
 from videochat_online.data.samples.sample_reader import SampleReader
 from videochat_online.data.samples.sampled_frames import Pixels, Tiling
-from videochat_online.data.samples.simulated_memory import MemoryLayout
+from videochat_online.data.samples.simulated_memory import SimulatedMemory
 from videochat_online.text import ChatTemplate, layout_prompt, truncate_layout
 
 JPEG_QUALITIES = (75, 100)
-"""Of the degradation by `data_augment`, both ends included."""
+"""Lowest and highest quality of the degradation by `data_augment`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +33,9 @@ class Example:
     Attributes:
         input_ids: the prompt, with the image token where a visual token stands.
         labels: as long; IGNORE_INDEX where nothing is learned. Not shifted.
-        pixels_TSSC: frames or tiles in order of appearance, not normalised; None for a text.
+        pixels_TSSC: frames or tiles in order of appearance, uint8 [T, S, S, 3], not normalised; None for a text.
         pool_ratios: by how much each of the T is pooled.
-        is_reduced: has fewer frames or tiles than it should, since its pack has no room for more.
+        is_reduced: whether it has fewer frames or tiles than it should, since its pack has no room for more.
     """
 
     input_ids: tuple[int, ...]
@@ -70,7 +72,7 @@ class SampleEncoder(SampleReader):
         tiling: Tiling | None = None,
         fps: float | None = None,
         augment: bool = False,
-        memory: MemoryLayout | None = None,
+        memory: SimulatedMemory | None = None,
     ) -> Example:
         """Read what the sample shows and tokenize its dialogue.
 
@@ -85,27 +87,27 @@ class SampleEncoder(SampleReader):
         Raises:
             InputError: as `read`, or a prompt that is too long to keep its frames and something to learn.
         """
-        shown = self.read(sample, rng, tiling=tiling, fps=fps, memory=memory)
+        read = self.read(sample, rng, tiling=tiling, fps=fps, memory=memory)
         layout = layout_prompt(
-            shown.turns,
+            read.turns,
             tokenizer=self.tokenizer,
             template=self.template,
             system_message=self.system_message if sample.system_message is None else sample.system_message,
         )
         layout = truncate_layout(layout, self.max_length)
-        pixels_TSSC = shown.pixels_TSSC
+        pixels_TSSC = read.pixels_TSSC
         if pixels_TSSC is None or not len(pixels_TSSC):
             return Example(layout.input_ids, layout.labels, None, ())
         if augment:
             pixels_TSSC = _degrade(pixels_TSSC, rng)
-        return Example(layout.input_ids, layout.labels, self.reader.transform.squares(pixels_TSSC), shown.ratios)
+        return Example(layout.input_ids, layout.labels, self.reader.transform.squares(pixels_TSSC), read.ratios)
 
 
 def _degrade(pixels_TSSC: Pixels, rng: random.Random) -> Pixels:
     """Each picture through JPEG of a random quality."""
     degraded = np.empty_like(pixels_TSSC)
-    for place, pixels_SSC in enumerate(pixels_TSSC):
+    for index, pixels_SSC in enumerate(pixels_TSSC):
         buffer = io.BytesIO()
         Image.fromarray(pixels_SSC).save(buffer, format="JPEG", quality=rng.randint(*JPEG_QUALITIES))
-        degraded[place] = np.asarray(Image.open(buffer))
+        degraded[index] = np.asarray(Image.open(buffer))
     return degraded

@@ -10,10 +10,10 @@ from videochat_online.text import PromptCounter, turn_segments
 from videochat_online.types import FrameUse, Turn
 
 MAX_DIGITS = 8
-"""Of whole seconds: more than three years."""
+"""Digits of whole seconds: more than three years."""
 
 NUM_TIMES = 1000
-"""Times of as many digits that are tried for the one with the most tokens."""
+"""How many times of as many digits are tried for the one with the most tokens."""
 
 _POWERS = 10.0 ** np.arange(1, MAX_DIGITS)
 
@@ -70,7 +70,7 @@ class FrameLines:
         """Of times with so many digits after the first: the one of the most tokens, and how many more than 0.0 has."""
         lowest, count = (10 ** (digits + 1) if digits else 0), (9 * 10 ** (digits + 1) if digits else 100)
         step = 1 if count <= NUM_TIMES else 9973  # spread, in all digits
-        times_s = [(lowest + place * step % count) / 10 for place in range(min(count, NUM_TIMES))]
+        times_s = [(lowest + number * step % count) / 10 for number in range(min(count, NUM_TIMES))]
         zero, *counted = self._count([FrameUse(1, time_s, 1) for time_s in (0.0, *times_s)], True).tolist()
         longest = max(range(len(counted)), key=counted.__getitem__)
         return times_s[longest], counted[longest] - zero

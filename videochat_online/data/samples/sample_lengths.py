@@ -21,7 +21,7 @@ from videochat_online.data.samples.encoding import SampleEncoder
 from videochat_online.data.samples.frame_lines import FrameLines
 from videochat_online.data.samples.sample_reader import check_memory
 from videochat_online.data.samples.sampled_frames import Tiling
-from videochat_online.data.samples.simulated_memory import MemoryLayout
+from videochat_online.data.samples.simulated_memory import SimulatedMemory
 from videochat_online.data.samples.turn_layout import (
     image_turns,
     last_turns,
@@ -37,7 +37,7 @@ from videochat_online.types import Turn
 from videochat_online.video import TIME_TOLERANCE_S, choose_tile_grid, uniform_subset
 
 ROUNDING_S = 0.1
-"""Times of frames, and of the first one where they count from it, are rounded to this."""
+"""Step, in seconds, to which times of frames are rounded; that of the first one, too, where they count from it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +45,9 @@ class EstimatedSample:
     """What a sample's prompt holds at most.
 
     Attributes:
-        tokens: all of them.
-        visual_tokens: those of pictures among them.
-        pictures: frames and tiles.
+        tokens: number of all tokens.
+        visual_tokens: number of tokens of pictures among them.
+        pictures: number of frames and tiles.
     """
 
     tokens: int
@@ -55,16 +55,16 @@ class EstimatedSample:
     pictures: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class OutlinedSample:
     """A sample, ready to be counted.
 
     Attributes:
-        prompt: its dialogue.
-        variants: a part of it, and what may stand in its place.
-        more: tokens that it has beside those of the dialogue.
+        prompt: rendered dialogue.
+        variants: a part of the dialogue, and what may stand instead of it.
+        more: number of tokens beside those of the dialogue.
         visual_tokens: number of tokens of all pictures.
-        pictures: frames and tiles.
+        pictures: number of frames and tiles.
     """
 
     prompt: PromptOutline
@@ -95,10 +95,10 @@ class LengthCounter:
         self._prompts = PromptCounter(encoder.tokenizer, encoder.template)
         self._lines = FrameLines(self._prompts)
         self._visual_T = np.zeros(0, dtype=np.int64)
-        self._left: dict[MemoryLayout, list[tuple[int, int]]] = {}
+        self._kept: dict[SimulatedMemory, list[tuple[int, int]]] = {}
 
     def outline(
-        self, sample: Sample, tiling: Tiling | None = None, memory: MemoryLayout | None = None
+        self, sample: Sample, tiling: Tiling | None = None, memory: SimulatedMemory | None = None
     ) -> OutlinedSample:
         """A sample, ready to be counted.
 
@@ -112,15 +112,15 @@ class LengthCounter:
         """
         check_memory(sample, memory)
         if sample.kind == "text":
-            return OutlinedSample(prompt=self._outline(sample, text_turns(sample.turns)))
+            return OutlinedSample(self._outline(sample, text_turns(sample.turns)))
         if sample.kind == "image":
             tiles = self._tiles(sample, (tiling or self.encoder.tiling).for_images(len(sample.media)))
             counts = [math.prod(self.encoder.full_grid) * count for count in tiles]
             prompt = self._outline(sample, image_turns(sample.turns, counts))
-            return OutlinedSample(prompt=prompt, visual_tokens=sum(counts), pictures=sum(tiles))
+            return OutlinedSample(prompt, visual_tokens=sum(counts), pictures=sum(tiles))
         if sample.kind == "tracking":
             return self._track(sample)
-        return self._video(sample) if memory is None else self._remembered(sample, memory)
+        return self._video(sample) if memory is None else self._simulated(sample, memory)
 
     def count(self, outlined: Sequence[OutlinedSample]) -> list[EstimatedSample]:
         """Sizes of samples, cut as the encoder cuts them; faster for many at a time.
@@ -142,23 +142,23 @@ class LengthCounter:
         return self._prompts.outline(turns, system)
 
     def _tiles(self, sample: Sample, tiling: Tiling) -> list[int]:
-        """Of each image."""
+        """Tiles of each image."""
         if not tiling.dynamic:
             return [1] * len(sample.media)
         counts = [tiling.max_tiles] * len(sample.media)
         if sample.sizes:
             limits = {"min_tiles": tiling.min_tiles, "max_tiles": tiling.max_tiles}
-            size = self.encoder.reader.transform.size
-            counts = [math.prod(choose_tile_grid(*image, **limits, size=size)) for image in sample.sizes]
+            side = self.encoder.reader.transform.size
+            counts = [math.prod(choose_tile_grid(*image, **limits, size=side)) for image in sample.sizes]
         return [count + (tiling.thumbnail and count > 1) for count in counts]
 
     def _track(self, sample: Sample) -> OutlinedSample:
         """All is known but which box is asked about; with the first one there are the most turns."""
-        places = uniform_subset(range(len(sample.media)), self.encoder.sampling.max_num_frames)
-        frames, _ = self.encoder.scheduled([round(sample.boxes[place].time_s, 1) for place in places])
-        queries = dict.fromkeys(tracking_query(sample, place) for place in places)
+        indices = uniform_subset(range(len(sample.media)), self.encoder.sampling.max_num_frames)
+        frames, _ = self.encoder.scheduled([round(sample.boxes[index].time_s, 1) for index in indices])
+        queries = dict.fromkeys(tracking_query(sample, index) for index in indices)
         return OutlinedSample(
-            prompt=self._outline(sample, online_turns(tracking_turns(sample, places, 0), frames)),
+            self._outline(sample, online_turns(tracking_turns(sample, indices, 0), frames)),
             variants=tuple(self._outline(sample, text_turns([DialogueTurn(query, "")])) for query in queries),
             visual_tokens=sum(frame.num_tokens for frame in frames),
             pictures=len(frames),
@@ -174,7 +174,7 @@ class LengthCounter:
             lines_T = self._lines.tokens(used)
             turns = video_turns(sample.turns, [self._lines.frame(int(index)) for index in used[:1]])
             more = int(lines_T[1:].sum()) + visual - 1
-            return self._with(sample, turns, num_frames, visual, more)
+            return OutlinedSample(self._outline(sample, turns), more=more, visual_tokens=visual, pictures=num_frames)
         asked_s = np.array([turn.time_s or 0.0 for turn in sample.turns])
         stops = np.searchsorted(frames.earliest_T, asked_s + TIME_TOLERANCE_S, side="right")
         surely = np.searchsorted(frames.latest_T, asked_s + TIME_TOLERANCE_S, side="right")
@@ -191,9 +191,9 @@ class LengthCounter:
             is_at_once = number > 0 and turn.time_s == sample.turns[number - 1].time_s
             more += not (is_at_once or surely[number] > first)
             first = max(first, stop)
-        return self._with(sample, laid_out, num_frames, visual, more)
+        return OutlinedSample(self._outline(sample, laid_out), more=more, visual_tokens=visual, pictures=num_frames)
 
-    def _remembered(self, sample: Sample, memory: MemoryLayout) -> OutlinedSample:
+    def _simulated(self, sample: Sample, memory: SimulatedMemory) -> OutlinedSample:
         """What is left of the frames that come before the last question; which of them these are is not known."""
         frames, turns = self._sampled(sample), last_turns(sample.turns)
         num_frames, latest_T = len(frames.indices_T), None
@@ -204,21 +204,15 @@ class LengthCounter:
             fewest = min(num_frames, int(np.searchsorted(frames.latest_T, until_s, side="right")))
             latest_T = np.minimum(frames.latest_T, asked_s)[:num_frames]
         lines_T = self._lines.tokens(frames.indices_T[:num_frames], latest_T)
-        num_left, visual = self._most_left(memory, max(1, fewest), num_frames)
+        num_kept, visual = self._most_kept(memory, max(1, fewest), num_frames)
         longest = int(lines_T.argmax())
         shown = [self._lines.frame(longest, None if latest_T is None else float(latest_T[longest]))]
         if sample.kind == "video":
             laid_out = video_turns(turns, shown)
         else:
             laid_out = (online_turn(turns[0], shown), *(online_turn(turn, ()) for turn in turns[1:]))
-        more = (num_left - 1) * int(lines_T[longest]) + visual - 1
-        return self._with(sample, laid_out, num_left, visual, more)
-
-    def _with(
-        self, sample: Sample, turns: Sequence[Turn], pictures: int, visual_tokens: int, more: int
-    ) -> OutlinedSample:
-        prompt = self._outline(sample, turns)
-        return OutlinedSample(prompt=prompt, more=more, visual_tokens=visual_tokens, pictures=pictures)
+        more = (num_kept - 1) * int(lines_T[longest]) + visual - 1
+        return OutlinedSample(self._outline(sample, laid_out), more=more, visual_tokens=visual, pictures=num_kept)
 
     def _sampled(self, sample: Sample) -> _Frames:
         """The frames that `video.sample_clip` takes at most, where the video has all that the row speaks of."""
@@ -251,14 +245,14 @@ class LengthCounter:
             self._visual_T = np.array(counts, dtype=np.int64)
         return self._visual_T[:num_frames]
 
-    def _most_left(self, memory: MemoryLayout, fewest: int, most: int) -> tuple[int, int]:
-        """Frames that a memory leaves of so many, and their tokens."""
-        known = self._left.get(memory, [])
+    def _most_kept(self, memory: SimulatedMemory, fewest: int, most: int) -> tuple[int, int]:
+        """The most frames that a memory keeps of `fewest` to `most`, and the most tokens."""
+        known = self._kept.get(memory, [])
         if len(known) < most:
             encoder = self.encoder
-            known = memory.left(
+            known = memory.kept_counts(
                 min(2 * most, encoder.sampling.max_num_frames), encoder.full_grid, encoder.schedule.intervals
             )
-            self._left[memory] = known
+            self._kept[memory] = known
         nums, tokens = zip(*known[fewest - 1 : most], strict=True)
         return max(nums), max(tokens)

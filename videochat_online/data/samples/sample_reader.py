@@ -1,6 +1,8 @@
-"""A validated sample -> the pictures it shows, in their places in its dialogue.
+"""A validated sample -> the pictures it shows, and its dialogue with a visual segment where each of them stands.
 
 Knows token grid and schedule as it is given them; knows nothing of tokenizers, templates or registries.
+
+Shape legend: `T` frames or tiles, `S` pixels a side.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import numpy as np
 from videochat_online.data.rows.row_checks import check_boxes, check_within_video
 from videochat_online.data.rows.row_formats import Sample
 from videochat_online.data.samples.sampled_frames import FrameSampling, PixelReader, Pixels, SampledClip, Tiling
-from videochat_online.data.samples.simulated_memory import MemoryLayout
+from videochat_online.data.samples.simulated_memory import SimulatedMemory
 from videochat_online.data.samples.turn_layout import (
     frames_until,
     image_turns,
@@ -32,12 +34,12 @@ from videochat_online.video import TIME_TOLERANCE_S, uniform_subset
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shown:
-    """What a sample shows, and its dialogue around it.
+class LaidOutSample:
+    """A sample whose frames are chosen and read: what it shows, and its dialogue around it.
 
     Attributes:
-        turns: with pictures in place.
-        pixels_TSSC: frames or tiles in order of appearance, not normalised; None for a text.
+        turns: dialogue, with a visual segment for each picture.
+        pixels_TSSC: frames or tiles in order of appearance, uint8 [T, S, S, 3], not normalised; None for a text.
         ratios: by how much each of the T is pooled.
     """
 
@@ -74,8 +76,8 @@ class SampleReader:
         *,
         tiling: Tiling | None = None,
         fps: float | None = None,
-        memory: MemoryLayout | None = None,
-    ) -> Shown:
+        memory: SimulatedMemory | None = None,
+    ) -> LaidOutSample:
         """Read what a sample shows and put it into its dialogue.
 
         Args:
@@ -91,27 +93,28 @@ class SampleReader:
         """
         check_memory(sample, memory)
         if sample.kind == "text":
-            return Shown(turns=text_turns(sample.turns))
+            return LaidOutSample(turns=text_turns(sample.turns))
         if sample.kind == "image":
             return self._image(sample, tiling or self.tiling)
         return self._video(sample, rng, fps, memory)
 
-    def _image(self, sample: Sample, tiling: Tiling) -> Shown:
+    def _image(self, sample: Sample, tiling: Tiling) -> LaidOutSample:
         tiling = tiling.for_images(len(sample.media))
         images = [self.reader.tiles(path, tiling) for path in sample.media]
-        tokens_per_tile = self.full_grid[0] * self.full_grid[1]
-        turns = image_turns(sample.turns, [tokens_per_tile * len(tiles) for tiles in images])
-        pixels = np.concatenate(images)
-        return Shown(turns=turns, pixels_TSSC=pixels, ratios=(1,) * len(pixels))
+        turns = image_turns(sample.turns, [math.prod(self.full_grid) * len(tiles) for tiles in images])
+        pixels_TSSC = np.concatenate(images)
+        return LaidOutSample(turns=turns, pixels_TSSC=pixels_TSSC, ratios=(1,) * len(pixels_TSSC))
 
-    def _video(self, sample: Sample, rng: random.Random, fps: float | None, memory: MemoryLayout | None) -> Shown:
+    def _video(
+        self, sample: Sample, rng: random.Random, fps: float | None, memory: SimulatedMemory | None
+    ) -> LaidOutSample:
         turns = sample.turns
         if sample.kind == "tracking":
-            places = uniform_subset(range(len(sample.media)), self.sampling.max_num_frames)
-            pixels = self.reader.images([sample.media[place] for place in places])
-            check_boxes(sample, places)
-            clip = SampledClip(pixels, tuple(round(sample.boxes[place].time_s, 1) for place in places), math.inf)
-            turns = tracking_turns(sample, places, rng.randint(0, len(places) - 1))
+            indices = uniform_subset(range(len(sample.media)), self.sampling.max_num_frames)
+            pixels_TSSC = self.reader.images([sample.media[index] for index in indices])
+            check_boxes(sample, indices)
+            clip = SampledClip(pixels_TSSC, tuple(round(sample.boxes[index].time_s, 1) for index in indices), math.inf)
+            turns = tracking_turns(sample, indices, rng.randint(0, len(indices) - 1))
         else:
             clip = self.reader.clip(
                 sample.media[0], self.sampling, fps=sample.fps or fps, clip_s=sample.clip_s, rng=rng
@@ -126,7 +129,8 @@ class SampleReader:
             turns = last_turns(turns)
             last_s = turns[-1].time_s
             seen_s = times_s if last_s is None else [t for t in times_s if t <= last_s + TIME_TOLERANCE_S]
-            frames, ratios = self._remembered(clip.pixels_TSSC[: len(seen_s)], seen_s, memory)
+            pixels_TSSC = clip.pixels_TSSC[: len(seen_s)]
+            frames, ratios = memory.kept_frames(pixels_TSSC, seen_s, self.full_grid, self.schedule.intervals)
         if sample.kind != "video" and not frames_until(frames, turns[-1].time_s or 0.0):
             raise InputError(f"expected a turn at {times_s[0]:g} s, the first frame, or later, found none")
         if sample.kind == "video":
@@ -134,11 +138,11 @@ class SampleReader:
         else:
             laid_out = online_turns(turns, frames)
             frames = list(frames_until(frames, turns[-1].time_s or 0.0))
-        num_places = sum(isinstance(segment, Visual) for turn in laid_out for segment in turn.user)
-        if num_places != len(frames):
-            raise InputError(f"expected as many frames as places for them, found {len(frames)} and {num_places}")
+        num_visual = sum(isinstance(segment, Visual) for turn in laid_out for segment in turn.user)
+        if num_visual != len(frames):
+            raise InputError(f"expected as many frames as places for them, found {len(frames)} and {num_visual}")
         pixels_TSSC = clip.pixels_TSSC[[frame.index for frame in frames]]
-        return Shown(turns=laid_out, pixels_TSSC=pixels_TSSC, ratios=tuple(ratios[: len(frames)]))
+        return LaidOutSample(turns=laid_out, pixels_TSSC=pixels_TSSC, ratios=tuple(ratios[: len(frames)]))
 
     def scheduled(self, times_s: Sequence[float]) -> tuple[list[FrameUse], list[int]]:
         """The frames that cost tokens, and by how much each is pooled; the schedule may leave some out."""
@@ -150,16 +154,8 @@ class SampleReader:
         ]
         return frames, [self.schedule.ratio(frame.index) or 1 for frame in frames]
 
-    def _remembered(
-        self, pixels_TSSC: Pixels, times_s: Sequence[float], memory: MemoryLayout
-    ) -> tuple[list[FrameUse], list[int]]:
-        """The same of what a memory would hold after these frames."""
-        left = memory.remembered(pixels_TSSC, times_s, self.full_grid, self.schedule.intervals)
-        frames = [FrameUse(frame.place, times_s[frame.place], frame.num_tokens) for frame in left]
-        return frames, [frame.ratio for frame in left]
 
-
-def check_memory(sample: Sample, memory: MemoryLayout | None) -> None:
+def check_memory(sample: Sample, memory: SimulatedMemory | None) -> None:
     """Fail where a memory is to show what is no video with questions.
 
     Raises:

@@ -157,23 +157,20 @@ class PixelReader:
         Raises:
             VideoError: unreadable, broken off before the last frame that is needed, or one of them does not decode.
         """
-        facts = self._facts.get((path, fps))
-        if facts is None:
-            with local_copy(path) as copy, open_video(copy, fps=fps, backend=self.backend) as video:
-                facts = _facts(video)
-                chosen = _choose(facts, sampling, clip_s, rng)
-                pixels = self._decode(video, facts, chosen.indices)
-            if self._cache.max_bytes:
-                self._facts[path, fps] = facts
-            self._cache.put((path, chosen.indices), pixels)
-            return SampledClip(pixels, chosen.times_s, facts.duration_s)
-        chosen = _choose(facts, sampling, clip_s, rng)
-        cached = self._cache.get((path, chosen.indices))
-        if cached is None:
-            with local_copy(path) as copy, open_video(copy, fps=fps, backend=self.backend) as video:
-                cached = self._decode(video, facts, chosen.indices)
-            self._cache.put((path, chosen.indices), cached)
-        return SampledClip(cached, chosen.times_s, facts.duration_s)
+        facts, chosen = self._facts.get((path, fps)), None
+        if facts is not None:
+            chosen = _choose(facts, sampling, clip_s, rng)
+            cached = self._cache.get((path, chosen.indices))
+            if cached is not None:
+                return SampledClip(cached, chosen.times_s, facts.duration_s)
+        with local_copy(path) as copy, open_video(copy, fps=fps, backend=self.backend) as video:
+            facts = facts or _facts(video)
+            chosen = chosen or _choose(facts, sampling, clip_s, rng)
+            pixels_TSSC = self._decode(video, facts, chosen.indices)
+        if self._cache.max_bytes:
+            self._facts[path, fps] = facts
+        self._cache.put((path, chosen.indices), pixels_TSSC)
+        return SampledClip(pixels_TSSC, chosen.times_s, facts.duration_s)
 
     def images(self, files: Sequence[Location]) -> Pixels:
         """Image files as they are, one square each."""
@@ -220,7 +217,7 @@ class PixelReader:
 
 
 def _check_shown(video: VideoSource, asked_s: Sequence[float], shown_s: Sequence[float]) -> None:
-    """VideoError where a wanted frame does not decode: the one before it would stand in its place.
+    """VideoError where a wanted frame does not decode: the one before it would be shown instead.
 
     Args:
         video: after reading.
@@ -231,8 +228,7 @@ def _check_shown(video: VideoSource, asked_s: Sequence[float], shown_s: Sequence
         return
     # A first frame that does not decode moves the start of all that was asked for: count from the first packet.
     starts_s = video.frame_times_s()
-    places = (bisect_right(starts_s, starts_s[0] + time_s + TIME_TOLERANCE_S) - 1 for time_s in asked_s)
-    wanted_s = {starts_s[place] for place in places}
+    wanted_s = {starts_s[bisect_right(starts_s, starts_s[0] + time_s + TIME_TOLERANCE_S) - 1] for time_s in asked_s}
     num_missing = len(wanted_s - set(shown_s))
     if num_missing:
         raise VideoError(
@@ -281,7 +277,6 @@ def _choose(
     return chosen
 
 
-def _subset(sampled: SampledFrames, places: Sequence[int]) -> SampledFrames:
-    return SampledFrames(
-        tuple(sampled.indices[place] for place in places), tuple(sampled.times_s[place] for place in places)
-    )
+def _subset(sampled: SampledFrames, chosen: Sequence[int]) -> SampledFrames:
+    """Some of the sampled frames, by their positions among them."""
+    return SampledFrames(tuple(sampled.indices[n] for n in chosen), tuple(sampled.times_s[n] for n in chosen))

@@ -6,13 +6,12 @@ no vision tower runs where data is loaded: where content decides which frames su
 features would keep. Only how many frames of each size are left is the same, whatever they show (with `similarity_drop`
 at most so many). A memory that merges frames decides which are shown, and a merged one is shown as its newest member.
 
-Shape legend: `T` frames, `S` side in pixels, `C` values of a thumbnail.
+Shape legend: `T` frames, `S` pixels a side, `C` values of a thumbnail, `H` `W` token grid of a full-size frame.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,11 +20,11 @@ import torch
 from videochat_online.data.samples.sampled_frames import Pixels
 from videochat_online.errors import InputError, shown
 from videochat_online.memory import DEFAULT_INTERVALS, MEMORY_OPTIONS, Grid, MemoryBank, make_model_memory
-from videochat_online.types import FrameTokens
+from videochat_online.types import FrameTokens, FrameUse
 
 THUMBNAIL_SIDE = 8
 MAX_FRAMES = 1_000_000
-"""Of a memory: more than eleven days at a frame a second. Memories allocate as many places."""
+"""Of a memory: more than eleven days at a frame a second. Memories allocate as many slots."""
 
 MAX_TIERS = 16
 """Each tier halves the token grid."""
@@ -34,17 +33,8 @@ OF_THE_MODEL = ("full_grid", "grid", "grids", "intervals", "device")
 """Options of a memory that follow from the model; a registry does not set them."""
 
 
-@dataclass(frozen=True, slots=True)
-class RememberedFrame:
-    """A frame that is left, by how much its token grid is pooled in each direction, and the tokens that leaves."""
-
-    place: int
-    ratio: int
-    num_tokens: int
-
-
-class MemoryLayout:
-    """A memory that decides which frames of a sample are shown.
+class SimulatedMemory:
+    """A memory that decides which frames of a sample are shown, and how small.
 
     Args:
         name: in `MEMORY_BANKS`.
@@ -78,32 +68,32 @@ class MemoryLayout:
         num_levels = len(capacities)
         self.make((2**num_levels,) * 2, (1,) * num_levels)
 
-    def remembered(
+    def kept_frames(
         self, pixels_TSSC: Pixels, times_s: Sequence[float], full_grid: Grid, intervals: Sequence[int]
-    ) -> list[RememberedFrame]:
-        """What is left after the last frame, in time order.
+    ) -> tuple[list[FrameUse], list[int]]:
+        """The frames that are kept after the last one, in time order, and by how much the grid of each is pooled.
 
         Args:
-            pixels_TSSC: the clip's frames, uint8.
+            pixels_TSSC: the clip's frames, uint8 [T, S, S, 3].
             times_s: start of each.
-            full_grid: tokens of a full-size frame.
+            full_grid: rows and columns of tokens of a full-size frame.
             intervals: intervals of the token schedule.
         """
         memory = self.make(full_grid, intervals)
         thumbnails_TC = torch.from_numpy(thumbnails(pixels_TSSC))
-        for place, (values_C, time_s) in enumerate(zip(thumbnails_TC, times_s, strict=True)):
-            memory.write(FrameTokens(values_C[:, None, None].expand(-1, *full_grid), place, time_s, place))
-        return [
-            RememberedFrame(frame.index, full_grid[0] // frame.tokens_CHW.shape[1], frame.num_tokens)
-            for frame in memory.read()
-        ]
+        for index, (values_C, time_s) in enumerate(zip(thumbnails_TC, times_s, strict=True)):
+            tokens_CHW = values_C[:, None, None].expand(-1, *full_grid)
+            memory.write(FrameTokens(tokens_CHW, index, time_s, index))
+        kept = memory.read()
+        frames = [FrameUse(frame.index, times_s[frame.index], frame.num_tokens) for frame in kept]
+        return frames, [full_grid[0] // frame.tokens_CHW.shape[1] for frame in kept]
 
-    def left(self, num_frames: int, full_grid: Grid, intervals: Sequence[int]) -> list[tuple[int, int]]:
-        """Frames that are left of 1, 2, ... `num_frames`, and their tokens; the most, if what they show has a say."""
+    def kept_counts(self, num_frames: int, full_grid: Grid, intervals: Sequence[int]) -> list[tuple[int, int]]:
+        """Frames that are kept of 1, 2, ... `num_frames`, and their tokens; the most, if what they show has a say."""
         memory, found = self.make(full_grid, intervals), []
         blank_CHW = torch.zeros(THUMBNAIL_SIDE**2 * 3, *full_grid)
-        for place in range(num_frames):
-            memory.write(FrameTokens(blank_CHW, place, float(place), place))
+        for index in range(num_frames):
+            memory.write(FrameTokens(blank_CHW, index, float(index), index))
             counts = [frame.num_tokens for frame in memory.read()]
             found.append((len(counts), sum(counts)))
         return found
@@ -118,12 +108,12 @@ class MemoryLayout:
 
 
 def thumbnails(pixels_TSSC: Pixels) -> np.ndarray:
-    """Squares of `THUMBNAIL_SIDE` averaged pixels around their common mean, float32 [T, C]."""
-    num_frames, size = pixels_TSSC.shape[:2]
+    """Squares of `THUMBNAIL_SIDE` averaged pixels around their common mean: uint8 [T, S, S, 3] -> float32 [T, C]."""
+    num_frames, side = pixels_TSSC.shape[:2]
     if not num_frames:
         return np.zeros((0, THUMBNAIL_SIDE**2 * 3), dtype=np.float32)
-    edges = np.linspace(0, size, THUMBNAIL_SIDE + 1).astype(int)[:-1]
+    edges = np.linspace(0, side, THUMBNAIL_SIDE + 1).astype(int)[:-1]
     sums = np.add.reduceat(np.add.reduceat(pixels_TSSC.astype(np.float32), edges, axis=1), edges, axis=2)
-    flat = sums.reshape(num_frames, -1) / (size / THUMBNAIL_SIDE) ** 2
+    flat_TC = sums.reshape(num_frames, -1) / (side / THUMBNAIL_SIDE) ** 2
     # Around the clip's mean: a shared background would make all frames equally alike.
-    return flat - flat.mean(axis=0, keepdims=True)
+    return flat_TC - flat_TC.mean(axis=0, keepdims=True)

@@ -1,4 +1,4 @@
-"""A sample and its frames -> turns with pictures in place.
+"""A sample and its frames -> turns with a visual segment for each picture.
 
 Owns the wording around pictures in training rows: where frame lines go, what stands before a turn, how a
 track becomes a dialogue. Knows nothing of ids or pixels; `text.layout_prompt` goes on from here.
@@ -95,24 +95,24 @@ def online_turn(turn: DialogueTurn, frames: Sequence[FrameUse]) -> Turn:
     return Turn(turn_segments(frames, text, with_times=True), turn.assistant)
 
 
-def tracking_turns(sample: Sample, places: Sequence[int], asked: int) -> tuple[DialogueTurn, ...]:
+def tracking_turns(sample: Sample, indices: Sequence[int], asked: int) -> tuple[DialogueTurn, ...]:
     """The dialogue about a track: one frame's box is asked, each later frame becomes a turn.
 
     Args:
         sample: a track.
-        places: which of its images are used, ascending.
-        asked: index of the frame that is asked about.
+        indices: which of its images are used, ascending.
+        asked: which of `indices` is asked about.
     """
     # Turns stand where their frames do, and replies say their times, which are rounded as prompts print them.
-    times_s = [round(sample.boxes[place].time_s, 1) for place in places]
-    lines = [f"At {time_s}s, {list(sample.boxes[place].box)}" for time_s, place in zip(times_s, places, strict=True)]
-    query = tracking_query(sample, places[asked])
+    times_s = [round(sample.boxes[index].time_s, 1) for index in indices]
+    lines = [f"At {time_s}s, {list(sample.boxes[index].box)}" for time_s, index in zip(times_s, indices, strict=True)]
+    query = tracking_query(sample, indices[asked])
     later = (
         DialogueTurn("", line, time_s) for line, time_s in zip(lines[asked + 1 :], times_s[asked + 1 :], strict=True)
     )
     return (DialogueTurn(query, "\n".join(lines[: asked + 1]), times_s[asked]), *later)
 
 
-def tracking_query(sample: Sample, place: int) -> str:
+def tracking_query(sample: Sample, index: int) -> str:
     """The question about a track's box."""
-    return sample.query.replace("<bbox>", str(list(sample.boxes[place].box)))
+    return sample.query.replace("<bbox>", str(list(sample.boxes[index].box)))

@@ -1,6 +1,6 @@
 """The model card of a folder: a README.md with front matter, for the Hub and for whoever finds the folder.
 
-Says what is known and no more: no place of a file, nothing of whoever made it. A README.md that is there is never
+Says what is known and no more: no path of a file, nothing of whoever made it. A README.md that is there is never
 changed; a card that comes with a model is carried over to its copies in other layouts.
 """
 
@@ -71,8 +71,8 @@ def write_card(
         data.base_model = data.base_model or of_base.data.base_model
     text = card.text if card is not None else _body(base, sections or {})
     load = f"{_LOAD}\n\n```python\n{_LOADING[layout]}```\n"
-    place = re.compile(rf"^{_LOAD}$.*?(?=^## |\Z)", re.DOTALL | re.MULTILINE)
-    text = place.sub(lambda _: f"{load}\n", text, count=1) if place.search(text) else f"{text.rstrip()}\n\n{load}"
+    section = re.compile(rf"^{_LOAD}$.*?(?=^## |\Z)", re.DOTALL | re.MULTILINE)
+    text = section.sub(lambda _: f"{load}\n", text, count=1) if section.search(text) else f"{text.rstrip()}\n\n{load}"
     path.write_text(f"---\n{data.to_yaml()}\n---\n\n{text.strip()}\n", encoding="utf-8")
     return True
 

@@ -58,26 +58,27 @@ def token_statistics(estimates: Sequence[EstimatedSample]) -> dict[str, float]:
 
 
 def corrected(
-    dataset: TrainingDataset, items: Sequence[int], encoded: Mapping[int, EstimatedSample]
+    dataset: TrainingDataset, guesses: Mapping[int, EstimatedSample], encoded: Mapping[int, EstimatedSample]
 ) -> list[EstimatedSample]:
-    """Estimates of items, corrected by what was found in the encoded ones of their set.
+    """Estimates of items, in their order, corrected by what was found in the encoded ones of their set.
 
     By so much more or less text, as the system message and the template are the same in all; by so many times the
     pictures.
 
     Args:
-        dataset: gives the estimates.
-        items: of the dataset.
-        encoded: what some items really hold.
+        dataset: knows the set of each item.
+        guesses: what items hold at most, of `dataset.estimates`.
+        encoded: what some of these items really hold.
     """
     by_set: defaultdict[int, list[int]] = defaultdict(list)
     for item in encoded:
         by_set[dataset.set_of(item)].append(item)
     found = {
-        number: _difference(dataset.estimates(of), [encoded[item] for item in of]) for number, of in by_set.items()
+        number: _difference([guesses[item] for item in of], [encoded[item] for item in of])
+        for number, of in by_set.items()
     }
     result = []
-    for item, guess in zip(items, dataset.estimates(items), strict=True):
+    for item, guess in guesses.items():
         text, visual, pictures = found.get(dataset.set_of(item), (0.0, 1.0, 1.0))
         num_visual = round(guess.visual_tokens * visual)
         num_tokens = max(1, round(guess.tokens - guess.visual_tokens + text) + num_visual)
@@ -120,13 +121,14 @@ def estimate_run(
     """
     training, num_items = arguments.training, len(dataset)
     chosen = sorted({*encoded, *random.Random(0).sample(range(num_items), min(num_items, MAX_SAMPLED))})
-    guesses, estimates = dataset.estimates(chosen), corrected(dataset, chosen, encoded)
+    guesses = dict(zip(chosen, dataset.estimates(chosen), strict=True))
+    estimates = corrected(dataset, guesses, encoded)
     statistics, scale = token_statistics(estimates), num_items / len(estimates)
     at_once = training.per_device_train_batch_size * num_processes()
     packing = arguments.data.packing_tokens
     # Packs are put together by the most that samples can have; a sample that is longer is one by itself.
-    batches = sum(min(1.0, e.tokens / packing) for e in guesses) * scale if packing else num_items
-    statistics["longest"] = max(e.tokens for e in guesses)
+    batches = sum(min(1.0, e.tokens / packing) for e in guesses.values()) * scale if packing else num_items
+    statistics["longest"] = max(e.tokens for e in guesses.values())
     steps_an_epoch = max(1, round(batches / (at_once * training.gradient_accumulation_steps)))
     num_steps = training.max_steps if training.max_steps > 0 else round(steps_an_epoch * training.num_train_epochs)
     flops = FlopModel(network)(work_of_samples(estimates)) * scale * num_steps / steps_an_epoch
