@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from videochat_online.errors import CheckpointError, InputError
@@ -46,11 +47,15 @@ def run(options: argparse.Namespace) -> int:
     tokenizer = _tokenizer(options.tokenizer or source, is_required)
     check_writable(destination)
     network = load_network(source, adapter=options.adapter)
+    num_parameters, config, dtype, note = network.num_parameters(), network.config, network.dtype, ""
     with all_or_nothing(destination):
         if options.format == "hf":
-            num_parameters, note = _write_hf(network, destination, tokenizer)
+            expected = _write_hf(network, destination, tokenizer)
+            del network  # or the weights would be in memory twice
+            gap = check_export(destination, expected, config, dtype)
+            note = f"; read back by transformers, its logits differ by {gap:.1e} at most"
         else:
-            num_parameters, note = _write_ours(options.format, network, destination, tokenizer)
+            _write_ours(options.format, network, destination, tokenizer)
         write_card(destination, options.format, source=source)
         share_files(destination)
     print(f"{destination}: {num_parameters:,} parameters in the {options.format} layout{note}")  # noqa: T201
@@ -82,17 +87,15 @@ def all_or_nothing(destination: Path) -> Iterator[None]:
 
 def _write_hf(
     network: VideoChatOnlineForConditionalGeneration, destination: Path, tokenizer: PreTrainedTokenizerBase | None
-) -> tuple[int, str]:
+) -> Tensor:
+    """Write, and return the logits by which the result is checked."""
     assert tokenizer is not None
     text = text_side(tokenizer, network.config)
     network.eval()
     network.config.image_token_id = special_ids(tokenizer).image_context
     expected = probe_logits(network, network.config)
     export_hf(network, text, destination)
-    num_parameters, config, dtype = network.num_parameters(), network.config, network.dtype
-    del network  # or the weights would be in memory twice
-    gap = check_export(destination, expected, config, dtype)
-    return num_parameters, f"; read back by transformers, its logits differ by {gap:.1e} at most"
+    return expected
 
 
 def _write_ours(
@@ -100,7 +103,7 @@ def _write_ours(
     network: VideoChatOnlineForConditionalGeneration,
     destination: Path,
     tokenizer: PreTrainedTokenizerBase | None,
-) -> tuple[int, str]:
+) -> None:
     if tokenizer is not None:
         network.config.image_token_id = _image_token(tokenizer)
     if layout == "native":
@@ -109,7 +112,6 @@ def _write_ours(
         export_original(network, destination)
     if tokenizer is not None:
         tokenizer.save_pretrained(destination)
-    return network.num_parameters(), ""
 
 
 def _image_token(tokenizer: PreTrainedTokenizerBase) -> int | None:

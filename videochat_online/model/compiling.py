@@ -19,7 +19,7 @@ from videochat_online.errors import InputError
 from videochat_online.model.modeling import VideoChatOnlineForConditionalGeneration
 
 PARTS = ("vision", "language", "both")
-"""Of a network, for `compile` and `int8`; "both" leaves only the projector out."""
+"""Parts of a network for `compile` and `int8`; "both" leaves only the projector out."""
 
 COMPILED_BATCH = 8
 """Frames of a full batch: what sessions give the vision tower at most, unless told otherwise."""
@@ -62,7 +62,7 @@ def compile_steps(network: VideoChatOnlineForConditionalGeneration) -> None:
 
 
 def check_compiler() -> None:
-    """Before weights are loaded.
+    """Look for what compiling needs, before weights are loaded.
 
     Raises:
         InputError: there is no compiler.

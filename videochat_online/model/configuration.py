@@ -14,7 +14,7 @@ from videochat_online.model.checkpoints.original import ORIGINAL_MODEL_TYPES, tr
 
 MAX_LAYERS = 10_000
 MAX_IMAGE_SIZE = 16_384
-"""Of a part, and of a frame's side: more is a slip, that would take all time or memory before anything could tell."""
+"""Most layers of a part, and most pixels of a frame's side: more is a slip, and would take all time or memory."""
 
 
 class VideoChatOnlineConfig(PreTrainedConfig):

@@ -37,7 +37,7 @@ from videochat_online.model.checkpoints.saved_adapters import (
     read_learned,
 )
 from videochat_online.model.checkpoints.strict import read_config
-from videochat_online.model.checkpoints.weight_files import first_line, is_hub_name
+from videochat_online.model.checkpoints.weight_files import check_model_directory, first_line, is_hub_name
 from videochat_online.model.compiling import PARTS, check_compiler, compile_steps, compile_tower
 from videochat_online.model.configuration import VideoChatOnlineConfig
 from videochat_online.model.modeling import VideoChatOnlineForConditionalGeneration
@@ -66,10 +66,10 @@ class VideoChatModel:
 
     Attributes:
         network: the weights.
-        tokenizer: of the checkpoint.
+        tokenizer: tokenizer of the checkpoint.
         template: how a dialogue is written for it.
         transform: uint8 frames to the pixels that the vision tower expects.
-        compiled_encode: in place of `network.encode`; None where it is not compiled.
+        compiled_encode: compiled form of `network.encode`; None where there is none.
     """
 
     network: VideoChatOnlineForConditionalGeneration
@@ -85,12 +85,12 @@ class VideoChatModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return self.network.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the vision tower's weights (the language model may be quantised)."""
+        """Dtype of the vision tower's weights (the language model may be quantised)."""
         return self.network.projector.linear_1.weight.dtype
 
     @property
@@ -239,7 +239,7 @@ def load_network(
     Args:
         directory: holds `config.json`, and weights of any known layout or a checkpoint of what was learned.
         adapter: a folder of PEFT's adapters, which are merged into the weights.
-        dtype: of the weights; "auto" is the checkpoint's.
+        dtype: dtype of the weights; "auto" is the checkpoint's.
         **kwargs: as `checkpoint.read_network` takes them.
 
     Raises:
@@ -333,9 +333,7 @@ def load_config(directory: Path, adapter: Path | None = None) -> VideoChatOnline
         )
     if adapter is not None and (adapter / BASE_FILE).is_file():  # PEFT may leave one of another kind
         directory = adapter
-    if not (directory / "config.json").is_file():
-        found = "no config.json in it" if directory.is_dir() else "a file" if directory.exists() else "nothing"
-        raise CheckpointError(f"{directory}: expected a model directory with config.json, found {found}")
+    check_model_directory(directory)
     return read_config(directory)
 
 

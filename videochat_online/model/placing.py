@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import torch
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, BitsAndBytesConfig
 from transformers.utils import is_bitsandbytes_available, is_flash_attn_2_available
@@ -15,28 +17,27 @@ ATTENTIONS = ("eager", "sdpa", "flash_attention_2")
 
 
 def choose_device(name: str) -> torch.device:
-    """Where the weights go.
+    """Device of the weights.
 
     Raises:
         InputError: no such device here.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
+    device: torch.device | None = None
+    with suppress(RuntimeError):
         device = torch.device(name)
-    except RuntimeError as error:
-        raise InputError(f"device: expected 'auto', 'cpu', 'cuda' or 'cuda:N', got {name!r}") from error
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise InputError(f"device: expected 'auto', 'cpu', 'cuda' or 'cuda:N', got {name!r}")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise InputError(f"device: {name!r} was asked for, but torch sees no CUDA device")
-    if device.type not in ("cpu", "cuda"):
-        raise InputError(f"device: expected 'auto', 'cpu', 'cuda' or 'cuda:N', got {name!r}")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise InputError(f"device: {name!r} was asked for, torch sees {torch.cuda.device_count()} CUDA devices")
     return device
 
 
 def choose_dtype(name: str, device: torch.device, config: VideoChatOnlineConfig) -> torch.dtype:
-    """Of the weights.
+    """Dtype of the weights.
 
     Raises:
         InputError: no such type.
@@ -50,7 +51,7 @@ def choose_dtype(name: str, device: torch.device, config: VideoChatOnlineConfig)
 
 
 def choose_attention(name: str, device: torch.device, dtype: torch.dtype, config: VideoChatOnlineConfig) -> str:
-    """How attention is computed.
+    """Implementation of attention.
 
     Raises:
         InputError: no such way, or none that can run here.
@@ -77,7 +78,7 @@ def fitting_attention(name: str, config: VideoChatOnlineConfig) -> str:
 
 
 def quantization_config(name: str, device: torch.device) -> BitsAndBytesConfig:
-    """Of the language model.
+    """How transformers quantises the language model.
 
     Raises:
         InputError: no such one, or none that can run here.

@@ -12,7 +12,7 @@ from videochat_online.model.modeling import VideoChatOnlineForConditionalGenerat
 
 
 def check_torchao(part: str) -> None:
-    """Before weights are loaded.
+    """Look for what 8 bits need, before weights are loaded.
 
     Raises:
         InputError: torchao is not installed.

@@ -4,6 +4,8 @@ LongRoPE has two sets of frequencies: a short one up to the original maximum len
 alone, transformers chooses in every forward pass from the positions it sees, so a generation that crosses the
 maximum mixes keys of both. Here the choice is made once, from the length that prompt and answer can reach,
 and holds for every pass of the request. Llama, Qwen and InternLM2 have no such switch.
+
+Shape legend: `B` rows, `L` tokens.
 """
 
 from __future__ import annotations
@@ -90,7 +92,7 @@ class LongRotaryEmbedding(nn.Module):
             frequencies = torch.where(is_long_BL[..., None], self._long, self._short)
         else:
             frequencies = self._long if long else self._short
-        angles = position_ids[..., None].float() * frequencies
+        angles = position_ids[..., None].float() * frequencies  # [B, L, head_dim / 2]
         angles = torch.cat((angles, angles), dim=-1)
         scaling = self.attention_scaling
         return (angles.cos() * scaling).to(x.dtype), (angles.sin() * scaling).to(x.dtype)

@@ -55,10 +55,10 @@ class Collator:
 
     Attributes:
         pad_id: any id; it is never attended to.
-        image_token_id: of <IMG_CONTEXT>.
+        image_token_id: id of <IMG_CONTEXT>.
         image_size: pixels a side of a blank frame.
-        blank_ratio: by how much a blank frame is pooled.
-        num_blank_tokens: visual tokens that leaves.
+        blank_ratio: pooling of a blank frame.
+        num_blank_tokens: number of visual tokens of a pooled blank frame.
     """
 
     pad_id: int

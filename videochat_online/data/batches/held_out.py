@@ -9,11 +9,10 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import accumulate
 from pathlib import PurePosixPath
 from typing import Any
 
-from torch.utils.data import Dataset
+from torch.utils.data import ConcatDataset, Dataset
 
 from videochat_online.data.batches.training_dataset import SetCount, SkippedSample, TrainingDataset
 from videochat_online.data.rows.registry import RegistryEntry
@@ -47,23 +46,20 @@ class HeldOutRows(Dataset["tuple[int, Example | SkippedSample]"]):
             encoder = replace(encoder, sampling=replace(encoder.sampling, method="middle"))
         plain = [replace(entry, repeat_time=1.0, weight=None, data_augment=False) for entry in entries]
         self.sets = {entry.name: TrainingDataset([entry], encoder, _SEED) for entry in plain}
-        self.stops = list(accumulate(map(len, self.sets.values())))
+        self._rows = ConcatDataset(list(self.sets.values()))
 
     def __len__(self) -> int:
-        return self.stops[-1]
+        return len(self._rows)
 
     def __getitem__(self, number: int) -> tuple[int, Example | SkippedSample]:
         """A row, with its number among all."""
-        for dataset, stop in zip(self.sets.values(), self.stops, strict=True):
-            if number < stop:
-                return number, dataset[number - stop + len(dataset)]
-        raise IndexError(number)
+        return number, self._rows[number]
 
     def slices(self) -> dict[str, slice]:
         """Numbers of the rows of each set."""
         return {
             name: slice(stop - len(dataset), stop)
-            for (name, dataset), stop in zip(self.sets.items(), self.stops, strict=True)
+            for (name, dataset), stop in zip(self.sets.items(), self._rows.cumulative_sizes, strict=True)
         }
 
     def counts(self) -> dict[str, SetCount]:

@@ -23,8 +23,8 @@ def check_epoch(num_rows: Sequence[int], repeats: Sequence[float]) -> None:
     """Fail before the items of an epoch are listed where they are too many.
 
     Args:
-        num_rows: of each set.
-        repeats: how often each set's rows count.
+        num_rows: number of rows of each set.
+        repeats: how often the rows of each set count.
 
     Raises:
         InputError: says how many there would be.
@@ -50,8 +50,8 @@ def repeats_of(num_rows: Sequence[int], weights: Sequence[float]) -> list[float]
     """How often the rows of each set count in an epoch of weighted sets, as many items as all have rows.
 
     Args:
-        num_rows: of each set.
-        weights: of each set, against each other.
+        num_rows: number of rows of each set.
+        weights: part of each set in an epoch, against those of the others.
     """
     part = sum(num_rows) / sum(weights)
     return [weight * part / rows for rows, weight in zip(num_rows, weights, strict=True)]
@@ -71,8 +71,8 @@ class EpochSampler(Sampler[int]):
     """Order of the items of each epoch, as keys of `epoch_key`.
 
     Args:
-        num_items: in an epoch.
-        seed: of all shuffling.
+        num_items: number of items in an epoch.
+        seed: seed of all shuffling.
         lengths: estimated tokens of each item; given, items of about one length come together.
         group_size: items of one optimizer step, over all processes, which get about one length.
         shuffle: without it the order is the items' own.

@@ -35,9 +35,9 @@ class PackedDataset(Dataset[Pack]):
     Args:
         dataset: gives the items.
         lengths: tokens that each of them has at most, of `dataset.estimate_lengths`.
-        max_tokens: of a pack; an item that is longer is a pack of its own.
+        max_tokens: most tokens of a pack; an item that is longer is a pack of its own.
         shuffle: items ride together at random; without it a pack holds neighbours, in order.
-        seed: of the shuffling.
+        seed: seed of the shuffling.
         num_blank_tokens: tokens left free for the blank frame of a pack without any.
     """
 

@@ -58,7 +58,7 @@ class TrainingDataset(Dataset[Example | SkippedSample]):
     Args:
         entries: sets of the registries.
         encoder: turns rows into examples.
-        seed: of fractional repeats, and of the draws for each row in each epoch.
+        seed: seed of fractional repeats, and of the draws for each row in each epoch.
 
     Attributes:
         files: rows of each set.
@@ -195,7 +195,7 @@ class TrainingDataset(Dataset[Example | SkippedSample]):
         return [by_row[row] for row in row_of_item]
 
     def _count(self, rows: Sequence[tuple[int, int]]) -> Iterator[EstimatedSample]:
-        """Of rows, each by the numbers of its set and in it."""
+        """Sizes of rows, each given by the number of its set and its own number in it."""
         for first in range(0, len(rows), ROWS_AT_ONCE):
             counted = list[EstimatedSample | OutlinedSample]()
             for set_number, row in rows[first : first + ROWS_AT_ONCE]:

@@ -64,7 +64,7 @@ def load_registries(meta_path: str, *, check: bool = True, key: str = "meta_path
     Args:
         meta_path: path of a registry, or several with commas between them.
         check: look whether annotations and media are there (`check_places`).
-        key: of a run, that has these paths.
+        key: key of a run that gives these paths, for errors.
 
     Raises:
         InputError: names the registry, the entry and the key that is wrong.

@@ -43,10 +43,10 @@ class SetInspection:
     """What was found in one set.
 
     Attributes:
-        rows: in its file.
-        inspected: how many of them were looked at.
-        kinds: how many of each kind.
-        num_pictures: frames and tiles, all rows together.
+        rows: number of rows in its file.
+        inspected: number of rows that were looked at.
+        kinds: number of rows of each kind.
+        num_pictures: number of frames and tiles of all rows.
         problems: row number and reason of each that cannot be used.
         notes: row number of each whose media are odd, and how they are read nevertheless.
         unread_keys: number of rows with each key that nothing is done with.
@@ -63,7 +63,7 @@ class SetInspection:
     problem: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """As a report holds it."""
+        """The entry of a set in a report."""
         return {
             "rows": self.rows,
             "inspected": self.inspected,
@@ -91,9 +91,9 @@ def inspect_sets(
     Args:
         entries: the sets.
         reader: reads samples as the run would.
-        max_rows: of each set, drawn at random; None reads all.
-        num_processes: that read at once; 0 reads in this process.
-        seed: of the draws.
+        max_rows: most rows of each set, drawn at random; None reads all.
+        num_processes: processes that read at once; 0 reads in this one.
+        seed: seed of the draws.
         on_row: told how many rows are done, of how many.
 
     A set whose annotations or media are not there at all is said to be so; the others are read.
@@ -150,16 +150,15 @@ class _Rows(Dataset[InspectedRow]):
                 fps=entry.fps,
                 memory=entry.memory,
             )
-        except InputError as error:
-            return InspectedRow(number, row, kind, problem=str(error), unread=unread)
-        # Training ends here, and should; an inspection goes on to the other rows, and says which one it was.
         except Exception as error:
-            reason = f"a fault of the program: {type(error).__name__}: {cut(str(error))}"
-            return InspectedRow(number, row, kind, problem=reason, unread=unread)
+            # At a fault of the program training ends; an inspection names the row, and goes on to the others.
+            fault = f"a fault of the program: {type(error).__name__}: {cut(str(error))}"
+            problem = str(error) if isinstance(error, InputError) else fault
+            return InspectedRow(number, row, kind, problem=problem, unread=unread)
         return InspectedRow(number, row, kind, len(shown.ratios), unread=unread, notes=self._notes(sample))
 
     def _notes(self, sample: Sample) -> tuple[str, ...]:
-        """Of what was read just now; images are looked at again, where they lie here."""
+        """What is odd about the media that were read just now; images are looked at again, where they lie here."""
         if sample.kind in ("video", "online"):
             return self.reader.reader.notes
         found = (image_notes(path) for path in sample.media if isinstance(path, Path))

@@ -23,7 +23,7 @@ ROW_KEYS = ("conversations", "QA", "image_bboxes", "query_template")
 """One of them is in each row."""
 
 VIDEO_PLACEHOLDER = "<video>"
-"""Where a text wants the frames of its video."""
+"""Placeholder for the frames of a video in a text."""
 
 _ROLES = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt"}
 
@@ -35,7 +35,7 @@ class DialogueTurn:
     Attributes:
         user: what the human says.
         assistant: what the model is to say.
-        time_s: online rows: when it is said, in seconds of the video (of the clip, where times are reset).
+        time_s: time at which it is said, in online rows: seconds of the video (of the clip, where times are reset).
     """
 
     user: str
@@ -45,7 +45,7 @@ class DialogueTurn:
 
 @dataclass(frozen=True, slots=True)
 class BoxAt:
-    """Where a tracked object is: the annotator's numbers, as they are to be written."""
+    """Box of a tracked object at a time: the annotator's numbers, as they are to be written."""
 
     time_s: float
     box: tuple[float, ...]
@@ -63,8 +63,8 @@ class Sample:
         reset_times: times count from the clip's first frame.
         fps: frame rate of a frame folder, where the row says.
         system_message: None takes the checkpoint's own.
-        boxes: of a track, one for each of `media`.
-        query: of a track, with `<bbox>` where the asked box goes.
+        boxes: boxes of a track, one for each of `media`.
+        query: question about a track, with `<bbox>` where the asked box goes.
         sizes: width and height of each image, where the row says; for estimating lengths.
     """
 
@@ -84,7 +84,7 @@ def parse_row(row: Row, root: Location) -> Sample:
     """Validate a row of any known format.
 
     Args:
-        row: as read.
+        row: the object in the annotations.
         root: what its paths are relative to.
 
     Raises:
@@ -286,7 +286,7 @@ def _images(row: Row, root: Location) -> tuple[Location, ...]:
 
 
 def _sizes(row: Row, num_images: int) -> tuple[tuple[int, int], ...]:
-    """Where the row gives them for every image; InternVL's rows do, as a number or a list."""
+    """Width and height of every image, if the row gives them all; InternVL's do, as a number or a list."""
     width, height = (value if isinstance(value, list) else [value] for value in (row.get("width"), row.get("height")))
     values = [*width, *height]
     if not len(width) == len(height) == num_images or not all(type(value) is int and value > 0 for value in values):

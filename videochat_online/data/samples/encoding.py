@@ -32,9 +32,9 @@ class Example:
 
     Attributes:
         input_ids: the prompt, with the image token where a visual token stands.
-        labels: as long; IGNORE_INDEX where nothing is learned. Not shifted.
+        labels: one for each of `input_ids`; IGNORE_INDEX where nothing is learned. Not shifted.
         pixels_TSSC: frames or tiles in order of appearance, uint8 [T, S, S, 3], not normalised; None for a text.
-        pool_ratios: by how much each of the T is pooled.
+        pool_ratios: pooling of each of the T.
         is_reduced: whether it has fewer frames or tiles than it should, since its pack has no room for more.
     """
 
@@ -53,8 +53,8 @@ class SampleEncoder(SampleReader):
     """Everything that turns samples into examples.
 
     Attributes:
-        tokenizer: of `load_tokenizer`, with the image tokens.
-        template: the checkpoint's.
+        tokenizer: result of `load_tokenizer`, with the image tokens.
+        template: chat template of the checkpoint.
         system_message: None takes the template's own.
         max_length: longest prompt, in tokens.
     """

@@ -40,7 +40,7 @@ class LaidOutSample:
     Attributes:
         turns: dialogue, with a visual segment for each picture.
         pixels_TSSC: frames or tiles in order of appearance, uint8 [T, S, S, 3], not normalised; None for a text.
-        ratios: by how much each of the T is pooled.
+        ratios: pooling of each of the T.
     """
 
     turns: tuple[Turn, ...]
@@ -56,8 +56,8 @@ class SampleReader:
         reader: reads frames and tiles.
         full_grid: tokens of a full-size frame or tile, rows and columns.
         schedule: which frame is pooled by how much.
-        sampling: which frames of a video.
-        tiling: of still images.
+        sampling: which frames of a video are taken.
+        tiling: how still images are cut.
         max_overrun_s: how far a row's times may lie beyond its video: they are rounded, and files often say less than
             they hold.
     """
@@ -82,7 +82,7 @@ class SampleReader:
 
         Args:
             sample: validated.
-            rng: of all draws for this sample in this epoch.
+            rng: generator of all draws for this sample in this epoch.
             tiling: tiling of the sample's set, instead of the run's.
             fps: frame rate of the set's frame folders, where the sample does not say.
             memory: shows what it would hold at the last question, instead of all frames.

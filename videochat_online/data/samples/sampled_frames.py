@@ -43,7 +43,7 @@ class SampledClip:
     Attributes:
         pixels_TSSC: uint8, resized, not normalised.
         times_s: start of each frame, rounded to 0.1 s as prompts print it.
-        duration_s: of the whole video.
+        duration_s: length of the whole video.
     """
 
     pixels_TSSC: Pixels
@@ -122,8 +122,8 @@ class PixelReader:
 
     Args:
         transform: gives size, padding and resizing.
-        backend: of `open_video`.
-        cache_mb: of decoded pixels kept for the next epoch; 0 keeps none. For small data that is seen often.
+        backend: backend that `open_video` is to take.
+        cache_mb: MiB of decoded pixels that are kept for the next epoch, where data are few; 0 keeps none.
 
     Attributes:
         notes: what was odd about the video read last, and how it was read nevertheless.
@@ -148,7 +148,7 @@ class PixelReader:
         """The sampled frames of a video file or a folder of frames; no other frame is handed out.
 
         Args:
-            path: of the file or folder.
+            path: the file or folder.
             sampling: which frames.
             fps: frame rate of a folder; without one its images are a second apart.
             clip_s: start and end of the part that counts.

@@ -24,7 +24,7 @@ from videochat_online.types import FrameTokens, FrameUse
 
 THUMBNAIL_SIDE = 8
 MAX_FRAMES = 1_000_000
-"""Of a memory: more than eleven days at a frame a second. Memories allocate as many slots."""
+"""Most frames of a memory: more than eleven days at a frame a second. Memories allocate as many slots."""
 
 MAX_TIERS = 16
 """Each tier halves the token grid."""
@@ -38,7 +38,7 @@ class SimulatedMemory:
 
     Args:
         name: in `MEMORY_BANKS`.
-        options: of that memory, without those that the model decides.
+        options: options of that memory, without those that the model decides.
 
     Raises:
         InputError: an unknown memory, or an option that it does not take here or not with this value.

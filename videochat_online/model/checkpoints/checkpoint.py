@@ -31,9 +31,9 @@ def read_network(
 
     Args:
         directory: holds `config.json` and weights.
-        dtype: of the weights; "auto" is the checkpoint's.
+        dtype: dtype of the weights; "auto" is the checkpoint's.
         device: where the weights go; None leaves them on the CPU (and under ZeRO-3 to DeepSpeed).
-        attn_implementation: of transformers ("sdpa", "flash_attention_2", "eager"), or one per sub-config.
+        attn_implementation: one of transformers' ("sdpa", "flash_attention_2", "eager"), or one per sub-config.
         **kwargs: more arguments of `from_pretrained` (`quantization_config`, `config`, ...).
 
     Raises:

@@ -2,6 +2,8 @@
 
 Written, then read back by transformers alone and compared: the ids of dialogues and plain texts before, the logits of
 a picture after (`check_export`). What cannot be said in that layout is refused (`hf_layout.hf_config`).
+
+Shape legend: `S` pixels a side, `L` tokens.
 """
 
 from __future__ import annotations
@@ -47,6 +49,7 @@ from videochat_online.text.fast import PLAIN_TEXTS, as_saved, check_texts, compa
 from videochat_online.types import Segment, Turn, Visual
 from videochat_online.video.transforms import find_normalization
 
+PROCESSOR_CLASS = "InternVLProcessor"
 VIDEO_TOKEN = "<video>"
 # Control tokens that no prompt of the family holds come first.
 _STAND_INS = ("<quad>", "</quad>", *SPECIAL_TOKENS[5:])
@@ -101,13 +104,15 @@ def export_hf(network: PreTrainedModel, text: TextSide, directory: str | Path, m
     written = json.loads(path.read_text(encoding="utf-8"))
     others = written.pop("extra_special_tokens", None)
     tokens = {key: value for key, value in written.items() if key not in _DROPPED} | text.named_tokens
-    tokens |= {"tokenizer_class": "PreTrainedTokenizerFast", "processor_class": "InternVLProcessor"}
+    tokens |= {"tokenizer_class": "PreTrainedTokenizerFast", "processor_class": PROCESSOR_CLASS}
     tokens |= {"extra_special_tokens": text.named_tokens} | ({"additional_special_tokens": others} if others else {})
     _write(path, tokens)
     (directory / "chat_template.jinja").write_text(text.chat_template, encoding="utf-8")
-    _write(directory / "processor_config.json", _processor(entries))
+    processor = {"processor_class": PROCESSOR_CLASS, "image_seq_length": entries["image_seq_length"]}
+    _write(directory / "processor_config.json", processor)
     _write(directory / "preprocessor_config.json", _image_processor(config))
-    _write(directory / "video_preprocessor_config.json", _video_processor(config))
+    video_processor = {"video_processor_type": "InternVLVideoProcessor", "do_sample_frames": False}
+    _write(directory / "video_preprocessor_config.json", _pixels(config) | video_processor)
     _write(directory / "generation_config.json", _generation(text.tokenizer, get_template(config.template)))
     check_texts(text.tokenizer, AutoTokenizer.from_pretrained(directory))
 
@@ -116,14 +121,10 @@ def _write(path: Path, entries: dict[str, Any]) -> None:
     path.write_text(json.dumps(entries, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _processor(entries: dict[str, Any]) -> dict[str, Any]:
-    return {"processor_class": "InternVLProcessor", "image_seq_length": entries["image_seq_length"]}
-
-
 def _pixels(config: VideoChatOnlineConfig) -> dict[str, Any]:
     statistics = find_normalization("imagenet")
     return {
-        "processor_class": "InternVLProcessor",
+        "processor_class": PROCESSOR_CLASS,
         "do_convert_rgb": True,
         "do_resize": True,
         "size": {"height": config.image_size, "width": config.image_size},
@@ -145,10 +146,6 @@ def _image_processor(config: VideoChatOnlineConfig) -> dict[str, Any]:
         "min_patches": config.min_dynamic_patch if is_tiled else 1,
         "max_patches": config.max_dynamic_patch if is_tiled else 1,
     }
-
-
-def _video_processor(config: VideoChatOnlineConfig) -> dict[str, Any]:
-    return _pixels(config) | {"video_processor_type": "InternVLVideoProcessor", "do_sample_frames": False}
 
 
 def _generation(tokenizer: PreTrainedTokenizerBase, template: ChatTemplate) -> dict[str, Any]:

@@ -86,18 +86,13 @@ def _check_keys(part: str, config: Mapping[str, Any], known: Collection[str]) ->
         )
 
 
-def is_original_config(config: Mapping[str, Any]) -> bool:
-    """Whether a `config.json` is in the published layout (`llm_config`) rather than ours or `-hf`."""
-    return "llm_config" in config
-
-
 def translate_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """Turn a published or an `-hf` `config.json` into arguments of `VideoChatOnlineConfig`.
 
     Raises:
         CheckpointError: the language model's architecture is not one we know.
     """
-    if is_original_config(config):
+    if "llm_config" in config:
         return _translate_original(config)
     if config.get("model_type") == HF_MODEL_TYPE:
         return translate_hf(config)
@@ -214,7 +209,7 @@ def original_config(config: Any) -> dict[str, Any]:
 
 
 def _one_side(value: Any) -> Any:
-    """Of the two sides of a size, which are equal, one; any other value as it is."""
+    """One side of a size, whose two sides are equal; any other value as it is."""
     return value[0] if isinstance(value, (tuple, list)) else value
 
 

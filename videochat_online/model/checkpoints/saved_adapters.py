@@ -72,8 +72,8 @@ class Base:
     Attributes:
         name_or_path: the model, a directory or a name on the Hub.
         digest: digest of its numbers, by `numbers_digest`.
-        dtype: in which its weights stayed.
-        num_tensors: in the file beside this record.
+        dtype: name of the dtype in which its weights stayed.
+        num_tensors: number of tensors in the file beside this record.
         scalings: scaling of each layer with adapters, alpha / r: W + scaling B A.
     """
 
@@ -314,7 +314,7 @@ def _plain(module: nn.Module) -> nn.Module:
 
 
 def _scaling(file: Path, settings: Mapping[str, Any], module: str, rank: int) -> float:
-    """As PEFT has it: alpha / r."""
+    """The scaling of a layer's adapters as PEFT has it: alpha / r, or alpha / sqrt(r)."""
     ranks, alphas = settings.get("rank_pattern", {}), settings.get("alpha_pattern", {})
     try:
         expected = ranks.get(get_pattern_key(ranks.keys(), module), settings["r"])

@@ -203,7 +203,7 @@ def raise_on_difference(what: str, report: Mapping[str, Any], named: Callable[[s
     """Fail where transformers reports that weights and network do not fit each other.
 
     Args:
-        what: of what is wrong, in front of the names.
+        what: what is wrong, in front of the names.
         report: `missing_keys`, `unexpected_keys`, and `mismatched_keys` with the shapes found and expected.
         named: a tensor's name as the reader of the error knows it.
 

@@ -36,18 +36,24 @@ def is_hub_name(name_or_path: object) -> bool:
     return not Path(name).expanduser().exists() and name.count("/") == 1 and not name.startswith((".", "/", "~"))
 
 
+def check_model_directory(directory: Path) -> None:
+    """Fail where there is no directory with a `config.json`.
+
+    Raises:
+        CheckpointError: says what is there.
+    """
+    if not (directory / "config.json").is_file():
+        found = "no config.json in it" if directory.is_dir() else "a file" if directory.exists() else "nothing"
+        raise CheckpointError(f"{directory}: expected a model directory with config.json, found {found}")
+
+
 def weight_files(directory: Path) -> list[Path]:
     """The files that hold a checkpoint's tensors, one or several shards.
 
     Raises:
         CheckpointError: no directory, no `config.json`, no weights, or a shard that the index names is missing.
     """
-    if not directory.is_dir():
-        raise CheckpointError(
-            f"{directory}: expected a model directory, found {'a file' if directory.exists() else 'nothing'}"
-        )
-    if not (directory / "config.json").is_file():
-        raise CheckpointError(f"{directory}: expected a model directory with config.json, found none")
+    check_model_directory(directory)
     for stem, suffix in (("model", "safetensors"), ("pytorch_model", "bin")):
         index = directory / f"{stem}.{suffix}.index.json"
         if index.is_file():
