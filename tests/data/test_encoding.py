@@ -13,9 +13,9 @@ from train_cases import dialogue, tiny_encoder, write_media
 from videochat_online.constants import IGNORE_INDEX
 from videochat_online.data import FrameSampling, PixelReader, SampleEncoder, Tiling, parse_row
 from videochat_online.data.rows.row_formats import DialogueTurn
+from videochat_online.data.samples.pixel_reader import PixelCache
 from videochat_online.data.samples.sample_lengths import LengthCounter
 from videochat_online.data.samples.sample_reader import check_reader
-from videochat_online.data.samples.sampled_frames import PixelCache
 from videochat_online.data.samples.turn_layout import online_turns
 from videochat_online.errors import InputError
 from videochat_online.memory import TokenSchedule

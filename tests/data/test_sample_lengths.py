@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from text_tokenizers import FAMILIES, family_tokenizers
 from train_cases import dialogue
 from videochat_online.data import FrameSampling, PixelReader, SampleEncoder, Tiling, parse_row
-from videochat_online.data.samples import sampled_frames
+from videochat_online.data.samples import pixel_reader
+from videochat_online.data.samples.pixel_reader import SampledClip
 from videochat_online.data.samples.sample_lengths import LengthCounter
-from videochat_online.data.samples.sampled_frames import SampledClip
 from videochat_online.data.samples.simulated_memory import SimulatedMemory
 from videochat_online.errors import InputError
 from videochat_online.memory import TokenSchedule
@@ -38,12 +38,12 @@ MEMORIES = {
 class Imagined(PixelReader):
     """Blank pixels of videos and images that are nowhere: the frames and tiles that the real one would read of them."""
 
-    def __init__(self, facts: sampled_frames._Facts, sizes: list[tuple[int, int]]) -> None:
+    def __init__(self, facts: pixel_reader._Facts, sizes: list[tuple[int, int]]) -> None:
         super().__init__(FrameTransform(size=SIZE))
         self.facts, self.sizes = facts, sizes
 
     def clip(self, path, sampling, *, fps=None, clip_s=None, rng=None):
-        chosen = sampled_frames._choose(self.facts, sampling, clip_s, rng)
+        chosen = pixel_reader._choose(self.facts, sampling, clip_s, rng)
         return SampledClip(blank(len(chosen.indices)), chosen.times_s, self.facts.duration_s)
 
     def tiles(self, path, tiling):
@@ -107,7 +107,7 @@ def imagined(draw: st.DrawFn, kinds: str) -> tuple[dict[str, Any], dict[str, Any
         row["conversations"] = dialogue(*texts, times=times)
         if draw(st.booleans()):
             row["conversations"].insert(0, {"from": "system", "value": draw(TEXTS) or "s"})
-    facts = sampled_frames._Facts(math.ceil(seconds * fps), fps, 0.0, kind == "folder")
+    facts = pixel_reader._Facts(math.ceil(seconds * fps), fps, 0.0, kind == "folder")
     return row, {
         "reader": Imagined(facts, sizes),
         "sampling": FrameSampling(method=method, max_num_frames=draw(st.sampled_from([1, 8, 64]))),
@@ -179,7 +179,7 @@ def test_online_samples_are_at_most_a_frame_a_token_a_turn_and_digits_longer(tok
 def test_questions_between_two_frames_count_the_one_that_may_come_before_them(tokenizers, video_fps, memory):
     """The frame nearest to the centre of an interval begins up to half of its length before or after it."""
     changes = {
-        "reader": Imagined(sampled_frames._Facts(math.ceil(9 * video_fps), video_fps, 0.0, False), []),
+        "reader": Imagined(pixel_reader._Facts(math.ceil(9 * video_fps), video_fps, 0.0, False), []),
         "sampling": FrameSampling(method="fps1", max_num_frames=64),
         "schedule": TokenSchedule((4, 2)),
         "tiling": Tiling(),

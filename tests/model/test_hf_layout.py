@@ -172,7 +172,7 @@ def test_longrope_has_the_same_regime_on_both_sides_of_its_threshold(tmp_path):
     config.text_config.rope_parameters["original_max_position_embeddings"] = 32
     torch.manual_seed(0)
     ours = VideoChatOnlineForConditionalGeneration(config).eval()
-    write_state(to_hf_state(ours.state_dict()), hf_config(config, 7), tmp_path, "5GB")
+    write_state(to_hf_state(ours.state_dict()), hf_config(config, 7), tmp_path)
     theirs = AutoModelForImageTextToText.from_pretrained(tmp_path).eval()
     last = []
     for length in (32, 33):
@@ -205,7 +205,7 @@ class TestRefusals:
     def test_a_language_model_that_computes_more_than_its_layers(self, tmp_path):
         network = random_network("qwen2", image_token_id=7).float()
         expected = probe_logits(network, network.config)
-        write_state(to_hf_state(network.state_dict()), hf_config(network.config, 7), tmp_path, "5GB")
+        write_state(to_hf_state(network.state_dict()), hf_config(network.config, 7), tmp_path)
         assert check_export(tmp_path, expected, network.config, torch.float32) < 1e-5
         with pytest.raises(CheckpointError, match=r"answers otherwise: logits differ by up to \d"):
             check_export(tmp_path, expected * 4, network.config, torch.float32)
@@ -345,7 +345,7 @@ class TestTiedHeads:
         expected = probe_logits(tied, tied.config)
         tied.save_pretrained(tmp_path / "native")
         state = {key: value for key, value in tied.state_dict().items() if "lm_head" not in key}
-        write_state(to_hf_state(state), hf_config(tied.config, 7), tmp_path / "hf", "5GB")
+        write_state(to_hf_state(state), hf_config(tied.config, 7), tmp_path / "hf")
         assert check_export(tmp_path / "hf", expected, tied.config, torch.float32) < 1e-5
         assert load_network(tmp_path / "hf").config.tie_word_embeddings
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from video_files import draw_number, packet_spans, pairs, read_number, read_numbers, values, write_song, write_video
-from videochat_online.data.samples.sampled_frames import FrameSampling, PixelReader
+from videochat_online.data.samples.pixel_reader import FrameSampling, PixelReader
 from videochat_online.errors import InputError, VideoError
 from videochat_online.video import FrameTransform, open_video, read_video
 from videochat_online.video.files import pyav_reader

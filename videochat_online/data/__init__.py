@@ -9,7 +9,7 @@ from videochat_online.data.rows.annotation_file import AnnotationFile
 from videochat_online.data.rows.registry import RegistryEntry, load_registries, load_registry
 from videochat_online.data.rows.row_formats import Sample, parse_row
 from videochat_online.data.samples.encoding import Example, SampleEncoder
-from videochat_online.data.samples.sampled_frames import FrameSampling, PixelReader, Tiling
+from videochat_online.data.samples.pixel_reader import FrameSampling, PixelReader, Tiling
 
 __all__ = [
     "BATCH_REPORT",

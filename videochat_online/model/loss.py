@@ -79,12 +79,12 @@ def chunked_loss(
 
 
 @torch.no_grad()
-def score_tokens(head: Head, hidden_BLD: Tensor, labels_BL: Tensor, *, num_chunks: int = NUM_CHUNKS) -> TokenScores:
+def score_tokens(head: Head, hidden_BLD: Tensor, labels_BL: Tensor) -> TokenScores:
     """Loss and hits of each row; arguments as of `chunked_loss`. No gradients."""
     labels_BL = labels_BL.to(hidden_BLD.device)
     positions_N, labels_N = _supervised(labels_BL)
     losses, hits = [], []
-    for hidden_ND, target_N in _chunks(hidden_BLD, positions_N, labels_N, num_chunks):
+    for hidden_ND, target_N in _chunks(hidden_BLD, positions_N, labels_N, NUM_CHUNKS):
         logits = head(hidden_ND).float()  # [N, vocabulary]
         losses.append(cross_entropy(logits, target_N, reduction="none"))
         hits.append(logits.argmax(dim=-1) == target_N)

@@ -18,7 +18,7 @@ from videochat_online.data.batches.training_dataset import SetCount, SkippedSamp
 from videochat_online.data.rows.registry import RegistryEntry
 from videochat_online.data.rows.row_formats import Sample, parse_row
 from videochat_online.data.samples.encoding import Example, SampleEncoder
-from videochat_online.data.samples.sampled_frames import PixelReader
+from videochat_online.data.samples.pixel_reader import PixelReader
 from videochat_online.errors import InputError
 
 _SEED = 0
@@ -46,7 +46,7 @@ class HeldOutRows(Dataset["tuple[int, Example | SkippedSample]"]):
             encoder = replace(encoder, sampling=replace(encoder.sampling, method="middle"))
         plain = [replace(entry, repeat_time=1.0, weight=None, data_augment=False) for entry in entries]
         self.sets = {entry.name: TrainingDataset([entry], encoder, _SEED) for entry in plain}
-        self._rows = ConcatDataset(list(self.sets.values()))
+        self._rows: ConcatDataset[Example | SkippedSample] = ConcatDataset(list(self.sets.values()))
 
     def __len__(self) -> int:
         return len(self._rows)

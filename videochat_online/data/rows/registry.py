@@ -18,7 +18,7 @@ from typing import Any
 
 from videochat_online.data.rows.field_values import FPS_RANGE, span
 from videochat_online.data.rows.storage import Location, exists, location, read_bytes
-from videochat_online.data.samples.sampled_frames import Tiling
+from videochat_online.data.samples.pixel_reader import Tiling
 from videochat_online.data.samples.simulated_memory import SimulatedMemory
 from videochat_online.errors import InputError, shown
 

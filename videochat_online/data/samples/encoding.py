@@ -17,8 +17,8 @@ from PIL import Image
 from transformers import PreTrainedTokenizerBase
 
 from videochat_online.data.rows.row_formats import Sample
+from videochat_online.data.samples.pixel_reader import Pixels, Tiling
 from videochat_online.data.samples.sample_reader import SampleReader
-from videochat_online.data.samples.sampled_frames import Pixels, Tiling
 from videochat_online.data.samples.simulated_memory import SimulatedMemory
 from videochat_online.text import ChatTemplate, layout_prompt, truncate_layout
 

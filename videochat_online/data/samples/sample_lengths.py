@@ -19,8 +19,8 @@ import numpy as np
 from videochat_online.data.rows.row_formats import DialogueTurn, Sample
 from videochat_online.data.samples.encoding import SampleEncoder
 from videochat_online.data.samples.frame_lines import FrameLines
+from videochat_online.data.samples.pixel_reader import Tiling
 from videochat_online.data.samples.sample_reader import check_memory
-from videochat_online.data.samples.sampled_frames import Tiling
 from videochat_online.data.samples.simulated_memory import SimulatedMemory
 from videochat_online.data.samples.turn_layout import (
     image_turns,

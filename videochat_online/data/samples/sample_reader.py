@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from videochat_online.data.rows.row_checks import check_boxes, check_within_video
 from videochat_online.data.rows.row_formats import Sample
-from videochat_online.data.samples.sampled_frames import FrameSampling, PixelReader, Pixels, SampledClip, Tiling
+from videochat_online.data.samples.media_checks import check_boxes, check_within_video
+from videochat_online.data.samples.pixel_reader import FrameSampling, PixelReader, Pixels, SampledClip, Tiling
 from videochat_online.data.samples.simulated_memory import SimulatedMemory
 from videochat_online.data.samples.turn_layout import (
     frames_until,

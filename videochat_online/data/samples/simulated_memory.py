@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from videochat_online.data.samples.sampled_frames import Pixels
+from videochat_online.data.samples.pixel_reader import Pixels
 from videochat_online.errors import InputError, shown
 from videochat_online.memory import DEFAULT_INTERVALS, MEMORY_OPTIONS, Grid, MemoryBank, make_model_memory
 from videochat_online.types import FrameTokens, FrameUse

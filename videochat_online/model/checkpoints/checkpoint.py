@@ -69,7 +69,7 @@ def plain_state(network: PreTrainedModel) -> dict[str, torch.Tensor]:
 
 
 def write_state(
-    state: dict[str, torch.Tensor], config: dict[str, Any], directory: str | Path, max_shard_size: str
+    state: dict[str, torch.Tensor], config: dict[str, Any], directory: str | Path, max_shard_size: str = "5GB"
 ) -> None:
     """Write tensors and a `config.json` of whatever layout."""
     directory = Path(directory)

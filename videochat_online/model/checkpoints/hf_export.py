@@ -83,14 +83,13 @@ class TextSide:
     named_tokens: dict[str, str]
 
 
-def export_hf(network: PreTrainedModel, text: TextSide, directory: str | Path, max_shard_size: str = "5GB") -> None:
+def export_hf(network: PreTrainedModel, text: TextSide, directory: str | Path) -> None:
     """Write weights, configuration, tokenizer, chat template, processor and generation settings.
 
     Args:
         network: with plain weights.
         text: result of `text_side`.
         directory: created; nothing in it is removed.
-        max_shard_size: larger checkpoints are written as shards with an index.
 
     Raises:
         CheckpointError: the layout cannot say what the model is.
@@ -98,7 +97,7 @@ def export_hf(network: PreTrainedModel, text: TextSide, directory: str | Path, m
     directory, config = Path(directory), network.config
     image_token_id = text.tokenizer.convert_tokens_to_ids(IMAGE_CONTEXT_TOKEN)
     entries = hf_config(config, image_token_id)
-    write_state(to_hf_state(plain_state(network)), entries, directory, max_shard_size)
+    write_state(to_hf_state(plain_state(network)), entries, directory)
     text.tokenizer.save_pretrained(directory)
     path = directory / "tokenizer_config.json"
     written = json.loads(path.read_text(encoding="utf-8"))

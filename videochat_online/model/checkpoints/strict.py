@@ -10,7 +10,7 @@ import logging
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, TypeVar
 
 import torch
 from huggingface_hub import snapshot_download
@@ -33,6 +33,8 @@ from videochat_online.model.checkpoints.weight_files import (
 from videochat_online.model.configuration import VideoChatOnlineConfig
 
 logger = logging.getLogger(__name__)
+
+Network = TypeVar("Network", bound=PreTrainedModel)
 
 
 class SplitGroupedQKV(ConversionOps):
@@ -146,7 +148,7 @@ class StrictLoading(PreTrainedModel):
         return (network, report) if with_report else network
 
     @classmethod
-    def blank(cls, config: VideoChatOnlineConfig) -> Self:
+    def blank(cls: type[Network], config: VideoChatOnlineConfig) -> Network:
         """The network of a configuration without storage for its weights.
 
         Raises:
