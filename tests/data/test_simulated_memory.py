@@ -58,7 +58,7 @@ def test_a_row_is_what_a_session_would_say(encoder, media, tiny_model, name, opt
     session = StreamingSession(tiny_model, memory, system_message="Watch.")
     clip = encoder.reader.clip(media / "clip.mp4", encoder.sampling)
     session.push(clip.pixels_TSSC[:7], clip.times_s[:7])
-    asked = session.prepare("Where?").prompt.memory.input_ids
+    asked = session.prepare("Where?").prompt.layout.input_ids
     assert example.input_ids[: len(asked)] == tuple(asked)
     shown = [frame.index for frame in memory.read()]
     assert np.array_equal(example.pixels_TSSC, encoder.reader.transform.squares(clip.pixels_TSSC[shown]))
