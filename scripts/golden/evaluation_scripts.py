@@ -33,7 +33,7 @@ from videochat_online.evaluation import (
 from videochat_online.evaluation.media.frame_selection import VideoFrames
 from videochat_online.evaluation.media.locate import MediaLibrary
 from videochat_online.evaluation.run.contexts import QuestionContext, make_context
-from videochat_online.evaluation.run.evaluation_plan import estimated_cost, share_of
+from videochat_online.evaluation.run.plan import estimated_cost, share_of
 from videochat_online.model import VideoChatModel
 from videochat_online.streaming import GenerationSettings
 from videochat_online.text.questions import BEST_OPTION_PREFIX, SLIDING_WINDOW_SUFFIX

@@ -18,7 +18,7 @@ from stream_schedules import LLMS, MEMORIES, ROPE_SWITCH, TOLERANCE, Schedule, c
 from videochat_online.errors import InputError
 from videochat_online.evaluation import resolve_protocol
 from videochat_online.evaluation.compare.compare import compare_runs
-from videochat_online.evaluation.run.answering import ANSWER_BY
+from videochat_online.evaluation.config import ANSWER_BY
 from videochat_online.memory import KeepAllMemoryBank, MovieChatPlusMemoryBank, PyramidMemoryBank, WindowMemoryBank
 from videochat_online.model import load_model
 from videochat_online.streaming import KvBudget, generate, make_strategy

@@ -50,10 +50,10 @@ from videochat_online.evaluation import (
     resolve_protocol,
 )
 from videochat_online.evaluation.benchmark import total_questions
+from videochat_online.evaluation.config import ANSWER_BY
 from videochat_online.evaluation.media.decoder_process import DECODE_TIMEOUT_S
 from videochat_online.evaluation.protocol import FRAME_RULES, FRAME_TIMES
-from videochat_online.evaluation.run.answering import ANSWER_BY
-from videochat_online.evaluation.run.evaluation_plan import settled
+from videochat_online.evaluation.run.plan import settled
 from videochat_online.evaluation.run.preview import TextModel, preview
 from videochat_online.evaluation.scoring.judge import KEY_VARIABLE, UNNAMED, Judge
 from videochat_online.evaluation.scoring.open_answers import JUDGE, SCORER_NAMES

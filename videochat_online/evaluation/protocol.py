@@ -68,7 +68,7 @@ class EvalProtocol:
             may be labelled with a time after it.
         with_times: whether frames are labelled with times at all.
         system_message: before everything else; None: the checkpoint's own.
-        kind_system_messages: the same for kinds of questions (`records.KINDS`) that have another one; those without
+        kind_system_messages: the same for kinds of questions (`benchmark.KINDS`) that have another one; those without
             options may not be told to select one.
         suffix: after the options of a multiple-choice question.
         max_new_tokens: of an answer.
@@ -120,7 +120,7 @@ class EvalProtocol:
                 )
 
     def suffix_of(self, kind: str) -> str:
-        """What a question of a kind (`records.KINDS`) ends in."""
+        """What a question of a kind (`benchmark.KINDS`) ends in."""
         return KIND_SUFFIXES.get(kind, self.suffix)
 
     def system_message_of(self, kind: str) -> str | None:

@@ -20,7 +20,7 @@ from videochat_online.evaluation import (
     resolve_protocol,
 )
 from videochat_online.evaluation.report import plots
-from videochat_online.evaluation.run.evaluation_plan import settled
+from videochat_online.evaluation.run.plan import settled
 from videochat_online.streaming import GenerationSettings
 
 TIMINGS = {"first_token_s", "answer_s"}

@@ -18,7 +18,7 @@ from videochat_online.evaluation import compare_runs, get_task, resolve_protocol
 from videochat_online.evaluation.compare.load import default_label
 from videochat_online.evaluation.report.run_report import headline
 from videochat_online.evaluation.run.answering import Reply
-from videochat_online.evaluation.run.evaluation_plan import QUESTION_COST, estimated_cost
+from videochat_online.evaluation.run.plan import QUESTION_COST, estimated_cost
 from videochat_online.evaluation.run.proactive import Polls
 from videochat_online.evaluation.run.runner import way_of_answering
 from videochat_online.evaluation.scoring.averages import averages

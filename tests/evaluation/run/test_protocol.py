@@ -17,7 +17,7 @@ from videochat_online.evaluation import get_task, resolve_protocol
 from videochat_online.evaluation.compare.load import default_label
 from videochat_online.evaluation.media.frame_selection import VideoFrames
 from videochat_online.evaluation.run.contexts import make_context
-from videochat_online.evaluation.run.evaluation_plan import estimated_cost
+from videochat_online.evaluation.run.plan import estimated_cost
 from videochat_online.evaluation.tasks.ovbench import load_ovbench
 from videochat_online.memory import MEMORY_BANKS
 from videochat_online.memory.budget import sizes_within

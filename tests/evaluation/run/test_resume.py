@@ -15,10 +15,10 @@ import torch
 from evaluation_sets import Shard, folder_set, make_config, noise, question, rows_of, run, write_frames, write_set
 from processes import start
 from videochat_online.errors import InputError
-from videochat_online.evaluation import EvaluationFolder, evaluate, make_plan, resolve_protocol
+from videochat_online.evaluation import config as evaluation_config
+from videochat_online.evaluation import evaluate, make_plan, resolve_protocol
 from videochat_online.evaluation.compare.load import read_run
-from videochat_online.evaluation.run import evaluation_plan
-from videochat_online.evaluation.run.evaluation_plan import estimated_cost, share_of
+from videochat_online.evaluation.run.plan import estimated_cost, share_of
 from videochat_online.evaluation.tasks.ovbench import load_ovbench
 from videochat_online.model import load_model
 from videochat_online.runs.row_file import RowFile
@@ -202,8 +202,8 @@ class TestRefusal:
 
     def test_files_are_digested_once_a_run(self, annotations, tmp_path, tiny_model, monkeypatch):
         digested = []
-        monkeypatch.setattr(evaluation_plan, "file_digest", lambda path: digested.append(path) or "0" * 64)
-        monkeypatch.setattr(evaluation_plan, "weights_digest", lambda name: digested.append(name) or "1")
+        monkeypatch.setattr(evaluation_config, "file_digest", lambda path: digested.append(path) or "0" * 64)
+        monkeypatch.setattr(evaluation_config, "weights_digest", lambda name: digested.append(name) or "1")
         run(make_config(annotations, tmp_path / "out"), tiny_model)
         assert sorted(map(str, digested)) == [str(annotations), "tiny"]
 

@@ -12,7 +12,7 @@ from videochat_online.cli.main import main
 from videochat_online.errors import InputError
 from videochat_online.evaluation import resolve_protocol
 from videochat_online.evaluation.compare.compare import compare_runs
-from videochat_online.evaluation.run.answering import ANSWER_BY
+from videochat_online.evaluation.config import ANSWER_BY
 from videochat_online.streaming.strategies import chain_of_shot
 
 RETRIEVAL = {"strategy": "retrieval", "strategy_options": {"retrieved_frames": 2}}

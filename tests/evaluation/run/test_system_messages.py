@@ -16,7 +16,7 @@ from videochat_online.evaluation.benchmark import KINDS
 from videochat_online.evaluation.media.frame_selection import VideoFrames
 from videochat_online.evaluation.run import runner
 from videochat_online.evaluation.run.contexts import make_context
-from videochat_online.evaluation.run.evaluation_plan import settled
+from videochat_online.evaluation.run.plan import settled
 from videochat_online.evaluation.tasks.ovbench import load_ovbench
 
 WATCH = (

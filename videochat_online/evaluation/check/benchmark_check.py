@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from videochat_online.errors import VideoError
-from videochat_online.evaluation.benchmark import EvalSet, EvalVideo, Task
+from videochat_online.evaluation.benchmark import EvalSet, EvalVideo
 from videochat_online.evaluation.check.annotation_check import Finding, annotation_findings
 from videochat_online.evaluation.check.archives import ArchiveFacts, check_archive, find_archives
 from videochat_online.evaluation.check.video_check import MediaFacts, check_media
 from videochat_online.evaluation.media.locate import MediaLibrary
+from videochat_online.evaluation.task import Task
 from videochat_online.isolation import Lost, run_isolated
 
 BYTES_PER_SECOND = 10e6

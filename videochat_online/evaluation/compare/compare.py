@@ -14,7 +14,6 @@ from statistics import fmean
 from typing import Any
 
 from videochat_online.errors import InputError
-from videochat_online.evaluation.benchmark import Task
 from videochat_online.evaluation.compare.flips import Flip, find_flips
 from videochat_online.evaluation.compare.load import (
     FACTS,
@@ -30,6 +29,7 @@ from videochat_online.evaluation.compare.load import (
 from videochat_online.evaluation.scoring.averages import averages
 from videochat_online.evaluation.scoring.bootstrap import Difference, Score, chance, differences_by, scores_by
 from videochat_online.evaluation.scoring.metrics import EXTRA_KEYS, with_extra
+from videochat_online.evaluation.task import Task
 from videochat_online.evaluation.tasks import get_task
 from videochat_online.runs.row_file import Row
 

@@ -13,9 +13,10 @@ from string import ascii_uppercase
 import torch
 
 from videochat_online.errors import InputError
-from videochat_online.evaluation.benchmark import EvalQuestion, Task
+from videochat_online.evaluation.benchmark import EvalQuestion
 from videochat_online.evaluation.protocol import EvalProtocol
 from videochat_online.evaluation.scoring.parse import parse_reply
+from videochat_online.evaluation.task import Task
 from videochat_online.model import VideoChatModel
 from videochat_online.streaming import GenerationSettings
 from videochat_online.streaming.detokenize import TextDecoder
@@ -24,7 +25,6 @@ from videochat_online.streaming.prompt_embeddings import Prompt, reply_ids
 from videochat_online.text import layout_prompt
 from videochat_online.types import Turn
 
-ANSWER_BY = ("generation", "likelihood", "text_likelihood")
 LETTER_PREFIX = "("
 """How a reply is made to begin where its letter is scored: the training answers are `(B) text`."""
 
@@ -54,7 +54,7 @@ def way_of_answering(question: EvalQuestion, answer_by: str) -> str:
 
 
 def asked_kind(question: EvalQuestion, answer_by: str) -> str:
-    """The kind in `records.KINDS` that a question is put as: one whose options are not shown is open."""
+    """The kind in `benchmark.KINDS` that a question is put as: one whose options are not shown is open."""
     hides_options = question.kind == "choice" and way_of_answering(question, answer_by) == "text_likelihood"
     return "open" if hides_options else question.kind
 

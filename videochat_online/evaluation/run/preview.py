@@ -17,11 +17,12 @@ from transformers import PreTrainedTokenizerBase
 
 from videochat_online.errors import VideoError
 from videochat_online.evaluation.benchmark import EvalQuestion, right_answer_text
+from videochat_online.evaluation.config import EvaluationConfig
 from videochat_online.evaluation.media.decoder_process import FootageWorker, RemoteVideoFrames
 from videochat_online.evaluation.protocol import EvalProtocol
 from videochat_online.evaluation.run.answering import LETTER_PREFIX, asked_kind, question_text, way_of_answering
 from videochat_online.evaluation.run.contexts import may_see
-from videochat_online.evaluation.run.evaluation_plan import EvaluationConfig, LocatedVideo, Plan
+from videochat_online.evaluation.run.plan import LocatedVideo, Plan
 from videochat_online.memory import TokenSchedule
 from videochat_online.model.configuration import VideoChatOnlineConfig
 from videochat_online.text import ChatTemplate, PromptLayout, layout_prompt, turn_segments

@@ -18,6 +18,7 @@ import torch
 
 from videochat_online.errors import InputError, NoFrameError, NonFiniteError, PromptTooLongError, VideoError
 from videochat_online.evaluation.benchmark import EvalQuestion
+from videochat_online.evaluation.config import EvaluationConfig
 from videochat_online.evaluation.media.decoder_process import FootageWorker
 from videochat_online.evaluation.report.environment import loaded_conditions
 from videochat_online.evaluation.run.answering import (
@@ -31,7 +32,7 @@ from videochat_online.evaluation.run.answering import (
 )
 from videochat_online.evaluation.run.contexts import Context, make_context
 from videochat_online.evaluation.run.evaluation_folder import EvaluationFolder
-from videochat_online.evaluation.run.evaluation_plan import EvaluationConfig, LocatedVideo, Plan
+from videochat_online.evaluation.run.plan import LocatedVideo, Plan
 from videochat_online.evaluation.run.proactive import Polls
 from videochat_online.evaluation.run.summarize import Outcome, check_bad, check_too_long, summarize, too_long_rows
 from videochat_online.model import VideoChatModel

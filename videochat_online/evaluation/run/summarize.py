@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from videochat_online.errors import InputError, PromptTooLongError
+from videochat_online.evaluation.config import EvaluationConfig
 from videochat_online.evaluation.report.environment import run_conditions
 from videochat_online.evaluation.report.run_report import cost_figures, summary_figures, write_report
 from videochat_online.evaluation.run.evaluation_folder import EvaluationFolder, split_answers
-from videochat_online.evaluation.run.evaluation_plan import EvaluationConfig, Plan
+from videochat_online.evaluation.run.plan import Plan
 from videochat_online.evaluation.scoring.metrics import compute_metrics, score_remarks
 from videochat_online.evaluation.scoring.verdicts import scored
 from videochat_online.runs.row_file import Row

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from videochat_online.evaluation.benchmark import Average, Task
 from videochat_online.evaluation.scoring.bootstrap import (
     Row,
     chances_by,
@@ -22,6 +21,7 @@ from videochat_online.evaluation.scoring.bootstrap import (
     mean_of_means,
     scores_by,
 )
+from videochat_online.evaluation.task import Average, Task
 
 WITHOUT = "without_object_existence"
 

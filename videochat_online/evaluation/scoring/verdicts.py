@@ -16,8 +16,9 @@ from dataclasses import asdict
 from typing import Any
 
 from videochat_online.errors import InputError
+from videochat_online.evaluation.config import EvaluationConfig
 from videochat_online.evaluation.run.evaluation_folder import EvaluationFolder
-from videochat_online.evaluation.run.evaluation_plan import EvaluationConfig, Plan
+from videochat_online.evaluation.run.plan import Plan
 from videochat_online.evaluation.scoring.judge import Judge, JudgeError, prompt_of
 from videochat_online.evaluation.scoring.open_answers import JUDGE, SCORERS
 from videochat_online.runs.row_file import Row, RowFile

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from videochat_online.errors import InputError
-from videochat_online.evaluation.benchmark import Task
+from videochat_online.evaluation.task import Task
 from videochat_online.evaluation.tasks.ovbench import OVBENCH
 from videochat_online.evaluation.tasks.ovobench import OVOBENCH
 from videochat_online.evaluation.tasks.streamingbench import STREAMINGBENCH

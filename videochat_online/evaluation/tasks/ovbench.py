@@ -29,9 +29,10 @@ from string import ascii_uppercase
 from typing import Any
 
 from videochat_online.errors import InputError
-from videochat_online.evaluation.benchmark import EvalQuestion, EvalSet, EvalVideo, Source, Task
+from videochat_online.evaluation.benchmark import EvalQuestion, EvalSet, EvalVideo, Source
 from videochat_online.evaluation.protocol import OVBENCH_REFERENCE
 from videochat_online.evaluation.scoring.open_answers import SCORER_NAMES
+from videochat_online.evaluation.task import Task
 from videochat_online.evaluation.tasks.reading import (
     expect,
     expect_questions,

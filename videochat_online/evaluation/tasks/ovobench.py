@@ -31,7 +31,8 @@ from pathlib import Path
 from typing import Any
 
 from videochat_online.errors import InputError
-from videochat_online.evaluation.benchmark import YES_NO, Average, EvalQuestion, EvalSet, Source, Task
+from videochat_online.evaluation.benchmark import YES_NO, EvalQuestion, EvalSet, Source
+from videochat_online.evaluation.task import Average, Task
 from videochat_online.evaluation.tasks.reading import (
     expect,
     expect_options,

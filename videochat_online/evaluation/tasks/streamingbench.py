@@ -34,7 +34,8 @@ from string import ascii_uppercase
 from typing import Any
 
 from videochat_online.errors import InputError
-from videochat_online.evaluation.benchmark import YES_NO, Average, EvalQuestion, EvalSet, Proactive, Source, Task
+from videochat_online.evaluation.benchmark import YES_NO, EvalQuestion, EvalSet, Proactive, Source
+from videochat_online.evaluation.task import Average, Task
 from videochat_online.evaluation.tasks.reading import (
     expect,
     expect_options,

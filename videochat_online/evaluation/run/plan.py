@@ -2,129 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from videochat_online.errors import InputError, VideoError
-from videochat_online.evaluation.benchmark import EvalQuestion, EvalSet, EvalVideo, Task, total_questions
-from videochat_online.evaluation.media.decoder_process import DECODE_TIMEOUT_S
+from videochat_online.evaluation.benchmark import EvalSet, EvalVideo, total_questions
+from videochat_online.evaluation.config import EvaluationConfig
 from videochat_online.evaluation.media.locate import MediaLibrary
 from videochat_online.evaluation.protocol import EvalProtocol
-from videochat_online.evaluation.run.answering import ANSWER_BY, asked_kind
+from videochat_online.evaluation.run.answering import asked_kind
 from videochat_online.evaluation.run.evaluation_folder import Shard
-from videochat_online.evaluation.scoring.judge import Judge
 from videochat_online.evaluation.scoring.open_answers import JUDGE, SCORER_NAMES, parse_number
-from videochat_online.model.checkpoints.weight_files import weights_digest
-from videochat_online.runs.files import file_digest
-from videochat_online.streaming import GenerationSettings
 
 QUESTION_COST = 4.0
 """An answer costs about as much as encoding this many frames; only for sharing out and for the time left."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluationConfig:
-    """All values of a run.
-
-    Attributes:
-        task: the benchmark.
-        protocol: resolved.
-        annotations: its files.
-        data_root: where the videos are; None for a blind run.
-        output: folder of the run.
-        model: directory or name of the checkpoint, as given.
-        model_options: how it is loaded, where that decides answers.
-        generation: how answers are generated.
-        answer_by: name in `ANSWER_BY`.
-        scorer: of open questions that do not name one themselves, in `SCORER_NAMES`; None: the task's.
-        judge: that is asked where a scorer is "judge".
-        blind: no frames at all.
-        backend: video decoder.
-        max_bad_fraction: more unusable videos, rows, or questions with too long a prompt, than this part of all is an
-            error.
-        decode_timeout_s: longest wait for the next frames of a video.
-        max_videos: only the first so many; None for all.
-        shard: the part that this process works on.
-
-    Raises:
-        InputError: a value out of its range.
-    """
-
-    task: Task
-    protocol: EvalProtocol
-    annotations: tuple[Path, ...]
-    data_root: Path | None
-    output: Path
-    model: str
-    model_options: Mapping[str, Any] = field(default_factory=dict)
-    generation: GenerationSettings
-    answer_by: str = "generation"
-    scorer: str | None = None
-    judge: Judge | None = None
-    blind: bool = False
-    backend: str = "auto"
-    max_bad_fraction: float = 0.1
-    decode_timeout_s: float = DECODE_TIMEOUT_S
-    max_videos: int | None = None
-    shard: Shard = Shard()
-
-    def __post_init__(self) -> None:
-        published = self.task.settings.get("reference", {})
-        frames = (self.protocol.causal, self.protocol.clips)
-        if frames not in ((True, False), (published.get("causal", True), published.get("clips", False))):
-            other = f"the frames that {self.task.name} publishes, got those of another task"
-            expected = other if published else f"a task with published frames, got {self.task.name}"
-            raise InputError(f"--protocol reference: expected {expected}")
-        if self.answer_by not in ANSWER_BY:
-            raise InputError(f"--answer_by: expected one of {', '.join(ANSWER_BY)}, got {self.answer_by!r}")
-        if self.scorer is not None and self.scorer not in SCORER_NAMES:
-            raise InputError(f"--scorer: expected one of {', '.join(SCORER_NAMES)}, got {self.scorer!r}")
-        if not 0 <= self.max_bad_fraction <= 1:
-            raise InputError(f"--max_bad_fraction: expected a part between 0 and 1, got {self.max_bad_fraction}")
-        if not 0 < self.decode_timeout_s < math.inf:
-            raise InputError(f"--decode_timeout_s: expected seconds above 0, got {self.decode_timeout_s}")
-        if self.max_videos is not None and self.max_videos < 1:
-            raise InputError(f"--max_videos: expected at least 1, got {self.max_videos}")
-        if self.data_root is None and not self.blind:
-            raise InputError("--data_root: expected the folder with the videos, got none (only --blind needs none)")
-
-    def scorer_of(self, question: EvalQuestion) -> str | None:
-        """What reads the reply to an open question: its own scorer, the run's, or the task's; None for no such one."""
-        if question.kind != "open" or question.answer_text is None:
-            return None
-        return question.scorer or self.scorer or self.task.scorer
-
-    def settings(self) -> dict[str, Any]:
-        """What decides the answers, which a resumed run must share, and where the videos are."""
-        return dict(self._settings)
-
-    @cached_property
-    def _settings(self) -> dict[str, Any]:
-        # Once a run: annotations and weights are read for their digests.
-        settings = {
-            "task": self.task.name,
-            "protocol": asdict(self.protocol),
-            "blind": self.blind,
-            "answer_by": self.answer_by,
-            "model": self.model,
-            "weights": weights_digest(self.model),
-            "model_options": dict(self.model_options),
-            "generation": asdict(self.generation),
-            "annotations": [{"file": path.name, "sha256": file_digest(path)[:16]} for path in self.annotations],
-            "data_root": None if self.blind or self.data_root is None else str(self.data_root.resolve()),
-            "backend": self.backend,
-            "max_videos": self.max_videos,
-        }
-        # Where they are given only: runs from before them can be resumed, and compared.
-        scorer = self.scorer or self.task.scorer
-        settings |= {} if scorer is None else {"scorer": scorer}
-        settings |= {} if self.judge is None else {"judge": self.judge.settings()}
-        return dict(json.loads(json.dumps(settings)))  # tuples as the lists that a file gives back
 
 
 @dataclass(frozen=True)
