@@ -134,8 +134,8 @@ def _ask(
     """As the runner does, without generating; by what the annotation says of a question."""
     library, asked = MediaLibrary(case.root / case.params["data_root"]), defaultdict(list)
     for video in content.videos:
-        with VideoFrames(library.find(video), video, protocol) as footage:
-            context = make_context(model, footage, protocol, video.questions)
+        with VideoFrames(library.find(video), video, protocol) as video_frames:
+            context = make_context(model, video_frames, protocol, video.questions)
             for question in video.questions:
                 context.advance_to(question)
                 words = TASK.prompt(question) + protocol.suffix

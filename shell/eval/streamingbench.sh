@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# StreamingBench; streaming unless --setting sliding_window is given: the last 60 s, or --context all.
+# StreamingBench; streaming unless --setting sliding_window is given: the last 60 s, or --window_s all.
 #   bash shell/eval/streamingbench.sh --model DIR --annotations FILE... --data-root DIR --output OUT [FLAGS]
 # On several GPUs: GPUS=8 bash shell/eval/streamingbench.sh ...
 set -euo pipefail

@@ -16,4 +16,4 @@ if [[ ! -f ${1:-} ]]; then
     exit 2
 fi
 [[ -n ${VIRTUAL_ENV:-} || ! -f .venv/bin/activate ]] || source .venv/bin/activate
-exec bash "$@" --slurm_array
+exec bash "$@" --shard slurm

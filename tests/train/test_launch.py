@@ -296,7 +296,8 @@ def test_slurm_shares_a_benchmark_out_over_an_array(tmp_path):
     environment = {"PATH": "/usr/bin:/bin", "SLURM_SUBMIT_DIR": str(tmp_path), "VIRTUAL_ENV": "somewhere"}
     done = subprocess.run(["bash", job, "script.sh", "--output", "two words"], env=environment)
     assert done.returncode == 3
-    assert (tmp_path / "called").read_text().splitlines() == [str(tmp_path), "--output", "two words", "--slurm_array"]
+    called = (tmp_path / "called").read_text().splitlines()
+    assert called == [str(tmp_path), "--output", "two words", "--shard", "slurm"]
     wrong = subprocess.run(["bash", job, "none.sh"], env=environment, capture_output=True, text=True)
     assert (wrong.returncode, "found no script 'none.sh'" in wrong.stderr) == (2, True)
 

@@ -2,13 +2,13 @@ r"""Answer a benchmark's questions at their moments of the stream, score them, w
 
     videochat-online evaluate --task ovbench --setting streaming|sliding_window --model DIR \
         --annotations FILE [FILE ...] --data-root DIR --output OUT [--memory NAME ...] [--strategy NAME ...] \
-        [--blind] [--shard i/n]
+        [--blind] [--shard i/n|slurm]
 
 A question sees the frames that start at or before its time and nothing later (--protocol reference: what it saw in
 the published scripts); each frame is decoded and encoded once for all questions of its video. OUT gets
 predictions.jsonl (a row an answer, written at once), videos.jsonl, metrics.json, report.md with plots, and result.json
 to hand in. A run that was broken off goes on when it is started again with the same settings; with other settings it is
-refused. Under torchrun, with --slurm_array, or with --shard 0/4 ... 3/4, processes share the videos.
+refused. Under torchrun, with --shard slurm, or with --shard 0/4 ... 3/4, processes share the videos.
 """
 
 from __future__ import annotations
@@ -49,7 +49,6 @@ from videochat_online.evaluation import (
     make_plan,
     resolve_protocol,
 )
-from videochat_online.evaluation.benchmark import total_questions
 from videochat_online.evaluation.config import ANSWER_BY
 from videochat_online.evaluation.media.decoder_process import DECODE_TIMEOUT_S
 from videochat_online.evaluation.protocol import FRAME_RULES, FRAME_TIMES
@@ -68,6 +67,21 @@ _NEWER_MODEL_OPTIONS = ("int8", "compile", "adapter")
 _PROTOCOL_OPTIONS = (
     "fps", "window_s", "max_frames", "frame_times", "max_new_tokens", "kv_memory", "zero_start", "system_message",
 )  # fmt: skip
+SLURM = "slurm"
+"""Value of `--shard` in the tasks of a Slurm array."""
+
+
+class _Replaced(argparse.Action):
+    """A flag that was there before; it ends in a line that names what is given in its place, its `const`."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        parser.error(f"{option_string}: expected {self.const} in its place")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -108,8 +122,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_scorer_arguments(parser)
     _add_frame_arguments(parser)
     group = parser.add_argument_group("run")
-    group.add_argument("--shard", metavar="I/N", help="part I (from 0) of N; under torchrun its rank")
-    group.add_argument("--slurm_array", action="store_true", help="tasks of a Slurm array share the videos")
+    group.add_argument(
+        "--shard",
+        metavar="I/N",
+        help=f"part I (from 0) of N, or {SLURM}: the task of a Slurm array; under torchrun the rank is counted, too",
+    )
+    group.add_argument("--slurm_array", action=_Replaced, nargs=0, const=f"--shard {SLURM}", help=argparse.SUPPRESS)
     group.add_argument(
         "--max_bad_fraction", type=float, default=0.1, metavar="X", help="of videos or questions (default: 0.1)"
     )
@@ -160,7 +178,7 @@ def _add_frame_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         help="sliding window: how far it reaches back; all: the whole stream",
     )
-    group.add_argument("--context", metavar="NAME", help="sliding window: as the benchmark names it (60s, all)")
+    group.add_argument("--context", action=_Replaced, const="--window_s with seconds or all", help=argparse.SUPPRESS)
     group.add_argument("--max_frames", type=int, metavar="N", help="sliding window: most frames")
     group.add_argument(
         "--frame_times",
@@ -222,7 +240,6 @@ def _config(options: argparse.Namespace) -> EvaluationConfig:
         options.setting,
         of_task=get_task(options.task).settings,
         protocol=options.protocol,
-        context=options.context,
         memory=options.memory,
         memory_options=memory_options_of(options),
         strategy=options.strategy,
@@ -251,7 +268,7 @@ def _config(options: argparse.Namespace) -> EvaluationConfig:
         max_bad_fraction=options.max_bad_fraction,
         decode_timeout_s=options.decode_timeout_s,
         max_videos=options.max_videos,
-        shard=_shard(options.shard, options.slurm_array),
+        shard=_shard(options.shard),
     )
 
 
@@ -296,15 +313,15 @@ def _seconds_or_all(text: str) -> float:
         raise argparse.ArgumentTypeError(f"expected seconds or all, got {text!r}") from None
 
 
-def _shard(argument: str | None, is_array: bool) -> Shard:
-    """What the flag says, else the task of a Slurm array and the rank that torchrun gives in it, else everything."""
-    if argument is not None:
+def _shard(argument: str | None) -> Shard:
+    """What `--shard` says, else the rank that torchrun gives, within the task of a Slurm array if it says so."""
+    if argument not in (None, SLURM):
         return Shard.parse(argument)
     env = os.environ
     task, rank = Shard(), Shard()
-    if is_array:
+    if argument == SLURM:
         if "SLURM_ARRAY_TASK_ID" not in env or "SLURM_ARRAY_TASK_COUNT" not in env:
-            raise InputError("--slurm_array: expected a task of a Slurm array, found none in the environment")
+            raise InputError(f"--shard {SLURM}: expected a task of a Slurm array, found none in the environment")
         first, step = int(env.get("SLURM_ARRAY_TASK_MIN", "0")), int(env.get("SLURM_ARRAY_TASK_STEP", "1"))
         task = Shard.parse(f"{(int(env['SLURM_ARRAY_TASK_ID']) - first) // step}/{env['SLURM_ARRAY_TASK_COUNT']}")
     if "RANK" in env and "WORLD_SIZE" in env:
@@ -333,14 +350,14 @@ def _counts(plan: Plan, config: EvaluationConfig) -> dict[str, Any]:
     return {
         "num_videos": len(content.videos),
         "num_questions": len(content.questions),
-        "num_missing_videos": len(plan.missing_anywhere),
+        "num_missing_videos": len(plan.missing),
         "num_bad_rows": len(content.problems),
         "num_without_scorer": sum(
             question.kind == "open" and question.proactive is None and config.scorer_of(question) is None
             for question in content.questions
         ),
         "cells": dict(sorted(cells.items())),
-        "missing_videos": [place.video.name for place in plan.missing_anywhere],
+        "missing_videos": [located.video.name for located in plan.missing],
         "bad_rows": list(content.problems),
     }
 
@@ -350,6 +367,6 @@ def _shard_counts(plan: Plan, shard: Shard) -> dict[str, Any]:
         "index": shard.index,
         "count": shard.count,
         "num_videos": len(plan.share),
-        "num_questions": total_questions([place.video for place in plan.share]),
-        "num_missing_videos": len(plan.missing),
+        "num_questions": sum(len(located.video.questions) for located in plan.share),
+        "num_missing_videos": sum(located.problem is not None for located in plan.share),
     }

@@ -1,4 +1,4 @@
-"""What is evaluated: videos, the questions about them, and the answers that were given.
+"""What is evaluated: videos, and the questions about them with their right answers.
 
 Plain data between annotation files, runner, scoring and report. Knows no file format, model or protocol.
 """
@@ -11,10 +11,14 @@ from dataclasses import dataclass, field
 from string import ascii_uppercase
 from typing import Any
 
+from videochat_online.video import TIME_TOLERANCE_S
+
 KINDS = ("choice", "yes_no", "count", "open")
 """How a question is to be answered: with an option, with Yes or No, with a number, in words."""
 YES_NO = ("Yes", "No")
 """Options of a yes-or-no question; they are not shown with letters."""
+OVERRUN_S = 1.0
+"""A question may come this long after a video file's end: annotated times are rounded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,9 +29,9 @@ class Proactive:
 
     Attributes:
         polls: yes-or-no questions in time order, each at its own time.
-        due_s: when Yes is right.
-        tolerance_s: how far from that a Yes still counts.
-        output: what the question is then to be answered with.
+        due_s: time at which Yes is right, in seconds.
+        tolerance_s: distance from it at which a Yes still counts, in seconds.
+        output: text that the question is then to be answered with.
     """
 
     polls: tuple[EvalQuestion, ...]
@@ -38,12 +42,12 @@ class Proactive:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a question stands in the annotation files; places count from 0.
+    """Where a question stands in the annotation files.
 
     Attributes:
         file: name of the file.
-        row: place of its row; the rows of a list of lists are counted through.
-        part: its place among the questions or tests of the row; None where the row is the question.
+        row: index of its row, from 0; the rows of a list of lists are counted through.
+        part: its index among the questions or tests of the row, from 0; None where the row is the question.
     """
 
     file: str
@@ -57,22 +61,22 @@ class EvalQuestion:
 
     Attributes:
         id: stable: the same for the same video, time, question and options, whatever the layout of the file.
-        time_s: when it is asked, in the video's own time.
+        time_s: time at which it is asked, in seconds of the video's own time.
         question: its text alone.
         options: texts without letters, as annotated (blanks at the end included); none where a number is asked for.
-        answer_index: place of the right option; the right number itself; the whole second that is due; 0 where the
+        answer_index: index of the right option; the right number itself; the whole second that is due; 0 where the
             right answer is a text.
-        answer_type: what is asked for, such as "PastMemory".
+        answer_type: type of the question, such as "PastMemory".
         sub_answer_type: its kind within the type, such as "PastMemory-4".
-        dataset: where the video comes from, in lower case; None where unknown.
-        extra: what else the row said, such as `evidence_age_s`.
+        dataset: collection that the video comes from, in lower case; None where unknown.
+        extra: other fields of the row, such as `evidence_age_s`.
         kind: a name in `KINDS`.
         context: lines about earlier questions and their right answers, which the prompt begins with.
-        proactive: when it is to be answered, where that is for the model to say.
+        proactive: polls of a question whose time the model is to tell; None for all others.
         starts_s: the earliest moment that is to be shown for it, where it has a start of its own.
-        source: where it was read from; None where it was not read from a file.
+        source: row that it was read from; None where it was not read from a file.
         answer_text: the right answer to an open question; None where there is none to hold a reply against.
-        scorer: name in `open_scoring.SCORER_NAMES` that reads the reply to an open question; None: the run's.
+        scorer: name in `open_answers.SCORER_NAMES` that reads the reply to an open question; None: the run's.
     """
 
     id: str
@@ -101,10 +105,11 @@ class EvalVideo:
         name: unique within the set: the id, with "#2" where a video comes again with another clip or rate.
         id: as annotated; a file name with or without its ending, or the name of a folder of frames.
         clip_s: the part that is streamed, in the video's own time; its end may be infinity.
-        fps: rate of a folder of frames; None where unknown. Video files have times of their own.
+        fps: rate of a folder of frames: the annotation's, or the benchmark's for the dataset; None where unknown.
+            Video files have times of their own.
         dataset: as in `EvalQuestion`.
+        questions: those about it, in time order.
         hint: path of one of its frames below the data root, where the annotation names one.
-        questions: about it.
     """
 
     name: str
@@ -130,6 +135,16 @@ class EvalVideo:
         """Nothing later than this has to be looked at."""
         return max((asked.time_s for asked, _ in self.moments), default=-math.inf)
 
+    def early_questions(self, start_s: float) -> list[EvalQuestion]:
+        """Questions within the clip that come before the video's first frame, which starts at `start_s`."""
+        limit_s = start_s - TIME_TOLERANCE_S
+        return [question for question in self.questions if self.clip_s[0] <= question.time_s < limit_s]
+
+    def late_questions(self, end_s: float) -> list[EvalQuestion]:
+        """Questions within the clip that come well after the end of the video's last frame."""
+        limit_s = end_s + OVERRUN_S
+        return [question for question in self.questions if limit_s < question.time_s <= self.clip_s[1]]
+
 
 @dataclass(frozen=True, slots=True)
 class EvalSet:
@@ -149,19 +164,9 @@ class EvalSet:
         return tuple(question for video in self.videos for question in video.questions)
 
 
-def total_questions(videos: Sequence[EvalVideo]) -> int:
-    """Questions about all these videos."""
-    return sum(len(video.questions) for video in videos)
-
-
-def right_answer_text(kind: str, options: Sequence[str], answer_index: int, answer_text: str | None) -> str:
-    """A right answer for people: `B. a cup` of a choice, `Yes`, a number or second, or the text of an open question.
-
-    The arguments are those of an `EvalQuestion`.
-    """
-    if answer_text is not None:
-        return answer_text
+def right_answer(kind: str, options: Sequence[str], answer_index: int, answer_text: str | None) -> str:
+    """The right answer as people say it: an option with its letter, Yes or No, a number or second, or a text."""
     if not options:
-        return str(answer_index)
+        return str(answer_index) if answer_text is None else answer_text
     text = options[answer_index]
     return text if kind == "yes_no" else f"{ascii_uppercase[answer_index]}. {text}"

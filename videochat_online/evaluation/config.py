@@ -35,23 +35,22 @@ class EvaluationConfig:
 
     Attributes:
         task: the benchmark.
-        protocol: resolved.
-        annotations: its files.
-        data_root: where the videos are; None for a blind run.
+        protocol: how the benchmark is put to the model, with all its values.
+        annotations: files of the benchmark.
+        data_root: folder with the videos; None for a blind run.
         output: folder of the run.
         model: directory or name of the checkpoint, as given.
-        model_options: how it is loaded, where that decides answers.
-        generation: how answers are generated.
+        model_options: options of loading it that decide answers.
+        generation: settings of generated answers.
         answer_by: name in `ANSWER_BY`.
-        scorer: of open questions that do not name one themselves, in `SCORER_NAMES`; None: the task's.
-        judge: that is asked where a scorer is "judge".
-        blind: no frames at all.
-        backend: video decoder.
-        max_bad_fraction: more unusable videos, rows, or questions with too long a prompt, than this part of all is an
-            error.
-        decode_timeout_s: longest wait for the next frames of a video.
-        max_videos: only the first so many; None for all.
-        shard: the part that this process works on.
+        scorer: name in `SCORER_NAMES`, for open questions that do not name one themselves; None: the task's.
+        judge: judge that is asked where a scorer is "judge".
+        blind: whether no frames are shown at all.
+        backend: name of the video decoder.
+        max_bad_fraction: largest part of videos, rows, or questions with too long a prompt that may be unusable.
+        decode_timeout_s: longest wait for the next frames of a video, in seconds.
+        max_videos: number of videos from the first on; None for all.
+        shard: part of the videos that this process works on.
 
     Raises:
         InputError: a value out of its range.

@@ -213,7 +213,6 @@ def resolve_protocol(
     *,
     of_task: Mapping[str, Mapping[str, Any]] | None = None,
     protocol: str = "causal",
-    context: str | None = None,
     memory: str | None = None,
     memory_options: Mapping[str, Any] | None = None,
     strategy: str | None = None,
@@ -226,7 +225,6 @@ def resolve_protocol(
         setting: name in `PROTOCOLS`.
         of_task: `Task.settings`: what a benchmark has otherwise than the preset; None for OVBench's.
         protocol: one of `FRAME_RULES`.
-        context: how far a window reaches back, by the name that the benchmark has for it.
         memory: another memory than the preset's. It then gets as many frames as fit the preset's budget on its
             default token grids, unless its options say otherwise; `fifo` gets the preset's capacities.
         memory_options: options of the memory; None values count as not given.
@@ -236,7 +234,7 @@ def resolve_protocol(
             the whole stream; a `system_message` stands before all questions, whatever their kind.
 
     Raises:
-        InputError: an unknown setting, protocol, context, memory or strategy, a value out of its range, an option that
+        InputError: an unknown setting, protocol, memory or strategy, a value out of its range, an option that
             has no meaning in the setting, or published frames of a benchmark that has none.
     """
     settings = {"reference": OVBENCH_REFERENCE} if of_task is None else of_task
@@ -249,21 +247,17 @@ def resolve_protocol(
     if preset.memory is None:
         # A window keeps its frames as projected tokens alone, which is not what a strategy reads.
         named = {"memory": memory, **options, "strategy": strategy, **of_strategy, "kv_memory": given.get("kv_memory")}
-        unusable = [f"--{name}" for name, value in named.items() if value is not None]
     else:
-        named = {"context": context, "window_s": given.get("window_s"), "max_frames": given.get("max_frames")}
-        unusable = [f"--{name}" for name, value in named.items() if value is not None]
+        named = {name: given.get(name) for name in ("window_s", "max_frames")}
+    unusable = [f"--{name}" for name, value in named.items() if value is not None]
     if unusable:
         raise InputError(f"setting {setting!r} does not use {', '.join(unusable)}")
     if preset.memory is not None:
         name = preset.memory if memory is None else memory
         given |= {"memory": name, "memory_options": _memory_options(name, options, preset)}
         given |= _strategy("direct" if strategy is None else strategy, of_strategy)
-    else:
-        if context is not None:
-            given |= _window_of(context, settings.get("contexts", {}), given)
-        if given.get("window_s") == math.inf:
-            given["window_s"] = None
+    elif given.get("window_s") == math.inf:
+        given["window_s"] = None
     return replace(preset, **given)
 
 
@@ -277,14 +271,6 @@ def _preset(setting: str, settings: Mapping[str, Mapping[str, Any]], protocol: s
         raise InputError("--protocol reference: expected a benchmark with published frames, got one without")
     otherwise = settings["reference"] if protocol == "reference" else {}
     return replace(PROTOCOLS[setting], **{**settings.get(setting, {}), **otherwise})
-
-
-def _window_of(context: str, contexts: Mapping[str, float], given: Mapping[str, Any]) -> dict[str, float]:
-    if context not in contexts:
-        raise InputError(f"--context: expected {' or '.join(contexts) or 'none with this benchmark'}, got {context!r}")
-    if "window_s" in given:
-        raise InputError(f"--context: expected it or --window_s, got both ({context}, {given['window_s']:g})")
-    return {"window_s": contexts[context]}
 
 
 def context_of(protocol: EvalProtocol, of_task: Mapping[str, Mapping[str, Any]]) -> str | None:

@@ -18,12 +18,12 @@ class Average:
     """A figure that a benchmark publishes.
 
     Attributes:
-        name: in `metrics.json`.
-        title: in the report.
-        groups: of answer types; the figure is not given where one of them has no answers.
+        name: its key in `metrics.json`.
+        title: its words in the report.
+        groups: groups of answer types that it is over; it is not given where one of them has no answers.
         per_question: whether every question counts alike; else it is the mean of the groups' means over types.
-        only: for an answer type, which of its questions count. A set that has none of these counts all of its own.
-        beside: name of one of the same groups, which this one is given beside where it is of more questions.
+        only: rule for an answer type, of which questions count. A set that has none of these counts all of its own.
+        beside: name of an average over the same groups, beside which this one is given where it is of more questions.
     """
 
     name: str
@@ -39,20 +39,19 @@ class Task:
     """A benchmark.
 
     Attributes:
-        name: in `TASKS`.
-        load: reads annotation files.
+        name: key in `TASKS`.
+        load: reader of its annotation files.
         prompt: question and options as the model reads them, without what a protocol appends.
-        groups: from dataset to the group that forms cells with the answer types.
-        cells: that it publishes an average over, where groups are of datasets; none: whatever cells there are.
+        groups: group of each dataset, which forms cells with the answer types.
+        cells: cells that it publishes an average over, where groups are of datasets; none: whatever cells there are.
         set_apart: cells (answer type, group) that the averages are also given without.
-        folder_fps: rate of folders of frames by dataset, where the annotation need not say it.
-        type_groups: from answer type to its group, where groups are of types and not of datasets.
-        averages: what it publishes, the most important first; none: the mean of the cells.
+        type_groups: group of each answer type, where groups are of types and not of datasets.
+        averages: figures that it publishes, the most important first; none: the mean of the cells.
         settings: for a setting, the values of its protocol that this benchmark has otherwise; under "reference" those
             of `--protocol reference`, where its scripts are known; under "contexts" the seconds (or infinity) that a
-            window reaches back, by the name of each.
-        notes: what a reader of its report has to know.
-        scorer: of open questions that do not name one; None: they are in no figure, unless the run names one.
+            window reaches back, by the name that the report has for each.
+        notes: sentences that a reader of its report has to know.
+        scorer: scorer of open questions that do not name one; None: they are in no figure, unless the run names one.
     """
 
     name: str
@@ -61,7 +60,6 @@ class Task:
     groups: Mapping[str, str] = field(default_factory=dict)
     cells: Sequence[tuple[str, str]] = ()
     set_apart: Sequence[tuple[str, str]] = ()
-    folder_fps: Mapping[str, float] = field(default_factory=dict)
     type_groups: Mapping[str, str] = field(default_factory=dict)
     averages: Sequence[Average] = ()
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

@@ -70,14 +70,13 @@ def question_rows(environment: Mapping[str, str]) -> list[dict[str, Any]]:
         except VideoError as error:
             missing.append(str(error))
             continue
-        rate = video.fps or TASK.folder_fps.get(video.dataset or "")
-        rows += [_row(question, video, str(path.resolve()), rate) for question in video.questions]
+        rows += [_row(question, video, str(path.resolve())) for question in video.questions]
     if missing:
         raise InputError(f"{len(missing)} of {len(content.videos)} videos are missing; the first: {missing[0]}")
     return rows
 
 
-def _row(question: EvalQuestion, video: EvalVideo, path: str, fps: float | None) -> dict[str, Any]:
+def _row(question: EvalQuestion, video: EvalVideo, path: str) -> dict[str, Any]:
     return {
         "id": question.id,
         "video": video.name,
@@ -85,7 +84,7 @@ def _row(question: EvalQuestion, video: EvalVideo, path: str, fps: float | None)
         "start_s": video.clip_s[0],
         "end_s": min(video.clip_s[1], question.time_s),
         "time_s": question.time_s,
-        "fps": fps,
+        "fps": video.fps,
         "dataset": question.dataset,
         "question": question.question,
         "options": list(question.options),

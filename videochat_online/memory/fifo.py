@@ -20,6 +20,7 @@ class FifoMemoryBank(PyramidMemoryBank):
     """
 
     kind = "fifo"
+    goes_by_order = True
 
     def _empty_stores(self) -> list[FrameStore]:
         return [_Queue(capacity, grid) for capacity, grid in zip(self._capacities, self._grids, strict=True)]

@@ -26,6 +26,7 @@ class KeepAllMemoryBank(TieredMemoryBank):
     """
 
     kind = "keep_all"
+    goes_by_order = True
 
     def __init__(
         self,

@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -48,6 +48,8 @@ class TieredMemoryBank(ABC):
 
     kind: str
     """Name in `MEMORY_BANKS`; a saved state of another kind is refused."""
+    goes_by_order: ClassVar[bool] = False
+    """Whether which frames are held depends on how many there were alone, and not on what they show."""
 
     def __init__(
         self,

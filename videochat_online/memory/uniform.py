@@ -34,6 +34,7 @@ class UniformMemoryBank(TieredMemoryBank):
     """
 
     kind = "uniform"
+    goes_by_order = True
 
     def __init__(
         self,

@@ -23,6 +23,7 @@ class WindowMemoryBank(TieredMemoryBank):
     """
 
     kind = "window"
+    goes_by_order = True
 
     def __init__(
         self,

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from evaluation_sets import empty_plots, make_config, question, write_set
-from videochat_online.evaluation import make_plan
+from videochat_online.evaluation import EvaluationFolder, make_plan
 from videochat_online.evaluation.run.plan import settled
 from videochat_online.evaluation.run.summarize import summarize
 from videochat_online.runs.row_file import RowFile

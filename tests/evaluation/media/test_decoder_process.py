@@ -16,7 +16,7 @@ from evaluation_sets import folder_set, make_config, question, rows_of, run, wri
 from videochat_online.errors import InputError, VideoError
 from videochat_online.evaluation import EvaluationFolder, Shard, evaluate, make_plan, resolve_protocol
 from videochat_online.evaluation.benchmark import EvalQuestion, EvalVideo
-from videochat_online.evaluation.media.decoder_process import FootageWorker
+from videochat_online.evaluation.media.decoder_process import DecoderProcess
 from videochat_online.evaluation.media.frame_selection import VideoFrames
 from videochat_online.video import FrameTransform, open_video
 
@@ -37,7 +37,7 @@ def clip(tmp_path):
 
 @pytest.fixture
 def worker():
-    with FootageWorker(timeout_s=20) as started:
+    with DecoderProcess(timeout_s=20) as started:
         yield started
 
 
@@ -71,8 +71,8 @@ def test_errors_come_across(tmp_path, clip, worker):
         worker.open(tmp_path / "none.mp4", video(), protocol, TRANSFORM)
     with pytest.raises(InputError, match="backend: expected one of auto"):
         worker.open(clip, video(), protocol, TRANSFORM, backend="vhs")
-    with worker.open(clip, video(), protocol, TRANSFORM) as footage:
-        assert footage.streaming_indices()[0] == 0
+    with worker.open(clip, video(), protocol, TRANSFORM) as video_frames:
+        assert video_frames.streaming_indices()[0] == 0
 
 
 def test_a_decoder_that_hangs_is_killed(tmp_path, clip, monkeypatch):
@@ -87,16 +87,16 @@ def test_a_decoder_that_hangs_is_killed(tmp_path, clip, monkeypatch):
     monkeypatch.setattr(VideoFrames, "read", read)
     hanging = write_clip(tmp_path / "hangs.mp4")
     protocol = resolve_protocol("streaming")
-    with FootageWorker(timeout_s=2) as worker:
-        with worker.open(hanging, video(), protocol, TRANSFORM) as footage:
+    with DecoderProcess(timeout_s=2) as worker:
+        with worker.open(hanging, video(), protocol, TRANSFORM) as video_frames:
             process = worker._process.pid
-            groups = footage.read(footage.streaming_indices())
+            groups = video_frames.read(video_frames.streaming_indices())
             assert len(next(groups)) == 8
             with pytest.raises(VideoError, match="hangs.mp4: gave no frame for 2 s; its decoder was killed"):
                 next(groups)
         assert is_gone(process)
-        with worker.open(clip, video(), protocol, TRANSFORM) as footage:
-            assert sum(map(len, footage.read(footage.streaming_indices()))) > 8
+        with worker.open(clip, video(), protocol, TRANSFORM) as video_frames:
+            assert sum(map(len, video_frames.read(video_frames.streaming_indices()))) > 8
         process = worker._process.pid
     assert is_gone(process)
 
@@ -104,11 +104,11 @@ def test_a_decoder_that_hangs_is_killed(tmp_path, clip, monkeypatch):
 def test_frames_that_nobody_wants_hold_nothing_up(clip, worker):
     protocol = resolve_protocol("streaming")
     for _ in range(3):
-        with worker.open(clip, video(), protocol, TRANSFORM) as footage:
-            indices = footage.streaming_indices()
-            next(footage.read(indices))
-    with worker.open(clip, video(), protocol, TRANSFORM) as footage:
-        assert sum(map(len, footage.read(indices))) == len(indices)
+        with worker.open(clip, video(), protocol, TRANSFORM) as video_frames:
+            indices = video_frames.streaming_indices()
+            next(video_frames.read(indices))
+    with worker.open(clip, video(), protocol, TRANSFORM) as video_frames:
+        assert sum(map(len, video_frames.read(indices))) == len(indices)
 
 
 @pytest.mark.parametrize(

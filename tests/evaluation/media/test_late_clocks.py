@@ -54,9 +54,9 @@ def test_milliseconds_of_a_matroska_file_are_its_frames_times(tmp_path, backend)
             asked_s = times_s[number] - before_s
             video = make_video(path.name, asked_s)
             for protocol in protocols:
-                with VideoFrames(path, video, protocol, backend=backend) as footage:
+                with VideoFrames(path, video, protocol, backend=backend) as video_frames:
                     is_window = protocol.memory is None
-                    seen = footage.window_indices(asked_s) if is_window else footage.streaming_indices()
+                    seen = video_frames.window_indices(asked_s) if is_window else video_frames.streaming_indices()
                     assert seen[-1:] == [last], (number, asked_s, protocol.memory)
     with open_video(path, backend=backend) as source:
         assert read_numbers(source.read(times_s=times_s)) == list(range(45))

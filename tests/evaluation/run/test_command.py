@@ -211,11 +211,21 @@ class TestCommand:
     def test_shards_by_slurm_and_torchrun(self, monkeypatch, variables, shard):
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
-        assert command._shard(None, "SLURM_ARRAY_TASK_ID" in variables) == shard
-        assert command._shard(None, False).count == int(variables.get("WORLD_SIZE", "1"))
+        assert command._shard("slurm" if "SLURM_ARRAY_TASK_ID" in variables else None) == shard
+        assert command._shard(None).count == int(variables.get("WORLD_SIZE", "1"))
         if "SLURM_ARRAY_TASK_ID" not in variables:
-            with pytest.raises(InputError, match="--slurm_array: expected a task of a Slurm array"):
-                command._shard(None, True)
+            with pytest.raises(InputError, match="--shard slurm: expected a task of a Slurm array"):
+                command._shard("slurm")
+
+    @pytest.mark.parametrize(
+        ("given", "now"),
+        [(["--slurm_array"], "--shard slurm"), (["--context", "all"], "--window_s with seconds or all")],
+    )
+    def test_flags_of_before_name_those_of_now(self, given, now, capsys):
+        with pytest.raises(SystemExit) as exit_:
+            main(["evaluate", "--annotations", "set.json", *given])
+        expected = f"error: {given[0]}: expected {now} in its place (see videochat-online evaluate --help)\n"
+        assert (exit_.value.code, capsys.readouterr().err) == (2, expected)
 
     def test_blind_needs_no_data_root(self, call):
         status, out, _ = call("--blind", "--json", without=("--data-root",))

@@ -14,8 +14,10 @@ from videochat_online.evaluation import make_plan
 from videochat_online.evaluation.media.frame_selection import VideoFrames
 from videochat_online.evaluation.run.answering import LETTER_PREFIX, asked_kind, question_text
 from videochat_online.evaluation.run.contexts import make_context
-from videochat_online.evaluation.run.preview import BY_ORDER, UNKNOWN_FRAMES, TextModel, preview
-from videochat_online.memory import MEMORY_BANKS
+from videochat_online.evaluation.run.preview import UNKNOWN_FRAMES, TextModel, preview
+from videochat_online.memory import MEMORY_BANKS, make_memory
+
+BY_ORDER = {name for name in MEMORY_BANKS if make_memory(name).goes_by_order}
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +34,8 @@ def text_model(tiny_model):
 def asked_with(config, plan, model):
     """Layout and frames of each question, as a run has them."""
     (place,) = plan.share
-    footage = None if place.path is None else VideoFrames(place.path, place.video, config.protocol)
-    context = make_context(model, footage, config.protocol, [asked for asked, _ in place.video.moments])
+    video_frames = None if place.path is None else VideoFrames(place.path, place.video, config.protocol)
+    context = make_context(model, video_frames, config.protocol, [asked for asked, _ in place.video.moments])
     found = []
     for one in place.video.questions:
         context.advance_to(one)
@@ -51,7 +53,7 @@ def asked_with(config, plan, model):
         ({"setting": "sliding_window"}, "likelihood"),
         ({"blind": True}, "text_likelihood"),
         ({"setting": "sliding_window", "protocol": {"protocol": "reference"}}, "generation"),
-        *(({"protocol": {"memory": name, "fps": 4.0}}, "generation") for name in BY_ORDER),
+        *(({"protocol": {"memory": name, "fps": 4.0}}, "generation") for name in sorted(BY_ORDER)),
         ({"protocol": {"memory": "window", "protocol": "reference"}}, "generation"),
     ],
 )
@@ -68,7 +70,7 @@ def test_as_a_run_asks(annotations, tmp_path, tiny_model, text_model, changes, a
         assert one["num_text_tokens"] == len(layout) - layout.num_visual_tokens
 
 
-@pytest.mark.parametrize("memory", sorted(MEMORY_BANKS.keys() - set(BY_ORDER)))
+@pytest.mark.parametrize("memory", sorted(MEMORY_BANKS.keys() - BY_ORDER))
 def test_what_depends_on_pixels_is_said_to_be_unknown(annotations, tmp_path, tiny_model, text_model, memory):
     config = make_config(annotations, tmp_path / "out", protocol={"memory": memory})
     plan = make_plan(config)
@@ -79,6 +81,10 @@ def test_what_depends_on_pixels_is_said_to_be_unknown(annotations, tmp_path, tin
         assert UNKNOWN_FRAMES in one["prompt"]
         assert memory in one["unknown"][0]
         assert one["frames_seen"] == [t / 4 for t in range(int(one["time_s"] * 4) + 1)]
+
+
+def test_memories_that_go_by_order():
+    assert {"window", "uniform", "fifo", "keep_all"} == BY_ORDER
 
 
 def test_of_each_kind(tmp_path):

@@ -33,8 +33,8 @@ def times_of(tiny_model, tmp_path):
         memory = "keep_all" if setting == "streaming" else None
         protocol = resolve_protocol(setting, memory=memory, fps=sample_fps, **values)
         views = []
-        with VideoFrames(path, video, protocol) as footage:
-            context = make_context(tiny_model, footage, protocol, video.questions)
+        with VideoFrames(path, video, protocol) as video_frames:
+            context = make_context(tiny_model, video_frames, protocol, video.questions)
             for asked in video.questions:
                 context.advance_to(asked)
                 views.append(context.prepare(asked, asked.question))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
+import math
 from dataclasses import replace
 
 import pytest
@@ -16,6 +16,7 @@ from videochat_online.errors import InputError
 from videochat_online.evaluation import compare_runs, get_task, make_plan, resolve_protocol
 from videochat_online.evaluation.compare.load import read_run
 from videochat_online.evaluation.media.frame_selection import VideoFrames
+from videochat_online.evaluation.protocol import context_of
 from videochat_online.evaluation.run.contexts import make_context
 from videochat_online.text.questions import OVBENCH_SYSTEM_MESSAGE
 
@@ -38,9 +39,9 @@ def protocol_of(task, setting="sliding_window", **values):
 def windows(path, tmp_path, task, row, **values):
     """Starts of the frames that each question, or poll, is shown, by its time."""
     (video,) = get_task(task).load([write_set(tmp_path / "rows.json", [row])]).videos
-    with VideoFrames(path, video, protocol_of(task, **values), folder_fps=FPS) as footage:
+    with VideoFrames(path, replace(video, fps=FPS), protocol_of(task, **values)) as video_frames:
         return {
-            asked.time_s: [index / FPS for index in footage.window_indices(asked.time_s, asked.starts_s)]
+            asked.time_s: [index / FPS for index in video_frames.window_indices(asked.time_s, asked.starts_s)]
             for asked, _ in video.moments
         }
 
@@ -48,7 +49,7 @@ def windows(path, tmp_path, task, row, **values):
 class TestStarts:
     ROW = streaming_row("clip_proactive.mp4", streaming_proactive("00:02", "00:04"))
 
-    @pytest.mark.parametrize("window", [{"window_s": 60.0}, {"context": "all"}, {"context": "60s"}, {"window_s": 1.5}])
+    @pytest.mark.parametrize("window", [{"window_s": 60.0}, {"window_s": math.inf}, {}, {"window_s": 1.5}])
     @pytest.mark.parametrize("protocol", ["causal", "reference"])
     def test_no_window_shows_what_was_before(self, path, tmp_path, window, protocol):
         shown = windows(path, tmp_path, "streamingbench", self.ROW, protocol=protocol, **window)
@@ -90,12 +91,12 @@ class TestClips:
             resolved = protocol_of("ovobench", "streaming", protocol=protocol)
             assert resolved.causal == (protocol == "causal")
             (video,) = get_task("ovobench").load([tmp_path / "rows.json"]).videos
-            with VideoFrames(path, video, resolved, folder_fps=FPS) as footage:
-                context = make_context(tiny_model, footage, resolved, video.questions)
+            with VideoFrames(path, replace(video, fps=FPS), resolved) as video_frames:
+                context = make_context(tiny_model, video_frames, resolved, video.questions)
                 context.advance_to(video.questions[0])
                 view = context.prepare(video.questions[0], "?")
                 assert round(view.frames[-1].time_s, 2) == last_s
-                assert footage.num_decoded == context.num_encoded == len(shown)
+                assert video_frames.num_decoded == context.num_encoded == len(shown)
             ours_is_said = OVBENCH_SYSTEM_MESSAGE[:40] in view.prompt.layout.text
             assert ours_is_said == (protocol == "causal")
 
@@ -103,8 +104,8 @@ class TestClips:
     def test_no_kind_of_question_has_a_system_message_of_ours(self, tmp_path, tiny_model, setting):
         (video, _) = get_task("ovobench").load([ovo_set(tmp_path)]).videos
         protocol = protocol_of("ovobench", setting, protocol="reference")
-        with VideoFrames(tmp_path / "media" / video.id, video, protocol) as footage:
-            context = make_context(tiny_model, footage, protocol, video.questions)
+        with VideoFrames(tmp_path / "media" / video.id, video, protocol) as video_frames:
+            context = make_context(tiny_model, video_frames, protocol, video.questions)
             for asked in video.questions:
                 context.advance_to(asked)
                 assert "Carefully watch" not in context.prepare(asked, "?").prompt.layout.text
@@ -126,23 +127,15 @@ class TestClips:
 
 
 class TestContexts:
-    def test_names(self):
-        found = {name: protocol_of("streamingbench", context=name).window_s for name in ("60s", "all")}
-        assert found == {"60s": 60.0, "all": None}
-        assert protocol_of("ovobench", context="all") == protocol_of("ovobench")
-
     @pytest.mark.parametrize(
-        ("task", "values", "words"),
+        ("task", "window", "name"),
         [
-            ("streamingbench", {"context": "30s"}, "--context: expected 60s or all, got '30s'"),
-            ("ovbench", {"context": "all"}, "--context: expected none with this benchmark, got 'all'"),
-            ("streamingbench", {"context": "all", "window_s": 3.0}, "expected it or --window_s, got both (all, 3)"),
-            ("streamingbench", {"context": "60s", "setting": "streaming"}, "'streaming' does not use --context"),
+            ("streamingbench", {}, "60s"), ("streamingbench", {"window_s": math.inf}, "all"),
+            ("streamingbench", {"window_s": 3.0}, None), ("ovobench", {}, "all"), ("ovbench", {}, None),
         ],
-    )
-    def test_what_has_no_meaning(self, task, values, words):
-        with pytest.raises(InputError, match=re.escape(words)):
-            protocol_of(task, **values)
+    )  # fmt: skip
+    def test_names(self, task, window, name):
+        assert context_of(protocol_of(task, **window), get_task(task).settings) == name
 
 
 class TestRuns:
@@ -203,4 +196,4 @@ class TestRuns:
         files = ["evaluate", "--task", "streamingbench", "--dry_run", "--annotations", *map(str, made.annotations)]
         assert main([*files, "--protocol", "reference"]) == 2
         assert "2 questions are shown clips that begin at their own start, got streaming" in capsys.readouterr().err
-        assert main([*files, "--protocol", "reference", "--setting", "sliding_window", "--context", "60s"]) == 0
+        assert main([*files, "--protocol", "reference", "--setting", "sliding_window", "--window_s", "60"]) == 0

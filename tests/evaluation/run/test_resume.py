@@ -15,8 +15,8 @@ import torch
 from evaluation_sets import Shard, folder_set, make_config, noise, question, rows_of, run, write_frames, write_set
 from processes import start
 from videochat_online.errors import InputError
+from videochat_online.evaluation import EvaluationFolder, evaluate, make_plan, resolve_protocol
 from videochat_online.evaluation import config as evaluation_config
-from videochat_online.evaluation import evaluate, make_plan, resolve_protocol
 from videochat_online.evaluation.compare.load import read_run
 from videochat_online.evaluation.run.plan import estimated_cost, share_of
 from videochat_online.evaluation.tasks.ovbench import load_ovbench

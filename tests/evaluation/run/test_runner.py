@@ -41,8 +41,8 @@ MEMORIES = {
 
 def view_of(model, path, video, protocol, name=-1):
     """Frames and logits of one of a video's questions (the last), after all before it were asked."""
-    with VideoFrames(path, video, protocol) as footage:
-        context = make_context(model, footage, protocol, video.questions)
+    with VideoFrames(path, video, protocol) as video_frames:
+        context = make_context(model, video_frames, protocol, video.questions)
         views = []
         for asked in video.questions:
             context.advance_to(asked)

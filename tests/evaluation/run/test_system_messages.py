@@ -86,8 +86,8 @@ def video(tmp_path):
 )
 def test_each_kind_of_question_has_its_own(tiny_model, video, tmp_path, setting, given, said):
     protocol = resolve_protocol("streaming" if setting == "blind" else setting, system_message=given)
-    with VideoFrames(tmp_path / "frames", video, protocol) as footage:
-        context = make_context(tiny_model, None if setting == "blind" else footage, protocol, video.questions)
+    with VideoFrames(tmp_path / "frames", video, protocol) as video_frames:
+        context = make_context(tiny_model, None if setting == "blind" else video_frames, protocol, video.questions)
         found = {}
         for asked in video.questions:
             context.advance_to(asked)
@@ -166,8 +166,8 @@ class TestIdentity:
             make_plan(config)
         make_plan(replace(config, protocol=resolve_protocol("streaming", **kv, system_message="Look.")))
         protocol = resolve_protocol("streaming", **kv)
-        with VideoFrames(tmp_path / "frames", video, protocol) as footage:
-            context = make_context(tiny_model, footage, protocol, video.questions)
+        with VideoFrames(tmp_path / "frames", video, protocol) as video_frames:
+            context = make_context(tiny_model, video_frames, protocol, video.questions)
             context.advance_to(video.questions[0])
             context.prepare(video.questions[0], "What?")
             with pytest.raises(InputError, match="^kv_memory has read frames after another system message than 'Caref"):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterator
 from functools import cached_property
 
 from videochat_online.errors import InputError, NoFrameError, VideoError
-from videochat_online.evaluation.check.annotation_check import OVERRUN_S
+from videochat_online.evaluation.benchmark import OVERRUN_S
 from videochat_online.runs.progress import progress
 from videochat_online.streaming import StreamingSession
 from videochat_online.text.times import clock_time

@@ -9,7 +9,7 @@ from pathlib import Path
 from videochat_online.cli.options import check_report_path
 from videochat_online.errors import InputError
 from videochat_online.evaluation import TASKS, get_task
-from videochat_online.evaluation.check.annotation_check import KINDS, NOTES
+from videochat_online.evaluation.check.annotation_check import FINDING_KINDS, NOTES
 from videochat_online.evaluation.check.benchmark_check import Inspection, inspect_benchmark
 from videochat_online.runs.progress import progress
 
@@ -66,11 +66,14 @@ def inspection_text(found: Inspection) -> str:
         f"{counts['num_videos']:,} videos, {counts['num_questions']:,} questions: {counts['num_bad_videos']:,} videos "
         f"with problems, {counts['num_bad_rows']:,} unusable rows, {counts['num_corrupt_archives']:,} corrupt archives"
     ]
-    reasons: dict[str, list[str]] = {kind: [] for kind in KINDS}
+    reasons: dict[str, list[str]] = {kind: [] for kind in FINDING_KINDS}
     for one in found.videos:
         for finding in one.findings:
             reasons[finding.kind].append(f"{one.name}: {finding.reason}")
-    rows = {f"{kind}{' (only a note)' if kind in NOTES else ''}: {KINDS[kind]}": reasons[kind] for kind in KINDS}
+    rows = {
+        f"{kind}{' (only a note)' if kind in NOTES else ''}: {meaning}": reasons[kind]
+        for kind, meaning in FINDING_KINDS.items()
+    }
     rows["rows that cannot be used"] = list(found.bad_rows)
     rows["archives"] = [f"{path}: {facts.problem}" for path, facts in found.archives.items() if facts.problem]
     for title, of_kind in rows.items():

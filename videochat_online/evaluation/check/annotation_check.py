@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from videochat_online.evaluation.benchmark import EvalQuestion, EvalSet, EvalVideo
 from videochat_online.video import TIME_TOLERANCE_S
 
-KINDS = {
+FINDING_KINDS = {
     "missing": "no video of that name, or several",
     "unreadable": "nothing decodes, or the decoder hangs or crashes",
     "damaged": "a part does not decode, or the file breaks off",
@@ -26,13 +26,10 @@ KINDS = {
     "inverted_box": "a box that ends before it begins",
     "mended": "odd, and read as the reason says",
 }
-"""Kinds of findings."""
+"""What each kind of finding is, in words."""
 
 NOTES = frozenset({"many_frames", "inverted_box", "mended"})
-"""What is no fault for sure: a folder may hold more than its clip, and published sets have such boxes."""
-
-OVERRUN_S = 1.0
-"""A question may come this long after a video file's end: annotated times are rounded."""
+"""Kinds that are no fault for sure: a folder may hold more than its clip, and published sets have such boxes."""
 
 _BOX = re.compile(r"\[\s*" + r"\s*,\s*".join([r"(-?\d+(?:\.\d+)?)"] * 4) + r"\s*\]")
 
@@ -42,7 +39,7 @@ class Finding:
     """Something about a video or its questions.
 
     Attributes:
-        kind: name in `KINDS`.
+        kind: name in `FINDING_KINDS`.
         reason: in one line, for people.
     """
 
@@ -71,18 +68,6 @@ def annotation_findings(content: EvalSet) -> Mapping[str, list[Finding]]:
     return found
 
 
-def early_questions(video: EvalVideo, start_s: float) -> list[EvalQuestion]:
-    """Questions within the clip that come before the video's first frame, which starts at `start_s`."""
-    limit_s = start_s - TIME_TOLERANCE_S
-    return [question for question in video.questions if video.clip_s[0] <= question.time_s < limit_s]
-
-
-def late_questions(video: EvalVideo, end_s: float) -> list[EvalQuestion]:
-    """Questions within the clip that come well after the end of the video's last frame."""
-    limit_s = end_s + OVERRUN_S
-    return [question for question in video.questions if limit_s < question.time_s <= video.clip_s[1]]
-
-
 def _of_question(video: EvalVideo, question: EvalQuestion, *, is_known: bool) -> Iterator[Finding]:
     asked = f"{question.question[:60]!r} at {question.time_s:g} s"
     start_s, end_s = video.clip_s
@@ -93,13 +78,8 @@ def _of_question(video: EvalVideo, question: EvalQuestion, *, is_known: bool) ->
     options = [" ".join(option.casefold().split()) for option in question.options]
     if len(set(options)) < len(options):
         yield Finding("equal_options", f"{asked}: expected options that differ, found {list(question.options)}")
-    for box in _boxes((question.question, *question.options)):
+    for box in (box for text in (question.question, *question.options) for box in _BOX.finditer(text)):
         left, top, right, bottom = map(float, box.groups())
         if left > right or top > bottom:
             yield Finding("inverted_box", f"{asked}: {box[0]}")
             return
-
-
-def _boxes(texts: Iterable[str]) -> Iterator[re.Match[str]]:
-    for text in texts:
-        yield from _BOX.finditer(text)

@@ -30,11 +30,11 @@ class InspectedVideo:
     """What was found about a video.
 
     Attributes:
-        name: of the stream, as in a run's rows.
-        num_questions: about it.
-        path: where it is; None where it is missing.
+        name: name of the stream, as in a run's rows.
+        num_questions: number of questions about it.
+        path: path of the file or folder; None where it is missing.
         facts: frames and length, where it could be opened.
-        findings: about it and its questions.
+        findings: all that is wrong with it and its questions, or odd.
     """
 
     name: str
@@ -66,8 +66,8 @@ class Inspection:
     """What was found in a benchmark.
 
     Attributes:
-        videos: each of them.
-        archives: each by its path.
+        videos: what was found about each video.
+        archives: what was found about each archive, by its path.
         bad_rows: a line for each annotated row that cannot be used.
     """
 
@@ -140,23 +140,22 @@ def inspect_benchmark(
     missing = [video.id for video, one in zip(content.videos, inspected, strict=True) if one.path is None]
     folders = {one.path for one in inspected if one.path is not None and one.path.is_dir()}
     archives = find_archives(data_root, folders)
-    present = [place for place, one in enumerate(inspected) if one.path is not None]
+    present = [(video, one) for video, one in zip(content.videos, inspected, strict=True) if one.path is not None]
     # Archives first: the longest work.
     calls: list[tuple[Any, ...]] = [(check_archive, path, missing) for path in archives]
-    for place in present:
-        video = content.videos[place]
-        rate = task.folder_fps.get(video.dataset or "")
-        calls.append((check_media, inspected[place].path, video, rate, decode_all, zero_start))
+    calls += [(check_media, one.path, video, decode_all, zero_start) for video, one in present]
     limits_s = [time_limit_s + path.stat().st_size / BYTES_PER_SECOND for path in archives]
     limits_s += [time_limit_s] * len(present)
     facts: dict[Path, ArchiveFacts] = {}
     results = run_isolated(_look, calls, num_processes=num_processes, limits_s=limits_s)
-    for done, (place, found) in enumerate(results, start=1):
-        if place < len(archives):
-            facts[archives[place]] = ArchiveFacts(found.reason, True) if isinstance(found, Lost) else found
+    for done, (index, found) in enumerate(results, start=1):
+        if index < len(archives):
+            facts[archives[index]] = ArchiveFacts(found.reason, True) if isinstance(found, Lost) else found
         else:
-            one = inspected[present[place - len(archives)]]
-            one.facts = found if isinstance(found, MediaFacts) else _unreadable(one, found)
+            one = present[index - len(archives)][1]
+            if isinstance(found, Lost):
+                found = MediaFacts(findings=(Finding("unreadable", f"{one.path}: {found.reason}"),))
+            one.facts = found
         on_done(done, len(calls))
     _gather(content, inspected, facts)
     return Inspection(tuple(inspected), {path: facts[path] for path in archives}, content.problems)
@@ -173,10 +172,6 @@ def _locate(library: MediaLibrary, video: EvalVideo) -> InspectedVideo:
     except VideoError as error:
         found.findings.append(Finding("missing", str(error).removeprefix(f"{video.id}: ")))
     return found
-
-
-def _unreadable(one: InspectedVideo, lost: Lost) -> MediaFacts:
-    return MediaFacts(findings=(Finding("unreadable", f"{one.path}: {lost.reason}"),))
 
 
 def _gather(content: EvalSet, inspected: Sequence[InspectedVideo], archives: dict[Path, ArchiveFacts]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from videochat_online.evaluation.benchmark import right_answer_text
+from videochat_online.evaluation.benchmark import right_answer
 from videochat_online.runs.row_file import Row
 
 
@@ -44,7 +44,7 @@ def find_flips(label: str, answers: Sequence[Row], of_baseline: Sequence[Row]) -
         Flip(
             run=label,
             **{name: there[name] for name in ("id", "video", "time_s", "question")},
-            answer=right_answer_text(
+            answer=right_answer(
                 there.get("kind", "choice"), there["options"], there["answer_index"], there.get("answer_text")
             ),
             baseline_correct=there["correct"],

@@ -1,7 +1,7 @@
 """Decoding in a process of its own: it goes on while the model works, and it can be killed.
 
 A damaged file can make a decoder hang or crash. Neither may end an evaluation of hours: the process is replaced, and
-the video is reported as bad. Owns the process and the talk with it; which frames are wanted is `frames`' business.
+the video is reported as bad. Owns the process and the talk with it; `frame_selection` says which frames are wanted.
 
 Shape legend: `T` frames, `S` side of the square that the vision tower takes, in pixels.
 """
@@ -45,11 +45,11 @@ DECODE_TIMEOUT_S = 300.0
 _ERRORS: dict[str, type[Exception]] = {"VideoError": VideoError, "InputError": InputError}
 
 
-class FootageWorker:
+class DecoderProcess:
     """A process that opens videos, one after another. Use as a context manager.
 
     Args:
-        timeout_s: how long it may take to open a video, or to come up with the next frames.
+        timeout_s: longest wait for it to open a video, or to come up with the next frames, in seconds.
         private: descriptors of files that it must not hold open: a lock lasts as long as anybody has the file.
     """
 
@@ -59,7 +59,7 @@ class FootageWorker:
         self._process: BaseProcess | None = None
         self._connection: Connection | None = None
 
-    def __enter__(self) -> FootageWorker:
+    def __enter__(self) -> DecoderProcess:
         return self
 
     def __exit__(
@@ -87,14 +87,12 @@ class FootageWorker:
         transform: FrameTransform,
         *,
         backend: str = "auto",
-        folder_fps: float | None = None,
     ) -> RemoteVideoFrames:
         """Open a video; arguments and errors are those of `VideoFrames`, frames come as squares of `transform`."""
         self.start()
-        self.send("open", path, video, protocol, transform, backend, folder_fps)
-        footage = RemoteVideoFrames(self, path)
-        footage.receive()
-        return footage
+        opened = RemoteVideoFrames(self, path)
+        opened.ask("open", path, video, protocol, transform, backend)
+        return opened
 
     def send(self, name: str, *arguments: Any) -> None:
         """Ask for something; a process that is gone is noticed by who waits for the answer."""
@@ -114,12 +112,12 @@ class FootageWorker:
                 raise VideoError(f"{path}: gave no frame for {self.timeout_s:g} s; its decoder was killed")
             kind, value = connection.recv()
             if kind == "group":
-                places, shape = value
+                labels, shape = value
                 pixels_TSSC = np.empty(shape, dtype=np.uint8)
                 connection.recv_bytes_into(pixels_TSSC.data.cast("B"))
                 value = [
                     LabelledFrame(index, time_s, pixels_SSC)
-                    for (index, time_s), pixels_SSC in zip(places, pixels_TSSC, strict=True)
+                    for (index, time_s), pixels_SSC in zip(labels, pixels_TSSC, strict=True)
                 ]
         except (EOFError, ConnectionError) as error:
             process = self._process
@@ -149,12 +147,12 @@ class RemoteVideoFrames:
     """`VideoFrames` of another process, of which one group of frames is decoded ahead.
 
     Attributes:
-        num_decoded: frames that were handed out.
-        waited_s: how long the receiving side had to wait for frames.
+        num_decoded: number of frames that were handed out.
+        waited_s: time that the receiving side had to wait for answers, in seconds.
     """
 
-    def __init__(self, worker: FootageWorker, path: Path) -> None:
-        self._worker, self._path = worker, path
+    def __init__(self, process: DecoderProcess, path: Path) -> None:
+        self._process, self._path = process, path
         self._is_reading = False
         self.num_decoded = 0
         self.waited_s = 0.0
@@ -166,27 +164,24 @@ class RemoteVideoFrames:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._is_reading:  # frames are on their way that nobody wants
-            self._worker.kill()
+            self._process.kill()
 
     def streaming_indices(self) -> list[int]:
         """As `VideoFrames`."""
-        indices: list[int] = self._ask("streaming_indices")
-        return indices
+        return list(self.ask("streaming_indices"))
 
     def window_indices(self, question_s: float, starts_s: float | None = None) -> list[int]:
         """As `VideoFrames`."""
-        indices: list[int] = self._ask("window_indices", question_s, starts_s)
-        return indices
+        return list(self.ask("window_indices", question_s, starts_s))
 
     def labels(self, indices: Sequence[int]) -> list[float]:
         """As `VideoFrames`."""
-        times_s: list[float] = self._ask("labels", list(indices))
-        return times_s
+        return list(self.ask("labels", list(indices)))
 
     def finish(self) -> str | None:
         """As `VideoFrames`; a decoder that fails then has given all that was asked of it."""
         try:
-            problem: str | None = self._ask("finish")
+            problem: str | None = self.ask("finish")
         except VideoError as error:
             return str(error)
         return problem
@@ -197,42 +192,32 @@ class RemoteVideoFrames:
         Raises:
             VideoError: as `VideoFrames`, or the decoder hangs or crashes.
         """
-        self._worker.send("read", list(indices))
+        self._process.send("read", list(indices))
         self._is_reading = True
-        while True:
-            kind, value = self._receive()
-            if kind == "end":
-                self._is_reading = False
-                return
-            self.num_decoded += len(value)
-            yield value
+        while group := self._receive():
+            self.num_decoded += len(group)
+            yield group
 
-    def receive(self) -> Any:
-        """The value that was asked for."""
-        return self._receive()[1]
+    def ask(self, name: str, *arguments: Any) -> Any:
+        """What the process answers; errors are those of `VideoFrames`, or the decoder hangs or crashes."""
+        self._process.send(name, *arguments)
+        return self._receive()
 
-    def _ask(self, name: str, *arguments: Any) -> Any:
-        self._worker.send(name, *arguments)
-        return self.receive()
-
-    def _receive(self) -> tuple[str, Any]:
+    def _receive(self) -> Any:
+        """The next answer; of frames that are read, a group, and at their end None."""
         start_s = time.perf_counter()
         try:
-            kind, value = self._worker.receive(self._path)
-        except VideoError:
-            self._is_reading = False
-            raise
+            kind, value = self._process.receive(self._path)
         finally:
             self.waited_s += time.perf_counter() - start_s
+        self._is_reading = kind == "group"
         if kind in _ERRORS:
-            self._is_reading = False
             raise _ERRORS[kind](value)
         if kind == "fault":
-            self._is_reading = False
             # An odd file brings decoders to anything; it costs this video, and the log says what it was.
             logger.error("%s: decoding failed:\n%s", self._path, value)
             raise VideoError(f"{self._path}: decoding failed: {value.strip().splitlines()[-1]}")
-        return kind, value
+        return value
 
 
 def _serve(connection: Connection, inherited: Sequence[int]) -> None:
@@ -242,14 +227,14 @@ def _serve(connection: Connection, inherited: Sequence[int]) -> None:
         os.close(descriptor)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)  # threads do not survive a fork
-    desk = _RequestHandler(connection)
+    handler = _RequestHandler(connection)
     while True:
         try:
             name, arguments = connection.recv()
         except (EOFError, OSError):
             return
         try:
-            desk.answer(name, arguments)
+            handler.answer(name, arguments)
         except (VideoError, InputError) as error:
             connection.send((type(error).__name__, str(error)))
         except BrokenPipeError:
@@ -263,31 +248,31 @@ class _RequestHandler:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._footage: VideoFrames | None = None
+        self._frames: VideoFrames | None = None
         self._transform = FrameTransform()
 
     def answer(self, name: str, arguments: Sequence[Any]) -> None:
         if name == "open":
-            if self._footage is not None:
-                self._footage.source.close()
-                self._footage = None
-            path, video, protocol, self._transform, backend, folder_fps = arguments
-            self._footage = VideoFrames(path, video, protocol, backend=backend, folder_fps=folder_fps)
+            if self._frames is not None:
+                self._frames.source.close()
+                self._frames = None
+            path, video, protocol, self._transform, backend = arguments
+            self._frames = VideoFrames(path, video, protocol, backend=backend)
             self._connection.send(("value", None))
             return
-        footage = self._footage
-        if footage is None:
+        frames = self._frames
+        if frames is None:
             raise VideoError("expected an open video, found none")
         if name == "read":
-            for group in footage.read(arguments[0]):
+            for group in frames.read(arguments[0]):
                 self._send(group)
             self._connection.send(("end", None))
         else:
             calls: dict[str, Callable[..., Any]] = {
-                "window_indices": footage.window_indices,
-                "streaming_indices": footage.streaming_indices,
-                "labels": footage.labels,
-                "finish": footage.finish,
+                "window_indices": frames.window_indices,
+                "streaming_indices": frames.streaming_indices,
+                "labels": frames.labels,
+                "finish": frames.finish,
             }
             self._connection.send(("value", calls[name](*arguments)))
 
@@ -295,6 +280,6 @@ class _RequestHandler:
         """A group of frames; a video whose size changes on the way is square by then."""
         squares = [self._transform.squares(frame.pixels_HWC[None])[0] for frame in group]
         pixels_TSSC = np.ascontiguousarray(np.stack(squares))
-        places = [(frame.index, frame.time_s) for frame in group]
-        self._connection.send(("group", (places, pixels_TSSC.shape)))
+        labels = [(frame.index, frame.time_s) for frame in group]
+        self._connection.send(("group", (labels, pixels_TSSC.shape)))
         self._connection.send_bytes(pixels_TSSC.data.cast("B"))

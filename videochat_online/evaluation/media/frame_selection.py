@@ -2,6 +2,8 @@
 
 Owns the choice between the rules of `video.sampling` for files (by the frames' own times) and for folders of
 frames (by their rate), and the reading of chosen frames. Knows no model.
+
+Shapes: `T` frames, `H` rows and `W` columns of pixels, `C` = 3 colours.
 """
 
 from __future__ import annotations
@@ -18,7 +20,6 @@ import numpy.typing as npt
 
 from videochat_online.errors import VideoError
 from videochat_online.evaluation.benchmark import EvalVideo
-from videochat_online.evaluation.check.annotation_check import early_questions, late_questions
 from videochat_online.evaluation.protocol import EvalProtocol
 from videochat_online.video import (
     TIME_TOLERANCE_S,
@@ -42,9 +43,9 @@ class LabelledFrame:
     """A decoded frame.
 
     Attributes:
-        index: in the whole video, as asked for.
-        time_s: as the prompt says it.
-        pixels_HWC: RGB, uint8.
+        index: position in the whole video, from 0.
+        time_s: time as the prompt says it, in seconds.
+        pixels_HWC: picture in RGB, uint8.
     """
 
     index: int
@@ -60,31 +61,21 @@ class VideoFrames:
         video: what the annotation says about it.
         protocol: which frames are wanted.
         backend: decoder of files, a name in `video.BACKENDS` or "auto".
-        folder_fps: rate of a folder of frames where the annotation has none.
 
     Raises:
         VideoError: unreadable, no frames, or a folder without a rate.
         InputError: an unknown backend.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        video: EvalVideo,
-        protocol: EvalProtocol,
-        *,
-        backend: str = "auto",
-        folder_fps: float | None = None,
-    ) -> None:
+    def __init__(self, path: Path, video: EvalVideo, protocol: EvalProtocol, *, backend: str = "auto") -> None:
         self._video, self._protocol = video, protocol
-        rate = video.fps or folder_fps
         self._is_folder = path.is_dir()
-        if self._is_folder and rate is None:
+        if self._is_folder and video.fps is None:
             raise VideoError(f"{path}: expected a frame rate (fps) in the annotation of a folder of frames, found none")
-        self.source: VideoSource = open_video(path, fps=rate, backend=backend, zero_start=protocol.zero_start)
+        self.source: VideoSource = open_video(path, fps=video.fps, backend=backend, zero_start=protocol.zero_start)
         try:
             self._starts_s = self.source.frame_times_s()
-            self._fps = self._rate()
+            self._fps = average_fps(self.source, self._starts_s)
             self._ends_s = (*self._starts_s[1:], self._starts_s[-1] + 1 / self._fps)
             if protocol.is_scripted:
                 self._ends_s = _as_float32(self._ends_s)
@@ -146,7 +137,7 @@ class VideoFrames:
             return streaming_indices_at_times(
                 self._ends_s, fps, protocol.fps, clip_s, rounding=rounding, tolerance_s=tolerance_s
             )
-        first = max(0, bisect_right(self._starts_s, start_s + TIME_TOLERANCE_S) - 1)
+        first = index_at(self._starts_s, start_s)
         until_s = clip_s[1] + (-2 if protocol.clips else 1) * TIME_TOLERANCE_S
         stop = bisect_right(self._starts_s, until_s)
         return list(range(first, stop, frame_step(fps, protocol.fps, rounding=rounding)))
@@ -238,19 +229,22 @@ class VideoFrames:
             return round(start_s, 2)  # as the scripts compare and print it
         if self._protocol.frame_times == "start" or self._is_folder:
             return start_s
-        return self._ends_s[max(0, bisect_right(self._starts_s, start_s + TIME_TOLERANCE_S) - 1)]
+        return self._ends_s[index_at(self._starts_s, start_s)]
 
-    def _rate(self) -> float:
-        average, starts_s = self.source.info.average_fps, self._starts_s
-        if average:
-            return average
-        if len(starts_s) > 1 and starts_s[-1] > starts_s[0]:
-            return (len(starts_s) - 1) / (starts_s[-1] - starts_s[0])
-        return 1.0
+
+def index_at(starts_s: Sequence[float], time_s: float) -> int:
+    """Index of the frame on view at a time; of the first one before it begins."""
+    return max(0, bisect_right(starts_s, time_s + TIME_TOLERANCE_S) - 1)
+
+
+def average_fps(source: VideoSource, starts_s: Sequence[float]) -> float:
+    """Frames a second as a file says, or as its frames' times come to."""
+    span_s = starts_s[-1] - starts_s[0]
+    return source.info.average_fps or ((len(starts_s) - 1) / span_s if span_s > 0 else 1.0)
 
 
 def _outside(video: EvalVideo, start_s: float, end_s: float) -> Iterator[str]:
-    num_early, num_late = len(early_questions(video, start_s)), len(late_questions(video, end_s))
+    num_early, num_late = len(video.early_questions(start_s)), len(video.late_questions(end_s))
     if num_early:
         hint = "(--zero_start counts times from there)"
         yield f"{num_early} of {len(video.questions)} questions come before its first frame at {start_s:.2f} s {hint}"

@@ -34,10 +34,10 @@ class Reply:
     """What a model answered.
 
     Attributes:
-        text: as generated; with likelihood the chosen letter in brackets, with text likelihood the chosen text.
-        option: place of the option it means, or the number; None where it names none, or several.
+        text: generated text; with likelihood the chosen letter in brackets, with text likelihood the chosen text.
+        option: index of the option it means, or the number; None where it names none, or several.
         first_token_s: seconds from the finished prompt to the first token; None where whole replies are compared.
-        option_probabilities: of each letter or text among those of all options; not where text is generated.
+        option_probabilities: share of each letter or text among those of all options; None where text is generated.
     """
 
     text: str
@@ -116,10 +116,10 @@ def letter_ids(model: VideoChatModel, num_options: int) -> tuple[int, list[int]]
 
     Returns:
         How many tokens at the end of a prompt with `LETTER_PREFIX` to drop (1 where bracket and letter are one
-        token, else 0), and the id of each letter at that place.
+        token, else 0), and the id of each letter as the token after it.
 
     Raises:
-        InputError: the tokenizer does not tell the letters apart at one place.
+        InputError: the tokenizer does not tell the letters apart by one token.
     """
 
     def ids_with(prefix: str) -> tuple[int, ...]:

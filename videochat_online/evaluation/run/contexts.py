@@ -9,8 +9,9 @@ Shapes: `T` frames, `C` channels, `H` `W` token grid, `L` tokens, `D` width of t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Protocol, TypeAlias
 
 import numpy as np
@@ -64,7 +65,7 @@ class StreamingContext:
     """A session that is asked without its history: what it answers leaves no trace."""
 
     def __init__(
-        self, model: VideoChatModel, footage: Frames, protocol: EvalProtocol, questions: Sequence[EvalQuestion]
+        self, model: VideoChatModel, video_frames: Frames, protocol: EvalProtocol, questions: Sequence[EvalQuestion]
     ) -> None:
         self._model, self._protocol = model, protocol
         memory = protocol.make_memory(model.config.grid, tuple(model.config.memory_intervals))
@@ -77,9 +78,9 @@ class StreamingContext:
             strategy=protocol.make_strategy(),
             kv_memory=protocol.kv_memory,
         )
-        indices = footage.streaming_indices()
-        self._groups = footage.read(indices)
-        self._protocol, self._last_index = protocol, indices[-1] if indices else -1
+        indices = video_frames.streaming_indices()
+        self._groups = video_frames.read(indices)
+        self._last_index = indices[-1] if indices else -1
         self._reuses = protocol.kv_memory
         self._last_question = questions[-1].id if questions else None
         self._held: list[LabelledFrame] = []
@@ -128,20 +129,17 @@ class WindowContext:
     """
 
     def __init__(
-        self,
-        model: VideoChatModel,
-        footage: Frames,
-        protocol: EvalProtocol,
-        questions: Sequence[EvalQuestion],
+        self, model: VideoChatModel, video_frames: Frames, protocol: EvalProtocol, questions: Sequence[EvalQuestion]
     ) -> None:
         self._model, self._protocol = model, protocol
         self._schedule = TokenSchedule(tuple(model.config.memory_intervals))
         self._wanted = {
-            question.id: frozenset(footage.window_indices(question.time_s, question.starts_s)) for question in questions
+            question.id: frozenset(video_frames.window_indices(question.time_s, question.starts_s))
+            for question in questions
         }
         self._windows: dict[str, list[tuple[FrameUse, Tensor]]] = {question.id: [] for question in questions}
-        self._num_placed = dict.fromkeys(self._windows, 0)
-        self._frames = _flat(footage.read(sorted(frozenset().union(*self._wanted.values()))))
+        self._num_seen = dict.fromkeys(self._windows, 0)
+        self._frames = chain.from_iterable(video_frames.read(sorted(frozenset().union(*self._wanted.values()))))
         self._next: LabelledFrame | None = next(self._frames, None)
         self._answered: EvalQuestion | None = None
         self.num_encoded = 0
@@ -188,16 +186,16 @@ class WindowContext:
             for name, wanted in self._wanted.items():
                 if frame.index not in wanted:
                     continue
-                place = self._num_placed[name]
-                self._num_placed[name] = place + 1
-                ratio = self._schedule.ratio(place)
+                index = self._num_seen[name]
+                self._num_seen[name] = index + 1
+                ratio = self._schedule.ratio(index)
                 if ratio is None:
                     continue
                 if ratio not in projected:
                     rows, columns = tokens_CHW.shape[-2:]
                     pooled_CHW = pool_to_grid(tokens_CHW, (rows // ratio, columns // ratio))
                     projected[ratio] = self._model.project(pooled_CHW)
-                use = FrameUse(place, frame.time_s, num_tokens=len(projected[ratio]))
+                use = FrameUse(index, frame.time_s, num_tokens=len(projected[ratio]))
                 self._windows[name].append((use, projected[ratio]))
 
 
@@ -210,7 +208,7 @@ class BlindContext:
         self._model, self._protocol = model, protocol
 
     def advance_to(self, question: EvalQuestion) -> None:
-        """Sees nothing."""
+        """Take in nothing: there are no frames."""
 
     def prepare(self, question: EvalQuestion, text: str, generation_prefix: str = "") -> QuestionContext:
         """The prompt of text alone."""
@@ -225,22 +223,19 @@ class BlindContext:
 
 
 def make_context(
-    model: VideoChatModel,
-    footage: Frames | None,
-    protocol: EvalProtocol,
-    questions: Sequence[EvalQuestion],
+    model: VideoChatModel, video_frames: Frames | None, protocol: EvalProtocol, questions: Sequence[EvalQuestion]
 ) -> Context:
-    """The context of a protocol; a blind one without footage.
+    """The context of a protocol; a blind one without frames.
 
     A question's prompt has the system message of its kind. The published scripts do not trim what they ask.
     """
     if protocol.is_scripted:
         model = model.untrimmed()
-    if footage is None:
+    if video_frames is None:
         return BlindContext(model, protocol)
     if protocol.memory is not None:
-        return StreamingContext(model, footage, protocol, questions)
-    return WindowContext(model, footage, protocol, questions)
+        return StreamingContext(model, video_frames, protocol, questions)
+    return WindowContext(model, video_frames, protocol, questions)
 
 
 def may_see(
@@ -253,8 +248,3 @@ def may_see(
     if protocol.is_scripted and is_last_question:
         return True
     return protocol.shows(label_s, question_s) and not (protocol.is_scripted and is_last_frame)
-
-
-def _flat(groups: Iterator[list[LabelledFrame]]) -> Iterator[LabelledFrame]:
-    for group in groups:
-        yield from group

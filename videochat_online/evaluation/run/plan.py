@@ -1,4 +1,4 @@
-"""What an evaluation is to do, before any model is loaded: its values, its videos, its share of them."""
+"""What a run is to do, before any model is loaded: which videos, where they are, which of them are this process's."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from videochat_online.errors import InputError, VideoError
-from videochat_online.evaluation.benchmark import EvalSet, EvalVideo, total_questions
+from videochat_online.evaluation.benchmark import EvalSet, EvalVideo
 from videochat_online.evaluation.config import EvaluationConfig
 from videochat_online.evaluation.media.locate import MediaLibrary
 from videochat_online.evaluation.protocol import EvalProtocol
@@ -35,18 +35,13 @@ class Plan:
 
     Attributes:
         content: all videos and questions, and the rows that could not be used.
-        share: this shard's videos, in the set's order, each with its place.
-        missing_anywhere: videos of the whole set that are not there.
+        share: this shard's videos, in the set's order.
+        missing: videos of the whole set that are not there.
     """
 
     content: EvalSet
     share: tuple[LocatedVideo, ...]
-    missing_anywhere: tuple[LocatedVideo, ...] = ()
-
-    @property
-    def missing(self) -> tuple[LocatedVideo, ...]:
-        """Videos of the share that are not there."""
-        return tuple(located for located in self.share if located.problem is not None)
+    missing: tuple[LocatedVideo, ...] = ()
 
 
 def make_plan(config: EvaluationConfig) -> Plan:
@@ -59,7 +54,7 @@ def make_plan(config: EvaluationConfig) -> Plan:
     if config.max_videos is not None:
         content = EvalSet(content.videos[: config.max_videos], content.problems)
     _check_starts(content, config.protocol)
-    num_rows = total_questions(content.videos) + len(content.problems)
+    num_rows = len(content.questions) + len(content.problems)
     if len(content.problems) > config.max_bad_fraction * num_rows:
         raise InputError(
             f"{len(content.problems)} of {num_rows} annotated questions cannot be used, more than max_bad_fraction "
@@ -72,7 +67,7 @@ def make_plan(config: EvaluationConfig) -> Plan:
         return Plan(content, tuple(LocatedVideo(video) for video in share))
     library = MediaLibrary(config.data_root)
     everywhere = {video.name: _locate(library, video) for video in content.videos}
-    missing = tuple(place for place in everywhere.values() if place.problem is not None)
+    missing = tuple(located for located in everywhere.values() if located.problem is not None)
     return Plan(content, tuple(everywhere[video.name] for video in share), missing)
 
 
@@ -128,10 +123,10 @@ def share_of(
     costs = [estimated_cost(video, protocol, blind=blind) for video in videos]
     loads = [0.0] * shard.count
     owner: dict[int, int] = {}
-    for place in sorted(range(len(videos)), key=lambda place: -costs[place]):
-        owner[place] = loads.index(min(loads))
-        loads[owner[place]] += costs[place]
-    return [video for place, video in enumerate(videos) if owner[place] == shard.index]
+    for index in sorted(range(len(videos)), key=lambda index: -costs[index]):
+        owner[index] = loads.index(min(loads))
+        loads[owner[index]] += costs[index]
+    return [video for index, video in enumerate(videos) if owner[index] == shard.index]
 
 
 def estimated_cost(video: EvalVideo, protocol: EvalProtocol, *, blind: bool = False) -> float:

@@ -16,21 +16,19 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from videochat_online.errors import VideoError
-from videochat_online.evaluation.benchmark import EvalQuestion, right_answer_text
+from videochat_online.evaluation.benchmark import EvalQuestion, EvalVideo, right_answer
 from videochat_online.evaluation.config import EvaluationConfig
-from videochat_online.evaluation.media.decoder_process import FootageWorker, RemoteVideoFrames
+from videochat_online.evaluation.media.decoder_process import DecoderProcess, RemoteVideoFrames
 from videochat_online.evaluation.protocol import EvalProtocol
 from videochat_online.evaluation.run.answering import LETTER_PREFIX, asked_kind, question_text, way_of_answering
 from videochat_online.evaluation.run.contexts import may_see
 from videochat_online.evaluation.run.plan import LocatedVideo, Plan
 from videochat_online.memory import TokenSchedule
+from videochat_online.memory.tiered import TieredMemoryBank
 from videochat_online.model.configuration import VideoChatOnlineConfig
 from videochat_online.text import ChatTemplate, PromptLayout, layout_prompt, turn_segments
 from videochat_online.types import FrameTokens, FrameUse, Segment, Turn
 from videochat_online.video import FrameTransform
-
-BY_ORDER = ("window", "uniform", "fifo", "keep_all")
-"""Memories whose frames depend on how many there were, and and not on what they show."""
 
 UNKNOWN_FRAMES = "[lines of the frames: not known here]"
 """Stands in a prompt in place of the frames."""
@@ -86,37 +84,38 @@ def preview(
     """
     counts: Counter[str] = Counter()
     chosen: list[tuple[LocatedVideo, list[EvalQuestion]]] = []
-    for place in plan.share:
+    for located in plan.share:
         questions = []
-        for question in place.video.questions:
+        for question in located.video.questions:
             counts[kind_of(question)] += 1
             if counts[kind_of(question)] <= number:
                 questions.append(question)
         if questions:
-            chosen.append((place, questions))
-    with FootageWorker(config.decode_timeout_s) as worker:
+            chosen.append((located, questions))
+    with DecoderProcess(config.decode_timeout_s) as decoder:
         shown = []
-        for place, questions in chosen:
-            seen = [_Seen((), (), 0)] * len(questions) if is_blind else _seen(config, questions, place, worker, model)
+        for located, questions in chosen:
+            nothing = [_Seen((), (), 0)] * len(questions)
+            seen = nothing if is_blind else _seen(config, questions, located, decoder, model)
             pairs = zip(questions, seen, strict=True)
-            shown += [_shown(config, question, place, one, model, is_blind) for question, one in pairs]
+            shown += [_shown(config, question, located.video, one, model, is_blind) for question, one in pairs]
     return sorted(shown, key=lambda one: one["kind"])
 
 
 def expected_answer(question: EvalQuestion) -> str:
-    """The right answer as people say it."""
+    """The right answer as people say it; of a proactive question, what is due and when."""
     if question.proactive is not None:
         due = question.proactive
         return f"{due.output!r} at {due.due_s:g} s, or up to {due.tolerance_s:g} s from it"
     if question.kind == "open" and question.answer_text is None:
         return "nothing is known to be right"
-    return right_answer_text(question.kind, question.options, question.answer_index, question.answer_text)
+    return right_answer(question.kind, question.options, question.answer_index, question.answer_text)
 
 
 def _shown(
     config: EvaluationConfig,
     question: EvalQuestion,
-    place: LocatedVideo,
+    video: EvalVideo,
     seen: _Seen,
     model: TextModel | None,
     is_blind: bool,
@@ -127,7 +126,7 @@ def _shown(
     found: dict[str, Any] = {
         "id": question.id,
         "kind": kind_of(question),
-        "video": place.video.name,
+        "video": video.name,
         "time_s": asked.time_s,
         "answer_by": way_of_answering(asked, config.answer_by),
         "expected": expected_answer(question),
@@ -178,42 +177,41 @@ def _asked(question: EvalQuestion) -> EvalQuestion:
 def _seen(
     config: EvaluationConfig,
     questions: Sequence[EvalQuestion],
-    place: LocatedVideo,
-    worker: FootageWorker,
+    located: LocatedVideo,
+    decoder: DecoderProcess,
     model: TextModel | None,
 ) -> list[_Seen]:
     """For each question about a video, which is opened once for all of them."""
-    if place.path is None:
-        return [_Seen(None, None, None, f"frames: {place.problem or 'no --data_root'}")] * len(questions)
+    if located.path is None:
+        return [_Seen(None, None, None, f"frames: {located.problem or 'no --data_root'}")] * len(questions)
+    video = located.video
     try:
-        rate = config.task.folder_fps.get(place.video.dataset or "")
-        transform = FrameTransform()
-        with worker.open(
-            place.path, place.video, config.protocol, transform, backend=config.backend, folder_fps=rate
-        ) as footage:
-            return [_of_footage(config.protocol, _asked(one), place, footage, model) for one in questions]
+        with decoder.open(
+            located.path, video, config.protocol, FrameTransform(), backend=config.backend
+        ) as video_frames:
+            return [_of_video(config.protocol, _asked(one), video, video_frames, model) for one in questions]
     except VideoError as error:
         return [_Seen(None, None, None, f"frames: {error}")] * len(questions)
 
 
-def _of_footage(
+def _of_video(
     protocol: EvalProtocol,
     asked: EvalQuestion,
-    place: LocatedVideo,
-    footage: RemoteVideoFrames,
+    video: EvalVideo,
+    video_frames: RemoteVideoFrames,
     model: TextModel | None,
 ) -> _Seen:
     if protocol.memory is None:
-        times_s = tuple(footage.labels(footage.window_indices(asked.time_s, asked.starts_s)))
+        times_s = tuple(video_frames.labels(video_frames.window_indices(asked.time_s, asked.starts_s)))
         if model is None:
             return _Seen(times_s, None, None, "sizes of frames: no --model")
         used = tuple(_window(times_s, model.config))
         return _Seen(times_s, used, sum(use.num_tokens for use in used))
-    indices = footage.streaming_indices()
-    is_last = asked.id == place.video.moments[-1][0].id
+    indices = video_frames.streaming_indices()
+    is_last = asked.id == video.moments[-1][0].id
     times_s = tuple(
         time_s
-        for index, time_s in zip(indices, footage.labels(indices), strict=True)
+        for index, time_s in zip(indices, video_frames.labels(indices), strict=True)
         if may_see(protocol, asked.time_s, time_s, is_last, index == indices[-1])
     )
     if not times_s:
@@ -221,7 +219,8 @@ def _of_footage(
     if model is None:
         return _Seen(times_s, None, None, "what the memory holds: no --model")
     bank = protocol.make_memory(model.config.grid, tuple(model.config.memory_intervals))
-    if protocol.memory not in BY_ORDER or protocol.strategy != "direct":
+    goes_by_order = isinstance(bank, TieredMemoryBank) and bank.goes_by_order
+    if not goes_by_order or protocol.strategy != "direct":
         why = f"strategy {protocol.strategy}" if protocol.strategy != "direct" else f"memory {protocol.memory}"
         return _Seen(times_s, None, bank.max_tokens, f"which frames are used: {why} chooses by what they show")
     tokens_CHW = torch.ones(1, *model.config.grid)
@@ -233,7 +232,7 @@ def _of_footage(
 
 def _window(times_s: Sequence[float], config: VideoChatOnlineConfig) -> Iterator[FrameUse]:
     schedule, (rows, columns) = TokenSchedule(tuple(config.memory_intervals)), config.grid
-    for place, time_s in enumerate(times_s):
-        ratio = schedule.ratio(place)
+    for index, time_s in enumerate(times_s):
+        ratio = schedule.ratio(index)
         if ratio is not None:
-            yield FrameUse(place, time_s, num_tokens=(rows // ratio) * (columns // ratio))
+            yield FrameUse(index, time_s, num_tokens=(rows // ratio) * (columns // ratio))

@@ -20,7 +20,7 @@ class Polls:
     Nothing of them is written before: a run that is broken off in between polls the question again from the start.
 
     Args:
-        ask: asks something now and gives its row.
+        ask: call that asks something now and gives what a row says of the answer.
     """
 
     def __init__(self, ask: Callable[[EvalQuestion], Row]) -> None:
@@ -38,12 +38,12 @@ class Polls:
         if proactive is None or question.id in self._settled:
             return None
         polled = self._polled.setdefault(question.id, [])
-        polled.append(self._ask(poll))
+        polled.append({**self._ask(poll), "time_s": poll.time_s})
         says_now = polled[-1]["predicted_index"] == YES_NO.index("Yes")
         if not says_now and poll is not proactive.polls[-1]:
             return None
         self._settled.add(question.id)
-        asked = [*polled]
+        asked = list(polled)
         if says_now:
             # Under the poll's id, since that is where a window context has the frames of this moment.
             asked.append(self._ask(replace(question, id=poll.id, time_s=poll.time_s, proactive=None)))

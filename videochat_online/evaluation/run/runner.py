@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from typing import IO
@@ -17,9 +17,9 @@ from typing import IO
 import torch
 
 from videochat_online.errors import InputError, NoFrameError, NonFiniteError, PromptTooLongError, VideoError
-from videochat_online.evaluation.benchmark import EvalQuestion
+from videochat_online.evaluation.benchmark import EvalQuestion, EvalVideo
 from videochat_online.evaluation.config import EvaluationConfig
-from videochat_online.evaluation.media.decoder_process import FootageWorker
+from videochat_online.evaluation.media.decoder_process import DecoderProcess
 from videochat_online.evaluation.report.environment import loaded_conditions
 from videochat_online.evaluation.run.answering import (
     LETTER_PREFIX,
@@ -47,7 +47,6 @@ class Progress:
     """How far a process has come with what was open when it began."""
 
     num_questions: int
-    num_videos: int
     questions_done: int = 0
     frames_encoded: int = 0
 
@@ -81,61 +80,64 @@ def evaluate(
         InputError: more bad videos, or questions with too long a prompt, than `max_bad_fraction` allows, and what was
             answered is kept; or rows in the folder that are not of this set.
     """
-    with ExitStack() as stack:
-        predictions = stack.enter_context(folder.predictions.appending())
-        videos = stack.enter_context(folder.videos.appending())
-        content = plan.content
+    content = plan.content
+    with folder.predictions.appending() as predictions, folder.videos.appending() as videos:
         folder.check_rows({question.id for question in content.questions}, {video.name for video in content.videos})
-        answered = folder.predictions.rows()
-        gone_through = {row["video"] for row in folder.videos.rows() if not row["is_bad"]}
-        _Share(config, plan, answered, gone_through, on_progress).work(load_model, predictions, videos)
+        _Share(config, plan, folder, predictions, videos, on_progress).work(load_model)
     return summarize(config, plan, folder)
 
 
 class _Share:
-    """The videos of this process."""
+    """The videos of this process; rows go to `predictions` and `videos`, which are open for appending."""
 
     def __init__(
         self,
         config: EvaluationConfig,
         plan: Plan,
-        answered: Sequence[Row],
-        gone_through: set[str],
+        folder: RunFolder,
+        predictions: IO[bytes],
+        videos: IO[bytes],
         on_progress: Callable[[Progress], None],
     ) -> None:
-        self._config, self._plan, self._done = config, plan, {row["id"] for row in answered}
-        self._on_progress = on_progress
-        self._open = [place for place in plan.share if not self._is_finished(place, gone_through)]
+        self._config, self._plan, self._on_progress = config, plan, on_progress
+        self._predictions, self._videos = predictions, videos
+        answered = folder.predictions.rows()
+        self._answered = {row["id"] for row in answered}
+        gone_through = {row["video"] for row in folder.videos.rows() if not row["is_bad"]}
+        self._open = [
+            located
+            for located in plan.share
+            if located.video.name not in gone_through
+            or any(question.id not in self._answered for question in located.video.questions)
+        ]
         self._num_bad = self._num_failed_in_a_row = 0
         self._num_too_long = len(too_long_rows(answered))
         self._withheld: list[Row] = []
-        num_questions = sum(len(place.video.questions) for place in self._open)
-        self._progress = Progress(num_questions, len(self._open))
+        self._progress = Progress(sum(len(located.video.questions) for located in self._open))
 
-    def work(self, load_model: Callable[[], VideoChatModel], predictions: IO[bytes], videos: IO[bytes]) -> None:
+    def work(self, load_model: Callable[[], VideoChatModel]) -> None:
         """Go through the videos that are not finished; the missing ones first, they need no model."""
-        if self._plan.missing_anywhere:
-            example = self._plan.missing_anywhere[0]
-            check_bad(
-                len(self._plan.missing_anywhere), len(self._plan.content.videos), f"{example.problem}", self._config
-            )
-        for place in self._open:
-            if place.problem is not None:
-                self._report_bad(place, place.problem, _Cost(), 0, videos)
-        present = [place for place in self._open if place.problem is None]
+        missing = self._plan.missing
+        if missing:
+            check_bad(len(missing), len(self._plan.content.videos), f"{missing[0].problem}", self._config)
+        for located in self._open:
+            if located.problem is not None:
+                self._report_bad(located, located.problem, _Cost(), 0)
+        present = [located for located in self._open if located.problem is None]
         if not present:
             return
-        with FootageWorker(self._config.decode_timeout_s, (predictions.fileno(), videos.fileno())) as worker:
-            if any(place.path is not None for place in present):
-                worker.start()
+        private = (self._predictions.fileno(), self._videos.fileno())
+        with DecoderProcess(self._config.decode_timeout_s, private) as decoder:
+            if any(located.path is not None for located in present):
+                decoder.start()
             model = load_model()
             if model.device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(model.device)
-            for place in present:
-                self._answer_video(model, worker, place, predictions, videos)
-        self._flush(predictions)
+            for located in present:
+                self._answer_video(model, decoder, located)
+        self._write_withheld()
 
-    def _write(self, row: Row, predictions: IO[bytes]) -> None:
+    def _write(self, row: Row) -> None:
         """Questions without a finite number wait for a later one with: the row of them that ends a run is no answer."""
         if row.get("error_kind") == NonFiniteError.__name__:
             self._withheld.append(row)
@@ -143,53 +145,38 @@ class _Share:
         if too_long_rows([row]):
             self._num_too_long += 1
             check_too_long(self._num_too_long, row, self._plan, self._config)
-        self._flush(predictions)
-        RowFile.append(predictions, row)
+        self._write_withheld()
+        RowFile.append(self._predictions, row)
 
-    def _flush(self, predictions: IO[bytes]) -> None:
+    def _write_withheld(self) -> None:
         for row in self._withheld:
-            RowFile.append(predictions, row)
+            RowFile.append(self._predictions, row)
         self._withheld.clear()
 
-    def _answer_video(
-        self,
-        model: VideoChatModel,
-        worker: FootageWorker,
-        place: LocatedVideo,
-        predictions: IO[bytes],
-        videos: IO[bytes],
-    ) -> None:
-        config, cost, context, footage = self._config, _Cost(), None, None
+    def _answer_video(self, model: VideoChatModel, decoder: DecoderProcess, located: LocatedVideo) -> None:
+        config, video, cost, context, frames = self._config, located.video, _Cost(), None, None
         try:
             with ExitStack() as stack:
-                if place.path is not None:
-                    dataset_fps = config.task.folder_fps.get(place.video.dataset or "")
-                    opened = worker.open(
-                        place.path,
-                        place.video,
-                        config.protocol,
-                        model.transform,
-                        backend=config.backend,
-                        folder_fps=dataset_fps,
-                    )
-                    footage = stack.enter_context(opened)
-                context = make_context(model, footage, config.protocol, [asked for asked, _ in place.video.moments])
-                for row in self._answers(model, context, place, cost):
-                    self._write(row, predictions)
-                problem = None if footage is None else footage.finish()
+                if located.path is not None:
+                    opened = decoder.open(located.path, video, config.protocol, model.transform, backend=config.backend)
+                    frames = stack.enter_context(opened)
+                context = make_context(model, frames, config.protocol, [asked for asked, _ in video.moments])
+                for row in self._answers(model, context, video, cost):
+                    self._write(row)
+                problem = None if frames is None else frames.finish()
         except VideoError as error:
-            self._report_bad(place, str(error), cost, 0 if context is None else context.num_encoded, videos)
+            self._report_bad(located, str(error), cost, 0 if context is None else context.num_encoded)
             return
-        row = _video_row(place, cost, context.num_encoded, model) | {"problem": problem, "is_bad": False}
-        row["num_decoded"] = 0 if footage is None else footage.num_decoded
-        row["waited_s"] = 0.0 if footage is None else round(footage.waited_s, 6)
+        row = _video_row(located, cost, context.num_encoded, model) | {"problem": problem, "is_bad": False}
+        row["num_decoded"] = 0 if frames is None else frames.num_decoded
+        row["waited_s"] = 0.0 if frames is None else round(frames.waited_s, 6)
         row["loaded"] = loaded_conditions(model)
-        RowFile.append(videos, row)
-        self._advance()
+        RowFile.append(self._videos, row)
+        self._on_progress(self._progress)
 
-    def _answers(self, model: VideoChatModel, context: Context, place: LocatedVideo, cost: _Cost) -> Iterator[Row]:
-        polls = Polls(lambda poll: self._answer(model, context, poll, place))
-        for asked, question in place.video.moments:
+    def _answers(self, model: VideoChatModel, context: Context, video: EvalVideo, cost: _Cost) -> Iterator[Row]:
+        polls = Polls(lambda poll: self._answer(model, context, poll))
+        for asked, question in video.moments:
             start_s = time.perf_counter()
             # Also up to a question that was answered before: frames then go through in the same batches.
             before = context.num_encoded
@@ -199,26 +186,24 @@ class _Share:
             cost.watch_s += time.perf_counter() - start_s
             self._progress.frames_encoded += context.num_encoded - before
             row = None
-            if question.id not in self._done and asked is question:
-                row = self._answer(model, context, question, place)
-            elif question.id not in self._done:
-                row = polls.take(asked, question)
-                row = None if row is None else _question_row(question, place.video.name) | row
+            if question.id not in self._answered:
+                is_poll = asked is not question
+                row = polls.take(asked, question) if is_poll else self._answer(model, context, question)
             if row is not None:
                 cost.answer_s += row["answer_s"]
-                yield row
+                yield _question_row(question, video.name) | row
                 cost.answered.add(question.id)
             if question.proactive is None or asked is question.proactive.polls[-1]:
                 cost.answered.add(question.id)
                 self._progress.questions_done += 1
                 self._on_progress(self._progress)
 
-    def _answer(self, model: VideoChatModel, context: Context, question: EvalQuestion, place: LocatedVideo) -> Row:
+    def _answer(self, model: VideoChatModel, context: Context, question: EvalQuestion) -> Row:
+        """Ask a question now: what its row says of the answer."""
         config, start_s = self._config, time.perf_counter()
         way = way_of_answering(question, config.answer_by)
         by_letter, by_text = way == "likelihood", way == "text_likelihood"
         text = question_text(question, config.answer_by, config.task, config.protocol)
-        row = _question_row(question, place.video.name)
         try:
             asked = replace(question, kind=asked_kind(question, config.answer_by))
             view = context.prepare(asked, text, LETTER_PREFIX if by_letter else "")
@@ -231,11 +216,19 @@ class _Share:
                 reply = answer_by_generation(model, view.prompt, question.options, config.generation, question.kind)
         except (NoFrameError, NonFiniteError, PromptTooLongError) as error:
             self._check_failure(error)
-            nothing: Row = {"text": "", "predicted_index": None, "correct": _verdict(question), "frames_used": []}
-            nothing |= {"num_visual_tokens": 0, "first_token_s": None, "answer_s": 0.0}
-            return row | nothing | {"error": str(error), "error_kind": type(error).__name__}
+            return {
+                "text": "",
+                "predicted_index": None,
+                "correct": _verdict(question, None),
+                "frames_used": [],
+                "num_visual_tokens": 0,
+                "first_token_s": None,
+                "answer_s": 0.0,
+                "error": str(error),
+                "error_kind": type(error).__name__,
+            }
         self._num_failed_in_a_row = 0
-        row |= {
+        row: Row = {
             "text": reply.text,
             "predicted_index": reply.option,
             "correct": _verdict(question, reply.option),
@@ -255,23 +248,17 @@ class _Share:
             if self._num_failed_in_a_row >= MAX_FAILED_IN_A_ROW:
                 raise InputError(f"{self._num_failed_in_a_row} questions in a row were not answered: {error}")
 
-    def _report_bad(self, place: LocatedVideo, problem: str, cost: _Cost, num_encoded: int, videos: IO[bytes]) -> None:
-        row = _video_row(place, cost, num_encoded, None) | {"problem": problem, "is_bad": True}
-        RowFile.append(videos, row | {"num_unanswered": len(place.video.questions) - len(cost.answered)})
+    def _report_bad(self, located: LocatedVideo, problem: str, cost: _Cost, num_encoded: int) -> None:
+        num_unanswered = len(located.video.questions) - len(cost.answered)
+        row = _video_row(located, cost, num_encoded, None) | {"problem": problem, "is_bad": True}
+        RowFile.append(self._videos, row | {"num_unanswered": num_unanswered})
         self._num_bad += 1
-        self._progress.questions_done += len(place.video.questions) - len(cost.answered)
-        self._advance()
-        check_bad(self._num_bad, len(self._plan.content.videos), f"{place.video.name}: {problem}", self._config)
-
-    def _advance(self) -> None:
+        self._progress.questions_done += num_unanswered
         self._on_progress(self._progress)
-
-    def _is_finished(self, place: LocatedVideo, gone_through: set[str]) -> bool:
-        is_answered = all(question.id in self._done for question in place.video.questions)
-        return is_answered and place.video.name in gone_through
+        check_bad(self._num_bad, len(self._plan.content.videos), f"{located.video.name}: {problem}", self._config)
 
 
-def _verdict(question: EvalQuestion, option: int | None = None) -> bool | None:
+def _verdict(question: EvalQuestion, option: int | None) -> bool | None:
     """Whether a reply is right; None for one to an open question, which is scored when all are answered."""
     return option == question.answer_index if question.kind != "open" else None
 
@@ -296,11 +283,11 @@ def _question_row(question: EvalQuestion, video_name: str) -> Row:
     return row if question.kind == "choice" else row | {"kind": question.kind}
 
 
-def _video_row(place: LocatedVideo, cost: _Cost, num_encoded: int, model: VideoChatModel | None) -> Row:
+def _video_row(located: LocatedVideo, cost: _Cost, num_encoded: int, model: VideoChatModel | None) -> Row:
     return {
-        "video": place.video.name,
-        "path": None if place.path is None else str(place.path),
-        "num_questions": len(place.video.questions),
+        "video": located.video.name,
+        "path": None if located.path is None else str(located.path),
+        "num_questions": len(located.video.questions),
         "num_encoded": num_encoded,
         "watch_s": round(cost.watch_s, 6),
         "answer_s": round(cost.answer_s, 6),

@@ -22,9 +22,9 @@ class Outcome:
     """What a process leaves.
 
     Attributes:
-        metrics: of the whole set; None while other shards have answers to give.
-        num_answered: answers in the folder, all shards together.
-        num_open: questions that other shards still have to answer.
+        metrics: figures of the whole set; None while other shards have answers to give.
+        num_answered: number of answers in the folder, all shards together.
+        num_open: number of questions that other shards still have to answer.
         bad_videos: a line for each.
     """
 
@@ -66,13 +66,15 @@ def summarize(config: EvaluationConfig, plan: Plan, folder: EvaluationFolder) ->
     counted, left_out = split_answers(predictions, bad)
     num_too_long = len(too_long_rows(counted))
     metrics = summary_figures(config, plan.content, counted, left_out, videos) | {"num_too_long": num_too_long}
-    if num_too_long:
-        note = f"{num_too_long} questions count as wrong: with their frames they are longer than the model's context."
-        metrics["notes"] = [*metrics.get("notes", []), note]
     metrics["conditions"] = run_conditions(folder.run, videos)
     metrics |= compute_metrics(counted, config.task)
-    if said := score_remarks(metrics):
-        metrics["notes"] = [*metrics.get("notes", []), *said]
+    notes = list(metrics.get("notes", []))
+    if num_too_long:
+        said = "questions count as wrong: with their frames they are longer than the model's context."
+        notes.append(f"{num_too_long} {said}")
+    notes += score_remarks(metrics)
+    if notes:
+        metrics["notes"] = notes
     metrics["cost"] = cost_figures(predictions, videos)
     write_report(folder, metrics, counted)
     return Outcome(metrics, len(answered), 0, tuple(bad.values()))

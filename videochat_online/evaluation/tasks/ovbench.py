@@ -52,6 +52,8 @@ CELLS = (
     *((kind, group) for kind in ("SpatialPerception", "SpatioTemporalPerception") for group in ("action", "object")),
 )  # fmt: skip
 """No question about events asks where something is."""
+FOLDER_FPS = {"ava": 1.0}
+"""Rate of a dataset's folders of frames, where the annotation does not say it."""
 
 _OF_THE_VIDEO = {"video_id", "video", "dataset", "clip", "fps", "start", "end", "questions", "image_file"}
 _OF_A_QUESTION = {
@@ -118,7 +120,7 @@ def _videos(streams: Mapping[_Place, list[EvalQuestion]], hints: Mapping[_Place,
             name=place.id if names[place.id] == 1 else f"{place.id}#{names[place.id]}",
             id=place.id,
             clip_s=(place.start_s, math.inf if place.end_s is None else place.end_s),
-            fps=place.fps,
+            fps=place.fps or FOLDER_FPS.get(place.dataset or ""),
             dataset=place.dataset,
             questions=in_order,
             hint=hints.get(place),
@@ -214,6 +216,5 @@ OVBENCH = Task(
     groups=GROUPS,
     cells=CELLS,
     set_apart=(("Hallucination", "object"),),
-    folder_fps={"ava": 1.0},
     settings={"reference": OVBENCH_REFERENCE},
 )
