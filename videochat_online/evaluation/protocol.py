@@ -49,30 +49,34 @@ class EvalProtocol:
 
     Attributes:
         setting: name in `PROTOCOLS`.
-        causal: a question sees no frame later than itself; otherwise it sees those of the published scripts.
-        clips: a question sees the clip that its benchmark's scripts cut for it. It begins with a frame and has those
-            that start before the end of the second that the question falls into: at 2.5 s those before 3 s, at 3 s the
-            same.
-        own_starts: a window has no frame from before the start of a question that has one (`EvalQuestion.starts_s`).
+        causal: whether a question sees no frame later than itself; otherwise it sees those of the published scripts.
+        clips: whether a question sees the clip that its benchmark's scripts cut for it. It begins with a frame and has
+            those that start before the end of the second that the question falls into: at 2.5 s those before 3 s, at
+            3 s the same.
+        own_starts: whether a window has no frame from before the start of a question that has one
+            (`EvalQuestion.starts_s`).
         fps: frames a second; every n-th frame of the video is taken, n = its rate / `fps` rounded.
-        step_rounding: of n in streams of video files: "nearest", or "down" as in the published multi-turn script.
-        memory: what remembers the stream; None where a question gets a window of frames instead.
+        step_rounding: rounding of n in streams of video files: "nearest", or "down" as in the published multi-turn
+            script.
+        memory: name of the memory of the stream; None where a question gets a window of frames instead.
         memory_options: options of that memory, without those that the model decides.
-        strategy: what is done at question time with the frames that the memory gives; a window has only "direct".
+        strategy: name of what is done at question time with the frames that the memory gives; a window has only
+            "direct".
         strategy_options: all options of that strategy.
-        kv_memory: the language model reads each frame as it arrives (`StreamingSession`); experimental.
-        window_s: how far a window reaches back; None for the whole stream.
-        max_frames: most frames of a window, or of a whole video; more are thinned out evenly.
-        frame_times: a frame of a video file is labelled with its "start" or its "end". With a memory it counts as seen
+        kv_memory: whether the language model reads each frame as it arrives (`StreamingSession`); experimental.
+        window_s: reach of a window, in seconds before the question; None for the whole stream.
+        max_frames: largest number of frames of a window, or of a whole video; more are thinned out evenly.
+        frame_times: end of a video file's frame that is its label, "start" or "end". With a memory it counts as seen
             from that time on; a window has the frames that start up to its question either way, so that the last one
             may be labelled with a time after it.
         with_times: whether frames are labelled with times at all.
-        system_message: before everything else; None: the checkpoint's own.
+        system_message: text before everything else; None: the checkpoint's own.
         kind_system_messages: the same for kinds of questions (`benchmark.KINDS`) that have another one; those without
             options may not be told to select one.
-        suffix: after the options of a multiple-choice question.
-        max_new_tokens: of an answer.
-        zero_start: times of questions and frames count from a video file's first frame, whatever its clock says.
+        suffix: text after the options of a multiple-choice question.
+        max_new_tokens: largest number of tokens of an answer.
+        zero_start: whether times of questions and frames count from a video file's first frame, whatever its clock
+            says.
     """
 
     setting: str

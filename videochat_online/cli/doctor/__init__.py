@@ -15,13 +15,11 @@ import argparse
 import json
 import platform
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Any
 
 import torch
 
-from videochat_online import __version__
 from videochat_online.cli.doctor.doctor_benchmark import (
     add_benchmark_arguments,
     inspect_annotations,
@@ -36,20 +34,13 @@ from videochat_online.cli.doctor.doctor_registry import (
 from videochat_online.cli.options import write_report_file
 from videochat_online.errors import InputError
 from videochat_online.model import VideoChatModel, load_model
+from videochat_online.utils import versions
 from videochat_online.video import BACKENDS
 
-PACKAGES: tuple[str, ...] = (
-    "torch",
-    "transformers",
-    "accelerate",
-    "deepspeed",
-    "peft",
-    "tokenizers",
-    "safetensors",
-    "einops",
-)
-PACKAGES += ("av", "decord", "torchcodec", "numpy", "pillow", "gradio", "wandb")
-PACKAGES += ("flash-attn", "liger-kernel", "bitsandbytes")
+PACKAGES = (
+    "torch", "transformers", "accelerate", "deepspeed", "peft", "tokenizers", "safetensors", "einops", "av", "decord",
+    "torchcodec", "numpy", "pillow", "gradio", "wandb", "flash-attn", "liger-kernel", "bitsandbytes",
+)  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -109,30 +100,20 @@ def _check_benchmark(options: argparse.Namespace) -> int:
 
 def describe_machine() -> dict[str, Any]:
     """Versions, devices, attention kernels and decoders as found here."""
+    found = versions(PACKAGES)
     return {
-        "videochat-online": __version__,
-        "python": platform.python_version(),
+        "videochat-online": found["videochat-online"],
+        "python": found["python"],
         "platform": platform.platform(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {name: found[name] for name in PACKAGES},
         "devices": _devices(),
         "kernels": {
             "attention": "flash_attention_2" if find_spec("flash_attn") and torch.cuda.is_available() else "sdpa",
             "cuda": torch.version.cuda,
             "bfloat16": torch.cuda.is_bf16_supported() if torch.cuda.is_available() else "on the CPU",
         },
-        "video_decoders": {name: _decoder_version(name) for name in BACKENDS},
+        "video_decoders": {name: found["av" if name == "pyav" else name] for name in BACKENDS},
     }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _decoder_version(backend: str) -> str | None:
-    return _version({"pyav": "av", "auto": "av"}.get(backend, backend))
 
 
 def _devices() -> list[str]:

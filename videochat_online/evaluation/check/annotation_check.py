@@ -40,7 +40,7 @@ class Finding:
 
     Attributes:
         kind: name in `FINDING_KINDS`.
-        reason: in one line, for people.
+        reason: line that says it to people.
     """
 
     kind: str
@@ -50,10 +50,6 @@ class Finding:
     def is_note(self) -> bool:
         """Whether an evaluation is sound nevertheless."""
         return self.kind in NOTES
-
-    def as_dict(self) -> dict[str, str]:
-        """For JSON."""
-        return {"kind": self.kind, "reason": self.reason}
 
 
 def annotation_findings(content: EvalSet) -> Mapping[str, list[Finding]]:

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from videochat_online.errors import VideoError
-from videochat_online.evaluation.benchmark import EvalSet, EvalVideo
+from videochat_online.evaluation.benchmark import EvalSet
 from videochat_online.evaluation.check.annotation_check import Finding, annotation_findings
 from videochat_online.evaluation.check.archives import ArchiveFacts, check_archive, find_archives
 from videochat_online.evaluation.check.video_check import MediaFacts, check_media
-from videochat_online.evaluation.media.locate import MediaLibrary
+from videochat_online.evaluation.media.locate import LocatedVideo, MediaLibrary
 from videochat_online.evaluation.task import Task
 from videochat_online.isolation import Lost, run_isolated
 
@@ -56,8 +55,8 @@ class InspectedVideo:
             "num_questions": self.num_questions,
             "num_frames": self.facts.num_frames,
             "end_s": self.facts.end_s,
-            "problems": [finding.as_dict() for finding in self.problems],
-            "notes": [finding.as_dict() for finding in self.findings if finding.is_note],
+            "problems": [asdict(finding) for finding in self.problems],
+            "notes": [asdict(finding) for finding in self.findings if finding.is_note],
         }
 
 
@@ -136,7 +135,7 @@ def inspect_benchmark(
         InputError: annotations or data root that cannot be read at all.
     """
     content, library = task.load(annotations), MediaLibrary(data_root)
-    inspected = [_locate(library, video) for video in content.videos]
+    inspected = [_inspected(library.locate(video)) for video in content.videos]
     missing = [video.id for video, one in zip(content.videos, inspected, strict=True) if one.path is None]
     folders = {one.path for one in inspected if one.path is not None and one.path.is_dir()}
     archives = find_archives(data_root, folders)
@@ -165,13 +164,10 @@ def _look(check: Callable[..., Any], *arguments: Any) -> Any:
     return check(*arguments)
 
 
-def _locate(library: MediaLibrary, video: EvalVideo) -> InspectedVideo:
-    found = InspectedVideo(video.name, len(video.questions))
-    try:
-        found.path = library.find(video)
-    except VideoError as error:
-        found.findings.append(Finding("missing", str(error).removeprefix(f"{video.id}: ")))
-    return found
+def _inspected(located: LocatedVideo) -> InspectedVideo:
+    video, problem = located.video, located.problem
+    findings = [] if problem is None else [Finding("missing", problem.removeprefix(f"{video.id}: "))]
+    return InspectedVideo(video.name, len(video.questions), located.path, findings=findings)
 
 
 def _gather(content: EvalSet, inspected: Sequence[InspectedVideo], archives: dict[Path, ArchiveFacts]) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from videochat_online.errors import InputError, VideoError
@@ -18,6 +19,21 @@ from videochat_online.video import IMAGE_EXTENSIONS
 
 VIDEO_EXTENSIONS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".gif", ".mpg", ".mpeg", ".wmv", ".flv", ".ts")
 _MAX_DEPTH = 8
+
+
+@dataclass(frozen=True)
+class LocatedVideo:
+    """A video and where it is, or why it cannot be used.
+
+    Attributes:
+        video: the video as annotated.
+        path: its file or folder of frames; None where it is missing, or not looked for.
+        problem: why it is missing, in a line; None where it is not.
+    """
+
+    video: EvalVideo
+    path: Path | None = None
+    problem: str | None = None
 
 
 class MediaLibrary:
@@ -47,6 +63,13 @@ class MediaLibrary:
             if (self._root / name).exists():
                 return self._root / name
         return self._choose(video, self._candidates(video))
+
+    def locate(self, video: EvalVideo) -> LocatedVideo:
+        """The video with its path, or with what `find` says is wrong."""
+        try:
+            return LocatedVideo(video, self.find(video))
+        except VideoError as error:
+            return LocatedVideo(video, problem=str(error))
 
     def _candidates(self, video: EvalVideo) -> list[Path]:
         if self._by_name is None:

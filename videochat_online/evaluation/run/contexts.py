@@ -81,7 +81,6 @@ class StreamingContext:
         indices = video_frames.streaming_indices()
         self._groups = video_frames.read(indices)
         self._last_index = indices[-1] if indices else -1
-        self._reuses = protocol.kv_memory
         self._last_question = questions[-1].id if questions else None
         self._held: list[LabelledFrame] = []
 
@@ -114,7 +113,9 @@ class StreamingContext:
             system_message=self._model.system_message if message is None else message,
         )
         # Otherwise each question is computed from its start: a figure of one depends on no other.
-        return QuestionContext(prepared.frames, self.session.reusing(prepared) if self._reuses else prepared.prompt)
+        return QuestionContext(
+            prepared.frames, self.session.reusing(prepared) if self._protocol.kv_memory else prepared.prompt
+        )
 
     def _may_see(self, question: EvalQuestion, frame: LabelledFrame) -> bool:
         is_last = question.id == self._last_question
@@ -169,13 +170,9 @@ class WindowContext:
             where = f"at or before {question.time_s} s{own}"
             raise NoFrameError(f"question {question.id}: no frame that decodes starts {where}")
         frames = tuple(frame for frame, _ in window)
-        prompt = build_prompt(
-            self._model,
-            [Turn(turn_segments(frames, text, with_times=self._protocol.with_times))],
-            [tokens_LD for _, tokens_LD in window],
-            system_message=self._protocol.system_message_of(question.kind),
-            generation_prefix=generation_prefix,
-        )
+        turn = Turn(turn_segments(frames, text, with_times=self._protocol.with_times))
+        visual, message = [tokens_LD for _, tokens_LD in window], self._protocol.system_message_of(question.kind)
+        prompt = build_prompt(self._model, [turn], visual, system_message=message, generation_prefix=generation_prefix)
         return QuestionContext(frames, prompt)
 
     def _share(self, frames: Sequence[LabelledFrame]) -> None:
@@ -212,13 +209,8 @@ class BlindContext:
 
     def prepare(self, question: EvalQuestion, text: str, generation_prefix: str = "") -> QuestionContext:
         """The prompt of text alone."""
-        prompt = build_prompt(
-            self._model,
-            [Turn((text,))],
-            [],
-            system_message=self._protocol.system_message_of(question.kind),
-            generation_prefix=generation_prefix,
-        )
+        message, turn = self._protocol.system_message_of(question.kind), Turn((text,))
+        prompt = build_prompt(self._model, [turn], [], system_message=message, generation_prefix=generation_prefix)
         return QuestionContext((), prompt)
 
 

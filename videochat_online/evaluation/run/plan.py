@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-from videochat_online.errors import InputError, VideoError
+from videochat_online.errors import InputError
 from videochat_online.evaluation.benchmark import EvalSet, EvalVideo
 from videochat_online.evaluation.config import EvaluationConfig
-from videochat_online.evaluation.media.locate import MediaLibrary
+from videochat_online.evaluation.media.locate import LocatedVideo, MediaLibrary
 from videochat_online.evaluation.protocol import EvalProtocol
 from videochat_online.evaluation.run.answering import asked_kind
 from videochat_online.evaluation.run.evaluation_folder import Shard
@@ -18,15 +17,6 @@ from videochat_online.evaluation.scoring.open_answers import JUDGE, SCORER_NAMES
 
 QUESTION_COST = 4.0
 """An answer costs about as much as encoding this many frames; only for sharing out and for the time left."""
-
-
-@dataclass(frozen=True)
-class LocatedVideo:
-    """A video and where it is, or why it cannot be used."""
-
-    video: EvalVideo
-    path: Path | None = None
-    problem: str | None = None
 
 
 @dataclass(frozen=True)
@@ -66,7 +56,7 @@ def make_plan(config: EvaluationConfig) -> Plan:
     if config.blind or config.data_root is None:
         return Plan(content, tuple(LocatedVideo(video) for video in share))
     library = MediaLibrary(config.data_root)
-    everywhere = {video.name: _locate(library, video) for video in content.videos}
+    everywhere = {video.name: library.locate(video) for video in content.videos}
     missing = tuple(located for located in everywhere.values() if located.problem is not None)
     return Plan(content, tuple(everywhere[video.name] for video in share), missing)
 
@@ -143,10 +133,3 @@ def estimated_cost(video: EvalVideo, protocol: EvalProtocol, *, blind: bool = Fa
     if protocol.memory is None:
         span_s = min(span_s, num_asked * (protocol.window_s or math.inf))
     return min(fps * span_s, num_asked * (protocol.max_frames or math.inf)) + answers
-
-
-def _locate(library: MediaLibrary, video: EvalVideo) -> LocatedVideo:
-    try:
-        return LocatedVideo(video, library.find(video))
-    except VideoError as error:
-        return LocatedVideo(video, problem=str(error))

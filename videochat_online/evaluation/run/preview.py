@@ -19,10 +19,11 @@ from videochat_online.errors import VideoError
 from videochat_online.evaluation.benchmark import EvalQuestion, EvalVideo, right_answer
 from videochat_online.evaluation.config import EvaluationConfig
 from videochat_online.evaluation.media.decoder_process import DecoderProcess, RemoteVideoFrames
+from videochat_online.evaluation.media.locate import LocatedVideo
 from videochat_online.evaluation.protocol import EvalProtocol
 from videochat_online.evaluation.run.answering import LETTER_PREFIX, asked_kind, question_text, way_of_answering
 from videochat_online.evaluation.run.contexts import may_see
-from videochat_online.evaluation.run.plan import LocatedVideo, Plan
+from videochat_online.evaluation.run.plan import Plan
 from videochat_online.memory import TokenSchedule
 from videochat_online.memory.tiered import TieredMemoryBank
 from videochat_online.model.configuration import VideoChatOnlineConfig

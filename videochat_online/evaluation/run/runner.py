@@ -20,6 +20,7 @@ from videochat_online.errors import InputError, NoFrameError, NonFiniteError, Pr
 from videochat_online.evaluation.benchmark import EvalQuestion, EvalVideo
 from videochat_online.evaluation.config import EvaluationConfig
 from videochat_online.evaluation.media.decoder_process import DecoderProcess
+from videochat_online.evaluation.media.locate import LocatedVideo
 from videochat_online.evaluation.report.environment import loaded_conditions
 from videochat_online.evaluation.run.answering import (
     LETTER_PREFIX,
@@ -32,7 +33,7 @@ from videochat_online.evaluation.run.answering import (
 )
 from videochat_online.evaluation.run.contexts import Context, make_context
 from videochat_online.evaluation.run.evaluation_folder import EvaluationFolder
-from videochat_online.evaluation.run.plan import LocatedVideo, Plan
+from videochat_online.evaluation.run.plan import Plan
 from videochat_online.evaluation.run.proactive import Polls
 from videochat_online.evaluation.run.summarize import Outcome, check_bad, check_too_long, summarize, too_long_rows
 from videochat_online.model import VideoChatModel
@@ -44,7 +45,13 @@ MAX_FAILED_IN_A_ROW = 5
 
 @dataclass
 class Progress:
-    """How far a process has come with what was open when it began."""
+    """How far a process has come with what was open when it began.
+
+    Attributes:
+        num_questions: questions about the videos that were not finished.
+        questions_done: those of them that were answered, or cannot be.
+        frames_encoded: frames that went through the vision tower.
+    """
 
     num_questions: int
     questions_done: int = 0
@@ -53,7 +60,7 @@ class Progress:
 
 @dataclass
 class _Cost:
-    """What a video cost so far."""
+    """What a video cost so far, in seconds, and the ids of its questions that are done."""
 
     watch_s: float = 0.0
     answer_s: float = 0.0
@@ -94,7 +101,7 @@ class _Share:
         self,
         config: EvaluationConfig,
         plan: Plan,
-        folder: RunFolder,
+        folder: EvaluationFolder,
         predictions: IO[bytes],
         videos: IO[bytes],
         on_progress: Callable[[Progress], None],

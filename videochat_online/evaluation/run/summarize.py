@@ -44,7 +44,7 @@ def summarize(config: EvaluationConfig, plan: Plan, folder: EvaluationFolder) ->
     bad = {row["video"]: f"{row['video']}: {row['problem']}" for row in videos if row["is_bad"]}
     if bad:
         check_bad(len(bad), len(plan.content.videos), next(iter(bad.values())), config)
-    order = {question.id: place for place, question in enumerate(plan.content.questions)}
+    order = {question.id: index for index, question in enumerate(plan.content.questions)}
     predictions = sorted(folder.all_predictions(), key=lambda row: order[row["id"]])
     too_long = too_long_rows(predictions)
     if too_long:

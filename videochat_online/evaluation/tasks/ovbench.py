@@ -35,6 +35,7 @@ from videochat_online.evaluation.scoring.open_answers import SCORER_NAMES
 from videochat_online.evaluation.task import Task
 from videochat_online.evaluation.tasks.reading import (
     expect,
+    expect_letter,
     expect_questions,
     expect_readable,
     is_plain_number,
@@ -64,7 +65,7 @@ _LETTERED = re.compile(r"([A-Z])[.)] ")
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
+class _Stream:
     """What makes two rows belong to one stream."""
 
     id: str
@@ -80,15 +81,15 @@ def load_ovbench(paths: Sequence[Path]) -> EvalSet:
     Raises:
         InputError: a file that is missing or no JSON list, or files without a single usable question.
     """
-    streams: dict[_Place, list[EvalQuestion]] = {}
-    hints: dict[_Place, str] = {}
+    streams: dict[_Stream, list[EvalQuestion]] = {}
+    hints: dict[_Stream, str] = {}
     problems: list[str] = []
     seen: Counter[str] = Counter()
     for path in paths:
         for number, row in enumerate(read_rows(path), start=1):
             where = f"{path.name} row {number}"
             try:
-                place = _place(row, path)
+                stream = _stream(row, path)
                 questions = row.get("questions", [row])
                 expect(isinstance(questions, list), "questions", "a list", questions)
             except InputError as error:
@@ -97,37 +98,37 @@ def load_ovbench(paths: Sequence[Path]) -> EvalSet:
             for inner, fields in enumerate(questions, start=1):
                 source = Source(path.name, number - 1, inner - 1 if "questions" in row else None)
                 try:
-                    question = replace(_question(fields, row, place), source=source)
+                    question = replace(_question(fields, row, stream), source=source)
                 except InputError as error:
                     problems.append(f"{where}{f' question {inner}' if 'questions' in row else ''}: {error}")
                     continue
                 seen[question.id] += 1
                 if seen[question.id] > 1:
                     question = replace(question, id=f"{question.id}-{seen[question.id]}")
-                streams.setdefault(place, []).append(question)
+                streams.setdefault(stream, []).append(question)
                 if "image_file" in row:
-                    hints.setdefault(place, str(row["image_file"]))
+                    hints.setdefault(stream, str(row["image_file"]))
     expect_questions(streams, paths, "OVBench", problems)
     return EvalSet(tuple(_videos(streams, hints)), tuple(problems))
 
 
-def _videos(streams: Mapping[_Place, list[EvalQuestion]], hints: Mapping[_Place, str]) -> Iterator[EvalVideo]:
+def _videos(streams: Mapping[_Stream, list[EvalQuestion]], hints: Mapping[_Stream, str]) -> Iterator[EvalVideo]:
     names: Counter[str] = Counter()
-    for place, questions in streams.items():
-        names[place.id] += 1
+    for stream, questions in streams.items():
+        names[stream.id] += 1
         in_order = tuple(sorted(questions, key=lambda question: question.time_s))
         yield EvalVideo(
-            name=place.id if names[place.id] == 1 else f"{place.id}#{names[place.id]}",
-            id=place.id,
-            clip_s=(place.start_s, math.inf if place.end_s is None else place.end_s),
-            fps=place.fps or FOLDER_FPS.get(place.dataset or ""),
-            dataset=place.dataset,
+            name=stream.id if names[stream.id] == 1 else f"{stream.id}#{names[stream.id]}",
+            id=stream.id,
+            clip_s=(stream.start_s, math.inf if stream.end_s is None else stream.end_s),
+            fps=stream.fps or FOLDER_FPS.get(stream.dataset or ""),
+            dataset=stream.dataset,
             questions=in_order,
-            hint=hints.get(place),
+            hint=hints.get(stream),
         )
 
 
-def _place(row: Mapping[str, Any], path: Path) -> _Place:
+def _stream(row: Mapping[str, Any], path: Path) -> _Stream:
     name = row.get("video_id", row.get("video"))
     expect(isinstance(name, str) and bool(name.strip()), "video_id or video", "a name", name)
     check_text(name, "video_id or video")
@@ -142,7 +143,7 @@ def _place(row: Mapping[str, Any], path: Path) -> _Place:
     expect(is_plain_number(start_s), "start", "a time in seconds", start_s)
     dataset = row.get("dataset") or _dataset_of(path)
     rate = None if fps is None else float(fps)
-    return _Place(str(name), float(start_s), None if end_s is None else float(end_s), rate, dataset and str(dataset))
+    return _Stream(str(name), float(start_s), None if end_s is None else float(end_s), rate, dataset and str(dataset))
 
 
 def _dataset_of(path: Path) -> str | None:
@@ -151,7 +152,7 @@ def _dataset_of(path: Path) -> str | None:
     return next((dataset for dataset in GROUPS if dataset in words), None)
 
 
-def _question(fields: Any, row: Mapping[str, Any], place: _Place) -> EvalQuestion:
+def _question(fields: Any, row: Mapping[str, Any], stream: _Stream) -> EvalQuestion:
     expect(isinstance(fields, dict), "question", "an object", fields)
     # Without candidates, a row of the lmms layout still has its end: it has lost them, and is no open question.
     in_lmms = "candidates" in fields or ("end" in fields and "options" not in fields)
@@ -177,14 +178,14 @@ def _question(fields: Any, row: Mapping[str, Any], place: _Place) -> EvalQuestio
     known = _OF_THE_VIDEO | _OF_A_QUESTION
     more = {key: value for key, value in {**row, **fields}.items() if key not in known}
     return EvalQuestion(
-        id=question_id(place.id, float(time_s), text, texts),
+        id=question_id(stream.id, float(time_s), text, texts),
         time_s=float(time_s),
         question=text,
         options=texts,
-        answer_index=0 if is_open else option_index(texts, answer) if in_lmms else _letter_index(answer, len(texts)),
+        answer_index=0 if is_open else option_index(texts, answer) if in_lmms else expect_letter(answer, len(texts)),
         answer_type=fields["answer_type"],
         sub_answer_type=fields["sub_answer_type"],
-        dataset=place.dataset,
+        dataset=stream.dataset,
         extra=more,
         kind="open" if is_open else "choice",
         answer_text=answer if is_open else None,
@@ -197,12 +198,6 @@ def _without_letters(options: Sequence[str]) -> tuple[str, ...]:
     expected = list(ascii_uppercase[: len(options)])
     expect(letters == expected, "options", f"texts that begin with {expected[0]}. to {expected[-1]}.", list(options))
     return tuple(map(option_text, options))
-
-
-def _letter_index(answer: str, num_options: int) -> int:
-    letters = ascii_uppercase[:num_options]
-    expect(len(answer) == 1 and answer in letters, "answer", f"one of the letters {letters}", answer)
-    return letters.index(answer)
 
 
 def _prompt(question: EvalQuestion) -> str:

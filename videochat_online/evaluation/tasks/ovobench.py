@@ -1,7 +1,7 @@
 """OVO-Bench: what was, what is, and whether enough has been seen yet; twelve tasks in three groups.
 
 Backward (EPM, ASI, HLD) and real-time tasks (OCR, ACR, ATR, STU, FPD, OJR) are multiple choice at one time; `gt` is
-the place of the right option (`answer` may be worded otherwise). Forward tasks ask the same again at each time of
+the index of the right option (`answer` may be worded otherwise). Forward tasks ask the same again at each time of
 `test_info`: REC how often something was done so far, SSR whether a step is being performed, CRR whether what was
 seen is enough to answer a question. Each of these tests is a question of its own here. One row of each layout:
 
@@ -86,13 +86,12 @@ def load_ovobench(paths: Sequence[Path]) -> EvalSet:
             except InputError as error:
                 problems.append(f"{where}: {error}")
                 continue
-            for place, test in tests:
-                source = Source(path.name, number - 1, None if place is None else place - 1)
+            for part, test in tests:
                 try:
-                    question = replace(_question(row, test, place), source=source)
+                    question = replace(_question(row, test, part), source=Source(path.name, number - 1, part))
                     expect(question.id not in seen, "id", "one that no row before has", row["id"])
                 except InputError as error:
-                    problems.append(f"{where}{'' if place is None else f' test {place}'}: {error}")
+                    problems.append(f"{where}{'' if part is None else f' test {part + 1}'}: {error}")
                     continue
                 seen.add(question.id)
                 of_videos.setdefault(video, []).append(question)
@@ -101,7 +100,7 @@ def load_ovobench(paths: Sequence[Path]) -> EvalSet:
 
 
 def _tests(row: Mapping[str, Any]) -> list[tuple[int | None, Any]]:
-    """What is asked in a row: itself, or its tests, numbered from 1."""
+    """What is asked in a row: itself, or its tests by their indices."""
     task = row.get("task")
     expect(task in GROUPS, "task", f"one of {', '.join(GROUPS)}", task)
     number = row.get("id")
@@ -110,19 +109,19 @@ def _tests(row: Mapping[str, Any]) -> list[tuple[int | None, Any]]:
         return [(None, row)]
     tests = row.get("test_info")
     expect(isinstance(tests, list) and len(tests) > 0, "test_info", "a list of tests", tests)
-    return list(enumerate(tests or (), start=1))
+    return list(enumerate(tests or ()))
 
 
-def _question(row: dict[str, Any], test: Any, place: int | None) -> EvalQuestion:
+def _question(row: dict[str, Any], test: Any, part: int | None) -> EvalQuestion:
     expect(isinstance(test, dict), "test_info", "an object", test)
     time_s, task, video = test.get("realtime"), str(row["task"]), str(row["video"])
     expect(is_plain_number(time_s), "realtime", "a time of at least 0 seconds", time_s)
-    kind = "choice" if place is None else "count" if task == "REC" else "yes_no"
+    kind = "choice" if part is None else "count" if task == "REC" else "yes_no"
     text = expect_text(test if task == "SSR" else row, {"REC": "activity", "SSR": "step"}.get(task, "question"))
-    options = _options(row, kind)
+    options = expect_options(row) if kind == "choice" else YES_NO if kind == "yes_no" else ()
     expect_readable(text, *options)
     return EvalQuestion(
-        id=f"{row['id']}" if place is None else f"{row['id']}-{place}",
+        id=f"{row['id']}" if part is None else f"{row['id']}-{part + 1}",
         time_s=float(time_s),
         question=text,
         options=options,
@@ -133,12 +132,6 @@ def _question(row: dict[str, Any], test: Any, place: int | None) -> EvalQuestion
         extra={key: value for key, value in row.items() if key not in _KNOWN},
         kind=kind,
     )
-
-
-def _options(row: Mapping[str, Any], kind: str) -> tuple[str, ...]:
-    if kind != "choice":
-        return YES_NO if kind == "yes_no" else ()
-    return expect_options(row)
 
 
 def _answer(test: Mapping[str, Any], kind: str, num_options: int) -> int:

@@ -77,6 +77,18 @@ def expect_options(fields: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(options or ())
 
 
+def expect_letter(answer: Any, num_options: int) -> int:
+    """Index of an option from its letter, which a field `answer` has to be."""
+    letters = ascii_uppercase[:num_options]
+    expect(
+        isinstance(answer, str) and len(answer) == 1 and answer in letters,
+        "answer",
+        f"one of the letters {letters}",
+        answer,
+    )
+    return letters.index(answer)
+
+
 def expect_questions(found: Sized, paths: Sequence[Path], benchmark: str, problems: Sequence[str]) -> None:
     """Raise an `InputError` with the first problem if files hold no question that can be used."""
     if not found:

@@ -38,6 +38,7 @@ from videochat_online.evaluation.benchmark import YES_NO, EvalQuestion, EvalSet,
 from videochat_online.evaluation.task import Average, Task
 from videochat_online.evaluation.tasks.reading import (
     expect,
+    expect_letter,
     expect_options,
     expect_questions,
     expect_readable,
@@ -109,13 +110,13 @@ def load_streamingbench(paths: Sequence[Path]) -> EvalSet:
 def _entries(paths: Sequence[Path]) -> Iterator[tuple[Source, dict[str, Any], Any]]:
     """Each question with its row and where it stands; a row without a list of questions as one that is none."""
     for path in paths:
-        for place, row in enumerate(read_rows(path, flatten=True)):
+        for index, row in enumerate(read_rows(path, flatten=True)):
             questions = row.get("questions")
             if not isinstance(questions, list):
-                yield Source(path.name, place), row, questions
+                yield Source(path.name, index), row, questions
                 continue
             for part, fields in enumerate(questions):
-                yield Source(path.name, place, part), row, fields
+                yield Source(path.name, index, part), row, fields
 
 
 def _question(fields: dict[str, Any], row: dict[str, Any], video: str) -> EvalQuestion:
@@ -131,7 +132,7 @@ def _question(fields: dict[str, Any], row: dict[str, Any], video: str) -> EvalQu
         time_s=time_s,
         question=text,
         options=options,
-        answer_index=0 if is_proactive else _answer(fields, len(options)),
+        answer_index=0 if is_proactive else expect_letter(fields.get("answer"), len(options)),
         answer_type=str(task),
         sub_answer_type=str(fields.get("required_ability", "unknown")),
         dataset=_dataset(str(task)),
@@ -167,13 +168,6 @@ def _options(fields: dict[str, Any]) -> tuple[str, ...]:
         found == list(letters), "options", f"texts that begin with A. to {letters[-1]}., or none that does", list(texts)
     )
     return tuple(text[match.end() :] for text, match in zip(texts, matches, strict=True) if match is not None)
-
-
-def _answer(fields: dict[str, Any], num_options: int) -> int:
-    answer, letters = fields.get("answer"), ascii_uppercase[:num_options]
-    good = isinstance(answer, str) and len(answer) == 1 and answer in letters
-    expect(good, "answer", f"one of the letters {letters}", answer)
-    return letters.index(str(answer))
 
 
 def _with_context(question: EvalQuestion, before: Sequence[EvalQuestion]) -> EvalQuestion:
