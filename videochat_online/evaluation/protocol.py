@@ -66,9 +66,9 @@ class EvalProtocol:
         kv_memory: whether the language model reads each frame as it arrives (`StreamingSession`); experimental.
         window_s: reach of a window, in seconds before the question; None for the whole stream.
         max_frames: largest number of frames of a window, or of a whole video; more are thinned out evenly.
-        frame_times: end of a video file's frame that is its label, "start" or "end". With a memory it counts as seen
-            from that time on; a window has the frames that start up to its question either way, so that the last one
-            may be labelled with a time after it.
+        frame_times: time of a video file's frame that labels it, its "start" or its "end". With a memory it counts as
+            seen from that time on; a window has the frames that start up to its question either way, so that the last
+            one may be labelled with a time after it.
         with_times: whether frames are labelled with times at all.
         system_message: text before everything else; None: the checkpoint's own.
         kind_system_messages: the same for kinds of questions (`benchmark.KINDS`) that have another one; those without

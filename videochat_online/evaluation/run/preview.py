@@ -51,12 +51,12 @@ class _Seen:
     Attributes:
         times_s: labels of all frames seen by then, in seconds; None where the video was not looked at.
         used: frames that the prompt has; None where that is not known.
-        max_tokens: most visual tokens that they have; None where that is not known.
-        problem: why it is not known.
+        max_tokens: largest number of visual tokens that they have; None where that is not known.
+        problem: reason why it is not known.
     """
 
-    times_s: tuple[float, ...] | None
-    used: tuple[FrameUse, ...] | None
+    times_s: tuple[float, ...] | None = None
+    used: tuple[FrameUse, ...] | None = None
     max_tokens: int | None = None
     problem: str | None = None
 
@@ -184,7 +184,7 @@ def _seen(
 ) -> list[_Seen]:
     """For each question about a video, which is opened once for all of them."""
     if located.path is None:
-        return [_Seen(None, None, None, f"frames: {located.problem or 'no --data_root'}")] * len(questions)
+        return [_Seen(problem=f"frames: {located.problem or 'no --data_root'}")] * len(questions)
     video = located.video
     try:
         with decoder.open(
@@ -192,7 +192,7 @@ def _seen(
         ) as video_frames:
             return [_of_video(config.protocol, _asked(one), video, video_frames, model) for one in questions]
     except VideoError as error:
-        return [_Seen(None, None, None, f"frames: {error}")] * len(questions)
+        return [_Seen(problem=f"frames: {error}")] * len(questions)
 
 
 def _of_video(
@@ -205,7 +205,7 @@ def _of_video(
     if protocol.memory is None:
         times_s = tuple(video_frames.labels(video_frames.window_indices(asked.time_s, asked.starts_s)))
         if model is None:
-            return _Seen(times_s, None, None, "sizes of frames: no --model")
+            return _Seen(times_s, problem="sizes of frames: no --model")
         used = tuple(_window(times_s, model.config))
         return _Seen(times_s, used, sum(use.num_tokens for use in used))
     indices = video_frames.streaming_indices()
@@ -218,7 +218,7 @@ def _of_video(
     if not times_s:
         return _Seen((), (), 0, "no frame comes at or before the question, so that it is not answered")
     if model is None:
-        return _Seen(times_s, None, None, "what the memory holds: no --model")
+        return _Seen(times_s, problem="what the memory holds: no --model")
     bank = protocol.make_memory(model.config.grid, tuple(model.config.memory_intervals))
     goes_by_order = isinstance(bank, TieredMemoryBank) and bank.goes_by_order
     if not goes_by_order or protocol.strategy != "direct":
