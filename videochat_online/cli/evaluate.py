@@ -121,6 +121,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--json", action="store_true", help="one line of JSON at the end")
     _add_scorer_arguments(parser)
     _add_frame_arguments(parser)
+    _add_run_arguments(parser)
+    add_model_arguments(parser, required=False)
+    add_memory_arguments(parser)
+    add_strategy_arguments(parser, with_kv_memory=True)
+    add_generation_arguments(parser)
+    # The protocol decides unless a flag does.
+    parser.set_defaults(memory=None, strategy=None, max_new_tokens=None)
+
+
+def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("run")
     group.add_argument(
         "--shard",
@@ -139,12 +149,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"a video that gives no frame for so long is bad (default: {DECODE_TIMEOUT_S:g})",
     )
     group.add_argument("--max_videos", type=int, metavar="N", help="only the first N videos")
-    add_model_arguments(parser, required=False)
-    add_memory_arguments(parser)
-    add_strategy_arguments(parser, with_kv_memory=True)
-    add_generation_arguments(parser)
-    # The protocol decides unless a flag does.
-    parser.set_defaults(memory=None, strategy=None, max_new_tokens=None)
 
 
 def _add_scorer_arguments(parser: argparse.ArgumentParser) -> None:
