@@ -34,7 +34,7 @@ from videochat_online.cli.doctor.doctor_registry import (
 from videochat_online.cli.options import write_report_file
 from videochat_online.errors import InputError
 from videochat_online.model import VideoChatModel, load_model
-from videochat_online.utils import versions
+from videochat_online.runs.provenance import versions
 from videochat_online.video import BACKENDS
 
 PACKAGES = (
