@@ -32,7 +32,7 @@ from measuring import CAPACITIES
 from videochat_online.memory import PyramidMemoryBank
 from videochat_online.model import VideoChatModel
 from videochat_online.streaming import GenerationSettings, Strategy, StreamingSession, make_strategy
-from videochat_online.streaming.strategies.base import FrameSelection
+from videochat_online.streaming.question_prompt import FrameSelection
 from videochat_online.streaming.strategies.chain_of_shot import are_relevant, contrasted
 from videochat_online.types import FrameTokens
 

@@ -16,9 +16,10 @@ from videochat_online.memory import PyramidMemoryBank, TokenSchedule
 from videochat_online.model import VideoChatModel, load_model
 from videochat_online.model.rope import fixed_regime, switch_length
 from videochat_online.streaming import Exchange, GenerationSettings, StreamingSession
+from videochat_online.streaming.detokenize import text_pieces
 from videochat_online.streaming.generate import first_logits, generate_ids
-from videochat_online.streaming.prompt_embeddings import Prompt, build_prompt
-from videochat_online.text import decode_reply, split_placeholders
+from videochat_online.streaming.question_prompt import Prompt, build_prompt
+from videochat_online.text import split_placeholders
 from videochat_online.types import Turn
 
 from .features import bank_capacities
@@ -88,7 +89,8 @@ def _check_answer(case: Case, model: VideoChatModel, prompt: Prompt) -> None:
         case.exact("generated ids", ids[: close[0]], recorded["generated_ids"][: close[0]])
         return
     case.exact("generated ids", ids, recorded["generated_ids"])
-    case.exact("text", decode_reply(model.tokenizer, ids, model.template), recorded["response"])
+    pieces = text_pieces(model.tokenizer, [token for token in ids if token not in model.stop_ids])
+    case.exact("text", "".join(pieces).strip(), recorded["response"])
 
 
 @torch.no_grad()

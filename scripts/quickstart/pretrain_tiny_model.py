@@ -32,7 +32,7 @@ from videochat_online.model import VideoChatOnlineConfig, VideoChatOnlineForCond
 from videochat_online.runs.progress import silence_accelerator_notice
 from videochat_online.synthetic.files.training_clips import IMAGE_QUESTION
 from videochat_online.testing import build_word_tokenizer
-from videochat_online.text import special_ids
+from videochat_online.text import image_context_id
 from videochat_online.text.questions import OVBENCH_SYSTEM_MESSAGE
 from videochat_online.video import FrameTransform
 
@@ -254,7 +254,7 @@ def pretrain(data: Path, directory: Path, seed: int, num_steps: int) -> float:
     tokenizer = build_word_tokenizer(words, last_s, 1 if is_long else 2, phrases, split_times=is_long)
     torch.manual_seed(seed)
     network = new_network(len(tokenizer))
-    network.config.image_token_id = special_ids(tokenizer).image_context
+    network.config.image_token_id = image_context_id(tokenizer)
     captions = Captions(data, tokenizer)
     # Made before the work, so that nothing is lost where it cannot be.
     unfinished = _make_folder(directory.resolve().with_name(f"{directory.resolve().name}.unfinished"))

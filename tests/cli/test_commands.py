@@ -330,7 +330,7 @@ class TestBadInput:
         def fail(*_):
             raise RuntimeError("the model\nexploded")
 
-        monkeypatch.setattr("videochat_online.streaming.speaking.generate_ids", fail)
+        monkeypatch.setattr("videochat_online.streaming.generate.generate_ids", fail)
         status, _, err = chat("--video", clip, "--ask", "1:What?")
         assert status == 1
         assert "RuntimeError" in err

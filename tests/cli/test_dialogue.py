@@ -15,8 +15,8 @@ from videochat_online.cli.dialogue.dialogue import Command, command_of
 from videochat_online.cli.main import main
 from videochat_online.errors import InputError, VideoError
 from videochat_online.streaming import StreamingSession
-from videochat_online.streaming.prompt_embeddings import build_prompt
-from videochat_online.streaming.speaking import generate_ids
+from videochat_online.streaming.generate import generate_ids
+from videochat_online.streaming.question_prompt import build_prompt
 from videochat_online.video import VideoSource
 
 
@@ -193,7 +193,7 @@ class TestInterrupted:
                 os.kill(os.getpid(), signal.SIGINT)
             yield from generate_ids(*arguments)
 
-        monkeypatch.setattr("videochat_online.streaming.speaking.generate_ids", interrupted)
+        monkeypatch.setattr("videochat_online.streaming.generate.generate_ids", interrupted)
         before = signal.getsignal(signal.SIGINT)
         lines = ["1:What?", ":reset", "What?", "What?"]
         assert converse_json(lines, "--video", clip, tokens="60")[0] == 130  # twice ends the program

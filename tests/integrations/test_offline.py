@@ -17,7 +17,7 @@ from videochat_online.memory import make_model_memory
 from videochat_online.model import VideoChatModel
 from videochat_online.streaming import GenerationSettings, ImageChat, StreamingSession
 from videochat_online.streaming.generate import generate_ids
-from videochat_online.streaming.prompt_embeddings import build_prompt
+from videochat_online.streaming.question_prompt import build_prompt
 from videochat_online.streaming.strategies import chain_of_shot
 from videochat_online.text.questions import OFFLINE_SUFFIX
 from videochat_online.types import Turn

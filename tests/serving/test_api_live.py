@@ -37,7 +37,7 @@ from videochat_online.serving.api.service import NUM_THREADS
 from videochat_online.serving.streams.pool import StreamPool
 from videochat_online.serving.streams.stream_options import StreamOptions
 from videochat_online.streaming import GenerationSettings, StreamingSession
-from videochat_online.streaming.speaking import result_of
+from videochat_online.streaming.generate import result_of
 
 SHORT = {"max_new_tokens": 6, "min_new_tokens": 6}
 NUM_VIEWERS = 60

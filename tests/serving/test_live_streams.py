@@ -322,7 +322,7 @@ class TestLiveStream:
         def fail(*_, **__):
             raise RuntimeError("no memory")
 
-        monkeypatch.setattr("videochat_online.streaming.speaking.generate_ids", fail)
+        monkeypatch.setattr("videochat_online.streaming.generate.generate_ids", fail)
         broken = stream.ask("What now?")
         assert broken.wait(WAIT_S)
         assert (broken.state, broken.error) == ("failed", "the model failed: RuntimeError")

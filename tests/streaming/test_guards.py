@@ -12,7 +12,6 @@ from videochat_online.errors import InputError
 from videochat_online.model import load_model
 from videochat_online.streaming import Exchange, GenerationSettings, ImageChat, StreamingSession
 from videochat_online.streaming.session_file import SessionState, save_state
-from videochat_online.text import special_ids
 
 IMAGE = Image.new("RGB", (28, 28))
 SHORT = GenerationSettings(max_new_tokens=4, min_new_tokens=4)
@@ -52,14 +51,15 @@ def test_frames_arrive_while_another_thread_waits_to_save(session, frames, tmp_p
 
 
 def test_a_reply_that_spells_a_reserved_token_does_not_break_the_next_question(session, monkeypatch):
-    monkeypatch.setattr(
-        "videochat_online.streaming.speaking.TextDecoder.text", property(lambda self: "the tag <img>, closed by </img>")
-    )
+    said = ["the tag <img>,", " closed by </img>"]
+    monkeypatch.setattr("videochat_online.streaming.generate.text_pieces", lambda tokenizer, ids: iter(said))
     answer = session.ask("Which tag shows a picture?")
     assert answer.text == "the tag <img>, closed by </img>"
     assert session.history[-1].answer == "the tag <img>, closed by </img>"
     layout = session.prepare("And then?").prompt.layout
-    assert layout.input_ids.count(special_ids(session.model.tokenizer).image_start) == len(layout.visual_spans) == 3
+    assert (
+        layout.input_ids.count(session.model.tokenizer.convert_tokens_to_ids("<img>")) == len(layout.visual_spans) == 3
+    )
     assert layout.text.count("the tag <img>, closed by </img>") == 1
     session.ask("And then?")
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import copy
 import json
+import random
 import threading
 
 import numpy as np
@@ -10,6 +12,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from text_tokenizers import FAMILIES, family_tokenizers
 from videochat_online.errors import InputError, NoFrameError, NonFiniteError
 from videochat_online.memory import (
     MEMORY_BANKS,
@@ -19,7 +22,7 @@ from videochat_online.memory import (
     make_memory,
 )
 from videochat_online.streaming import Exchange, GenerationSettings, ImageChat, StreamingSession
-from videochat_online.streaming.detokenize import TextDecoder
+from videochat_online.streaming.detokenize import text_pieces
 from videochat_online.streaming.generate import first_logits, generate_ids
 from videochat_online.streaming.session_file import SessionState, save_state
 from videochat_online.types import FrameTokens
@@ -295,7 +298,7 @@ class TestStreaming:
         for s in (session, twin):
             s.push(frames(3), range(3))
         pieces = list(session.stream("What now?"))
-        assert "".join(pieces).strip() == twin.ask("What now?").text == session.history[-1].answer
+        assert "".join(pieces) == twin.ask("What now?").text == session.history[-1].answer
         assert len(pieces) > 1
 
     def test_closing_keeps_what_was_said(self, tiny_model, frames):
@@ -304,7 +307,7 @@ class TestStreaming:
         stream = session.stream("What now?")
         piece = next(stream)
         stream.close()
-        assert session.history[-1].answer == piece.strip()
+        assert session.history[-1].answer == piece
         assert session.ask("And?").text  # the session goes on
 
     def test_a_failing_answer_leaves_the_session_usable(self, tiny_model, frames, monkeypatch):
@@ -316,7 +319,7 @@ class TestStreaming:
             yield
 
         with monkeypatch.context() as patch:
-            patch.setattr("videochat_online.streaming.speaking.generate_ids", fail)
+            patch.setattr("videochat_online.streaming.generate.generate_ids", fail)
             with pytest.raises(RuntimeError, match="out of memory"):
                 session.ask("What?")
         assert session.history == ()
@@ -505,23 +508,54 @@ class TestGeneration:
             GenerationSettings(**options)
 
 
-class TestTextDecoder:
+@pytest.fixture(scope="module")
+def families(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokenizers")
+    found = family_tokenizers(folder)
+    for name in ("phi3", "unigram"):  # one that sentencepiece decodes, and one that its library does
+        found[f"{name}, cleaned"] = tokenizer = copy.deepcopy(found[name])
+        tokenizer.clean_up_tokenization_spaces = True
+    return found
+
+
+class TestTextPieces:
+    TEXTS = ("A 世界 ok é 😀\n\nhi  there <tool_call> x </tool_call>. ", "  do n't ' we 've , they ' s \n世")
+
+    @pytest.mark.parametrize("family", [*FAMILIES, "phi3, cleaned", "unigram, cleaned"])
+    def test_they_join_to_the_text_of_all_ids(self, families, family):
+        tokenizer, rng = families[family], random.Random(0)
+        known = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in self.TEXTS]
+        # As models write, ended anywhere; and any tokens at all, halves of characters and special tokens among them.
+        written = [ids[:stop] for ids in known for stop in range(1, len(ids) + 1, 3)]
+        drawn = [rng.choices(range(len(tokenizer)), k=rng.randrange(1, 12)) for _ in range(100)]
+        short = [index for token, index in tokenizer.get_vocab().items() if len(token) < 7]
+        drawn += [rng.choices(short, k=rng.randrange(1, 12)) for _ in range(100)]
+        for ids in [*written, *drawn]:
+            pieces = list(text_pieces(tokenizer, ids))
+            assert "".join(pieces) == tokenizer.decode(ids, skip_special_tokens=True), ids
+            assert len(pieces) == len(ids) + 1
+        assert len("".join(list(text_pieces(tokenizer, known[0]))[:-1])) > 20  # not all at the end
+
     def test_a_character_of_several_tokens_is_shown_whole(self, tiny_model):
-        tokenizer = tiny_model.tokenizer
         text = "A 世界 ok"
-        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-        decoder = TextDecoder(tokenizer)
-        pieces = [decoder.push(token) for token in ids]
+        ids = tiny_model.tokenizer(text, add_special_tokens=False)["input_ids"]
+        pieces = list(text_pieces(tiny_model.tokenizer, ids))
         assert len(ids) > len(text)
-        assert "".join(pieces) + decoder.finish() == text == decoder.text
+        assert "".join(pieces) == text
         assert not any("\N{REPLACEMENT CHARACTER}" in piece for piece in pieces)
 
     def test_bytes_that_never_become_a_character_are_shown_at_the_end(self, tiny_model):
-        tokenizer = tiny_model.tokenizer
-        half = tokenizer("世", add_special_tokens=False)["input_ids"][:1]
-        decoder = TextDecoder(tokenizer)
-        assert decoder.push(half[0]) == ""
-        assert decoder.finish() == "\N{REPLACEMENT CHARACTER}"
+        half = tiny_model.tokenizer("世", add_special_tokens=False)["input_ids"][:1]
+        assert list(text_pieces(tiny_model.tokenizer, half)) == ["", "\N{REPLACEMENT CHARACTER}"]
+
+
+def test_blanks_around_an_answer_are_left_out_of_what_is_streamed(tiny_model, frames, monkeypatch):
+    session = new_session(tiny_model)
+    session.push(frames(1), [0.0])
+    pieces = [" ", "\n a", " ", "", "b\n", "", "c ", "\n"]
+    monkeypatch.setattr("videochat_online.streaming.generate.text_pieces", lambda tokenizer, ids: iter(pieces))
+    assert list(session.stream("What?")) == ["a", " b", "\nc"]
+    assert session.ask("What?").text == "a b\nc" == session.history[0].answer
 
 
 class TestImageChat:
@@ -576,7 +610,7 @@ def test_a_prepared_question_is_answered_from_its_snapshot(tiny_model, frames):
     session.push(pixels[:5], range(5))
     prepared = session.prepare("What now?")
     session.push(pixels[5:], range(5, 12))
-    assert "".join(session.stream_prepared(prepared)).strip() == expected
+    assert "".join(session.stream_prepared(prepared)) == expected
     assert session.history == alone.history
     assert session.history[0].num_frames_seen == 5
     with pytest.raises(InputError, match="'What now\\?' was prepared for another state of the dialogue"):
@@ -598,7 +632,7 @@ def test_an_image_answer_comes_in_pieces_and_can_be_stopped(tiny_model, frames):
     whole = ImageChat(tiny_model, [image], SHORT).ask("What?")
     chat = ImageChat(tiny_model, [image], SHORT)
     pieces = list(chat.stream("What?"))
-    assert "".join(pieces).strip() == whole
+    assert "".join(pieces) == whole
     assert len(pieces) > 1
     stopped = chat.stream("And?")
     said = next(stopped)

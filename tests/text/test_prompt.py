@@ -21,7 +21,6 @@ from videochat_online.text import (
     get_template,
     layout_prompt,
     load_tokenizer,
-    special_ids,
     split_placeholders,
     trimmed,
     truncate_layout,
@@ -85,12 +84,12 @@ def test_ids_are_those_of_the_whole_string(tokenizers: dict[str, Any], kind: tup
 @pytest.mark.parametrize("kind", KINDS)
 def test_visual_spans(tokenizers: dict[str, Any], kind: tuple[str, str]) -> None:
     found = layout(tokenizers, kind=kind)
-    ids = special_ids(tokenizers[kind[0]])
+    before, context, after = tokenizers[kind[0]].convert_tokens_to_ids(["<img>", "<IMG_CONTEXT>", "</img>"])
     assert [stop - start for start, stop in found.visual_spans] == [5, 1, 3]
-    assert found.num_visual_tokens == 9 == found.input_ids.count(ids.image_context)
+    assert found.num_visual_tokens == 9 == found.input_ids.count(context)
     for start, stop in found.visual_spans:
-        assert set(found.input_ids[start:stop]) == {ids.image_context}
-        assert (found.input_ids[start - 1], found.input_ids[stop]) == (ids.image_start, ids.image_end)
+        assert set(found.input_ids[start:stop]) == {context}
+        assert (found.input_ids[start - 1], found.input_ids[stop]) == (before, after)
 
 
 def labels_of_prefixes(tokenizers: dict[str, Any], turns: tuple[Turn, ...], kind: tuple[str, str]) -> list[int]:

@@ -24,7 +24,7 @@ from videochat_online.model.checkpoints.model_card import write_card
 from videochat_online.model.checkpoints.weight_files import is_failed_write
 from videochat_online.model.loading import load_config
 from videochat_online.runs.files import check_writable, share_files
-from videochat_online.text import load_tokenizer, special_ids
+from videochat_online.text import image_context_id, load_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ def _write_hf(
     assert tokenizer is not None
     text = text_side(tokenizer, network.config)
     network.eval()
-    network.config.image_token_id = special_ids(tokenizer).image_context
+    network.config.image_token_id = image_context_id(tokenizer)
     expected = probe_logits(network, network.config)
     export_hf(network, text, destination)
     return expected
@@ -117,7 +117,7 @@ def _write_ours(
 def _image_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
     """Written into the configuration, or the Auto classes would not know it; None where the tokenizer has none."""
     try:
-        return special_ids(tokenizer).image_context
+        return image_context_id(tokenizer)
     except CheckpointError:
         return None
 

@@ -21,8 +21,7 @@ from videochat_online.errors import InputError
 from videochat_online.memory import MEMORY_BANKS, MEMORY_OPTIONS, MemoryBank, make_model_memory
 from videochat_online.memory.budget import sizes_within
 from videochat_online.memory.schedule import Grid
-from videochat_online.streaming.strategies.base import Strategy
-from videochat_online.streaming.strategies.by_name import STRATEGY_OPTIONS, make_strategy
+from videochat_online.streaming.strategies import STRATEGY_OPTIONS, Strategy, make_strategy
 from videochat_online.text import check_text
 from videochat_online.text.questions import (
     KIND_SUFFIXES,

@@ -26,9 +26,8 @@ from videochat_online.evaluation.media.frame_selection import VideoFrames
 from videochat_online.evaluation.protocol import EvalProtocol
 from videochat_online.model import VideoChatModel
 from videochat_online.streaming import GenerationSettings, ImageChat, StreamingSession
-from videochat_online.streaming.detokenize import TextDecoder
-from videochat_online.streaming.generate import continuation_log_likelihoods, generate_ids
-from videochat_online.streaming.prompt_embeddings import Prompt, build_prompt, reply_ids
+from videochat_online.streaming.generate import answer_pieces, continuation_log_likelihoods, generate_ids
+from videochat_online.streaming.question_prompt import Prompt, build_prompt, reply_ids
 from videochat_online.text.questions import OFFLINE_SUFFIX, OVBENCH_SYSTEM_MESSAGE
 from videochat_online.types import Turn
 from videochat_online.video import IMAGE_EXTENSIONS, read_image
@@ -100,16 +99,13 @@ class OfflineAnswerer:
         Raises:
             InputError: visuals that cannot be read or used, or a prompt longer than the context.
         """
-        prompt, decoder = self.prompt(text, visuals), TextDecoder(self.model.tokenizer)
-        stop_ids = self.model.stop_ids
-        for token in generate_ids(self.model.network, prompt.embeds_LD, stop_ids, settings, contrasts=prompt.contrasts):
-            if token not in stop_ids:
-                decoder.push(token)
-            answer = decoder.text.lstrip()
-            ends = [index for stop in until if stop and (index := answer.find(stop)) >= 0]
+        answer = ""
+        for piece in answer_pieces(self.model, self.prompt(text, visuals), settings):
+            answer = (answer + piece).lstrip()
+            ends = [start for stop in until if stop and (start := answer.find(stop)) >= 0]
             if ends:
                 return answer[: min(ends)].strip()
-        return decoder.text.strip()
+        return answer.strip()
 
     def losses(self, text: str, visuals: Sequence[Any], replies: Sequence[str]) -> list[tuple[float, bool]]:
         """For each reply its negative log-likelihood, averaged over its tokens and its end, and whether it is greedy.

@@ -47,8 +47,8 @@ from videochat_online.text import (
     ChatTemplate,
     encode_text,
     get_template,
+    image_context_id,
     load_tokenizer,
-    special_ids,
     stop_token_ids,
 )
 from videochat_online.video.transforms import FrameTransform
@@ -346,4 +346,4 @@ def _fit_tokenizer(
         raise CheckpointError(
             f"{directory}: the tokenizer has ids up to {largest}, the language model embeds only {vocab_size}"
         )
-    network.config.image_token_id = special_ids(tokenizer).image_context
+    network.config.image_token_id = image_context_id(tokenizer)

@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from videochat_online.errors import CheckpointError
 from videochat_online.model.modeling import VideoChatOnlineForConditionalGeneration
-from videochat_online.text import add_special_tokens, special_ids
+from videochat_online.text import add_special_tokens, image_context_id
 
 logger = logging.getLogger(__name__)
 
@@ -29,4 +29,4 @@ def fit_vocabulary(network: VideoChatOnlineForConditionalGeneration, tokenizer: 
             weight = embeddings.get_parameter("weight").data
             weight[size:] = weight[:size].mean(dim=0, keepdim=True)
         logger.warning("added %d tokens for pictures to the vocabulary", num_added)
-    network.config.image_token_id = special_ids(tokenizer).image_context
+    network.config.image_token_id = image_context_id(tokenizer)

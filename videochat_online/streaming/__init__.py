@@ -5,8 +5,7 @@ from videochat_online.streaming.image_chat import ImageChat
 from videochat_online.streaming.kv.kv_budget import KvBudget
 from videochat_online.streaming.session import StreamingSession
 from videochat_online.streaming.session_file import Exchange
-from videochat_online.streaming.strategies.base import Strategy
-from videochat_online.streaming.strategies.by_name import STRATEGIES, STRATEGY_OPTIONS, make_strategy
+from videochat_online.streaming.strategies import STRATEGIES, STRATEGY_OPTIONS, Strategy, make_strategy
 
 __all__ = [
     "STRATEGIES",

@@ -1,13 +1,16 @@
-"""From a prompt with visual tokens to the ids of an answer, one at a time.
+"""From a prompt with visual tokens to the ids of an answer, one at a time, and to its text as it comes.
 
 Knows the language model and its KV cache; knows nothing of streams, memories or dialogues.
+
+Shapes: `B` prompts, `L` tokens, `D` width of the language model, `N` tokens of a continuation, `V` vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,12 +24,17 @@ from transformers import (
 )
 
 from videochat_online.errors import InputError, NonFiniteError, PromptTooLongError
+from videochat_online.model.loading import VideoChatModel
 from videochat_online.model.modeling import VideoChatOnlineForConditionalGeneration
 from videochat_online.model.rope import fixed_regime, switch_length
+from videochat_online.streaming.detokenize import text_pieces
 from videochat_online.streaming.kv.cache import CachedSequence
+from videochat_online.streaming.kv.contrasted import Contrast, ContrastedSequence
 from videochat_online.streaming.kv.prefix import Reuse
 from videochat_online.streaming.kv.static import new_cache
-from videochat_online.streaming.strategies.contrastive import Contrast, ContrastedSequence
+from videochat_online.streaming.question_prompt import Prompt
+
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,3 +284,47 @@ def prefill(
     """
     _check_context(network, len(reuse.keys), max_length - len(reuse.keys))
     return reuse.prefix.fill(embeds_LD, reuse.keys, needs_long_regime(network, max_length), next_size)
+
+
+def answer_pieces(model: VideoChatModel, prompt: Prompt, settings: GenerationSettings) -> Iterator[str]:
+    """Generate an answer, and yield what each token adds to its text, as `text_pieces` does.
+
+    Raises:
+        PromptTooLongError, NonFiniteError: as `generate_ids`.
+    """
+    stop_ids = model.stop_ids
+    ids = generate_ids(model.network, prompt.embeds_LD, stop_ids, settings, prompt.reuse, prompt.contrasts)
+    return text_pieces(model.tokenizer, (token for token in ids if token not in stop_ids))
+
+
+def stream_text(
+    model: VideoChatModel, prompt: Prompt, settings: GenerationSettings, record: Callable[[str], _Result]
+) -> Generator[str, None, _Result]:
+    """Yield an answer as it is generated, then return what `record` makes of all that was yielded.
+
+    Blanks around an answer are left out. Closing the iterator stops: `record` gets what was said so far. It gets
+    nothing from an answer that failed.
+    """
+    said = blanks = ""
+    try:
+        for piece in answer_pieces(model, prompt, settings):
+            text = (blanks + piece) if said else piece.lstrip()
+            shown = text.rstrip()
+            blanks = text[len(shown) :]
+            said += shown
+            if shown:
+                yield shown
+    except GeneratorExit:
+        record(said)
+        raise
+    return record(said)
+
+
+def result_of(generator: Generator[Any, None, _Result]) -> _Result:
+    """Run a generator to its end and return what it returns."""
+    while True:
+        try:
+            next(generator)
+        except StopIteration as end:
+            result: _Result = end.value
+            return result

@@ -10,9 +10,8 @@ from PIL import Image
 from torch import Tensor
 
 from videochat_online.model.loading import VideoChatModel
-from videochat_online.streaming.generate import GenerationSettings
-from videochat_online.streaming.prompt_embeddings import Prompt, build_prompt
-from videochat_online.streaming.speaking import result_of, stream_text
+from videochat_online.streaming.generate import GenerationSettings, result_of, stream_text
+from videochat_online.streaming.question_prompt import Prompt, build_prompt
 from videochat_online.text import check_text
 from videochat_online.types import Segment, Turn, Visual
 from videochat_online.video.transforms import stack_images, tile_image

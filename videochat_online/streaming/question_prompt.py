@@ -1,4 +1,10 @@
-"""A question laid out: from what a session remembers to the prompt that it is answered from."""
+"""A question laid out: from what a session remembers to the prompt that it is answered from.
+
+Owns how a dialogue becomes one sequence of embeddings, text laid out and visual tokens in place, and where in it the
+frames of a stream stand. Knows nothing of how an answer is generated.
+
+Shapes: `L` tokens, `n` visual tokens of a frame or picture, `D` width of the language model.
+"""
 
 from __future__ import annotations
 
@@ -6,21 +12,94 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
+from videochat_online.constants import IGNORE_INDEX
 from videochat_online.errors import InputError
 from videochat_online.model.loading import VideoChatModel
 from videochat_online.streaming.kv.cache import TokenKey
-from videochat_online.streaming.kv.prefix import common_length, sequence_keys
-from videochat_online.streaming.prompt_embeddings import Prompt, build_prompt
+from videochat_online.streaming.kv.contrasted import Contrast
+from videochat_online.streaming.kv.prefix import Reuse, common_length, sequence_keys
 from videochat_online.streaming.session_file import Exchange
-from videochat_online.streaming.strategies.base import FrameSelection
-from videochat_online.streaming.strategies.contrastive import Contrast
-from videochat_online.text import check_text, turn_segments
+from videochat_online.text import PromptLayout, check_text, layout_prompt, turn_segments
 from videochat_online.types import FrameTokens, FrameUse, Turn
 
 # Two questions with no token in common: what their prompts share stands before any question.
 _UNALIKE = ("A", "0")
+
+
+@dataclass(frozen=True, slots=True)
+class FrameSelection:
+    """Frames that a question is put to.
+
+    Attributes:
+        frames: in time order; one whose content is not what the memory gave has a content id below all of those.
+        weight: of the logits that they lead to.
+    """
+
+    frames: tuple[FrameTokens, ...]
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What the language model reads.
+
+    Attributes:
+        layout: ids, and where each frame's tokens stand.
+        embeds_LD: embeddings of the whole prompt.
+        contrasts: other readings of the question, whose logits count, too.
+        reuse: what of it need not be computed.
+    """
+
+    layout: PromptLayout
+    embeds_LD: Tensor
+    contrasts: tuple[Contrast, ...] = ()
+    reuse: Reuse | None = None
+
+    def without_last(self, num_tokens: int) -> Prompt:
+        """The same with that many tokens less at the end, which are alike in all readings. The layout stays."""
+        stop = len(self.embeds_LD) - num_tokens
+        shortened = [replace(one, embeds_LD=one.embeds_LD[: len(one.embeds_LD) - num_tokens]) for one in self.contrasts]
+        reuse = self.reuse and replace(self.reuse, keys=self.reuse.keys[:stop])
+        return replace(self, embeds_LD=self.embeds_LD[:stop], contrasts=tuple(shortened), reuse=reuse)
+
+
+@torch.inference_mode()
+def build_prompt(
+    model: VideoChatModel,
+    turns: Sequence[Turn],
+    visuals: Sequence[Tensor],
+    *,
+    system_message: str | None = None,
+    generation_prefix: str = "",
+) -> Prompt:
+    """Lay out a dialogue and put its visual tokens in place.
+
+    Args:
+        model: gives template, tokenizer and embeddings.
+        turns: the dialogue; the last turn's reply is None.
+        visuals: projected tokens [n, D] of every `Visual` of the turns, in order.
+        system_message: None takes the checkpoint's own.
+        generation_prefix: how the answer is made to begin.
+    """
+    layout = layout_prompt(
+        turns,
+        tokenizer=model.tokenizer,
+        template=model.template,
+        system_message=model.system_message if system_message is None else system_message,
+        generation_prefix=generation_prefix,
+    )
+    ids = torch.tensor([layout.input_ids], device=model.device)
+    visual_LD = torch.cat(list(visuals)) if visuals else None
+    return Prompt(layout, model.network.fuse(ids, visual_LD)[0])
+
+
+def reply_ids(model: VideoChatModel, text: str) -> tuple[int, ...]:
+    """Ids of a reply as training has them, its end included."""
+    layout = layout_prompt([Turn(("?",), text)], tokenizer=model.tokenizer, template=model.template)
+    return tuple(label for label in layout.labels if label != IGNORE_INDEX)
 
 
 class ProjectedFrames:

@@ -25,13 +25,19 @@ from videochat_online.errors import InputError
 from videochat_online.memory import MemoryBank, QuestionAware, make_model_memory
 from videochat_online.memory.slots import check_finite
 from videochat_online.model.loading import VideoChatModel
-from videochat_online.streaming.generate import GenerationSettings, prefill
+from videochat_online.streaming.generate import GenerationSettings, prefill, result_of, stream_text
 from videochat_online.streaming.kv.background import BackgroundPrefill, Foreground
 from videochat_online.streaming.kv.kv_budget import KvBudget, default_budget
 from videochat_online.streaming.kv.movable import BlockCache
 from videochat_online.streaming.kv.prefix import Reuse, make_prefix_cache
-from videochat_online.streaming.prompt_embeddings import Prompt
-from videochat_online.streaming.question_prompt import PreparedQuestion, ProjectedFrames, QuestionLayout, Snapshot
+from videochat_online.streaming.question_prompt import (
+    FrameSelection,
+    PreparedQuestion,
+    ProjectedFrames,
+    Prompt,
+    QuestionLayout,
+    Snapshot,
+)
 from videochat_online.streaming.session_file import (
     Exchange,
     SessionState,
@@ -40,9 +46,7 @@ from videochat_online.streaming.session_file import (
     save_state,
     to_model,
 )
-from videochat_online.streaming.speaking import result_of, stream_text
-from videochat_online.streaming.strategies.base import FrameSelection, Strategy
-from videochat_online.streaming.strategies.by_name import Direct
+from videochat_online.streaming.strategies import Direct, Strategy
 from videochat_online.streaming.stream_clock import StreamClock
 from videochat_online.text import check_text
 from videochat_online.types import Answer, FrameTokens, FrameUse

@@ -15,14 +15,12 @@ from videochat_online.text.prompt import (
 from videochat_online.text.sentencepiece_tokenizer import SentencePieceTokenizer
 from videochat_online.text.templates import TEMPLATES, ChatTemplate, get_template
 from videochat_online.text.tokenizer import (
-    SpecialIds,
     add_special_tokens,
-    decode_reply,
     encode_with_offsets,
     end_token_id,
+    image_context_id,
     leave_ends_to_template,
     load_tokenizer,
-    special_ids,
     stop_token_ids,
     token_id,
 )
@@ -34,10 +32,8 @@ __all__ = [
     "PromptLayout",
     "PromptOutline",
     "SentencePieceTokenizer",
-    "SpecialIds",
     "add_special_tokens",
     "check_text",
-    "decode_reply",
     "encode_text",
     "encode_with_offsets",
     "end_token_id",
@@ -47,7 +43,7 @@ __all__ = [
     "leave_ends_to_template",
     "load_tokenizer",
     "own_template",
-    "special_ids",
+    "image_context_id",
     "split_placeholders",
     "stop_token_ids",
     "token_id",

@@ -28,7 +28,7 @@ from videochat_online.errors import InputError
 from videochat_online.text.plain import Part, check_text, encode_parts
 from videochat_online.text.sentencepiece_tokenizer import Span
 from videochat_online.text.templates import ChatTemplate, Piece, display_text
-from videochat_online.text.tokenizer import end_token_id, special_ids
+from videochat_online.text.tokenizer import end_token_id, image_context_id
 from videochat_online.types import FrameUse, Segment, Turn, Visual
 
 _PICTURE = IMAGE_START_TOKEN + IMAGE_CONTEXT_TOKEN + IMAGE_END_TOKEN
@@ -96,7 +96,7 @@ def layout_prompt(
     parts, replies = tokenizer_parts(pieces)
     ids, offsets = encode_parts(tokenizer, parts)
     labels = _labels(ids, offsets, replies)
-    return _expand(ids, labels, counts, special_ids(tokenizer).image_context, display_text(pieces))
+    return _expand(ids, labels, counts, image_context_id(tokenizer), display_text(pieces))
 
 
 def prompt_pieces(

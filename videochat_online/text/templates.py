@@ -46,7 +46,6 @@ class ChatTemplate:
         reply_suffix: what it writes after it, before the end token.
         reply_end: the token that ends a reply; the model learns to write it, and generation stops at it.
         after_reply: follows the end token; never learned.
-        stop_string: a further text at which a client may cut a reply.
         trims: checkpoints were trained on sides of a dialogue without blanks and line breaks around them.
         trims_replies: on replies without them.
         trims_system: on system messages without them.
@@ -68,7 +67,6 @@ class ChatTemplate:
     reply_suffix: str = ""
     reply_end: str
     after_reply: str = ""
-    stop_string: str | None = None
     trims: bool = False
     trims_replies: bool = False
     trims_system: bool = False
@@ -160,9 +158,7 @@ _INTERNVL2_5_SYSTEM = (
 )
 
 
-def _im_template(
-    name: str, system: str, *, after: str = "", stop_string: str | None = None, trims: bool = False
-) -> ChatTemplate:
+def _im_template(name: str, system: str, *, after: str = "", trims: bool = False) -> ChatTemplate:
     """The ChatML family: `<|im_start|>role`, then text, then `<|im_end|>` and `after`."""
     return ChatTemplate(
         name=name,
@@ -174,7 +170,6 @@ def _im_template(
         assistant_prefix="<|im_start|>assistant\n",
         reply_end="<|im_end|>",
         after_reply=after,
-        stop_string=stop_string,
         trims=trims,
     )
 
@@ -193,7 +188,7 @@ TEMPLATES: dict[str, ChatTemplate] = {
             reply_end="<|end|>",
         ),
         _im_template("internlm2-chat", _INTERNVL2_SYSTEM, trims=True),
-        _im_template("Hermes-2", _INTERNVL2_SYSTEM, stop_string="<|endoftext|>"),
+        _im_template("Hermes-2", _INTERNVL2_SYSTEM),
         _im_template("internvl2_5", _INTERNVL2_5_SYSTEM, after="\n"),
         replace(_im_template("chatml", "", after="\n"), omits_empty_system=True),
         # No system message of its own, and a blank that separates the parts: the prompt starts with it.
@@ -219,8 +214,10 @@ def get_template(template: str | Mapping[str, Any]) -> ChatTemplate:
         InputError: no such name (the valid ones are listed), or strings that are missing, unknown or none.
     """
     if isinstance(template, Mapping):
+        # Earlier versions wrote a stop string, which nothing ever read.
+        given = {name: value for name, value in template.items() if name != "stop_string"}
         try:
-            made = ChatTemplate(**template)
+            made = ChatTemplate(**given)
             made = replace(made, more_ends=tuple(made.more_ends))  # a list in JSON
         except TypeError as error:
             raise InputError(
@@ -229,7 +226,7 @@ def get_template(template: str | Mapping[str, Any]) -> ChatTemplate:
         is_usable = all(
             isinstance(getattr(made, f.name), bool if isinstance(f.default, bool) else str)
             for f in fields(made)
-            if f.name not in ("stop_string", "more_ends")
+            if f.name != "more_ends"
         )
         if not (is_usable and made.reply_end and all(isinstance(end, str) for end in made.more_ends)):
             raise InputError(f"chat template: expected texts and flags, found {dict(template)}")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,15 +26,6 @@ from videochat_online.text.templates import ChatTemplate
 
 _LEGACY_BY_CLASS: dict[str, bool | None] = {"LlamaTokenizer": None, "InternLM2Tokenizer": True}
 """Classes that encode by sentencepiece. None: the directory's `legacy` entry decides, True if absent."""
-
-
-@dataclass(frozen=True, slots=True)
-class SpecialIds:
-    """Ids of the tokens around and in the place of a picture."""
-
-    image_start: int
-    image_end: int
-    image_context: int
 
 
 def load_tokenizer(directory: str | Path) -> PreTrainedTokenizerBase:
@@ -141,8 +131,12 @@ def token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int | None:
     return cast(int, index)
 
 
-def special_ids(tokenizer: PreTrainedTokenizerBase) -> SpecialIds:
-    """Ids of <img>, </img> and <IMG_CONTEXT>; a CheckpointError names those that are missing."""
+def image_context_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Id of <IMG_CONTEXT>, which stands for each visual token.
+
+    Raises:
+        CheckpointError: names those of <img>, </img> and <IMG_CONTEXT> that the vocabulary lacks.
+    """
     names = (IMAGE_START_TOKEN, IMAGE_END_TOKEN, IMAGE_CONTEXT_TOKEN)
     found = {name: token_id(tokenizer, name) for name in names}
     missing = [name for name, index in found.items() if index is None]
@@ -151,8 +145,7 @@ def special_ids(tokenizer: PreTrainedTokenizerBase) -> SpecialIds:
             f"tokenizer {tokenizer.name_or_path!r}: expected the tokens {', '.join(names)}, found no"
             f" {', '.join(missing)}; add_special_tokens() adds them to a tokenizer of a plain language model"
         )
-    start, end, context = (index for index in found.values() if index is not None)
-    return SpecialIds(image_start=start, image_end=end, image_context=context)
+    return cast(int, found[IMAGE_CONTEXT_TOKEN])
 
 
 def add_special_tokens(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -203,12 +196,3 @@ def stop_token_ids(tokenizer: PreTrainedTokenizerBase, template: ChatTemplate) -
     end = end_token_id(tokenizer, template)
     others = (token_id(tokenizer, token) for token in template.more_ends)
     return (end, *(index for index in others if index not in (None, end)))
-
-
-def decode_reply(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], template: ChatTemplate) -> str:
-    """Text of generated ids: up to the end of the reply, without special tokens, without blanks around it."""
-    end = end_token_id(tokenizer, template)
-    ids = list(ids)
-    if end in ids:
-        ids = ids[: ids.index(end)]
-    return str(tokenizer.decode(ids, skip_special_tokens=True)).strip()

@@ -27,7 +27,7 @@ from videochat_online.data.rows.registry import RegistryEntry
 from videochat_online.data.samples.sample_lengths import EstimatedSample
 from videochat_online.errors import InputError
 from videochat_online.runs.files import file_digest
-from videochat_online.text import special_ids
+from videochat_online.text import image_context_id
 from videochat_online.train.distributed import check_alike, first_alone, gathered, join, together
 from videochat_online.train.estimate.device_memory import remarks
 from videochat_online.train.estimate.row_lengths import estimate_together
@@ -297,7 +297,7 @@ def _try_rows(dataset: TrainingDataset) -> tuple[dict[str, dict[str, Any]], dict
     """What the first row of each set becomes, which of some cannot be used, what others hold, how much is learned."""
     sets: dict[str, dict[str, Any]] = {}
     encoded: dict[int, EstimatedSample] = {}
-    image_token_id, first, learned_share = special_ids(dataset.encoder.tokenizer).image_context, 0, 0.0
+    image_token_id, first, learned_share = image_context_id(dataset.encoder.tokenizer), 0, 0.0
     for name, count in dataset.counts().items():
         tried = sorted({first + number * count.items // ROWS_TRIED for number in range(ROWS_TRIED)})
         items = [dataset[index] for index in tried]
@@ -356,7 +356,7 @@ def make_collator(encoder: SampleEncoder, tokenizer: PreTrainedTokenizerBase) ->
     pads = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
     return Collator(
         pad_id=next(index for index in pads if index is not None),
-        image_token_id=special_ids(tokenizer).image_context,
+        image_token_id=image_context_id(tokenizer),
         image_size=encoder.reader.transform.size,
         blank_ratio=2**smallest,
         num_blank_tokens=rows * columns,

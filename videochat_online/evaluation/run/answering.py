@@ -19,9 +19,8 @@ from videochat_online.evaluation.scoring.parse import parse_reply
 from videochat_online.evaluation.task import Task
 from videochat_online.model import VideoChatModel
 from videochat_online.streaming import GenerationSettings
-from videochat_online.streaming.detokenize import TextDecoder
-from videochat_online.streaming.generate import continuation_log_likelihoods, first_logits, generate_ids
-from videochat_online.streaming.prompt_embeddings import Prompt, reply_ids
+from videochat_online.streaming.generate import answer_pieces, continuation_log_likelihoods, first_logits
+from videochat_online.streaming.question_prompt import Prompt, reply_ids
 from videochat_online.text import layout_prompt
 from videochat_online.types import Turn
 
@@ -71,15 +70,11 @@ def answer_by_generation(
     model: VideoChatModel, prompt: Prompt, options: Sequence[str], settings: GenerationSettings, kind: str = "choice"
 ) -> Reply:
     """Generate, then parse the text as an answer to a question of that kind."""
-    decoder, first_token_s = TextDecoder(model.tokenizer), 0.0
     start_s = time.perf_counter()
-    ids = generate_ids(model.network, prompt.embeds_LD, model.stop_ids, settings, prompt.reuse, prompt.contrasts)
-    for count, token in enumerate(ids):
-        if count == 0:
-            first_token_s = time.perf_counter() - start_s
-        if token not in model.stop_ids:
-            decoder.push(token)
-    text = decoder.text.strip()
+    pieces = answer_pieces(model, prompt, settings)
+    first = next(pieces)
+    first_token_s = time.perf_counter() - start_s
+    text = (first + "".join(pieces)).strip()
     return Reply(text, parse_reply(text, options, kind), first_token_s)
 
 

@@ -25,7 +25,7 @@ from videochat_online.evaluation.protocol import EvalProtocol
 from videochat_online.memory import TokenSchedule, pool_to_grid
 from videochat_online.model import VideoChatModel
 from videochat_online.streaming import GenerationSettings, StreamingSession
-from videochat_online.streaming.prompt_embeddings import Prompt, build_prompt
+from videochat_online.streaming.question_prompt import Prompt, build_prompt
 from videochat_online.text import turn_segments
 from videochat_online.types import FrameUse, Turn
 

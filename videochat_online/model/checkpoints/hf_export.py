@@ -39,8 +39,8 @@ from videochat_online.text import (
     ChatTemplate,
     SentencePieceTokenizer,
     get_template,
+    image_context_id,
     layout_prompt,
-    special_ids,
     stop_token_ids,
     token_id,
 )
@@ -165,7 +165,7 @@ def text_side(tokenizer: PreTrainedTokenizerBase, config: VideoChatOnlineConfig)
     Raises:
         CheckpointError: ids differ; a token of pictures is missing; no token can stand for a video.
     """
-    special_ids(tokenizer)
+    image_context_id(tokenizer)
     template = get_template(config.template)
     copy = fast_copy(tokenizer) if isinstance(tokenizer, SentencePieceTokenizer) else tokenizer
     if not isinstance(copy, PreTrainedTokenizerFast):

@@ -23,7 +23,7 @@ Shapes: `B` mosaics, `C` channels, `H` `W` token grid, `L` tokens, `D` width of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -33,14 +33,14 @@ from videochat_online.memory import Grid, pool_to_grid
 from videochat_online.model.loading import VideoChatModel
 from videochat_online.streaming.generate import first_logits_of_each
 from videochat_online.streaming.kv.prefix import common_length
-from videochat_online.streaming.prompt_embeddings import build_prompt, reply_ids
-from videochat_online.streaming.strategies.base import FrameSelection
+from videochat_online.streaming.question_prompt import FrameSelection, build_prompt, reply_ids
+from videochat_online.streaming.strategies.base import Projection
 from videochat_online.text.questions import KIND_SUFFIXES
 from videochat_online.types import FrameTokens, Turn, Visual
 
 FRAMES_OF_A_MOSAIC = 4
 MOSAICS_AT_ONCE = 8
-"""That go through the language model in one batch."""
+"""Mosaics that go through the language model in one batch."""
 IS_VISIBLE = "Is anything that this question is about visible in the image?"
 
 
@@ -49,18 +49,14 @@ class ChainOfShot:
     """See the module's docstring. It has no options."""
 
     def read(
-        self,
-        frames: Sequence[FrameTokens],
-        question: str,
-        model: VideoChatModel,
-        project: Callable[[FrameTokens], Tensor],
+        self, frames: Sequence[FrameTokens], question: str, model: VideoChatModel, project: Projection
     ) -> tuple[FrameSelection, ...]:
-        """As `Strategy.read`: one reading, or the video itself, the positive and the negative one."""
+        """As `Strategy.read`: one selection, or the video itself, the positive and the negative one."""
         return contrasted(frames, are_relevant(model, frames, question))
 
 
 def contrasted(frames: Sequence[FrameTokens], is_relevant: Sequence[bool]) -> tuple[FrameSelection, ...]:
-    """The readings of frames of which some are relevant."""
+    """The selections that Chain-of-Shot makes of frames of which some are relevant."""
     relevant = tuple(frame for frame, yes in zip(frames, is_relevant, strict=True) if yes)
     others = [frame for frame, yes in zip(frames, is_relevant, strict=True) if not yes]
     itself = FrameSelection(tuple(frames))
@@ -71,15 +67,16 @@ def contrasted(frames: Sequence[FrameTokens], is_relevant: Sequence[bool]) -> tu
     negative: list[FrameTokens] = []
     for frame, yes in zip(frames, is_relevant, strict=True):
         nearest = min(others, key=lambda other: (abs(other.index - frame.index), other.index))
-        negative.append(_shown_at(frame, nearest, unused_id - len(negative)) if yes else frame)
+        negative.append(_shown_as(frame, nearest, unused_id - len(negative)) if yes else frame)
     return itself, FrameSelection(relevant, weight), FrameSelection(tuple(negative), -weight)
 
 
-def _shown_at(place: FrameTokens, shown: FrameTokens, unused_id: int) -> FrameTokens:
-    (rows, columns), (most_rows, most_columns) = shown.tokens_CHW.shape[-2:], place.tokens_CHW.shape[-2:]
+def _shown_as(replaced: FrameTokens, shown: FrameTokens, unused_id: int) -> FrameTokens:
+    """One frame with the index and the time of another, on a grid no larger than that one's."""
+    (rows, columns), (most_rows, most_columns) = shown.tokens_CHW.shape[-2:], replaced.tokens_CHW.shape[-2:]
     tokens_CHW = pool_to_grid(shown.tokens_CHW, (min(rows, most_rows), min(columns, most_columns)))
     content_id = shown.content_id if tokens_CHW is shown.tokens_CHW else unused_id
-    return FrameTokens(tokens_CHW, place.index, place.time_s, content_id)
+    return FrameTokens(tokens_CHW, replaced.index, replaced.time_s, content_id)
 
 
 def are_relevant(model: VideoChatModel, frames: Sequence[FrameTokens], question: str) -> list[bool]:
@@ -128,8 +125,8 @@ def mosaic(frames_CHW: Sequence[Tensor], full_grid: Grid) -> Tensor:
 def _enlarged(tokens_CHW: Tensor, grid: Grid) -> Tensor:
     """At least as many rows and columns as the grid has, by repeating those that there are."""
     for dim, wanted in ((-2, grid[0]), (-1, grid[1])):
-        there = tokens_CHW.shape[dim]
-        if there < wanted:
-            places = torch.arange(wanted, device=tokens_CHW.device) * there // wanted
-            tokens_CHW = tokens_CHW.index_select(dim, places)
+        size = tokens_CHW.shape[dim]
+        if size < wanted:
+            indices = torch.arange(wanted, device=tokens_CHW.device) * size // wanted
+            tokens_CHW = tokens_CHW.index_select(dim, indices)
     return tokens_CHW
