@@ -14,6 +14,7 @@ from typing import Any
 from golden.harness import Case
 from videochat_online.constants import IGNORE_INDEX
 from videochat_online.errors import InputError
+from videochat_online.text.plain import encode_with_offsets
 from videochat_online.text.prompt import PromptLayout, layout_prompt, split_placeholders
 from videochat_online.text.questions import (
     letter_question,
@@ -24,7 +25,7 @@ from videochat_online.text.questions import (
     ovbench_question,
 )
 from videochat_online.text.templates import ChatTemplate, get_template
-from videochat_online.text.tokenizer import encode_with_offsets, load_tokenizer
+from videochat_online.text.tokenizer import load_tokenizer
 from videochat_online.types import Turn
 
 

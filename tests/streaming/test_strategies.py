@@ -515,9 +515,9 @@ class TestChainOfShot:
             session.push(pixels_HWC[None], [float(index)])
             snapshot = session._snapshot(None, "First half?")
             given = {one.content_id for one in session.memory.read()}
-            for reading, visuals in zip(snapshot.readings, snapshot.visuals, strict=True):
-                num_changed += sum(one.content_id not in given for one in reading.frames)
-                for one, visual_LD in zip(reading.frames, visuals, strict=True):
+            for selection, visuals in zip(snapshot.selections, snapshot.visuals, strict=True):
+                num_changed += sum(one.content_id not in given for one in selection.frames)
+                for one, visual_LD in zip(selection.frames, visuals, strict=True):
                     assert torch.equal(visual_LD, tiny_model.project(one.tokens_CHW))
         assert num_changed > 10
 

@@ -42,13 +42,13 @@ class GenerationSettings:
     """How an answer is chosen, token by token. The default is greedy, as in the published evaluations.
 
     Attributes:
-        max_new_tokens: an answer never has more.
-        min_new_tokens: nor fewer.
-        temperature: 0 takes the most likely token; above, tokens are drawn.
-        top_p: draw from the smallest set with this probability mass.
-        top_k: draw from the k most likely; 0 means all.
-        repetition_penalty: above 1 makes tokens of this answer less likely to come again.
-        seed: of the draws; None takes torch's global generator.
+        max_new_tokens: Most tokens of an answer.
+        min_new_tokens: Fewest tokens of an answer.
+        temperature: Divisor of the logits; 0 takes the most likely token instead of drawing one.
+        top_p: Probability mass of the smallest set of tokens that is drawn from.
+        top_k: Number of the most likely tokens that are drawn from; 0 means all.
+        repetition_penalty: Factor above 1 that makes tokens of this answer less likely to come again.
+        seed: Seed of the draws; None takes torch's global generator.
 
     Raises:
         InputError: a value out of its range.
@@ -213,7 +213,7 @@ def generate_ids(
         settings: how ids are chosen.
         reuse: take over what an earlier prompt has in common with this one, and leave this one's for the next. With
             contrasts only the room is counted that they take.
-        contrasts: other readings of the question, whose logits count, too.
+        contrasts: other prompts of the question, whose logits count, too.
 
     Raises:
         PromptTooLongError: prompt and answer together can be longer than the language model's context.

@@ -34,8 +34,8 @@ class FrameSelection:
     """Frames that a question is put to.
 
     Attributes:
-        frames: in time order; one whose content is not what the memory gave has a content id below all of those.
-        weight: of the logits that they lead to.
+        frames: Frames in time order; one whose content is not what the memory gave has a content id below all of those.
+        weight: Factor of the logits that they lead to.
     """
 
     frames: tuple[FrameTokens, ...]
@@ -47,10 +47,10 @@ class Prompt:
     """What the language model reads.
 
     Attributes:
-        layout: ids, and where each frame's tokens stand.
-        embeds_LD: embeddings of the whole prompt.
-        contrasts: other readings of the question, whose logits count, too.
-        reuse: what of it need not be computed.
+        layout: Ids, and the span of each frame's tokens.
+        embeds_LD: Embeddings of the whole prompt.
+        contrasts: Other prompts of the question, whose logits count, too.
+        reuse: Cache of what need not be computed.
     """
 
     layout: PromptLayout
@@ -59,7 +59,7 @@ class Prompt:
     reuse: Reuse | None = None
 
     def without_last(self, num_tokens: int) -> Prompt:
-        """The same with that many tokens less at the end, which are alike in all readings. The layout stays."""
+        """The same with that many tokens less at the end, which are alike in all its prompts. The layout stays."""
         stop = len(self.embeds_LD) - num_tokens
         shortened = [replace(one, embeds_LD=one.embeds_LD[: len(one.embeds_LD) - num_tokens]) for one in self.contrasts]
         reuse = self.reuse and replace(self.reuse, keys=self.reuse.keys[:stop])
@@ -131,7 +131,7 @@ class ProjectedFrames:
         self._tokens = {frame.content_id: self(frame) for frame in frames}
 
     def clear(self) -> None:
-        """Forget all."""
+        """Forget the projected tokens of every frame."""
         self._tokens.clear()
 
 
@@ -140,15 +140,15 @@ class Snapshot:
     """Memory and dialogue of a session at one moment.
 
     Attributes:
-        readings: frames in time order; of several, the first is the question's own.
-        visuals: projected tokens of the frames of each, [n, D] a frame.
-        history: questions and answers so far.
-        num_frames: that have arrived.
-        asked_at_s: stream time.
-        epoch: how often the session has been reset or restored.
+        selections: Frames in time order; of several selections, the first is the question's own.
+        visuals: Projected tokens of the frames of each, [n, D] a frame.
+        history: Questions and answers so far.
+        num_frames: Number of frames that have arrived.
+        asked_at_s: Stream time of the question, in seconds.
+        epoch: Number of times that the session has been reset or restored.
     """
 
-    readings: tuple[FrameSelection, ...]
+    selections: tuple[FrameSelection, ...]
     visuals: Sequence[Sequence[Tensor]]
     history: tuple[Exchange, ...]
     num_frames: int
@@ -203,41 +203,34 @@ class QuestionLayout:
 
     def prepare(self, snapshot: Snapshot, question: str, generation_prefix: str = "") -> PreparedQuestion:
         """The prompt of a question that is asked at this moment."""
-        prompts = [
-            self._prompt(reading.frames, visuals, snapshot.history, question, generation_prefix)
-            for reading, visuals in zip(snapshot.readings, snapshot.visuals, strict=True)
-        ]
+        prompts = []
+        for selection, visuals in zip(snapshot.selections, snapshot.visuals, strict=True):
+            frames = frame_uses(selection.frames)
+            turns = stream_turns(frames, snapshot.history, question, with_times=self.with_times)
+            prompts.append(
+                build_prompt(
+                    self.model,
+                    turns,
+                    visuals,
+                    system_message=self.message,
+                    generation_prefix=generation_prefix,
+                )
+            )
         contrasts = [
-            Contrast(prompt.embeds_LD, reading.weight)
-            for prompt, reading in zip(prompts[1:], snapshot.readings[1:], strict=True)
+            Contrast(prompt.embeds_LD, selection.weight)
+            for prompt, selection in zip(prompts[1:], snapshot.selections[1:], strict=True)
         ]
-        prompt, remembered = replace(prompts[0], contrasts=tuple(contrasts)), snapshot.readings[0].frames
+        prompt, remembered = replace(prompts[0], contrasts=tuple(contrasts)), snapshot.selections[0].frames
         keys = sequence_keys(prompt.layout, [frame.content_id for frame in remembered])
         return PreparedQuestion(
             question=question,
             asked_at_s=snapshot.asked_at_s,
             num_frames_seen=snapshot.num_frames,
             num_exchanges=len(snapshot.history),
-            frames=_uses(remembered),
+            frames=frame_uses(remembered),
             prompt=prompt,
             keys=keys,
             epoch=snapshot.epoch,
-        )
-
-    def _prompt(
-        self,
-        frames: Sequence[FrameTokens],
-        visuals: Sequence[Tensor],
-        history: Sequence[Exchange],
-        question: str,
-        generation_prefix: str,
-    ) -> Prompt:
-        return build_prompt(
-            self.model,
-            stream_turns(_uses(frames), history, question, with_times=self.with_times),
-            visuals,
-            system_message=self.message,
-            generation_prefix=generation_prefix,
         )
 
     def prefix(self, snapshot: Snapshot) -> tuple[Tensor, tuple[TokenKey, ...], int]:
@@ -251,7 +244,8 @@ class QuestionLayout:
         return one.prompt.embeds_LD[:length], one.keys[:length], len(one.keys)
 
 
-def _uses(frames: Sequence[FrameTokens]) -> tuple[FrameUse, ...]:
+def frame_uses(frames: Sequence[FrameTokens]) -> tuple[FrameUse, ...]:
+    """What a prompt says of frames, and an answer of those that it was given from."""
     return tuple(FrameUse(f.index, f.time_s, f.num_tokens) for f in frames)
 
 

@@ -37,6 +37,7 @@ from videochat_online.streaming.question_prompt import (
     Prompt,
     QuestionLayout,
     Snapshot,
+    frame_uses,
 )
 from videochat_online.streaming.session_file import (
     Exchange,
@@ -149,7 +150,7 @@ class StreamingSession:
     def remembered(self) -> tuple[FrameUse, ...]:
         """What the memory holds now, in time order: what a question would be answered from."""
         with self._state_lock:
-            return tuple(FrameUse(f.index, f.time_s, f.num_tokens) for f in self.memory.read())
+            return frame_uses(self.memory.read())
 
     def push(self, pixels_THWC: npt.ArrayLike, times_s: Sequence[float]) -> None:
         """Take frames in: each is encoded here, once, and remembered as the memory decides.
@@ -201,7 +202,7 @@ class StreamingSession:
             InputError: a frame later than `at_s` has already arrived, or half of a surrogate pair in the question or
                 the prefix.
         """
-        return result_of(self._run(question, at_s, settings, generation_prefix))
+        return result_of(self.stream(question, at_s=at_s, settings=settings, generation_prefix=generation_prefix))
 
     def stream(
         self,
@@ -210,13 +211,15 @@ class StreamingSession:
         at_s: float | None = None,
         settings: GenerationSettings | None = None,
         generation_prefix: str = "",
-    ) -> Iterator[str]:
+    ) -> Generator[str, None, Answer]:
         """Like `ask`, piece by piece. Closing the iterator stops; what was said so far is then the answer.
 
         The question is asked, and refused, when the first piece is taken. Until the iterator is exhausted or
         closed, the same thread cannot ask, save or reset; frames may be pushed.
         """
-        return self._run(question, at_s, settings, generation_prefix)
+        with self._alone():
+            prepared = self._prepare(question, at_s, generation_prefix)
+            return (yield from self._generate(prepared, settings))
 
     def stream_prepared(
         self, prepared: PreparedQuestion, *, settings: GenerationSettings | None = None
@@ -233,13 +236,6 @@ class StreamingSession:
                 raise InputError(
                     f"{prepared.question!r} was prepared for another state of the dialogue: prepare it again"
                 )
-            return (yield from self._generate(prepared, settings))
-
-    def _run(
-        self, question: str, at_s: float | None, settings: GenerationSettings | None, generation_prefix: str
-    ) -> Generator[str, None, Answer]:
-        with self._alone():
-            prepared = self._prepare(question, at_s, generation_prefix)
             return (yield from self._generate(prepared, settings))
 
     def _generate(
@@ -335,11 +331,11 @@ class StreamingSession:
             history, num_frames, epoch = tuple(self._history), self._clock.num_frames, self._epoch
         # Only what was remembered for this question is kept for the next one.
         self._projected.keep(remembered)
-        readings: tuple[FrameSelection, ...] = (FrameSelection(remembered),)
+        selections: tuple[FrameSelection, ...] = (FrameSelection(remembered),)
         if question is not None:
-            readings = self._strategy.read(remembered, question, self.model, self._projected)
-        visuals = [[self._projected.of_shown(frame) for frame in reading.frames] for reading in readings]
-        return Snapshot(readings, visuals, history, num_frames, asked_at_s, epoch)
+            selections = self._strategy.read(remembered, question, self.model, self._projected)
+        visuals = [[self._projected.of_shown(frame) for frame in selection.frames] for selection in selections]
+        return Snapshot(selections, visuals, history, num_frames, asked_at_s, epoch)
 
     def _recall(self, question: str | None) -> Sequence[FrameTokens]:
         """What the memory gives for this question; None: for one that is not known yet."""

@@ -26,10 +26,10 @@ class Exchange:
     """A question that was answered.
 
     Attributes:
-        question: as it was asked.
-        answer: as it was given.
-        asked_at_s: stream time; None for text from before the stream.
-        num_frames_seen: frames that had arrived by then: the turn's place among the frames.
+        question: Text as it was asked.
+        answer: Text as it was given.
+        asked_at_s: Stream time in seconds; None for text from before the stream.
+        num_frames_seen: Number of frames that had arrived by then; the turn stands after them.
     """
 
     question: str

@@ -2,7 +2,7 @@
 
 from videochat_online.text.counting import PromptCounter, PromptOutline
 from videochat_online.text.own_template import own_template
-from videochat_online.text.plain import check_text, encode_text
+from videochat_online.text.plain import check_text, encode_text, encode_with_offsets
 from videochat_online.text.prompt import (
     PromptLayout,
     frame_segments,
@@ -16,7 +16,6 @@ from videochat_online.text.sentencepiece_tokenizer import SentencePieceTokenizer
 from videochat_online.text.templates import TEMPLATES, ChatTemplate, get_template
 from videochat_online.text.tokenizer import (
     add_special_tokens,
-    encode_with_offsets,
     end_token_id,
     image_context_id,
     leave_ends_to_template,

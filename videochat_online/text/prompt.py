@@ -1,4 +1,4 @@
-"""The prompt layout: turns and token counts -> ids, labels and the place of every visual token.
+"""The prompt layout: turns and token counts -> ids, labels and the span of every visual token.
 
 The one function for training, streaming and evaluation. Knows the template and the tokenizer; knows nothing
 of pixels, memories or models.
@@ -158,12 +158,12 @@ def _labels(ids: Sequence[int], offsets: Sequence[Span], replies: Sequence[Span]
     labels = [IGNORE_INDEX] * len(ids)
     remaining = iter(replies)
     reply = next(remaining, None)
-    for place, (start, _) in enumerate(offsets):
+    for index, (start, _) in enumerate(offsets):
         while reply is not None and start >= reply[1]:
             reply = next(remaining, None)
         # Only the start decides: the stop of an end token may lie beyond a line break that it swallows.
         if reply is not None and start >= reply[0]:
-            labels[place] = ids[place]
+            labels[index] = ids[index]
     return labels
 
 
@@ -191,7 +191,7 @@ def truncate_layout(layout: PromptLayout, max_length: int) -> PromptLayout:
 
     Only the end of the text is ever cut. Where that would take visual tokens, or everything that is
     supervised, there is nothing left to learn from: an InputError, which data loading counts and reports.
-    (The reference cuts blindly; such rows then train on nothing, or lose the frames' places.)
+    (The reference cuts blindly; such rows then train on nothing, or lose frames.)
 
     Raises:
         InputError: names the length, the limit and what would be lost.

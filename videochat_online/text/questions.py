@@ -74,7 +74,7 @@ def letter_question(question: str, options: Sequence[str]) -> str:
 
 
 def option_index(options: Sequence[str], answer: str) -> int:
-    """Place of an answer that is given as text among the options.
+    """Index among the options of an answer that is given as text.
 
     Raises:
         InputError: it is not among them, so that no prediction could be right.

@@ -1,13 +1,12 @@
 """Loading tokenizers so that a text gives the ids that the weights were trained with.
 
-Owns which files of a directory decide, which tokens the visual part needs, and where each token of a text
-stands. Knows nothing of prompts. No remote code is run, whatever a directory asks for.
+Owns which files of a directory decide, and which tokens the visual part needs. Knows nothing of prompts. No remote
+code is run, whatever a directory asks for.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,7 +20,7 @@ from videochat_online.constants import (
     SPECIAL_TOKENS,
 )
 from videochat_online.errors import CheckpointError, InputError
-from videochat_online.text.sentencepiece_tokenizer import SentencePieceTokenizer, Span
+from videochat_online.text.sentencepiece_tokenizer import SentencePieceTokenizer
 from videochat_online.text.templates import ChatTemplate
 
 _LEGACY_BY_CLASS: dict[str, bool | None] = {"LlamaTokenizer": None, "InternLM2Tokenizer": True}
@@ -91,36 +90,6 @@ def _load_sentencepiece(directory: Path, config: dict[str, Any]) -> SentencePiec
 def _listing(directory: Path) -> str:
     names = sorted(path.name for path in directory.iterdir() if path.name.startswith(("token", "vocab")))
     return ", ".join(names) or "no such file"
-
-
-def encode_with_offsets(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[Span]]:
-    """Ids of a text, special tokens of the sequence (bos) included, and where each stands in the text.
-
-    Returns:
-        The ids, and for each the [start, stop) of its characters.
-
-    Raises:
-        InputError: the tokenizer cannot tell where its tokens stand.
-    """
-    if isinstance(tokenizer, SentencePieceTokenizer):
-        return tokenizer.encode_with_offsets(text)
-    if not tokenizer.is_fast:
-        raise InputError(
-            "tokenizer: expected one of load_tokenizer(), which knows the place of each token, found"
-            f" {type(tokenizer).__name__}"
-        )
-    encoded = tokenizer(text, return_offsets_mapping=True, return_attention_mask=False, verbose=False)
-    return list(encoded["input_ids"]), [(int(start), int(stop)) for start, stop in encoded["offset_mapping"]]
-
-
-def encode_many(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    """The ids that `encode_with_offsets` gives for each of many texts, several times as fast."""
-    if isinstance(tokenizer, SentencePieceTokenizer):
-        return [tokenizer.encode_ids(text) for text in texts]
-    if not texts:
-        return []
-    encoded = tokenizer(list(texts), return_attention_mask=False, return_token_type_ids=False, verbose=False)
-    return cast(list[list[int]], encoded["input_ids"])
 
 
 def token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int | None:

@@ -1,7 +1,7 @@
-"""Several readings of one question, answered as one: their prompts are rows of a batch, their logits a weighted sum.
+"""Several prompts of one question, answered as one: they are the rows of a batch, their logits a weighted sum.
 
 The token that is chosen is appended to every row. Rows are padded on the left and each counts its own positions, so
-that a row is what its prompt would be alone. Knows nothing of why a question has several readings.
+that a row is what its prompt would be alone. Knows nothing of why a question has several.
 
 Shapes: `B` rows, `L` tokens, `N` tokens that come next, `D` width of the language model, `V` vocabulary.
 """
@@ -23,11 +23,11 @@ from videochat_online.streaming.kv.cache import PIECE_TOKENS, TokenKey
 
 @dataclass(frozen=True)
 class Contrast:
-    """Another reading of a question.
+    """Another prompt of a question, with other frames.
 
     Attributes:
-        embeds_LD: its prompt.
-        weight: of its logits; those of the question's own prompt have 1.
+        embeds_LD: Embeddings of the prompt.
+        weight: Factor of its logits; those of the question's own prompt have 1.
     """
 
     embeds_LD: Tensor
@@ -35,10 +35,10 @@ class Contrast:
 
 
 class ContrastedSequence:
-    """Prompt and answer so far, in as many rows as there are readings; without contrasts a plain sequence.
+    """Prompt and answer so far, in as many rows as there are prompts; without contrasts a plain sequence.
 
     Attributes:
-        num_tokens: of each row, padding included.
+        num_tokens: Tokens of each row, padding included.
 
     Args:
         language_model: in evaluation mode.
@@ -83,16 +83,16 @@ class ContrastedSequence:
 
     def _run(self, embeds_BND: Tensor, cache: DynamicCache, num_logits: int) -> Tensor:
         """Logits [B, N, V] of the last `num_logits` tokens; 0: of all."""
-        places = self._places(embeds_BND.shape[1]) if self._contrasts else {}
+        positions = self._positions(embeds_BND.shape[1]) if self._contrasts else {}
         with fixed_regime(self._long_regime):
             out = self._model(
-                inputs_embeds=embeds_BND, past_key_values=cache, use_cache=True, logits_to_keep=num_logits, **places
+                inputs_embeds=embeds_BND, past_key_values=cache, use_cache=True, logits_to_keep=num_logits, **positions
             )
         logits_BNV: Tensor = out.logits
         return logits_BNV
 
-    def _places(self, num_tokens: int) -> dict[str, Tensor]:
-        """Where the next tokens stand: what there is of each row, padding left out, and their own positions."""
+    def _positions(self, num_tokens: int) -> dict[str, Tensor]:
+        """Of the next tokens: what there is of each row, padding left out, and their own positions in it."""
         assert self._mask_BL is not None
         stop = self.num_tokens + num_tokens
         num_after_prompt = max(0, stop - self._mask_BL.shape[1])

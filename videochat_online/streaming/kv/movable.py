@@ -36,10 +36,10 @@ MOVABLE_ROPES = ("default", "linear", "llama3", "yarn", "longrope")
 
 
 def sources(kept: Sequence[TokenKey], wanted: Sequence[TokenKey]) -> list[int | None]:
-    """For each wanted token the place of the kept one that it is taken from; None where it must be computed.
+    """For each wanted token the index of the kept one that it is taken from; None where it must be computed.
 
     Frames are known by their content. Text is kept where it begins like that after the same frame, or ends like that
-    before the same frame. Places ascend.
+    before the same frame. Indices ascend.
     """
     found: list[int | None] = [None] * len(wanted)
     kept_frames = {kept[start]: (start, stop) for start, stop in _frames(kept)}
@@ -100,7 +100,7 @@ class MovableCache(DynamicKeyValueCache):
 
     @torch.inference_mode()
     def rearrange(self, parts: Sequence[slice | Tensor]) -> None:
-        """Become what is put together from parts: places of tokens that are there, embeddings [L, D] of new ones."""
+        """Become what is put together from parts: slices of tokens that are there, embeddings [L, D] of new ones."""
         old, computed = self._cache, self._as_computed()
         origins = [*self._origins, *range(len(self._origins), self.num_tokens)]
         self._cache, self._origins = DynamicCache(config=self._model.config), []
@@ -136,8 +136,8 @@ class MovableCache(DynamicKeyValueCache):
     def _turn(self, shifts: Sequence[int], like: Tensor) -> tuple[Tensor, Tensor]:
         """Cosine and sine [1, L, R] that turn keys on by so many positions, fp32."""
         rope = self._model.model.rotary_emb
-        places = torch.tensor([shifts], device=like.device)
-        cosine, sine = rope(torch.empty(0, device=like.device), places)
+        positions = torch.tensor([shifts], device=like.device)
+        cosine, sine = rope(torch.empty(0, device=like.device), positions)
         # What is scaled has been so when it was computed.
         return cosine / rope.attention_scaling, sine / rope.attention_scaling
 
@@ -169,26 +169,18 @@ class BlockCache(PrefixCache):
     def _bytes_of(self, num_tokens: int) -> int:
         return num_tokens * self._bytes_per_token * 3 // 2  # the keys are there twice
 
-    def _begin(
-        self,
-        kept: CachedSequence | None,
-        embeds_LD: Tensor,
-        keys: Sequence[TokenKey],
-        long_regime: bool | None,
-        least_share: float,
-    ) -> CachedSequence | None:
-        if kept is None or kept.long_regime != long_regime:
-            return None
+    def _adapt(self, kept: CachedSequence, embeds_LD: Tensor, keys: Sequence[TokenKey], least_share: float) -> bool:
+        """Move what a prompt has in common with a sequence, and compute what is new between; all shares will do."""
         assert isinstance(kept.cache, MovableCache)
         # The last token is always computed: its logits are what an answer begins with.
         found = [*sources(kept.keys, keys[:-1]), None]
-        starts = [place for place in range(len(found)) if place == 0 or not _goes_on(*found[place - 1 : place + 1])]
+        starts = [index for index in range(len(found)) if index == 0 or not _goes_on(*found[index - 1 : index + 1])]
         parts = [_part(found[start:stop], embeds_LD[start:stop]) for start, stop in pairwise(starts)]
-        with fixed_regime(long_regime):
+        with fixed_regime(kept.long_regime):
             kept.cache.rearrange(parts)
         kept.keys = list(keys[: starts[-1]])
         kept.num_computed += found[: starts[-1]].count(None)
-        return kept
+        return True
 
 
 def _goes_on(first: int | None, second: int | None) -> bool:

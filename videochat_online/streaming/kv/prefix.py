@@ -53,7 +53,7 @@ def sequence_keys(layout: PromptLayout, content_ids: Sequence[int]) -> tuple[Tok
 def common_length(first: Sequence[TokenKey], second: Sequence[TokenKey]) -> int:
     """Tokens that two sequences begin with alike."""
     pairs = enumerate(zip(first, second, strict=False))
-    return next((place for place, (one, other) in pairs if one != other), min(len(first), len(second)))
+    return next((index for index, (one, other) in pairs if one != other), min(len(first), len(second)))
 
 
 class PrefixCache:
@@ -112,13 +112,16 @@ class PrefixCache:
             least_share: of `keys`; what begins alike for less is forgotten.
         """
         num_bytes = self._bytes_of(max_tokens)
-        sequence, is_whole = None, False
+        sequence, is_whole = self._budget.take(self, num_bytes), False
         try:
-            # Not held here: what is forgotten is freed before anything is computed.
-            sequence = self._begin(self._budget.take(self, num_bytes), embeds_LD, keys, long_regime, least_share)
-            if sequence is not None:  # one of fixed size stays as large as the longest prompt before has made it
+            if sequence is not None and sequence.long_regime != long_regime:
+                sequence = None
+            if sequence is not None and self._adapt(sequence, embeds_LD, keys, least_share):
+                # One of fixed size stays as large as the longest prompt before has made it.
                 self._budget.take(self, max(num_bytes, sequence.cache.num_bytes))
-            sequence = sequence or CachedSequence(self._new_cache(max_tokens), long_regime)
+            else:
+                sequence = None  # what is forgotten is freed before anything is computed
+                sequence = CachedSequence(self._new_cache(max_tokens), long_regime)
             yield sequence
             is_whole = True
         except GeneratorExit:
@@ -129,20 +132,13 @@ class PrefixCache:
                 sequence.num_computed = 0
             self._budget.give_back(self, sequence if is_whole else None)
 
-    def _begin(
-        self,
-        kept: CachedSequence | None,
-        embeds_LD: Tensor,
-        keys: Sequence[TokenKey],
-        long_regime: bool | None,
-        least_share: float,
-    ) -> CachedSequence | None:
-        if kept is not None and kept.long_regime == long_regime:
-            length = min(common_length(kept.keys, keys), len(keys) - 1)
-            if length and length >= least_share * len(keys):
-                kept.crop(length)
-                return kept
-        return None
+    def _adapt(self, kept: CachedSequence, embeds_LD: Tensor, keys: Sequence[TokenKey], least_share: float) -> bool:
+        """Leave of a sequence what a prompt has in common with it, but for its last token; False: it is too little."""
+        length = min(common_length(kept.keys, keys), len(keys) - 1)
+        if not length or length < least_share * len(keys):
+            return False
+        kept.crop(length)
+        return True
 
     def _new_cache(self, num_tokens: int) -> KeyValueCache:
         return new_cache(self._model, num_tokens)

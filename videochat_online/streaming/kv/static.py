@@ -1,8 +1,8 @@
 """A KV cache whose memory is there from the start.
 
 transformers' growing cache copies all keys and values for every token that is added. Here a token is written to its
-place; passes of any length see the tokens so far, and compute what they would with the growing cache. Where the model
-is to be compiled (`model.compiling`), a pass of one token sees all places, those to come hidden by a mask: its shapes
+slot; passes of any length see the tokens so far, and compute what they would with the growing cache. Where the model
+is to be compiled (`model.compiling`), a pass of one token sees all slots, those to come hidden by a mask: its shapes
 never change, so that it is compiled once for each capacity, and a GPU can record it.
 
 Knows nothing of prompts, sessions or budgets.
@@ -42,19 +42,19 @@ def capacity_for(num_tokens: int) -> int:
 class _TokensSoFar(DynamicLayer):
     """One layer of a static cache, as a growing one would look."""
 
-    def __init__(self, places: StaticLayer) -> None:
+    def __init__(self, slots: StaticLayer) -> None:
         super().__init__()
-        self.places, self.num_tokens = places, 0
+        self.slots, self.num_tokens = slots, 0
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Write [1, heads, L, head_dim] after the tokens so far; all of them, without a copy."""
-        if not self.places.is_initialized:
-            self.places.lazy_initialization(key_states, value_states)
+        if not self.slots.is_initialized:
+            self.slots.lazy_initialization(key_states, value_states)
         start, end = self.num_tokens, self.num_tokens + key_states.shape[-2]
-        self.places.keys[:, :, start:end] = key_states
-        self.places.values[:, :, start:end] = value_states
+        self.slots.keys[:, :, start:end] = key_states
+        self.slots.values[:, :, start:end] = value_states
         self.num_tokens = end
-        return self.places.keys[:, :, :end], self.places.values[:, :, :end]
+        return self.slots.keys[:, :, :end], self.slots.values[:, :, :end]
 
     def get_seq_length(self) -> int:
         """Tokens so far."""
@@ -78,7 +78,7 @@ class StaticKeyValueCache:
     def _allocate(self, num_tokens: int) -> None:
         self._capacity = capacity_for(num_tokens)
         self._fixed = StaticCache(config=self._model.config, max_cache_len=self._capacity)
-        self._growing = Cache(layers=[_TokensSoFar(places) for places in self._fixed.layers])
+        self._growing = Cache(layers=[_TokensSoFar(slots) for slots in self._fixed.layers])
         self._is_fixed_counted = False
 
     @property
@@ -88,7 +88,7 @@ class StaticKeyValueCache:
 
     @property
     def num_bytes(self) -> int:
-        """Memory that it holds, of places to come too."""
+        """Memory that it holds, slots of tokens to come too."""
         layers = [layer for layer in self._fixed.layers if layer.is_initialized]
         return sum(layer.keys.nbytes + layer.values.nbytes for layer in layers)
 
@@ -115,7 +115,7 @@ class StaticKeyValueCache:
             self._is_fixed_counted = True
         compiled = self._model.get_compiled_call(self._compile_config)
         out = compiled(inputs_embeds=embeds_1D[None], past_key_values=self._fixed, use_cache=True, logits_to_keep=1)
-        return out.logits[0, -1].clone()  # a recorded graph writes the next token's to the same place
+        return out.logits[0, -1].clone()  # a recorded graph writes the logits of the next token to the same memory
 
     def _grow(self, num_tokens: int) -> None:
         held, count = self._fixed.layers, self._num_tokens
