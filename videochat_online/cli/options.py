@@ -153,7 +153,8 @@ def add_generation_arguments(parser: argparse.ArgumentParser) -> None:
 
 def generation_of(options: argparse.Namespace) -> GenerationSettings:
     """The generation settings that the arguments name; the default of what has no flag."""
-    flags = {field.name: getattr(options, field.name, field.default) for field in fields(GenerationSettings)}
+    names = [field.name for field in fields(GenerationSettings) if hasattr(options, field.name)]
+    flags: dict[str, Any] = {name: getattr(options, name) for name in names}
     return GenerationSettings(**flags)
 
 

@@ -30,13 +30,14 @@ from videochat_online.evaluation.scoring.metrics import compute_metrics
 from videochat_online.evaluation.scoring.parse import parse_answer
 from videochat_online.evaluation.tasks import get_task
 from videochat_online.integrations.clips import ClipStore, write_clip
+from videochat_online.runs.row_file import Row
 from videochat_online.text.questions import letter_question
 
 TASK = get_task("ovbench")
 PROTOCOL = PROTOCOLS["streaming"]
 AVERAGES = ("cell_average", "micro_average", "cell_average_without_object_existence")
 
-Row = Mapping[str, Any]
+Doc = Mapping[str, Any]
 
 
 def read_questions(placeholder: Any) -> Any:
@@ -95,7 +96,7 @@ def _row(question: EvalQuestion, video: EvalVideo, path: str) -> dict[str, Any]:
     }
 
 
-def doc_to_visual(doc: Row) -> list[str]:
+def doc_to_visual(doc: Doc) -> list[str]:
     """Path of the question's clip; it is cut if it is not there yet.
 
     Raises:
@@ -112,7 +113,7 @@ def _clips(folder: str | None) -> ClipStore:
     return ClipStore(Path(folder) if folder else None)
 
 
-def cut_clip(doc: Row, path: Path) -> None:
+def cut_clip(doc: Doc, path: Path) -> None:
     """Write the frames that the streaming setting shows before a question to a file.
 
     Raises:
@@ -145,12 +146,12 @@ def _frames(frames: VideoFrames, indices: Sequence[int]) -> Iterator[tuple[float
             yield frame.time_s, frame.pixels_HWC
 
 
-def doc_to_text(doc: Row) -> str:
+def doc_to_text(doc: Doc) -> str:
     """Question, options with letters, and the request for a letter."""
     return letter_question(doc["question"], doc["options"])
 
 
-def process_results(doc: Row, results: Sequence[str]) -> dict[str, Any]:
+def process_results(doc: Doc, results: Sequence[str]) -> dict[str, Any]:
     """The answer's row for each average, and 100 or 0 for its cell."""
     option = parse_answer(results[0], doc["options"])
     correct = option == doc["answer_index"]

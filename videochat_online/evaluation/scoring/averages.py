@@ -13,7 +13,6 @@ from functools import partial
 from typing import Any
 
 from videochat_online.evaluation.scoring.bootstrap import (
-    Row,
     chances_by,
     difference_of_means,
     differences_by,
@@ -22,6 +21,7 @@ from videochat_online.evaluation.scoring.bootstrap import (
     scores_by,
 )
 from videochat_online.evaluation.task import Average, Task
+from videochat_online.runs.row_file import Row
 
 WITHOUT = "without_object_existence"
 

@@ -9,7 +9,7 @@ Shapes: `V` videos, `K` columns (values of a key), `R` resamples.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from videochat_online.runs.row_file import Row
+
 NUM_RESAMPLES = 1000
 
 Array = npt.NDArray[np.float64]
-Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)

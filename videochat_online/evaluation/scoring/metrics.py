@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from videochat_online.evaluation.scoring.averages import averages
-from videochat_online.evaluation.scoring.bootstrap import Row, Score, scores_by
+from videochat_online.evaluation.scoring.bootstrap import Score, scores_by
 from videochat_online.evaluation.task import Task
+from videochat_online.runs.row_file import Row
 
 AGE_EDGES_S = (2.0, 8.0, 32.0, 128.0, 512.0)
 """Upper ends of the buckets of evidence age; the last bucket is open."""
