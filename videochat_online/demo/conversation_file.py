@@ -32,7 +32,7 @@ def to_srt(answers: Sequence[LiveAnswer]) -> str:
         starts.append(before if answer.asked_at_s is None else max(answer.asked_at_s, starts[-1] if starts else 0.0))
     blocks = []
     for number, (answer, start_s) in enumerate(zip(shown, starts, strict=True), start=1):
-        text = f"{one_line(answer.question)}\n{one_line(answer.text)}"
+        text = f"{subtitle_line(answer.question)}\n{subtitle_line(answer.text)}"
         end_s = start_s + min(max(len(text) / CHARACTERS_PER_S, SHORTEST_S), LONGEST_S)
         following = starts[number] if number < len(starts) else end_s
         if following > start_s:
@@ -41,7 +41,7 @@ def to_srt(answers: Sequence[LiveAnswer]) -> str:
     return "\n".join(blocks)
 
 
-def one_line(text: str) -> str:
+def subtitle_line(text: str) -> str:
     """Text without line breaks: an empty line would end a subtitle; nor may it look like the next one's times."""
     return " ".join(text.split()).replace("-->", "->")
 

@@ -140,7 +140,7 @@ class VideoChatOnline(lmms):
             text, keywords, doc_to_visual, doc_id, task, split = request.args
             visuals = self._visuals(doc_to_visual, doc_id, task, split)
             with _named(task, doc_id, visuals):
-                settings, stops = generation_of(keywords)
+                settings, stops = settings_from_keywords(keywords)
                 if self._is_reference:
                     text = published_question(task, self.task_dict[task][split][doc_id])
                     settings = self._model().generation
@@ -194,7 +194,7 @@ class VideoChatOnline(lmms):
         return list(found) if isinstance(found, (list, tuple)) else [found]
 
 
-def generation_of(keywords: Mapping[str, Any]) -> tuple[GenerationSettings, tuple[str, ...]]:
+def settings_from_keywords(keywords: Mapping[str, Any]) -> tuple[GenerationSettings, tuple[str, ...]]:
     """Settings and stops from lmms-eval's generation keywords. Greedy unless sampling is asked for.
 
     Raises:
@@ -224,7 +224,7 @@ def _check_askable(requests: Sequence[Any]) -> None:
     lengths = set()
     for _, keywords, *_, task, _ in (request.args for request in requests):
         check_published(task)
-        settings, stops = generation_of(keywords)
+        settings, stops = settings_from_keywords(keywords)
         if settings.temperature or stops:
             found = f"stops {list(stops)}" if stops else f"temperature {settings.temperature:g}"
             raise InputError(f"protocol=reference: expected greedy answers without stops, got {found}")

@@ -36,7 +36,7 @@ from videochat_online.model.checkpoints.saved_adapters import (
     read_adapter,
     read_learned,
 )
-from videochat_online.model.checkpoints.strict import read_config
+from videochat_online.model.checkpoints.strict import read_model_config
 from videochat_online.model.checkpoints.weight_files import check_model_directory, first_line, is_hub_name
 from videochat_online.model.compiling import PARTS, check_compiler, compile_steps, compile_tower
 from videochat_online.model.configuration import VideoChatOnlineConfig
@@ -334,7 +334,7 @@ def load_config(directory: Path, adapter: Path | None = None) -> VideoChatOnline
     if adapter is not None and (adapter / BASE_FILE).is_file():  # PEFT may leave one of another kind
         directory = adapter
     check_model_directory(directory)
-    return read_config(directory)
+    return read_model_config(directory)
 
 
 def _fit_tokenizer(

@@ -88,14 +88,14 @@ class RunFolder:
         """As `write`."""
         self.write(name, json_text(content))
 
-    def other_run(self, found: Sequence[Difference]) -> str:
+    def other_run(self, found: Sequence[SettingDifference]) -> str:
         """What is said where the folder holds a run of other settings."""
         return (
             f"{self.path}: holds another run, which is left as it is: {in_one_line(found)}. Choose another {self.flag}"
         )
 
 
-class Difference(NamedTuple):
+class SettingDifference(NamedTuple):
     """A setting that differs: its name with dots, its value in a run and that now, as short JSON."""
 
     name: str
@@ -106,12 +106,12 @@ class Difference(NamedTuple):
         return f"{self.name} was {self.was}, now {self.now}"
 
 
-def differences(was: Any, now: Any, name: str = "") -> list[Difference]:
+def differences(was: Any, now: Any, name: str = "") -> list[SettingDifference]:
     """`("protocol.fps", "8.0", "4.0")` for each value of two settings that differs."""
     if isinstance(was, dict) and isinstance(now, dict):
         keys = sorted({*was, *now})
         return [found for key in keys for found in differences(was.get(key), now.get(key), f"{name}.{key}".lstrip("."))]
-    return [] if was == now else [Difference(name, _short(was), _short(now))]
+    return [] if was == now else [SettingDifference(name, _short(was), _short(now))]
 
 
 def in_one_line(found: Iterable[object]) -> str:

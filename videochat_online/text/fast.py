@@ -124,9 +124,9 @@ def compare_ids(text: str, ours: Sequence[int], theirs: Sequence[int]) -> None:
     """Raises a CheckpointError that shows the text and the ids around the first that differs."""
     if list(ours) == list(theirs):
         return
-    place = next((i for i, pair in enumerate(zip(ours, theirs, strict=False)) if pair[0] != pair[1]), len(theirs))
-    near = slice(max(0, place - 2), place + 4)
+    index = next((i for i, pair in enumerate(zip(ours, theirs, strict=False)) if pair[0] != pair[1]), len(theirs))
+    near = slice(max(0, index - 2), index + 4)
     raise CheckpointError(
-        f"tokenizer: {text!r}: token {place + 1} and those around it have the ids {list(ours[near])}; from"
+        f"tokenizer: {text!r}: token {index + 1} and those around it have the ids {list(ours[near])}; from"
         f" tokenizer.json and chat_template.jinja, which other programs read, {list(theirs[near])}"
     )

@@ -29,7 +29,7 @@ Part = tuple[str, bool]
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 """The token of a byte. It stands for a part of a character that has no token; spelled out, it is text."""
 
-_Place = tuple[int, int, int]
+_Occurrence = tuple[int, int, int]
 """[start, stop) and id of a control token."""
 
 
@@ -73,7 +73,7 @@ def encode_with_offsets(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[
         return tokenizer.encode_with_offsets(text)
     if not tokenizer.is_fast:
         raise InputError(
-            "tokenizer: expected one of load_tokenizer(), which knows the place of each token, found"
+            "tokenizer: expected one of load_tokenizer(), which knows the offsets of each token, found"
             f" {type(tokenizer).__name__}"
         )
     encoded = tokenizer(text, return_offsets_mapping=True, return_attention_mask=False, verbose=False)
@@ -104,7 +104,7 @@ def encode_parts(tokenizer: PreTrainedTokenizerBase, parts: Sequence[Part]) -> t
         InputError: the tokenizer makes a control token where none was put, or none where one was.
     """
     controls, text = _controls(tokenizer), "".join(part for part, _ in parts)
-    ours = controls.places(parts)
+    ours = controls.occurrences(parts)
     ids, offsets = encode_with_offsets(tokenizer, text)
     if controls.are_only(ours, ids, offsets):
         return ids, offsets
@@ -144,7 +144,7 @@ def count_parts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[P
     for parts, text, ids in zip(prompts, texts, many_ids, strict=True):
         is_known = controls.are_all_ours(parts, ids, around)
         if not is_known:
-            is_known = controls.are_only(controls.places(parts), *encode_with_offsets(tokenizer, text))
+            is_known = controls.are_only(controls.occurrences(parts), *encode_with_offsets(tokenizer, text))
         found.append(len(ids) if is_known else None)
     return found
 
@@ -158,26 +158,26 @@ class _Controls:
             added |= tokenizer.user_defined
         self._ids = {content: index for content, index in added.items() if is_marker(content)}
         self._of_ids = frozenset(self._ids.values())
-        # The longest alternative comes first: of two tokens that start at one place the longer one is meant.
+        # The longest alternative comes first: of two tokens that start at one character the longer one is meant.
         longest_first = sorted(self._ids, key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
         unknown = str(tokenizer.unk_token)
         vocab = tokenizer.get_vocab().items()
         self._stand_ins = {index: len(token) for token, index in vocab if token == unknown or _BYTE.fullmatch(token)}
-        self._searched: dict[str, list[_Place]] = {}
+        self._searched: dict[str, list[_Occurrence]] = {}
         self._twin: _Twin | None = None
         self.size = len(tokenizer)
 
-    def places(self, parts: Sequence[Part]) -> list[_Place]:
+    def occurrences(self, parts: Sequence[Part]) -> list[_Occurrence]:
         """Where our control tokens stand in the joined string."""
-        found, first = list[_Place](), 0
+        found, first = list[_Occurrence](), 0
         for part, is_text in parts:
             if not is_text:
                 found += [(first + start, first + stop, index) for start, stop, index in self.in_ours(part)]
             first += len(part)
         return found
 
-    def in_ours(self, part: str) -> list[_Place]:
+    def in_ours(self, part: str) -> list[_Occurrence]:
         """Where control tokens stand in one piece of ours; there are few, and they come again and again."""
         if part not in self._searched:
             matches = self._pattern.finditer(part)
@@ -185,9 +185,9 @@ class _Controls:
         return self._searched[part]
 
     def are_only(
-        self, ours: Sequence[_Place], ids: Sequence[int], offsets: Sequence[Span], *, is_escaped: bool = False
+        self, ours: Sequence[_Occurrence], ids: Sequence[int], offsets: Sequence[Span], *, is_escaped: bool = False
     ) -> bool:
-        """Whether the control tokens among ids are ours, each in its place.
+        """Whether the control tokens among ids are ours, each where it was put.
 
         Bytes and the unknown token stand for characters that have no token. Where they stand for as many as their names
         have, the text may spell these names, unless it `is_escaped`: then it cannot.
@@ -207,16 +207,16 @@ class _Controls:
         return next(remaining, None) is None
 
     def are_all_ours(self, parts: Sequence[Part], ids: Sequence[int], around: Sequence[int]) -> bool:
-        """Whether ids have our control tokens, those around every text, and nothing that needs a look at its place."""
+        """Whether ids have our control tokens, those around every text, and nothing whose offsets must be looked at."""
         found = [index for index in ids if index in self._of_ids]
         ours = [index for part, is_text in parts if not is_text for *_, index in self.in_ours(part)]
         expected = [index for index in around if index in self._of_ids] + ours
         return sorted(found) == sorted(expected) and self._stand_ins.keys().isdisjoint(ids)
 
     def encode_only(
-        self, tokenizer: PreTrainedTokenizerBase, text: str, ours: Sequence[_Place]
+        self, tokenizer: PreTrainedTokenizerBase, text: str, ours: Sequence[_Occurrence]
     ) -> tuple[list[int], list[Span]]:
-        """Ids and places where only these control tokens are any."""
+        """Ids and offsets of a text in which only these control tokens are any."""
         if isinstance(tokenizer, SentencePieceTokenizer):
             return tokenizer.encode_with_offsets(text, [(start, stop) for start, stop, _ in ours])
         if self._twin is None:
@@ -267,18 +267,18 @@ class _Twin:
     def _name(self, token: str) -> str:
         return self._names.get(token, token)
 
-    def encode(self, text: str, controls: Sequence[_Place]) -> tuple[list[int], list[Span]]:
-        """Ids of a text, and the place of each in it; `controls` are those of its strings that are meant."""
-        renamed, places, done = "", list[int](), 0
+    def encode(self, text: str, controls: Sequence[_Occurrence]) -> tuple[list[int], list[Span]]:
+        """Ids of a text, and the offsets of each in it; `controls` are those of its strings that are meant."""
+        renamed, offsets, done = "", list[int](), 0
         for start, stop, _ in controls:
             name = self._names[text[start:stop]]
             renamed += text[done:start] + name
-            places += [*range(done, start), *[start] * len(name)]
+            offsets += [*range(done, start), *[start] * len(name)]
             done = stop
         renamed += text[done:]
-        places += range(done, len(text) + 1)
+        offsets += range(done, len(text) + 1)
         encoded = self._tokenizer.encode(renamed)
-        return list(encoded.ids), [(places[start], places[stop]) for start, stop in encoded.offsets]
+        return list(encoded.ids), [(offsets[start], offsets[stop]) for start, stop in encoded.offsets]
 
 
 _KNOWN: WeakKeyDictionary[PreTrainedTokenizerBase, _Controls] = WeakKeyDictionary()

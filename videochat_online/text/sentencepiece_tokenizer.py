@@ -47,7 +47,7 @@ def is_marker(content: str) -> bool:
 class SentencePieceTokenizer(PreTrainedTokenizer):
     """Reads and writes the original files: `tokenizer.model` and a `LlamaTokenizer` configuration.
 
-    Besides the usual interface of transformers, `encode_with_offsets` gives the place of each token.
+    Besides the usual interface of transformers, `encode_with_offsets` gives the offsets of each token.
 
     Args:
         vocab_file: path of the sentencepiece model.
@@ -198,7 +198,7 @@ class SentencePieceTokenizer(PreTrainedTokenizer):
         return mask if token_ids_1 is None else mask + bos + [0] * len(token_ids_1) + eos
 
     def _tokens(self, text: str, controls: Sequence[Span] | None = None) -> Iterator[tuple[str, Span]]:
-        """Tokens of a text and their places in it."""
+        """Tokens of a text and their offsets in it."""
         if not text:
             return
         shift = 0
@@ -246,7 +246,7 @@ class SentencePieceTokenizer(PreTrainedTokenizer):
         known = self.__dict__.get("_known_added")
         if known is None or known[0] != decoder:
             added = {str(token): token for token in decoder.values()}
-            # The longest alternative comes first: of two tokens that start at one place the longer one is meant.
+            # The longest alternative comes first: of two tokens that start at one character the longer one is meant.
             pattern = re.compile("|".join(re.escape(token) for token in sorted(added, key=len, reverse=True)))
             known = self.__dict__["_known_added"] = (decoder, added, pattern)
         return known[1], known[2]
@@ -343,5 +343,5 @@ def _pieces(processor: sentencepiece.SentencePieceProcessor, text: str) -> list[
         return [(piece.piece, (piece.begin, piece.end)) for piece in pieces]
     # sentencepiece counts bytes of UTF-8; `ends[i]` is where character i stops.
     ends = list(accumulate(len(character.encode("utf-8")) for character in text))
-    place = {0: 0} | {stop: index for index, stop in enumerate(ends, start=1)}
-    return [(piece.piece, (place[piece.begin], place[piece.end])) for piece in pieces]
+    character = {0: 0} | {stop: index for index, stop in enumerate(ends, start=1)}
+    return [(piece.piece, (character[piece.begin], character[piece.end])) for piece in pieces]

@@ -23,7 +23,7 @@ from typing import Any
 from videochat_online.errors import InputError
 from videochat_online.runs.files import PARTIAL, json_text, read_object, try_lock, write_text
 from videochat_online.runs.row_file import Row, RowFile, row_line
-from videochat_online.runs.run_folder import RUN_FILE, Difference, RunFolder, differences, in_one_line
+from videochat_online.runs.run_folder import RUN_FILE, RunFolder, SettingDifference, differences, in_one_line
 
 logger = logging.getLogger(__name__)
 
@@ -158,10 +158,10 @@ class EvaluationFolder(RunFolder):
             for number, row in enumerate(file.rows(), start=1):
                 yield path, number, row
 
-    def _other_settings(self, settings: Mapping[str, Any]) -> list[Difference]:
+    def _other_settings(self, settings: Mapping[str, Any]) -> list[SettingDifference]:
         return [one for one in differences(self.run["settings"], settings) if not self._may_change(one)]
 
-    def _may_change(self, found: Difference) -> bool:
+    def _may_change(self, found: SettingDifference) -> bool:
         """Whether a setting decides no answer so far: scorers come after the answers, and may come later."""
         if found.name.partition(".")[0] == "judge":
             return found.was == "null" or not any(row["is_right"] is not None for row in self.verdicts.rows())

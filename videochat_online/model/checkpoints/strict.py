@@ -123,7 +123,7 @@ class StrictLoading(PreTrainedModel):
         if state is None and has_lora(names):
             state = merge_lora(read_state(directory))
         if not isinstance(config, VideoChatOnlineConfig):
-            config = read_config(directory)
+            config = read_model_config(directory)
         if state is None:
             source, stored = directory, sum(file.stat().st_size for file in weight_files(directory))
         else:
@@ -228,7 +228,7 @@ def raise_on_difference(what: str, report: Mapping[str, Any], named: Callable[[s
         raise CheckpointError(f"{what}: {'; '.join(problems)}")
 
 
-def read_config(directory: Path) -> VideoChatOnlineConfig:
+def read_model_config(directory: Path) -> VideoChatOnlineConfig:
     """Configuration of a checkpoint of any known layout; whatever is odd about it is a CheckpointError."""
     try:
         return VideoChatOnlineConfig.from_pretrained(directory)

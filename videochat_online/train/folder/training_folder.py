@@ -25,7 +25,7 @@ from videochat_online.errors import CheckpointError, InputError
 from videochat_online.model.checkpoints.weight_files import tensor_names
 from videochat_online.runs.files import try_lock
 from videochat_online.runs.provenance import git_revision, timestamp, versions
-from videochat_online.runs.run_folder import LOCK_FILE, RUN_FILE, Difference, RunFolder, differences, in_one_line
+from videochat_online.runs.run_folder import LOCK_FILE, RUN_FILE, RunFolder, SettingDifference, differences, in_one_line
 from videochat_online.text import load_tokenizer
 from videochat_online.train.folder.checkpoints import LENGTH, checkpoints, is_complete, last_checkpoint, length_of
 from videochat_online.train.keys.arguments import Arguments, DataArguments, ModelArguments, num_processes
@@ -164,7 +164,7 @@ class TrainingFolder(RunFolder):
             raise InputError(f"{self.other_run(different)}{hint}")
         self._check_data(recorded.get("sets", sets), sets)
 
-    def _other_keys(self, recorded: Mapping[str, Any]) -> list[Difference]:
+    def _other_keys(self, recorded: Mapping[str, Any]) -> list[SettingDifference]:
         """The keys in which the recorded run is another one."""
         was, now = dict(recorded.get("identity", {})), identity(self.keys)
         was = {key: OWN_DEFAULTS[key] for key in now if key in OWN_DEFAULTS} | was
