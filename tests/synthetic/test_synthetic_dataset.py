@@ -80,7 +80,7 @@ def training_rows(folder: Path):
 def test_the_same_seed_gives_the_same_bytes(both, tmp_path):
     """In another process, with another order of hashes."""
     code = (
-        "import sys; sys.path.insert(0, 'tests'); import synthetic_sets as sets\n"
+        "import sys; sys.path.insert(0, 'tests/helpers'); import synthetic_sets as sets\n"
         "from videochat_online.synthetic import synthesize\n"
         "for preset in (sets.TINY_SINGLE, sets.TINY_SEVERAL):\n"
         "    synthesize(f'{sys.argv[1]}/{preset.world}', seed=7, preset=preset)"
