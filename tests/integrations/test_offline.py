@@ -120,7 +120,7 @@ def test_stops_end_an_answer_unless_they_stand_before_it(tiny_model, clip, monke
     settings = replace(SHORT, max_new_tokens=20)
     assert answerer.answer("What?", [clip], settings, ("never", middle)) == whole.split(middle)[0].strip()
     ids = tiny_model.tokenizer("\n\nA cup\nor so", add_special_tokens=False)["input_ids"]
-    monkeypatch.setattr(offline, "generate_ids", lambda *arguments, **keywords: iter(ids))
+    monkeypatch.setattr("videochat_online.streaming.generate.generate_ids", lambda *_: iter(ids))
     assert answerer.answer("What?", [clip], settings, ("\n",)) == "A cup"
 
 
