@@ -223,7 +223,8 @@ def test_published_words(adapter, tiny_model, clips, monkeypatch, caplog, trims)
     layouts, generated = [], []
     prompt, generate = lm._answerer.prompt, offline.generate_ids
     monkeypatch.setattr(lm._answerer, "prompt", lambda *given: layouts.append(found := prompt(*given)) or found)
-    monkeypatch.setattr(offline, "generate_ids", lambda *given, **more: generated.append(given) or generate(*given))
+    used = "videochat_online.streaming.generate.generate_ids"
+    monkeypatch.setattr(used, lambda *given: generated.append(given) or generate(*given))
     answers = list(lm.generate_until(documents_of(lm, clips[0], [*DOCUMENTS])))
     assert [found.layout.text for found in layouts] == [
         f"<|system|>\n{WATCH}<|end|><|user|>\n{FRAMES}{PUBLISHED[task]}<|end|><|assistant|>\n" for task in DOCUMENTS

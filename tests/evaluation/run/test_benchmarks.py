@@ -128,7 +128,7 @@ class TestRuns:
         def generate(network, embeds_LD, stop_ids, settings, reuse, contrasts):
             yield from tiny_model.tokenizer("No 3", add_special_tokens=False).input_ids
 
-        monkeypatch.setattr("videochat_online.evaluation.run.answering.generate_ids", generate)
+        monkeypatch.setattr("videochat_online.streaming.generate.generate_ids", generate)
         run(benchmark_config("ovobench", sets["ovobench"], tmp_path / "out", setting=setting), tiny_model)
         rows = {row["id"]: row for row in rows_of(tmp_path / "out")}
         assert {row["text"] for row in rows.values()} == {"No 3"}
