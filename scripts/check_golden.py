@@ -25,7 +25,7 @@ from types import ModuleType
 import torch
 from transformers.utils import logging as transformers_logging
 
-from golden import batches, chat, data, evaluation, evaluation_scripts, features, memory, model, text, video
+from golden import answer_scoring, batches, chat, data, evaluation_scripts, features, memory, model, text, video
 from golden.harness import Case
 
 CHECKS: dict[str, Callable[[Case], None]] = (
@@ -35,7 +35,7 @@ CHECKS: dict[str, Callable[[Case], None]] = (
     | video.CHECKS
     | text.CHECKS
     | chat.CHECKS
-    | evaluation.CHECKS
+    | answer_scoring.CHECKS
     | evaluation_scripts.CHECKS
     | data.CHECKS
     | batches.CHECKS

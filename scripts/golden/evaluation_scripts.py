@@ -30,8 +30,8 @@ from videochat_online.evaluation import (
     get_task,
     resolve_protocol,
 )
-from videochat_online.evaluation.media.frame_selection import VideoFrames
 from videochat_online.evaluation.media.locate import MediaLibrary
+from videochat_online.evaluation.media.protocol_frames import VideoFrames
 from videochat_online.evaluation.run.contexts import QuestionContext, make_context
 from videochat_online.evaluation.run.plan import estimated_cost, share_of
 from videochat_online.model import VideoChatModel
@@ -39,10 +39,10 @@ from videochat_online.streaming import GenerationSettings
 from videochat_online.text.questions import BEST_OPTION_PREFIX, SLIDING_WINDOW_SUFFIX
 from videochat_online.types import Turn
 
+from .answer_scoring import check_reading
 from .chat import model_of, some_model
-from .evaluation import check_reading
 from .harness import Case
-from .readings import first_capital, sign_after_paren, single_letter
+from .reference_parsers import first_capital, sign_after_paren, single_letter
 
 Row = dict[str, Any]
 TASK = get_task("ovbench")

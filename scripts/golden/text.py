@@ -14,7 +14,7 @@ from typing import Any
 from golden.harness import Case
 from videochat_online.constants import IGNORE_INDEX
 from videochat_online.errors import InputError
-from videochat_online.text.plain import encode_with_offsets
+from videochat_online.text.control_tokens import encode_with_offsets
 from videochat_online.text.prompt import PromptLayout, layout_prompt, split_placeholders
 from videochat_online.text.questions import (
     letter_question,

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from videochat_online.errors import InputError
-from videochat_online.synthetic.files.synthetic_words import words_in
+from videochat_online.synthetic.files.vocabulary import words_in
 from videochat_online.text.questions import option_text
 
 Row = Mapping[str, Any]

@@ -17,7 +17,7 @@ from video_files import write_video
 from videochat_online.errors import InputError, VideoError
 from videochat_online.integrations import offline
 from videochat_online.integrations.offline import OFFLINE, REFERENCE, OfflineAnswerer
-from videochat_online.integrations.published import published_question
+from videochat_online.integrations.published_prompts import published_question
 from videochat_online.streaming import GenerationSettings
 from videochat_online.text.questions import OFFLINE_SUFFIX
 
@@ -182,7 +182,7 @@ def test_arguments(adapter, tiny_dir):
             protocol(**wrong)
 
 
-# As lmms-eval 0.7.3 hands them over; what is published of them stands in `videochat_online.integrations.published`.
+# As lmms-eval 0.7.3 hands them over; what is published of them stands in `integrations/published_prompts.py`.
 DOCUMENTS = {
     "mvbench_action_antonym": {"question": "What is it?", "candidates": ["not sure", "open "], "answer": "open "},
     "videomme": {

@@ -38,7 +38,7 @@ from videochat_online.streaming import GenerationSettings, ImageChat
 from videochat_online.testing import LLMS
 from videochat_online.text import TEMPLATES, load_tokenizer
 from videochat_online.text.chat_jinja import jinja_template
-from videochat_online.text.fast import PLAIN_TEXTS
+from videochat_online.text.tokenizer_json import PLAIN_TEXTS
 from videochat_online.types import Turn
 
 

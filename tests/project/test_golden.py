@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 import check_golden
-from golden import evaluation as golden_evaluation
+from golden import answer_scoring
 from golden.harness import Case, run_lengths
 from golden_folder import PRINTED, write_golden
 
@@ -305,7 +305,7 @@ def test_one_number_of_another_recording_can_fail(other_folder, name, path, valu
 @pytest.mark.parametrize(("reply", "num_unexplained"), [(None, 4), ("A", 15)])
 def test_a_reading_without_a_reason_fails(other_folder, monkeypatch, reply, num_unexplained):
     """A parser that reads nothing, and one that reads an A in everything."""
-    monkeypatch.setattr(golden_evaluation, "parse_answer", lambda text, options: None if reply is None else 0)
+    monkeypatch.setattr(answer_scoring, "parse_answer", lambda text, options: None if reply is None else 0)
     case = next(case for case in check_golden.load_cases(other_folder) if case.name == "letters")
     check_golden.run_check(case)
     assert len(case.failures) == num_unexplained

@@ -24,8 +24,8 @@ from videochat_online.synthetic import PRESETS, ClipKind, StreamKind, scene_from
 from videochat_online.synthetic.files import synthetic_dataset, video_files
 from videochat_online.synthetic.files.annotations import TrainingRows
 from videochat_online.synthetic.files.preset_streams import make_streams
-from videochat_online.synthetic.files.synthetic_words import vocabulary, words_in
 from videochat_online.synthetic.files.video_files import write_jpeg
+from videochat_online.synthetic.files.vocabulary import vocabulary, words_in
 from videochat_online.synthetic.oracle import params_of
 from videochat_online.synthetic.questions.facts_several import latest
 from videochat_online.synthetic.questions.open_questions import OpenQuestions

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import plan_memory
+import training_plan_memory
 from processes import run_program
 from train_cases import flags, mixed_rows, write_media, write_registry
 from videochat_online.data import TrainingDataset, load_registries
@@ -233,7 +233,7 @@ def load_config_of(arguments):
 
 @pytest.mark.parametrize("name", ["zero1", "zero2", "zero3"])
 def test_a_process_holds_what_is_said_of_its_plan(name):
-    done = run_program(plan_memory.child, ["measure", json.dumps(plan_memory.small_plan(name))])
+    done = run_program(training_plan_memory.child, ["measure", json.dumps(training_plan_memory.small_plan(name))])
     assert done.returncode == 0, done.stderr[-3000:]
     measured, estimated = map(float, done.stdout.splitlines()[-1].split())
     assert measured > 500

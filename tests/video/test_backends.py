@@ -20,7 +20,7 @@ import torch
 from video_files import HEIGHT, WIDTH, draw_number, packet_spans, read_all, read_number, write_cut, write_video
 from videochat_online.errors import VideoError
 from videochat_online.video import open_video
-from videochat_online.video.files import indexed, witness
+from videochat_online.video.files import decord_torchcodec, pyav_comparison
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -211,9 +211,9 @@ class TestStandIn:
     def test_key_frames_that_were_not_sampled_are_compared_before_they_are_counted_from(
         self, stand_in, path, monkeypatch
     ):
-        monkeypatch.setattr(witness, "MAX_PIXELS", 1)
-        monkeypatch.setattr(witness, "MIN_FRAMES", 4)
-        monkeypatch.setattr(witness, "MAX_GROUPS", 2)
+        monkeypatch.setattr(pyav_comparison, "MAX_PIXELS", 1)
+        monkeypatch.setattr(pyav_comparison, "MIN_FRAMES", 4)
+        monkeypatch.setattr(pyav_comparison, "MAX_GROUPS", 2)
         stand_in(lambda i, frames: frames[i + 1 if 24 <= i < 36 else i])
         with open_video(path, backend="torchcodec") as video:
             for number in (59, 36, 0, 23):
@@ -239,9 +239,11 @@ class TestStandIn:
             assert len(asked) == 101
 
     def test_what_is_compared_is_bounded(self, path):
-        table = indexed.read_frame_table(path, "a", open_video(path).info, frozenset({"h264"}))
-        assert sorted(i for group in witness.sampled_groups(table, WIDTH, HEIGHT) for i in group) == list(range(60))
-        groups = sorted(witness.sampled_groups(table, 3840, 2160), key=lambda group: group[0])
+        table = decord_torchcodec.read_frame_table(path, "a", open_video(path).info, frozenset({"h264"}))
+        assert sorted(i for group in pyav_comparison.sampled_groups(table, WIDTH, HEIGHT) for i in group) == list(
+            range(60)
+        )
+        groups = sorted(pyav_comparison.sampled_groups(table, 3840, 2160), key=lambda group: group[0])
         assert groups == [range(first, first + 3) for first in (0, 12, 24, 36, 48)]
 
     def test_not_installed(self, path, monkeypatch):
@@ -271,8 +273,8 @@ class TestScript:
         ]
 
     def test_a_wrong_frame_is_found(self, script, capsys, monkeypatch):
-        monkeypatch.setattr(indexed, "MAX_DIFFERENCE", 255)
-        monkeypatch.setattr(indexed.IndexedReader, "_decode", lambda reader, i: reader._fetch(i // 2 * 2))
+        monkeypatch.setattr(decord_torchcodec, "MAX_DIFFERENCE", 255)
+        monkeypatch.setattr(decord_torchcodec.IndexedReader, "_decode", lambda reader, i: reader._fetch(i // 2 * 2))
         assert script.main(["--backends", "decord", "--containers", "mkv", "--codecs", "h264"]) == 1
         right, refused, wrong = map(int, capsys.readouterr().out.splitlines()[2].split("|")[3].split("/"))
         assert right + wrong == 24

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from videochat_online.cli.convert import all_or_nothing, check_folders
 from videochat_online.model.checkpoints.assembling import assemble
-from videochat_online.model.placing import DTYPES
+from videochat_online.model.device_and_dtype import DTYPES
 from videochat_online.runs.files import check_writable, share_files
 from videochat_online.text import TEMPLATES
 

@@ -14,8 +14,8 @@ from videochat_online.memory.settings import MEMORY_SETTINGS, parse_label, taker
 from videochat_online.model import VideoChatModel, load_model
 from videochat_online.model.compiling import PARTS
 from videochat_online.model.configuration import VideoChatOnlineConfig
+from videochat_online.model.device_and_dtype import DTYPES, QUANTIZATIONS
 from videochat_online.model.loading import CACHES, load_config, resolve_checkpoint
-from videochat_online.model.placing import DTYPES, QUANTIZATIONS
 from videochat_online.streaming import STRATEGIES, GenerationSettings, Strategy, make_strategy
 
 DEFAULTS = GenerationSettings()

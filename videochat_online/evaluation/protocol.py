@@ -31,7 +31,7 @@ from videochat_online.text.questions import (
     STREAMING_SUFFIX,
 )
 from videochat_online.video import TIME_TOLERANCE_S
-from videochat_online.video.sampling import Rounding
+from videochat_online.video.sampling_rules import Rounding
 
 FRAME_TIMES = ("start", "end")
 FRAME_RULES = ("causal", "reference")

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from videochat_online.errors import InputError
 from videochat_online.evaluation.protocol import one_system_message
 from videochat_online.integrations.offline import OFFLINE, OFFLINE_PROTOCOLS, REFERENCE, OfflineAnswerer
-from videochat_online.integrations.published import check_published, published_question
+from videochat_online.integrations.published_prompts import check_published, published_question
 from videochat_online.memory import MEMORY_OPTIONS
 from videochat_online.memory.settings import MEMORY_SETTINGS
 from videochat_online.model import load_model

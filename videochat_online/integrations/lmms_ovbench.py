@@ -23,8 +23,8 @@ import numpy.typing as npt
 
 from videochat_online.errors import InputError, VideoError
 from videochat_online.evaluation.benchmark import EvalQuestion, EvalVideo
-from videochat_online.evaluation.media.frame_selection import VideoFrames
 from videochat_online.evaluation.media.locate import MediaLibrary
+from videochat_online.evaluation.media.protocol_frames import VideoFrames
 from videochat_online.evaluation.protocol import PROTOCOLS
 from videochat_online.evaluation.scoring.metrics import compute_metrics
 from videochat_online.evaluation.scoring.parse import parse_answer

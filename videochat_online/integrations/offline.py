@@ -22,7 +22,7 @@ from PIL import Image
 
 from videochat_online.errors import InputError
 from videochat_online.evaluation.benchmark import EvalVideo
-from videochat_online.evaluation.media.frame_selection import VideoFrames
+from videochat_online.evaluation.media.protocol_frames import VideoFrames
 from videochat_online.evaluation.protocol import EvalProtocol
 from videochat_online.model import VideoChatModel
 from videochat_online.streaming import GenerationSettings, ImageChat, StreamingSession

@@ -280,5 +280,5 @@ class TieredMemoryBank(ABC):
 
 
 def _is_a(value: object, kind: type) -> bool:
-    """For what mypy takes for granted, and callers may not have kept to; numbers of numpy are numbers."""
+    """`isinstance`, unseen by mypy, for arguments that callers may give in another type; numpy's numbers count."""
     return isinstance(value, kind)

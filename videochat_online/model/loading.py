@@ -36,12 +36,12 @@ from videochat_online.model.checkpoints.saved_adapters import (
     read_adapter,
     read_learned,
 )
-from videochat_online.model.checkpoints.strict import read_model_config
+from videochat_online.model.checkpoints.strict_loading import read_model_config
 from videochat_online.model.checkpoints.weight_files import check_model_directory, first_line, is_hub_name
 from videochat_online.model.compiling import PARTS, check_compiler, compile_steps, compile_tower
 from videochat_online.model.configuration import VideoChatOnlineConfig
+from videochat_online.model.device_and_dtype import choose_attention, choose_device, choose_dtype, quantization_config
 from videochat_online.model.modeling import VideoChatOnlineForConditionalGeneration
-from videochat_online.model.placing import choose_attention, choose_device, choose_dtype, quantization_config
 from videochat_online.model.quantizing import check_torchao, quantize_weights
 from videochat_online.text import (
     ChatTemplate,

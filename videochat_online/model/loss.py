@@ -135,7 +135,7 @@ class _StandIn(nn.Module):
 
 
 class _Untold(BaseModelOutputWithPast):
-    """Output of layers that has nothing but hidden states: what is computed from anything else is not a number."""
+    """Output of the layers whose other fields are NaN: a loss that reads anything but hidden states becomes NaN."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):

@@ -20,7 +20,7 @@ from transformers.models.internvl.modeling_internvl import InternVLVisionModel
 
 from videochat_online.errors import InputError
 from videochat_online.memory import pool_by_ratio
-from videochat_online.model.checkpoints.strict import StrictLoading
+from videochat_online.model.checkpoints.strict_loading import StrictLoading
 from videochat_online.model.configuration import VideoChatOnlineConfig
 from videochat_online.model.loss import HeadFinder, TokenScores, chunked_loss, score_tokens
 from videochat_online.model.rope import use_explicit_regime

@@ -59,7 +59,7 @@ class Prompt:
     reuse: Reuse | None = None
 
     def without_last(self, num_tokens: int) -> Prompt:
-        """The same with that many tokens less at the end, which are alike in all its prompts. The layout stays."""
+        """Without the last `num_tokens`, which have to be alike in all contrasts; `layout` is not shortened."""
         stop = len(self.embeds_LD) - num_tokens
         shortened = [replace(one, embeds_LD=one.embeds_LD[: len(one.embeds_LD) - num_tokens]) for one in self.contrasts]
         reuse = self.reuse and replace(self.reuse, keys=self.reuse.keys[:stop])

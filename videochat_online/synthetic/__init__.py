@@ -2,7 +2,7 @@
 
 from videochat_online.synthetic.files.preset_streams import Stream, make_streams
 from videochat_online.synthetic.files.synthetic_dataset import Synthesis, synthesize
-from videochat_online.synthetic.files.synthetic_words import WORD_PATTERN, vocabulary, words_in
+from videochat_online.synthetic.files.vocabulary import WORD_PATTERN, vocabulary, words_in
 from videochat_online.synthetic.oracle import ORACLES, replay, replay_last_frame
 from videochat_online.synthetic.presets import PRESETS, ClipKind, Preset, StreamKind
 from videochat_online.synthetic.questions.question_templates import TEMPLATES, Question, Template

@@ -1,8 +1,8 @@
 """Text: chat templates, tokenisers, and the one layout of a prompt."""
 
+from videochat_online.text.control_tokens import check_text, encode_text, encode_with_offsets
 from videochat_online.text.counting import PromptCounter, PromptOutline
 from videochat_online.text.own_template import own_template
-from videochat_online.text.plain import check_text, encode_text, encode_with_offsets
 from videochat_online.text.prompt import (
     PromptLayout,
     frame_segments,

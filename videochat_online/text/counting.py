@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from videochat_online.text.plain import Part, count_parts, encode_parts, split_parts
+from videochat_online.text.control_tokens import Part, count_parts, encode_parts, split_parts
 from videochat_online.text.prompt import prompt_pieces, tokenizer_parts
 from videochat_online.text.templates import ChatTemplate
 from videochat_online.text.tokenizer import end_token_id

@@ -16,7 +16,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from videochat_online.errors import CheckpointError
-from videochat_online.text.plain import encode_parts
+from videochat_online.text.control_tokens import encode_parts
 from videochat_online.text.prompt import prompt_pieces
 from videochat_online.text.templates import ChatTemplate
 from videochat_online.types import Turn

@@ -4,7 +4,7 @@ The one function for training, streaming and evaluation. Knows the template and 
 of pixels, memories or models.
 
 The prompt is tokenised as one string, because the ids of a text depend on its neighbours; what a text spells never
-becomes a control token (`plain`). A picture is
+becomes a control token (`control_tokens`). A picture is
 a run of up to 256 (with tiles: thousands of) equal tokens; only one of them is in the string, and its id is
 repeated afterwards. The result is the same, since a special token is encoded on its own, and the time does
 not grow with the visual tokens.
@@ -25,7 +25,7 @@ from videochat_online.constants import (
     IMAGE_START_TOKEN,
 )
 from videochat_online.errors import InputError
-from videochat_online.text.plain import Part, check_text, encode_parts
+from videochat_online.text.control_tokens import Part, check_text, encode_parts
 from videochat_online.text.sentencepiece_tokenizer import Span
 from videochat_online.text.templates import ChatTemplate, Piece, display_text
 from videochat_online.text.tokenizer import end_token_id, image_context_id

@@ -83,8 +83,8 @@ def _check_address() -> None:
 
 
 @contextmanager
-def first_alone(*, speaks: bool) -> Iterator[None]:
-    """What is no error is said by one process, not by each: all of them find the same.
+def quiet_but_first(*, speaks: bool) -> Iterator[None]:
+    """Log what is no error in one process only, as all of them find the same.
 
     Args:
         speaks: whether this is the one.
@@ -119,8 +119,8 @@ def gathered(value: Any) -> list[Any]:
 
 
 @contextmanager
-def together() -> Iterator[None]:
-    """What one process cannot do, all of them fail to do: none is left waiting for another.
+def fail_together() -> Iterator[None]:
+    """Raise in all processes where the block fails in one, so that none waits for another for ever.
 
     Raises:
         InputError: another process has failed; names it, its node, and its error.

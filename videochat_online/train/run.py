@@ -28,7 +28,7 @@ from videochat_online.data.samples.sample_lengths import EstimatedSample
 from videochat_online.errors import InputError
 from videochat_online.runs.files import file_digest
 from videochat_online.text import image_context_id
-from videochat_online.train.distributed import check_alike, first_alone, gathered, join, together
+from videochat_online.train.distributed import check_alike, fail_together, gathered, join, quiet_but_first
 from videochat_online.train.estimate.device_memory import remarks
 from videochat_online.train.estimate.row_lengths import estimate_together
 from videochat_online.train.estimate.run_estimate import corrected, estimate_run, planned_network
@@ -80,7 +80,7 @@ def train(arguments: Arguments) -> TrainReport:
     join(training)
     folder = TrainingFolder(str(training.output_dir), resolved_keys(arguments))
     with (
-        first_alone(speaks=training.should_log),
+        quiet_but_first(speaks=training.should_log),
         closing(folder),
         Requests(folder.path, rank=training.process_index, save_minutes=training.save_minutes) as requests,
     ):
@@ -89,13 +89,13 @@ def train(arguments: Arguments) -> TrainReport:
 
 def _train(arguments: Arguments, folder: TrainingFolder, requests: Requests) -> TrainReport:
     training = arguments.training
-    with together():
+    with fail_together():
         entries, held_out = load_registries(str(arguments.data.meta_path)), load_held_out(arguments)
         sets = _facts(arguments, entries, held_out)
     every = sets | {f"eval_meta_path: {name}": facts for name, facts in set_facts(held_out).items()}
     check_alike(shared_keys(folder.keys) | {f"set {name}": facts for name, facts in every.items()})
     finished = None
-    with together():
+    with fail_together():
         if training.process_index == 0:
             folder.check(sets)
             finished = folder.finished_report()
@@ -104,14 +104,14 @@ def _train(arguments: Arguments, folder: TrainingFolder, requests: Requests) -> 
         logger.warning("%s: this run is finished; nothing to do", folder.path)
         return read_report(finished)
     set_seed(training.seed)
-    with together():
+    with fail_together():
         model = load_training_model(arguments)
         encoder = make_encoder(model.network.config, model.tokenizer, model.template, arguments.data)
         dataset = TrainingDataset(entries, encoder, seed=training.seed)
         collator = make_collator(encoder, model.tokenizer)
         validation = begin_validation(held_out, dataset, collator, training, folder.last_checkpoint() is not None)
     checkpoint = _open(folder, dataset, sets, training.process_index == 0)
-    with together():
+    with fail_together():
         check_start(checkpoint, model.start)
     training.eval_on_start = training.eval_on_start and checkpoint is None
     requests.forget_earlier()
@@ -164,13 +164,13 @@ def _go_through(
 def _open(folder: TrainingFolder, dataset: TrainingDataset, sets: dict[str, Any], is_first: bool) -> Path | None:
     """Open the run's folder, which is one for all processes; gives the checkpoint to go on from."""
     launch = checkpoint = None
-    with together():
+    with fail_together():
         if is_first:
             checkpoint = folder.last_checkpoint()
             folder.open({name: asdict(count) for name, count in dataset.counts().items()}, sets, checkpoint)
             launch = folder.launch_id()
     launch, checkpoint = gathered((launch, checkpoint))[0]
-    with together():
+    with fail_together():
         folder.wait_for(launch, checkpoint)
     return None if checkpoint is None else folder.path / checkpoint.name
 
@@ -317,7 +317,7 @@ def _try_rows(dataset: TrainingDataset) -> tuple[dict[str, dict[str, Any]], dict
 def _facts(
     arguments: Arguments, entries: Sequence[RegistryEntry], held_out: Sequence[RegistryEntry]
 ) -> dict[str, dict[str, Any]]:
-    """Of all sets that decide what a run becomes; held-out ones where it is the best step by them."""
+    """Facts of the training sets, and of held-out sets where they choose the step that becomes the result."""
     if arguments.training.metric_for_best_model is None:
         return set_facts(entries)
     return set_facts(entries) | {f"eval_meta_path: {name}": facts for name, facts in set_facts(held_out).items()}

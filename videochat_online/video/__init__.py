@@ -3,7 +3,7 @@
 from videochat_online.video.ahead import read_ahead
 from videochat_online.video.decode import BACKENDS, Source, VideoSource, open_video, read_video
 from videochat_online.video.reader import DEFAULT_FRAME_RATE, DecodeReport, VideoInfo
-from videochat_online.video.sampling import (
+from videochat_online.video.sampling_rules import (
     TIME_TOLERANCE_S,
     SampledFrames,
     frame_step,

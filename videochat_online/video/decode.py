@@ -26,17 +26,17 @@ from videochat_online.types import FrameChunk
 from videochat_online.video.ahead import read_ahead
 from videochat_online.video.animation import AnimationReader, is_animation
 from videochat_online.video.arrays import ArrayReader, IteratorReader
-from videochat_online.video.files.indexed import open_decord, open_torchcodec
+from videochat_online.video.files.decord_torchcodec import open_decord, open_torchcodec
 from videochat_online.video.files.pyav_reader import PyavReader
-from videochat_online.video.reader import DEFAULT_FRAME_RATE, DecodeReport, FrameReader, VideoInfo
-from videochat_online.video.sampling import TIME_TOLERANCE_S, check_rate
-from videochat_online.video.selection import (
+from videochat_online.video.frames_at_times import (
     frames_at_rate,
     frames_at_times,
     frames_between,
     group_frames,
     regular_times,
 )
+from videochat_online.video.reader import DEFAULT_FRAME_RATE, DecodeReport, FrameReader, VideoInfo
+from videochat_online.video.sampling_rules import TIME_TOLERANCE_S, check_rate
 from videochat_online.video.still_images import IMAGE_EXTENSIONS, ImageSequenceReader, is_url, list_frame_files
 from videochat_online.video.zero_start import ZeroStartReader
 

@@ -17,7 +17,7 @@ from videochat_online.errors import InputError, VideoError
 from videochat_online.evaluation import EvaluationFolder, Shard, evaluate, make_plan, resolve_protocol
 from videochat_online.evaluation.benchmark import EvalQuestion, EvalVideo
 from videochat_online.evaluation.media.decoder_process import DecoderProcess
-from videochat_online.evaluation.media.frame_selection import VideoFrames
+from videochat_online.evaluation.media.protocol_frames import VideoFrames
 from videochat_online.video import FrameTransform, open_video
 
 TRANSFORM = FrameTransform(size=32)

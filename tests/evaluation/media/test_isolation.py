@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from evaluation_sets import folder_set, make_config, run
-from videochat_online.evaluation.media.frame_selection import VideoFrames
+from videochat_online.evaluation.media.protocol_frames import VideoFrames
 from videochat_online.isolation import Lost, run_isolated
 from videochat_online.video import FrameTransform
 

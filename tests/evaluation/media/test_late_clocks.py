@@ -13,7 +13,7 @@ from video_files import read_numbers, write_video
 from videochat_online.cli.main import main
 from videochat_online.evaluation import EvalQuestion, EvalVideo, get_task, resolve_protocol
 from videochat_online.evaluation.check.benchmark_check import inspect_benchmark
-from videochat_online.evaluation.media.frame_selection import VideoFrames
+from videochat_online.evaluation.media.protocol_frames import VideoFrames
 from videochat_online.video import open_video
 
 TIMES_S = (0.5, 1.5, 3.0)

@@ -15,7 +15,7 @@ from benchmark_sets import benchmark_config
 from evaluation_sets import Shard, rows_of, run
 from videochat_online.errors import InputError
 from videochat_online.evaluation import compare_runs, get_task, resolve_protocol
-from videochat_online.evaluation.compare.load import default_label
+from videochat_online.evaluation.compare.finished_runs import default_label
 from videochat_online.evaluation.report.run_report import headline
 from videochat_online.evaluation.run.answering import Reply
 from videochat_online.evaluation.run.plan import QUESTION_COST, estimated_cost

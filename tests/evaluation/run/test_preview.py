@@ -11,7 +11,7 @@ from benchmark_sets import benchmark_config
 from evaluation_sets import folder_set, make_config, noise, question, write_frames, write_set
 from videochat_online.cli.main import main
 from videochat_online.evaluation import make_plan
-from videochat_online.evaluation.media.frame_selection import VideoFrames
+from videochat_online.evaluation.media.protocol_frames import VideoFrames
 from videochat_online.evaluation.run.answering import LETTER_PREFIX, asked_kind, question_text
 from videochat_online.evaluation.run.contexts import make_context
 from videochat_online.evaluation.run.preview import UNKNOWN_FRAMES, TextModel, preview

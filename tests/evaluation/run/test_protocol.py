@@ -14,8 +14,8 @@ from evaluation_sets import folder_set, make_config, noise, question, rows_of, r
 from videochat_online.cli.main import main
 from videochat_online.errors import InputError
 from videochat_online.evaluation import get_task, resolve_protocol
-from videochat_online.evaluation.compare.load import default_label
-from videochat_online.evaluation.media.frame_selection import VideoFrames
+from videochat_online.evaluation.compare.finished_runs import default_label
+from videochat_online.evaluation.media.protocol_frames import VideoFrames
 from videochat_online.evaluation.run.contexts import make_context
 from videochat_online.evaluation.run.plan import estimated_cost
 from videochat_online.evaluation.tasks.ovbench import load_ovbench

@@ -14,8 +14,8 @@ from evaluation_sets import noise, rows_of, run, write_frames, write_set
 from videochat_online.cli.main import main
 from videochat_online.errors import InputError
 from videochat_online.evaluation import compare_runs, get_task, make_plan, resolve_protocol
-from videochat_online.evaluation.compare.load import read_run
-from videochat_online.evaluation.media.frame_selection import VideoFrames
+from videochat_online.evaluation.compare.finished_runs import read_run
+from videochat_online.evaluation.media.protocol_frames import VideoFrames
 from videochat_online.evaluation.protocol import context_of
 from videochat_online.evaluation.run.contexts import make_context
 from videochat_online.text.questions import OVBENCH_SYSTEM_MESSAGE

@@ -17,7 +17,7 @@ from processes import start
 from videochat_online.errors import InputError
 from videochat_online.evaluation import EvaluationFolder, evaluate, make_plan, resolve_protocol
 from videochat_online.evaluation import config as evaluation_config
-from videochat_online.evaluation.compare.load import read_run
+from videochat_online.evaluation.compare.finished_runs import read_run
 from videochat_online.evaluation.run.plan import estimated_cost, share_of
 from videochat_online.evaluation.tasks.ovbench import load_ovbench
 from videochat_online.model import load_model

@@ -14,7 +14,7 @@ from evaluation_sets import Shard, folder_set, make_config, noise, question, row
 from video_files import packet_spans, write_video
 from videochat_online.errors import InputError, VideoError
 from videochat_online.evaluation import make_plan, resolve_protocol
-from videochat_online.evaluation.media.frame_selection import VideoFrames
+from videochat_online.evaluation.media.protocol_frames import VideoFrames
 from videochat_online.evaluation.run.answering import LETTER_PREFIX, letter_ids
 from videochat_online.evaluation.run.contexts import make_context
 from videochat_online.evaluation.tasks.ovbench import load_ovbench

@@ -13,7 +13,7 @@ from videochat_online.cli.main import main
 from videochat_online.errors import InputError
 from videochat_online.evaluation import make_plan, resolve_protocol
 from videochat_online.evaluation.benchmark import KINDS
-from videochat_online.evaluation.media.frame_selection import VideoFrames
+from videochat_online.evaluation.media.protocol_frames import VideoFrames
 from videochat_online.evaluation.run import runner
 from videochat_online.evaluation.run.contexts import make_context
 from videochat_online.evaluation.run.plan import settled

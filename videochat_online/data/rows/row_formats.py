@@ -229,7 +229,7 @@ def _dialogue(raw: Any, *, of_video: bool) -> tuple[str | None, tuple[DialogueTu
 
 
 def _check_unsaid(message: Mapping[str, Any], said_s: Any, where: str, *, of_video: bool) -> None:
-    """A time at a message that is not the human's: one that says more than the question before it would be lost."""
+    """Refuse a time at an answer unless it repeats its question's: nothing would be done with it."""
     check_part_keys(message, MESSAGE, where, of_video=of_video, asks=False)
     if message.get("timestamps") not in (None, said_s):
         found = shown(message["timestamps"])

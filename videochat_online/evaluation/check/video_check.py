@@ -15,7 +15,7 @@ from pathlib import Path
 from videochat_online.errors import VideoError
 from videochat_online.evaluation.benchmark import EvalVideo
 from videochat_online.evaluation.check.annotation_check import Finding
-from videochat_online.evaluation.media.frame_selection import average_fps, index_at
+from videochat_online.evaluation.media.protocol_frames import average_fps, index_at
 from videochat_online.video import TIME_TOLERANCE_S, VideoSource, list_frame_files, open_video
 
 MANY_TIMES = 2

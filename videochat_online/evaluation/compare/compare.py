@@ -14,8 +14,7 @@ from statistics import fmean
 from typing import Any
 
 from videochat_online.errors import InputError
-from videochat_online.evaluation.compare.flips import Flip, find_flips
-from videochat_online.evaluation.compare.load import (
+from videochat_online.evaluation.compare.finished_runs import (
     FACTS,
     ProtocolDifference,
     Run,
@@ -26,6 +25,7 @@ from videochat_online.evaluation.compare.load import (
     read_run,
     without_unscored,
 )
+from videochat_online.evaluation.compare.flips import Flip, find_flips
 from videochat_online.evaluation.scoring.averages import averages
 from videochat_online.evaluation.scoring.bootstrap import Difference, Score, chance, differences_by, scores_by
 from videochat_online.evaluation.scoring.metrics import EXTRA_KEYS, with_extra

@@ -10,8 +10,8 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from videochat_online.evaluation.compare.compare import ComparedRun, Comparison, Figures
+from videochat_online.evaluation.compare.finished_runs import listed
 from videochat_online.evaluation.compare.flips import Flip
-from videochat_online.evaluation.compare.load import listed
 from videochat_online.evaluation.report.markdown import cell, markdown_table
 from videochat_online.evaluation.report.run_report import headline
 

@@ -25,7 +25,7 @@ import torch
 
 from videochat_online.errors import InputError, VideoError
 from videochat_online.evaluation.benchmark import EvalVideo
-from videochat_online.evaluation.media.frame_selection import LabelledFrame, VideoFrames
+from videochat_online.evaluation.media.protocol_frames import LabelledFrame, VideoFrames
 from videochat_online.evaluation.protocol import EvalProtocol
 from videochat_online.isolation import (
     IS_FORKED,

@@ -14,8 +14,8 @@ from typing import Any
 
 from videochat_online.errors import InputError
 from videochat_online.evaluation.benchmark import EvalQuestion, EvalSet
-from videochat_online.evaluation.compare.load import Run, listed, read_run
-from videochat_online.evaluation.official.figures import Exported, Source
+from videochat_online.evaluation.compare.finished_runs import Run, listed, read_run
+from videochat_online.evaluation.official.official_rules import Exported, Source
 from videochat_online.evaluation.official.scores import rules_of
 from videochat_online.evaluation.run.evaluation_folder import read_run_file
 from videochat_online.evaluation.tasks import get_task

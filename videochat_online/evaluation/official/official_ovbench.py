@@ -20,7 +20,7 @@ from functools import partial
 from string import ascii_uppercase
 from typing import Any
 
-from videochat_online.evaluation.official.figures import Exported, OfficialAverage, OfficialRules, Rule, rows_by
+from videochat_online.evaluation.official.official_rules import Exported, OfficialAverage, OfficialRules, Rule, rows_by
 from videochat_online.evaluation.scoring.averages import cell_of
 from videochat_online.evaluation.tasks.ovbench import OVBENCH
 from videochat_online.runs.row_file import Row

@@ -16,7 +16,14 @@ from string import ascii_uppercase
 from typing import Any
 
 from videochat_online.evaluation.benchmark import YES_NO
-from videochat_online.evaluation.official.figures import Exported, OfficialAverage, OfficialRules, Rule, Source, rows_by
+from videochat_online.evaluation.official.official_rules import (
+    Exported,
+    OfficialAverage,
+    OfficialRules,
+    Rule,
+    Source,
+    rows_by,
+)
 from videochat_online.evaluation.tasks.ovobench import GROUPS, TASKS_OF_GROUPS
 from videochat_online.runs.row_file import Row
 

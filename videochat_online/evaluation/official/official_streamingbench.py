@@ -17,7 +17,14 @@ from string import ascii_uppercase
 from typing import Any
 
 from videochat_online.errors import InputError
-from videochat_online.evaluation.official.figures import Exported, OfficialAverage, OfficialRules, Rule, Source, rows_by
+from videochat_online.evaluation.official.official_rules import (
+    Exported,
+    OfficialAverage,
+    OfficialRules,
+    Rule,
+    Source,
+    rows_by,
+)
 from videochat_online.evaluation.scoring.averages import chosen_by
 from videochat_online.evaluation.tasks.streamingbench import GROUPS, PROACTIVE, STREAMINGBENCH, TOLERANCE_S
 from videochat_online.runs.row_file import Row

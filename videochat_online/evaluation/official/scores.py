@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from videochat_online.errors import InputError
-from videochat_online.evaluation.compare.load import Run, labels_of, listed, read_run
-from videochat_online.evaluation.official.figures import OfficialAverage, OfficialRules
+from videochat_online.evaluation.compare.finished_runs import Run, labels_of, listed, read_run
 from videochat_online.evaluation.official.official_ovbench import OVBENCH_RULES
 from videochat_online.evaluation.official.official_ovobench import OVOBENCH_RULES
+from videochat_online.evaluation.official.official_rules import OfficialAverage, OfficialRules
 from videochat_online.evaluation.official.official_streamingbench import STREAMINGBENCH_RULES
 from videochat_online.evaluation.report.markdown import markdown_table
 from videochat_online.evaluation.scoring.bootstrap import is_right

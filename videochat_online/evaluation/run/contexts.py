@@ -20,7 +20,7 @@ from torch import Tensor
 from videochat_online.errors import NoFrameError
 from videochat_online.evaluation.benchmark import EvalQuestion
 from videochat_online.evaluation.media.decoder_process import RemoteVideoFrames
-from videochat_online.evaluation.media.frame_selection import READ_CHUNK, LabelledFrame, VideoFrames
+from videochat_online.evaluation.media.protocol_frames import READ_CHUNK, LabelledFrame, VideoFrames
 from videochat_online.evaluation.protocol import EvalProtocol
 from videochat_online.memory import TokenSchedule, pool_to_grid
 from videochat_online.model import VideoChatModel

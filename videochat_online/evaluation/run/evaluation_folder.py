@@ -257,7 +257,7 @@ def split_answers(rows: Sequence[Row], bad_videos: Collection[str]) -> tuple[lis
 
 
 def read_run_file(path: Path) -> dict[str, Any]:
-    """What a run's `run.json` says, and what it meant where it was written before there was another way.
+    """The `run.json` of a run; what an earlier version did not write has the value by which that version went.
 
     Raises:
         InputError: it says something else than a run's settings.
@@ -275,6 +275,6 @@ def read_run_file(path: Path) -> dict[str, Any]:
 
 
 def _showed_more(settings: Mapping[str, Any]) -> bool:
-    """Whether a run from before questions had starts of their own may have shown what was before them."""
+    """Whether a run recorded before questions had starts of their own used windows that reach back beyond them."""
     had_windows = settings["protocol"].get("memory") is None and not settings.get("blind")
     return settings.get("task") == "streamingbench" and had_windows

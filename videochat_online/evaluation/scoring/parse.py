@@ -134,7 +134,7 @@ def parse_count(text: str) -> int | None:
 
 
 def parse_reply(text: str, options: Sequence[str], kind: str) -> int | None:
-    """What a reply to a question of a kind (`records.KINDS`) names; an open question has nothing to be named."""
+    """What a reply to a question of a kind (`benchmark.KINDS`) names; an open question has nothing to be named."""
     if kind == "choice":
         return parse_answer(text, options)
     return {"yes_no": parse_yes_no, "count": parse_count}[kind](text) if kind != "open" else None

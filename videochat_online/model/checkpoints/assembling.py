@@ -20,7 +20,7 @@ from videochat_online.errors import CheckpointError, InputError
 from videochat_online.model.checkpoints.checkpoint import read_network
 from videochat_online.model.checkpoints.hf_layout import TILING_KEYS, VISION_MODEL_TYPE
 from videochat_online.model.checkpoints.original import ORIGINAL_VISION_TYPE, to_our_tower, translate_vision
-from videochat_online.model.checkpoints.strict import raise_on_difference
+from videochat_online.model.checkpoints.strict_loading import raise_on_difference
 from videochat_online.model.checkpoints.weight_files import first_line, read_state
 from videochat_online.model.configuration import VideoChatOnlineConfig
 from videochat_online.model.modeling import Projector, VideoChatOnlineForConditionalGeneration

@@ -1,4 +1,4 @@
-"""A network from a directory and back, in our own layout or the published one; `strict` says what is read how."""
+"""A network from a directory and back, in our own layout or the published one; `strict_loading` says what is read how."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from transformers import PreTrainedModel
 
 from videochat_online.model.checkpoints.original import original_config, to_original_state
 from videochat_online.model.configuration import VideoChatOnlineConfig
+from videochat_online.model.device_and_dtype import fitting_attention
 from videochat_online.model.modeling import VideoChatOnlineForConditionalGeneration
-from videochat_online.model.placing import fitting_attention
 
 
 def read_network(

@@ -33,7 +33,7 @@ from videochat_online.constants import (
 from videochat_online.errors import CheckpointError
 from videochat_online.model.checkpoints.checkpoint import plain_state, write_state
 from videochat_online.model.checkpoints.hf_layout import hf_config, to_hf_state
-from videochat_online.model.checkpoints.strict import raise_on_difference
+from videochat_online.model.checkpoints.strict_loading import raise_on_difference
 from videochat_online.model.configuration import VideoChatOnlineConfig
 from videochat_online.text import (
     ChatTemplate,
@@ -45,7 +45,7 @@ from videochat_online.text import (
     token_id,
 )
 from videochat_online.text.chat_jinja import jinja_template
-from videochat_online.text.fast import PLAIN_TEXTS, as_saved, check_texts, compare_ids, fast_copy
+from videochat_online.text.tokenizer_json import PLAIN_TEXTS, as_saved, check_texts, compare_ids, fast_copy
 from videochat_online.types import Segment, Turn, Visual
 from videochat_online.video.transforms import find_normalization
 

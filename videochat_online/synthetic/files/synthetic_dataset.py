@@ -26,8 +26,8 @@ from videochat_online.runs.progress import progress
 from videochat_online.synthetic.files.annotations import LINES, TrainingRows, annotation_file, registries
 from videochat_online.synthetic.files.preset_streams import FOLDER, VARIABLE, Stream, make_streams
 from videochat_online.synthetic.files.question_rows import Row, json_document, ovbench_row, to_json_lines
-from videochat_online.synthetic.files.synthetic_words import WORD_PATTERN, vocabulary
 from videochat_online.synthetic.files.video_files import write_bytes, write_folder, write_jpeg, write_video
+from videochat_online.synthetic.files.vocabulary import WORD_PATTERN, vocabulary
 from videochat_online.synthetic.presets import PRESETS, SPLITS, Preset
 from videochat_online.synthetic.scene.even_draws import random_of
 from videochat_online.synthetic.scene.render import Renderer

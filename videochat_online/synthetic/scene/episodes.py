@@ -19,7 +19,14 @@ from videochat_online.synthetic.questions.facts_several import (
     path_name,
 )
 from videochat_online.synthetic.questions.shared_facts import YES_NO
-from videochat_online.synthetic.scene.stage import CELLS, CELLS_PER_SIDE, EPISODE_S, Stage, is_clear, spread_cells
+from videochat_online.synthetic.scene.episode_builder import (
+    CELLS,
+    CELLS_PER_SIDE,
+    EPISODE_S,
+    Stage,
+    is_clear,
+    spread_cells,
+)
 from videochat_online.synthetic.scene.words import ACTIONS, PATTERNS, SPANS, Cell, cell_name
 
 COUNTS = ("0", "1", "2", "3")

@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from random import Random
 
 from videochat_online.synthetic.questions.question_templates import Question, make_question
+from videochat_online.synthetic.scene.episode_builder import CELLS_PER_SIDE, EPISODE_S, Name, Stage
 from videochat_online.synthetic.scene.episodes import BUILDERS, Asked, Builder, Case
 from videochat_online.synthetic.scene.even_draws import Decks, random_of
 from videochat_online.synthetic.scene.scene import Entity, Event, Scene, event_order
-from videochat_online.synthetic.scene.stage import CELLS_PER_SIDE, EPISODE_S, Name, Stage
 from videochat_online.synthetic.scene.words import SEVERAL_COLOURS, SEVERAL_SHAPES
 
 

@@ -1,7 +1,7 @@
 """What a run holds on each device, by what it is: an estimate from sizes, plan and the largest batch.
 
-Checked against measured peaks by scripts/experiments/memory_estimate.py. What libraries hold beside it (a CUDA context,
-fragments, buffers of NCCL) comes on top.
+Checked against measured peaks by scripts/experiments/training_memory_estimate.py. What libraries hold beside it (a
+CUDA context, fragments, buffers of NCCL) comes on top.
 """
 
 from __future__ import annotations

@@ -89,12 +89,12 @@ def read_plan(deepspeed: Any) -> dict[str, Any]:
         return {}
     if isinstance(deepspeed, Mapping):
         return dict(deepspeed)
-    if not deepspeed.lstrip().startswith("{"):
+    if not str(deepspeed).lstrip().startswith("{"):
         if not Path(deepspeed).is_file():
             raise InputError(f"deepspeed: expected a JSON file, found none at {deepspeed}")
         return read_object(Path(deepspeed), "a JSON object, the plan of DeepSpeed")
     try:
-        return dict(json.loads(deepspeed))
+        return dict(json.loads(str(deepspeed)))
     except ValueError as error:
         raise InputError(f"deepspeed: expected a JSON object, found {shown(deepspeed)}: {error}") from error
 

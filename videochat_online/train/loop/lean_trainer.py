@@ -1,6 +1,6 @@
 """transformers' trainer with checkpoints of what learns alone, where that is little; only named hooks are overridden.
 
-What is in them, and when they are such, is `learned`'s.
+What is in them, and when they are such, is said by `learned_weights`.
 """
 
 from __future__ import annotations

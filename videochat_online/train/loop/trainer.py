@@ -26,7 +26,7 @@ from videochat_online.constants import IGNORE_INDEX
 from videochat_online.data import BATCH_REPORT, EpochSampler, PackedDataset, TrainingDataset
 from videochat_online.errors import InputError, one_line
 from videochat_online.runs.files import share_files, write_json
-from videochat_online.train.distributed import gathered, together
+from videochat_online.train.distributed import fail_together, gathered
 from videochat_online.train.folder.checkpoints import (
     COMPLETE_MARK,
     checkpoint_of,
@@ -302,7 +302,7 @@ class OnlineTrainer(EvaluatingTrainer):
         numbers = count_parameters(self.model)
         estimate = checkpoint_bytes(numbers, self.args, is_whole=self._kept is None)
         needed = estimate if last is None else folder_bytes(last)
-        with together():
+        with fail_together():
             if self.args.should_save:
                 (folder / COMPLETE_MARK).unlink(missing_ok=True)
                 check_room(folder, numbers["learning"] * HALF_PRECISION if last is None else needed, last)

@@ -2,7 +2,7 @@
 
 A library that fetches frames by number seeks to a key frame and counts on from there. That is right only where every
 packet is one frame, and where the order in the file and the order in time agree at key frames. Owns what can be known
-about this without decoding; whether the pictures are the right ones is the question of `witness`.
+about this without decoding; whether the pictures are the right ones is the question of `pyav_comparison`.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from videochat_online.video.files.container import BrokenPassError, ContainerPas
 from videochat_online.video.files.declared import INDEXED_FORMATS, MP4_FORMATS, declared_length, is_cut_mp4
 from videochat_online.video.files.timestamps import frame_rate, is_untimed
 from videochat_online.video.reader import DecodeReport, FrameReader, LazyFrame, LoadedFrame, Pixels, VideoInfo
-from videochat_online.video.sampling import TIME_TOLERANCE_S
+from videochat_online.video.sampling_rules import TIME_TOLERANCE_S
 
 SLOTTED_FORMATS = frozenset({"avi"})
 """Where a frame has a slot rather than a time, and slots may be empty."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from videochat_online.evaluation.benchmark import EvalQuestion
-from videochat_online.evaluation.compare.load import Run
+from videochat_online.evaluation.compare.finished_runs import Run
 from videochat_online.runs.row_file import Row
 
 Rule = Callable[[Row], bool]

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """What DeepSpeed's plans hold, against what train/estimate/device_memory.py says of them.
 
-    python scripts/experiments/plan_memory.py
+    python scripts/experiments/training_plan_memory.py
 
 A stack of matrices (50 million numbers) is trained by each shipped plan for two steps of two micro-batches of one row,
 so that next to nothing but weights, gradients, sums, AdamW's state and buckets is there; and by the same plans summing

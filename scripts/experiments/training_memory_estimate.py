@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """What the dry run says of memory, against what a process really held; and the table of docs/training.md.
 
-    python scripts/experiments/memory_estimate.py [--only NAME ...]
-    python scripts/experiments/memory_estimate.py --table
+    python scripts/experiments/training_memory_estimate.py [--only NAME ...]
+    python scripts/experiments/training_memory_estimate.py --table
 
 The first trains a random model of about 85 million numbers for two optimizer steps in each set-up, each in a process of
 its own, and prints the peak beyond what the process had before the model was loaded, with the estimate. CPU, half an
@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from plan_memory import give_back_what_is_free, held_bytes, small_plan
+from training_plan_memory import give_back_what_is_free, held_bytes, small_plan
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -15,7 +15,7 @@ import numpy as np
 from videochat_online.errors import VideoError
 from videochat_online.types import FrameChunk
 from videochat_online.video.reader import LazyFrame, LoadedFrame, VideoInfo
-from videochat_online.video.sampling import TIME_TOLERANCE_S
+from videochat_online.video.sampling_rules import TIME_TOLERANCE_S
 
 SKIP_GAP_S = 20.0
 """Asked times further apart than this are worth a jump instead of decoding all that lies between."""

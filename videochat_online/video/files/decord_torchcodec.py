@@ -19,8 +19,8 @@ import numpy as np
 
 from videochat_online.errors import VideoError
 from videochat_online.video.files.frame_table import FrameTable, read_frame_table, refused
+from videochat_online.video.files.pyav_comparison import MAX_DIFFERENCE, Witness, largest_difference, sampled_groups
 from videochat_online.video.files.pyav_reader import PyavReader
-from videochat_online.video.files.witness import MAX_DIFFERENCE, Witness, largest_difference, sampled_groups
 from videochat_online.video.reader import DecodeReport, FrameReader, LazyFrame, LoadedFrame, Pixels
 
 WHOLE_PICTURE_CODECS = frozenset({"h264", "hevc", "mjpeg", "prores"})

@@ -1,6 +1,6 @@
 """Golden checks of answer parsing and scoring.
 
-The reference has several parsers, with faults that ours does not share. Each is said again slowly (`readings.py`): the
+The reference has several parsers, with faults that ours does not share. Each is said again slowly (`reference_parsers.py`): the
 restatement must give what was recorded, and where ours reads something else, the reply must say why.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 from videochat_online.evaluation import compute_metrics, get_task, parse_answer
 
 from .harness import Case
-from .readings import after_paren, first_capital, first_words, one_paren, single_letter, why_different
+from .reference_parsers import after_paren, first_capital, first_words, one_paren, single_letter, why_different
 
 Row = dict[str, Any]
 
