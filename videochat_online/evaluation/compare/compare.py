@@ -181,9 +181,7 @@ def compare_runs(
     if len(runs) < 2:
         raise InputError(f"expected at least two runs to compare, got {len(runs)}")
     names = labels_of(runs, labels)
-    if baseline is not None and baseline not in names:
-        raise InputError(f"--baseline: expected one of {', '.join(map(repr, names))}, got {baseline!r}")
-    baseline_index = 0 if baseline is None else names.index(baseline)
+    baseline_index = 0 if baseline is None else _index_of(baseline, names)
     common = common_questions(runs, runs[baseline_index], only_common=only_common)
     found = protocol_differences_between(runs, names, runs[baseline_index])
     if found and not across_protocols:
@@ -213,6 +211,12 @@ def compare_runs(
             flip for name, rows in zip(names, answers, strict=True) for flip in find_flips(name, rows, of_baseline)
         ),
     )
+
+
+def _index_of(baseline: str, names: Sequence[str]) -> int:
+    if baseline not in names:
+        raise InputError(f"--baseline: expected one of {', '.join(map(repr, names))}, got {baseline!r}")
+    return names.index(baseline)
 
 
 def _not_alike(found: Sequence[ProtocolDifference], baseline: str) -> InputError:
