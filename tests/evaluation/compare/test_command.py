@@ -146,7 +146,7 @@ class TestRefusals:
         ("file", "change", "words"),
         [
             ("metrics.json", lambda text: text[:100], "expected the figures of an evaluation, found no JSON"),
-            ("metrics.json", lambda text: "[]", "expected num_questions, num_answered"),
+            ("metrics.json", lambda text: "[]", "expected the figures of an evaluation, found list"),
             ("run.json", lambda text: '{"settings": {"blind": true}}', "expected task, model, model_options"),
             ("predictions.jsonl", lambda text: text[: text.rindex('{"id"')], "each of 96 answers, found 95 rows of 95"),
             ("predictions.jsonl", lambda text: text + text[: text.index("\n") + 1], "found 97 rows of 96 questions"),
