@@ -1,7 +1,8 @@
 """Golden checks of answer parsing and scoring.
 
 The reference has several parsers, with faults that ours does not share. Each is said again slowly
-(`reference_parsers.py`): the restatement must give what was recorded, and where ours reads something else, the reply must say why.
+(`reference_parsers.py`): the restatement must give what was recorded, and where ours reads something
+else, the reply must say why.
 """
 
 from __future__ import annotations

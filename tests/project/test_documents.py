@@ -118,7 +118,8 @@ def documented_tree() -> dict[str, str]:
 
 def existing_entries(folder: Path) -> set[str]:
     """Files and non-empty folders directly in a folder, but for hidden and git-ignored ones."""
-    ignored = [line.strip("/") for line in (ROOT / ".gitignore").read_text("utf-8").split() if line[0] != "#"]
+    lines = [line for line in (ROOT / ".gitignore").read_text("utf-8").split() if line[0] != "#"]
+    ignored = [line.strip("/") for line in lines if folder == ROOT or not line.startswith("/")]
     found = set()
     for path in folder.iterdir():
         if path.name.startswith(".") or any(fnmatch(path.name, pattern) for pattern in ignored):

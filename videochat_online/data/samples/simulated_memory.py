@@ -89,7 +89,7 @@ class SimulatedMemory:
         return frames, [full_grid[0] // frame.tokens_CHW.shape[1] for frame in kept]
 
     def kept_counts(self, num_frames: int, full_grid: Grid, intervals: Sequence[int]) -> list[tuple[int, int]]:
-        """Frames kept of clips of 1, 2, ... `num_frames` frames, and their tokens; upper bounds where content decides."""
+        """Frames kept of clips of 1, 2, ... `num_frames`, and their tokens; upper bounds where content decides."""
         memory, found = self.make(full_grid, intervals), []
         blank_CHW = torch.zeros(THUMBNAIL_SIDE**2 * 3, *full_grid)
         for index in range(num_frames):

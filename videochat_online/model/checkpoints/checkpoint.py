@@ -1,4 +1,4 @@
-"""A network from a directory and back, in our own layout or the published one; `strict_loading` says what is read how."""
+"""A network from a directory and back, in our own layout or the published one; what is read how: `strict_loading`."""
 
 from __future__ import annotations
 

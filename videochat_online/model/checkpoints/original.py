@@ -1,6 +1,6 @@
 """The published checkpoint layout (InternVL2, VideoChat-Online) against ours: configuration and tensor names.
 
-Pure functions on dictionaries. `strict_loading.py` loads and `checkpoint.py` saves with them; nothing here reads a file.
+Pure functions on dictionaries: `strict_loading.py` loads and `checkpoint.py` saves with them; none reads a file.
 The published layout: `vision_model.*` (fused `attn.qkv`), `mlp1.{0,1,3}`, `language_model.*`; LoRA-wrapped
 parts hold `base_layer`, `lora_A.default`, `lora_B.default` in place of a weight.
 """
