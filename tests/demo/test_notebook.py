@@ -26,7 +26,7 @@ def notebook(tiny_dir, monkeypatch):
 
 def check(texts, shown):
     """Texts of the code cells by what they start with, and what is shown of all of them."""
-    first, last = [text for start, text in texts.items() if "folder" in start or "StreamClient(" in start]
+    first, last = [text for start, text in texts.items() if "clip =" in start or "StreamClient(" in start]
     assert "frames seen, " in first
     assert "num_frames_seen=9" in last
     assert any("IFrame" in value for value in shown)

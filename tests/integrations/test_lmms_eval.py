@@ -313,12 +313,12 @@ def test_each_rank_takes_its_own_gpu(adapter, monkeypatch):
     ],
 )
 def test_generation_keywords(adapter, keywords, settings, until):
-    assert adapter.generation_of(keywords) == (GenerationSettings(**settings), until)
+    assert adapter.settings_from_keywords(keywords) == (GenerationSettings(**settings), until)
 
 
 def test_generation_keywords_that_mean_nothing_here(adapter, caplog):
     with pytest.raises(InputError, match="num_beams: expected 1"):
-        adapter.generation_of({"num_beams": 4})
-    adapter.generation_of({**KEYWORDS, "length_penalty": 2})
+        adapter.settings_from_keywords({"num_beams": 4})
+    adapter.settings_from_keywords({**KEYWORDS, "length_penalty": 2})
     assert "length_penalty" in caplog.text
     assert "until" not in caplog.text

@@ -115,11 +115,11 @@ def test_a_clip_is_cut_once(environment, clip_of, tmp_path, monkeypatch):
 
 def test_without_a_folder_the_newest_are_held():
     store = ClipStore(num_held=2)
-    (store.folder / "x.part.mp4").touch()
+    (store.folder / ".x.mp4.partial").touch()
     for i, name in enumerate("abc"):
         path = store.get(name, Path.touch)
         os.utime(path, (i, i))
-    assert sorted(path.name for path in store.folder.iterdir()) == ["b", "c", "x.part.mp4"]
+    assert sorted(path.name for path in store.folder.iterdir()) == [".x.mp4.partial", "b", "c"]
     folder = store.folder
     del store, path
     assert not folder.exists()
