@@ -18,6 +18,7 @@ from videochat_online.errors import InputError
 from videochat_online.evaluation import EvaluationFolder, evaluate, make_plan, resolve_protocol
 from videochat_online.evaluation import config as evaluation_config
 from videochat_online.evaluation.compare.finished_runs import read_run
+from videochat_online.evaluation.run import plan as evaluation_plan
 from videochat_online.evaluation.run.plan import estimated_cost, share_of
 from videochat_online.evaluation.tasks.ovbench import load_ovbench
 from videochat_online.model import load_model
@@ -341,6 +342,20 @@ class TestShards:
         expected = json.loads((tmp_path / "whole" / "metrics.json").read_text())
         assert metrics["cells"] == expected["cells"]
         assert metrics["cost"]["num_frames_encoded"] == expected["cost"]["num_frames_encoded"]
+
+    def test_what_another_shard_has_answered_is_not_answered_again(
+        self, annotations, tmp_path, tiny_model, whole, monkeypatch
+    ):
+        output = tmp_path / "out"
+        run(make_config(annotations, output, shard=Shard(0, 2)), tiny_model)
+        monkeypatch.setattr(  # as a version that estimates costs otherwise may do
+            evaluation_plan,
+            "share_of",
+            lambda videos, protocol, shard, **_: share_of(videos, protocol, Shard(1 - shard.index, 2)),
+        )
+        run(make_config(annotations, output, shard=Shard(1, 2)), None)
+        run(make_config(annotations, output, shard=Shard(0, 2)), tiny_model)
+        assert rows_of(output) == whole
 
     def test_more_shards_than_videos(self, annotations, tmp_path, tiny_model, whole):
         for index in range(5):

@@ -108,9 +108,9 @@ class _Share:
     ) -> None:
         self._config, self._plan, self._on_progress = config, plan, on_progress
         self._predictions, self._videos = predictions, videos
-        answered = folder.predictions.rows()
-        self._answered = {row["id"] for row in answered}
-        gone_through = {row["video"] for row in folder.videos.rows() if not row["is_bad"]}
+        # Of all shards: a version that estimates costs otherwise shares out otherwise, and may go on with the run.
+        self._answered = {row["id"] for row in folder.all_predictions()}
+        gone_through = {row["video"] for row in folder.all_videos() if not row["is_bad"]}
         self._open = [
             located
             for located in plan.share
@@ -118,7 +118,7 @@ class _Share:
             or any(question.id not in self._answered for question in located.video.questions)
         ]
         self._num_bad = self._num_failed_in_a_row = 0
-        self._num_too_long = len(too_long_rows(answered))
+        self._num_too_long = len(too_long_rows(folder.predictions.rows()))
         self._withheld: list[Row] = []
         self._progress = Progress(sum(len(located.video.questions) for located in self._open))
 
