@@ -10,7 +10,7 @@ import pytest
 from videochat_online.errors import InputError
 from videochat_online.runs.files import read_object, write_json, write_text, written_whole
 from videochat_online.runs.row_file import RowFile
-from videochat_online.runs.run_folder import MOST_NAMED, RunFolder, differences, in_one_line
+from videochat_online.runs.run_folder import MOST_NAMED, MOST_TOLD, RunFolder, differences, in_one_line
 
 
 class TestFiles:
@@ -92,7 +92,10 @@ class TestDifferences:
         assert (name, was[:3], was[-5:], now[-5:]) == ("path", '"/a', '/one"', '/two"')
         assert max(map(len, (was, now))) < 200
 
-    def test_only_the_first_are_named(self):
-        was = {f"key{number}": number for number in range(MOST_NAMED + 2)}
+    def test_the_first_have_values_and_the_others_names(self):
+        was = {f"key{number:02}": number for number in range(MOST_NAMED + 2)}
         told = in_one_line(differences(was, {}))
-        assert (told.count(" was "), told.endswith("; and 2 more differ")) == (MOST_NAMED, True)
+        assert told.count(" was ") == MOST_TOLD
+        assert told.endswith(f", key{MOST_NAMED - 1}, 2 more differ")
+        few = dict(list(was.items())[: MOST_TOLD + 1])
+        assert in_one_line(differences(few, {})).endswith(f"; and key0{MOST_TOLD} differ")

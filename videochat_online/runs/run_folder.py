@@ -7,7 +7,7 @@ in `run.json` what the run is a run of, and go on with no other.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -19,8 +19,10 @@ LOCK_FILE = ".lock"
 
 MOST_SHOWN = 160
 """Characters of a value in an error; of more, both ends are shown."""
-MOST_NAMED = 8
-"""Differences that an error names."""
+MOST_TOLD = 8
+"""Differences that an error gives with their values; of more, the names."""
+MOST_NAMED = 50
+"""Differences that an error names in all."""
 
 
 class RunFolder:
@@ -114,11 +116,13 @@ def differences(was: Any, now: Any, name: str = "") -> list[SettingDifference]:
     return [] if was == now else [SettingDifference(name, _short(was), _short(now))]
 
 
-def in_one_line(found: Iterable[object]) -> str:
-    """The first of what differs, and how much more does."""
-    told = [str(one) for one in found]
-    more = len(told) - MOST_NAMED
-    return "; ".join(told[:MOST_NAMED]) + (f"; and {more} more differ" if more > 0 else "")
+def in_one_line(found: Sequence[SettingDifference], told: Callable[[SettingDifference], str] = str) -> str:
+    """The first of what differs as `told` gives it, the names of the others, and of very many how many they are."""
+    lines = [told(one) for one in found[:MOST_TOLD]]
+    names = [one.name for one in found[MOST_TOLD:MOST_NAMED]]
+    if (more := len(found) - MOST_NAMED) > 0:
+        names.append(f"{more} more")
+    return "; ".join(lines) + (f"; and {', '.join(names)} differ" if names else "")
 
 
 def _short(value: Any) -> str:

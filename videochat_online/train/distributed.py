@@ -148,11 +148,9 @@ def check_alike(facts: Mapping[str, Any]) -> None:
     everyone = gathered((node_name(), dict(facts)))
     first_node, first = everyone[0]
     for rank, (node, other) in enumerate(everyone):
-        found = [f"{name}: {now}, there {was}" for name, was, now in differences(first, other)]
-        if found:
-            raise InputError(
-                f"process {rank} on {node} was started otherwise than process 0 on {first_node}: {in_one_line(found)}"
-            )
+        if found := differences(first, other):
+            told = in_one_line(found, lambda one: f"{one.name}: {one.now}, there {one.was}")
+            raise InputError(f"process {rank} on {node} was started otherwise than process 0 on {first_node}: {told}")
 
 
 def num_elements(parameter: torch.Tensor) -> int:
