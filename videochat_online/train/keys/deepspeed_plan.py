@@ -13,8 +13,7 @@ from typing import Any
 
 from transformers import TrainingArguments
 
-from videochat_online.data.rows.field_values import shown
-from videochat_online.errors import InputError
+from videochat_online.errors import InputError, shown
 from videochat_online.runs.files import read_object
 
 LOST = "0.4% at 8 micro-batches, 0.6% at 32, 1.1% at 128"
@@ -95,7 +94,7 @@ def read_plan(deepspeed: Any) -> dict[str, Any]:
         return read_object(Path(deepspeed), "a JSON object, the plan of DeepSpeed")
     try:
         return dict(json.loads(str(deepspeed)))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"deepspeed: expected a JSON object, found {shown(deepspeed)}: {error}") from error
 
 
