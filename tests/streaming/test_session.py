@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import random
 import threading
@@ -11,6 +12,9 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import PreTrainedTokenizerFast
 
 from text_tokenizers import FAMILIES, family_tokenizers
 from videochat_online.errors import InputError, NoFrameError, NonFiniteError
@@ -535,6 +539,14 @@ class TestTextPieces:
             assert "".join(pieces) == tokenizer.decode(ids, skip_special_tokens=True), ids
             assert len(pieces) == len(ids) + 1
         assert len("".join(list(text_pieces(tokenizer, known[0]))[:-1])) > 20  # not all at the end
+
+    def test_blanks_that_are_taken_from_around_apostrophes(self):
+        words = {word: index for index, word in enumerate(("a", "'", "n", "'t"))}
+        tokenizer = PreTrainedTokenizerFast(
+            tokenizer_object=Tokenizer(WordLevel(words, unk_token="a")), clean_up_tokenization_spaces=True
+        )
+        for ids in itertools.product(range(len(words)), repeat=5):
+            assert "".join(text_pieces(tokenizer, ids)) == tokenizer.decode(ids), ids
 
     def test_a_character_of_several_tokens_is_shown_whole(self, tiny_model):
         text = "A 世界 ok"

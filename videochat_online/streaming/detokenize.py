@@ -9,9 +9,10 @@ from tokenizers.decoders import DecodeStream
 from transformers import PreTrainedTokenizerBase
 
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
-_UNSETTLED = re.compile(r"(?:\N{REPLACEMENT CHARACTER}|\s(?:n'?|'[vr]?)?)$")
-"""Ends of a text that may read otherwise with what follows: bytes that are no character yet, and blanks, which
-`clean_up_tokenization` takes from before punctuation and `n't`, `'ve`, `'re` and the like."""
+_UNSETTLED = re.compile(r"(?:\N{REPLACEMENT CHARACTER}|\s|[\s']n|'[vr]?)$")
+"""Ends of a text that may read otherwise with what follows: bytes that are no character yet; and blanks and
+apostrophes, as `clean_up_tokenization` takes blanks from before punctuation and `n't`, `'ve`, `'re` and the like, and
+from around apostrophes, of which every second one counts where several stand in a row."""
 
 
 def text_pieces(tokenizer: PreTrainedTokenizerBase, ids: Iterable[int]) -> Iterator[str]:
