@@ -78,7 +78,7 @@ class TieredMemoryBank(ABC):
 
     @abstractmethod
     def _empty_stores(self) -> list[FrameStore]:
-        """Empty stores, one for each tier; called before `__init__` of this class and whenever frames are forgotten."""
+        """Empty stores, one for each tier. `__init__` asks for them: what they depend on has to be set before it."""
 
     @property
     def max_tokens(self) -> int | None:

@@ -44,9 +44,8 @@ class FixedBatches:
         num_frames = len(pixels_TCSS)
         if num_frames != 1:
             pixels_TCSS = functional.pad(pixels_TCSS, (0, 0) * 3 + (0, self._size - num_frames))
-        return self._encode(pixels_TCSS)[
-            :num_frames
-        ].clone()  # a recorded graph writes the next ones into the same tensor
+        # A copy: a recorded graph writes the next ones into the same tensor.
+        return self._encode(pixels_TCSS)[:num_frames].clone()
 
 
 def compile_tower(network: VideoChatOnlineForConditionalGeneration) -> FixedBatches:
