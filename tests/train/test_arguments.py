@@ -96,7 +96,7 @@ def test_a_bad_key_or_value_is_named_wherever_it_stands(tmp_path, key, value, me
     [
         (["--max_bad_fraction", "1.5"], "max_bad_fraction: expected a part between 0 and 1, found 1.5"),
         (["--deepspeed", "none.json"], "deepspeed: expected a JSON file, found none at none.json"),
-        (["--deepspeed", '{"a":' * 20_000], "deepspeed: expected a JSON object, found '{\"a\":"),
+        (["--deepspeed", '{"a":' * 20_000], 'deepspeed: expected a JSON object, found \'{"a":'),
         (
             ["--global_batch_size", "9"],
             "global_batch_size: expected a multiple of 8, 8 on each of 1 processes, found 9",
