@@ -16,6 +16,7 @@ import fcntl
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -184,6 +185,9 @@ def main() -> int:
     )
     parser.add_argument("--from_scratch", action="store_true", help="train stage 2 without stage 1, too")
     options = parser.parse_args()
+    for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: commands have sessions of their own
+        if signal.getsignal(number) == signal.SIG_DFL:  # not ignored, as under nohup
+            signal.signal(number, signal.default_int_handler)
     output = options.output.resolve()
     try:
         if not 0 <= options.seed < 2**32:

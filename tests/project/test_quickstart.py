@@ -194,6 +194,19 @@ def is_gone(file: Path) -> bool:
     return False
 
 
+def started(folder: Path, number: Path) -> subprocess.Popen:
+    """A quickstart in a process of its own, whose command is running: the number of its process is in a file."""
+    code = f"import sys; sys.path.insert(0, {str(ROOT / 'scripts/quickstart')!r}); import run_quickstart as script\n"
+    code += "from quickstart_phases import Command, Phase\n"
+    # After a second: a command is told to end only once the quickstart has noted that it runs.
+    code += f"words = ['sh', '-c', 'sleep 1; echo $$ >{number}; exec sleep 60']\n"
+    code += "script.phases = lambda *_: [Phase('a', [Command('a', words, 'a')])]; sys.exit(script.main())"
+    process = subprocess.Popen([sys.executable, "-c", code, "--output", str(folder)], stdout=subprocess.DEVNULL)
+    while not number.exists() or not number.read_text():
+        time.sleep(0.05)
+    return process
+
+
 def launches(folder: Path) -> list[tuple[str, bool]]:
     """Phase of every launch that is kept, and whether it went to its end."""
     return [(one["phase"], one["finished"]) for one in json.loads((folder / "times.json").read_text())]
@@ -332,6 +345,14 @@ class TestMain:
         assert all(said(folder / "logs" / f"{name}.log") == ["told"] for name in "ab")
         assert launches(folder) == [("two", False)]
 
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+    def test_so_does_kill_and_a_closed_terminal(self, folder, tmp_path, number):
+        process = started(folder, tmp_path / "number")
+        process.send_signal(number)
+        assert process.wait() == 130
+        assert is_gone(tmp_path / "number")
+        assert launches(folder) == [("a", False)]
+
 
 class TestFolder:
     def refused(self, start, capsys, *flags: str) -> str:
@@ -382,16 +403,8 @@ class TestFolder:
 
     def test_one_at_a_time_and_what_a_killed_one_left_counts(self, start, capsys, folder, tmp_path):
         """A second quickstart is refused while the first is at work, and while a command of a killed one is."""
-        code = (
-            f"import sys; sys.path.insert(0, {str(ROOT / 'scripts/quickstart')!r}); import run_quickstart as script\n"
-        )
-        code += "from quickstart_phases import Command, Phase\n"
-        code += f"words = ['sh', '-c', 'echo $$ >{tmp_path}/number; exec sleep 60']\n"
-        code += "script.phases = lambda *_: [Phase('a', [Command('a', words, 'a')])]; script.main()"
-        first = subprocess.Popen([sys.executable, "-c", code, "--output", str(folder)], stdout=subprocess.DEVNULL)
+        first = started(folder, tmp_path / "number")
         try:
-            while not (tmp_path / "number").exists() or not (tmp_path / "number").read_text():
-                time.sleep(0.05)
             words = f"{folder}: another quickstart, or a command that one left, is at work there"
             assert words in self.refused(start, capsys)
             first.kill()
