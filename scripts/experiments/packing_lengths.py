@@ -26,6 +26,9 @@ NUM_PACKS = 40
 
 def main() -> int:
     """Measure and print."""
+    if {"-h", "--help"} & set(sys.argv[1:]):  # no key of a training
+        print(__doc__)
+        return 0
     arguments = parse_arguments(None, sys.argv[1:])
     config, tokenizer, template = load_texts(arguments)
     encoder = make_encoder(config, tokenizer, template, arguments.data)

@@ -11,6 +11,7 @@ CPU, half a minute.
 
 from __future__ import annotations
 
+import argparse
 import ctypes
 import json
 import multiprocessing
@@ -101,6 +102,7 @@ def _print_row(label: str, plan: dict[str, Any]) -> None:
 
 def main() -> int:
     """Print the table as Markdown."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     import deepspeed  # noqa: F401 - so that each process has it
 
     import videochat_online.train  # noqa: F401 - likewise

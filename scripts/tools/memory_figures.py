@@ -9,8 +9,8 @@ closer than the rounding are left out. Nothing here comes from our own bank.
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from pathlib import Path
 
 from safetensors.torch import load_file
@@ -63,4 +63,6 @@ def _size(item: tuple[str, int]) -> int:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("root", type=Path, help="folder of the golden files")
+    main(parser.parse_args().root)

@@ -10,6 +10,7 @@ and say in the commit what changed and why.
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 import tempfile
@@ -51,5 +52,6 @@ def digests() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     json.dump({"how": __doc__} | digests(), sys.stdout, indent=1)
     sys.stdout.write("\n")

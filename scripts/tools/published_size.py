@@ -11,6 +11,7 @@ more tokens than the real one does.
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -19,10 +20,9 @@ from videochat_online.testing import build_tiny_tokenizer, published_config
 
 def main() -> int:
     """Write config.json and the tokenizer."""
-    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
-        print(__doc__)
-        return 2
-    directory = Path(sys.argv[1])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("directory", type=Path)
+    directory = parser.parse_args().directory
     published_config().save_pretrained(directory)
     build_tiny_tokenizer().save_pretrained(directory)
     print(f"{directory}: configuration of 4.15 billion parameters, no weights")
