@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from chat_templates import CHATML, MISTRAL, tokenizer_with
 from random_networks import random_network
+from text_tokenizers import CHATML, MISTRAL, tokenizer_with
 from videochat_online.cli.main import main
 from videochat_online.errors import CheckpointError, InputError
 from videochat_online.model import export_original, load_model

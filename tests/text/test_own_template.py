@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import processors
 
-from chat_templates import (
+from text_tokenizers import (
     CHATML,
     EACH,
     END,
@@ -22,9 +22,9 @@ from chat_templates import (
     NO_SYSTEM,
     PHI3,
     WITH_DEFAULT,
+    family_tokenizers,
     tokenizer_with,
 )
-from text_tokenizers import family_tokenizers
 from videochat_online.errors import CheckpointError, InputError
 from videochat_online.text import (
     TEMPLATES,
