@@ -110,12 +110,12 @@ class TestWordTokenizer:
 def test_the_command_makes_a_model_that_answers(tmp_path, monkeypatch, capsys):
     """`python -m videochat_online.testing`, for checkouts and installed packages alike."""
     folder = tmp_path / "model"
-    monkeypatch.setattr("sys.argv", ["testing", str(folder), "--llm", "qwen2", "--image_size", "56"])
+    monkeypatch.setattr("sys.argv", ["testing", str(folder), "--llm", "qwen2"])
     make_model_command()
     assert re.fullmatch(rf"{folder}: tiny qwen2 model, \d\.\d MB, random weights\n", capsys.readouterr().out)
     session = StreamingSession(load_model(folder, device="cpu"))
-    session.push(np.zeros((1, 56, 56, 3), dtype=np.uint8), [0.0])
-    assert session.ask("What is this?").num_visual_tokens == 4
+    session.push(np.zeros((1, 112, 112, 3), dtype=np.uint8), [0.0])
+    assert session.ask("What is this?").num_visual_tokens == 16
 
 
 @pytest.fixture(scope="module")

@@ -181,7 +181,7 @@ def test_pixels_logits_and_masks(parse, monkeypatch):
     found = memory_estimate(network, packed, row)["masks"]
     assert found == pytest.approx(8192**2 * (1 + 4 * 32) / 2**30, abs=0.01)  # one of places, one of numbers a layer
     (remark,) = remarks(network, packed, 8192, 1)
-    assert f"attention sdpa makes masks of 1 x 8192 x 8192 places, {found:.1f} GiB" in remark
+    assert f"attention sdpa makes masks of 1 x 8192 x 8192 entries, {found:.1f} GiB" in remark
     monkeypatch.setattr(
         "videochat_online.train.estimate.device_memory.attention_of", lambda arguments: "flash_attention_2"
     )

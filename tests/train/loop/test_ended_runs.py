@@ -153,7 +153,7 @@ def test_held_out_sets_are_the_same_in_all_processes(run, monkeypatch):
 def test_one_process_speaks_for_all(caplog):
     ours = logging.getLogger("videochat_online.train.run")
     for speaks in (True, False):
-        with distributed.first_alone(speaks=speaks):
+        with distributed.quiet_but_first(speaks=speaks):
             ours.warning("going on %s", speaks)
             ours.error("broken %s", speaks)
     ours.warning("afterwards")

@@ -398,9 +398,9 @@ def test_processes_agree_before_one_of_them_fails():
 
 def test_what_another_process_could_not_do_is_said_by_all(monkeypatch):
     monkeypatch.setattr(distributed, "gathered", lambda value: [None, ("node7", "no such file"), value])
-    with pytest.raises(InputError, match="^process 1 on node7: no such file$"), distributed.together():
+    with pytest.raises(InputError, match="^process 1 on node7: no such file$"), distributed.fail_together():
         pass
-    with pytest.raises(ZeroDivisionError), distributed.together():
+    with pytest.raises(ZeroDivisionError), distributed.fail_together():
         1 / 0  # noqa: B018
 
 

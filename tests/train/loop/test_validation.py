@@ -306,7 +306,7 @@ def test_a_run_ends_early_where_nothing_gets_better(place, run):
     assert (again.steps, again.status, again.result_step) == (3, "finished", 1)
     # Of other rows, another step may be the best.
     other = write_registry(place / "more", place / "media", seen=online_rows(1), other=online_rows(1))
-    with pytest.raises(InputError, match="begun with other data: eval_meta_path: other: annotation_sha256 was"):
+    with pytest.raises(InputError, match="begun with other data: eval_meta_path: other.annotation_sha256 was"):
         run("early", **keys | {"eval_meta_path": other})
 
 
