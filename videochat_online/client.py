@@ -45,7 +45,7 @@ class StreamClient:
     """A server of streams.
 
     Args:
-        url: of the server, such as "http://127.0.0.1:7860"; the API is at `/v1` below it.
+        url: address of the server, such as "http://127.0.0.1:7860"; the API is at `/v1` below it.
         password: that the server asks for.
         timeout_s: longest silence of the server. A whole answer is silence until it is there.
 

@@ -65,7 +65,7 @@ def run_isolated(
     """Yield index and result of each call as it is done; `Lost` where there is none, an error included.
 
     Args:
-        function: of a module; it and what it takes and gives can be pickled.
+        function: function of a module; it and what it takes and gives can be pickled.
         calls: its arguments, call by call.
         num_processes: at once, at least 1.
         limits_s: seconds that each call may take.

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -18,31 +15,14 @@ from train_cases import (
     losses,
     online_rows,
     state,
-    write_good_and_bad,
     write_media,
     write_registry,
 )
 from videochat_online.cli.main import main
 from videochat_online.data import BatchReport, SkippedSample
 from videochat_online.errors import InputError
-from videochat_online.train import TrainReport, dry_run, parse_arguments, train
+from videochat_online.train import dry_run, parse_arguments
 from videochat_online.train.loop.skipped_rows import SkippedLog, read_skipped
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Media and registries; runs go beside them."""
-    return write_good_and_bad(tmp_path_factory.mktemp("train"))
-
-
-@pytest.fixture(scope="module")
-def run(place: Path, tiny_dir: Callable[[str], Path]) -> Callable[..., TrainReport]:
-    """Train in this process; keys as `flags` takes them."""
-
-    def start(name: str, registry: str = "good", **keys: Any) -> TrainReport:
-        return train(parse_arguments(None, arguments(place, tiny_dir, name, registry, **keys)))
-
-    return start
 
 
 def test_a_precision_that_would_be_another_one_is_refused(place, run):

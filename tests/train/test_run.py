@@ -2,9 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -14,7 +12,7 @@ from huggingface_hub import ModelCard
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerFast, TrainerControl, TrainerState, TrainingArguments
 
-from train_cases import arguments, launch, losses, online_rows, state, write_good_and_bad, write_registry
+from train_cases import arguments, launch, losses, online_rows, state, write_registry
 from videochat_online.constants import SPECIAL_TOKENS
 from videochat_online.data import EpochSampler, load_registries
 from videochat_online.errors import InputError
@@ -29,23 +27,6 @@ from videochat_online.train.loop.skipped_rows import SkippedLog
 from videochat_online.train.loop.trainer import OnlineTrainer
 from videochat_online.train.run import set_facts
 from videochat_online.train.setup.model_setup import choose_trainable
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Media and registries; runs go beside them."""
-    return write_good_and_bad(tmp_path_factory.mktemp("train"))
-
-
-@pytest.fixture(scope="module")
-def run(place: Path, tiny_dir: Callable[[str], Path]) -> Callable[..., TrainReport]:
-    """Train in this process; keys as `flags` takes them."""
-
-    def start(name: str, registry: str = "good", **keys: Any) -> TrainReport:
-        return train(parse_arguments(None, arguments(place, tiny_dir, name, registry, **keys)))
-
-    return start
-
 
 # Two epochs of four steps, with noise of the trainer's own random numbers.
 WHOLE = {"max_steps": 8, "drop_path_rate": 0.5, "save_strategy": "steps", "save_steps": 5}

@@ -24,7 +24,7 @@ def make_example(title: str, path: Path, seed: int | None = None) -> tuple[Quest
 
     Args:
         title: one of `EXAMPLES`.
-        path: of the file.
+        path: the file.
         seed: the same clip for the same one.
     """
     preset = PRESETS[EXAMPLES[title]]

@@ -20,7 +20,7 @@ class MemorySetting:
     """An option as people set it.
 
     Attributes:
-        kind: of its value, or of each of its values.
+        kind: type of its value, or of each of its values.
         meaning: in a few words.
         num_values: None for a single one, "+" for a list, a number for a list of that length.
     """

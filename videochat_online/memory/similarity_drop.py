@@ -28,7 +28,7 @@ class SimilarityDropMemoryBank(TieredMemoryBank):
 
     Args:
         num_frames: frames at most.
-        threshold: of the mean similarity; 1 drops next to nothing, -1 keeps little but the first frame.
+        threshold: bound of the mean similarity; 1 drops next to nothing, -1 keeps little but the first frame.
         full_grid: rows and columns of tokens of a full-size frame.
         grid: token grid of each frame; default: `full_grid`. Budget: `num_frames` times its tokens.
         device: where frames are kept; None for that of the first frame.

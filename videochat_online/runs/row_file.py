@@ -22,7 +22,7 @@ class RowFile:
     """A file of rows.
 
     Args:
-        path: of the file, which need not exist.
+        path: the file, which need not exist.
         key: that every row has.
     """
 

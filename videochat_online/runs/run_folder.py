@@ -29,7 +29,7 @@ class RunFolder:
     """The folder that a run writes to.
 
     Args:
-        path: of the folder, which need not exist.
+        path: the folder, which need not exist.
     """
 
     flag: ClassVar[str]

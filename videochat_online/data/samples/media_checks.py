@@ -43,7 +43,7 @@ def check_boxes(sample: Sample, indices: Sequence[int]) -> None:
 
     Args:
         sample: a track.
-        indices: which of its images are used.
+        indices: indices of the images that are used.
 
     Raises:
         InputError: names the box.

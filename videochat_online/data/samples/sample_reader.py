@@ -56,7 +56,7 @@ class SampleReader:
         reader: reads frames and tiles.
         full_grid: tokens of a full-size frame or tile, rows and columns.
         schedule: which frame is pooled by how much.
-        sampling: which frames of a video are taken.
+        sampling: rule for the frames of a video that are taken.
         tiling: how still images are cut.
         max_overrun_s: how far a row's times may lie beyond its video: they are rounded, and files often say less than
             they hold.

@@ -100,8 +100,8 @@ def tracking_turns(sample: Sample, indices: Sequence[int], asked: int) -> tuple[
 
     Args:
         sample: a track.
-        indices: which of its images are used, ascending.
-        asked: which of `indices` is asked about.
+        indices: indices of the images that are used, ascending.
+        asked: the one of `indices` that is asked about.
     """
     # Turns stand where their frames do, and replies say their times, which are rounded as prompts print them.
     times_s = [round(sample.boxes[index].time_s, 1) for index in indices]

@@ -27,7 +27,7 @@ class ArchiveFacts:
     Attributes:
         problem: why it is broken or cannot be looked into; None for an intact one.
         is_corrupt: broken for sure.
-        held: of the videos that were looked for, those that are in it.
+        held: videos that were looked for and are in it.
     """
 
     problem: str | None = None

@@ -126,7 +126,7 @@ def inspect_benchmark(
         annotations: its files.
         data_root: the videos are somewhere below it.
         num_processes: that look at files at once.
-        time_limit_s: for each video, and for each archive with more for its size; then its process is killed.
+        time_limit_s: seconds for each video, and for each archive with more for its size; then its process is killed.
         decode_all: decode whole videos, not only both ends of what questions need.
         zero_start: times of questions count from a video's first frame.
         on_done: told how many files are done, of how many.

@@ -51,7 +51,7 @@ class Figures:
         score: accuracy.
         difference: to the baseline; 0 for the baseline itself.
         chance: accuracy that guessing gives on average.
-        chance_standard_error: of guessing at that many questions.
+        chance_standard_error: standard error of guessing at that many questions.
     """
 
     score: Score
@@ -171,7 +171,7 @@ def compare_runs(
         where: for each key of a question the values to keep, as text; all keys have to fit.
         across_protocols: list settings that differ instead of refusing them.
         only_common: leave questions out that not every run answered instead of refusing them.
-        seed: of the bootstrap; the default gives the intervals of `metrics.json`.
+        seed: random seed of the bootstrap; the default gives the intervals of `metrics.json`.
 
     Raises:
         InputError: a run is not there or not finished, the runs answered different questions or were made under

@@ -78,8 +78,8 @@ class Run:
     Attributes:
         folder: as given.
         settings: what decided its answers, from `run.json`.
-        rows: of `predictions.jsonl`, one a question about a video that could be used.
-        num_questions: of its set, with those about videos that could not be used.
+        rows: rows of `predictions.jsonl`, one a question about a video that could be used.
+        num_questions: number in its set, with those about videos that could not be used.
         bad_videos: names of these.
         unscored: ids of open questions that nothing says to be right or wrong; they have no row.
     """

@@ -190,8 +190,8 @@ def plot_run(folder: Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Draw what a run's answers allow, into its folder; gives titles and file names.
 
     Args:
-        folder: of the run.
-        rows: of `predictions.jsonl`.
+        folder: the run's folder.
+        rows: rows of `predictions.jsonl`.
     """
     waits_s = [row["first_token_s"] for row in rows if row["first_token_s"] is not None]
     drawn: dict[str, tuple[str, Figure]] = {}

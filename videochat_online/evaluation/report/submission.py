@@ -35,7 +35,7 @@ def submission(metrics: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) ->
 
     Args:
         metrics: content of `metrics.json`.
-        rows: of `predictions.jsonl`, in any order.
+        rows: rows of `predictions.jsonl`, in any order.
     """
     in_order = sorted(rows, key=lambda row: (row["dataset"] or "", row["video"], row["time_s"], row["id"]))
     return {

@@ -65,7 +65,7 @@ class EvaluationFolder(RunFolder):
         path: new, empty, or holding this very run.
         settings: what decides the answers, as JSON holds it; compared with what `run.json` says.
         facts: what else `run.json` says: command, versions, counts.
-        shard: which part this process works on.
+        shard: the part that this process works on.
 
     Raises:
         InputError: the folder holds something else, or a run of other settings (each difference is named).

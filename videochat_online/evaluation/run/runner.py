@@ -79,7 +79,7 @@ def evaluate(
     Args:
         config: all values.
         plan: videos and where they are.
-        folder: of this run.
+        folder: this run's folder.
         load_model: called only if there is something to answer.
         on_progress: called after every answer and every video.
 

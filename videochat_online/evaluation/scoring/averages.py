@@ -83,9 +83,9 @@ def averages(
     """What results are published as, for JSON.
 
     Args:
-        rows: of `predictions.jsonl`; only what they say of their question, and `correct`, counts.
+        rows: rows of `predictions.jsonl`; only what they say of their question, and `correct`, counts.
         task: its cells and totals.
-        seed: of the bootstrap.
+        seed: random seed of the bootstrap.
         baseline: another run's answers to the same questions; every average then has its `difference` to theirs.
 
     Returns:

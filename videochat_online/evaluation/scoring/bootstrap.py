@@ -88,7 +88,7 @@ def differences_by(
         rows: answers of a run.
         baseline: another run's answers to the same questions, in any order.
         key: as for `scores_by`.
-        seed: of the bootstrap.
+        seed: random seed of the bootstrap.
 
     Raises:
         ValueError: the questions are not the same.
@@ -109,7 +109,8 @@ def mean_of_means(rows: Sequence[Row], key: Callable[[Row], tuple[str, Hashable]
     Args:
         rows: answers of a run, at least one.
         key: group and type of a question.
-        seed: of the bootstrap. A resample may hold no question of a small type: the mean is then over the others.
+        seed: random seed of the bootstrap. A resample may hold no question of a small type: the mean is then over the
+            others.
     """
     value, means_R = _mean_and_resamples(*_counts(rows, key), seed)
     return Score(value, *_interval(means_R), len(rows))

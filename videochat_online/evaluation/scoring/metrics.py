@@ -31,9 +31,10 @@ def compute_metrics(rows: Sequence[Row], task: Task, *, seed: int = 0) -> dict[s
     """Everything that can be said about the answers.
 
     Args:
-        rows: of `predictions.jsonl`; one that names no option counts as wrong, one whose `correct` is null as nothing.
+        rows: rows of `predictions.jsonl`; one that names no option counts as wrong, one whose `correct` is null as
+            nothing.
         task: how datasets form groups, which cells are set apart, which totals it publishes.
-        seed: of the bootstrap.
+        seed: random seed of the bootstrap.
 
     Returns:
         What `averages` gives; `accuracy`, the value of the most important average that can be given, with its name

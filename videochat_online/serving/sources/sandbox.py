@@ -81,7 +81,7 @@ def open_listed(source: ByteSource | str, formats: Collection[str], options: dic
     Args:
         source: file, or an address that FFmpeg may connect to as `options` allow.
         formats: FFmpeg's names of containers.
-        options: of FFmpeg, beside the list.
+        options: options of FFmpeg, beside the list.
 
     Raises:
         InputError: what it is instead, without a name in front.
@@ -102,7 +102,7 @@ def confine(memory_bytes: int, cpu_s: int | None = None) -> None:
     """Bound what this process may use from now on, where the system can; for a process of its own.
 
     Args:
-        memory_bytes: of address space, on top of what it has (a server with a GPU has hundreds of GB).
+        memory_bytes: bytes of address space, on top of what it has (a server with a GPU has hundreds of GB).
         cpu_s: seconds of computing, after which the system ends the process.
     """
     if sys.platform == "win32":

@@ -25,7 +25,7 @@ def write_run_card(
     """Write the card of a finished run beside its model, unless there is a README.md.
 
     Args:
-        folder: of the run.
+        folder: the run's folder.
         arguments: of the run.
         report: report of the run.
         sets: facts of each training set.

@@ -88,12 +88,13 @@ def read_plan(deepspeed: Any) -> dict[str, Any]:
         return {}
     if isinstance(deepspeed, Mapping):
         return dict(deepspeed)
-    if not str(deepspeed).lstrip().startswith("{"):
+    text = str(deepspeed)
+    if not text.lstrip().startswith("{"):
         if not Path(deepspeed).is_file():
             raise InputError(f"deepspeed: expected a JSON file, found none at {deepspeed}")
         return read_object(Path(deepspeed), "a JSON object, the plan of DeepSpeed")
     try:
-        return dict(json.loads(str(deepspeed)))
+        return dict(json.loads(text))
     except (ValueError, RecursionError) as error:
         raise InputError(f"deepspeed: expected a JSON object, found {shown(deepspeed)}: {error}") from error
 

@@ -43,7 +43,7 @@ class Requests:
     that was ignored stays so, and outside the main thread, where Python allows no handlers, all stay as they are.
 
     Args:
-        folder: of the run.
+        folder: the run's folder.
         rank: of this process; the first one looks at files and at the clock.
         save_minutes: after so many without a checkpoint one is asked for; 0 for never.
     """

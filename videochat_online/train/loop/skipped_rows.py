@@ -22,7 +22,7 @@ class SkippedLog:
     """The account of samples that could not be used; each is written down at once.
 
     Args:
-        folder: of the run. The file of a launch before this one is continued.
+        folder: the run's folder. The file of a launch before this one is continued.
         process: rank of this process.
         num_items: in an epoch, over all processes.
         max_fraction: more bad samples than this part end the run.
