@@ -113,6 +113,7 @@ def saved(monkeypatch) -> list[int]:
     from videochat_online.train.loop.trainer import OnlineTrainer  # takes seconds, and few tests want it
 
     steps: list[int] = []
+    # The last thing that is done for a checkpoint: one that fails before is none.
     complete = OnlineTrainer._complete
 
     def watched(self, *rest):

@@ -258,7 +258,7 @@ def pretrain(data: Path, directory: Path, seed: int, num_steps: int) -> float:
     captions = Captions(data, tokenizer)
     # Made before the work, so that nothing is lost where it cannot be.
     unfinished = _make_folder(directory.resolve().with_name(f"{directory.resolve().name}.unfinished"))
-    accuracy = _train(network, captions, num_steps)
+    accuracy = train(network, captions, num_steps)
     transformers_logging.disable_progress_bar()
     silence_accelerator_notice()
     network.save_pretrained(unfinished)
@@ -269,7 +269,7 @@ def pretrain(data: Path, directory: Path, seed: int, num_steps: int) -> float:
     return accuracy
 
 
-def _train(network: VideoChatOnlineForConditionalGeneration, captions: Captions, num_steps: int) -> float:
+def train(network: VideoChatOnlineForConditionalGeneration, captions: Captions, num_steps: int) -> float:
     """Part of the words that are right in shapes that were held out, seen as one token."""
     learning = [*network.vision_tower.parameters(), *network.projector.parameters()]
     learning.append(network.get_input_embeddings().weight)

@@ -409,6 +409,7 @@ class TestDoctor:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_flags_are_given_in_full(command):
     """The beginning of a flag is none: it may be another one's, or of the next version."""
+    # argparse has no public list of a parser's flags.
     parser = build_parser(command)._subparsers._group_actions[0].choices[command]
     flags = {flag for action in parser._actions for flag in action.option_strings}
     for action in parser._actions:

@@ -73,6 +73,7 @@ def test_items_that_never_fit_together_cost_no_more_than_once(monkeypatch):
     """All of a length of which no two fill a pack: packs must not be taken apart for ever."""
     monkeypatch.setattr(packing, "WINDOW", 10)
     fitted = []
+    # Counts how often the inner step is taken.
     original = packing._best_fit
     monkeypatch.setattr(packing, "_best_fit", lambda items, *rest: fitted.append(len(items)) or original(items, *rest))
     _, packs = packed([60] * 500)

@@ -43,6 +43,7 @@ class Imagined(PixelReader):
         self.facts, self.sizes = facts, sizes
 
     def clip(self, path, sampling, *, fps=None, clip_s=None, rng=None):
+        # Frames are chosen as the real reader does, from facts of a file that is not there.
         chosen = pixel_reader._choose(self.facts, sampling, clip_s, rng)
         return SampledClip(blank(len(chosen.indices)), chosen.times_s, self.facts.duration_s)
 

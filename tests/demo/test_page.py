@@ -290,7 +290,7 @@ def test_the_operator_s_strategy_is_that_of_every_stream(tiny_model, monkeypatch
             for time_s in range(4):
                 one.stream.receive(np.full((30, 40, 3), 60 * time_s, np.uint8), float(time_s))
             one.stream.drain(60)
-            assert len(one.stream._session.prepare("What?").frames) == 2
+            assert len(one.stream.session.prepare("What?").frames) == 2
         fields = {each["props"].get("elem_id"): each["props"] for each in client.get("config").json()["components"]}
         assert fields["memory"]["info"] == "strategy: retrieval"
 

@@ -92,8 +92,8 @@ class Schedule:
                 session.save(self._folder / "state")
             elif step == "restore":
                 session.restore(self._folder / "state")
-            elif session._kept is not None:
-                session._kept.drop()
+            elif session.kept_prefix is not None:
+                session.kept_prefix.drop()
         said.append(session.ask("And in the end?").text)
         return said
 

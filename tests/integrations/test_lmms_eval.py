@@ -72,7 +72,7 @@ def test_answers_come_in_the_order_of_the_requests(lm, clips, tiny_model):
     texts = ["What?", "Where?"]
     requests = requests_for(lm, clips, texts)
     answers = list(lm.generate_until(requests))
-    protocol = lm._answerer.protocol
+    protocol = lm.answerer.protocol
     assert protocol.memory_options == {"capacities": (1, 1, 2), "policy": "reference"}
     settings = GenerationSettings(max_new_tokens=5)
     expected = [
@@ -90,8 +90,8 @@ def test_options_of_a_document_are_compared_together(lm, clips, monkeypatch):
         for text, option, doc_id in options
     ]
     asked = []
-    losses = lm._answerer.losses
-    monkeypatch.setattr(lm._answerer, "losses", lambda *given: (asked.append(given), losses(*given))[1])
+    losses = lm.answerer.losses
+    monkeypatch.setattr(lm.answerer, "losses", lambda *given: (asked.append(given), losses(*given))[1])
     found = list(lm.loglikelihood(requests))
     assert asked == [("What?", [clips[0]], ["a cup", "no"]), ("What?", [clips[1]], ["a cup"])]
     expected = [*losses("What?", [clips[0]], ["a cup", "no"]), *losses("What?", [clips[1]], ["a cup"])]
@@ -132,14 +132,14 @@ def test_documents_without_visuals(lm):
         (request,) = requests_for(lm, ["none"], ["What?"])
         request.args = (*request.args[:2], visuals, *request.args[3:])
         (answer,) = lm.generate_until([request])
-        assert answer == lm._answerer.answer("What?", [], GenerationSettings(max_new_tokens=5))
+        assert answer == lm.answerer.answer("What?", [], GenerationSettings(max_new_tokens=5))
 
 
 def test_the_weights_go_before_a_judge_comes(lm, clips):
     requests = requests_for(lm, clips, ["What?"])
     lm.clean()
     assert lm.is_clean
-    assert lm._answerer is None
+    assert lm.answerer is None
     with pytest.raises(InputError, match="clean"):
         next(lm.generate_until(requests))
 
@@ -151,7 +151,7 @@ def test_rounds_are_refused(lm):
 
 def test_arguments(adapter, tiny_dir):
     def protocol(**arguments):
-        return adapter.VideoChatOnline(str(tiny_dir()), device="cpu", **arguments)._answerer.protocol
+        return adapter.VideoChatOnline(str(tiny_dir()), device="cpu", **arguments).answerer.protocol
 
     assert protocol() == OFFLINE
     assert protocol(protocol="lmms_eval") == OFFLINE
@@ -221,8 +221,8 @@ def test_published_words(adapter, tiny_model, clips, monkeypatch, caplog, trims)
     monkeypatch.setattr(adapter, "load_model", lambda *given, **more: model)
     lm = adapter.VideoChatOnline("tiny", protocol="reference")
     layouts, generated = [], []
-    prompt, generate = lm._answerer.prompt, offline.generate_ids
-    monkeypatch.setattr(lm._answerer, "prompt", lambda *given: layouts.append(found := prompt(*given)) or found)
+    prompt, generate = lm.answerer.prompt, offline.generate_ids
+    monkeypatch.setattr(lm.answerer, "prompt", lambda *given: layouts.append(found := prompt(*given)) or found)
     used = "videochat_online.streaming.generate.generate_ids"
     monkeypatch.setattr(used, lambda *given: generated.append(given) or generate(*given))
     answers = list(lm.generate_until(documents_of(lm, clips[0], [*DOCUMENTS])))
@@ -237,8 +237,8 @@ def test_published_words(adapter, tiny_model, clips, monkeypatch, caplog, trims)
 def test_without_a_name_the_words_are_the_task_s(lm, clips):
     (request,) = documents_of(lm, clips[0], ["videomme"])
     (answer,) = lm.generate_until([request])
-    assert answer == lm._answerer.answer("Its own words.", [clips[0]], GenerationSettings(max_new_tokens=5))
-    assert "select the best" not in lm._answerer.prompt("What?", [clips[0]]).layout.text
+    assert answer == lm.answerer.answer("Its own words.", [clips[0]], GenerationSettings(max_new_tokens=5))
+    assert "select the best" not in lm.answerer.prompt("What?", [clips[0]]).layout.text
 
 
 @pytest.mark.parametrize(
@@ -285,18 +285,18 @@ def test_documents_that_are_none_of_the_benchmark_s(task, doc, message):
 )
 def test_a_system_message_of_one_s_own(adapter, tiny_dir, clips, given, said):
     lm = adapter.VideoChatOnline(str(tiny_dir()), device="cpu", protocol="reference", system_message=given)
-    expected = lm._answerer.model.system_message if said is None else said
-    assert lm._answerer.prompt("What?", [clips[0]]).layout.text.startswith(f"<|system|>\n{expected}<|end|>")
+    expected = lm.answerer.model.system_message if said is None else said
+    assert lm.answerer.prompt("What?", [clips[0]]).layout.text.startswith(f"<|system|>\n{expected}<|end|>")
 
 
 def test_each_rank_takes_its_own_gpu(adapter, monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "3")
-    assert adapter._device_of_rank("auto") == ("cuda:3" if torch.cuda.is_available() else "auto")
+    assert adapter.device_of_rank("auto") == ("cuda:3" if torch.cuda.is_available() else "auto")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert adapter._device_of_rank("auto") == "cuda:3"
-    assert adapter._device_of_rank("cpu") == "cpu"
+    assert adapter.device_of_rank("auto") == "cuda:3"
+    assert adapter.device_of_rank("cpu") == "cpu"
     monkeypatch.delenv("LOCAL_RANK")
-    assert adapter._device_of_rank("auto") == "auto"
+    assert adapter.device_of_rank("auto") == "auto"
 
 
 @pytest.mark.parametrize(

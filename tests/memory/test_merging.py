@@ -88,7 +88,7 @@ def test_equal_frames_merge_from_the_oldest_on():
     for _ in write(bank, still, range(9)):
         pass
     assert [frame.index for frame in bank.read()] == [6, 7, 8]
-    assert bank._stores[0].numbers == [7, 1, 1]
+    assert bank.stores[0].numbers == [7, 1, 1]
     assert torch.equal(bank.read()[0].tokens_CHW, bank.read()[2].tokens_CHW)
 
 
@@ -187,7 +187,7 @@ def test_sizes_keep_events_from_growing():
         bank = EventMergingMemoryBank(event_frames=4, penalty_weights=weights, full_grid=GRID)
         for _ in write(bank, torch.ones(33, 2, *GRID), range(33)):
             pass
-        return bank._stores[1].numbers
+        return bank.stores[1].numbers
 
     assert sizes((1, 0, 0)) == [29, 1, 1, 1]
     assert max(sizes((1, 1, 0))) <= 16

@@ -186,6 +186,7 @@ def test_frames_at_their_tier_s_grid_are_stored_as_they_are():
 def test_a_write_computes_new_pairs_only(monkeypatch, policy, most_per_tier):
     """A tier that loses one frame and gains one has at most one bridged pair and the newcomer's pairs."""
     calls = []
+    # Counts the comparisons that a write makes.
     original = pyramid_module._Tier._similarity
 
     def counted(tier, left, right):
@@ -227,11 +228,11 @@ def test_storage_is_allocated_once(policy):
     bank = PyramidMemoryBank(capacities=(2, 3, 4), full_grid=(4, 4), policy=policy)
     stream_TCHW = torch.randn(300, 3, 4, 4)
     write(bank, 0, stream_TCHW[0])
-    places = [store.slots.data_ptr() for store in bank._stores]
-    assert [len(store.slots) for store in bank._stores] == [2, 3, 4]
+    places = [store.slots.data_ptr() for store in bank.stores]
+    assert [len(store.slots) for store in bank.stores] == [2, 3, 4]
     for index in range(1, 300):
         write(bank, index, stream_TCHW[index])
-    assert [store.slots.data_ptr() for store in bank._stores] == places
+    assert [store.slots.data_ptr() for store in bank.stores] == places
 
 
 def test_similarity_is_taken_in_full_precision():

@@ -39,6 +39,7 @@ def test_batches_have_one_of_two_sizes(count, sizes):
 def test_compiled_parts_are_used_and_give_the_same(tiny_model, tiny_dir, frames, monkeypatch):
     """By backend "eager", which traces as any other does; `benchmark_streaming.py --compile` compares for real."""
     config = CompileConfig(dynamic=False, backend="eager", mode=None)
+    # The compiler of a CPU takes minutes: the one that traces alone stands in for it.
     monkeypatch.setattr("videochat_online.model.compiling._compile_config", lambda device: config)
     model = load_model(tiny_dir(), device="cpu", compile="both")
     monkeypatch.setattr(model.network, "encode", None)  # only the compiled one is left

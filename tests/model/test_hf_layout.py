@@ -227,6 +227,7 @@ class TestRefusals:
             raise OSError(28, "No space left on device", "chat_template.jinja")
 
         (tmp_path / "hf").mkdir()
+        # A full disk, where the file is written.
         monkeypatch.setattr("videochat_online.model.checkpoints.hf_export._write", full)
         assert convert(tiny_dir(), tmp_path / "hf") == 2
         assert "No space left on device" in capsys.readouterr().err

@@ -99,13 +99,14 @@ class TestDropPath:
         network = random_network()
         pixels = torch.randn(2, 3, 112, 112, dtype=torch.double)
         dropping = copy.deepcopy(network)
-        dropping._add_drop_path(0.5)
+        dropping.add_drop_path(0.5)
         assert torch.equal(network.encode(pixels), dropping.encode(pixels))
+        # torch has no public list of a module's hooks.
         assert not any(layer.mlp._forward_hooks for layer in network.vision_tower.encoder.layer)
 
     def test_drops_whole_branches_of_a_sample_and_rescales_the_rest(self):
         network = random_network()
-        network._add_drop_path(0.5)  # rates 0 and 0.5 on the two layers
+        network.add_drop_path(0.5)  # rates 0 and 0.5 on the two layers
         layer = network.vision_tower.encoder.layer[1].train()
         hidden = torch.randn(1, 5, 64, dtype=torch.double)
         attention = layer.attention(layer.layernorm_before(hidden))
@@ -122,7 +123,8 @@ class TestDropPath:
 
     def test_depth_grows_linearly(self):
         network = random_network()
-        network._add_drop_path(0.3)
+        network.add_drop_path(0.3)
+        # torch has no public list of a module's hooks.
         rates = [
             hook.rate for layer in network.vision_tower.encoder.layer for hook in layer.mlp._forward_hooks.values()
         ]

@@ -397,7 +397,7 @@ class TestSeveralShapes:
             return network.get_input_embeddings().weight.sum(), 0.0
 
         monkeypatch.setattr(script, "loss_and_accuracy", recorded)
-        script._train(script.new_network(len(tokenizer)), captions, 30)
+        script.train(script.new_network(len(tokenizer)), captions, 30)
         *teaching, measuring = chosen_images
         assert len(teaching) == 30
         assert max(measuring) < len(captions.pixels_NCSS) // 4 == min(set.union(*teaching))
@@ -408,7 +408,7 @@ class TestSeveralShapes:
         found = script.Captions(several, tokenizer)
         found.masks = lambda side: torch.zeros(len(found), side**2, dtype=torch.bool)
         with pytest.raises(InputError, match="expected shapes that no other one covers on grids of every size"):
-            script._train(script.new_network(len(tokenizer)), found, 1)
+            script.train(script.new_network(len(tokenizer)), found, 1)
 
     def test_a_model_of_it_loads(self, several, tmp_path):
         assert 0 <= script.pretrain(several, tmp_path, seed=0, num_steps=2) <= 1

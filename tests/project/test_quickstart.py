@@ -142,7 +142,7 @@ class TestCommands:
     def test_all_but_the_youngest_hold_as_many_tokens(self, output):
         budget = {}
         for name, arguments in evaluations(output).items():
-            protocol = evaluate_command._config(parse(normalise_flags(arguments), "evaluate")).protocol
+            protocol = evaluate_command.evaluation_config(parse(normalise_flags(arguments), "evaluate")).protocol
             options = protocol.memory_options
             full = options.get("capacities") or (options.get("num_frames"), 0, 0)
             budget[name] = None if full[0] is None else full[0] * 16 + full[1] * 4 + full[2]
@@ -155,7 +155,7 @@ class TestCommands:
         """All but recent 4 and the blind run."""
         compared = {}
         for name, arguments in evaluations(output).items():
-            protocol = evaluate_command._config(parse(normalise_flags(arguments), "evaluate")).protocol
+            protocol = evaluate_command.evaluation_config(parse(normalise_flags(arguments), "evaluate")).protocol
             sizes = {key: protocol.memory_options.get(key) for key in ("capacities", "num_frames")}
             if name in ("pyramid", "fifo", "uniform", "recent"):
                 compared[protocol.memory] = {key: size for key, size in sizes.items() if size is not None}
@@ -513,7 +513,7 @@ def test_tables_plot_and_claims_of_seven_runs(tmp_path, capsys, pyramid, holds):
             question["template"] = question["template"].replace("first_shape", "first_place")
     (annotations / "ovbench_test.json").write_text(json.dumps(rows), "utf-8")
     for name, arguments in evaluations(tmp_path).items():
-        config = evaluate_command._config(parse(normalise_flags(arguments), "evaluate"))
+        config = evaluate_command.evaluation_config(parse(normalise_flags(arguments), "evaluate"))
         share = SHARES.get(name, pyramid)
         chance = {"where_now": 0.5, "first_shape": 0.25, "first_place": 0.25}
 

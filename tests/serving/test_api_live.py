@@ -325,7 +325,7 @@ class TestUse:
 
     def is_kept(self, server, remote):
         """Whether a stream is used again and again by itself."""
-        entry = server.pool._entries[remote.id]
+        entry = server.pool.find(remote.id)
         for _ in range(3):
             self.now += 0.15
             wait_for(lambda: entry.used_s == self.now)
@@ -345,7 +345,7 @@ class TestUse:
         ask = (lambda: list(remote.stream("What now?"))) if in_pieces else (lambda: remote.ask("What now?"))
         asking = threading.Thread(target=ask)
         asking.start()
-        entry = server.pool._entries[remote.id]
+        entry = server.pool.find(remote.id)
         wait_for(lambda: entry.stream.answers and entry.stream.answers[0].text)
         assert self.is_kept(server, remote)
         entry.stream.stop_answer()
@@ -359,7 +359,7 @@ class TestUse:
     def test_a_stream_left_alone_is_gone_and_its_view_ends(self, server, remote, frames):
         remote.push(frames(1)[0])
         Viewer(server, remote.id, 1).join(WAIT_S)
-        entry = server.pool._entries[remote.id]
+        entry = server.pool.find(remote.id)
         wait_for(lambda: not is_viewed())
         self.now += 1.0
         server.pool.reap()
@@ -424,8 +424,8 @@ class TestGuard:
         is_same = hmac.compare_digest
         monkeypatch.setattr(hmac, "compare_digest", lambda *both: compared.append(both) or is_same(*both))
         guard = AuthMiddleware(None, "pass word")
-        assert guard._is_password("Bearer pass word")
-        assert not guard._is_password(f"Bearer {given}")
+        assert guard.is_password("Bearer pass word")
+        assert not guard.is_password(f"Bearer {given}")
         # Whole, and in a time that does not tell how much of it is right.
         assert compared == [(b"pass word", b"pass word"), (given.strip().encode(), b"pass word")]
 

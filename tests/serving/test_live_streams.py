@@ -190,17 +190,17 @@ class TestLiveStream:
 
         def noted(name, original):
             def call(*arguments, **options):
-                calls.append((name, gate._is_taken))
+                calls.append((name, gate.is_taken))
                 return original(*arguments, **options)
 
             return call
 
         def pieces(session, prepared):
-            calls.append(("begin", gate._is_taken))
+            calls.append(("begin", gate.is_taken))
             try:
                 for word in "abc":
                     yield word
-                    calls.append(("piece", gate._is_taken))
+                    calls.append(("piece", gate.is_taken))
             finally:
                 calls.append(("end", None))
 
@@ -278,7 +278,7 @@ class TestLiveStream:
             texts.append(answer.text)
             assert stream.memory().version > version
             stream.forget_dialogue()
-            assert stream._session.history == ()
+            assert stream.session.history == ()
         assert texts[0] == texts[1]
 
     def test_an_answer_can_be_stopped_and_the_dialogue_goes_on(self, live, frames):
@@ -555,6 +555,7 @@ class TestPlayer:
         player.set_speed(16.0)
         player.pause()
         player.close()  # waits for its thread: ten seconds, if that does not hear of it
+        # A thread that goes on is seen nowhere else.
         assert not player._thread.is_alive()
 
     def test_a_file_that_is_no_video(self, live, tmp_path):

@@ -54,6 +54,7 @@ def model(tiny_dir):
 def logits(monkeypatch):
     """Logits of every token that was chosen, in order."""
     seen: list[torch.Tensor] = []
+    # All tokens are chosen from what passes through this check: a place to look on.
     finite = generate._finite
 
     def record(values):
@@ -175,6 +176,7 @@ def test_moving_often_costs_no_precision(model):
     for _ in range(100):
         often.rearrange([slice(1, often.num_tokens)])
     once.rearrange([slice(100, 140)])
+    # Keys where they lie: only the attention reads them otherwise.
     for one, other in zip(often._cache.layers, once._cache.layers, strict=True):
         assert torch.equal(one.keys, other.keys)
         assert torch.equal(one.values, other.values)
@@ -196,6 +198,7 @@ def test_keys_turn_as_the_model_turns_them(shallow_models, llm):
     moved.append(embeds)
     moved.rearrange([slice(3, 9)])
     there.append(embeds[3:])
+    # Keys where they lie: only the attention reads them otherwise.
     torch.testing.assert_close(moved._cache.layers[0].keys, there._cache.layers[0].keys, **TOLERANCE)
 
 
@@ -320,7 +323,8 @@ def test_keys_are_counted_twice(model, frames):
     budget = KvBudget(1 << 30)
     session = new_session(model, WindowMemoryBank(num_frames=2, full_grid=GRID), kv_memory=True, kv_budget=budget)
     session.push(frames(4), range(4))
-    kept = budget.peek(session._kept)
+    kept = budget.peek(session.kept_prefix)
+    # The oracle counts the keys where they lie.
     keys = sum(layer.keys.numel() for layer in kept.cache._cache.layers) * 4
     assert kept.cache.num_bytes >= 3 * keys - keys // 2
     assert budget.num_bytes == kept.cache.num_bytes

@@ -63,6 +63,7 @@ def spied(monkeypatch):
     """Logits of every token that was chosen, and regimes of the rope of every request, in order."""
     logits: list[torch.Tensor] = []
     regimes: list[bool | None] = []
+    # All tokens are chosen from what passes through this check: a place to look on.
     finite, needs_long_regime = generate._finite, generate.needs_long_regime
 
     def record(values):
@@ -170,7 +171,7 @@ def test_only_what_is_new_is_computed(session):
     first = session.prepare("What?")
     with computed(session.model) as counts:
         session.ask("What?")
-        kept = list(session._kept._budget.peek(session._kept).keys)
+        kept = list(session.kept_prefix.budget.peek(session.kept_prefix).keys)
         second = session.prepare("And where?")
         session.ask("And where?")
     assert counts[0] == len(first.keys)
@@ -230,7 +231,7 @@ def test_little_in_common_is_not_reused(tiny_model, frames):
     session.push(frames(1), [0.0])
     session.prefill()
     session.push(frames(40)[1:], range(1, 40))
-    num_kept, num_prompt = session._kept.num_tokens, len(session.prepare("What?").keys)
+    num_kept, num_prompt = session.kept_prefix.num_tokens, len(session.prepare("What?").keys)
     assert 0 < num_kept < num_prompt / 8
     with computed(tiny_model) as counts:
         session.ask("What?")
@@ -285,7 +286,7 @@ def test_contents_of_before_a_reset_are_not_taken_for_those_after_it(session, ti
     with pytest.raises(InputError, match="another state of the dialogue"):
         next(session.stream_prepared(old))
     session.restore(tmp_path / "state")
-    assert session._kept.num_tokens == 0
+    assert session.kept_prefix.num_tokens == 0
 
 
 def test_after_an_error_nothing_is_kept(session, monkeypatch):
@@ -299,7 +300,7 @@ def test_after_an_error_nothing_is_kept(session, monkeypatch):
         patch.setattr(attention, "forward", fail)  # the first layer has its keys, this one does not
         with pytest.raises(RuntimeError, match="out of memory"):
             session.ask("And?")
-    assert session._kept.num_tokens == 0
+    assert session.kept_prefix.num_tokens == 0
     assert session.ask("And?").text
 
 
@@ -307,7 +308,7 @@ def test_a_stopped_answer_is_kept_up_to_where_it_was_stopped(session):
     stream = session.stream("What?")
     next(stream)
     stream.close()
-    assert session._kept.num_tokens >= len(session.prepare("What?").keys) - 20
+    assert session.kept_prefix.num_tokens >= len(session.prepare("What?").keys) - 20
     with computed(session.model) as counts:
         session.ask("And?")
     assert counts[0] < 40
@@ -347,7 +348,7 @@ class TestBudget:
         for which in (0, 1, 0, 2, 1):
             sessions[which].forget_dialogue()
             sessions[which].ask("What?")
-            holding.append({number for number, one in enumerate(sessions) if one._kept.num_tokens})
+            holding.append({number for number, one in enumerate(sessions) if one.kept_prefix.num_tokens})
             assert budget.num_bytes <= budget.max_bytes
         handle.remove()
         assert holding == [{0}, {0, 1}, {0, 1}, {0, 2}, {1, 2}]
@@ -355,17 +356,17 @@ class TestBudget:
 
     def test_bytes_are_those_of_the_tensors(self, session):
         session.ask("What?")
-        kept = session._kept
+        kept = session.kept_prefix
         per_token = kv_bytes_per_token(session.model.network.language_model)
-        assert kept._budget.num_bytes == kept.num_tokens * per_token > 0
+        assert kept.budget.num_bytes == kept.num_tokens * per_token > 0
 
     def test_bytes_of_a_static_cache_are_those_of_all_its_places(self, models, frames, static):
         static()
         per_token = kv_bytes_per_token(models["qwen2"].network.language_model)
         (session,) = self.sessions(models["qwen2"], frames, 1, KvBudget(512 * per_token))
         session.ask("What?")
-        assert session._kept._budget.num_bytes == 512 * per_token
-        session._kept._budget.max_bytes -= 1
+        assert session.kept_prefix.budget.num_bytes == 512 * per_token
+        session.kept_prefix.budget.max_bytes -= 1
         session.reset()
         session.push(frames(1), [0.0])
         assert session.prefill() == 0
@@ -375,7 +376,7 @@ class TestBudget:
         (session,) = self.sessions(models["qwen2"], frames, 1, KvBudget(1 << 30))
         session.ask("What? " * 600)
         session.forget_dialogue()
-        budget = session._kept._budget
+        budget = session.kept_prefix.budget
         num_bytes = budget.num_bytes
         answer = session.stream("What?")
         next(answer)
@@ -449,7 +450,7 @@ class TestBudget:
         assert budget.num_bytes == 0
 
     def test_the_default_is_one_for_the_process(self, tiny_model, frames):
-        first, second = (StreamingSession(tiny_model)._kept._budget for _ in range(2))
+        first, second = (StreamingSession(tiny_model).kept_prefix.budget for _ in range(2))
         assert first is second is default_budget(torch.device("cpu"))
         assert first.max_bytes == psutil.virtual_memory().total // 4
 
@@ -490,11 +491,11 @@ class TestThreads:
         for one in (session, twin):
             one.push(frames(3), range(3))
         num_prefix = twin.prefill()
-        wait_until(lambda: session._kept.num_tokens >= num_prefix)
+        wait_until(lambda: session.kept_prefix.num_tokens >= num_prefix)
         session.close()
         assert prefilling_threads() == []
         session.close()
-        assert session._kept.num_tokens == 0
+        assert session.kept_prefix.num_tokens == 0
         assert session.ask("What?").text == twin.ask("What?").text
 
     def test_a_question_waits_for_one_piece_only(self, tiny_model, frames, monkeypatch):
@@ -512,7 +513,7 @@ class TestThreads:
         asker = threading.Thread(target=session.ask, args=["What?"])
         with computed(tiny_model) as counts:
             asker.start()
-            wait_until(lambda: session._foreground.is_busy)
+            wait_until(lambda: session.foreground.is_busy)
             session.push(frames(4)[3:], [3.0])  # is not held up at all
             go_on.set()
             asker.join(30)
@@ -526,15 +527,15 @@ class TestThreads:
         network, busy = session.model.network, []
         encode = type(network).encode
         monkeypatch.setattr(
-            network, "encode", lambda pixels: busy.append(session._foreground.is_busy) or encode(network, pixels)
+            network, "encode", lambda pixels: busy.append(session.foreground.is_busy) or encode(network, pixels)
         )
-        handle = network.language_model.register_forward_hook(lambda *_: busy.append(session._foreground.is_busy))
+        handle = network.language_model.register_forward_hook(lambda *_: busy.append(session.foreground.is_busy))
         session.push(frames(4)[3:], [3.0])
         session.prefill()
         session.ask("What?")
         handle.remove()
         assert busy == [True] * 6
-        assert not session._foreground.is_busy
+        assert not session.foreground.is_busy
 
     def test_a_session_that_is_dropped_ends_its_thread(self, tiny_model, frames):
         session = new_session(tiny_model, prefill_in_background=True)
@@ -549,8 +550,9 @@ class TestThreads:
         num_tokens = []
         for _ in range(3):
             sizes = iter([2, 0])
+            # As the thread in the background calls it, interrupted where the test wants it.
             session._prefill_if_free(lambda sizes=sizes: next(sizes))
-            num_tokens.append(session._kept.num_tokens)
+            num_tokens.append(session.kept_prefix.num_tokens)
         assert num_tokens == [2, 4, 6]
         assert num_tokens[-1] < len(session.prepare("What?").keys) / 8
 

@@ -583,6 +583,7 @@ class TestImageChat:
         assert several.num_visual_tokens == 16 * 4 + several.tokens_per_image[1]
         several.ask("Compare.")
         several.ask("And now?")
+        # `history` tells what was asked, and not how it was put.
         assert [turn.user[-1] for turn in several._turns] == ["Compare.", "And now?"]
         assert [several._turns[0].user[place] for place in (0, 3)] == ["Image-1: ", "Image-2: "]
         assert several._turns[1].user == ("And now?",)  # the images stand in the first turn only

@@ -48,6 +48,7 @@ def models(tiny_dir):
 @pytest.fixture
 def chosen_from(monkeypatch):
     """Logits that tokens were chosen from, in order."""
+    # All tokens are chosen from what passes through this check: a place to look on.
     logits, finite = [], generate._finite
 
     def record(values):
@@ -128,6 +129,7 @@ class TestRetrieval:
 
     def test_an_answer_is_given_from_the_kept_frames_alone(self, tiny_model, frames):
         session = new_session(tiny_model, "direct", settings=SHORT)
+        # The memory and its prompt stay those of `direct`: only what is read is another.
         session._strategy = Retrieval(retrieved_frames=2)
         session.push(frames(12), range(12))
         answer = session.ask("Where is the cup?")
@@ -453,6 +455,7 @@ class TestChainOfShot:
         assert (positive.weight, negative.weight) == (0.5, -0.5)
         assert plain - len(negative.embeds_LD) == 15
         text = StreamingSession(tiny_model, session.memory, system_message="Watch.", history=session.history)
+        # A session that has seen no frame, and yet is asked at the same moment.
         text._clock = StreamClock(6, 5.0)
         assert torch.equal(text.prepare("First half?").prompt.embeds_LD, prepared.prompt.embeds_LD)
         assert len(positive.embeds_LD) < len(negative.embeds_LD)
@@ -463,7 +466,7 @@ class TestChainOfShot:
             session = new_session(tiny_model, strategy)
             session.push(frames(6), range(6))
             answers[strategy] = session.ask("Nothing?").text
-            assert session._kept.num_tokens > 0
+            assert session.kept_prefix.num_tokens > 0
         assert answers["direct"] == answers["chain_of_shot"]
 
     def test_three_rows_count_in_the_budget_and_nothing_of_them_is_kept(self, tiny_model, frames):
@@ -512,6 +515,7 @@ class TestChainOfShot:
         session = new_session(tiny_model, "chain_of_shot", PyramidMemoryBank(capacities=(1, 1, 2), full_grid=GRID))
         num_changed = 0
         for index, pixels_HWC in enumerate(frames(24)):
+            # What a strategy reads of the session, before it has chosen.
             session.push(pixels_HWC[None], [float(index)])
             snapshot = session._snapshot(None, "First half?")
             given = {one.content_id for one in session.memory.read()}

@@ -138,6 +138,7 @@ PLAN_BYTES = [
 def test_memory_by_plan(parse, monkeypatch, plan, weights, gradients, accumulation, optimizer, buckets):
     """Bytes for each parameter, on each of four devices; a billion of them, all of which learn."""
     sizes = Sizes(all=BILLION, learning=BILLION, largest=LARGEST, head=HEAD, halved=0, matrices=BILLION)
+    # A model of a billion parameters, of which nothing but its sizes is read.
     monkeypatch.setattr("videochat_online.train.estimate.device_memory._sizes", lambda network: sizes)
     arguments = parse()
     network = planned_network(load_config_of(arguments), arguments.model)

@@ -184,6 +184,7 @@ def test_a_process_ends_with_the_launcher_that_started_it(monkeypatch, launcher)
     parent = os.fork()
     if parent == 0:
         if os.fork() == 0:
+            # What `init` starts under a launcher, without torch.distributed.
             distributed._end_with_launcher()
             os.write(theirs, b"%d" % os.getpid())
         time.sleep(60)

@@ -273,6 +273,7 @@ class TestScript:
 
     def test_a_wrong_frame_is_found(self, script, capsys, monkeypatch):
         monkeypatch.setattr(decord_torchcodec, "MAX_DIFFERENCE", 255)
+        # A reader that is wrong about every other frame.
         monkeypatch.setattr(decord_torchcodec.IndexedReader, "_decode", lambda reader, i: reader._fetch(i // 2 * 2))
         assert script.main(["--backends", "decord", "--containers", "mkv", "--codecs", "h264"]) == 1
         right, refused, wrong = map(int, capsys.readouterr().out.splitlines()[2].split("|")[3].split("/"))

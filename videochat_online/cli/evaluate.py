@@ -208,7 +208,7 @@ def run(options: argparse.Namespace) -> int:
     if options.show is not None and (options.show < 1 or not options.dry_run):
         got = options.show if options.dry_run else "a run that answers"
         raise InputError(f"--show: expected --dry_run and at least 1 question, got {got}")
-    config = _config(options)
+    config = evaluation_config(options)
     plan = make_plan(config)
     config = settled(config, plan.content)
     if options.dry_run:
@@ -239,7 +239,8 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _config(options: argparse.Namespace) -> EvaluationConfig:
+def evaluation_config(options: argparse.Namespace) -> EvaluationConfig:
+    """Settings of the run that was asked for, as they are written down."""
     protocol = resolve_protocol(
         options.setting,
         of_task=get_task(options.task).settings,
@@ -272,7 +273,7 @@ def _config(options: argparse.Namespace) -> EvaluationConfig:
         max_bad_fraction=options.max_bad_fraction,
         decode_timeout_s=options.decode_timeout_s,
         max_videos=options.max_videos,
-        shard=_shard(options.shard),
+        shard=asked_shard(options.shard),
     )
 
 
@@ -317,7 +318,7 @@ def _seconds_or_all(text: str) -> float:
         raise argparse.ArgumentTypeError(f"expected seconds or all, got {text!r}") from None
 
 
-def _shard(argument: str | None) -> Shard:
+def asked_shard(argument: str | None) -> Shard:
     """What `--shard` says, else the rank that torchrun gives, within the task of a Slurm array if it says so."""
     if argument not in (None, SLURM):
         return Shard.parse(argument)

@@ -109,7 +109,7 @@ class VideoChatOnline(lmms):
         )
         model = load_model(
             pretrained,
-            device=_device_of_rank(device),
+            device=device_of_rank(device),
             dtype=dtype,
             attn_implementation=attn_implementation,
             quantization=quantization,
@@ -119,9 +119,7 @@ class VideoChatOnline(lmms):
         )
         self._device = model.device
         self._is_reference = protocol == "reference"
-        self._answerer: OfflineAnswerer | None = OfflineAnswerer(
-            model, resolved, backend=backend, folder_fps=folder_fps
-        )
+        self.answerer: OfflineAnswerer | None = OfflineAnswerer(model, resolved, backend=backend, folder_fps=folder_fps)
 
     @property
     def device(self) -> torch.device:
@@ -178,13 +176,13 @@ class VideoChatOnline(lmms):
 
     def clean(self) -> None:
         """Free the weights: lmms-eval calls this when all is answered, before a judge may be loaded."""
-        self._answerer = None
+        self.answerer = None
         super().clean()
 
     def _model(self) -> OfflineAnswerer:
-        if self._answerer is None:
+        if self.answerer is None:
             raise InputError("expected requests before `clean`, which has freed the model")
-        return self._answerer
+        return self.answerer
 
     def _visuals(self, doc_to_visual: Any, doc_id: int, task: str, split: str) -> list[Any]:
         with _named(task, doc_id, ()):
@@ -247,7 +245,8 @@ def _memory_option(name: str, given: str | int | float) -> Any:
     return MEMORY_SETTINGS[name].parse(str(given), name)
 
 
-def _device_of_rank(device: str) -> str:
+def device_of_rank(device: str) -> str:
+    """GPU of the own rank under a launcher, where no device was named."""
     rank = os.environ.get("LOCAL_RANK")
     return f"cuda:{rank}" if device == "auto" and rank is not None and torch.cuda.is_available() else device
 

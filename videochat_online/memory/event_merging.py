@@ -97,7 +97,7 @@ class EventMergingMemoryBank(TieredMemoryBank):
         return [FrameStore(self._num_recent, self._full_grid), MergingStore(self._num_events, self._grid)]
 
     def _admit(self, level: int, frame: FrameTokens) -> None:
-        recent, events = self._stores[0], cast(MergingStore, self._stores[1])
+        recent, events = self.stores[0], cast(MergingStore, self.stores[1])
         fitted = self._fit(frame, recent)
         if recent.is_full:
             past = recent.remove(0)

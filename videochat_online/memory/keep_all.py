@@ -45,5 +45,5 @@ class KeepAllMemoryBank(TieredMemoryBank):
         return [FrameStore(None, grid) for grid in self._grids]
 
     def _admit(self, level: int, frame: FrameTokens) -> None:
-        store = self._stores[level]
+        store = self.stores[level]
         store.insert(len(store), self._fit(frame, store))

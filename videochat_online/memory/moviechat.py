@@ -110,15 +110,15 @@ class MovieChatMemoryBank(TieredMemoryBank):
         return [FrameStore(self._num_short, self._grid), MergingStore(self._num_long, self._grid)]
 
     def _admit(self, level: int, frame: FrameTokens) -> None:
-        short = self._stores[0]
+        short = self.stores[0]
         fitted = self._fit(frame, short)
         if short.is_full:
             merged = self._consolidated()
-            for store in self._stores:
+            for store in self.stores:
                 while len(store):
                     store.remove(0)
             for past, clip in merged:
-                cast(MergingStore, self._stores[1]).insert(len(self._stores[1]), past, clip)
+                cast(MergingStore, self.stores[1]).insert(len(self.stores[1]), past, clip)
         short.insert(len(short), fitted)
 
     def _numbered(self) -> list[tuple[FrameTokens, int]]:
@@ -128,17 +128,17 @@ class MovieChatMemoryBank(TieredMemoryBank):
         """
         if not self._reads_short:
             return self._consolidated()
-        return self._long() + [(frame, 0) for frame in self._stores[0].frames()]
+        return self._long() + [(frame, 0) for frame in self.stores[0].frames()]
 
     def _long(self) -> list[tuple[FrameTokens, int]]:
-        long = cast(MergingStore, self._stores[1])
+        long = cast(MergingStore, self.stores[1])
         return list(zip(long.frames(), long.numbers, strict=True))
 
     def _consolidated(self) -> list[tuple[FrameTokens, int]]:
         """The long memory with the buffer merged into it, and the number of the clip of each frame."""
         long = self._long()
         clip = 1 + max((number for _, number in long), default=0)
-        short = merge_neighbours(self._stores[0].frames(), self._num_merged, self._merged_id)
+        short = merge_neighbours(self.stores[0].frames(), self._num_merged, self._merged_id)
         # A merged frame has its newest member's index, and so its newest member's clip.
         clips = {frame.index: number for frame, number in long} | {frame.index: clip for frame in short}
         frames = merge_neighbours([frame for frame, _ in long] + short, self._num_long, self._merged_id)

@@ -101,19 +101,19 @@ class PyramidMemoryBank(TieredMemoryBank):
         return [_Tier(capacity, grid) for capacity, grid in zip(self._capacities, self._grids, strict=True)]
 
     def _stores_in_order(self) -> list[FrameStore]:
-        return self._stores if self._keeps_time_order else []
+        return self.stores if self._keeps_time_order else []
 
     def _admit(self, level: int, frame: FrameTokens) -> None:
         open_tier = self._first_open_tier(level)
         if open_tier is not None:
-            self._enter(open_tier, self._fit(frame, self._stores[open_tier]))
+            self._enter(open_tier, self._fit(frame, self.stores[open_tier]))
 
     def _enter(self, tier: int, frame: FrameTokens) -> None:
         """Put a fitted frame into its tier, and what it displaces into the tiers below."""
         incoming: FrameTokens | None = frame
         is_demotion = False
         while incoming is not None:
-            store = cast(_Tier, self._stores[tier])
+            store = cast(_Tier, self.stores[tier])
             outgoing, lower = None, None
             if store.is_full:
                 displaced = store.evict()

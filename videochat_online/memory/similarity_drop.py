@@ -64,7 +64,7 @@ class SimilarityDropMemoryBank(TieredMemoryBank):
         return [FrameStore(self._num_frames, self._grid)]
 
     def _admit(self, level: int, frame: FrameTokens) -> None:
-        store = self._stores[level]
+        store = self.stores[level]
         fitted = self._fit(frame, store)
         if len(store):
             last_CHW = store.slots[store.entries[-1].slot].float()

@@ -111,7 +111,7 @@ class StarMemoryBank(TieredMemoryBank):
 
     def read(self) -> tuple[FrameTokens, ...]:
         """Return copies in time order: newest frames, abstract, key frames, the other centroids."""
-        newest, _, _, keys, abstract = self._stores
+        newest, _, _, keys, abstract = self.stores
         weights = self._clusters.numbers
         heaviest = sorted(range(len(weights)), key=lambda cluster: (weights[cluster], cluster))[::-1][: self._num_keys]
         with torch.no_grad():
@@ -124,17 +124,17 @@ class StarMemoryBank(TieredMemoryBank):
         return tuple(sorted([*present, *past], key=lambda frame: frame.index))
 
     def _check_restored(self) -> None:
-        num_clusters, num_keys = len(self._clusters), len(self._stores[3])
+        num_clusters, num_keys = len(self._clusters), len(self.stores[3])
         if num_clusters != num_keys:
             raise InputError(f"memory state: expected a key frame for each cluster, got {num_keys} for {num_clusters}")
         super()._check_restored()
 
     def _stores_in_order(self) -> list[FrameStore]:
-        return [*self._stores[:3], self._stores[4]]  # a key frame may be any of its cluster's
+        return [*self.stores[:3], self.stores[4]]  # a key frame may be any of its cluster's
 
     @property
     def _clusters(self) -> MergingStore:
-        return cast(MergingStore, self._stores[2])
+        return cast(MergingStore, self.stores[2])
 
     def _empty_stores(self) -> list[FrameStore]:
         full, half, least = self._grids
@@ -147,7 +147,7 @@ class StarMemoryBank(TieredMemoryBank):
         ]
 
     def _admit(self, level: int, frame: FrameTokens) -> None:
-        newest, passing = self._stores[:2]
+        newest, passing = self.stores[:2]
         fitted = self._fit(frame, newest)
         if newest.is_full:
             if len(passing):
@@ -159,7 +159,7 @@ class StarMemoryBank(TieredMemoryBank):
 
     def _summarize(self, frame: FrameTokens) -> None:
         """Take a frame into the abstract."""
-        store = self._stores[4]
+        store = self.stores[4]
         tokens_CHW = pool_to_grid(frame.tokens_CHW, store.grid)
         if len(store):
             old_CHW = store.remove(0).tokens_CHW.float()
@@ -169,7 +169,7 @@ class StarMemoryBank(TieredMemoryBank):
 
     def _cluster(self, frame: FrameTokens) -> None:
         """Make a frame a cluster of its own, and merge the two nearest clusters if that is one too many."""
-        clusters, keys = self._clusters, cast(MergingStore, self._stores[3])
+        clusters, keys = self._clusters, cast(MergingStore, self.stores[3])
         small_CHW = pool_to_grid(frame.tokens_CHW, clusters.grid)
         clusters.insert(len(clusters), replace(frame, tokens_CHW=small_CHW, content_id=self._new_content_id()))
         keys.insert(len(keys), frame)

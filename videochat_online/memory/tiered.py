@@ -61,7 +61,8 @@ class TieredMemoryBank(ABC):
         # Through JSON, so that it compares equal with what a saved state holds (tuples become lists).
         self._config: dict[str, Any] = json.loads(json.dumps({"kind": self.kind, **options}))
         self._schedule = schedule
-        self._stores = self._empty_stores()
+        self.stores = self._empty_stores()
+        """Stores of the tiers, finest first, as they are now."""
         try:
             self._device = None if device is None else torch.device(device)
         except (RuntimeError, TypeError, ValueError) as error:
@@ -84,7 +85,7 @@ class TieredMemoryBank(ABC):
     def max_tokens(self) -> int | None:
         """Hard budget of visual tokens; None where the memory grows for ever."""
         total = 0
-        for store in self._stores:
+        for store in self.stores:
             if store.capacity is None:
                 return None
             total += store.capacity * store.grid[0] * store.grid[1]
@@ -110,7 +111,7 @@ class TieredMemoryBank(ABC):
     def read(self) -> tuple[FrameTokens, ...]:
         """Return copies of all frames in time order."""
         with torch.no_grad():
-            frames = [frame for store in self._stores for frame in store.frames()]
+            frames = [frame for store in self.stores for frame in store.frames()]
         return tuple(sorted(frames, key=lambda frame: frame.index))
 
     def reset(self) -> None:
@@ -118,12 +119,12 @@ class TieredMemoryBank(ABC):
 
         Content ids given by the bank go on counting, so that an id never names two contents.
         """
-        self._stores = self._empty_stores()
+        self.stores = self._empty_stores()
         self._reset_counters()
 
     def tier_indices(self) -> tuple[tuple[int, ...], ...]:
         """Absolute indices of the frames in each tier, from the largest frames to the smallest, as stored."""
-        return tuple(tuple(entry.index for entry in store.entries) for store in self._stores)
+        return tuple(tuple(entry.index for entry in store.entries) for store in self.stores)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return copies of the frames and counters; kind and options are JSON text in a uint8 tensor."""
@@ -133,7 +134,7 @@ class TieredMemoryBank(ABC):
             "last_time_s": torch.tensor(self._last_time_s, dtype=torch.float64),
         }
         with torch.no_grad():
-            for tier, store in enumerate(self._stores):
+            for tier, store in enumerate(self.stores):
                 state.update({f"tier{tier}.{key}": value for key, value in store.state().items()})
         return state
 
@@ -167,7 +168,7 @@ class TieredMemoryBank(ABC):
         layouts = [(store.slots.shape[1], store.slots.dtype) for store in stores]
         if len(set(layouts)) > 1:
             raise InputError(f"memory state: expected equal channels and dtypes in all tiers, got {layouts}")
-        before = self._stores, self._last_time_s, self._counters()
+        before = self.stores, self._last_time_s, self._counters()
         self._take_over(stores, float(state["last_time_s"]), state["counters"].tolist())
         try:
             self._check_restored()
@@ -176,7 +177,7 @@ class TieredMemoryBank(ABC):
             raise
 
     def _take_over(self, stores: list[FrameStore], last_time_s: float, counters: list[int]) -> None:
-        self._stores, self._last_time_s = stores, last_time_s
+        self.stores, self._last_time_s = stores, last_time_s
         self._set_counters(counters)
 
     def _check_restored(self) -> None:
@@ -185,7 +186,7 @@ class TieredMemoryBank(ABC):
         is_seen = self._last_index >= 0 and math.isfinite(self._last_time_s)
         if not (is_seen or last == (_NO_INDEX, -math.inf)) or self._next_content_id >= 0:
             raise InputError(f"memory state: expected counters of a stream, got {self._counters()} at {last[1]} s")
-        stored = sorted((entry.index, entry.time_s) for store in self._stores for entry in store.entries)
+        stored = sorted((entry.index, entry.time_s) for store in self.stores for entry in store.entries)
         times = [time_s for _, time_s in (*stored, last)]
         if times != sorted(times) or any(not 0 <= index <= self._last_index for index, _ in stored):
             raise InputError(f"memory state: expected frames of index 0 to {last[0]}, at {last[1]} s, in order of time")
@@ -197,7 +198,7 @@ class TieredMemoryBank(ABC):
 
     def _stores_in_order(self) -> list[FrameStore]:
         """Those that hold their frames in time order: all, unless a subclass knows better."""
-        return self._stores
+        return self.stores
 
     def _counters(self) -> list[int]:
         """Whole numbers of a saved state; a subclass appends its own."""
@@ -214,10 +215,10 @@ class TieredMemoryBank(ABC):
         if store.num_channels is None:
             device = tokens_CHW.device if self._device is None else self._device
             try:
-                for each in self._stores:
+                for each in self.stores:
                     each.allocate(tokens_CHW.shape[0], tokens_CHW.dtype, device)
             except InputError:
-                self._stores = self._empty_stores()  # what was reserved before there was no more room
+                self.stores = self._empty_stores()  # what was reserved before there was no more room
                 raise
         return replace(frame, tokens_CHW=tokens_CHW)
 
@@ -249,7 +250,7 @@ class TieredMemoryBank(ABC):
             check_finite(tokens[None], frame.index)
 
     def _check_same_features(self, name: str, tokens: Tensor) -> None:
-        stored = self._stores[0]
+        stored = self.stores[0]
         if stored.num_channels is None:
             return
         pairs: dict[str, tuple[Any, Any]] = {

@@ -60,7 +60,7 @@ class TokenMergingMemoryBank(TieredMemoryBank):
         return [MergingStore(self._num_frames, self._grid)]
 
     def _admit(self, level: int, frame: FrameTokens) -> None:
-        store = cast(MergingStore, self._stores[level])
+        store = cast(MergingStore, self.stores[level])
         store.insert(len(store), self._fit(frame, store))
         if store.is_overfull:
             store.merge_most_similar(self._new_content_id())

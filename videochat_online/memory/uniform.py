@@ -63,13 +63,13 @@ class UniformMemoryBank(TieredMemoryBank):
 
     def _check_restored(self) -> None:
         super()._check_restored()
-        written, stride, held = self._num_written, self._stride, len(self._stores[0])
+        written, stride, held = self._num_written, self._stride, len(self.stores[0])
         is_power = stride > 0 and not stride & (stride - 1)
         if not is_power or held != (-(-written // stride) + bool(written and (written - 1) % stride)):
             raise InputError(f"memory state: {held} frames cannot be every {stride}-th of {written} and the newest")
 
     def _admit(self, level: int, frame: FrameTokens) -> None:
-        store = self._stores[level]
+        store = self.stores[level]
         fitted = self._fit(frame, store)
         if len(store) and (self._num_written - 1) % self._stride:
             # Held as the newest frame only.

@@ -40,7 +40,7 @@ class WindowMemoryBank(TieredMemoryBank):
         return [FrameStore(self._num_frames, self._grid)]
 
     def _admit(self, level: int, frame: FrameTokens) -> None:
-        store = self._stores[level]
+        store = self.stores[level]
         fitted = self._fit(frame, store)
         if store.is_full:
             store.remove(0)

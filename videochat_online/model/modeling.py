@@ -105,10 +105,11 @@ class VideoChatOnlineForConditionalGeneration(StrictLoading, GenerationMixin):
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
         use_explicit_regime(self.language_model)
         self._heads = HeadFinder()
-        self._add_drop_path(config.drop_path_rate)
+        self.add_drop_path(config.drop_path_rate)
         self.post_init()
 
-    def _add_drop_path(self, rate: float) -> None:
+    def add_drop_path(self, rate: float) -> None:
+        """Drop samples on residual paths in training, at rates that grow linearly with depth up to `rate`."""
         layers = self.vision_tower.encoder.layer
         for layer, layer_rate in zip(layers, torch.linspace(0, rate, len(layers), device="cpu").tolist(), strict=True):
             if layer_rate > 0:

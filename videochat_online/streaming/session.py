@@ -126,10 +126,13 @@ class StreamingSession:
         self._epoch = 0  # how often frames and dialogue were forgotten: what was prepared before is not answered
         budget = kv_budget or default_budget(model.device)
         make_kept = BlockCache if kv_memory else make_prefix_cache
-        self._kept = make_kept(model.network.language_model, budget) if reuse_prefix else None
-        self._foreground, self._background = Foreground(), None
+        self.kept_prefix = make_kept(model.network.language_model, budget) if reuse_prefix else None
+        """Prefix of the last prompt and what was computed of it, None where nothing is to be reused."""
+        self.foreground = Foreground()
+        """Pushes and answers that are under way: background work makes way for them."""
+        self._background = None
         if prefill_in_background:
-            self._background = BackgroundPrefill(self._prefill_if_free, self._foreground, model.device)
+            self._background = BackgroundPrefill(self._prefill_if_free, self.foreground, model.device)
 
     @property
     def num_frames(self) -> int:
@@ -167,7 +170,7 @@ class StreamingSession:
         times = [float(time) for time in times_s]
         if len(times) != len(pixels_THWC):
             raise InputError(f"push: got {len(pixels_THWC)} frames and {len(times)} times")
-        with self._foreground.busy(), self._push_lock:
+        with self.foreground.busy(), self._push_lock:
             self._clock.check(times)
             for start in range(0, len(times), self._encode_batch):
                 batch = slice(start, start + self._encode_batch)
@@ -178,7 +181,7 @@ class StreamingSession:
                         index = self._clock.num_frames
                         self.memory.write(FrameTokens(tokens_CHW, index, time, content_id=index))
                         self._clock.advance(time)
-                    if isinstance(self._kept, BlockCache):
+                    if isinstance(self.kept_prefix, BlockCache):
                         self._prefill_if_free()
 
     def ask(
@@ -246,7 +249,7 @@ class StreamingSession:
 
     def reusing(self, prepared: PreparedQuestion) -> Prompt:
         """Its prompt, with what this session has computed of it. One may be answered at a time."""
-        kept = self._kept
+        kept = self.kept_prefix
         return prepared.prompt if kept is None else replace(prepared.prompt, reuse=Reuse(kept, prepared.keys))
 
     @contextmanager
@@ -254,7 +257,7 @@ class StreamingSession:
         """Hold the answer lock; InputError where this thread holds it already, by an answer it is streaming."""
         if self._answering_thread == threading.get_ident():
             raise InputError("an answer is still being streamed in this thread: exhaust or close its iterator first")
-        with self._foreground.busy(), self._answer_lock:
+        with self.foreground.busy(), self._answer_lock:
             self._answering_thread = threading.get_ident()
             try:
                 yield
@@ -288,7 +291,7 @@ class StreamingSession:
     def _prepare(self, question: str, at_s: float | None, prefix: str, message: str | None = None) -> PreparedQuestion:
         check_text(question, "question")  # before a memory or a strategy reads it
         check_text(prefix, "generation prefix")
-        layout = self._layout.with_message(message, is_read=isinstance(self._kept, BlockCache))
+        layout = self._layout.with_message(message, is_read=isinstance(self.kept_prefix, BlockCache))
         return layout.prepare(self._snapshot(at_s, question), question, prefix)
 
     def prefill(self) -> int:
@@ -318,11 +321,11 @@ class StreamingSession:
                 self._answer_lock.release()
 
     def _prefill(self, next_size: Callable[[], int] | None) -> int:
-        if self._kept is None or self._clock.num_frames == 0 or not isinstance(self._strategy, Direct):
+        if self.kept_prefix is None or self._clock.num_frames == 0 or not isinstance(self._strategy, Direct):
             return 0
         embeds_LD, keys, num_prompt = self._layout.prefix(self._snapshot(None, None))
         max_length = num_prompt + self.settings.max_new_tokens
-        return prefill(self.model.network, embeds_LD, Reuse(self._kept, keys), max_length, next_size)
+        return prefill(self.model.network, embeds_LD, Reuse(self.kept_prefix, keys), max_length, next_size)
 
     def _snapshot(self, at_s: float | None, question: str | None) -> Snapshot:
         with self._state_lock:
@@ -354,24 +357,24 @@ class StreamingSession:
     def _forget_computed(self) -> None:
         self._epoch += 1
         self._projected.clear()
-        if self._kept is not None:
-            self._kept.drop()
+        if self.kept_prefix is not None:
+            self.kept_prefix.drop()
 
     def close(self) -> None:
         """End the background thread and release the KV cache. Frames and dialogue stay, and can be asked about."""
         if self._background is not None:
             self._background.stop()
         with self._alone():
-            if self._kept is not None:
-                self._kept.drop()
+            if self.kept_prefix is not None:
+                self.kept_prefix.drop()
 
     def forget_dialogue(self) -> None:
         """Forget the questions asked so far, and keep the frames."""
         with self._alone(), self._state_lock:
             num_frames = self._clock.num_frames
             asked = [each.num_frames_seen for each in self._history if each.asked_at_s is not None]
-            if isinstance(self._kept, BlockCache) and min(asked, default=num_frames) < num_frames:
-                self._kept.drop()  # what was computed of a frame knows of the questions before it
+            if isinstance(self.kept_prefix, BlockCache) and min(asked, default=num_frames) < num_frames:
+                self.kept_prefix.drop()  # what was computed of a frame knows of the questions before it
             self._history = list(self._initial_history)
 
     def save(self, path: str | Path) -> None:

@@ -89,7 +89,7 @@ def test_a_decoder_that_hangs_is_killed(tmp_path, clip, monkeypatch):
     protocol = resolve_protocol("streaming")
     with DecoderProcess(timeout_s=2) as worker:
         with worker.open(hanging, video(), protocol, TRANSFORM) as video_frames:
-            process = worker._process.pid
+            process = worker.process.pid
             groups = video_frames.read(video_frames.streaming_indices())
             assert len(next(groups)) == 8
             with pytest.raises(VideoError, match="hangs.mp4: gave no frame for 2 s; its decoder was killed"):
@@ -97,7 +97,7 @@ def test_a_decoder_that_hangs_is_killed(tmp_path, clip, monkeypatch):
         assert is_gone(process)
         with worker.open(clip, video(), protocol, TRANSFORM) as video_frames:
             assert sum(map(len, video_frames.read(video_frames.streaming_indices()))) > 8
-        process = worker._process.pid
+        process = worker.process.pid
     assert is_gone(process)
 
 

@@ -232,6 +232,7 @@ class TestFiles:
         assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [f"{k}_output_tiny.json" for k in kinds]
         for kind in kinds:
             made = json.loads((tmp_path / "out" / f"{kind}_output_tiny.json").read_text("utf-8"))
+            # The oracle's own walk through a file of results.
             replies = [without_reply(one) for one in official_oracle._rows(made) for one in one["questions"]]
             assert all(replies)
             assert made == json.loads((tmp_path / f"questions_{kind}.json").read_text("utf-8"))

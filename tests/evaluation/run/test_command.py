@@ -67,9 +67,11 @@ def test_newer_options_are_settings_of_a_run_where_they_are_given(annotations, t
     """So that runs from before they existed can be resumed; a static cache does not change an answer."""
     given = ["evaluate", "--annotations", str(annotations), "--data_root", str(tmp_path), "--model", "model"]
     given += ["--cache", "static"]
-    plain = command._config(parse(given, "evaluate")).model_options
+    plain = command.evaluation_config(parse(given, "evaluate")).model_options
     assert not {"int8", "compile", "cache"} & plain.keys()
-    changed = command._config(parse([*given, "--compile", "both", "--int8", "vision"], "evaluate")).model_options
+    changed = command.evaluation_config(
+        parse([*given, "--compile", "both", "--int8", "vision"], "evaluate")
+    ).model_options
     assert changed == plain | {"compile": "both", "int8": "vision"}
 
 
@@ -211,11 +213,11 @@ class TestCommand:
     def test_shards_by_slurm_and_torchrun(self, monkeypatch, variables, shard):
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
-        assert command._shard("slurm" if "SLURM_ARRAY_TASK_ID" in variables else None) == shard
-        assert command._shard(None).count == int(variables.get("WORLD_SIZE", "1"))
+        assert command.asked_shard("slurm" if "SLURM_ARRAY_TASK_ID" in variables else None) == shard
+        assert command.asked_shard(None).count == int(variables.get("WORLD_SIZE", "1"))
         if "SLURM_ARRAY_TASK_ID" not in variables:
             with pytest.raises(InputError, match="--shard slurm: expected a task of a Slurm array"):
-                command._shard("slurm")
+                command.asked_shard("slurm")
 
     @pytest.mark.parametrize(
         ("given", "now"),

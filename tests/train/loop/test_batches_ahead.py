@@ -220,6 +220,7 @@ def test_a_run_that_fails_leaves_nothing_behind(run, monkeypatch, owner):
 def test_before_the_first_forward_one_batch_is_on_the_device(run, monkeypatch):
     prepared: list[torch.Tensor] = []
     held: list[list[torch.Tensor]] = []
+    # The hooks of transformers' trainer that a batch passes through.
     prepare, get = OnlineTrainer._prepare_inputs, OnlineTrainer.get_batch_samples
     step = OnlineTrainer.compute_loss
 
@@ -262,6 +263,7 @@ def test_the_network_sees_the_very_numbers_of_normalising_on_the_host(frames, na
     expected = torch.cat([transform(pixels) for pixels in frames])
     config = SimpleNamespace(dtype=lambda: torch.bfloat16)
     trainer = OnlineTrainer.__new__(OnlineTrainer)
+    # A trainer without a model, of which one hook is called: the one that moves a batch to the device.
     trainer.args, trainer._normalization = SimpleNamespace(device=torch.device("cpu")), name
     trainer.is_deepspeed_enabled = is_deepspeed
     trainer.accelerator = SimpleNamespace(state=SimpleNamespace(deepspeed_plugin=SimpleNamespace(hf_ds_config=config)))

@@ -219,6 +219,7 @@ def test_a_process_that_cannot_load_its_rows_still_takes_part(place, tiny_dir, m
         calls.append(len(batch["input_ids"]))
         return batch | {"pixel_values": normalize(batch["pixel_values"])}
 
+    # This process tells the others that it skipped nothing; the one below pretends otherwise.
     monkeypatch.setattr(validation._skipped, "add", lambda report: None)
     with pytest.raises(InputError, match="1 other processes could not load held-out rows"):
         validation.evaluate(model.network, prepare, lambda tensor: tensor + 1)

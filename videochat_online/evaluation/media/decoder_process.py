@@ -55,7 +55,8 @@ class DecoderProcess:
     def __init__(self, timeout_s: float = DECODE_TIMEOUT_S, private: Sequence[int] = ()) -> None:
         self.timeout_s = timeout_s
         self._private = tuple(private)
-        self._process: BaseProcess | None = None
+        self.process: BaseProcess | None = None
+        """Process at work, None before the first video and after one that was killed."""
         self._connection: Connection | None = None
 
     def __enter__(self) -> DecoderProcess:
@@ -66,13 +67,13 @@ class DecoderProcess:
 
     def start(self) -> None:
         """Start the process if there is none: best before a model is loaded, while there is little to copy."""
-        if self._process is not None:
+        if self.process is not None:
             return
         context = process_context()
         ours, theirs = context.Pipe()
         inherited = (ours.fileno(), *self._private) if IS_FORKED else ()
-        self._process = context.Process(target=_serve, args=(theirs, inherited), daemon=True, name="decoder")
-        self._process.start()
+        self.process = context.Process(target=_serve, args=(theirs, inherited), daemon=True, name="decoder")
+        self.process.start()
         theirs.close()
         self._connection = ours
 
@@ -117,7 +118,7 @@ class DecoderProcess:
                     for (index, time_s), pixels_SSC in zip(labels, pixels_TSSC, strict=True)
                 ]
         except (EOFError, ConnectionError) as error:
-            process = self._process
+            process = self.process
             if process is not None:
                 process.join(SECONDS_TO_DIE)
             how = describe_exit(None if process is None else process.exitcode)
@@ -129,10 +130,10 @@ class DecoderProcess:
         """End the process, whatever it does; the next video gets another one."""
         if self._connection is not None:
             self._connection.close()
-        if self._process is not None:
-            self._process.kill()
-            self._process.join(SECONDS_TO_DIE)
-        self._process = self._connection = None
+        if self.process is not None:
+            self.process.kill()
+            self.process.join(SECONDS_TO_DIE)
+        self.process = self._connection = None
 
     def _open_connection(self) -> Connection:
         if self._connection is None:
@@ -149,7 +150,7 @@ class RemoteVideoFrames:
     """
 
     def __init__(self, process: DecoderProcess, path: Path) -> None:
-        self._process, self._path = process, path
+        self.process, self._path = process, path
         self._is_reading = False
         self.num_decoded = 0
         self.waited_s = 0.0
@@ -159,7 +160,7 @@ class RemoteVideoFrames:
 
     def __exit__(self, *error: object) -> None:
         if self._is_reading:  # frames are on their way that nobody wants
-            self._process.kill()
+            self.process.kill()
 
     def streaming_indices(self) -> list[int]:
         """As `VideoFrames`."""
@@ -187,7 +188,7 @@ class RemoteVideoFrames:
         Raises:
             VideoError: as `VideoFrames`, or the decoder hangs or crashes.
         """
-        self._process.send("read", list(indices))
+        self.process.send("read", list(indices))
         self._is_reading = True
         while group := self._receive():
             self.num_decoded += len(group)
@@ -195,14 +196,14 @@ class RemoteVideoFrames:
 
     def ask(self, name: str, *arguments: Any) -> Any:
         """What the process answers; errors are those of `VideoFrames`, or the decoder hangs or crashes."""
-        self._process.send(name, *arguments)
+        self.process.send(name, *arguments)
         return self._receive()
 
     def _receive(self) -> Any:
         """The next answer; of frames that are read, a group, and at their end None."""
         start_s = time.perf_counter()
         try:
-            kind, value = self._process.receive(self._path)
+            kind, value = self.process.receive(self._path)
         finally:
             self.waited_s += time.perf_counter() - start_s
         self._is_reading = kind == "group"

@@ -108,12 +108,13 @@ class AuthMiddleware:
         open_paths = OPEN_PATHS.get(scope["method"]) if scope["type"] == "http" else None
         if open_paths is not None and open_paths.fullmatch(get_route_path(scope)):
             return None
-        if self._password is not None and not self._is_password(headers.get("authorization", "")):
+        if self._password is not None and not self.is_password(headers.get("authorization", "")):
             message = "expected the header 'Authorization: Bearer PASSWORD' with the server's password"
             return Refusal(401, message, {"WWW-Authenticate": "Bearer"})
         return None
 
-    def _is_password(self, authorization: str) -> bool:
+    def is_password(self, authorization: str) -> bool:
+        """Whether the value of that header holds the password."""
         scheme, _, given = authorization.partition(" ")
         assert self._password is not None
         # Headers are read as latin-1: back to the bytes that came.

@@ -19,7 +19,8 @@ class ModelGate:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._waiting: deque[threading.Event] = deque()
-        self._is_taken = False
+        self.is_taken = False
+        """Whether a call has its turn now."""
 
     @property
     def num_waiting(self) -> int:
@@ -32,10 +33,10 @@ class ModelGate:
         """Wait for a turn, and give it up at the end."""
         mine = threading.Event()
         with self._lock:
-            if self._is_taken:
+            if self.is_taken:
                 self._waiting.append(mine)
             else:
-                self._is_taken = True
+                self.is_taken = True
                 mine.set()
         mine.wait()
         try:
@@ -46,4 +47,4 @@ class ModelGate:
                 if self._waiting:
                     self._waiting.popleft().set()
                 else:
-                    self._is_taken = False
+                    self.is_taken = False

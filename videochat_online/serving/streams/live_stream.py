@@ -59,7 +59,7 @@ class LiveStream(LiveDialogue):
     def __init__(self, model: VideoChatModel, options: StreamOptions, gate: ModelGate) -> None:
         super().__init__(options, gate)
         memory = make_stream_memory(model, options)
-        self._session = StreamingSession(
+        self.session = StreamingSession(
             model,
             memory,
             system_message=options.system_message,
@@ -137,7 +137,7 @@ class LiveStream(LiveDialogue):
             return StreamStatus(
                 time_s=max(self._time_s, 0.0),
                 num_frames_in=self._num_in,
-                num_frames_seen=self._session.num_frames,
+                num_frames_seen=self.session.num_frames,
                 num_frames_dropped=self._num_dropped,
                 num_frames_waiting=waiting,
                 real_time_factor=sum(costs) / len(costs) * self.options.fps if costs else None,
@@ -198,7 +198,7 @@ class LiveStream(LiveDialogue):
         self._picture = None
         self._trace = MemoryTrace()
         if not self._ingest_thread.is_alive() and (self._speaker is None or not self._speaker.is_alive()):
-            self._session.reset()
+            self.session.reset()
 
     def forget_dialogue(self) -> None:
         """Begin a new dialogue about the same stream.
@@ -208,7 +208,7 @@ class LiveStream(LiveDialogue):
         """
         with self._changed:
             self._check_silent()
-            self._session.forget_dialogue()
+            self.session.forget_dialogue()
             self._answers.clear()
 
     def _ingest(self) -> None:
@@ -254,15 +254,15 @@ class LiveStream(LiveDialogue):
             return frames
 
     def _push(self, frames: list[_Frame]) -> None:
-        first, start = self._session.num_frames, time.perf_counter()
+        first, start = self.session.num_frames, time.perf_counter()
         with self._gate.turn():
             # A camera may change its size in the middle of a stream.
             for _, of_one_size in itertools.groupby(frames, key=lambda frame: frame.pixels_HWC.shape):
                 run = list(of_one_size)
-                self._session.push(np.stack([frame.pixels_HWC for frame in run]), [frame.time_s for frame in run])
+                self.session.push(np.stack([frame.pixels_HWC for frame in run]), [frame.time_s for frame in run])
             cost = (time.perf_counter() - start) / len(frames)
         thumbnails = {index: to_jpeg(frame.pixels_HWC, THUMBNAIL_PX) for index, frame in enumerate(frames, start=first)}
-        remembered = self._session.remembered()
+        remembered = self.session.remembered()
         with self._changed:
             self._seconds_a_frame.append(cost)
             self._trace.update(remembered, frames[-1].time_s, thumbnails)
@@ -275,11 +275,11 @@ class LiveStream(LiveDialogue):
             return
         try:
             with self._gate.turn():
-                prepared = self._session.prepare(answer.question, at_s=answer.asked_at_s)
+                prepared = self.session.prepare(answer.question, at_s=answer.asked_at_s)
         except InputError as error:
             answer.end(str(error))
             return
-        self._speak(answer, lambda: self._session.stream_prepared(prepared))
+        self._speak(answer, lambda: self.session.stream_prepared(prepared))
 
 
 def make_stream_memory(model: VideoChatModel, options: StreamOptions) -> MemoryBank:

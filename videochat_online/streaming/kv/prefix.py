@@ -68,27 +68,28 @@ class PrefixCache:
 
     def __init__(self, language_model: PreTrainedModel, budget: KvBudget) -> None:
         self._model = language_model
-        self._budget = budget
+        self.budget = budget
+        """Budget it shares with other sessions."""
         self._bytes_per_token = kv_bytes_per_token(language_model)
 
     @property
     def num_tokens(self) -> int:
         """Tokens that are kept now."""
-        kept = self._budget.peek(self)
+        kept = self.budget.peek(self)
         return 0 if kept is None else kept.num_tokens
 
     def drop(self) -> None:
         """Keep nothing."""
-        self._budget.release(self)
+        self.budget.release(self)
 
     @contextmanager
     def set_aside(self, num_tokens: int) -> Iterator[None]:
         """Keep nothing, and count so many tokens, which are computed elsewhere, as in use."""
-        self._budget.take(self, num_tokens * self._bytes_per_token)
+        self.budget.take(self, num_tokens * self._bytes_per_token)
         try:
             yield
         finally:
-            self._budget.give_back(self, None)
+            self.budget.give_back(self, None)
 
     @contextmanager
     def borrowed(
@@ -112,13 +113,13 @@ class PrefixCache:
             least_share: of `keys`; what begins alike for less is forgotten.
         """
         num_bytes = self._bytes_of(max_tokens)
-        sequence, is_whole = self._budget.take(self, num_bytes), False
+        sequence, is_whole = self.budget.take(self, num_bytes), False
         try:
             if sequence is not None and sequence.long_regime != long_regime:
                 sequence = None
             if sequence is not None and self._adapt(sequence, embeds_LD, keys, least_share):
                 # One of fixed size stays as large as the longest prompt before has made it.
-                self._budget.take(self, max(num_bytes, sequence.cache.num_bytes))
+                self.budget.take(self, max(num_bytes, sequence.cache.num_bytes))
             else:
                 sequence = None  # what is forgotten is freed before anything is computed
                 sequence = CachedSequence(self._new_cache(max_tokens), long_regime)
@@ -130,7 +131,7 @@ class PrefixCache:
         finally:
             if sequence is not None:
                 sequence.num_computed = 0
-            self._budget.give_back(self, sequence if is_whole else None)
+            self.budget.give_back(self, sequence if is_whole else None)
 
     def _adapt(self, kept: CachedSequence, embeds_LD: Tensor, keys: Sequence[TokenKey], least_share: float) -> bool:
         """Leave of a sequence what a prompt has in common with it, but for its last token; False: it is too little."""
@@ -161,7 +162,7 @@ class PrefixCache:
             long_regime: as the prompt that is going to begin with it will have it.
             next_size: how many tokens to compute at once, asked before each piece; 0 stops. None: all.
         """
-        if self._bytes_of(len(keys)) > self._budget.max_bytes:
+        if self._bytes_of(len(keys)) > self.budget.max_bytes:
             logger.debug("a prefix of %d tokens is not computed ahead: the KV budget is too small", len(keys))
             return 0
         if self._has(keys, long_regime):
@@ -177,7 +178,7 @@ class PrefixCache:
             return sequence.num_computed
 
     def _has(self, keys: Sequence[TokenKey], long_regime: bool | None) -> bool:
-        kept = self._budget.peek(self)
+        kept = self.budget.peek(self)
         return kept is not None and kept.long_regime == long_regime and common_length(kept.keys, keys) == len(keys)
 
 
