@@ -58,8 +58,8 @@ def make_memory(name: str, **options: Any) -> MemoryBank:
     """Make an empty memory by its name in `MEMORY_BANKS`.
 
     Args:
-        name: in `MEMORY_BANKS`.
-        options: of `MEMORY_OPTIONS[name]`. One that is None counts as not given, so that a command line can
+        name: name in `MEMORY_BANKS`.
+        options: options of `MEMORY_OPTIONS[name]`. One that is None counts as not given, so that a command line can
             hand over all its flags.
 
     Raises:
@@ -80,7 +80,7 @@ def make_model_memory(name: str, full_grid: Grid, intervals: Sequence[int], opti
     """Make an empty memory for the frames of a model, which decides token grid and intervals.
 
     Raises:
-        InputError: as `make_memory`.
+        InputError: an unknown name, an option that this memory does not take, or a bad value of one.
     """
     of_the_model = {"full_grid": full_grid, "intervals": tuple(intervals)}
     taken = {key: value for key, value in of_the_model.items() if key in MEMORY_OPTIONS.get(name, ())}

@@ -13,7 +13,7 @@ _HALF, _QUARTER = 1 / 4, 1 / 16
 """Tokens of a frame on a grid of half and of a quarter of the rows and columns, as a share of a full-size frame's."""
 
 _MOVIECHAT_SHORT_FRAMES, _STAR_KEY_FRAMES = 18, 3
-"""As published; fewer where the budget is small."""
+"""Published numbers of frames; fewer where the budget is small."""
 
 
 def sizes_within(name: str, budget: float, given: Mapping[str, Any]) -> dict[str, int]:
@@ -22,7 +22,7 @@ def sizes_within(name: str, budget: float, given: Mapping[str, Any]) -> dict[str
     Published proportions are kept where there is room. A size that comes out below 1 is for the memory to refuse.
 
     Args:
-        name: in `MEMORY_BANKS`.
+        name: name in `MEMORY_BANKS`.
         budget: tokens, as a multiple of a full-size frame's.
         given: options that are set already. Sizes among them are kept, and what they leave is shared out.
     """

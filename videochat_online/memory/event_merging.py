@@ -56,7 +56,7 @@ class EventMergingMemoryBank(TieredMemoryBank):
         full_grid: rows and columns of tokens of a full-size frame.
         grid: token grid of a node; default: `full_grid` halved. Budget: `recent_frames` times the tokens of
             `full_grid` and `event_frames` times those of `grid`.
-        device: where frames are kept; None for that of the first frame.
+        device: device that frames are kept on; None for that of the first frame.
 
     Raises:
         InputError: a count is no whole number of at least 1, the weights are not three finite numbers of at least 0,

@@ -22,7 +22,7 @@ class KeepAllMemoryBank(TieredMemoryBank):
     Args:
         full_grid: rows and columns of tokens of a full-size frame.
         intervals: see `TokenSchedule`; `(1,)` keeps every frame at full size.
-        device: where frames are kept; None for that of the first frame.
+        device: device that frames are kept on; None for that of the first frame.
     """
 
     kind = "keep_all"

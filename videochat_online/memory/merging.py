@@ -38,8 +38,8 @@ def merge_neighbours(
     merge first; on a tie the earliest pair. Merging is the plain average, whatever was merged before.
 
     Args:
-        frames: in time order, on one grid.
-        num_left: at least 1.
+        frames: frames in time order, on one grid.
+        num_left: frames that are left, at least 1.
         new_id: content id of the average of an older and a newer frame.
     """
     left = list(frames)

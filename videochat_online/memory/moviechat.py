@@ -48,12 +48,12 @@ class MovieChatMemoryBank(TieredMemoryBank):
     Args:
         short_frames: frames of the buffer.
         long_frames: frames of the long memory.
-        merged_frames: what a full buffer is merged to.
+        merged_frames: frames that a full buffer is merged to.
         reading: "global" reads the long memory as if the buffer were merged now, "breakpoint" both as they are.
         full_grid: rows and columns of tokens of a full-size frame; only the default of `grid` needs it.
         grid: token grid of each frame; default: a quarter of `full_grid` in each direction. Budget: its tokens times
             `long_frames`, in "breakpoint" times `long_frames + short_frames`.
-        device: where frames are kept; None for that of the first frame.
+        device: device that frames are kept on; None for that of the first frame.
 
     Raises:
         InputError: a count is no whole number of at least 1, an unknown reading, or a grid is none.

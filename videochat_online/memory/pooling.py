@@ -60,7 +60,7 @@ def pool_by_ratio(features_TCHW: Tensor, ratios: Sequence[int]) -> Tensor:
 
     Args:
         features_TCHW: features of T frames, all on the full grid; frames of several samples may be mixed.
-        ratios: by how much each frame's grid is divided in each direction (1 keeps it).
+        ratios: T factors by which the frames' grids are divided in each direction (1 keeps a grid).
 
     Returns:
         [L, C]: the tokens of each frame, row by row of its pooled grid, one frame after another.

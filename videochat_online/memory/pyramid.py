@@ -59,7 +59,7 @@ class PyramidMemoryBank(TieredMemoryBank):
         grids: token grid of each tier, none larger than the one before; default: `full_grid` halved.
         intervals: see `TokenSchedule`.
         policy: "reference" or "paper".
-        device: where frames are kept; None for that of the first frame.
+        device: device that frames are kept on; None for that of the first frame.
 
     Raises:
         InputError: capacities, grids and intervals of different counts; a negative capacity, or none above 0;

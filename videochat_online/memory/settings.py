@@ -21,8 +21,8 @@ class MemorySetting:
 
     Attributes:
         kind: type of its value, or of each of its values.
-        meaning: in a few words.
-        num_values: None for a single one, "+" for a list, a number for a list of that length.
+        meaning: help text of a few words.
+        num_values: number of values: None for a single one, "+" for a list, a number for a list of that length.
     """
 
     kind: type[int] | type[float] | type[str]

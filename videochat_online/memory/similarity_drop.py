@@ -31,7 +31,7 @@ class SimilarityDropMemoryBank(TieredMemoryBank):
         threshold: bound of the mean similarity; 1 drops next to nothing, -1 keeps little but the first frame.
         full_grid: rows and columns of tokens of a full-size frame.
         grid: token grid of each frame; default: `full_grid`. Budget: `num_frames` times its tokens.
-        device: where frames are kept; None for that of the first frame.
+        device: device that frames are kept on; None for that of the first frame.
 
     Raises:
         InputError: `num_frames` is no whole number of at least 1, `threshold` is not within -1 and 1, or a grid is

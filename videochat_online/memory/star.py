@@ -38,7 +38,7 @@ from videochat_online.memory.tiered import TieredMemoryBank
 from videochat_online.types import FrameTokens
 
 _CLEARLY = 1e-3
-"""By how much of the distance a key frame must be nearer to count as nearer."""
+"""Part of the distance by which a key frame must be nearer to count as nearer."""
 
 
 class StarMemoryBank(TieredMemoryBank):
@@ -57,7 +57,7 @@ class StarMemoryBank(TieredMemoryBank):
             and its quarter. Budget: `newest_frames + key_frames` times the tokens of the first, `cluster_frames -
             key_frames` times those of the second, and those of the third. Beyond the budget, which is about what is
             read, each cluster keeps a frame at full size.
-        device: where frames are kept; None for that of the first frame.
+        device: device that frames are kept on; None for that of the first frame.
 
     Raises:
         InputError: `newest_frames` or `cluster_frames` below 1, `key_frames` below 0 or above `cluster_frames`, a

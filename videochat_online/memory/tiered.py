@@ -39,7 +39,7 @@ class TieredMemoryBank(ABC):
     Args:
         options: values that decide the memory's content, as JSON can hold them; a saved state of other options is
             refused.
-        device: where frames are kept; None for the device of the first frame written or state loaded.
+        device: device that frames are kept on; None for that of the first frame written or state loaded.
         schedule: tier of a frame from its index.
 
     Raises:

@@ -36,7 +36,7 @@ class TokenMergingMemoryBank(TieredMemoryBank):
         num_frames: frames at most.
         full_grid: rows and columns of tokens of a full-size frame; only the default of `grid` needs it.
         grid: token grid of each frame; default: `full_grid` halved. Budget: `num_frames` times its tokens.
-        device: where frames are kept; None for that of the first frame.
+        device: device that frames are kept on; None for that of the first frame.
 
     Raises:
         InputError: `num_frames` is no whole number of at least 1, or a grid is none.

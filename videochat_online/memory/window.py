@@ -16,7 +16,7 @@ class WindowMemoryBank(TieredMemoryBank):
     Args:
         num_frames: frames at most.
         full_grid: rows and columns of tokens of each frame.
-        device: where frames are kept; None for that of the first frame.
+        device: device that frames are kept on; None for that of the first frame.
 
     Raises:
         InputError: `num_frames` is no whole number of at least 1.

@@ -27,15 +27,15 @@ class VideoChatOnlineConfig(PreTrainedConfig):
         vision_config: InternViT.
         text_config: the language model (any causal one of transformers; named so that caches and DeepSpeed
             find it).
-        image_size: frames are resized to this square, in pixels; other than the vision tower's own size, the
-            position embeddings are interpolated.
+        image_size: side of the square that frames are resized to, in pixels; where it is not the vision tower's own,
+            the position embeddings are interpolated.
         downsample_ratio: side of the token grid over side of the patch grid (pixel shuffle).
         ps_version: "v2", or "v1", which leaves the grid transposed.
-        select_layer: which hidden state of the vision tower is used (-1: the last).
+        select_layer: hidden state of the vision tower that is used, by its number (-1: the last).
         drop_path_rate: stochastic depth of the vision tower in training, growing linearly with depth.
         template: the chat template that the checkpoint was trained with: its name, or its strings.
-        system_message: overrides the template's own.
-        memory_intervals: a frame goes to the first tier whose interval divides its index.
+        system_message: system message in place of the template's own.
+        memory_intervals: intervals of the tiers: a frame goes to the first tier whose interval divides its index.
         image_token_id: id of <IMG_CONTEXT> in the tokenizer, set when a model is loaded with one.
     """
 

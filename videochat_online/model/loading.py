@@ -67,7 +67,7 @@ class VideoChatModel:
     Attributes:
         network: the weights.
         tokenizer: tokenizer of the checkpoint.
-        template: how a dialogue is written for it.
+        template: chat template by which a dialogue is written for it.
         transform: uint8 frames to the pixels that the vision tower expects.
         compiled_encode: compiled form of `network.encode`; None where there is none.
     """
@@ -240,10 +240,11 @@ def load_network(
         directory: holds `config.json`, and weights of any known layout or a checkpoint of what was learned.
         adapter: a folder of PEFT's adapters, which are merged into the weights.
         dtype: dtype of the weights; "auto" is the checkpoint's.
-        **kwargs: as `checkpoint.read_network` takes them.
+        **kwargs: arguments of `checkpoint.read_network`.
 
     Raises:
-        CheckpointError: as it does; or a base that is gone or has other weights, or adapters that do not fit.
+        CheckpointError: errors of `read_network`; a base that is gone or has other weights, or adapters that do not
+            fit.
         InputError: something other than a whole checkpoint under ZeRO-3.
     """
     directory = Path(directory)
@@ -297,8 +298,8 @@ def resolve_checkpoint(name_or_path: str | Path, *, with_weights: bool = True) -
     """Directory of a checkpoint; what is "owner/name" and no directory is downloaded from the Hub, once.
 
     Args:
-        name_or_path: as `load_model` takes it.
-        with_weights: without them, only what plans and prompts need is downloaded.
+        name_or_path: a directory, or "owner/name" on the Hub.
+        with_weights: whether weights are wanted; else only what plans and prompts need is downloaded.
 
     Raises:
         CheckpointError: the Hub does not give it.

@@ -63,7 +63,7 @@ def chunked_loss(
         head: differentiable.
         hidden_BLD: last hidden states [B, L, D].
         labels_BL: ids [B, L], -100 where there is no loss; each is learned from the position before it.
-        num_items: what the sum is divided by; the number of supervised positions by default.
+        num_items: divisor of the sum; the number of supervised positions by default.
         num_chunks: calls of the head.
 
     Returns:

@@ -216,9 +216,9 @@ class VideoChatOnlineForConditionalGeneration(StrictLoading, GenerationMixin):
             past_key_values: cache of the language model.
             inputs_embeds: [B, L, D], instead of `input_ids` and `pixel_values`.
             pixel_values: normalised frames and tiles of the whole batch, in order of appearance [T, 3, S, S].
-            pool_ratios: for each of the T, by how much its token grid is pooled (1, 2, 4); default 1.
+            pool_ratios: T factors by which the token grids are pooled (1, 2, 4); default 1.
             labels: [B, L] with -100 where there is no loss.
-            score: `score` instead, within what wraps a forward pass: autocast, the gathering of ZeRO-3.
+            score: whether `score` is called instead, within what wraps a forward pass: autocast, ZeRO-3's gathering.
             **kwargs: passed to the language model (`use_cache`, `logits_to_keep`, `num_items_in_batch`, ...).
 
         Returns:
@@ -263,9 +263,9 @@ class VideoChatOnlineForConditionalGeneration(StrictLoading, GenerationMixin):
 
         Args:
             labels: [B, L] with -100 where nothing is scored.
-            input_ids: as of `forward`, like the others.
-            pixel_values: pixels of the whole batch.
-            pool_ratios: pooling of each picture.
+            input_ids: token ids [B, L].
+            pixel_values: normalised frames and tiles of the whole batch [T, 3, S, S].
+            pool_ratios: T factors by which the token grids are pooled; default 1.
             **inputs: `attention_mask`, or `position_ids` of packed rows.
         """
         inputs |= {"inputs_embeds": self._embed(input_ids, pixel_values, pool_ratios), "use_cache": False}

@@ -27,7 +27,7 @@ def quantize_weights(network: VideoChatOnlineForConditionalGeneration, part: str
     """Replace the matrices of a part's layers, for good: such a network cannot be trained or saved.
 
     Args:
-        network: on its device, in its dtype.
+        network: network on its device, in its dtype.
         part: a name in `compiling.PARTS`.
     """
     from torchao.quantization import Int8WeightOnlyConfig, quantize_

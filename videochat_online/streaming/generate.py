@@ -139,7 +139,7 @@ def first_logits_of_each(network: VideoChatOnlineForConditionalGeneration, embed
     """Logits of the first answer token after each of `B` prompts of the same length: [B, vocabulary], fp32.
 
     Raises:
-        PromptTooLongError, NonFiniteError: as `first_logits`.
+        PromptTooLongError, NonFiniteError: errors of `first_logits`.
     """
     num_prompt = embeds_BLD.shape[1]
     _check_context(network, num_prompt, 1)
@@ -207,12 +207,12 @@ def generate_ids(
     """Yield the ids of an answer as they are chosen; the stop id, where it comes, is the last one.
 
     Args:
-        network: in evaluation mode.
+        network: network in evaluation mode.
         embeds_LD: the prompt's embeddings, visual tokens in place.
         stop_ids: ids that end an answer.
-        settings: how ids are chosen.
-        reuse: take over what an earlier prompt has in common with this one, and leave this one's for the next. With
-            contrasts only the room is counted that they take.
+        settings: settings by which ids are chosen.
+        reuse: cache from which the beginning in common with an earlier prompt is taken over, and which holds this
+            prompt's for the next. With contrasts only the room is counted that they take.
         contrasts: other prompts of the question, whose logits count, too.
 
     Raises:
@@ -273,14 +273,14 @@ def prefill(
     """Compute the beginning of a prompt ahead; returns how many tokens were not there already.
 
     Args:
-        network: in evaluation mode.
+        network: network in evaluation mode.
         embeds_LD: embeddings of the tokens of `reuse.keys`.
-        reuse: where it is kept.
+        reuse: cache in which it is kept, and the keys of its tokens.
         max_length: tokens that the whole prompt and its answer are expected to have at most.
-        next_size: see `PrefixCache.fill`.
+        next_size: function that gives the tokens of the next piece, see `PrefixCache.fill`.
 
     Raises:
-        PromptTooLongError: that is longer than the language model's context.
+        PromptTooLongError: `max_length` tokens, which are more than the language model's context holds.
     """
     _check_context(network, len(reuse.keys), max_length - len(reuse.keys))
     return reuse.prefix.fill(embeds_LD, reuse.keys, needs_long_regime(network, max_length), next_size)
@@ -290,7 +290,7 @@ def answer_pieces(model: VideoChatModel, prompt: Prompt, settings: GenerationSet
     """Generate an answer, and yield what each token adds to its text, as `text_pieces` does.
 
     Raises:
-        PromptTooLongError, NonFiniteError: as `generate_ids`.
+        PromptTooLongError, NonFiniteError: errors of `generate_ids`.
     """
     stop_ids = model.stop_ids
     ids = generate_ids(model.network, prompt.embeds_LD, stop_ids, settings, prompt.reuse, prompt.contrasts)

@@ -21,9 +21,9 @@ class ImageChat:
     """A dialogue about still images, each encoded once whatever the number of questions; without any, about text.
 
     Args:
-        model: shared.
-        images: RGB; none for a dialogue about text.
-        settings: how answers are generated.
+        model: model, which other dialogues may share.
+        images: RGB images; none for a dialogue about text.
+        settings: settings by which answers are generated.
         system_message: None takes the checkpoint's own.
     """
 

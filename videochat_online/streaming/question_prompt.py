@@ -78,11 +78,11 @@ def build_prompt(
     """Lay out a dialogue and put its visual tokens in place.
 
     Args:
-        model: gives template, tokenizer and embeddings.
+        model: model that gives template, tokenizer and embeddings.
         turns: the dialogue; the last turn's reply is None.
         visuals: projected tokens [n, D] of every `Visual` of the turns, in order.
         system_message: None takes the checkpoint's own.
-        generation_prefix: how the answer is made to begin.
+        generation_prefix: words that the answer is made to begin with.
     """
     layout = layout_prompt(
         turns,
@@ -175,7 +175,7 @@ class QuestionLayout:
     """How a session writes its prompts.
 
     Attributes:
-        model: gives template, tokenizer and embeddings.
+        model: model that gives template, tokenizer and embeddings.
         system_message: None takes the checkpoint's own.
         with_times: write the time of each frame before its tokens.
     """

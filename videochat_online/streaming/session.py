@@ -59,20 +59,19 @@ class StreamingSession:
     """A stream being watched.
 
     Args:
-        model: shared by any number of sessions.
+        model: model, which any number of sessions may share.
         memory: keeps what matters; the checkpoint's pyramid with capacities 2/2/12 by default.
         system_message: None takes the checkpoint's own.
         with_times: write "Frame3 at 1.0s:" rather than "Frame3:" before a frame's tokens.
         history: dialogue from before the stream, as text.
-        settings: how answers are generated, unless a question says otherwise.
+        settings: settings by which answers are generated, unless a question says otherwise.
         encode_batch: frames that go through the vision tower at once.
-        reuse_prefix: keep the KV cache of the last prompt and answer, and compute of the next prompt only what is
-            new. The weights must not change meanwhile.
-        kv_budget: what these caches may take, shared with other sessions; the process's own by default.
+        reuse_prefix: keep the last prompt's and answer's KV cache for the next prompt; the weights must stay.
+        kv_budget: budget of these caches, shared with other sessions; the process's own by default.
         prefill_in_background: call `prefill` from a thread, in pieces, while nothing else is going on, until `close`.
         kv_memory: the language model reads each frame as it arrives, and what it computed of a frame is kept as long as
             the frame is remembered (`kv/movable.py`). Experimental: answers are not those of a fresh prefill.
-        strategy: what is done at question time with the frames that the memory gives; all are shown by default.
+        strategy: strategy at question time, for the frames that the memory gives; all are shown by default.
     """
 
     def __init__(
@@ -163,7 +162,7 @@ class StreamingSession:
             times_s: start time of each, in order.
 
         Raises:
-            InputError: counts differ, or a time is not finite or precedes the one before it: no frame is taken.
+            InputError: counts that differ, or a time that is not finite or is before the last: no frame is taken.
             NonFiniteError: the model's features of a frame are NaN or infinite. The batches before its own are taken.
         """
         pixels_THWC = np.asarray(pixels_THWC)
@@ -196,14 +195,13 @@ class StreamingSession:
 
         Args:
             question: text; it stands after the remembered frames.
-            at_s: when it is asked; the newest frame's time by default.
-            settings: for this answer only.
-            generation_prefix: how the answer is made to begin; not part of `Answer.text`.
+            at_s: stream time of the question in seconds; the newest frame's by default.
+            settings: generation settings for this answer only.
+            generation_prefix: words that the answer is made to begin with; not part of `Answer.text`.
 
         Raises:
             NoFrameError: nothing has arrived yet, or nothing before `at_s`.
-            InputError: a frame later than `at_s` has already arrived, or half of a surrogate pair in the question or
-                the prefix.
+            InputError: a frame later than `at_s` has arrived, or half of a surrogate pair in question or prefix.
         """
         return result_of(self.stream(question, at_s=at_s, settings=settings, generation_prefix=generation_prefix))
 
@@ -283,7 +281,7 @@ class StreamingSession:
         The arguments are those of `ask`, and a system message other than the session's, for this question alone.
 
         Raises:
-            NoFrameError, InputError: as `ask`; another system message where `kv_memory` has read frames after its own.
+            NoFrameError, InputError: errors of `ask`; another system message after `kv_memory` has read frames.
         """
         with self._alone():
             return self._prepare(question, at_s, generation_prefix, system_message)
@@ -387,8 +385,7 @@ class StreamingSession:
         """Go on from a saved file; what this session held is forgotten.
 
         Raises:
-            InputError: not such a file, saved with another kind of memory or for another model, or its parts do
-                not belong together. The session is unchanged then.
+            InputError: no such file, one of another memory or model, or one at odds with itself; nothing changes.
         """
         state, tensors = load_state(Path(path))
         with self._alone(), self._push_lock, self._state_lock:

@@ -14,7 +14,7 @@ class StreamClock:
     """Frames so far and the newest one's time; times are seconds and never go back.
 
     Attributes:
-        num_frames: that have arrived.
+        num_frames: frames that have arrived.
         last_time_s: start time of the newest; minus infinity before the first.
     """
 

@@ -66,10 +66,10 @@ def jinja_template(template: ChatTemplate, *, system_message: str, start: str, v
     """The source of a `chat_template.jinja`.
 
     Args:
-        template: ours.
-        system_message: where a dialogue brings none.
-        start: what stands before everything, such as the token that begins a text.
-        video_token: stands for a video's frames.
+        template: chat template of ours.
+        system_message: system message where a dialogue brings none.
+        start: text before everything, such as the token that begins a text.
+        video_token: token that stands for a video's frames.
     """
     words = {
         "START": start + template.prompt_start,

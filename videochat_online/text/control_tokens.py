@@ -94,7 +94,7 @@ def encode_parts(tokenizer: PreTrainedTokenizerBase, parts: Sequence[Part]) -> t
     """Ids of a prompt, those that begin and end a sequence included, and where each stands in the joined string.
 
     Args:
-        tokenizer: one that `load_tokenizer` gives.
+        tokenizer: tokenizer that `load_tokenizer` gives.
         parts: the prompt's pieces in order.
 
     Returns:
@@ -229,8 +229,8 @@ class _Twin:
     """A tokenizer that is another one but for the names of its control tokens.
 
     Args:
-        state: the other one's, as its library writes it; changed.
-        contents: of the control tokens.
+        state: state of the other one, as its library writes it; changed.
+        contents: texts of the control tokens.
     """
 
     def __init__(self, state: dict[str, Any], contents: Iterable[str]) -> None:

@@ -29,10 +29,10 @@ class PromptOutline:
     """A rendered dialogue, cut at its control tokens.
 
     Attributes:
-        parts: all of it.
+        parts: all parts of it.
         opening: its first control token.
         num_others: control tokens after it.
-        between: what stands between two of them, with these two; and these two alone.
+        between: parts between two of them, with these two; and these two alone.
         num_repeated: visual tokens beyond the first one of each picture.
     """
 
@@ -47,8 +47,8 @@ class PromptCounter:
     """Counts the tokens of prompts: of each as many as `layout_prompt` makes of it.
 
     Args:
-        tokenizer: as `layout_prompt`.
-        template: as `layout_prompt`.
+        tokenizer: tokenizer that `load_tokenizer` gives.
+        template: chat template of the checkpoint.
 
     Raises:
         InputError: the template's end token is not in the vocabulary.
@@ -63,11 +63,11 @@ class PromptCounter:
         """A dialogue, ready to be counted.
 
         Args:
-            turns: as `layout_prompt`.
-            system_message: as `layout_prompt`.
+            turns: turns in order.
+            system_message: system message; None takes the template's own.
 
         Raises:
-            InputError: as `layout_prompt`.
+            InputError: turns or texts that `layout_prompt` refuses.
         """
         pieces, counts = prompt_pieces(turns, self._template, system_message)
         parts = tuple(tokenizer_parts(pieces)[0])
@@ -83,7 +83,7 @@ class PromptCounter:
         """Tokens of each prompt.
 
         Raises:
-            InputError: as `layout_prompt`.
+            InputError: texts that `layout_prompt` refuses.
         """
         if len(self._known) > MAX_KNOWN:
             self._known.clear()

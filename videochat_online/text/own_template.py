@@ -38,7 +38,7 @@ def own_template(tokenizer: PreTrainedTokenizerBase, name: str = "own") -> ChatT
     """The template of a tokenizer, with the system message that it writes where none is given.
 
     Args:
-        tokenizer: with a `chat_template`.
+        tokenizer: tokenizer with a `chat_template`.
         name: name of the result.
 
     Raises:

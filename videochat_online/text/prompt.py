@@ -40,7 +40,7 @@ class PromptLayout:
 
     Attributes:
         input_ids: the whole prompt, bos included where the tokenizer adds one.
-        labels: as long as `input_ids`; the id itself where the model is to write it (replies and their end
+        labels: labels, as many as `input_ids`: the id itself where the model is to write it (replies and their end
             tokens), IGNORE_INDEX elsewhere. Not shifted.
         visual_spans: [start, stop) of the visual tokens of each picture or frame, in order.
         text: the prompt for people; visual tokens are written `<IMG_CONTEXT>*256`.
@@ -80,8 +80,8 @@ def layout_prompt(
     laid out without blanks and line breaks around it.
 
     Args:
-        turns: in order. A last turn with `assistant=None` opens generation.
-        tokenizer: of `load_tokenizer`, with the special tokens of pictures.
+        turns: turns in order. A last one with `assistant=None` opens generation.
+        tokenizer: result of `load_tokenizer`, with the special tokens of pictures.
         template: the checkpoint's chat template.
         system_message: None takes the template's own.
         generation_prefix: words that the generated reply begins with, such as "Best option:(".
@@ -212,7 +212,7 @@ def split_placeholders(text: str, num_tokens: Sequence[int]) -> tuple[Segment, .
     """Text of a data row -> text and pictures.
 
     Args:
-        text: with one `<image>` for each picture.
+        text: text with one `<image>` for each picture.
         num_tokens: visual tokens of each picture, in order.
 
     Raises:

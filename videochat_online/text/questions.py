@@ -15,27 +15,27 @@ _WATCH = (
     " of objects, and the action and pose of persons. Based on your observations, "
 )
 OVBENCH_SYSTEM_MESSAGE = _WATCH + "select the best option that accurately addresses the question.\n"
-"""Before questions with options to choose from: OVBench, MVBench, VideoMME."""
+"""Text before questions with options to choose from: OVBench, MVBench, VideoMME."""
 KIND_SYSTEM_MESSAGES = {
     "yes_no": _WATCH + "answer the question with Yes or No.\n",
     "count": _WATCH + "answer the question with a number.\n",
     "open": _WATCH + "answer the question.\n",
 }
-"""Before questions that have no options to choose from, by their kind: there is no best option to select."""
+"""Texts before questions that have no options to choose from, by their kind: there is no best option to select."""
 STREAMING_SUFFIX = "\nAnswer:"
-"""After an OVBench question in the streaming setting."""
+"""Text after an OVBench question in the streaming setting."""
 SLIDING_WINDOW_SUFFIX = "\nOnly give the best option."
-"""After an OVBench question in the sliding-window setting."""
+"""Text after an OVBench question in the sliding-window setting."""
 KIND_SUFFIXES = {
     "yes_no": "\nAnswer only with Yes or No.",
     "count": "\nAnswer only with a number.",
     "open": STREAMING_SUFFIX,
 }
-"""After questions that have no options to choose from, by their kind."""
+"""Texts after questions that have no options to choose from, by their kind."""
 OFFLINE_SUFFIX = "\nAnswer:  \n"
-"""After an MVBench or VideoMME question."""
+"""Text after an MVBench or VideoMME question."""
 BEST_OPTION_PREFIX = "Best option:("
-"""What the reply is made to begin with where a letter is wanted at once."""
+"""Words that the reply is made to begin with where a letter is wanted at once."""
 LETTER_INSTRUCTION = "Answer with the option's letter from the given choices directly."
 
 

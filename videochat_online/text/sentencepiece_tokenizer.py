@@ -28,7 +28,7 @@ from sentencepiece import sentencepiece_model_pb2, sentencepiece_pb2
 from transformers import PreTrainedTokenizer
 
 BLANK = "▁"
-"""How sentencepiece writes a space."""
+"""Sign that sentencepiece writes for a space."""
 
 # Generated modules: their classes are not visible to a type checker.
 _MODEL_PROTO: Any = sentencepiece_model_pb2.ModelProto  # type: ignore[attr-defined]
@@ -51,7 +51,7 @@ class SentencePieceTokenizer(PreTrainedTokenizer):
 
     Args:
         vocab_file: path of the sentencepiece model.
-        legacy: see the module's docstring.
+        legacy: older rule for blanks, see the module's docstring.
         add_bos_token: start each text with <s>.
         add_eos_token: end each text with the end-of-sequence token.
         **kwargs: special tokens and the like, as for any tokenizer.
@@ -148,9 +148,9 @@ class SentencePieceTokenizer(PreTrainedTokenizer):
         character that is spelled in bytes) has start == stop.
 
         Args:
-            text: what is encoded.
-            controls: where its added tokens stand; what is spelled as one elsewhere is encoded as text. None takes
-                every string that is one.
+            text: text to be encoded.
+            controls: spans of its added tokens; what is spelled as one elsewhere is encoded as text. None takes every
+                string that is one.
         """
         found = list(self._tokens(text, controls))
         plain = cast(list[int], self.convert_tokens_to_ids([token for token, _ in found]))

@@ -35,24 +35,25 @@ class ChatTemplate:
     """The fixed strings of one chat format, in the order in which they appear.
 
     Attributes:
-        name: as written in a checkpoint's `template` field.
-        default_system_message: used where the caller gives no system message.
-        system_prefix: before the system message.
-        system_end: after it.
-        user_prefix: before what the user says.
-        user_end: after it.
-        assistant_prefix: opens the reply; a prompt for generation ends with it.
-        reply_prefix: what the model writes before the reply itself.
-        reply_suffix: what it writes after it, before the end token.
+        name: name as written in a checkpoint's `template` field.
+        default_system_message: system message where the caller gives none.
+        system_prefix: text before the system message.
+        system_end: text after it.
+        user_prefix: text before what the user says.
+        user_end: text after it.
+        assistant_prefix: text that opens the reply; a prompt for generation ends with it.
+        reply_prefix: text that the model writes before the reply itself.
+        reply_suffix: text that it writes after the reply, before the end token.
         reply_end: the token that ends a reply; the model learns to write it, and generation stops at it.
-        after_reply: follows the end token; never learned.
-        trims: checkpoints were trained on sides of a dialogue without blanks and line breaks around them.
-        trims_replies: on replies without them.
-        trims_system: on system messages without them.
-        omits_empty_system: without a system message nothing stands in its place.
-        folds_system: the system message opens the first user's side, before which `user_prefix` is not repeated.
-        takes_system: there is a place for a system message.
-        prompt_start: before everything, where the tokenizer does not put it there.
+        after_reply: text that follows the end token; never learned.
+        trims: whether checkpoints were trained on sides of a dialogue without blanks and line breaks around them.
+        trims_replies: whether they were trained on replies without them.
+        trims_system: whether they were trained on system messages without them.
+        omits_empty_system: whether nothing stands in the place of a missing system message.
+        folds_system: whether the system message opens the first user's side, before which `user_prefix` is not
+            repeated.
+        takes_system: whether there is a place for a system message.
+        prompt_start: text before everything, where the tokenizer does not put it there.
         more_ends: other tokens at which generation stops; never learned.
     """
 
@@ -91,8 +92,7 @@ class ChatTemplate:
         """Lay out a dialogue.
 
         Args:
-            turns: in order. The last one may have `assistant=None`: the prompt then ends where the model
-                goes on.
+            turns: turns in order. The last one may have `assistant=None`: the prompt then ends where the model goes on.
             system_message: None takes the template's own; "" leaves the system part empty.
             generation_prefix: words put into the model's mouth, such as "Best option:(".
 

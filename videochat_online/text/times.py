@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from videochat_online.errors import InputError
 
 HALF_WIDTH = str.maketrans("０１２３４５６７８９：；．？／", "0123456789:;.?/")
-"""What a Chinese or Japanese keyboard types; each is one character for one, so that places stay the same."""
+"""Plain signs for those of Chinese or Japanese keyboards; one character for one, so that places stay the same."""
 
 _SECONDS = r"(?P<alone>[0-9]*\.?[0-9]+)"
 _CLOCK = r"(?:(?P<hours>[0-9]+):(?=[0-5][0-9]:))?(?P<minutes>[0-9]+):(?P<seconds>[0-5][0-9](?:\.[0-9]+)?)"

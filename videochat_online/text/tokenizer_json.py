@@ -44,7 +44,7 @@ PLAIN_TEXTS = (
     "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa zzzzzz qqq",
     "\x00\x7f\r\n.",
 )
-"""Of every kind that a tokenizer may treat in a way of its own; no control tokens."""
+"""Texts of every kind that a tokenizer may treat in a way of its own; no control tokens."""
 
 
 def fast_copy(tokenizer: SentencePieceTokenizer) -> PreTrainedTokenizerFast:

@@ -55,7 +55,7 @@ def assemble(
         language_model: directory of a causal language model of transformers, or a GGUF file.
         vision_tower: directory of a checkpoint of any layout that `load_network` reads, or of an InternViT.
         template: name of a chat template; None takes the one that the language model's tokenizer brings along.
-        system_message: where none is given; None takes the template's.
+        system_message: system message where a dialogue gives none; None takes the template's.
         image_size: pixels a side of a frame; None takes the vision tower's.
         dtype: dtype of all weights; None takes the language model's.
         seed: seed of the projector.

@@ -30,10 +30,10 @@ def read_network(
     Adapters of a LoRA-wrapped checkpoint are merged into the weights.
 
     Args:
-        directory: holds `config.json` and weights.
+        directory: directory that holds `config.json` and weights.
         dtype: dtype of the weights; "auto" is the checkpoint's.
-        device: where the weights go; None leaves them on the CPU (and under ZeRO-3 to DeepSpeed).
-        attn_implementation: one of transformers' ("sdpa", "flash_attention_2", "eager"), or one per sub-config.
+        device: device that the weights go to; None leaves them on the CPU (and under ZeRO-3 to DeepSpeed).
+        attn_implementation: name of transformers' ("sdpa", "flash_attention_2", "eager"), or one per sub-config.
         **kwargs: more arguments of `from_pretrained` (`quantization_config`, `config`, ...).
 
     Raises:
@@ -55,9 +55,9 @@ def export_original(network: PreTrainedModel, directory: str | Path, max_shard_s
     """Write config and weights in the published layout (a language model of InternLM2 stays in Llama's).
 
     Args:
-        network: with plain weights (merge adapters first).
-        directory: created; nothing in it is removed.
-        max_shard_size: larger checkpoints are written as shards with an index.
+        network: network with plain weights (merge adapters first).
+        directory: folder, which is created; nothing in it is removed.
+        max_shard_size: largest size of a file; a larger checkpoint is written as shards with an index.
     """
     write_state(to_original_state(plain_state(network)), original_config(network.config), directory, max_shard_size)
 

@@ -87,9 +87,9 @@ def export_hf(network: PreTrainedModel, text: TextSide, directory: str | Path) -
     """Write weights, configuration, tokenizer, chat template, processor and generation settings.
 
     Args:
-        network: with plain weights.
+        network: network with plain weights.
         text: result of `text_side`.
-        directory: created; nothing in it is removed.
+        directory: folder, which is created; nothing in it is removed.
 
     Raises:
         CheckpointError: the layout cannot say what the model is.

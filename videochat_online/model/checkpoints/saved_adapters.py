@@ -162,8 +162,8 @@ def read_adapter(folder: Path, network: nn.Module) -> Learned:
     They may have been made on our network, on its language model alone, or on transformers' InternVL.
 
     Args:
-        folder: with `adapter_config.json`.
-        network: theirs; its weights need not be there.
+        folder: folder with `adapter_config.json`.
+        network: network that they fit; its weights need not be there.
 
     Raises:
         CheckpointError: no LoRA adapters, kinds of them that are not merged as W + scaling B A, or adapters that do
@@ -217,13 +217,13 @@ def check_base(source: str | Path, base: Base, digest: str, name: str | Path) ->
     """Refuse what was learned on top of other weights.
 
     Args:
-        source: where it was read.
-        base: its record.
+        source: checkpoint or adapter that the record was read from.
+        base: record of the model that it was learned on top of.
         digest: digest of the weights that were loaded, in the record's dtype.
         name: name of their model.
 
     Raises:
-        CheckpointError: they differ.
+        CheckpointError: digests that differ.
     """
     if digest != base.digest:
         raise CheckpointError(

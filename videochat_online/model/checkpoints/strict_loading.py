@@ -108,8 +108,8 @@ class StrictLoading(PreTrainedModel):
 
         Args:
             pretrained_model_name_or_path: the directory, or "owner/name".
-            *model_args: as in transformers.
-            **kwargs: as in transformers.
+            *model_args: arguments of transformers' `from_pretrained`.
+            **kwargs: keyword arguments of transformers' `from_pretrained`.
 
         Raises:
             CheckpointError: something is missing, unexpected, of another shape, or unreadable.
@@ -205,7 +205,7 @@ def raise_on_difference(what: str, report: Mapping[str, Any], named: Callable[[s
     """Fail where transformers reports that weights and network do not fit each other.
 
     Args:
-        what: what is wrong, in front of the names.
+        what: words for what is wrong, in front of the names.
         report: `missing_keys`, `unexpected_keys`, and `mismatched_keys` with the shapes found and expected.
         named: a tensor's name as the reader of the error knows it.
 

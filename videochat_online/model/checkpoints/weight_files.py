@@ -107,7 +107,7 @@ def tensor_names(directory: Path) -> set[str]:
     """Names of all tensors of a checkpoint, without reading the tensors.
 
     Raises:
-        CheckpointError: as `weight_files`, a file that cannot be read, or one with integers.
+        CheckpointError: errors of `weight_files`; or a file that cannot be read, or that holds integers.
     """
     names: set[str] = set()
     for file in weight_files(directory):

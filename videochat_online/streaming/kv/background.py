@@ -20,7 +20,7 @@ from videochat_online.errors import InputError
 logger = logging.getLogger(__name__)
 
 PIECE_S = 0.03
-"""How long one piece should take: what a push or a question may have to wait for."""
+"""Seconds that one piece should take: what a push or a question may have to wait for."""
 SMALLEST_PIECE, LARGEST_PIECE = 8, 2048
 
 
@@ -55,8 +55,8 @@ class Pace:
     """Sizes of the pieces, in tokens: as many as take `PIECE_S`; 0 when it is time to stop.
 
     Args:
-        device: where they are computed.
-        should_stop: asked before each piece.
+        device: device that they are computed on.
+        should_stop: function that is asked before each piece.
     """
 
     def __init__(self, device: torch.device, should_stop: Callable[[], bool]) -> None:
@@ -88,8 +88,8 @@ class BackgroundPrefill:
     Args:
         work: a bound method `work(next_size)`: prefills in pieces of that many tokens until it gets 0. Its object
             is not kept alive.
-        foreground: what it makes way for.
-        device: where the pieces are computed.
+        foreground: work that it makes way for.
+        device: device that the pieces are computed on.
     """
 
     def __init__(self, work: Callable[[Callable[[], int]], Any], foreground: Foreground, device: torch.device) -> None:

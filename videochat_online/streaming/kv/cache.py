@@ -19,7 +19,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 from videochat_online.model.rope import fixed_regime
 
 TokenKey = int | tuple[int, int]
-"""What a token is: the id of a text token, or of a visual one the content id and tokens of its frame."""
+"""Identity of a token: the id of a text token, or of a visual one the content id and tokens of its frame."""
 
 NO_TOKEN = -1
 """Key of a token that is not kept."""
@@ -55,7 +55,7 @@ class DynamicKeyValueCache:
     """transformers' growing cache; see `KeyValueCache`. `crop` asks for a model without `why_not_croppable`.
 
     Args:
-        language_model: in evaluation mode.
+        language_model: language model in evaluation mode.
     """
 
     def __init__(self, language_model: PreTrainedModel) -> None:
@@ -119,8 +119,8 @@ class CachedSequence:
     """A cache together with what its tokens are and in which regime of the rope they were made.
 
     Args:
-        cache: empty.
-        long_regime: of LongRoPE; None where the model has none.
+        cache: empty cache.
+        long_regime: whether LongRoPE's long regime is used; None where the model has none.
     """
 
     def __init__(self, cache: KeyValueCache, long_regime: bool | None) -> None:

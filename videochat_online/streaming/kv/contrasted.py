@@ -41,9 +41,9 @@ class ContrastedSequence:
         num_tokens: Tokens of each row, padding included.
 
     Args:
-        language_model: in evaluation mode.
+        language_model: language model in evaluation mode.
         contrasts: prompts beside the one that is appended first.
-        long_regime: of LongRoPE, for all rows; None where the model has none.
+        long_regime: whether LongRoPE's long regime is used, for all rows; None where the model has none.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class ContrastedSequence:
 
         Args:
             embeds_ND: the prompt, computed together with those of the contrasts, or tokens that follow in every row.
-            keys: not needed here; see `CachedSequence`.
+            keys: keys of the tokens, not needed here; see `CachedSequence`.
         """
         if self._mask_BL is None:
             embeds_BND, self._mask_BL = _padded([embeds_ND, *(contrast.embeds_LD for contrast in self._contrasts)])

@@ -26,7 +26,7 @@ class KvBudget:
     leaves nothing behind. All methods may be called from any thread.
 
     Args:
-        max_bytes: of all keys and values together; 0 keeps nothing.
+        max_bytes: bytes of all keys and values together; 0 keeps nothing.
     """
 
     def __init__(self, max_bytes: int) -> None:

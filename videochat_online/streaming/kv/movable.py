@@ -78,7 +78,7 @@ class MovableCache(DynamicKeyValueCache):
     the keys are there twice, as computed and at their present positions.
 
     Args:
-        language_model: one without `why_not_movable`.
+        language_model: language model without `why_not_movable`.
     """
 
     def __init__(self, language_model: PreTrainedModel) -> None:

@@ -32,17 +32,17 @@ from videochat_online.text import PromptLayout
 logger = logging.getLogger(__name__)
 
 LEAST_SHARE = 1 / 8
-"""Of a prompt: less in common is not reused for a question. Attention over what is kept goes by a mask, which took 1.6
-times as long as without one (sdpa on a CPU, 4,000 tokens): to reuse little of a long prompt would cost time."""
+"""Part of a prompt: less in common is not reused for a question. Attention over what is kept goes by a mask, which took
+1.6 times as long as without one (sdpa on a CPU, 4,000 tokens): to reuse little of a long prompt would cost time."""
 
 
 def sequence_keys(layout: PromptLayout, content_ids: Sequence[int]) -> tuple[TokenKey, ...]:
     """What each token of a prompt is.
 
     Args:
-        layout: of the prompt.
-        content_ids: of the frames of its visual spans, in order. They begin again with a reset, so what was computed
-            before one is to be dropped.
+        layout: layout of the prompt.
+        content_ids: content ids of the frames of its visual spans, in order. They begin again with a reset, so what was
+            computed before one is to be dropped.
     """
     keys: list[TokenKey] = list(layout.input_ids)
     for (start, stop), content_id in zip(layout.visual_spans, content_ids, strict=True):
@@ -62,8 +62,8 @@ class PrefixCache:
     Used by one answer at a time: the session's answer lock sees to it.
 
     Args:
-        language_model: one without `why_not_croppable`.
-        budget: shared with other sessions.
+        language_model: language model without `why_not_croppable`.
+        budget: budget that other sessions share.
     """
 
     def __init__(self, language_model: PreTrainedModel, budget: KvBudget) -> None:
@@ -106,11 +106,11 @@ class PrefixCache:
         An answer that is stopped (GeneratorExit) is no error.
 
         Args:
-            embeds_LD: of a prompt.
-            keys: of its tokens.
-            long_regime: of the rope, for the whole request. What was kept from the other one is forgotten.
-            max_tokens: that the sequence may come to have.
-            least_share: of `keys`; what begins alike for less is forgotten.
+            embeds_LD: embeddings of a prompt.
+            keys: keys of its tokens, one each.
+            long_regime: whether the rope is in its long regime. What was kept from the other regime is forgotten.
+            max_tokens: tokens that the sequence may come to have.
+            least_share: smallest part of `keys` to be taken over; what begins alike for less is forgotten.
         """
         num_bytes = self._bytes_of(max_tokens)
         sequence, is_whole = self.budget.take(self, num_bytes), False
@@ -157,10 +157,11 @@ class PrefixCache:
         """Compute a prefix before it is asked for; returns how many tokens were not there already.
 
         Args:
-            embeds_LD: of the prefix.
-            keys: of its tokens.
-            long_regime: as the prompt that is going to begin with it will have it.
-            next_size: how many tokens to compute at once, asked before each piece; 0 stops. None: all.
+            embeds_LD: embeddings of the prefix.
+            keys: keys of its tokens, one each.
+            long_regime: whether the prompt that is going to begin with it has the rope in its long regime.
+            next_size: function that gives the number of tokens to compute at once, asked before each piece; 0 stops.
+                None: all.
         """
         if self._bytes_of(len(keys)) > self.budget.max_bytes:
             logger.debug("a prefix of %d tokens is not computed ahead: the KV budget is too small", len(keys))
@@ -196,8 +197,8 @@ class Reuse:
     """What a prompt may reuse.
 
     Attributes:
-        prefix: where the sequence before it is kept, and this one will be.
-        keys: what each token of the prompt is.
+        prefix: cache in which the sequence before it is kept, and this one will be.
+        keys: keys of the prompt's tokens, one each.
     """
 
     prefix: PrefixCache

@@ -65,8 +65,8 @@ class StaticKeyValueCache:
     """See the module's docstring, and `KeyValueCache`. It asks for a model without `why_not_croppable`.
 
     Args:
-        language_model: in evaluation mode.
-        num_tokens: that are expected; for more, all is copied to a larger one.
+        language_model: language model in evaluation mode.
+        num_tokens: tokens that are expected; for more, all is copied to a larger one.
     """
 
     def __init__(self, language_model: PreTrainedModel, num_tokens: int) -> None:

@@ -29,8 +29,8 @@ def make_strategy(name: str, **options: Any) -> Strategy:
     """Make a strategy by its name in `STRATEGIES`.
 
     Args:
-        name: in `STRATEGIES`.
-        options: of `STRATEGY_OPTIONS[name]`; one that is None counts as not given.
+        name: name in `STRATEGIES`.
+        options: options of `STRATEGY_OPTIONS[name]`; one that is None counts as not given.
 
     Raises:
         InputError: an unknown name, an option that this strategy does not take, or a bad value of one.

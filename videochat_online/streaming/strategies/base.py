@@ -24,10 +24,10 @@ class Strategy(Protocol):
         """Return one selection, or several whose logits are summed: the first, of weight 1, is the question's own.
 
         Args:
-            frames: what is remembered, in time order.
+            frames: remembered frames, in time order.
             question: all of its text, with its options where it has some.
-            model: that is going to answer.
-            project: of `frames`.
+            model: model that is going to answer.
+            project: projection of `frames` into the language model's space.
 
         Raises:
             PromptTooLongError, NonFiniteError: the model was asked about the frames, and could not say.

@@ -83,7 +83,7 @@ def are_relevant(model: VideoChatModel, frames: Sequence[FrameTokens], question:
     """For each frame whether the model says that its mosaic shows something of the question.
 
     Raises:
-        PromptTooLongError, NonFiniteError: as `first_logits_of_each`.
+        PromptTooLongError, NonFiniteError: errors of `first_logits_of_each`.
     """
     groups = [frames[first : first + FRAMES_OF_A_MOSAIC] for first in range(0, len(frames), FRAMES_OF_A_MOSAIC)]
     said: list[bool] = []
