@@ -87,7 +87,7 @@ def quiet_but_first(*, speaks: bool) -> Iterator[None]:
     """Log what is no error in one process only, as all of them find the same.
 
     Args:
-        speaks: whether this is the one.
+        speaks: whether this process is the one.
     """
     ours = logging.getLogger(__package__.partition(".")[0])
     level = ours.level
@@ -163,8 +163,8 @@ def assembled(parameter: nn.Parameter, *, writes: bool = False) -> Iterator[None
     """Where ZeRO-3 has spread a parameter, the whole of it; every process has to enter.
 
     Args:
-        parameter: of the network.
-        writes: what the first process writes meanwhile is spread again.
+        parameter: parameter of the network.
+        writes: whether what the first process writes meanwhile is spread again.
     """
     if not hasattr(parameter, "ds_id"):
         yield

@@ -58,7 +58,7 @@ from videochat_online.train.setup.model_setup import TrainingModel, load_texts, 
 logger = logging.getLogger(__name__)
 
 ROWS_TRIED = 8
-"""Of each set in a dry run, from all over it; `doctor --registry` reads every row."""
+"""Rows of each set in a dry run, from all over it; `doctor --registry` reads every row."""
 
 
 def train(arguments: Arguments) -> TrainReport:
@@ -69,11 +69,11 @@ def train(arguments: Arguments) -> TrainReport:
     is not finished: its report says so, and the next call goes on.
 
     Args:
-        arguments: of `parse_arguments`. Under DeepSpeed they must have been made in this process.
+        arguments: result of `parse_arguments`. Under DeepSpeed it must have been made in this process.
 
     Raises:
-        InputError: what was given is wrong: a registry, the model, an output folder that holds another run, or
-            more rows that cannot be used than `max_bad_fraction` allows.
+        InputError: something given is wrong: a registry, the model, an output folder that holds another run, or more
+            rows that cannot be used than `max_bad_fraction` allows.
     """
     training = arguments.training
     _check(arguments)
@@ -184,8 +184,8 @@ def _write_result(trainer: OnlineTrainer, requests: Requests, checkpoint: Path |
     """The model of a run that is over, and which step it is of.
 
     Args:
-        trainer: with the run's state.
-        requests: wait meanwhile.
+        trainer: trainer with the run's state.
+        requests: requests, which wait meanwhile.
         checkpoint: holds the last weights; None where the trainer does.
     """
     is_best_wanted, state = trainer.args.load_best_model_at_end, trainer.state
@@ -259,7 +259,7 @@ def dry_run(arguments: Arguments) -> dict[str, Any]:
         of held-out sets; what `estimate_validation` and `estimate_run` find.
 
     Raises:
-        InputError: as `train`.
+        InputError: errors of `train`.
     """
     _check(arguments)
     entries, held_out = load_registries(str(arguments.data.meta_path)), load_held_out(arguments)

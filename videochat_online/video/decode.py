@@ -97,7 +97,7 @@ class VideoSource:
             end_s: frames (asked times) up to and including here. Nothing later is handed out, and decoding
                 stops with the frame that proves to be later.
             chunk: most frames per chunk; one chunk is held at a time.
-            may_begin_late: of `times_s`, those before the first readable frame give no frame, instead of an error.
+            may_begin_late: whether those of `times_s` before the first readable frame give no frame, not an error.
 
         With neither `fps` nor `times_s`: every frame that starts within [start_s, end_s].
 
@@ -166,13 +166,13 @@ def open_video(
             img10), hidden and other files left out; a list of paths in the given order.
         fps: frame rate of a source without times of its own: folder, list of images, array, bare frames.
             Frame i starts at i / fps. Default 1 frame per second; ignored where frames have times.
-        backend: for files, a name in `BACKENDS`; "auto" is PyAV.
+        backend: decoder of files, a name in `BACKENDS`; "auto" is PyAV.
         zero_start: times count from the first frame, whatever the file's clock says: recordings cut out of a longer
             one, and MPEG-TS, seldom begin at 0.
 
     Raises:
         InputError: an unknown backend, `fps` not above 0, a source of another type.
-        VideoError: nothing there, unreadable, without a picture, or refused by the backend.
+        VideoError: no source, or one that is unreadable, without a picture, or refused by the backend.
     """
     if backend != "auto" and backend not in BACKENDS:
         raise InputError(f"backend: expected one of auto, {', '.join(BACKENDS)}, got {backend!r}")

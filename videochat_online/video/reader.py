@@ -29,9 +29,10 @@ class VideoInfo:
 
     Attributes:
         source: its path, or what it is.
-        kind: where the frames come from.
-        num_frames_declared: as the container says, or counted (folder, array); None where unknown.
-        duration_s: declared length; None where unknown.
+        kind: kind of source that the frames come from.
+        num_frames_declared: frames that the container declares, or that were counted (folder, array); None where
+            unknown.
+        duration_s: declared length in seconds; None where unknown.
         average_fps: mean frame rate; None where unknown.
         width: columns as shown, after rotation.
         height: rows as shown, after rotation.
@@ -62,11 +63,11 @@ class DecodeReport:
         num_errors: packets or images that failed, and frames without a usable time.
         num_damaged: frames that came out but that the decoder marked as damaged.
         num_undecoded: frames that were found by counting, without decoding them.
-        is_complete: the pass began at the first frame and has reached the end.
-        first_error: where and why the first failure happened.
+        is_complete: whether the pass began at the first frame and has reached the end.
+        first_error: place and reason of the first failure.
         ends_at_s: end of what is there, where it is well before the declared end; None otherwise.
         declared_end_s: the declared end, where `ends_at_s` is set.
-        notes: what was odd about the source and how it was read nevertheless, a line each.
+        notes: remarks on what was odd about the source and how it was read nevertheless, a line each.
     """
 
     num_decoded: int = 0
@@ -170,11 +171,11 @@ class RegularReader(FrameReader):
     """Frames without times of their own, known in number: frame i starts at i / fps.
 
     Args:
-        source: what `VideoInfo` says of it.
-        kind: likewise.
-        num_frames: all there are.
+        source: its path, or what it is.
+        kind: kind of source that the frames come from.
+        num_frames: number of all frames.
         fps: frames a second.
-        size: height and width of the first.
+        size: height and width of the first, in pixels.
     """
 
     def __init__(self, source: str, kind: SourceKind, num_frames: int, fps: float, size: tuple[int, int]) -> None:

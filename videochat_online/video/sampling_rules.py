@@ -193,7 +193,7 @@ def streaming_indices_at_times(
         video_fps: average rate.
         sample_fps: rate wanted, 8 in the published setting.
         clip_s: start and end.
-        rounding: how the step is rounded; the published multi-turn script rounds down.
+        rounding: rounding of the step; the published multi-turn script rounds down.
         tolerance_s: 0 compares times as they are.
     """
     step = frame_step(video_fps, sample_fps, rounding=rounding)

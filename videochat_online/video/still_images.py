@@ -24,7 +24,7 @@ from videochat_online.video.transforms import DEEP_MODES, to_rgb
 logger = logging.getLogger(__name__)
 
 IMAGE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
-"""What Pillow raises for broken files of one format or another."""
+"""Errors that Pillow raises for broken files of one format or another."""
 
 MOVING_FORMATS = frozenset({"WEBP", "PNG", "GIF", "AVIF", "TIFF"})
 """Formats whose further pictures follow the first one. (In MPO, the second one is a preview or a map.)"""
@@ -66,7 +66,7 @@ def read_image(path: str | os.PathLike[str]) -> Image.Image:
     Of an animation it is the first picture, with a warning.
 
     Raises:
-        VideoError: no such file, not an image, or a broken one.
+        VideoError: no such file, or one that is no image or is broken.
     """
     if os.path.exists(path) and not os.path.isfile(path):  # opening a pipe would wait for somebody to write into it
         raise VideoError(f"{os.fspath(path)}: expected an image, found no regular file")
@@ -93,12 +93,12 @@ def decode_image(
 
     Args:
         source: path, or an open file.
-        name: what errors call it.
+        name: name of the image in errors.
         formats: names that PIL has for the formats that may be tried; None for all.
         max_pixels: an image that says that it has more is not decoded; None leaves that to PIL.
 
     Raises:
-        VideoError: not an image, a broken one, or too large.
+        VideoError: a file that is no image, is broken, or has too many pixels.
         FileNotFoundError: no such file.
     """
     try:
@@ -132,7 +132,7 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     """A decoded picture as RGB, turned upright.
 
     Raises:
-        VideoError: without the file's name, its numbers have no known range (`to_rgb`).
+        VideoError: an image whose numbers have no known range (`to_rgb`); the file is not named.
     """
     return to_rgb(ImageOps.exif_transpose(image), is_16_bit=image.format == "PPM")
 

@@ -103,9 +103,9 @@ def normalize(
     """uint8 [T,H,W,3] -> float32 [T,3,H,W]: (value / 255 - mean) / std.
 
     Args:
-        pixels_THWC: usually in the machine's memory.
+        pixels_THWC: pixels, usually in the machine's memory.
         normalization: a name in `NORMALIZATIONS`.
-        device: where to compute, the CPU by default. A GPU is sent the bytes, a quarter of the floats.
+        device: device to compute on, the CPU by default. A GPU is sent the bytes, a quarter of the floats.
     """
     device = device or torch.device("cpu")
     if not isinstance(pixels_THWC, Tensor):

@@ -36,7 +36,7 @@ class HeldOutRows(Dataset["tuple[int, Example | SkippedSample]"]):
         encoder: the run's encoder.
 
     Raises:
-        InputError: as `TrainingDataset`.
+        InputError: annotations that cannot be read at all, or settings under which no row of a set could be used.
     """
 
     def __init__(self, entries: Sequence[RegistryEntry], encoder: SampleEncoder) -> None:

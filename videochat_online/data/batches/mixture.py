@@ -24,7 +24,7 @@ def check_epoch(num_rows: Sequence[int], repeats: Sequence[float]) -> None:
 
     Args:
         num_rows: number of rows of each set.
-        repeats: how often the rows of each set count.
+        repeats: number of times that the rows of each set count.
 
     Raises:
         InputError: says how many there would be.
@@ -75,7 +75,7 @@ class EpochSampler(Sampler[int]):
         seed: seed of all shuffling.
         lengths: estimated tokens of each item; given, items of about one length come together.
         group_size: items of one optimizer step, over all processes, which get about one length.
-        shuffle: without it the order is the items' own.
+        shuffle: whether to shuffle; else the order is the items' own.
     """
 
     def __init__(

@@ -27,10 +27,10 @@ from videochat_online.data.samples.sample_reader import check_reader
 from videochat_online.errors import InputError
 
 NUM_ROWS_FOR_KEYS = 1000
-"""How many rows of each set are looked at for keys that are not read; `doctor --registry` looks at all."""
+"""Number of rows of each set that are looked at for keys that are not read; `doctor --registry` looks at all."""
 
 ROWS_AT_ONCE = 1000
-"""How many rows have their tokens counted together."""
+"""Number of rows whose tokens are counted together."""
 
 Together: TypeAlias = "Callable[[int, Callable[[int, int], np.ndarray]], np.ndarray]"
 

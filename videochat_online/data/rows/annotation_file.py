@@ -23,7 +23,7 @@ from videochat_online.errors import InputError, shown
 from videochat_online.runs.files import without_bom
 
 NUM_FIRST_ROWS = 20
-"""How many rows are looked at first: a file in which none of them is an object holds something else than rows."""
+"""Number of rows that are looked at first: a file in which none of them is an object holds something else than rows."""
 
 _CLOSING = re.compile(rb"[\s\]}]+")
 """The last line of an object that is written over several lines."""

@@ -73,7 +73,7 @@ def time_s(value: Any, where: str) -> float:
     """A time in seconds, at least 0.
 
     Raises:
-        InputError: as `number`.
+        InputError: a value of another type, or a number that is not finite, below 0 or above `MAX_TIME_S`.
     """
     return number(value, where, lowest=0.0, highest=MAX_TIME_S)
 

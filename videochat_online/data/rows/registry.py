@@ -30,17 +30,17 @@ class RegistryEntry:
     """One training set.
 
     Attributes:
-        name: unique among all registries of a run.
+        name: name that is unique among all registries of a run.
         annotation: JSON array or JSON lines, gzip allowed.
-        data_root: what the paths in its rows are relative to.
+        data_root: folder that the paths in its rows are relative to.
         data_augment: degrade pictures by JPEG compression of random quality.
-        repeat_time: how often each row counts in an epoch. 0.5 takes a random half, 1.5 all rows and a random
-            half of them again.
+        repeat_time: number of times that each row counts in an epoch. 0.5 takes a random half, 1.5 all rows and a
+            random half of them again.
         weight: instead of `repeat_time`: the set's part of an epoch, against those of the other sets.
         max_dynamic_patch: most tiles of a still image in this set, instead of the run's.
         fps: frames per second of its frame folders, where a row does not say.
-        memory: shows of each video what this memory would hold at the last question, which alone is kept; None
-            shows all frames.
+        memory: memory whose content at the last question, which alone is kept, is shown of each video; None shows all
+            frames.
     """
 
     name: str
@@ -88,7 +88,7 @@ def load_registry(path: Location, *, check: bool = True) -> tuple[RegistryEntry,
     """Read one registry; paths in it are relative to its folder.
 
     Raises:
-        InputError: as `load_registries`.
+        InputError: errors of `load_registries`, about this registry.
     """
     content = read_bytes(path, "a registry")
     try:  # not by `read_json`: it may lie on a remote disk, and no entry may be there twice

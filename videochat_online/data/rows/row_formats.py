@@ -33,8 +33,8 @@ class DialogueTurn:
     """One exchange as annotated: placeholders still in the text.
 
     Attributes:
-        user: what the human says.
-        assistant: what the model is to say.
+        user: text of the human.
+        assistant: text of the model's reply.
         time_s: time at which it is said, in online rows: seconds of the video (of the clip, where times are reset).
     """
 
@@ -56,7 +56,7 @@ class Sample:
     """One row, validated.
 
     Attributes:
-        kind: what its prompt looks like.
+        kind: layout of its prompt: "text", "image", "video", "online" or "tracking".
         turns: the dialogue; empty for a track, whose dialogue depends on the frame that is asked about.
         media: images in order; one video or frame folder; the image files of a track.
         clip_s: part of the video that counts; None for all of it.
@@ -85,7 +85,7 @@ def parse_row(row: Row, root: Location) -> Sample:
 
     Args:
         row: the object in the annotations.
-        root: what its paths are relative to.
+        root: folder that its paths are relative to.
 
     Raises:
         InputError: says what was expected and found; the caller knows the set and the row's number.

@@ -59,7 +59,7 @@ def read_bytes(path: Location, what: str) -> bytes:
 
     Args:
         path: the file.
-        what: what it is expected to hold, for the error.
+        what: words for what it is expected to hold, for the error.
 
     Raises:
         InputError: it cannot be read.

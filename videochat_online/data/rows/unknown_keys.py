@@ -27,7 +27,7 @@ LIKE_MEDIA = re.compile(
 )
 """Keys of other formats; a row with one of them shows something, and is not to be learned as a text."""
 _MANY_MEDIA = re.compile(r"(images|imgs?|pictures?|photos?|videos|vids|frames)([_ -]?list)?", re.I)
-"""What beside `image` or `video` would be shown, too; a path, a name, an id or a URL says the same once more."""
+"""Keys that show more than `image` or `video`; a path, a name, an id or a URL says the same once more."""
 _VIDEO_FILE = r"mp4|mkv|webm|mov|avi|m4v|mpe?g|m2ts|wmv|flv|ogv|3gp"
 _MEDIA_FILE = re.compile(rf"\S+\.({_VIDEO_FILE}|gif|jpe?g?|png|webp|bmp|tiff?|avif|heic|pp?m)", re.I)
 

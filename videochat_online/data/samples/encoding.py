@@ -32,7 +32,7 @@ class Example:
 
     Attributes:
         input_ids: the prompt, with the image token where a visual token stands.
-        labels: one for each of `input_ids`; IGNORE_INDEX where nothing is learned. Not shifted.
+        labels: labels, one for each of `input_ids`; IGNORE_INDEX where nothing is learned. Not shifted.
         pixels_TSSC: frames or tiles in order of appearance, uint8 [T, S, S, 3], not normalised; None for a text.
         pool_ratios: pooling of each of the T.
         is_reduced: whether it has fewer frames or tiles than it should, since its pack has no room for more.
@@ -77,15 +77,15 @@ class SampleEncoder(SampleReader):
         """Read what the sample shows and tokenize its dialogue.
 
         Args:
-            sample: validated.
-            rng: as `read`.
-            tiling: as `read`.
-            fps: as `read`.
+            sample: validated sample.
+            rng: generator of all draws for this sample in this epoch.
+            tiling: tiling of the sample's set, instead of the run's.
+            fps: frame rate of the set's frame folders, where the sample does not say.
             augment: degrade pictures by JPEG compression.
-            memory: as `read`.
+            memory: memory whose content at the last question is shown, instead of all frames.
 
         Raises:
-            InputError: as `read`, or a prompt that is too long to keep its frames and something to learn.
+            InputError: errors of `read`; or a prompt that is too long to keep its frames and something to learn.
         """
         read = self.read(sample, rng, tiling=tiling, fps=fps, memory=memory)
         layout = layout_prompt(

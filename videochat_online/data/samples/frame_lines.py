@@ -13,7 +13,7 @@ MAX_DIGITS = 8
 """Digits of whole seconds: more than three years."""
 
 NUM_TIMES = 1000
-"""How many times of as many digits are tried for the one with the most tokens."""
+"""Number of times of as many digits that are tried for the one with the most tokens."""
 
 _POWERS = 10.0 ** np.arange(1, MAX_DIGITS)
 

@@ -57,7 +57,7 @@ class FrameSampling:
 
     Attributes:
         method: "fpsN" (one frame every 1/N s), "rand" or "middle" (of equal segments).
-        max_num_frames: at most so many; "rand" and "middle" take exactly so many where the video has them.
+        max_num_frames: largest number of frames; "rand" and "middle" take exactly so many where the video has them.
     """
 
     method: str = "fps1"
@@ -121,12 +121,12 @@ class PixelReader:
     """Reads what a sample shows.
 
     Args:
-        transform: gives size, padding and resizing.
+        transform: transform that gives size, padding and resizing.
         backend: backend that `open_video` is to take.
         cache_mb: MiB of decoded pixels that are kept for the next epoch, where data are few; 0 keeps none.
 
     Attributes:
-        notes: what was odd about the video read last, and how it was read nevertheless.
+        notes: remarks on what was odd about the video read last, and how it was read nevertheless.
     """
 
     def __init__(self, transform: FrameTransform, *, backend: str = "auto", cache_mb: float = 0.0) -> None:
@@ -149,13 +149,14 @@ class PixelReader:
 
         Args:
             path: the file or folder.
-            sampling: which frames.
+            sampling: rule for the frames that are taken.
             fps: frame rate of a folder; without one its images are a second apart.
             clip_s: start and end of the part that counts.
             rng: the generator of "rand".
 
         Raises:
-            VideoError: unreadable, broken off before the last frame that is needed, or one of them does not decode.
+            VideoError: a video that is unreadable or breaks off before the last frame that is needed, or a needed frame
+                that does not decode.
         """
         facts, chosen = self._facts.get((path, fps)), None
         if facts is not None:
@@ -220,7 +221,7 @@ def _check_shown(video: VideoSource, asked_s: Sequence[float], shown_s: Sequence
     """VideoError where a wanted frame does not decode: the one before it would be shown instead.
 
     Args:
-        video: after reading.
+        video: video after reading.
         asked_s: times that were asked for, from the first frame on.
         shown_s: start of the frame that came for each. One may come twice: a still part of a video is no fault.
     """

@@ -103,12 +103,12 @@ class LengthCounter:
         """A sample, ready to be counted.
 
         Args:
-            sample: validated.
+            sample: validated sample.
             tiling: tiling of the sample's set, instead of the run's.
-            memory: shows of a video what it would hold at the last question, which alone is kept.
+            memory: memory whose content at the last question, which alone is kept, is shown of a video.
 
         Raises:
-            InputError: as the encoder, where the row alone tells.
+            InputError: errors of the encoder that the row alone tells.
         """
         check_memory(sample, memory)
         if sample.kind == "text":
@@ -126,7 +126,7 @@ class LengthCounter:
         """Sizes of samples, cut as the encoder cuts them; faster for many at a time.
 
         Raises:
-            InputError: as the encoder.
+            InputError: errors of the encoder that the prompts alone tell.
         """
         counted = iter(self._prompts.count([prompt for one in outlined for prompt in (one.prompt, *one.variants)]))
         found = []

@@ -53,13 +53,13 @@ class SampleReader:
     """Everything that reads samples; needs no tokenizer.
 
     Attributes:
-        reader: reads frames and tiles.
+        reader: reader of frames and tiles.
         full_grid: tokens of a full-size frame or tile, rows and columns.
-        schedule: which frame is pooled by how much.
+        schedule: token schedule, which says by how much each frame is pooled.
         sampling: rule for the frames of a video that are taken.
-        tiling: how still images are cut.
-        max_overrun_s: how far a row's times may lie beyond its video: they are rounded, and files often say less than
-            they hold.
+        tiling: rule by which still images are cut into tiles.
+        max_overrun_s: seconds that a row's times may lie beyond its video: they are rounded, and files often say less
+            than they hold.
     """
 
     reader: PixelReader
@@ -81,11 +81,11 @@ class SampleReader:
         """Read what a sample shows and put it into its dialogue.
 
         Args:
-            sample: validated.
+            sample: validated sample.
             rng: generator of all draws for this sample in this epoch.
             tiling: tiling of the sample's set, instead of the run's.
             fps: frame rate of the set's frame folders, where the sample does not say.
-            memory: shows what it would hold at the last question, instead of all frames.
+            memory: memory whose content at the last question is shown, instead of all frames.
 
         Raises:
             InputError: unreadable media, placeholders or times that do not fit; a memory for a sample that is not a

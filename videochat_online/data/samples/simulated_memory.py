@@ -27,7 +27,7 @@ MAX_FRAMES = 1_000_000
 """Most frames of a memory: more than eleven days at a frame a second. Memories allocate as many slots."""
 
 MAX_TIERS = 16
-"""Each tier halves the token grid."""
+"""Largest number of tiers; each halves the token grid."""
 
 OF_THE_MODEL = ("full_grid", "grid", "grids", "intervals", "device")
 """Options of a memory that follow from the model; a registry does not set them."""
@@ -37,7 +37,7 @@ class SimulatedMemory:
     """A memory that decides which frames of a sample are shown, and how small.
 
     Args:
-        name: in `MEMORY_BANKS`.
+        name: name in `MEMORY_BANKS`.
         options: options of that memory, without those that the model decides.
 
     Raises:

@@ -25,7 +25,7 @@ def image_turns(turns: Sequence[DialogueTurn], num_tokens: Sequence[int]) -> tup
     """Images at their placeholders, whatever turn these are in; without any, before the first turn.
 
     Args:
-        turns: as annotated.
+        turns: turns as annotated.
         num_tokens: visual tokens of each image, all tiles together.
 
     Raises:

@@ -23,7 +23,7 @@ KEPT_BY_LAYER = {"float32": (52, 16), "autocast": (34, 8), "half": (30, 8)}
 of the width between its two linear layers: found with saved_tensors_hooks for Phi-3, Qwen2 and Llama."""
 KEPT_BY_VISION_LAYER = {"float32": (40, 8), "autocast": (28, 4), "half": (20, 4)}
 LOGIT_BYTES = 12
-"""Of a logit: itself in the type of the weights and in float32, its probability, its gradient."""
+"""Bytes of a logit: itself in the type of the weights and in float32, its probability, its gradient."""
 IN_FLIGHT = 3
 """Gradients of a head beside the one that is summed, where the loss is computed in chunks: found by measuring."""
 MASK_WORTH_A_WORD = 2**28
@@ -50,8 +50,8 @@ def memory_estimate(
     """GiB on each device, by what they hold.
 
     Args:
-        network: without storage for its weights.
-        arguments: of the run.
+        network: network without storage for its weights.
+        arguments: arguments of the run.
         batch: the largest of a process: tokens, learned tokens, pictures, rows (`samples`), and the squared length of
             its longest row times its rows (`squares`).
     """
@@ -77,10 +77,10 @@ def remarks(
     """What somebody who starts a run should know of its sums and its memory.
 
     Args:
-        network: of the run, or a blank one.
-        arguments: of the run.
+        network: network of the run, or a blank one.
+        arguments: arguments of the run.
         longest_row: tokens of a batch's longest row.
-        rows: in a batch.
+        rows: rows in a batch.
     """
     found = []
     lossy = lossy_sums(arguments.training, network.config.text_config.hidden_size, arguments.model.model_dtype)

@@ -19,8 +19,8 @@ def estimate_together(dataset: TrainingDataset, training: TrainingArguments) -> 
     """Tokens that each item has at most; each process counts a part of the rows, and all get the same numbers.
 
     Args:
-        dataset: gives the items.
-        training: of a process that has joined the others.
+        dataset: dataset of the items.
+        training: arguments of a process that has joined the others.
     """
     rank, num = training.process_index, training.world_size
 

@@ -66,9 +66,9 @@ def corrected(
     pictures.
 
     Args:
-        dataset: knows the set of each item.
-        guesses: what items hold at most, of `dataset.estimates`.
-        encoded: what some of these items really hold.
+        dataset: dataset, which knows the set of each item.
+        guesses: largest possible sizes of items, of `dataset.estimates`, by index.
+        encoded: real sizes of some of these items, by index.
     """
     by_set: defaultdict[int, list[int]] = defaultdict(list)
     for item in encoded:
@@ -113,10 +113,10 @@ def estimate_run(
     """Parameters, tokens, steps, operations and memory of a run.
 
     Args:
-        arguments: of the run.
-        network: without storage for its weights.
-        dataset: of the run.
-        encoded: what some of its items really hold: estimates follow them.
+        arguments: arguments of the run.
+        network: network without storage for its weights.
+        dataset: dataset of the run.
+        encoded: real sizes of some of its items, by index: estimates follow them.
         learned_share: the largest part of a sample's tokens that is learned.
     """
     training, num_items = arguments.training, len(dataset)

@@ -79,8 +79,8 @@ def is_as_long(checkpoint: Path, max_steps: int, keys: Any) -> bool:
 
     Args:
         checkpoint: checkpoint of the run.
-        max_steps: of the run that made it.
-        keys: of the run now.
+        max_steps: number of steps of the run that made it.
+        keys: keys of the run as they are now.
     """
     length = mark_of(checkpoint).get("length")
     if length is None and keys.max_steps > 0:  # as earlier versions wrote it

@@ -38,8 +38,8 @@ def checkpoint_bytes(numbers: Mapping[str, int], training: RunArguments, *, is_w
 
     Args:
         numbers: `all` and `learning` of the model.
-        training: of the run.
-        is_whole: the weights are those of the model, not of what learns alone.
+        training: arguments of the run.
+        is_whole: whether the weights are those of the model, not of what learns alone.
     """
     is_half = bool(training.bf16 and training.deepspeed)
     weights = numbers["all" if is_whole else "learning"] * (HALF_PRECISION if is_half else FULL_PRECISION)
@@ -63,10 +63,10 @@ def disk_estimate(
 
     Args:
         numbers: `all` and `learning` of the model.
-        training: of the run.
-        num_steps: of the run.
-        steps_an_epoch: of them.
-        is_whole: the weights are those of the model, as in `checkpoint_bytes`.
+        training: arguments of the run.
+        num_steps: steps of the run.
+        steps_an_epoch: steps in one epoch.
+        is_whole: whether the weights are those of the model, as in `checkpoint_bytes`.
     """
     one = checkpoint_bytes(numbers, training, is_whole=is_whole)
     result = numbers["all"] * (HALF_PRECISION if training.bf16 and training.deepspeed else FULL_PRECISION)
@@ -103,12 +103,12 @@ def check_room(folder: Path, needed: int, last: Path | None) -> None:
     """Before something is written: whether it can fit at all.
 
     Args:
-        folder: to be written.
+        folder: folder to be written.
         needed: bytes that it takes at least.
         last: checkpoint that stays.
 
     Raises:
-        InputError: less is free.
+        InputError: less free space than `needed`.
     """
     free = shutil.disk_usage(existing_folder(folder)).free
     if free < needed:
@@ -122,7 +122,7 @@ def writing(folder: Path, needed: int, last: Path | None) -> Iterator[None]:
     torch and safetensors say neither which folder it was nor what the system said.
 
     Args:
-        folder: that is written.
+        folder: folder that is written.
         needed: bytes that it takes, about.
         last: checkpoint that stays.
     """
@@ -146,7 +146,7 @@ def flush(folder: Path) -> None:
     """Wait until the files of a folder are on the disk; only then is a mark on them worth something.
 
     Raises:
-        OSError: what the system could not write is often said only here.
+        OSError: a write of the system that failed, which is often said only here.
     """
     for file in folder.rglob("*"):
         if file.is_file():

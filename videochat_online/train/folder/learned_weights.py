@@ -39,9 +39,9 @@ class StartingModel:
     """The model that a run starts from.
 
     Attributes:
-        name_or_path: where it is, in full.
-        digest: of `numbers_digest`.
-        shapes: of its parameters.
+        name_or_path: absolute path of its folder, or its name on the Hub.
+        digest: digest of its weights, by `numbers_digest`.
+        shapes: shapes of its parameters, by name.
         replaced: names of parameters that given adapters brought along.
     """
 
@@ -109,10 +109,10 @@ def write_learned(
     """Write a checkpoint of what was learned; every process has to call.
 
     Args:
-        folder: made by the writer.
-        network: of the run.
-        start: what it started from.
-        names: of `kept_names`.
+        folder: folder, which the writer makes.
+        network: network of the run.
+        start: model that the run started from.
+        names: names of the parameters that are kept, by `kept_names`.
         is_writer: whether this process writes.
     """
     state = collected(network, names, is_writer)

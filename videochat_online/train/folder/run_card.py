@@ -16,7 +16,7 @@ from videochat_online.train.keys.parsing import PATHS
 _PATH_KEYS = {*PATHS, "deepspeed", "model_name_or_path"}
 _IN_REPORT = ("steps", "train_loss", "nonfinite_batches", "empty_steps")
 _MEASURED = ("eval", "valid", "best")
-"""How entries of a report begin that hold what was measured on held-out data."""
+"""Beginnings of the names of a report's entries that hold what was measured on held-out data."""
 
 
 def write_run_card(
@@ -26,7 +26,7 @@ def write_run_card(
 
     Args:
         folder: the run's folder.
-        arguments: of the run.
+        arguments: arguments of the run.
         report: report of the run.
         sets: facts of each training set.
         intervals: intervals of the token schedule.

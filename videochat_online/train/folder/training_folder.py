@@ -38,7 +38,7 @@ SKIPPED_PREFIX = "skipped"
 HELD_OUT_SKIPPED_PREFIX = "skipped_held_out"
 
 SEEN_WITHIN_S = 60.0
-"""What one node has written, others see on a shared disk after so long at the latest."""
+"""Seconds after which others see on a shared disk what one node has written, at the latest."""
 
 SECRET = ("hub_token",)
 """Keys that are never written down."""
@@ -71,10 +71,10 @@ _COLLECTIVE = ("save_", "eval_", "logging_", "per_device_eval_batch_size", "max_
 """Beginnings of incidental keys by which processes would wait for each other."""
 
 OWN_DEFAULTS = {f.name: f.default for kind in (ModelArguments, DataArguments) for f in dataclasses.fields(kind)}
-"""What a run of an earlier version, that does not know a key, was begun with."""
+"""Values of the keys that a run of an earlier version, which does not know them, was begun with."""
 
 PLAN = "deepspeed."
-"""Of keys that stand for what a DeepSpeed plan says."""
+"""Prefix of the keys that stand for what a DeepSpeed plan says."""
 
 
 def resolved_keys(arguments: Arguments) -> dict[str, Any]:
@@ -104,7 +104,7 @@ class TrainingFolder(RunFolder):
 
     Args:
         path: `output_dir`.
-        keys: of `resolved_keys`.
+        keys: keys of the run, by `resolved_keys`.
     """
 
     flag = "output_dir"
@@ -194,7 +194,7 @@ class TrainingFolder(RunFolder):
         Args:
             dataset: rows and items of each set.
             sets: facts of each set, of `check`.
-            checkpoint: where the run goes on, None at its start.
+            checkpoint: checkpoint from which the run goes on; None at its start.
 
         Raises:
             InputError: the data is not what the run was begun with.

@@ -15,7 +15,7 @@ from videochat_online.train.loop.skipped_rows import read_skipped
 from videochat_online.train.loop.trainer import OnlineTrainer
 
 FINISHED, ENDED_EARLY = "finished", "ended early"
-"""What can have become of a run that has a report."""
+"""States of a run that has a report."""
 
 _STEP_KEYS = ("step", "epoch", "loss", "grad_norm", "learning_rate")
 
@@ -26,22 +26,22 @@ class TrainReport:
 
     Attributes:
         status: FINISHED, or ENDED_EARLY where the run was told to stop before its last step.
-        output_dir: where the model is.
+        output_dir: folder that the model is in.
         steps: optimizer steps of all launches.
         losses: one entry for each logged step, of all launches; None for a number that is not finite.
         dataset: rows of each set, and the items it gives to an epoch.
         skipped: rows that could not be used, each once, with the reason.
-        seconds: of the last launch, without loading.
-        steps_per_second: of the last launch.
-        parameters: of the model, and those of them that learned.
-        nonfinite_batches: whose loss was not finite, and which taught nothing, of all launches.
-        empty_steps: in which there was nothing to learn, and which changed nothing, of all launches.
-        unread_keys: of each set, keys of its first rows that nothing is done with, and in how many rows they are.
+        seconds: seconds of the last launch, without loading.
+        steps_per_second: optimizer steps a second of the last launch.
+        parameters: elements of the model's parameters: of `all`, and of those `learning`.
+        nonfinite_batches: batches whose loss was not finite, and which taught nothing, of all launches.
+        empty_steps: steps in which there was nothing to learn, and which changed nothing, of all launches.
+        unread_keys: keys of each set's first rows that nothing is done with, and in how many rows they are.
         train_loss: mean over the other steps of the last launch.
         validation: one entry for each evaluation, of all launches: `eval_loss` and the like, None for a number that is
             not finite.
         held_out: rows of each held-out set.
-        skipped_held_out: those of them that could not be used, as `skipped`.
+        skipped_held_out: held-out rows that could not be used, as `skipped`.
         best: metric, value and step of the best evaluation; None where none is asked for or none was finite.
         result_step: the step whose weights the model has.
     """

@@ -19,7 +19,7 @@ from videochat_online.model.configuration import MAX_IMAGE_SIZE
 from videochat_online.video import BACKENDS
 
 MAX_COUNT, MAX_WORKERS, MAX_RANK = 1_000_000, 1024, 8192
-"""Of frames, tiles, samples or tokens; of processes that load; of adapters."""
+"""Largest numbers of frames, tiles, samples or tokens; of processes that load; and rank of adapters."""
 
 
 def _option(default: Any, text: str) -> Any:

@@ -42,7 +42,7 @@ class DeepSpeedPlan:
     """A plan for one run, nothing left to "auto".
 
     Attributes:
-        stage: of ZeRO.
+        stage: stage of ZeRO, 0 to 3.
         weights: bytes of each number while computing.
         accumulation: bytes of each number that gradients are summed in.
         communication: bytes of each number that is sent.
@@ -52,8 +52,8 @@ class DeepSpeedPlan:
         sub_group: numbers that ZeRO-3 updates at once.
         is_overlapping: whether there are two buckets, one of which is sent while the other fills.
         is_contiguous: whether there are buckets at all.
-        offloads_optimizer: to the machine's memory, gradients with it.
-        offloads_weights: likewise.
+        offloads_optimizer: whether the optimizer's state is in the machine's memory, gradients with it.
+        offloads_weights: whether the weights are in the machine's memory, too.
     """
 
     stage: int
@@ -140,7 +140,7 @@ def deciding_keys(deepspeed: Any) -> dict[str, Any]:
     """Those keys of a plan that must stay while a run goes on: `deepspeed.zero_optimization.stage` and so on.
 
     Args:
-        deepspeed: as `read_plan` takes it.
+        deepspeed: value of the key `deepspeed`, as `read_plan` takes it.
     """
     found: dict[str, Any] = {}
 

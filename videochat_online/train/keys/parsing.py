@@ -38,7 +38,7 @@ GONE = {
 """Keys that were dropped, or that would contradict how runs are resumed here, and what to write instead."""
 
 COMMAND_FLAGS = ("config", "config_root", "dry_run", "keys")
-"""Of `videochat-online train` itself, and no keys: what a flag that does not exist may have been meant for."""
+"""Flags of `videochat-online train` itself, and no keys: what a flag that does not exist may have been meant for."""
 
 PATHS = ("model_name_or_path", "adapter_name_or_path", "meta_path", "eval_meta_path", "output_dir", "deepspeed")
 """Keys whose values are paths, or may be."""
@@ -128,7 +128,7 @@ def read_config(path: Path, actions: Mapping[str, Action] | None = None) -> dict
     PyYAML takes `1e-4` for a text; what counts is the type of the key.
 
     Raises:
-        InputError: as `parse_arguments`; the file is named.
+        InputError: a key or value that `parse_arguments` refuses; the file is named.
     """
     actions = _actions(make_parser()) if actions is None else actions
     raw = load_yaml(path)

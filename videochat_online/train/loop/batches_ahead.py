@@ -19,7 +19,7 @@ from videochat_online.errors import InputError
 from videochat_online.video import read_ahead
 
 SHARED_MEMORY = "/dev/shm"
-"""Where loader processes leave their batches."""
+"""Folder in which loader processes leave their batches."""
 
 Batch = dict[str, Any]
 

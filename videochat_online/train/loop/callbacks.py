@@ -15,9 +15,11 @@ class LoopCallback(TrainerCallback):
     """Keeps sampler, batches and the running mean with the epochs and launches of a run.
 
     Args:
-        sampler: told which epoch begins; transformers does not reach it through a resumed, sharded loader.
-        batches: no longer fetched when an epoch ends, or where it is broken off.
-        restore: called when training begins, for what belongs to the log entry that a checkpoint was made within.
+        sampler: sampler that is told of the epoch that begins; transformers does not reach it through a resumed,
+            sharded loader.
+        batches: batches that are no longer fetched when an epoch ends, or where it is broken off.
+        restore: function that is called when training begins, for what belongs to the log entry that a checkpoint was
+            made within.
     """
 
     def __init__(self, sampler: EpochSampler, batches: BatchesAhead, restore: Callable[[], None]) -> None:

@@ -13,7 +13,7 @@ class StepAccount:
     """Which steps of a launch learn.
 
     Attributes:
-        is_empty: nothing is learned in the running step.
+        is_empty: whether nothing is learned in the running step.
     """
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class StepAccount:
         """The mean of the steps since the last call that learned, NaN without any; and how many did not.
 
         Args:
-            mean: over all of them, the others being zero.
+            mean: mean over all of them, the others being zero.
         """
         steps, empty = self.unlogged()
         self._num_logged, self._num_logged_empty = self._num_steps, self._num_empty

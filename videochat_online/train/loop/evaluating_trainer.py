@@ -26,8 +26,8 @@ class EvaluatingTrainer(LeanTrainer):
     """Evaluates as `eval_strategy` says, without training noticing.
 
     Args:
-        validation: of the held-out sets; None where there are none.
-        **kwargs: of `LeanTrainer`.
+        validation: validation on the held-out sets; None where there are none.
+        **kwargs: arguments of `LeanTrainer`.
     """
 
     control: TrainerControl
@@ -39,7 +39,7 @@ class EvaluatingTrainer(LeanTrainer):
 
     @property
     def folder(self) -> Path:
-        """Of the run."""
+        """Folder of the run."""
         return Path(str(self.args.output_dir))
 
     @property

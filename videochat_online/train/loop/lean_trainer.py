@@ -42,7 +42,7 @@ class LeanTrainer(Trainer):
 
     Args:
         start: the model that the run starts from; without it checkpoints are whole.
-        **kwargs: of `Trainer`.
+        **kwargs: arguments of `Trainer`.
     """
 
     def __init__(self, *, start: StartingModel | None = None, **kwargs: Any) -> None:

@@ -23,9 +23,9 @@ def learning_rate_scales(network: nn.Module, options: ModelArguments, learning_r
     the embeddings below the first layer the smallest.
 
     Args:
-        network: with its parts frozen as they are in the run.
+        network: network with its parts frozen as they are in the run.
         options: rates and decays.
-        learning_rate: the run's.
+        learning_rate: learning rate of the run.
     """
     parts = {
         "vision_tower": (options.vit_learning_rate, options.vit_layer_decay),

@@ -21,7 +21,7 @@ class FiniteLosses:
     Nothing waits for the device.
 
     Args:
-        network: as it is trained, adapters included.
+        network: network as it is trained, adapters included.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -42,7 +42,7 @@ class FiniteLosses:
         """Tell the loss of a batch before its backward pass.
 
         Args:
-            loss: of the batch.
+            loss: loss of the batch.
             learns: whether anything of it is to be learned.
         """
         self._close()

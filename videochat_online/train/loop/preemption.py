@@ -25,10 +25,10 @@ from videochat_online.train.distributed import is_joined
 logger = logging.getLogger(__name__)
 
 NOTHING, SAVE, STOP = 0, 1, 2
-"""What can be asked: to save and go on, or to save and end. The largest number of all processes counts."""
+"""Requests that can be made: to save and go on, or to save and end. The largest number of all processes counts."""
 
 SAVE_FILE = "SAVE"
-"""In the run's folder: asks to save, or to stop where it says `stop`. It goes when it is heeded."""
+"""File in the run's folder that asks to save, or to stop where it says `stop`. It goes when it is heeded."""
 
 SAVE_FILE_VARIABLE = "SAVE_FILE"
 """Names one more such file: a batch script does not know the run's folder."""
@@ -44,8 +44,8 @@ class Requests:
 
     Args:
         folder: the run's folder.
-        rank: of this process; the first one looks at files and at the clock.
-        save_minutes: after so many without a checkpoint one is asked for; 0 for never.
+        rank: rank of this process; the first one looks at files and at the clock.
+        save_minutes: minutes without a checkpoint after which one is asked for; 0 for never.
     """
 
     def __init__(self, folder: Path, *, rank: int, save_minutes: float = 0.0) -> None:
@@ -102,7 +102,7 @@ class Requests:
         """What was asked of any process since the last call; every process has to call.
 
         Args:
-            device: of the tensor that is sent around.
+            device: device of the tensor that is sent around.
         """
         asked = NOTHING
         for kind, number in self._received.items():
@@ -204,7 +204,7 @@ def ignore_signals_to_all(worker_init: Any, worker: int) -> None:
     One that died of it would end the run before its step's end. Those that load go when the one that trains does.
 
     Args:
-        worker_init: of the loader, called as well.
+        worker_init: start function of the loader's processes, called as well.
         worker: number of the process among those of the loader.
     """
     for name in SIGNALS:

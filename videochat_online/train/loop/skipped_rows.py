@@ -24,9 +24,9 @@ class SkippedLog:
     Args:
         folder: the run's folder. The file of a launch before this one is continued.
         process: rank of this process.
-        num_items: in an epoch, over all processes.
-        max_fraction: more bad samples than this part end the run.
-        prefix: of the file's name.
+        num_items: items in an epoch, over all processes.
+        max_fraction: largest part of samples that may be bad; more of them end the run.
+        prefix: beginning of the file's name.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class SkippedLog:
 
         Args:
             num_seen: samples of all processes so far.
-            num_bad: those of them that could not be used.
+            num_bad: samples of these that could not be used.
 
         Raises:
             InputError: too many; names the latest of this process.

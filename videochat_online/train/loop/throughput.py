@@ -35,9 +35,9 @@ class Work:
     """What batches hold.
 
     Attributes:
-        tokens: without padding.
-        visual_tokens: those of pictures among them.
-        learned_tokens: that count in the loss.
+        tokens: tokens without padding.
+        visual_tokens: tokens of pictures among them.
+        learned_tokens: tokens that count in the loss.
         slots: positions of tokens, padding included.
         pictures: frames and tiles.
         samples: sequences that do not attend to each other.
@@ -88,7 +88,7 @@ class FlopModel:
     learns, or once where only what is before it does.
 
     Args:
-        network: with its parts frozen as they are in the run.
+        network: network with its parts frozen as they are in the run.
     """
 
     def __init__(self, network: VideoChatOnlineForConditionalGeneration) -> None:
@@ -121,8 +121,8 @@ class Throughput:
     """Work since the last time somebody asked, of one process.
 
     Args:
-        network: as the run has it.
-        device: whose peak counts.
+        network: network as the run has it.
+        device: device whose peak counts.
     """
 
     def __init__(self, network: VideoChatOnlineForConditionalGeneration, device: torch.device) -> None:

@@ -72,14 +72,14 @@ class OnlineTrainer(EvaluatingTrainer):
     """Trains on a `TrainingDataset`, or on packs of its items.
 
     Args:
-        tokenizer: saved beside each checkpoint's weights. (Trainer's own `processing_class` would change the
-            model's special ids.)
-        max_bad_fraction: more bad rows than this part of the seen ones end the run.
-        scales: by how much the learning rate is multiplied for each parameter that learns.
+        tokenizer: tokenizer that is saved beside each checkpoint's weights. (Trainer's own `processing_class` would
+            change the model's special ids.)
+        max_bad_fraction: largest part of the seen rows that may be bad; more of them end the run.
+        scales: factor of the learning rate for each parameter that learns, by its name.
         lengths: tokens of each item of the training set, where those of one length are to come together.
-        requests: to save, and to end.
-        validation: of the held-out sets; None where there are none.
-        **kwargs: of `EvaluatingTrainer`; `train_dataset` must be a `TrainingDataset`, or packs of one.
+        requests: requests to save, and to end.
+        validation: validation on the held-out sets; None where there are none.
+        **kwargs: arguments of `EvaluatingTrainer`; `train_dataset` must be a `TrainingDataset`, or packs of one.
     """
 
     def __init__(

@@ -47,8 +47,8 @@ from videochat_online.train.loop.throughput import FlopModel
 logger = logging.getLogger(__name__)
 
 FIGURES = ("loss", "token_accuracy")
-"""Of each set and over all: mean cross-entropy of a supervised token, and the part of them that were the likeliest
-given what stands before them. Over all, every token counts alike, whatever set it is of."""
+"""Figures of each set and over all: mean cross-entropy of a supervised token, and the part of them that were the
+likeliest given what stands before them. Over all, every token counts alike, whatever set it is of."""
 
 _NUMBERS = "numbers"
 
@@ -93,12 +93,12 @@ class Validation:
     """Evaluates the model of a run on held-out rows.
 
     Args:
-        rows: of all held-out sets.
-        collator: of the run; rows are padded here, whether they are packed in training or not.
-        training: says how many rows a forward pass has, and of how many processes this is which.
+        rows: rows of all held-out sets.
+        collator: collator of the run; rows are padded here, whether they are packed in training or not.
+        training: arguments of the run: rows in a forward pass, number of processes, and which of them this is.
 
     Attributes:
-        seconds: that evaluating took so far, in this launch.
+        seconds: seconds that evaluating took so far, in this launch.
     """
 
     def __init__(self, rows: HeldOutRows, collator: Collator, training: RunArguments) -> None:
@@ -125,9 +125,9 @@ class Validation:
         """Figures of all sets by their names. Every process has to call.
 
         Args:
-            model: as it is trained, wrapped as it may be.
-            prepare: gets a batch to where the model is.
-            reduce: sums a tensor over all processes.
+            model: model as it is trained, wrapped as it may be.
+            prepare: function that moves a batch to where the model is.
+            reduce: function that sums a tensor over all processes.
         """
         device = self._training.device
         if device.type == "cuda":
@@ -235,10 +235,10 @@ def estimate_validation(
     """What evaluating costs, as a part of what training costs.
 
     Args:
-        training: says when.
-        network: without storage for its weights; afterwards nothing of it learns.
-        sizes: of all held-out rows.
-        estimate: of `estimate_run`.
+        training: arguments of the run, which say when.
+        network: network without storage for its weights; afterwards nothing of it learns.
+        sizes: sizes of all held-out rows.
+        estimate: result of `estimate_run`.
     """
     steps = int(estimate["steps"])
     steps_an_epoch = int(estimate["steps_an_epoch"])
@@ -265,11 +265,11 @@ def begin_validation(
     """Validation of a launch, its rows looked at; None without held-out sets.
 
     Args:
-        entries: of `load_held_out`.
-        dataset: that the run trains on.
-        collator: of the run.
-        training: of the run.
-        is_resumed: whether it goes on: what its rows are was said when it began.
+        entries: result of `load_held_out`.
+        dataset: dataset that the run trains on.
+        collator: collator of the run.
+        training: arguments of the run.
+        is_resumed: whether the run goes on: what its rows are was said when it began.
 
     Raises:
         InputError: a set of which no row can be used.

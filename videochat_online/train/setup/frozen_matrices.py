@@ -62,7 +62,7 @@ def halve_frozen(network: nn.Module, *, saves: bool) -> None:
     """Round frozen matrices to bfloat16, in place; the state of the network still gives them in float32, on the CPU.
 
     Args:
-        network: with its parts frozen, adapters included.
+        network: network with its parts frozen, adapters included.
         saves: whether this process writes checkpoints, and so has to know what rounding would lose.
     """
     originals: dict[str, Tensor | None] = {}

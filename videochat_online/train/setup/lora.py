@@ -35,7 +35,7 @@ def add_adapters(
     """Put LoRA adapters into the network, in place: new ones, or with the shape of given ones.
 
     Args:
-        network: with its parts frozen as they are in the run; it may be without storage.
+        network: network with its parts frozen as they are in the run; it may be without storage.
         options: options of the run.
         unused: beginnings of the names of what takes no part in a forward pass: DDP would wait for its gradients.
 
@@ -147,10 +147,10 @@ def write_adapter(
     """Write what PEFT reads: `PeftModel.from_pretrained(base, folder)`.
 
     Args:
-        folder: made.
-        network: with adapters.
+        folder: folder, which is made.
+        network: network with adapters.
         base_name: name of the model that they are for.
-        tensors: names of the network, adapters and what lies in `whole`.
+        tensors: tensors by the network's names: adapters, and what lies in `whole`.
         whole: result of `whole_modules`.
     """
     folder.mkdir(exist_ok=True)

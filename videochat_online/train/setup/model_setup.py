@@ -215,7 +215,7 @@ def attention_of(arguments: Arguments) -> str:
     """The attention of a run on this machine: sdpa, flash_attention_2 or eager.
 
     Raises:
-        InputError: one that does not exist, or that cannot be had here.
+        InputError: an attention that does not exist, or that cannot be had here.
     """
     name = arguments.model.attn_implementation
     can_flash = torch.cuda.is_available() and not arguments.training.use_cpu and is_flash_attn_2_available()

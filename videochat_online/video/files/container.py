@@ -37,7 +37,7 @@ THREADED_PIXELS = 640 * 360
 """Pictures up to this size decode faster on one thread than their hand-over between threads costs."""
 
 MAX_THREADS = 8
-"""Each thread of the decoder holds frames of its own."""
+"""Largest number of threads of the decoder: each holds frames of its own."""
 
 HEADED_FORMATS = INDEXED_FORMATS | {"flv", "asf"}
 """Containers with a beginning that comes once."""
@@ -46,7 +46,7 @@ MIN_UNREAD_BYTES = 1 << 10
 """So much behind the last packet is more than what a packet that is cut short leaves."""
 
 MAX_PACKETS_PEEKED = 256
-"""Of the video streams of a file that has several: a still has one packet among so many."""
+"""Packets looked at of the video streams of a file that has several: a still has one packet among so many."""
 
 MAX_READ_ERRORS = 100
 """Read errors in a row after which the rest of a file counts as unreadable."""
@@ -68,11 +68,11 @@ class Tally:
         num_discarded: packets that an edit list hides.
         num_undecoded: frames that were only counted.
         num_damaged: frames that the decoder marked as damaged.
-        failures: where and why, each failure once.
-        is_whole: nothing was left out at the beginning.
-        at_end: the end of the file was reached.
+        failures: place and reason of each failure, once.
+        is_whole: whether nothing was left out at the beginning.
+        at_end: whether the end of the file was reached.
         ends_at_s: end of the last packet of any stream.
-        notes: what was odd about the file and is mended, each once.
+        notes: remarks on what was odd about the file and is mended, each once.
     """
 
     num_decoded: int = 0

@@ -40,8 +40,8 @@ class DeclaredLength:
     """What a container promises; None where it promises nothing that can be kept.
 
     Attributes:
-        num_frames: in the video stream.
-        duration_s: from the first frame to the end.
+        num_frames: frames in the video stream.
+        duration_s: seconds from the first frame to the end.
         end_s: end in the file's own time; None also where it is FFmpeg's estimate.
     """
 

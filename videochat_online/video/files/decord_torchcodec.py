@@ -30,7 +30,7 @@ TIMED_CODECS = WHOLE_PICTURE_CODECS | {"av1", "vp9"}
 """Codecs for a library that tells the time of each frame and keeps its size."""
 
 MAX_TIME_DIFFERENCE_S = 1e-3
-"""Between two libraries' times of one frame: decord has 24 bits for them."""
+"""Largest difference of two libraries' times of one frame, in seconds: decord has 24 bits for them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,7 +65,7 @@ def read_frame_table(path: Path, source: str, info: VideoInfo, codecs: frozenset
     Args:
         path: the file.
         source: its name in errors.
-        info: what is known of it.
+        info: facts about it.
         codecs: FFmpeg's names of those that are accepted.
 
     Raises:

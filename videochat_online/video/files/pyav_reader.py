@@ -20,13 +20,13 @@ from videochat_online.video.reader import DecodeReport, FrameReader, LazyFrame, 
 from videochat_online.video.sampling_rules import TIME_TOLERANCE_S
 
 SLOTTED_FORMATS = frozenset({"avi"})
-"""Where a frame has a slot rather than a time, and slots may be empty."""
+"""Formats in which a frame has a slot rather than a time, and slots may be empty."""
 
 MIN_SEEK_S = 4.0
 """Less video than this is skipped as fast by decoding it: keyframes are seldom closer together."""
 
 SEEK_MARGINS_S = (0.0, 2.0, 10.0)
-"""How far before the wanted time to aim: a keyframe may be shown later than its position in the file says."""
+"""Seconds to aim before the wanted time: a keyframe may be shown later than its position in the file says."""
 
 MIN_LOST_S = 0.5
 """Less than this at the beginning are the frames before the first key frame that any cut leaves."""

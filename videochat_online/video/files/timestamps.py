@@ -36,7 +36,7 @@ MAX_REORDER_S = 1.0
 """Frames are not stored further from the position in which they are shown than this, but by rare encoders."""
 
 UNORDERED_CODECS = {"avi": frozenset({"h264", "hevc"}), "asf": frozenset({"h264", "hevc", "mpeg1video", "mpeg2video"})}
-"""Where FFmpeg can only guess presentation times: it gives them to packets in decoding order."""
+"""Codecs, by format, where FFmpeg can only guess presentation times: it gives them to packets in decoding order."""
 
 TIMED_RAW_FORMATS = frozenset({"m4v"})
 """Raw streams whose coded pictures say when they are shown; of all others FFmpeg makes the times up."""
