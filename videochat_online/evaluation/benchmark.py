@@ -14,7 +14,7 @@ from typing import Any
 from videochat_online.video import TIME_TOLERANCE_S
 
 KINDS = ("choice", "yes_no", "count", "open")
-"""How a question is to be answered: with an option, with Yes or No, with a number, in words."""
+"""Ways in which a question is to be answered: with an option, with Yes or No, with a number, in words."""
 YES_NO = ("Yes", "No")
 """Options of a yes-or-no question; they are not shown with letters."""
 OVERRUN_S = 1.0
@@ -60,7 +60,7 @@ class EvalQuestion:
     """A question at a moment of a video.
 
     Attributes:
-        id: stable: the same for the same video, time, question and options, whatever the layout of the file.
+        id: stable id: the same for the same video, time, question and options, whatever the layout of the file.
         time_s: time at which it is asked, in seconds of the video's own time.
         question: its text alone.
         options: texts without letters, as annotated (blanks at the end included); none where a number is asked for.
@@ -102,13 +102,13 @@ class EvalVideo:
     """A stream and the questions about it, in time order.
 
     Attributes:
-        name: unique within the set: the id, with "#2" where a video comes again with another clip or rate.
-        id: as annotated; a file name with or without its ending, or the name of a folder of frames.
-        clip_s: the part that is streamed, in the video's own time; its end may be infinity.
-        fps: rate of a folder of frames: the annotation's, or the benchmark's for the dataset; None where unknown.
-            Video files have times of their own.
-        dataset: as in `EvalQuestion`.
-        questions: those about it, in time order.
+        name: name that is unique within the set: the id, with "#2" where a video comes again with another clip or rate.
+        id: id as annotated: a file name with or without its ending, or the name of a folder of frames.
+        clip_s: start and end of the part that is streamed, in seconds of the video's own time; the end may be infinity.
+        fps: frames a second of a folder of frames: the annotation's, or the benchmark's for the dataset; None where
+            unknown. Video files have times of their own.
+        dataset: collection that it comes from, in lower case; None where unknown.
+        questions: questions about it, in time order.
         hint: path of one of its frames below the data root, where the annotation names one.
     """
 
@@ -151,7 +151,7 @@ class EvalSet:
     """The content of annotation files.
 
     Attributes:
-        videos: in the order of the files.
+        videos: videos in the order of the files.
         problems: a line for each row that could not be used.
     """
 

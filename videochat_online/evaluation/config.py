@@ -26,7 +26,7 @@ from videochat_online.runs.files import file_digest
 from videochat_online.streaming import GenerationSettings
 
 ANSWER_BY = ("generation", "likelihood", "text_likelihood")
-"""How an answer comes about: text is generated, or the letters or texts of the options are compared."""
+"""Ways in which an answer comes about: text is generated, or the letters or texts of the options are compared."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class EvaluationConfig:
 
     Attributes:
         task: the benchmark.
-        protocol: how the benchmark is put to the model, with all its values.
+        protocol: protocol by which the benchmark is put to the model, with all its values.
         annotations: files of the benchmark.
         data_root: folder with the videos; None for a blind run.
         output: folder of the run.

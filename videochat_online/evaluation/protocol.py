@@ -37,7 +37,7 @@ FRAME_TIMES = ("start", "end")
 FRAME_RULES = ("causal", "reference")
 """Values of `--protocol`: no look-ahead, or the frames of the published scripts."""
 OVBENCH_REFERENCE: Mapping[str, Any] = {"causal": False, "frame_times": "end"}
-"""What `--protocol reference` changes for OVBench."""
+"""Values that `--protocol reference` changes for OVBench."""
 SYSTEM_MESSAGES: dict[str, str | None] = {"none": "", "checkpoint": None}
 """Words that `--system_message` takes in place of a text: no message, and the checkpoint's own."""
 
@@ -156,7 +156,7 @@ class EvalProtocol:
 
     @property
     def min_new_tokens(self) -> int:
-        """Of an answer; OVBench's scripts do not let it be empty."""
+        """Smallest number of tokens of an answer, which OVBench's scripts do not let be empty."""
         return int(self.is_scripted)
 
     def until_s(self, question_s: float) -> float:

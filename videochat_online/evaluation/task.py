@@ -47,9 +47,9 @@ class Task:
         set_apart: cells (answer type, group) that the averages are also given without.
         type_groups: group of each answer type, where groups are of types and not of datasets.
         averages: figures that it publishes, the most important first; none: the mean of the cells.
-        settings: for a setting, the values of its protocol that this benchmark has otherwise; under "reference" those
-            of `--protocol reference`, where its scripts are known; under "contexts" the seconds (or infinity) that a
-            window reaches back, by the name that the report has for each.
+        settings: values of a setting's protocol that this benchmark has otherwise, by the setting; under "reference"
+            those of `--protocol reference`, where its scripts are known; under "contexts" the seconds (or infinity)
+            that a window reaches back, by the name that the report has for each.
         notes: sentences that a reader of its report has to know.
         scorer: scorer of open questions that do not name one; None: they are in no figure, unless the run names one.
     """

@@ -26,7 +26,7 @@ class ClipStore:
 
     Args:
         folder: holds every clip for the next run; without it, the newest in a folder that goes with this object.
-        num_held: how many of the newest.
+        num_held: number of the newest clips that are held.
     """
 
     def __init__(self, folder: Path | None = None, *, num_held: int = NUM_HELD) -> None:
@@ -57,7 +57,7 @@ def write_clip(path: Path, frames: Iterable[tuple[float, npt.NDArray[np.uint8]]]
     The file appears when it is whole, so that several may write the same one at the same time.
 
     Args:
-        path: to be written.
+        path: file to be written.
         frames: start of each in seconds, ascending, and its pixels, RGB uint8 [H, W, 3], all of the first one's size.
         fps: their rate, as the file declares it.
 

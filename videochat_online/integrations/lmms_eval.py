@@ -45,19 +45,20 @@ class VideoChatOnline(lmms):
     Args:
         pretrained: model directory, or owner/name on the Hub.
         device: auto, cpu, cuda, cuda:N; "auto" takes the GPU of this rank.
-        dtype, attn_implementation, quantization, tokenizer, template: as `load_model`.
+        dtype, attn_implementation, quantization, tokenizer, template: arguments of `load_model`, as is `adapter`.
         batch_size: 1.
         protocol: name in `OFFLINE_PROTOCOLS`: in lmms-eval's words, or in those of the released scripts.
         system_message: another one than the protocol's: a text, or a word of `SYSTEM_MESSAGES`.
         fps: every n-th frame of a video is taken, n = its rate / `fps` rounded.
-        max_frames: of more, the centres of this many segments.
+        max_frames: largest number of frames; of more, the centres of this many segments are taken.
         memory: name in `MEMORY_BANKS`.
         strategy: name in `STRATEGIES`.
         retrieved_frames: option of `retrieval`.
         with_times: label frames with their times.
         folder_fps: frames a second of videos that are folders of frames.
         backend: video decoder.
-        **memory_options: of that memory, named in `MEMORY_SETTINGS`; several values with slashes: capacities=24/24/144.
+        **memory_options: options of that memory, named in `MEMORY_SETTINGS`; several values with slashes:
+            capacities=24/24/144.
 
     Raises:
         InputError: a value that cannot be met.
@@ -152,7 +153,7 @@ class VideoChatOnline(lmms):
         are wrapped as generated text would be: lmms-eval 0.7.3 turns a bare pair into a string, and fails on it.
 
         Raises:
-            InputError: as `generate_until`; a protocol whose scripts generate their answers.
+            InputError: errors of `generate_until`; or a protocol whose scripts generate their answers.
         """
         if self._is_reference and requests:
             raise InputError(f"protocol=reference: expected tasks that generate, got {requests[0].args[4]}")

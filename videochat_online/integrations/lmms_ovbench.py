@@ -55,7 +55,7 @@ def question_rows(environment: Mapping[str, str]) -> list[dict[str, Any]]:
     """A row for each question, in the order of the files' videos and their times.
 
     Raises:
-        InputError: as `read_questions`.
+        InputError: a variable that is not set, annotations that cannot be used, or videos that are missing.
     """
     for name in ("OVBENCH_ANNOTATIONS", "OVBENCH_ROOT"):
         if not environment.get(name):
@@ -117,7 +117,7 @@ def cut_clip(doc: Doc, path: Path) -> None:
     """Write the frames that the streaming setting shows before a question to a file.
 
     Raises:
-        VideoError: as `doc_to_visual`.
+        VideoError: a video that cannot be read, or of which nothing comes before the question.
     """
     start_s, end_s = doc["start_s"], doc["end_s"]
     if end_s < start_s:

@@ -51,17 +51,17 @@ OFFLINE = EvalProtocol(
 REFERENCE = replace(
     OFFLINE, causal=False, frame_times="end", system_message=OVBENCH_SYSTEM_MESSAGE, suffix=OFFLINE_SUFFIX
 )
-"""With the words of the released scripts for MVBench and VideoMME, too, and answers of at least one token."""
+"""Protocol with the words of the released scripts for MVBench and VideoMME, too, and answers of at least one token."""
 OFFLINE_PROTOCOLS = {"lmms_eval": OFFLINE, "reference": REFERENCE}
-"""By what they are called: whose words the questions have."""
+"""Protocols by name: whose words the questions have."""
 
 
 class OfflineAnswerer:
     """Asks a model about one video or some images at a time.
 
     Args:
-        model: answers.
-        protocol: which frames, which memory, what stands before and after the question.
+        model: model that answers.
+        protocol: protocol with frames, memory, and the text before and after the question.
         backend: decoder of video files, a name in `video.BACKENDS` or "auto".
         folder_fps: frames a second of a video that is a folder of frames.
     """
@@ -93,7 +93,7 @@ class OfflineAnswerer:
         Args:
             text: the question.
             visuals: a video, images or nothing, see `prompt`.
-            settings: how ids are chosen.
+            settings: settings by which ids are chosen.
             until: the answer ends before the first of these; blanks at its beginning do not count.
 
         Raises:
@@ -111,7 +111,7 @@ class OfflineAnswerer:
         """For each reply its negative log-likelihood, averaged over its tokens and its end, and whether it is greedy.
 
         Raises:
-            InputError: as `answer`.
+            InputError: errors of `answer`.
         """
         network, prompt = self.model.network, self.prompt(text, visuals)
         ids = [reply_ids(self.model, reply) for reply in replies]

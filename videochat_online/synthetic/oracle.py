@@ -24,9 +24,9 @@ def replay(scene: Scene, question: Mapping[str, Any], random: Random) -> str:
     """Letter of the option that the scene up to the time of asking bears out.
 
     Args:
-        scene: what happens in the stream.
+        scene: scene that the stream shows.
         question: an entry of "questions" of the nested layout.
-        random: not needed; there for the sake of the common signature.
+        random: generator that is not needed; there for the sake of the common signature.
 
     Raises:
         InputError: an unknown template, or a scene that does not tell.

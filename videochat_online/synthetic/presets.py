@@ -15,9 +15,9 @@ class StreamKind:
     """Streams of one length.
 
     Attributes:
-        seconds: length of each.
-        count: how many of them.
-        num_questions: in the world "several", questions to each; "single" has a fixed set.
+        seconds: length of each, in seconds.
+        count: number of streams.
+        num_questions: questions to each in the world "several"; "single" has a fixed set.
     """
 
     seconds: int
@@ -30,9 +30,9 @@ class ClipKind:
     """Offline training clips cut from the training streams.
 
     Attributes:
-        name: of the annotation and the registry entry.
-        min_s: shortest, in seconds; at 1 frame per second also the number of frames.
-        max_s: longest.
+        name: name of the annotation and the registry entry.
+        min_s: length of the shortest, in seconds; at 1 frame per second also the number of frames.
+        max_s: length of the longest, in seconds.
         per_stream: clips from each stream; in the world "several", from each 24 s of it.
     """
 
@@ -47,7 +47,7 @@ class Preset:
     """A data set to generate.
 
     Attributes:
-        name: as on the command line.
+        name: name on the command line.
         world: "single": one shape at a time in four cells, options in a fixed order. "several": up to three
             shapes on a grid of sixteen, with patterns, flashes and actions; shuffled options.
         video_fps: frames per second of the videos.
@@ -58,10 +58,10 @@ class Preset:
         dialogues_per_stream: online training rows of two kinds cut from each training stream, as many of each;
             in the world "several", from each 24 s of it.
         num_images: training images.
-        folder_share: of the val and test streams, how many are folders of JPEG frames.
-        variable_share: how many are videos of variable frame rate.
-        busy_share: in the world "several", how many have a drifting background.
-        size_px: width and height.
+        folder_share: part of the val and test streams that are folders of JPEG frames.
+        variable_share: part of them that are videos of variable frame rate.
+        busy_share: part of all streams that have a drifting background, in the world "several".
+        size_px: width and height of a frame, in pixels.
     """
 
     name: str
@@ -103,7 +103,7 @@ class Preset:
 
     @property
     def cells_per_side(self) -> int:
-        """Of the grid that shapes rest in."""
+        """Cells a side of the grid that shapes rest in."""
         return 2 if self.world == "single" else 4
 
     def streams(self, split: str) -> tuple[StreamKind, ...]:
@@ -126,7 +126,7 @@ QUICKSTART = Preset(
     dialogues_per_stream=6,
     num_images=3000,
 )
-"""What a tiny word-level model learns on two CPU cores in minutes."""
+"""Preset that a tiny word-level model learns on two CPU cores in minutes."""
 
 FULL = Preset(
     name="full",

@@ -26,7 +26,7 @@ FINDING_KINDS = {
     "inverted_box": "a box that ends before it begins",
     "mended": "odd, and read as the reason says",
 }
-"""What each kind of finding is, in words."""
+"""Words for each kind of finding."""
 
 NOTES = frozenset({"many_frames", "inverted_box", "mended"})
 """Kinds that are no fault for sure: a folder may hold more than its clip, and published sets have such boxes."""

@@ -65,8 +65,8 @@ class Inspection:
     """What was found in a benchmark.
 
     Attributes:
-        videos: what was found about each video.
-        archives: what was found about each archive, by its path.
+        videos: findings about each video.
+        archives: findings about each archive, by its path.
         bad_rows: a line for each annotated row that cannot be used.
     """
 
@@ -125,7 +125,7 @@ def inspect_benchmark(
         task: the benchmark.
         annotations: its files.
         data_root: the videos are somewhere below it.
-        num_processes: that look at files at once.
+        num_processes: processes that look at files at once.
         time_limit_s: seconds for each video, and for each archive with more for its size; then its process is killed.
         decode_all: decode whole videos, not only both ends of what questions need.
         zero_start: times of questions count from a video's first frame.

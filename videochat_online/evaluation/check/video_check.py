@@ -44,7 +44,7 @@ def check_media(path: Path, video: EvalVideo, decode_all: bool, zero_start: bool
 
     Args:
         path: file or folder of frames.
-        video: what the annotation says about it.
+        video: entry of the annotation about it.
         decode_all: decode everything, not only at both ends.
         zero_start: times of questions count from the video's first frame.
     """

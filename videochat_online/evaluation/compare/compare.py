@@ -37,10 +37,10 @@ GROUPS: dict[str, Callable[[Row], str]] = {
     "answer_type": lambda row: str(row["answer_type"]),
     **EXTRA_KEYS,
 }
-"""What questions are grouped by; all but the first only where the set says it."""
+"""Functions that give a row's group, by the name of the grouping; all but the first only where the set says it."""
 
 _GIVEN = ("correct", "num_visual_tokens", "text")
-"""What a run's row says about its answer; all else that is compared is about the question."""
+"""Keys of a run's row that are about its answer; all else that is compared is about the question."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Figures:
 
     Attributes:
         score: accuracy.
-        difference: to the baseline; 0 for the baseline itself.
+        difference: difference to the baseline; 0 for the baseline itself.
         chance: accuracy that guessing gives on average.
         chance_standard_error: standard error of guessing at that many questions.
     """
@@ -75,14 +75,14 @@ class ComparedRun:
 
     Attributes:
         label: its name, unique within the comparison.
-        folder: as given.
+        folder: the run's folder, as given.
         visual_tokens_mean: tokens of frames in a question's prompt, mean over the questions.
-        overall: on all questions.
-        groups: on the questions of each group, by what they are grouped by, a name in `GROUPS`.
-        averages: as results are published, each with its difference to the baseline, see `averages.averages`; None
-            for a run on its own.
+        overall: figures on all questions.
+        groups: figures on the questions of each group: by a name in `GROUPS`, then by the group.
+        averages: averages as results are published, each with its difference to the baseline, see `averages.averages`;
+            None for a run on its own.
         num_left_out: questions of its set that not every run answered, so that they are not compared.
-        bad_videos: that it could not use.
+        bad_videos: names of the videos that it could not use.
     """
 
     label: str
@@ -118,13 +118,13 @@ class Comparison:
 
     Attributes:
         baseline: label of the run that the others are measured against.
-        num_questions: that were compared.
-        num_videos: that they are about.
+        num_questions: questions that were compared.
+        num_videos: videos that they are about.
         where: the values to which the questions were narrowed down.
         protocol_differences: empty unless comparing across protocols was asked for.
         num_unscored: open questions that not every run has a score for, and that are not compared.
         flips: questions that a run got right and the baseline did not, or the other way round.
-        runs: in the order given.
+        runs: runs in the order given.
     """
 
     baseline: str
@@ -168,7 +168,7 @@ def compare_runs(
         folders: output folders of evaluations, at least two.
         labels: a name for each; None derives them from memories and strategies.
         baseline: label of the run to measure against; None for the first.
-        where: for each key of a question the values to keep, as text; all keys have to fit.
+        where: values to keep, as text, for each key of a question that is named; all keys have to fit.
         across_protocols: list settings that differ instead of refusing them.
         only_common: leave questions out that not every run answered instead of refusing them.
         seed: random seed of the bootstrap; the default gives the intervals of `metrics.json`.

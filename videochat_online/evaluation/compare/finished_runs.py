@@ -21,13 +21,13 @@ from videochat_online.runs.row_file import Row
 from videochat_online.runs.run_folder import differences
 
 FACTS = ("id", "video", "dataset", "answer_type", "sub_answer_type", "time_s", "question", "answer_index")
-"""What every row says about its question; its `extra` may say more."""
+"""Keys that every row has about its question; its `extra` may say more."""
 
 _COMPARED_SETTINGS = ("task", "model", "model_options", "generation", "answer_by", "protocol")
 _COMPARED_IF_GIVEN = ("scorer", "judge")
 
 _Rule = tuple[Callable[[Any], bool], str]
-"""Whether a value of a file can be used, and what is expected of it."""
+"""Test of whether a value of a file can be used, and words for what is expected of it."""
 _ANY: _Rule = (lambda value: True, "anything")
 _TEXT: _Rule = (lambda value: isinstance(value, str), "a text")
 _TEXT_OR_NULL: _Rule = (lambda value: value is None or isinstance(value, str), "a text or null")
@@ -76,8 +76,8 @@ class Run:
     """A finished evaluation.
 
     Attributes:
-        folder: as given.
-        settings: what decided its answers, from `run.json`.
+        folder: the run's folder, as given.
+        settings: settings that decided its answers, from `run.json`.
         rows: rows of `predictions.jsonl`, one a question about a video that could be used.
         num_questions: number in its set, with those about videos that could not be used.
         bad_videos: names of these.
@@ -207,7 +207,7 @@ def labels_of(runs: Sequence[Run], given: Sequence[str] | None) -> list[str]:
 
 
 MOST_LISTED = 20
-"""Of the values or videos that there are, when a wrong one was asked for or some are missing."""
+"""Largest number of values or videos that an error lists, when a wrong one was asked for or some are missing."""
 _OF_A_QUESTION = ("question", "options", "time_s", "answer_index", "answer_text")
 
 
@@ -215,8 +215,8 @@ def common_questions(runs: Sequence[Run], baseline: Run, *, only_common: bool = 
     """Rows of the baseline whose questions all runs answered: by id, question, options, time and right answer.
 
     Args:
-        runs: to be compared.
-        baseline: one of them.
+        runs: runs to be compared.
+        baseline: the one of them that the others are compared with.
         only_common: whether a run may have answered more or fewer than the baseline.
 
     Raises:

@@ -21,7 +21,7 @@ class Flip:
         question: its text.
         answer: the right one: option with its letter, Yes or No, text, number, or second that is due.
         baseline_correct: whether the baseline was right; `correct` is then the opposite.
-        correct: whether the run was.
+        correct: whether the run was right.
         baseline_reply: text that the baseline wrote.
         reply: text that the run wrote.
     """

@@ -186,7 +186,7 @@ class RemoteVideoFrames:
         """As `VideoFrames`; the pixels are squares.
 
         Raises:
-            VideoError: as `VideoFrames`, or the decoder hangs or crashes.
+            VideoError: errors of `VideoFrames`; or a decoder that hangs or crashes.
         """
         self.process.send("read", list(indices))
         self._is_reading = True

@@ -57,12 +57,12 @@ class VideoFrames:
 
     Args:
         path: video file or folder of frames.
-        video: what the annotation says about it.
-        protocol: which frames are wanted.
+        video: entry of the annotation about it.
+        protocol: protocol that says which frames are wanted.
         backend: decoder of files, a name in `video.BACKENDS` or "auto".
 
     Raises:
-        VideoError: unreadable, no frames, or a folder without a rate.
+        VideoError: a video that is unreadable or without frames, or a folder without a rate.
         InputError: an unknown backend.
     """
 

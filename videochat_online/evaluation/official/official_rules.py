@@ -16,7 +16,7 @@ from videochat_online.runs.row_file import Row
 
 Rule = Callable[[Row], bool]
 Source = tuple[str, int, int | None]
-"""Where a question stands in the annotation files: file, row, part."""
+"""Place of a question in the annotation files: file, row, part."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +52,11 @@ class Exported:
     """A run and the annotation files that it answered, for the files that official scripts read.
 
     Attributes:
-        run: finished.
+        run: finished run.
         model: name of the model in the files.
         annotations: content of each file by its name, as it was read.
-        questions: what was asked, by where it stands.
-        rows: the run's, by the same.
+        questions: questions that were asked, by where they stand in the annotation files.
+        rows: rows of the run, by the same.
     """
 
     run: Run

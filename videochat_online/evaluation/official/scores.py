@@ -21,7 +21,7 @@ OFFICIAL: dict[str, OfficialRules] = {
     "ovobench": OVOBENCH_RULES,
     "streamingbench": STREAMINGBENCH_RULES,
 }
-"""By the name of the task."""
+"""Rules of each benchmark's own scripts, by the name of the task."""
 
 
 @dataclass(frozen=True, slots=True)

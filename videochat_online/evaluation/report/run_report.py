@@ -27,7 +27,7 @@ _LOOKS_AHEAD = {
     False: "The last question of a video sees frames up to the end of its clip.",
     True: "A question sees frames up to the end of the second that it falls into.",
 }
-"""By whether the scripts cut a clip for each question."""
+"""Sentences by whether the scripts cut a clip for each question."""
 _SEEN_BEFORE = "{} questions have a start of their own; the memory has seen what was before it, too."
 _TABLES = {
     "cells": "By answer type and source",
@@ -40,7 +40,7 @@ _TABLES = {
     "by_template": "By template",
 }
 _TABLES_OF_TYPES = {"cells": "By group and type", "datasets": "By source"}
-"""Where types form the groups, the cells say what tables by type would."""
+"""Titles of the tables where types form the groups: the cells say what tables by type would."""
 
 
 def summary_figures(

@@ -25,7 +25,7 @@ from videochat_online.text import layout_prompt
 from videochat_online.types import Turn
 
 LETTER_PREFIX = "("
-"""How a reply is made to begin where its letter is scored: the training answers are `(B) text`."""
+"""Text that a reply is made to begin with where its letter is scored: the training answers are `(B) text`."""
 
 
 @dataclass(frozen=True, slots=True)

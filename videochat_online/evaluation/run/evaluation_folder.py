@@ -28,7 +28,7 @@ from videochat_online.runs.run_folder import RUN_FILE, RunFolder, SettingDiffere
 logger = logging.getLogger(__name__)
 
 TIMINGS = ("first_token_s", "answer_s")
-"""What may differ between two rows of one answer."""
+"""Keys that may differ between two rows of one answer."""
 
 _ONLY_NOTED = ("data_root",)
 """Settings that a run may go on with otherwise: videos that were moved are the same videos."""
@@ -48,7 +48,7 @@ class Shard:
         """`0/4` -> the first of four.
 
         Raises:
-            InputError: not of this form, or out of range.
+            InputError: a text that is not of this form, or an index out of range.
         """
         first, slash, second = text.partition("/")
         if not (slash and first.isdecimal() and second.isdecimal() and int(first) < int(second)):
@@ -62,9 +62,9 @@ class EvaluationFolder(RunFolder):
     A run without any answer, such as one whose model did not load, gives way to one of other settings.
 
     Args:
-        path: new, empty, or holding this very run.
-        settings: what decides the answers, as JSON holds it; compared with what `run.json` says.
-        facts: what else `run.json` says: command, versions, counts.
+        path: path of a folder that is new, empty, or holds this very run.
+        settings: settings that decide the answers, as JSON holds them; compared with what `run.json` says.
+        facts: other facts of `run.json`: command, versions, counts.
         shard: the part that this process works on.
 
     Raises:

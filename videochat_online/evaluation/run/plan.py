@@ -75,7 +75,7 @@ def settled(config: EvaluationConfig, content: EvalSet) -> EvaluationConfig:
     """The config with the system messages of the kinds of questions that are asked alone: what a run is known by.
 
     Raises:
-        InputError: as `EvalProtocol.asking`.
+        InputError: several system messages with `kv_memory`, which reads the frames after one of them.
     """
     # The question that a poll leads to is asked, too.
     asked = (question for video in content.videos for moment in video.moments for question in moment)

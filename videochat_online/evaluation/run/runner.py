@@ -49,7 +49,7 @@ class Progress:
 
     Attributes:
         num_questions: questions about the videos that were not finished.
-        questions_done: those of them that were answered, or cannot be.
+        questions_done: questions of these that were answered, or cannot be.
         frames_encoded: frames that went through the vision tower.
     """
 

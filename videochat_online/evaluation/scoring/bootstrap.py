@@ -46,7 +46,7 @@ class Difference:
         difference: above 0 where the first is better.
         low: lower end of the 95% interval.
         high: its upper end.
-        num_videos: behind it.
+        num_videos: videos that the questions are about.
     """
 
     difference: float
@@ -87,7 +87,7 @@ def differences_by(
     Args:
         rows: answers of a run.
         baseline: another run's answers to the same questions, in any order.
-        key: as for `scores_by`.
+        key: function from a row to the value that groups it, as for `scores_by`.
         seed: random seed of the bootstrap.
 
     Raises:

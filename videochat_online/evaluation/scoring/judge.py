@@ -30,7 +30,7 @@ PROMPT = (
     "Is the reply right? Answer with one word, yes or no."
 )
 REMINDER = "Answer with one word only: yes or no."
-"""What a judge is told that has said something else."""
+"""Sentence for a judge that has said something else."""
 PROMPT_DIGEST = hashlib.sha256(f"{PROMPT}\n{REMINDER}".encode()).hexdigest()[:16]
 
 _THOUGHTS = re.compile(r"\A.*</think>", re.DOTALL)
@@ -56,9 +56,9 @@ class Verdict:
 
     Attributes:
         prompt: text that the judge was asked.
-        replies: all that it said.
-        is_right: None where it came to no verdict.
-        error: why not.
+        replies: all replies that it gave.
+        is_right: whether the answer is right; None where it came to no verdict.
+        error: reason why there is no verdict.
         has_failed: whether it gave no reply at all in the end, rather than none that decides.
     """
 
@@ -116,7 +116,7 @@ class Judge:
         """With the key of `KEY_VARIABLE`, and the only model of its list where none is named.
 
         Raises:
-            InputError: as the class; a list of several models.
+            InputError: errors of the class; or an endpoint that lists several models.
         """
         key = os.environ.get(KEY_VARIABLE, "").strip() or None
         judge = cls(url=url, model=UNNAMED if model is None else model, key=key, timeout_s=timeout_s)

@@ -110,11 +110,11 @@ class Rank(IntEnum):
     """A capital anywhere."""
     BRACKETED = 1
     LEADING = 2
-    """At the beginning of the reply."""
+    """A letter at the beginning of the reply."""
     MENTIONED = 3
     """"Option B"."""
     HEADING = 4
-    """At the beginning, before a sign or its option's text: "B. a cup"."""
+    """A letter at the beginning, before a sign or its option's text: "B. a cup"."""
     CONCLUDED = 5
     """"The answer is B", "I choose B", "B is correct"."""
 
@@ -140,7 +140,7 @@ class _Reply:
         self.words, self.word_starts = [match[0].casefold() for match in words], [match.start() for match in words]
         self.within_options = self._within_options(options)
         self.list_ends: dict[str, int] = {}
-        """Where the last word of an option's text stands, for options whose text follows their letter."""
+        """Position of the last word of an option's text, for options whose text follows their letter."""
 
     def _within_options(self, options: Sequence[str]) -> set[int]:
         """Where the words of options' texts stand.

@@ -17,14 +17,14 @@ MOST_UNREADABLE = 0.5
 """Share of replies without an option beyond which figures by generation come with a warning."""
 
 PROACTIVE_WITHIN_S = (1, 2, 3, 4)
-"""How far an output may be from its time, for the table of polled questions."""
+"""Seconds that an output may be from its time, for the table of polled questions."""
 
 EXTRA_KEYS: dict[str, Callable[[Row], str]] = {
     "evidence_age_s": lambda row: age_bucket(float(row["extra"]["evidence_age_s"])),
     "detail": lambda row: str(row["extra"]["detail"]),
     "template": lambda row: str(row["extra"]["template"]),
 }
-"""What generated sets say about a question, and the group it falls into by that."""
+"""Functions that give a row's group, by the key of its `extra`, which generated sets have."""
 
 
 def compute_metrics(rows: Sequence[Row], task: Task, *, seed: int = 0) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def compute_metrics(rows: Sequence[Row], task: Task, *, seed: int = 0) -> dict[s
     Args:
         rows: rows of `predictions.jsonl`; one that names no option counts as wrong, one whose `correct` is null as
             nothing.
-        task: how datasets form groups, which cells are set apart, which totals it publishes.
+        task: benchmark: how datasets form groups, which cells are set apart, which totals it publishes.
         seed: random seed of the bootstrap.
 
     Returns:

@@ -47,6 +47,6 @@ def parse_number(text: str) -> float | None:
 
 
 SCORERS: dict[str, Callable[[str, str], bool]] = {"exact": is_exact, "contains": contains, "number": is_number}
-"""From the reply and the right answer to whether it is right. `judge` stands beside them: it is asked, not computed."""
+"""Tests of a reply against the right answer. `judge` stands beside them: it is asked, not computed."""
 
 SCORER_NAMES = (*SCORERS, JUDGE)

@@ -72,7 +72,7 @@ def parse_answer(text: str, options: Sequence[str]) -> int | None:
     pronoun "I". Where the text repeats all options, only a letter with a cue after them counts.
 
     Args:
-        text: what the model wrote.
+        text: text that the model wrote.
         options: texts of the options, without letters.
     """
     text = conclusion(text)

@@ -52,7 +52,7 @@ CELLS = (
       for group in ("action", "event", "object")),
     *((kind, group) for kind in ("SpatialPerception", "SpatioTemporalPerception") for group in ("action", "object")),
 )  # fmt: skip
-"""No question about events asks where something is."""
+"""Cells (type, group) of the average; no question about events asks where something is."""
 FOLDER_FPS = {"ava": 1.0}
 """Rate of a dataset's folders of frames, where the annotation does not say it."""
 

@@ -52,7 +52,7 @@ TASKS_OF_GROUPS = {
 }
 GROUPS = {task: group for group, tasks in TASKS_OF_GROUPS.items() for task in tasks}
 MOST_COUNTED = 999
-"""What is counted is done by people in minutes."""
+"""Largest right answer to counting, which people do in minutes."""
 
 _FORWARD_PROMPTS = {
     "REC": "In this video people may do a certain thing again and again. Count how often anyone has done it from the"

@@ -72,7 +72,7 @@ rule of their own tells them from the others of the 250."""
 _PROACTIVE_VIDEO = re.compile(r"sample_([1-9]\d?)_proactive\.mp4")
 
 POLL_EVERY_S, POLL_BEYOND_S, TOLERANCE_S = 1, 4, 2.0
-"""How often is polled, for how long after the right time, and how far from that a Yes is right."""
+"""Seconds between polls, seconds of polling after the right time, and seconds from it within which a Yes is right."""
 LONGEST_S = 3600
 _TIME = re.compile(r"(?:(\d{1,2}):)?([0-5]?\d):([0-5]?\d)")
 _LETTERED = re.compile(r"([A-Z])[.)]\s*(?=\S)")

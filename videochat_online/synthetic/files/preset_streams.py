@@ -22,8 +22,8 @@ class Stream:
     """One stream, ready to be written.
 
     Attributes:
-        scene: what happens in it.
-        questions: in order of time.
+        scene: scene that it shows.
+        questions: questions in order of time.
         medium: `VIDEO`, `VARIABLE` (frame rate) or `FOLDER`.
         fps: frames per second of the file.
     """

@@ -45,8 +45,8 @@ class Synthesis:
 
     Attributes:
         output: the folder.
-        was_complete: nothing had to be done.
-        num_streams: by split.
+        was_complete: whether nothing had to be done.
+        num_streams: streams by split.
         num_questions: benchmark questions by split.
         num_rows: rows of each training annotation.
     """

@@ -29,7 +29,7 @@ NUM_CANDIDATES = 12
 """Cuts to choose from; more would make the answers no more even."""
 MIN_DIALOGUE_S, MAX_TURNS = 8, 5
 WINDOW_SHARE = 0.25
-"""Of the dialogues, those in the words of the sliding-window setting."""
+"""Part of the dialogues that are in the words of the sliding-window setting."""
 CAPTION_QUESTION = "What was shown?"
 COLOUR_QUESTION = "What was {colour}?"
 IMAGE_QUESTION = "What is on the screen?"

@@ -24,7 +24,7 @@ from videochat_online.synthetic.scene.render import Key, Pixels, Renderer
 CRF = 18
 FRAMES_PER_KEYFRAME = 32
 KEPT_SHARE = 0.3
-"""Of the frames that repeat the one before, how many a video of variable frame rate keeps."""
+"""Part that a video of variable frame rate keeps, of the frames that repeat the one before."""
 FIRST_FRAME_NUMBER = 8
 """Frames are img8.jpg, img9.jpg, img10.jpg: in the order of the alphabet they would be wrong."""
 JPEG_QUALITY = 95

@@ -30,11 +30,11 @@ UNIT_S = 24
 MIN_RECALL_S, MAX_DIALOGUE_S, MAX_TURNS = 8, 24, 4
 """Shortest clip with questions at its end, longest one with questions on the way, and times of asking there."""
 MOVING_SHARE = 0.2
-"""Of the clips that could end while something moves on, those that do: only these are asked where it goes."""
+"""Part that ends while something moves on, of the clips that could: only these are asked where it goes."""
 FEWEST_COUNTED = 10
 """Answers of a kind from which on one is taken for too common."""
 BACK_S = (2, 8, 32, 128)
-"""How long ago `where_was` asks about; the benchmark's 512 s are longer than any training stream."""
+"""Seconds ago that `where_was` asks about; the benchmark's 512 s are longer than any training stream."""
 Starts = defaultdict[int, list[int]]
 _OF_A_THING = ("where_is", "pattern_now", "how_long_shaking", "action_order", "still_shaking", "still_there")
 
@@ -187,8 +187,8 @@ class _Ends:
     """Where clips of a scene can begin and end.
 
     Attributes:
-        name: of the scene.
-        quiet: for each second, whether nothing moves in it.
+        name: name of the scene.
+        quiet: entry for each second: whether nothing moves in it.
         moving: whole seconds at which something has gone straight on for two cells or more, and goes on: its number.
     """
 

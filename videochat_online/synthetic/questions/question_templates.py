@@ -31,11 +31,12 @@ class Template:
 
     Attributes:
         answer_type: OVBench's type.
-        number: of the subtype within that type; rows say "PastMemory-2".
-        text: with the names of parameters in braces.
+        number: number of the subtype within that type; rows say "PastMemory-2".
+        text: text with the names of parameters in braces.
         answer: the option that is right for a scene that ends at the time of asking; None where it does not say.
-        evidence_end_s: when the oldest thing that must be remembered was last on view; default: it still is.
-        is_in_frame: the frame at the time of asking says it all.
+        evidence_end_s: function for the time at which the oldest thing to be remembered was last on view; default: it
+            still is.
+        is_in_frame: whether the frame at the time of asking says it all.
     """
 
     answer_type: str
@@ -57,11 +58,11 @@ class Question:
 
     Attributes:
         template: name in `TEMPLATES`.
-        asked_at_s: frames up to and including here may be used.
-        params: what the template's text leaves open.
+        asked_at_s: stream time in seconds; frames up to and including here may be used.
+        params: values of the parameters of the template's text.
         options: texts without letters, in the order shown.
-        answer_index: of the right option.
-        evidence_age_s: how long ago the oldest needed evidence was last on view; 0 if it still is.
+        answer_index: index of the right option.
+        evidence_age_s: seconds since the oldest needed evidence was last on view; 0 if it still is.
         detail: "fine" if the answer needs lines one pixel wide, else "coarse".
     """
 

@@ -66,10 +66,10 @@ class Builder:
     """How a template's episodes are made.
 
     Attributes:
-        build: puts the episode on the stage.
+        build: function that puts the episode on the stage.
         num_answers: different answers or cases; all come equally often.
         is_closed: the options are the same set in every question.
-        ages_s: how old the evidence may be made.
+        ages_s: possible ages of the evidence, in seconds.
         is_unique: the names of its things come nowhere else in the stream.
         has_detail: fine and coarse patterns.
     """

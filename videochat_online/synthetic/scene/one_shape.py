@@ -22,11 +22,11 @@ from videochat_online.synthetic.scene.words import QUADRANTS, SINGLE_COLOURS, SI
 STREAM_S = 48
 MIN_SEGMENT_S, MAX_SEGMENT_S = 3, 8
 MOVING_SHARE = 0.15
-"""Of the shapes that no answer makes move; of all, about 30% do."""
+"""Part of the shapes that no answer makes move, but that move all the same; of all, about 30% do."""
 CELL_NAMES = tuple(QUADRANTS.values())
 CELLS = tuple(QUADRANTS)
 AGE_BINS_S = ((0, 8), (8, 32), (32, STREAM_S))
-"""Each stream is asked about its beginning once in each: age in (low, high]."""
+"""Bins of ages in seconds, (low, high]: each stream is asked about its beginning once in each."""
 
 OPTIONS: dict[str, tuple[str, ...]] = {
     "where_now": CELL_NAMES,
@@ -42,7 +42,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
 }
 """Always in this order: a letter means the same in every question of a template."""
 CORE = ("where_now", "shape_now", "first_shape", "first_place")
-"""What a tiny model learns in minutes."""
+"""Templates that a tiny model learns in minutes."""
 
 
 @dataclass(slots=True)

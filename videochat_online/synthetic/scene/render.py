@@ -25,9 +25,9 @@ GREY = 128
 NOISE = 4.0
 """Standard deviation of the still background."""
 BUSY_NOISE = 25.0
-"""Of the drifting one, before it is smoothed."""
+"""Noise of the drifting background, before it is smoothed."""
 DRIFT_PX_PER_S = 9
-"""Not a divisor of the width: at one frame per second the background comes back after 64 s only."""
+"""Pixels a second, no divisor of the width: at one frame per second the background comes back after 64 s only."""
 WHITE = (255, 255, 255)
 PATTERN_PX = 8
 PHASES_PER_S = 8

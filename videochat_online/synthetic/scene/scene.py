@@ -23,7 +23,7 @@ class Entity:
     Attributes:
         colour: name of its colour.
         shape: name of its shape.
-        pattern: what is printed on it, or None.
+        pattern: pattern that is printed on it, or None.
         pattern_size: "fine" or "coarse" lines; None without a pattern.
     """
 
@@ -34,7 +34,7 @@ class Entity:
 
     @property
     def name(self) -> str:
-        """As questions call it: "red block"."""
+        """Name that questions have for it: "red block"."""
         return f"{self.colour} {self.shape}"
 
 
@@ -45,9 +45,9 @@ class Event:
     Attributes:
         kind: appear, vanish, move, flash, or one of `ACTIONS`.
         entity: its number in the scene.
-        start_s: when it begins.
-        end_s: when it is over (excluded); equal to `start_s` for what takes no time.
-        cell: where it appears, or where a move ends.
+        start_s: time at which it begins, in seconds.
+        end_s: time at which it is over (excluded); equal to `start_s` for what takes no time.
+        cell: cell in which it appears, or in which a move ends; None for other kinds.
     """
 
     kind: str
@@ -63,9 +63,9 @@ class Visible:
 
     Attributes:
         entity: its number in the scene.
-        row: in cells, not whole while it glides.
-        column: in cells.
-        is_flashing: it has a white frame.
+        row: row in cells, not whole while it glides.
+        column: column in cells, likewise.
+        is_flashing: whether it has a white frame.
         action: the one of `ACTIONS` it is at, or None.
     """
 
@@ -88,12 +88,12 @@ class Scene:
     """A whole stream.
 
     Attributes:
-        name: unique in the data set.
-        duration_s: length.
-        cells_per_side: of the square grid that things rest in.
-        entities: all that ever appear, each once.
-        events: by start time.
-        background_seed: of the noise behind everything.
+        name: name that is unique in the data set.
+        duration_s: length in seconds.
+        cells_per_side: cells a side of the square grid that things rest in.
+        entities: things that ever appear, each once.
+        events: events by start time.
+        background_seed: seed of the noise behind everything.
         is_busy: the background drifts; otherwise it stands still.
     """
 

@@ -25,7 +25,7 @@ RGB: dict[str, tuple[int, int, int]] = {
 SINGLE_COLOURS = tuple(RGB)
 SINGLE_SHAPES = ("block", "dot", "bar", "pole")
 SEVERAL_COLOURS = ("red", "green", "blue", "yellow", "purple", "cyan")
-"""Without white and black, which are the colours of a flash and of the patterns."""
+"""Colours without white and black, which are those of a flash and of the patterns."""
 SEVERAL_SHAPES = ("square", "circle", "diamond", "cross")
 PATTERNS = ("upright lines", "level lines", "checks", "weave")
 ACTIONS = ("shake", "hop", "pulse")
