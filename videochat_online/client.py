@@ -46,7 +46,7 @@ class StreamClient:
 
     Args:
         url: address of the server, such as "http://127.0.0.1:7860"; the API is at `/v1` below it.
-        password: that the server asks for.
+        password: password that the server asks for.
         timeout_s: longest silence of the server. A whole answer is silence until it is there.
 
     Raises:

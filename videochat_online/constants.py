@@ -6,7 +6,7 @@ IMAGE_START_TOKEN = "<img>"
 IMAGE_END_TOKEN = "</img>"
 IMAGE_CONTEXT_TOKEN = "<IMG_CONTEXT>"
 IMAGE_PLACEHOLDER = "<image>"
-"""Where a picture stands in the text of a data row; never a token of its own."""
+"""Placeholder of a picture in the text of a data row; never a token of its own."""
 
 SPECIAL_TOKENS = (
     IMAGE_START_TOKEN,

@@ -66,8 +66,8 @@ def run_isolated(
 
     Args:
         function: function of a module; it and what it takes and gives can be pickled.
-        calls: its arguments, call by call.
-        num_processes: at once, at least 1.
+        calls: arguments of the function, call by call.
+        num_processes: processes at once, at least 1.
         limits_s: seconds that each call may take.
     """
     context = process_context()

@@ -32,7 +32,7 @@ _FILES = {
     "output": ((".md",), "the name of a Markdown file such as ages.md"),
     "flips": (FLIPS_ENDINGS, f"a file that ends in {', '.join(FLIPS_ENDINGS)}"),
 }
-"""For each flag that names a file to be written, its endings, and what is expected."""
+"""Endings of the file that a flag names, and what is expected of it, by flag."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -9,7 +9,7 @@ from videochat_online.serving.api.schemas import answer_document
 from videochat_online.serving.streams.live_answer import LiveAnswer
 
 SHORTEST_S, LONGEST_S = 2.0, 7.0
-"""How long a subtitle stands, the next one permitting."""
+"""Seconds that a subtitle stands, the next one permitting."""
 
 CHARACTERS_PER_S = 15.0
 """Characters that people read in a second."""

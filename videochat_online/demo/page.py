@@ -29,7 +29,7 @@ SECONDS_BETWEEN_PIECES = 0.05
 
 SPEED_CHOICES = [0.5, 1.0, 2.0, 4.0, 8.0]
 LEFT_UPLOADS_S = (60, 1800)
-"""How often uploads that nobody has opened are looked for, and how old they may become."""
+"""Seconds between two looks for uploads that nobody has opened, and the age in seconds that they may reach."""
 
 HEAD = '<script src="page/page.js" defer></script><link rel="stylesheet" href="page/page.css">'
 

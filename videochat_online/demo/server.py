@@ -64,9 +64,9 @@ class DemoServer:
     """The demo of one model. Use as a context manager to run it in a thread, or call `run`.
 
     Args:
-        model: shared by all viewers.
-        demo: what viewers may open, and how it is watched.
-        server: where to listen.
+        model: model that all viewers share.
+        demo: options of the page: what viewers may open, and how it is watched.
+        server: options of the server: where it listens, and to whom.
     """
 
     def __init__(

@@ -30,7 +30,7 @@ from videochat_online.text.questions import STREAMING_SUFFIX, multiple_choice_qu
 from videochat_online.video import read_image
 
 MAX_IMAGES = 8
-"""In one dialogue."""
+"""Largest number of images in one dialogue."""
 
 EXAMINED_AT_ONCE = 2
 """Uploads; each may take gigabytes while it is looked at."""
@@ -41,10 +41,10 @@ class DemoOptions:
     """What a server allows.
 
     Attributes:
-        limits: what may be uploaded.
+        limits: limits of what may be uploaded.
         allow_urls: whether streams of other hosts may be opened, and files of the server below `media_root`.
         media_root: folder of the server's own videos.
-        defaults: how a stream is watched unless the viewer chooses.
+        defaults: options by which a stream is watched unless the viewer chooses.
     """
 
     limits: UploadLimits = field(default_factory=UploadLimits)
@@ -78,7 +78,7 @@ class Viewers:
 
     Args:
         pool: the streams.
-        options: what is allowed.
+        options: options that say what is allowed.
 
     Raises:
         InputError: the memory that streams have by default does not take its options.

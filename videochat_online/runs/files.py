@@ -26,7 +26,7 @@ except ImportError:  # not on Windows; two processes are then not kept apart
     fcntl = None  # type: ignore[assignment]
 
 PARTIAL = ".partial"
-"""How the name of a file ends that is still written, or whose writing was interrupted."""
+"""Ending of the name of a file that is still written, or whose writing was interrupted."""
 
 
 @contextmanager
@@ -66,7 +66,7 @@ def read_json(path: Path, expected: str) -> Any:
 
     Args:
         path: the file.
-        expected: what it should hold, for errors.
+        expected: words for what it should hold, for errors.
 
     Raises:
         InputError: no file, or no JSON in it.
@@ -85,7 +85,7 @@ def read_object(path: Path, expected: str = "a JSON object") -> dict[str, Any]:
     """The object in a JSON file.
 
     Raises:
-        InputError: as `read_json`, or something else than an object.
+        InputError: no file, no JSON in it, or something else than an object.
     """
     content = read_json(path, expected)
     if not isinstance(content, dict):
@@ -105,8 +105,8 @@ def try_lock(file: int | IO[Any], *, wait: bool = False) -> bool:
     """Lock an open file, or the descriptor of a folder, until it is closed.
 
     Args:
-        file: what is locked.
-        wait: until no other process holds the lock.
+        file: open file, or descriptor of a folder.
+        wait: whether to wait until no other process holds the lock.
 
     Returns:
         Whether it can be used: no other process holds the lock, or the file system has no locks.

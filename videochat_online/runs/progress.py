@@ -26,8 +26,8 @@ def progress(label: str, *, show: bool = True) -> Iterator[Tell]:
     """Yield a function that is to be told how many of how many are done.
 
     Args:
-        label: what is counted, in the plural.
-        show: without it nothing is shown.
+        label: word for what is counted, in the plural.
+        show: whether anything is shown.
     """
     console, started = Console(stderr=True, highlight=False), time.monotonic()
     told = started

@@ -23,7 +23,7 @@ class RowFile:
 
     Args:
         path: the file, which need not exist.
-        key: that every row has.
+        key: key that every row has.
     """
 
     def __init__(self, path: Path, *, key: str) -> None:
@@ -46,7 +46,7 @@ class RowFile:
         """Open for `append`; a last line that was only half written is dropped first.
 
         Args:
-            wait: until no other process is writing it.
+            wait: whether to wait until no other process is writing it.
 
         Raises:
             InputError: another process is writing it.

@@ -31,7 +31,7 @@ def build_tiny_tokenizer(texts: Iterable[str] = (), vocab_size: int = 600) -> Pr
 
     Args:
         texts: more text to learn words from.
-        vocab_size: of the whole, added tokens included; fewer where the texts hold too few words.
+        vocab_size: number of all tokens, added ones included; fewer where the texts hold too few words.
 
     Raises:
         ValueError: `vocab_size` leaves no room for the 256 bytes.
@@ -67,7 +67,7 @@ def build_word_tokenizer(
     Frame lines then cost a tiny model two tokens, not ten.
 
     Args:
-        words: to be known, with and without a blank before them.
+        words: words to be known, with and without a blank before them.
         last_s: latest time to be known, in seconds.
         fps: frames per second: how many numbers and times there are.
         phrases: texts that are one token each, such as a system message that stands before everything.

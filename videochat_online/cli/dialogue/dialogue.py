@@ -41,7 +41,7 @@ class Command:
 
     Attributes:
         usage: name, and what may stand behind it.
-        meaning: what it does, in one line.
+        meaning: help text of one line.
         act: takes what stands behind the name; None: the command ends the conversation.
     """
 
@@ -68,7 +68,7 @@ class LineDialogue(ABC):
     """
 
     not_here = ""
-    """What to add to the list of commands when another one is refused."""
+    """Text that is added to the list of commands when another one is refused."""
 
     def __init__(self, as_json: bool) -> None:
         self.as_json = as_json

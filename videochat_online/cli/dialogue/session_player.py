@@ -20,7 +20,7 @@ from videochat_online.video import VideoSource, read_ahead
 READ_CHUNK = 8
 """Frames read at a time: what the vision tower takes at once."""
 CHUNKS_AHEAD = 2
-"""That are decoded and resized while the model works."""
+"""Chunks that are decoded and resized while the model works."""
 SHOWN_TO_S = 0.005
 """Times are shown in hundredths of a second: one that is typed as it is shown is that time."""
 
@@ -34,13 +34,13 @@ class VideoPlayer:
     """A video being watched.
 
     Args:
-        source: opened, and one that can be read again; nothing else may read it meanwhile.
-        session: the one that watches.
+        source: opened video that can be read again; nothing else may read it meanwhile.
+        session: session that watches.
         fps: frames a second that it sees.
-        show_progress: on stderr, while playing.
+        show_progress: whether progress is shown on stderr while playing.
 
     Attributes:
-        position_s: how far has been watched; None before the first frame.
+        position_s: stream time in seconds that has been watched up to; None before the first frame.
     """
 
     def __init__(self, source: VideoSource, session: StreamingSession, fps: float, show_progress: bool) -> None:
@@ -118,7 +118,7 @@ class VideoPlayer:
 
         Raises:
             NoFrameError: `time_s` is before the first frame; nothing is forgotten then.
-            InputError: as `play_until`.
+            InputError: errors of `play_until`.
         """
         self._check_begun(time_s)
         self.close()

@@ -26,10 +26,10 @@ BOUNDARY = "frame"
 MJPEG = f"multipart/x-mixed-replace; boundary={BOUNDARY}"
 
 SECONDS_BETWEEN_LOOKS = 1.0
-"""After which a picture is sent again if there is no newer one, and how long a thread outlives its last viewer."""
+"""Seconds after which a picture is sent again if there is no newer one, and that a thread outlives its last viewer."""
 
 SECONDS_TO_FIRST_PICTURE = 2.0
-"""For which `frame.jpg` waits for a stream that has just begun."""
+"""Seconds for which `frame.jpg` waits for a stream that has just begun."""
 
 
 class StreamViews:

@@ -29,12 +29,12 @@ from videochat_online.serving.streams.live_answer import ConflictError, UnknownS
 from videochat_online.serving.streams.pool import BusyError, StreamPool
 
 RETRY_AFTER_S = 30
-"""After which a client that was told to come back may try again."""
+"""Seconds after which a client that was told to come back may try again."""
 
 _READ = re.compile(r"/health|/streams/[^/]+/(view|frame\.jpg)")
 OPEN_PATHS = {"GET": _READ, "HEAD": _READ, "POST": re.compile(r"/streams/[^/]+/frames")}
-"""Without a password, by method: a page's `<img>` and its camera have none to send, and the id of a stream, given to
-whoever has opened it, is as hard to guess."""
+"""Paths that need no password, by method: a page's `<img>` and its camera have none to send, and the id of a stream,
+given to whoever has opened it, is as hard to guess."""
 
 
 def make_api(pool: StreamPool, *, password: str | None = None, limits: ApiLimits | None = None) -> Starlette:
@@ -43,7 +43,7 @@ def make_api(pool: StreamPool, *, password: str | None = None, limits: ApiLimits
     Args:
         pool: streams to serve; whoever made it closes it, which ends all views, answers and sockets.
         password: password that clients have to name; None lets everybody in who reaches the server.
-        limits: what one client may ask for.
+        limits: limits of what one client may ask for.
 
     Raises:
         InputError: an empty password.

@@ -43,8 +43,8 @@ class ApiLimits:
         max_remembered: frames of one memory.
         max_new_tokens: longest answer, in tokens.
         max_views: readers of the view of one stream.
-        memories: that may be chosen; by default all that are bounded.
-        strategy, strategy_options: those of every stream; not for the client to choose.
+        memories: names of memories that may be chosen; by default all that are bounded.
+        strategy, strategy_options: strategy of every stream, and its options; not for the client to choose.
     """
 
     max_frame_bytes: int = 8 * 2**20
@@ -62,7 +62,7 @@ def parse_json(body: bytes | str) -> dict[str, Any]:
     """The object that a body holds; an empty body is an empty object.
 
     Raises:
-        RequestError: not JSON, or no object.
+        RequestError: a body that is not JSON, or no object.
     """
     try:
         document = json.loads(body or "{}", parse_constant=_refuse)

@@ -77,7 +77,7 @@ class ApiService:
 
     Args:
         pool: streams to serve.
-        limits: what one client may ask for.
+        limits: limits of what one client may ask for.
     """
 
     def __init__(self, pool: StreamPool, limits: ApiLimits) -> None:
@@ -227,9 +227,9 @@ class LiveResponse(StreamingResponse):
     """A response that goes on until there is nothing more to say, or nobody who listens.
 
     Args:
-        body: what is sent.
+        body: parts that are sent.
         media_type: type of the body.
-        on_end: called when it is over, in any case.
+        on_end: function that is called when it is over, in any case.
     """
 
     def __init__(self, body: AsyncGenerator[bytes, None], media_type: str, on_end: Callable[[], object]) -> None:
@@ -284,7 +284,7 @@ def decode_frame(data: bytes, max_pixels: int) -> npt.NDArray[np.uint8]:
     """A frame that a client has sent, uint8 [H, W, 3], upright; made smaller where a side exceeds `MAX_KEPT_PX`.
 
     Raises:
-        InputError: not one of `FRAME_FORMATS`, broken, or of more than `max_pixels` pixels.
+        InputError: data of none of `FRAME_FORMATS`, a broken image, or one of more than `max_pixels` pixels.
     """
     image = decode_image(io.BytesIO(data), "the frame", formats=FRAME_FORMATS, max_pixels=max_pixels)
     image.thumbnail((MAX_KEPT_PX, MAX_KEPT_PX), Image.Resampling.BICUBIC)

@@ -58,7 +58,7 @@ class StreamSocket:
         """Serve it until it goes, or the stream is closed.
 
         Raises:
-            UnknownStreamError: before the socket is accepted, there is no such stream.
+            UnknownStreamError: there is no such stream; it comes before the socket is accepted.
         """
         await self._service.find(self._name)
         await self._socket.accept()

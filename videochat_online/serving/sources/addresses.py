@@ -40,7 +40,7 @@ class ResolvedUrl:
     Attributes:
         scheme: "http", "https" or "rtsp".
         host: name as asked for, to be told to the server and compared with its certificate.
-        port: from 1.
+        port: TCP port, from 1.
         address: IP address to connect to.
         target: path and query, printable ASCII, beginning with "/".
     """
@@ -63,11 +63,11 @@ def check_url(url: str, *, resolve: Callable[..., Any] = socket.getaddrinfo) -> 
 
     Args:
         url: address that a stranger has given.
-        resolve: as `socket.getaddrinfo`; it may wait for as long as the system's resolver does.
+        resolve: function like `socket.getaddrinfo`; it may wait for as long as the system's resolver does.
 
     Raises:
-        InputError: not a URL of http, https or rtsp, user or password in it, an odd spelling of the host, a port
-            of another service, an unknown host, or one that is not on the public internet, as a whole or in part.
+        InputError: anything but a URL of http, https or rtsp; a user or password in it, an odd spelling of the host, a
+            port of another service, an unknown host, or one that is not on the public internet, as a whole or in part.
     """
     scheme, host, port, target = _split(url)
     try:

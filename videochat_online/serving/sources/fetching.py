@@ -12,7 +12,8 @@ from videochat_online.errors import InputError
 from videochat_online.serving.sources.addresses import DEFAULT_PORTS, ResolvedUrl
 
 MAX_REQUESTS = 200
-"""Each jump within a file is another request; a file whose sound and picture lie far apart jumps for every frame."""
+"""Most requests for a file: each jump within it is another one, and where sound and picture lie far apart every frame
+jumps."""
 
 SHORT_JUMP = 256 * 1024
 """Bytes that are rather read than jumped over."""
@@ -43,10 +44,10 @@ class HttpFile:
         timeout_s: seconds without a byte after which the server counts as lost.
 
     Attributes:
-        problem: why there is less than there should be; None where nothing is known to be missing.
+        problem: reason why there is less than there should be; None where nothing is known to be missing.
 
     Raises:
-        InputError: from every method: no connection, another answer than the file, a redirect, too many bytes.
+        InputError: no connection, another answer than the file, a redirect, or too many bytes; from every method.
     """
 
     def __init__(self, url: ResolvedUrl, *, max_bytes: int, timeout_s: float) -> None:

@@ -51,7 +51,7 @@ class FilePlayer(Player):
         """Play that many seconds of video a second.
 
         Raises:
-            InputError: out of `SPEEDS`.
+            InputError: a speed out of `SPEEDS`.
         """
         if not SPEEDS[0] <= speed <= SPEEDS[1]:
             raise InputError(f"speed: expected {SPEEDS[0]:g} to {SPEEDS[1]:g}, got {speed}")

@@ -43,7 +43,7 @@ class PlayerStatus:
         position_s: start of the frame being shown.
         duration_s: length of the video; None where it is not known.
         speed: seconds of video a second.
-        problem: what is damaged or has failed; None where nothing is known to be.
+        problem: damage or failure in one line; None where nothing is known to be.
     """
 
     state: str
@@ -106,7 +106,7 @@ class Player(ABC):
         """Play to the end; returns what is damaged, None where nothing is known to be.
 
         Raises:
-            InputError: what keeps it from playing on.
+            InputError: a problem that keeps it from playing on.
         """
 
     def _final_state(self, problem: str | None, is_error: bool) -> str:

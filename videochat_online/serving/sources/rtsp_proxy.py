@@ -32,8 +32,8 @@ class RtspProxy:
         timeout_s: seconds that connecting may take.
 
     Attributes:
-        url: what FFmpeg is to open.
-        problem: why the proxy has ended the connection; None if it has not.
+        url: address that FFmpeg is to open.
+        problem: reason why the proxy has ended the connection; None if it has not.
 
     Raises:
         InputError: no connection.

@@ -84,7 +84,7 @@ def open_listed(source: ByteSource | str, formats: Collection[str], options: dic
         options: options of FFmpeg, beside the list.
 
     Raises:
-        InputError: what it is instead, without a name in front.
+        InputError: words for what it is instead, without a name in front.
     """
     try:
         container = av.open(source, options={**options, "format_whitelist": ",".join(formats)})

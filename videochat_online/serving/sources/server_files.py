@@ -13,8 +13,8 @@ def resolve_server_path(text: str, root: Path | None) -> Path:
     """The file or folder of frames of that path, absolute or from the root on, after all symbolic links.
 
     Raises:
-        InputError: no root, or nothing below it of that name. It is the same whether there is no such file, one
-            that lies elsewhere or one that may not be read: nobody learns what the server's disk holds.
+        InputError: no root, or no file below it of that name. It is the same whether there is no such file, one that
+            lies elsewhere or one that may not be read: nobody learns what the server's disk holds.
     """
     if root is None:
         raise InputError("files of the server are not opened: whoever runs it can allow a folder with --media_root")

@@ -73,13 +73,13 @@ class AcceptedUpload:
 
     Attributes:
         kind: "video" or "image".
-        path: where it is now.
+        path: place of the file now, in the viewer's folder.
         name: the viewer's name for it, fit to be shown.
         width: columns as shown.
         height: rows as shown.
         duration_s: length of a video, as measured; None where it carries no times.
         fps: average frame rate of a video; None where unknown.
-        problem: what is missing in the file, in one line; None where nothing is known to be.
+        problem: damage of the file, in one line; None where nothing is known to be.
     """
 
     kind: str
@@ -99,13 +99,13 @@ def accept_upload(path: Path, name: str, folder: Path, limits: UploadLimits | No
     taken. A video that is damaged but shows something is accepted, with a `problem`.
 
     Args:
-        path: where the server has put it.
-        name: what the viewer calls it; only its suffix is used.
+        path: uploaded file, where the server has put it.
+        name: the viewer's name for it; only its suffix is used.
         folder: folder for files of this viewer.
         limits: the defaults where None.
 
     Raises:
-        InputError: not a file of an allowed kind, too large, too long, broken, or one that cannot be opened in time.
+        InputError: a file of no allowed kind, too large, too long, broken, or one that cannot be opened in time.
     """
     limits = limits or UploadLimits()
     shown, suffix = safe_name(name), Path(name.replace("\0", "_")).suffix.lower()

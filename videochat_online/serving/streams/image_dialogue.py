@@ -26,10 +26,10 @@ class LiveImages(LiveDialogue):
     """One viewer's dialogue about images; the model sees them when the first question is asked.
 
     Args:
-        model: shared by all dialogues and streams.
+        model: model that all dialogues and streams share.
         images: RGB images.
-        options: of them count how answers are generated and the system message.
-        gate: whose turn it is at the model.
+        options: options, of which those of generation and the system message count.
+        gate: gate that says whose turn it is at the model.
     """
 
     def __init__(

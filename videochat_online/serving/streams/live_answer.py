@@ -34,10 +34,10 @@ class LiveAnswer:
     """A question and what has been said to it so far.
 
     Attributes:
-        question: as it was asked.
-        asked_at_s: stream time; None for a question about still images.
+        question: text of the question, as it was asked.
+        asked_at_s: stream time in seconds; None for a question about still images.
         first_token_s: seconds from the question to the first piece of text; None before it.
-        error: why there is no (whole) answer; None where nothing failed.
+        error: reason why there is no (whole) answer; None where nothing failed.
     """
 
     def __init__(self, question: str, asked_at_s: float | None) -> None:
@@ -120,11 +120,11 @@ class LiveDialogue:
     Subclasses know the thing. They hold `_changed` whenever they look at what may change.
 
     Args:
-        options: how answers are generated, among others.
-        gate: whose turn it is at the model.
+        options: options, among them how answers are generated.
+        gate: gate that says whose turn it is at the model.
 
     Attributes:
-        options: as given.
+        options: the options, as given.
     """
 
     def __init__(self, options: StreamOptions, gate: ModelGate) -> None:

@@ -51,9 +51,9 @@ class LiveStream(LiveDialogue):
     """A stream being watched by one viewer; see the module's docstring.
 
     Args:
-        model: shared by all streams.
-        options: how to watch.
-        gate: whose turn it is at the model.
+        model: model that all streams share.
+        options: options by which the stream is watched.
+        gate: gate that says whose turn it is at the model.
     """
 
     def __init__(self, model: VideoChatModel, options: StreamOptions, gate: ModelGate) -> None:
@@ -85,7 +85,8 @@ class LiveStream(LiveDialogue):
             Whether the model is to see it.
 
         Raises:
-            InputError: not a picture, a time that is not finite or goes backwards, or the stream is closed.
+            InputError: pixels that are no picture, a time that is not finite, below 0 or goes backwards, or a closed
+                stream.
         """
         check_picture(pixels_HWC)
         with self._changed:

@@ -60,7 +60,7 @@ class MemoryTrace:
 
     @property
     def remembered(self) -> tuple[TracedFrame, ...]:
-        """In time order."""
+        """Remembered frames in time order."""
         return tuple(self._remembered.values())
 
     @property
@@ -77,8 +77,8 @@ class MemoryTrace:
         """Take over what is remembered now.
 
         Args:
-            frames: in time order.
-            now_s: stream time.
+            frames: remembered frames in time order.
+            now_s: stream time in seconds.
             thumbnails: small JPEGs of the frames that have arrived since the last update, by index.
         """
         before = self._remembered

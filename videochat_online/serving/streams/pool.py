@@ -26,7 +26,7 @@ from videochat_online.serving.streams.stream_options import StreamOptions
 logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LOOKS = 5.0
-"""How often it is looked for streams that nobody uses any more."""
+"""Seconds between two looks for streams that nobody uses any more."""
 
 
 class BusyError(InputError):
@@ -38,12 +38,12 @@ class PoolEntry:
     """A viewer's stream with what belongs to it.
 
     Attributes:
-        id: hard to guess; whoever has it may use the stream.
+        id: id that is hard to guess; whoever has it may use the stream.
         dialogue: takes frames and questions, or is about images and takes questions only.
-        folder: holds files of this viewer; removed with the stream.
+        folder: folder of this viewer's files; removed with the stream.
         player: plays the file or URL that is watched; None for frames that come from elsewhere.
-        opened_s: when the stream was opened, as `time.monotonic`.
-        used_s: when the stream was last used, in seconds of the pool's clock.
+        opened_s: time at which the stream was opened, as `time.monotonic` gives it.
+        used_s: time at which the stream was last used, in seconds of the pool's clock.
         lock: held while a frame is given the present time and put in: two at once must not cross.
     """
 
@@ -78,7 +78,7 @@ class StreamPool:
     """All streams of one server, and the model that they share.
 
     Args:
-        model: shared by all streams.
+        model: model that all streams share.
         max_streams: streams at once.
         idle_s: seconds after which a stream that nobody uses is closed.
         now: clock of idle time, in seconds.

@@ -29,7 +29,7 @@ class StreamOptions:
         strategy: name in `STRATEGIES`.
         strategy_options: options of that strategy, as `make_strategy` takes them.
         system_message: None takes the checkpoint's own.
-        generation: how answers are generated, unless a question says otherwise.
+        generation: settings by which answers are generated, unless a question says otherwise.
         max_waiting: frames that may wait for the model before the oldest of them is dropped.
 
     Raises:

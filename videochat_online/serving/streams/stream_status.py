@@ -10,18 +10,18 @@ class StreamStatus:
     """How a stream is doing.
 
     Attributes:
-        time_s: stream time.
+        time_s: stream time in seconds.
         num_frames_in: frames meant for the model that have arrived.
-        num_frames_seen: of these, frames that it has encoded.
-        num_frames_dropped: of these, frames that came too fast for it.
-        num_frames_waiting: the rest.
+        num_frames_seen: frames of these that it has encoded.
+        num_frames_dropped: frames of these that came too fast for it.
+        num_frames_waiting: frames of these that wait for the model.
         real_time_factor: seconds that a second of video took lately, turns of others included; below 1 it keeps up
             with a stream that plays at its own speed.
-        first_token_s: of the latest answer that has begun, from the question to its first piece.
+        first_token_s: seconds from question to first piece of the latest answer that has begun; None before any.
         num_tokens: visual tokens that are remembered.
         max_tokens: the memory's budget; None for one that grows for ever.
         is_answering: whether an answer is being given.
-        problem: why nothing more is taken in; None where all is well.
+        problem: reason why nothing more is taken in; None where all is well.
     """
 
     time_s: float
