@@ -7,7 +7,7 @@ import time
 import torch
 
 CAPACITIES = {832: (2, 2, 12), 9984: (24, 24, 144)}
-"""Of the pyramids that the published benchmarks have, by their visual tokens."""
+"""Capacities of the pyramids that the published benchmarks have, by their visual tokens."""
 
 
 def now(device: torch.device) -> float:

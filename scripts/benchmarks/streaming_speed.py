@@ -25,7 +25,7 @@ from videochat_online.train.loop.throughput import FlopModel, Work
 from videochat_online.video import FrameTransform, read_ahead
 
 CEILING_FLOPS, CEILING_BYTES = 790e12, 4.3e12
-"""What an H200 reaches: bfloat16 operations, and bytes of its memory, a second."""
+"""Speed that an H200 reaches: bfloat16 operations, and bytes of its memory, a second."""
 NUM_STEPS = 32
 
 

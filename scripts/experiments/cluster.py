@@ -77,7 +77,7 @@ class Job:
 
     @property
     def state(self) -> str:
-        """As Slurm has it."""
+        """State of the job, as Slurm has it."""
         found = re.search(r"JobState=(\w+)", slurm("scontrol", "show", "job", "--oneliner", self.id))
         return found[1] if found else "gone"
 

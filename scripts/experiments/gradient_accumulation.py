@@ -34,8 +34,8 @@ def accumulation_error(plan: dict[str, Any], num_micro_batches: int) -> float:
     """Relative error of a step's gradient against the fp32 sum of the same micro-batches' gradients.
 
     Args:
-        plan: as a file in configs/deepspeed holds it.
-        num_micro_batches: in the step.
+        plan: plan as a file in configs/deepspeed holds it.
+        num_micro_batches: micro-batches in the step.
     """
     import deepspeed
     from deepspeed.utils import safe_get_full_grad

@@ -70,7 +70,7 @@ PUBLISHED = (
     ("1 GPU, adapters", 1, "stage2_lora", "zero2_one_gpu", 8192, 32, 8192),
     ("1 GPU, projector alone", 1, "stage1", "", 4096, 64, 1024),
 )
-"""Of docs/training.md: processes, config, plan, tokens, frames and learned tokens of the largest batch."""
+"""Rows of docs/training.md: processes, config, plan, tokens, frames and learned tokens of the largest batch."""
 
 
 def make_model(folder: Path, text: Mapping[str, Any] = TEXT, vision: Mapping[str, Any] = VISION) -> Path:

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MIB = 2**20
 WIDTH, DEPTH, BUCKET = 1024, 48, 5 * 10**6
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1
-"""As malloc.h numbers them."""
+"""Numbers that malloc.h has for them."""
 
 
 def held_bytes(*fields: str) -> int:

@@ -21,7 +21,7 @@ from .reference_parsers import after_paren, first_capital, first_words, one_pare
 Row = dict[str, Any]
 
 FIRST_CAPITAL_LETTERS, SINGLE_LETTERS = 4, 5
-"""How many letters the two parsers know."""
+"""Letters that the two parsers know."""
 
 
 def check_scoring(case: Case) -> None:

@@ -27,7 +27,7 @@ from .harness import Case, run_lengths
 
 DEFAULT_NEW_TOKENS = 24
 CLOSE_MARGIN = 1e-4
-"""Of the two largest logits: below it the recording itself takes no token for certain."""
+"""Difference of the two largest logits: below it the recording itself takes no token for certain."""
 _LABEL = re.compile(r"Frame(\d+)(?: at ([\d.]+)s)?: <image>")
 
 

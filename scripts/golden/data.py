@@ -34,7 +34,7 @@ UNLEVELLED = 64
 """Tokens of a full-size frame at which the reference gives every frame as many."""
 
 MAX_LENGTH = 10**6
-"""Of prompts that are to be whole."""
+"""Length of prompts that are to be whole, in tokens."""
 
 
 @cache

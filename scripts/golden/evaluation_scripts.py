@@ -52,7 +52,7 @@ _VISUAL = re.compile(r"<img><IMG_CONTEXT>\*\d+</img>")
 _Key = tuple[Any, ...]
 
 SHUFFLE_SEED = 42
-"""Of the script that shuffles its rows."""
+"""Seed of the script that shuffles its rows."""
 
 
 @dataclass(frozen=True)

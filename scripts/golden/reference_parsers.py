@@ -79,8 +79,8 @@ class Standing:
     """A letter in a text with no other letter or digit next to it.
 
     Attributes:
-        letter: as a capital.
-        is_small: as written.
+        letter: letter as a capital.
+        is_small: whether it was written small.
         in_word: a period, an apostrophe or a hyphen ties it to more.
         is_article: an A before a blank and a word, in small letters if it is a capital itself.
         is_loose: a small one after other words, none of which announces an answer.
@@ -98,14 +98,14 @@ class Standing:
 ANNOUNCED = re.compile(
     r"answer|option|choice|letter|cho+se|pick|select|say|correct|\b(?:is|it['’]s|go with)\b", re.IGNORECASE
 )
-"""What says that a letter follows."""
+"""Words that say that a letter follows."""
 
 DENIAL = re.compile(
     r"\b(?:not|nor|neither|never|cannot|wrong|false|incorrect|unlike(?:ly)?|impossible|except|than|instead"
     r"|(?:exclud|eliminat|reject|discard|dismiss)\w*|rul(?:e|es|ed|ing) out)\b|n['’]t\b",
     re.IGNORECASE,
 )
-"""What says of a letter that it is not the one."""
+"""Words that say of a letter that it is not the one."""
 
 
 def standing_letters(text: str) -> list[Standing]:

@@ -29,9 +29,9 @@ class Told:
     """What one of the two makes of a row.
 
     Attributes:
-        dialogue: with `<image>` where a picture is.
+        dialogue: dialogue with `<image>` where a picture is.
         frames: places in the row's `pictures`; None for still images.
-        asked_s: when each turn is asked, as the reference notes it; empty where turns have no times.
+        asked_s: seconds at which each turn is asked, as the reference notes them; empty where turns have no times.
     """
 
     dialogue: Dialogue

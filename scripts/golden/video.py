@@ -49,7 +49,7 @@ NEVER = 1e-9
 """A choice that was missed by draws of this likelihood can never be drawn."""
 
 AVA_START_S = 900.0
-"""Where the sliding-window script takes movies to begin, of which AVA has clips."""
+"""Seconds at which the sliding-window script takes movies to begin, of which AVA has clips."""
 
 
 def check_train(case: Case) -> None:

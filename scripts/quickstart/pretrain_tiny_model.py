@@ -101,10 +101,10 @@ class Captions:
     """Shapes in images, with the words of their captions.
 
     Attributes:
-        pixels_NCSS: of the images, normalised.
-        image_of_U: which image each of the U shapes is in.
+        pixels_NCSS: pixels of the N images, normalised.
+        image_of_U: number of the image that each of the U shapes is in.
         labels_UW: number of each of its words among those that captions have at that place.
-        word_ids: for each of the W places, the token ids of its words.
+        word_ids: token ids of the words of each of the W places.
     """
 
     def __init__(self, data: Path, tokenizer: Any) -> None:
@@ -227,10 +227,10 @@ def pretrain(data: Path, directory: Path, seed: int, num_steps: int) -> float:
     """Train and write a checkpoint.
 
     Args:
-        data: of `videochat-online synthesize`.
-        directory: of the checkpoint; one with the same settings is left as it is.
-        seed: of weights and of the order of images.
-        num_steps: of `BATCH_SIZE` images each.
+        data: folder that `videochat-online synthesize` has written.
+        directory: directory of the checkpoint; one with the same settings is left as it is.
+        seed: seed of weights and of the order of images.
+        num_steps: steps of `BATCH_SIZE` images each.
 
     Returns:
         The part of words that are right in new images seen as one token.

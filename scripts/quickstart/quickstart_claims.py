@@ -42,7 +42,7 @@ class Claim:
 
     @property
     def bound(self) -> str:
-        """In words."""
+        """Words for the bound."""
         return f"at least {self.least:g}" if self.most is None else f"at most {self.most:g}"
 
     def __str__(self) -> str:
@@ -56,8 +56,8 @@ def claims(overall: Comparison, past: Comparison) -> list[Claim]:
     """What has to hold, with differences in points.
 
     Args:
-        overall: all questions.
-        past: those about how the stream began.
+        overall: results on all questions.
+        past: results on the questions about how the stream began.
     """
     on_past = {run.label: run.overall for run in past.runs}
     everywhere = {run.label: run.overall for run in overall.runs}
@@ -88,8 +88,8 @@ def show_comparison(output: Path, *, preset: str, with_scratch: bool) -> bool:
     """Print tables and claims, write `comparison.md` and `accuracy_by_age.png`; returns whether all claims hold.
 
     Args:
-        output: where the files go, and where the evaluations are: `runs`, by the names of `LABELS`.
-        preset: of the streams; claims are made about "quickstart" only.
+        output: folder that the files go to, and that the evaluations are in: `runs`, by the names of `LABELS`.
+        preset: preset of the streams; claims are made about "quickstart" only.
         with_scratch: compare with the model that was trained without stage 1, too; done as well where there is one.
 
     Raises:

@@ -35,7 +35,7 @@ PRESET_FLAGS: dict[str, dict[str, list[str]]] = {
         "evaluation": ["--answer_by", "text_likelihood", "--system_message", "checkpoint"],
     },
 }
-"""What a preset's commands have beside the configs.
+"""Flags that a preset's commands have beside the configs.
 
 Each evaluation chooses among the options: one that was not trained for a kind of question then guesses, as it should.
 Where the options are shuffled it chooses by their texts, since a tiny model does not learn in an hour which letter

@@ -33,7 +33,7 @@ CAPACITIES = (2, 2, 3)
 """So small that clips of a few seconds fill every tier."""
 NUM_NEW_TOKENS = 12
 QUESTIONS = ((1.0, "red ", "PastMemory"), (2.0, "blue", "PastMemory"), (2.0, "red ", "Hallucination"))
-"""Of each video of the set in OVBench's layout: when, the right answer, and the type."""
+"""Questions about each video of the set in OVBench's layout: when, the right answer, and the type."""
 
 WATCH = (
     "Carefully watch the video and pay attention to the cause and sequence of events, the detail and movement of "

@@ -21,7 +21,7 @@ from videochat_online.evaluation.scoring.bootstrap import is_right
 from videochat_online.evaluation.tasks.streamingbench import GROUPS, is_published
 
 Measure = Callable[[EvalSet, Sequence[Row], str], float | None]
-"""From the questions, the rows of one style and its name to what the official code gives beyond ours, in points."""
+"""Function of the questions, the rows of one style and its name: points that the official code gives beyond ours."""
 
 
 def _percent(values: Sequence[bool]) -> float | None:
@@ -87,7 +87,7 @@ def _is(*kinds: str) -> Callable[[Row], bool]:
 
 
 Line = tuple[str, str, str, Measure | None]
-"""What differs, with us, officially, and how it is measured; None where replies do not decide it."""
+"""Words for what differs, with us and officially, and how it is measured; None where replies do not decide it."""
 
 LINES: dict[str, tuple[Line, ...]] = {
     "ovobench": (

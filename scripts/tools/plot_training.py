@@ -22,7 +22,7 @@ from videochat_online.errors import InputError
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Okabe and Ito's, which people with any colour vision tell apart. The first is that of all held-out rows."""
 STYLES = ("solid", "dashed", "dotted", "dashdot")
-"""Of runs."""
+"""Line styles of runs."""
 
 
 def read_entries(run: Path) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:

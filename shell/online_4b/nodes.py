@@ -95,8 +95,8 @@ class Node:
     """This node's line to node 0.
 
     Attributes:
-        is_complete: all nodes have come.
-        is_broken: one of them is gone.
+        is_complete: whether all nodes have come.
+        is_broken: whether one of them is gone.
     """
 
     def __init__(self, rank: int, host: str, port: int) -> None:

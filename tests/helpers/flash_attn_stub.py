@@ -22,7 +22,7 @@ from transformers import modeling_utils
 from transformers.integrations import flash_attention
 
 CALLS: list[tuple[str, int, tuple[int, ...]]] = []
-"""Which function was called, with how many queries in all, and the borders of rows that it was given."""
+"""Calls: the function, the number of queries in all, and the borders of rows that it was given."""
 
 
 def _attend(

@@ -35,7 +35,7 @@ LETTERS = {
     "\u7b54\u6848\u9009C": "C", "Answer: D": "D", "Best guess: A": "B", "": None,
     "Excluding B, E": "B", "I'd rule out C.": "C", "The B-roll shows E": "B", "Because it moves, b": "B",
 }  # fmt: skip
-"""What the first capital of A to D is, by hand."""
+"""First capital of A to D in each text, by hand."""
 PRINTED = """
 <<<  Subset instance:  3     Subset correct:  1     Subset accuracy:  33.333333333333336   >>>
 <Task Spatial>   instance:3   correct:1   accuracy:33.33%

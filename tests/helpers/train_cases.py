@@ -44,7 +44,7 @@ KEYS: dict[str, object] = {
     "dynamic_image_size": False,
     "max_bad_fraction": 0,
 }
-"""Of a run that takes a second."""
+"""Keys of a run that takes a second."""
 
 
 def flags(**keys: object) -> list[str]:

@@ -21,7 +21,7 @@ from videochat_online.video import read_video
 
 FRAMES_A_ROUND = 20
 WARM_UP_SHARE = 0.25
-"""Of the rounds, which are not timed: a memory that is not full yet has nothing to decide."""
+"""Part of the rounds that are not timed: a memory that is not full yet has nothing to decide."""
 
 
 def features_of(model: VideoChatModel, paths: Iterable[Path], fps: float, most: int) -> Tensor:

@@ -27,12 +27,12 @@ from videochat_online.synthetic.scene.even_draws import random_of
 from videochat_online.synthetic.scene.words import SINGLE_SHAPES
 
 DIALOGUE_REPEATS = 0.4
-"""As in the quickstart."""
+"""Repeats of the dialogues, as in the quickstart."""
 REPEATS = 0.15
-"""Of the rows for each memory at each budget: all of them together take four times the quickstart's second stage."""
+"""Repeats of the rows for each memory at each budget: together they take four times the quickstart's second stage."""
 NUM_NEEDLES = 600
 MIN_FRAMES, MAX_FRAMES = 8, 47
-"""Of a clip, as in the quickstart's recalls."""
+"""Frames of a clip, as in the quickstart's recalls."""
 MOST_SHOWN = 3
 
 

@@ -87,11 +87,11 @@ class Search:
     """What is looked for in what.
 
     Attributes:
-        model: with the features of the haystack's frames, then of the needles'.
-        num_frames: of the haystack, before it begins again.
-        needles: in the order of their features.
-        question: without options.
-        options: in the order of their letters.
+        model: model with the features of the haystack's frames, then of the needles'.
+        num_frames: frames of the haystack, before it begins again.
+        needles: needles in the order of their features.
+        question: question without options.
+        options: options in the order of their letters.
         shown: frames for which a needle is on view.
         fps: frames a second, for the times that a model is told.
         answer_by: one of `ANSWER_BY`.

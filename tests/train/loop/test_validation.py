@@ -266,7 +266,7 @@ WORSE = {
     "save_strategy": "steps",
     "registry": "words",
 }
-"""Of a run that gets worse after its sixth step."""
+"""Keys of a run that gets worse after its sixth step."""
 
 
 def test_the_best_step_becomes_the_result(place, run):
