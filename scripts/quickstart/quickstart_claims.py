@@ -56,8 +56,8 @@ def claims(overall: Comparison, past: Comparison) -> list[Claim]:
     """What has to hold, with differences in points.
 
     Args:
-        overall: results on all questions.
-        past: results on the questions about how the stream began.
+        overall: comparison on all questions.
+        past: comparison on the questions about how the stream began.
     """
     on_past = {run.label: run.overall for run in past.runs}
     everywhere = {run.label: run.overall for run in overall.runs}

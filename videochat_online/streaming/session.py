@@ -162,7 +162,7 @@ class StreamingSession:
             times_s: start time of each, in order.
 
         Raises:
-            InputError: counts that differ, or a time that is not finite or is before the last: no frame is taken.
+            InputError: counts that differ, or a time that is not finite or precedes the last: no frame is taken.
             NonFiniteError: the model's features of a frame are NaN or infinite. The batches before its own are taken.
         """
         pixels_THWC = np.asarray(pixels_THWC)
@@ -385,7 +385,7 @@ class StreamingSession:
         """Go on from a saved file; what this session held is forgotten.
 
         Raises:
-            InputError: no such file, one of another memory or model, or one at odds with itself; nothing changes.
+            InputError: a file of another kind, memory or model, or one at odds with itself; nothing changes then.
         """
         state, tensors = load_state(Path(path))
         with self._alone(), self._push_lock, self._state_lock:

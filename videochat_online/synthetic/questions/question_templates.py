@@ -33,7 +33,8 @@ class Template:
         answer_type: OVBench's type.
         number: number of the subtype within that type; rows say "PastMemory-2".
         text: text with the names of parameters in braces.
-        answer: the option that is right for a scene that ends at the time of asking; None where it does not say.
+        answer: function for the option that is right for a scene that ends at the time of asking; None where it does
+            not say.
         evidence_end_s: function for the time at which the oldest thing to be remembered was last on view; default: it
             still is.
         is_in_frame: whether the frame at the time of asking says it all.
