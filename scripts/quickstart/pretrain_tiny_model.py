@@ -29,7 +29,6 @@ from transformers.utils import logging as transformers_logging
 from videochat_online.errors import InputError
 from videochat_online.memory import TokenSchedule
 from videochat_online.model import VideoChatOnlineConfig, VideoChatOnlineForConditionalGeneration
-from videochat_online.runs.progress import silence_accelerator_notice
 from videochat_online.synthetic.files.training_clips import IMAGE_QUESTION
 from videochat_online.testing import build_word_tokenizer
 from videochat_online.text import image_context_id
@@ -260,7 +259,6 @@ def pretrain(data: Path, directory: Path, seed: int, num_steps: int) -> float:
     unfinished = _make_folder(directory.resolve().with_name(f"{directory.resolve().name}.unfinished"))
     accuracy = train(network, captions, num_steps)
     transformers_logging.disable_progress_bar()
-    silence_accelerator_notice()
     network.save_pretrained(unfinished)
     tokenizer.save_pretrained(unfinished)
     report = {"settings": settings, "accuracy": accuracy}

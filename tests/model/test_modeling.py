@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 from pathlib import Path
 
 import pytest
@@ -187,6 +188,18 @@ class TestLongRope:
             again = network.language_model(ids, use_cache=False).logits
         assert torch.equal(short, again)
         assert not torch.allclose(short, long)
+
+
+def test_saving_keeps_the_notice_of_a_missing_gpu_from_stdout_and_nothing_else(tmp_path, monkeypatch):
+    log = logging.getLogger("DeepSpeed")
+    monkeypatch.setattr(log, "filters", [])  # what was saved before, in other tests
+    network = random_network()
+    for _ in range(2):
+        network.save_pretrained(tmp_path)
+    texts = ("Setting accelerator to CPU. If you have GPU, we were unable to detect it.", "Loading extension")
+    said = [log.filter(logging.makeLogRecord({"msg": text})) for text in texts]
+    assert [bool(passes) for passes in said] == [False, True]
+    assert len(log.filters) == 1
 
 
 @pytest.mark.gpu

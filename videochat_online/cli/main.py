@@ -20,7 +20,6 @@ from typing import Any, NoReturn
 from videochat_online import __version__
 from videochat_online.cli.stdout import own_stdout
 from videochat_online.errors import InputError
-from videochat_online.runs.progress import silence_accelerator_notice
 
 COMMANDS = {
     "chat": "answer questions about a video as it plays, or about still images",
@@ -141,7 +140,6 @@ def _report(error: Exception, status: int, debug: bool) -> int:
 
 def _set_up_logging(debug: bool) -> None:
     logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, format="%(levelname)s: %(message)s")
-    silence_accelerator_notice()
     if not debug:
         from transformers.utils import logging as transformers_logging
 

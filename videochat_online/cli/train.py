@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 from videochat_online.errors import InputError
+from videochat_online.model.device_and_dtype import silence_accelerator_notice
 from videochat_online.train import dry_run, parse_arguments, train
 from videochat_online.train.distributed import leave
 from videochat_online.train.keys.parsing import describe_keys
@@ -41,6 +42,7 @@ def run(options: argparse.Namespace) -> int:
     if options.keys:
         print(describe_keys())  # noqa: T201
         return 0
+    silence_accelerator_notice()  # a run may import it long before it saves
     arguments = parse_arguments(options.config, options.rest, options.config_root)
     if options.dry_run:
         found = dry_run(arguments)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import suppress
 
 import torch
@@ -99,3 +100,12 @@ def quantization_config(name: str, device: torch.device) -> BitsAndBytesConfig:
         bnb_4bit_compute_dtype=torch.bfloat16,
         llm_int8_skip_modules=skipped,
     )
+
+
+def silence_accelerator_notice() -> None:
+    """Keep DeepSpeed, where transformers or accelerate import it, from announcing on stdout that it found no GPU."""
+    logging.getLogger("DeepSpeed").addFilter(_is_no_notice)
+
+
+def _is_no_notice(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith("Setting accelerator to CPU")

@@ -22,6 +22,7 @@ from videochat_online.errors import InputError
 from videochat_online.memory import pool_by_ratio
 from videochat_online.model.checkpoints.strict_loading import StrictLoading
 from videochat_online.model.configuration import VideoChatOnlineConfig
+from videochat_online.model.device_and_dtype import silence_accelerator_notice
 from videochat_online.model.loss import HeadFinder, TokenScores, chunked_loss, score_tokens
 from videochat_online.model.rope import use_explicit_regime
 
@@ -323,4 +324,5 @@ class VideoChatOnlineForConditionalGeneration(StrictLoading, GenerationMixin):
         if any(type(parameter).__module__.startswith("torchao") for parameter in self.parameters()):
             raise InputError("weights in 8 bits cannot be saved: load the model without `int8`")
         kwargs.setdefault("save_original_format", False)
+        silence_accelerator_notice()
         super().save_pretrained(save_directory, **kwargs)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,9 +45,3 @@ def progress(label: str, *, show: bool = True) -> Iterator[Tell]:
                 console.print(", ".join(filter(None, (f"{done}/{total or '?'} {label}", note, left))))
 
         yield tell
-
-
-def silence_accelerator_notice() -> None:
-    """Keep DeepSpeed from announcing on stdout that it found no GPU; transformers imports it to save a model."""
-    notice = "Setting accelerator to CPU"
-    logging.getLogger("DeepSpeed").addFilter(lambda record: not record.getMessage().startswith(notice))

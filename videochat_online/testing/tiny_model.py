@@ -9,7 +9,6 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from videochat_online.model import VideoChatOnlineConfig, VideoChatOnlineForConditionalGeneration
-from videochat_online.runs.progress import silence_accelerator_notice
 from videochat_online.testing.tiny_tokenizer import build_tiny_tokenizer
 
 LLMS = ("phi3", "qwen2", "qwen3", "llama")
@@ -70,6 +69,5 @@ def make_tiny_model(directory: str | Path, llm: str = "phi3", image_size: int = 
         for parameter in network.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.05)
     transformers_logging.disable_progress_bar()
-    silence_accelerator_notice()
     network.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
