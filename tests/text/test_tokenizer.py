@@ -4,7 +4,9 @@ import copy
 import json
 import pickle
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sentencepiece
@@ -272,6 +274,33 @@ def test_special_tokens_are_added_once(tmp_path: Path) -> None:
     assert tokenizer.convert_ids_to_tokens(tokenizer("<img>the")["input_ids"])[:2] == ["<s>", "<img>"]
     tokenizer.save_pretrained(tmp_path / "b")
     assert same(tokenizer, load_tokenizer(tmp_path / "b"))
+
+
+def test_tokens_that_become_special_later_are_treated_as_such(tmp_path: Path) -> None:
+    """A tokenizer that was used before is as one that was not."""
+    directory = write_sentencepiece_directory(tmp_path)
+    changes: list[Callable[[SentencePieceTokenizer], object]] = [
+        lambda tokenizer: tokenizer.add_tokens(["<late>"]),
+        lambda tokenizer: tokenizer.add_special_tokens({"extra_special_tokens": ["<later>"]}),
+        lambda tokenizer: setattr(tokenizer, "pad_token", "<late>"),
+        lambda tokenizer: setattr(tokenizer, "extra_special_tokens", []),
+    ]
+
+    def seen(tokenizer: SentencePieceTokenizer) -> list[Any]:
+        ids = tokenizer.convert_tokens_to_ids(["<s>", "<late>", "a", "<later>", "a"])
+        texts = [f"{token}a" for token in ("<late>", "<later>")]
+        return [tokenizer.decode(ids), *(encode_with_offsets(tokenizer, text) for text in texts)]
+
+    used = load_tokenizer(directory)
+    found = [seen(used)]
+    for count, change in enumerate(changes, start=1):
+        change(used)
+        fresh = load_tokenizer(directory)
+        for earlier in changes[:count]:
+            earlier(fresh)
+        found.append(seen(used))
+        assert found[-1] == seen(fresh)
+        assert found[-1] != found[-2], "a change that shows nowhere"
 
 
 def test_id_of_a_token(phi3: SentencePieceTokenizer) -> None:

@@ -36,6 +36,9 @@ _TEXT_PROTO: Any = sentencepiece_pb2.SentencePieceText  # type: ignore[attr-defi
 
 _USER_DEFINED: Any = _MODEL_PROTO.SentencePiece.USER_DEFINED
 
+_OF_TOKENS = ("_added", "_special", "_apart", "_text_processor")
+"""What a tokenizer keeps for as long as no token is added, and no other is special."""
+
 Span = tuple[int, int]
 
 
@@ -90,6 +93,20 @@ class SentencePieceTokenizer(PreTrainedTokenizer):
     def __getstate__(self) -> dict[str, Any]:
         # Data loader workers get a copy; the processor is a C++ object and is rebuilt from the model's bytes.
         return {key: value for key, value in self.__dict__.items() if key not in ("_processor", "_text_processor")}
+
+    def __setattr__(self, key: str, value: Any) -> None:
+        super().__setattr__(key, value)
+        self._forget_tokens()  # it may have named a special token
+
+    def add_tokens(self, new_tokens: Any, special_tokens: bool = False) -> int:
+        """Add tokens, as of any tokenizer; `add_special_tokens` comes here, too."""
+        num_added = super().add_tokens(new_tokens, special_tokens=special_tokens)
+        self._forget_tokens()
+        return int(num_added)
+
+    def _forget_tokens(self) -> None:
+        for name in _OF_TOKENS:
+            self.__dict__.pop(name, None)
 
     @cached_property
     def _processor(self) -> sentencepiece.SentencePieceProcessor:
@@ -213,13 +230,13 @@ class SentencePieceTokenizer(PreTrainedTokenizer):
             for start, part, is_added in self._parts(text, controls)
             for token, (first, last) in (((part, (0, len(part))),) if is_added else self._encode_part(part, processor))
         ]
-        if shift and len(tokens) > 1 and tokens[0][0] == BLANK and tokens[1][0] in self.all_special_tokens:
+        if shift and len(tokens) > 1 and tokens[0][0] == BLANK and tokens[1][0] in self._special:
             del tokens[0]
         yield from tokens
 
     def _parts(self, text: str, controls: Sequence[Span] | None) -> Iterator[tuple[int, str, bool]]:
         """Cut a text at its added tokens: (start, part, is it an added token), without empty parts."""
-        added, pattern = self._added()
+        added, pattern = self._added
         if controls is None:
             controls = [match.span() for match in pattern.finditer(text)]
         swallow_left = False
@@ -240,16 +257,26 @@ class SentencePieceTokenizer(PreTrainedTokenizer):
             swallow_left = flags is not None and flags.rstrip
             position = stop
 
+    @cached_property
     def _added(self) -> tuple[dict[str, Any], re.Pattern[str]]:
-        """The added tokens, and what finds them; kept for as long as none is added."""
-        decoder = self.added_tokens_decoder
-        known = self.__dict__.get("_known_added")
-        if known is None or known[0] != decoder:
-            added = {str(token): token for token in decoder.values()}
-            # The longest alternative comes first: of two tokens that start at one character the longer one is meant.
-            pattern = re.compile("|".join(re.escape(token) for token in sorted(added, key=len, reverse=True)))
-            known = self.__dict__["_known_added"] = (decoder, added, pattern)
-        return known[1], known[2]
+        """The added tokens, and what finds them."""
+        added = {str(token): token for token in self.added_tokens_decoder.values()}
+        # The longest alternative comes first: of two tokens that start at one character the longer one is meant.
+        return added, re.compile("|".join(re.escape(token) for token in sorted(added, key=len, reverse=True)))
+
+    @cached_property
+    def _special(self) -> frozenset[str]:
+        return frozenset(self.all_special_tokens)
+
+    @cached_property
+    def _apart(self) -> frozenset[str]:
+        """Added tokens that stand between blanks in a text of ids."""
+        extra = set(map(str, self.extra_special_tokens))
+        return frozenset(
+            token
+            for token, index in self.added_tokens_encoder.items()
+            if token not in self._special or (token in extra and index >= self.vocab_size)
+        )
 
     def _encode_part(self, part: str, processor: sentencepiece.SentencePieceProcessor) -> list[tuple[str, Span]]:
         """Encode a text without added tokens by sentencepiece."""
@@ -264,8 +291,7 @@ class SentencePieceTokenizer(PreTrainedTokenizer):
 
     def convert_tokens_to_string(self, tokens: list[str]) -> str:
         """Join tokens to text; the "▁" in front, put there by encoding, is dropped."""
-        special = set(self.all_special_tokens)
-        text, run = "", list[str]()
+        special, text, run = self._special, "", list[str]()
         for index, token in enumerate(tokens):
             if token not in special:
                 run.append(token.removeprefix(BLANK) if index == 0 else token)
@@ -286,15 +312,9 @@ class SentencePieceTokenizer(PreTrainedTokenizer):
     ) -> str:
         """Text of ids, as the original tokenizer wrote it: added tokens that remain stand between blanks."""
         ids = [token_ids] if isinstance(token_ids, int) else list(token_ids)
-        special, extra = set(self.all_special_tokens), set(map(str, self.extra_special_tokens))
-        apart = {
-            token
-            for token, index in self.added_tokens_encoder.items()
-            if token not in special or (token in extra and index >= self.vocab_size)
-        }
         texts, run = list[str](), list[str]()
         for token in [*self.convert_ids_to_tokens(ids, skip_special_tokens=skip_special_tokens), None]:
-            if token is not None and token not in apart:
+            if token is not None and token not in self._apart:
                 run.append(token)
                 continue
             texts.append(self.convert_tokens_to_string(run))
