@@ -100,11 +100,15 @@ def run_isolated(
 def _call(sender: Connection, function: Callable[..., Any], call: tuple[Any, ...]) -> None:
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business, which then kills this process
+    sender.send(result_of(function, call))
+
+
+def result_of(function: Callable[..., Any], call: tuple[Any, ...]) -> Any:
+    """What a call gives, in this process; `Lost` at an error, as of `run_isolated`."""
     try:
-        result = function(*call)
+        return function(*call)
     except Exception as error:  # whatever a broken file brings a decoder to
-        result = Lost(f"{type(error).__name__}: {error}")
-    sender.send(result)
+        return Lost(f"{type(error).__name__}: {error}")
 
 
 def die_with_parent() -> None:

@@ -354,6 +354,15 @@ class TestCommand:
         assert (status, len(out.splitlines())) == (2, 1)
         assert json.loads(out) == inspected.as_dict()
 
+    def test_in_this_process(self, call, planted, inspected, monkeypatch):
+        monkeypatch.setattr(benchmark_check, "run_isolated", lambda *_, **__: pytest.fail("a process was started"))
+        status, out, _ = call("--json", "--processes", "0")
+        assert status == 2
+        assert json.loads(out) == inspected.as_dict()
+        monkeypatch.setattr(benchmark_check, "check_media", lambda *_: {}["x"])
+        found = {finding.reason for one in inspect(*planted[:2], num_processes=0).videos for finding in one.findings}
+        assert f"{planted[1] / 'clip.mp4'}: KeyError: 'x'" in found
+
     def test_a_sound_set_passes(self, tmp_path, capsys):
         (tmp_path / "media").mkdir()
         annotations = write_set(tmp_path / "set.json", list(make_good(tmp_path / "media")))
@@ -366,7 +375,11 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("flags", "words"),
         [
-            (["--processes", "0"], "--processes: expected 1 or more for a benchmark, got 0"),
+            (["--processes", "-1"], "--processes: expected 0 or more, got -1"),
+            (
+                ["--processes", "0", "--time_limit_s", "9"],
+                "--time_limit_s: expected --processes of 1 or more, which can be ended in time, got 0",
+            ),
             (["--time_limit_s", "0"], "--time_limit_s: expected a time above 0, got 0"),
             (["--task", "none"], "unknown task 'none'"),
             (["--data_root", "none"], "none: expected the folder with the videos"),

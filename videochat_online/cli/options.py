@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -156,6 +157,18 @@ def generation_of(options: argparse.Namespace) -> GenerationSettings:
     names = [field.name for field in fields(GenerationSettings) if hasattr(options, field.name)]
     flags: dict[str, Any] = {name: getattr(options, name) for name in names}
     return GenerationSettings(**flags)
+
+
+def processes_of(options: argparse.Namespace) -> int:
+    """How many processes read files for `--processes`; 0 is this one.
+
+    Raises:
+        InputError: a number below 0.
+    """
+    count: int | None = options.processes
+    if count is not None and count < 0:
+        raise InputError(f"--processes: expected 0 or more, got {count}")
+    return len(os.sched_getaffinity(0)) if count is None else count
 
 
 def check_report_path(path: Path | None) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
-from videochat_online.cli.options import check_report_path
+from videochat_online.cli.options import check_report_path, processes_of
 from videochat_online.errors import InputError
 from videochat_online.evaluation import TASKS, get_task
 from videochat_online.evaluation.check.annotation_check import FINDING_KINDS, NOTES
-from videochat_online.evaluation.check.benchmark_check import Inspection, inspect_benchmark
+from videochat_online.evaluation.check.benchmark_check import TIME_LIMIT_S, Inspection, inspect_benchmark
 from videochat_online.runs.progress import progress
 
 SHOWN = 5
@@ -24,7 +23,10 @@ def add_benchmark_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--data_root", type=Path, metavar="DIR", help="the videos are somewhere below it")
     group.add_argument("--task", default="ovbench", metavar="NAME", help=f"{', '.join(TASKS)} (default: ovbench)")
     group.add_argument(
-        "--time_limit_s", type=float, default=300.0, metavar="X", help="for a video, then it is given up (default: 300)"
+        "--time_limit_s",
+        type=float,
+        metavar="X",
+        help=f"for a video, then it is given up (default: {TIME_LIMIT_S:g}; none with --processes 0)",
     )
     group.add_argument(
         "--decode_all", action="store_true", help="decode whole videos, not only both ends of what questions need"
@@ -41,18 +43,19 @@ def inspect_annotations(options: argparse.Namespace) -> Inspection:
     """
     if options.data_root is None:
         raise InputError("--data_root: expected the folder with the videos, got none")
-    if options.processes is not None and options.processes < 1:
-        raise InputError(f"--processes: expected 1 or more for a benchmark, got {options.processes}")
-    if not options.time_limit_s > 0:
-        raise InputError(f"--time_limit_s: expected a time above 0, got {options.time_limit_s:g}")
+    num_processes, limit_s = processes_of(options), options.time_limit_s
+    if limit_s is not None and not limit_s > 0:
+        raise InputError(f"--time_limit_s: expected a time above 0, got {limit_s:g}")
+    if limit_s is not None and not num_processes:
+        raise InputError("--time_limit_s: expected --processes of 1 or more, which can be ended in time, got 0")
     check_report_path(options.report)
     with progress("files") as tell:
         return inspect_benchmark(
             get_task(options.task),
             options.annotations,
             options.data_root,
-            num_processes=options.processes or len(os.sched_getaffinity(0)),
-            time_limit_s=options.time_limit_s,
+            num_processes=num_processes,
+            time_limit_s=TIME_LIMIT_S if limit_s is None else limit_s,
             decode_all=options.decode_all,
             zero_start=options.zero_start,
             on_done=tell,

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from videochat_online.cli.options import check_report_path
+from videochat_online.cli.options import check_report_path, processes_of
 from videochat_online.data import load_registries
 from videochat_online.data.rows.registry_check import SetInspection, inspect_sets
 from videochat_online.data.samples.sample_reader import check_reader
@@ -26,7 +25,9 @@ def add_registry_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("training sets")
     group.add_argument("--registry", metavar="FILE", help="read every row of its sets; several with commas between")
     group.add_argument("--max_rows", type=int, metavar="N", help="of each set, drawn at random (default: all)")
-    group.add_argument("--processes", type=int, metavar="N", help="that read at once (default: one for each core)")
+    group.add_argument(
+        "--processes", type=int, metavar="N", help="that read at once; 0: this one does (default: one for each core)"
+    )
     group.add_argument("--sampling_method", default="fps1", metavar="NAME", help="as of a training run (default: fps1)")
     group.add_argument("--max_num_frame", type=int, default=64, metavar="N", help="likewise (default: 64)")
     group.add_argument("--max_overrun_s", type=float, default=1.0, metavar="X", help="likewise (default: 1)")
@@ -42,8 +43,7 @@ def inspect_registries(options: argparse.Namespace) -> dict[str, SetInspection]:
     """
     if options.max_rows is not None and options.max_rows < 1:
         raise InputError(f"--max_rows: expected at least 1, got {options.max_rows}")
-    if options.processes is not None and options.processes < 0:
-        raise InputError(f"--processes: expected 0 or more, got {options.processes}")
+    num_processes = processes_of(options)
     check_report_path(options.report)
     entries = load_registries(options.registry, check=False)
     config = VideoChatOnlineConfig()
@@ -52,7 +52,6 @@ def inspect_registries(options: argparse.Namespace) -> dict[str, SetInspection]:
     keys = ("sampling_method", "max_num_frame", "max_overrun_s")
     reader = make_reader(config, DataArguments(**{key: getattr(options, key) for key in keys}))
     check_reader(reader)
-    num_processes = len(os.sched_getaffinity(0)) if options.processes is None else options.processes
     with progress("rows") as tell:
         return inspect_sets(entries, reader, max_rows=options.max_rows, num_processes=num_processes, on_row=tell)
 

@@ -18,8 +18,10 @@ from videochat_online.evaluation.check.archives import ArchiveFacts, check_archi
 from videochat_online.evaluation.check.video_check import MediaFacts, check_media
 from videochat_online.evaluation.media.locate import LocatedVideo, MediaLibrary
 from videochat_online.evaluation.task import Task
-from videochat_online.isolation import Lost, run_isolated
+from videochat_online.isolation import Lost, result_of, run_isolated
 
+TIME_LIMIT_S = 300.0
+"""Given to each video."""
 BYTES_PER_SECOND = 10e6
 """Archives get so much more time the larger they are: less than this is a disk that does not answer."""
 
@@ -114,7 +116,7 @@ def inspect_benchmark(
     data_root: Path,
     *,
     num_processes: int = 1,
-    time_limit_s: float = 300.0,
+    time_limit_s: float = TIME_LIMIT_S,
     decode_all: bool = False,
     zero_start: bool = False,
     on_done: Callable[[int, int], None] = lambda done, total: None,
@@ -125,7 +127,7 @@ def inspect_benchmark(
         task: the benchmark.
         annotations: its files.
         data_root: the videos are somewhere below it.
-        num_processes: processes that look at files at once.
+        num_processes: processes that look at files at once; 0 looks in this one, which a file may keep or bring down.
         time_limit_s: seconds for each video, and for each archive with more for its size; then its process is killed.
         decode_all: decode whole videos, not only both ends of what questions need.
         zero_start: times of questions count from a video's first frame.
@@ -146,7 +148,11 @@ def inspect_benchmark(
     limits_s = [time_limit_s + path.stat().st_size / BYTES_PER_SECOND for path in archives]
     limits_s += [time_limit_s] * len(present)
     facts: dict[Path, ArchiveFacts] = {}
-    results = run_isolated(_look, calls, num_processes=num_processes, limits_s=limits_s)
+    results = (
+        run_isolated(_look, calls, num_processes=num_processes, limits_s=limits_s)
+        if num_processes
+        else enumerate(result_of(_look, call) for call in calls)
+    )
     for done, (index, found) in enumerate(results, start=1):
         if index < len(archives):
             facts[archives[index]] = ArchiveFacts(found.reason, True) if isinstance(found, Lost) else found
