@@ -42,8 +42,8 @@ class RowFile:
         return [row for _, row in self._lines() if row is not None]
 
     @contextmanager
-    def appending(self, *, wait: bool = False) -> Iterator[IO[bytes]]:
-        """Open for `append`; a last line that was only half written is dropped first.
+    def appending(self, *, wait: bool = False) -> Iterator[tuple[IO[bytes], list[Row]]]:
+        """Open for `append`, with the rows that are there; a last line that was only half written is dropped first.
 
         Args:
             wait: whether to wait until no other process is writing it.
@@ -54,8 +54,9 @@ class RowFile:
         with open(self.path, "ab") as file:
             if not try_lock(file, wait=wait):
                 raise InputError(f"{self.path}: another process is writing this run (or this shard)")
-            file.truncate(self._read()[1])
-            yield file
+            rows, size = self._read()
+            file.truncate(size)
+            yield file, rows
 
     @staticmethod
     def append(file: IO[bytes], row: Row) -> None:

@@ -41,7 +41,7 @@ def append(config, is_right, num_tokens=96):
     config = settled(config, plan.content)
     facts = {"counts": {"num_questions": len(plan.content.questions)}}
     folder = EvaluationFolder(config.output, config.settings(), facts, config.shard)
-    with folder.predictions.appending() as predictions, folder.videos.appending() as videos:
+    with folder.predictions.appending() as (predictions, _), folder.videos.appending() as (videos, _):
         for video in (place.video for place in plan.share):
             given = {one.id: is_right(video.name, one) for one in video.questions}
             for one in video.questions:

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from videochat_online.evaluation import EvaluationFolder, evaluate, make_plan, r
 from videochat_online.evaluation import config as evaluation_config
 from videochat_online.evaluation.compare.finished_runs import read_run
 from videochat_online.evaluation.run import plan as evaluation_plan
-from videochat_online.evaluation.run.plan import estimated_cost, share_of
+from videochat_online.evaluation.run.plan import estimated_cost, settled, share_of
 from videochat_online.evaluation.tasks.ovbench import load_ovbench
 from videochat_online.model import load_model
 from videochat_online.runs.row_file import RowFile
@@ -117,16 +118,40 @@ class TestResume:
         assert (tmp_path / "whole" / "predictions.jsonl").read_bytes() == before
         assert (tmp_path / "whole" / "metrics.json").exists()
 
+    @pytest.mark.parametrize("shard", [Shard(), Shard(1, 2)])
+    def test_what_is_there_is_read_once(self, annotations, tmp_path, tiny_model, monkeypatch, shard):
+        for index in range(shard.count):
+            config = make_config(annotations, tmp_path / "out", shard=Shard(index, shard.count))
+            with pytest.raises(Stop):
+                run(config, tiny_model, stop_after(2))
+        read, read_bytes = Counter(), Path.read_bytes
+
+        def counting(path):
+            read.update([path.name] if path.parent in (tmp_path / "out", tmp_path / "out" / "shards") else ())
+            return read_bytes(path)
+
+        def load():
+            raise Stop
+
+        plan = make_plan(config)
+        config = settled(config, plan.content)
+        folder = EvaluationFolder(config.output, config.settings(), {}, shard)
+        monkeypatch.setattr(Path, "read_bytes", counting)
+        with pytest.raises(Stop):
+            evaluate(config, plan, folder, load)
+        parts = [f"{index}-of-{shard.count}." for index in range(shard.count)] if shard.count > 1 else [""]
+        assert read == {f"{part}{name}.jsonl": 1 for part in parts for name in ("predictions", "videos")}
+
     @pytest.mark.parametrize("num_lost", [1, 2, 30, 150])
     def test_a_half_written_line_is_dropped(self, tmp_path, num_lost):
         file = RowFile(tmp_path / "rows.jsonl", key="id")
-        with file.appending() as opened:
+        with file.appending() as (opened, _):
             for number in range(3):
                 file.append(opened, {"id": str(number), "text": "ä\n" * 40})
         data = file.path.read_bytes()
         file.path.write_bytes(data[:-num_lost])
         assert [row["id"] for row in file.rows()] == ["0", "1"]
-        with file.appending() as opened:
+        with file.appending() as (opened, _):
             file.append(opened, {"id": "2", "text": "ä\n" * 40})
         assert file.path.read_bytes() == data
 

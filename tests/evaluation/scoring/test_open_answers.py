@@ -48,7 +48,7 @@ def answer(config, replies, shard=None):
     plan = make_plan(config)
     folder = EvaluationFolder(config.output, config.settings(), {"counts": {}}, config.shard)
     done = {row["id"] for row in folder.predictions.rows()}
-    with folder.predictions.appending() as predictions, folder.videos.appending() as videos:
+    with folder.predictions.appending() as (predictions, _), folder.videos.appending() as (videos, _):
         for video in (place.video for place in plan.share):
             for one in (one for one in video.questions if one.id not in done):
                 row = _question_row(one, video.name) | EMPTY | {"text": replies[one.time_s]}
@@ -462,7 +462,7 @@ class TestUnreadable:
         config = config_of(path, tmp_path / "out", answer_by=answer_by)
         plan = make_plan(config)
         folder = EvaluationFolder(config.output, config.settings(), {"counts": {}}, config.shard)
-        with folder.predictions.appending() as predictions, folder.videos.appending() as videos:
+        with folder.predictions.appending() as (predictions, _), folder.videos.appending() as (videos, _):
             for place, one in enumerate(plan.content.questions):
                 index = 0 if place < num_read else None
                 row = _question_row(one, "v0") | EMPTY | {"text": "Hm.", "predicted_index": index}

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +34,10 @@ _ONLY_NOTED = ("data_root",)
 """Settings that a run may go on with otherwise: videos that were moved are the same videos."""
 _OF_SCORERS = ("scorer", "judge")
 """Settings that decide what open answers count as, and no answer."""
+
+
+_Numbered = tuple[Path, int, Row]
+"""A row with its file and its line in it, from 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,25 +98,33 @@ class EvaluationFolder(RunFolder):
         self.predictions = PredictionFile(self._file("predictions"))
         self.videos = RowFile(self._file("videos"), key="video")
 
-    def check_rows(self, questions: Collection[str], videos: Collection[str]) -> None:
-        """Look at what somebody else may have put together; warns of rows that are there twice.
+    def checked_rows(
+        self, own: Mapping[str, list[Row]], questions: Collection[str], videos: Collection[str]
+    ) -> tuple[list[Row], list[Row]]:
+        """Rows of all shards so far, which somebody else may have put together; warns of those that are there twice.
 
         Args:
+            own: rows of this shard's files, by their kind ("predictions", "videos"): no other process writes them.
             questions: ids that there may be answers to.
             videos: names that there may be rows of.
+
+        Returns:
+            What `all_predictions` and `all_videos` give.
 
         Raises:
             InputError: a row about something else, or two different answers to a question; names file, line and id.
         """
-        num_rows = 0
+        found: dict[str, list[_Numbered]] = {}
         for name, key, known in (("predictions", "id", questions), ("videos", "video", videos)):
-            for path, number, row in self._rows(name, key):
+            found[name] = list(self._rows(name, key, own[name]))
+            for path, number, row in found[name]:
                 if not isinstance(row[key], str) or row[key] not in known:
                     raise InputError(f"{path} line {number}: expected {name} of this set, found {key} {row[key]!r}")
-                num_rows += name == "predictions"
-        num_doubled = num_rows - len(self.all_predictions())
+        answers = _one_each(found["predictions"])
+        num_doubled = len(found["predictions"]) - len(answers)
         if num_doubled:
             logger.warning("%s: %d rows of answers that are there already are left out", self.path, num_doubled)
+        return answers, _latest(found["videos"])
 
     def all_predictions(self) -> list[Row]:
         """Rows of all shards so far, one a question.
@@ -120,20 +132,11 @@ class EvaluationFolder(RunFolder):
         Raises:
             InputError: two different answers to a question.
         """
-        found: dict[str, tuple[str, Row]] = {}
-        for path, number, row in self._rows("predictions", "id"):
-            where, first = found.setdefault(row["id"], (f"{path} line {number}", row))
-            others = [one for one in differences(first, row) if one.name not in TIMINGS]
-            if others:
-                raise InputError(
-                    f"{path} line {number}: expected one answer to {row['id']}, found another than in {where}: "
-                    f"{in_one_line(others)}"
-                )
-        return [row for _, row in found.values()]
+        return _one_each(self._rows("predictions", "id"))
 
     def all_videos(self) -> list[Row]:
         """Of each video the latest row, over all shards."""
-        return list({row["video"]: row for _, _, row in self._rows("videos", "video")}.values())
+        return _latest(self._rows("videos", "video"))
 
     def write_merged(self, predictions: Sequence[Row], videos: Sequence[Row]) -> None:
         """Put the rows of all shards into one file each; without shards they are there already, perhaps twice.
@@ -150,12 +153,13 @@ class EvaluationFolder(RunFolder):
             return self.path / f"{name}.jsonl"
         return self.path / "shards" / f"{shard.index if index is None else index}-of-{shard.count}.{name}.jsonl"
 
-    def _rows(self, name: str, key: str) -> Iterator[tuple[Path, int, Row]]:
-        """Rows of all shards, with their files and lines."""
+    def _rows(self, name: str, key: str, own: list[Row] | None = None) -> Iterator[_Numbered]:
+        """Rows of all shards, with their files and lines; those of this one are read unless they are given."""
         for index in range(self.shard.count):
             path = self._file(name, index)
             file = PredictionFile(path) if name == "predictions" else RowFile(path, key=key)
-            for number, row in enumerate(file.rows(), start=1):
+            rows = file.rows() if own is None or index != self.shard.index else own
+            for number, row in enumerate(rows, start=1):
                 yield path, number, row
 
     def _other_settings(self, settings: Mapping[str, Any]) -> list[SettingDifference]:
@@ -208,14 +212,33 @@ class PredictionFile(RowFile):
     def __init__(self, path: Path) -> None:
         super().__init__(path, key="id")
 
-    def rows(self) -> list[Row]:
+    def _read(self) -> tuple[list[Row], int]:
         """As of `RowFile`; a polled question was once right by its timing alone."""
-        rows = super().rows()
+        rows, size = super()._read()
         for row in rows:
             if row.get("polls") and isinstance(row.get("correct"), bool):
                 row.setdefault("in_time", row["correct"])
                 row["correct"] = row["correct"] and bool(row.get("output_correct"))
-        return rows
+        return rows, size
+
+
+def _one_each(rows: Iterable[_Numbered]) -> list[Row]:
+    """The first answer to each question; InputError where another one differs."""
+    found: dict[str, tuple[str, Row]] = {}
+    for path, number, row in rows:
+        where, first = found.setdefault(row["id"], (f"{path} line {number}", row))
+        others = [one for one in differences(first, row) if one.name not in TIMINGS]
+        if others:
+            raise InputError(
+                f"{path} line {number}: expected one answer to {row['id']}, found another than in {where}: "
+                f"{in_one_line(others)}"
+            )
+    return [row for _, row in found.values()]
+
+
+def _latest(rows: Iterable[_Numbered]) -> list[Row]:
+    """Of each video the last row."""
+    return list({row["video"]: row for _, _, row in rows}.values())
 
 
 def _by_id(rows: Sequence[Row]) -> list[Row]:

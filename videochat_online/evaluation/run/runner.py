@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from typing import IO
@@ -88,9 +88,12 @@ def evaluate(
             answered is kept; or rows in the folder that are not of this set.
     """
     content = plan.content
-    with folder.predictions.appending() as predictions, folder.videos.appending() as videos:
-        folder.check_rows({question.id for question in content.questions}, {video.name for video in content.videos})
-        _Share(config, plan, folder, predictions, videos, on_progress).work(load_model)
+    names = {question.id for question in content.questions}, {video.name for video in content.videos}
+    with folder.predictions.appending() as (predictions, answers), folder.videos.appending() as (videos, gone_through):
+        found = folder.checked_rows({"predictions": answers, "videos": gone_through}, *names)
+        share = _Share(config, plan, predictions, videos, on_progress)
+        share.take_up(*found, own_answers=answers)
+        share.work(load_model)
     return summarize(config, plan, folder)
 
 
@@ -101,26 +104,37 @@ class _Share:
         self,
         config: EvaluationConfig,
         plan: Plan,
-        folder: EvaluationFolder,
         predictions: IO[bytes],
         videos: IO[bytes],
         on_progress: Callable[[Progress], None],
     ) -> None:
         self._config, self._plan, self._on_progress = config, plan, on_progress
         self._predictions, self._videos = predictions, videos
-        # Of all shards: a version that estimates costs otherwise shares out otherwise, and may go on with the run.
-        self._answered = {row["id"] for row in folder.all_predictions()}
-        gone_through = {row["video"] for row in folder.all_videos() if not row["is_bad"]}
+        self._answered: set[str] = set()
+        self._open = list(plan.share)
+        self._num_bad = self._num_failed_in_a_row = self._num_too_long = 0
+        self._withheld: list[Row] = []
+        self._progress = Progress(0)
+
+    def take_up(self, answers: Sequence[Row], videos: Sequence[Row], *, own_answers: Sequence[Row]) -> None:
+        """Leave out what is done, and go on counting.
+
+        Args:
+            answers: rows of all shards: a version that estimates costs otherwise shares out otherwise, and may go on
+                with the run.
+            videos: likewise.
+            own_answers: those of this shard.
+        """
+        self._answered = {row["id"] for row in answers}
+        gone_through = {row["video"] for row in videos if not row["is_bad"]}
         self._open = [
             located
-            for located in plan.share
+            for located in self._plan.share
             if located.video.name not in gone_through
             or any(question.id not in self._answered for question in located.video.questions)
         ]
-        self._num_bad = self._num_failed_in_a_row = 0
-        self._num_too_long = len(too_long_rows(folder.predictions.rows()))
-        self._withheld: list[Row] = []
-        self._progress = Progress(sum(len(located.video.questions) for located in self._open))
+        self._num_too_long = len(too_long_rows(own_answers))
+        self._progress.num_questions = sum(len(located.video.questions) for located in self._open)
 
     def work(self, load_model: Callable[[], VideoChatModel]) -> None:
         """Go through the videos that are not finished; the missing ones first, they need no model."""

@@ -62,8 +62,8 @@ def is_open(row: Row) -> bool:
 
 def _judge(rows: Sequence[Row], judge: Judge, file: RowFile) -> None:
     """Put verdicts into rows: those that are there, and the judge's on all others."""
-    with file.appending(wait=True) as opened, judge.connected() as client:
-        given = {(one["id"], one["prompt"]): one for one in file.rows() if one["is_right"] is not None}
+    with file.appending(wait=True) as (opened, before), judge.connected() as client:
+        given = {(one["id"], one["prompt"]): one for one in before if one["is_right"] is not None}
         num_failed = 0
         for row in rows:
             asked = row["question"], row["answer_text"], row["text"]
