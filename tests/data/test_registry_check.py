@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import av
@@ -220,7 +221,7 @@ def test_a_report_that_cannot_be_written_is_said_before_a_row_is_read(registry, 
         assert main([*flags, str(tmp_path)]) == 2
         assert "--report: expected a file that can be written" in capsys.readouterr().err
     with monkeypatch.context() as patch:  # the disk is full: what was found is shown all the same
-        patch.setattr(Path, "write_text", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "No space left")))
+        patch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left")))
         assert main([*flags, str(tmp_path / "new.json")]) == 2
     out, err = capsys.readouterr()
     assert out.splitlines()[1].split()[0] == "good"

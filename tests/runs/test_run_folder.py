@@ -24,6 +24,25 @@ class TestFiles:
             write_text(tmp_path / "file", "new")
         assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"file": "old"}
 
+    def test_an_error_names_the_file_that_was_to_be_written(self, tmp_path):
+        (tmp_path / "folder").mkdir()
+        for path in (tmp_path / "none" / "file", tmp_path / "folder"):
+            with pytest.raises(OSError, match=f"'{path}'$"):
+                write_text(path, "new")
+        assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+    def test_a_link_stays_one_and_a_device_is_written_to(self, tmp_path):
+        (tmp_path / "link").symlink_to("file")
+        for text in ("old", "new"):
+            write_text(tmp_path / "link", text)
+            assert (tmp_path / "file").read_text() == text
+        assert (tmp_path / "link").is_symlink()
+        os.mkfifo(tmp_path / "pipe")
+        reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+        write_text(tmp_path / "pipe", "piped")
+        assert os.read(reader, 9) == b"piped"
+        os.close(reader)
+
     def test_two_may_write_one_file_at_once(self, tmp_path):
         with written_whole(tmp_path / "file") as first, written_whole(tmp_path / "file") as second:
             first.write_text("first")

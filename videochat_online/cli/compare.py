@@ -25,6 +25,7 @@ from videochat_online.evaluation.compare.compare_report import FLIPS_ENDINGS, re
 from videochat_online.evaluation.official import official_scores
 from videochat_online.evaluation.official.scores import render_official
 from videochat_online.evaluation.report.plots import accuracy_by_age, accuracy_by_type, save_figure
+from videochat_online.runs.files import write_text
 
 _FILES = {
     "plot": ((".png",), "the name of a PNG file such as ages.png"),
@@ -128,7 +129,7 @@ def _writing() -> Iterator[None]:
 
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8", newline="\n")
+    write_text(path, text)
 
 
 def _check_target(flag: str, path: Path | None, endings: Sequence[str], expected: str, runs: Sequence[Path]) -> None:

@@ -17,6 +17,7 @@ from videochat_online.model.compiling import PARTS
 from videochat_online.model.configuration import VideoChatOnlineConfig
 from videochat_online.model.device_and_dtype import DTYPES, QUANTIZATIONS
 from videochat_online.model.loading import CACHES, load_config, resolve_checkpoint
+from videochat_online.runs.files import check_writable, write_text
 from videochat_online.streaming import STRATEGIES, GenerationSettings, Strategy, make_strategy
 
 DEFAULTS = GenerationSettings()
@@ -182,6 +183,8 @@ def check_report_path(path: Path | None) -> None:
         path.open("ab").close()
         if not was_there:
             path.unlink()
+        if path.is_file() or not was_there:  # another one is put in its place
+            check_writable(path.resolve().parent)
     except OSError as error:
         raise InputError(f"--report: expected a file that can be written, got {path} ({error.strerror})") from error
 
@@ -195,6 +198,6 @@ def write_report_file(path: Path | None, content: Any) -> None:
     if path is None:
         return
     try:
-        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        write_text(path, json.dumps(content, indent=1) + "\n")
     except OSError as error:
         raise InputError(f"--report: expected a file that can be written, got {path} ({error.strerror})") from error

@@ -33,22 +33,35 @@ PARTIAL = ".partial"
 def written_whole(path: Path) -> Iterator[Path]:
     """Yield a path to write to: what is there at the end replaces `path`, and nothing does after an error.
 
-    Any number of processes, on several machines too, may write the same file at the same time.
+    Any number of processes, on several machines too, may write the same file at the same time. A link stays one: what
+    it leads to is replaced. A device or a pipe, such as /dev/stdout, is written to as it is. An `OSError` names `path`.
     """
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
+    if path.exists() and not path.is_file() and not path.is_dir():
+        yield path
+        return
+    target = path.resolve() if path.is_symlink() else path
+    partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}{PARTIAL}")
     try:
         yield partial
-        partial.replace(path)
+        partial.replace(target)
+    except OSError as error:
+        if error.filename != str(partial):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         partial.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a file as a whole, down to the disk; half a character, of a row's path or text, as JSON spells it."""
-    with written_whole(path) as partial, partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
+    with (
+        written_whole(path) as partial,
+        partial.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file,
+    ):
         file.write(text)
         file.flush()
-        os.fsync(file.fileno())
+        if partial != path:  # a device or a pipe has no disk below it
+            os.fsync(file.fileno())
 
 
 def write_json(path: Path, content: Any) -> None:

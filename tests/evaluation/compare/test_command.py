@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import runpy
 import sys
 from pathlib import Path
@@ -195,6 +196,13 @@ class TestRefusals:
         assert err.startswith("error: ")
         assert len(err.splitlines()) == 1
         assert words in err
+
+    def test_a_disk_that_is_full_leaves_what_was_there(self, call, tmp_path, monkeypatch):
+        monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left", "x")))
+        (tmp_path / "ages.md").write_text("old")
+        status, _, err = call("pyramid", "window", "--output", tmp_path / "ages.md")
+        assert (status, len(err.splitlines())) == (2, 1)
+        assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"ages.md": "old"}
 
     def test_nothing_of_a_run_is_written_over(self, call, root, tmp_path):
         copy = clone(root / "window", tmp_path / "copy")

@@ -19,7 +19,7 @@ from videochat_online.evaluation.official.official_rules import Exported, Source
 from videochat_online.evaluation.official.scores import rules_of
 from videochat_online.evaluation.run.evaluation_folder import read_run_file
 from videochat_online.evaluation.tasks import get_task
-from videochat_online.runs.files import check_writable, file_digest, read_json
+from videochat_online.runs.files import check_writable, file_digest, read_json, write_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ def export_run(
     for path, made in files.items():
         (output / path).parent.mkdir(parents=True, exist_ok=True)
         text = made if isinstance(made, str) else json.dumps(made, ensure_ascii=False) + "\n"
-        (output / path).write_text(text, encoding="utf-8", errors="backslashreplace")  # half a character, too
+        write_text(output / path, text)
     notes = _notes(run, content.problems, rules.skips)
     return Export(tuple(output / path for path in files), tuple(notes))
 

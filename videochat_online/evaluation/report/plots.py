@@ -14,6 +14,7 @@ from PIL import Image
 
 from videochat_online.errors import InputError
 from videochat_online.evaluation.compare.compare import Comparison, single_run
+from videochat_online.runs.files import written_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -224,7 +225,8 @@ def save_figure(figure: Figure, path: Path) -> None:
     drawn = BytesIO()
     figure.savefig(drawn, format="png")
     # A palette keeps the file at a third of its size, however many runs there are.
-    Image.open(drawn).convert("RGB").quantize(256).save(path, format="PNG", optimize=True)
+    with written_whole(path) as partial:
+        Image.open(drawn).convert("RGB").quantize(256).save(partial, format="PNG", optimize=True)
 
 
 def _broken(name: str) -> str:
