@@ -352,7 +352,7 @@ class TestRefusals:
         assert words in refusal(data, tmp_path)
 
     def test_a_directory_below_a_file(self, data, tmp_path, refusal, monkeypatch):
-        monkeypatch.setattr(script, "_train", lambda *arguments: pytest.fail("trained for nothing"))
+        monkeypatch.setattr(script, "train", lambda *arguments: pytest.fail("trained for nothing"))
         (tmp_path / "file").write_text("")
         for directory in (tmp_path / "file" / "model", tmp_path / "file" / "more" / "model"):
             assert ": expected a folder that can be made (" in refusal(data, directory)
