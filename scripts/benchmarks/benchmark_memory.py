@@ -34,13 +34,12 @@ from typing import Any
 import torch
 
 from measuring import CAPACITIES
-from videochat_online.memory import MEMORY_BANKS, MEMORY_OPTIONS, MemoryBank, make_memory
-from videochat_online.memory.budget import sizes_within
+from videochat_online.memory import MEMORIES, MemoryBank, make_memory, sizes_within
 from videochat_online.types import FrameTokens
 
 EARLY, LATE = range(2_000, 3_000), range(99_000, 100_000)
 NUM_DISTINCT_FRAMES = 67
-BOUNDED = [name for name in MEMORY_BANKS if name != "keep_all"]
+BOUNDED = [name for name in MEMORIES.names() if name != "keep_all"]
 
 
 def make_frames(channels: int) -> torch.Tensor:
@@ -95,7 +94,7 @@ def resident_mb() -> float:
 def new_bank(name: str, budget: int, policy: str) -> MemoryBank:
     """An empty memory of at most so many tokens, on the full grid of 16 x 16."""
     options = sizes_within(name, budget / 256, {})
-    if "policy" in MEMORY_OPTIONS[name]:
+    if "policy" in MEMORIES.options_of(name):
         options = {"capacities": CAPACITIES[budget], "policy": policy}
     return make_memory(name, **options)
 
@@ -119,7 +118,7 @@ def measure(name: str, options: argparse.Namespace, frames: torch.Tensor) -> dic
     return {
         "memory": name,
         "max_tokens": bank.max_tokens,
-        "policy": options.policy if "policy" in MEMORY_OPTIONS[name] else None,
+        "policy": options.policy if "policy" in MEMORIES.options_of(name) else None,
         "channels": options.channels,
         "sequential_write_ms": [round(early_ms, 4), round(late_ms, 4)],
         "sequential_ratio": round(late_ms / early_ms, 4),

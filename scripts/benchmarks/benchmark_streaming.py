@@ -40,7 +40,7 @@ from torch import Tensor
 import streaming_speed
 from measuring import CAPACITIES, now
 from videochat_online.errors import InputError
-from videochat_online.memory.settings import MEMORY_SETTINGS
+from videochat_online.memory import MEMORIES
 from videochat_online.model import VideoChatModel
 from videochat_online.model.compiling import PARTS as MODEL_PARTS
 from videochat_online.model.loading import CACHES
@@ -247,7 +247,9 @@ def main() -> None:
     parser.add_argument("--video", metavar="PATH", help="of `ahead`")
     parser.add_argument("--busy_ms", type=float, default=100.0, help="of `ahead`")
     options = parser.parse_args()
-    options.memory_frames = MEMORY_SETTINGS["capacities"].parse(" ".join(options.memory_frames), "--memory_frames")
+    options.memory_frames = MEMORIES.options_of("pyramid")["capacities"].parse(
+        " ".join(options.memory_frames), "--memory_frames"
+    )
     if "ahead" in options.only and options.video is None:
         parser.error("--only ahead: expected --video")
     plain = random_model(options.size)

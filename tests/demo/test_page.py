@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from videochat_online.memory.settings import MEMORY_SETTINGS, default_of, settings_of, written
 
 from clips import write_clip
 from videochat_online.cli.options import add_memory_arguments, memory_options_of
@@ -23,7 +24,6 @@ from videochat_online.demo.server import DemoServer, ServerOptions
 from videochat_online.demo.tabs import DemoOptions, Viewers, form_options
 from videochat_online.errors import InputError
 from videochat_online.memory import MEMORY_OPTIONS, make_memory
-from videochat_online.memory.settings import MEMORY_SETTINGS, default_of, settings_of, written
 from videochat_online.serving.api.schemas import ApiLimits
 from videochat_online.serving.sources.uploads import accept_upload
 from videochat_online.serving.streams.fair_lock import ModelGate

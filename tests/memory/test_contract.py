@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load, save
 from torch.utils._python_dispatch import TorchDispatchMode
+from videochat_online.memory.budget import sizes_within
 
 from videochat_online.errors import InputError
 from videochat_online.memory import (
@@ -24,7 +25,6 @@ from videochat_online.memory import (
     TokenSchedule,
     make_memory,
 )
-from videochat_online.memory.budget import sizes_within
 from videochat_online.types import FrameTokens
 
 GRID = (8, 8)

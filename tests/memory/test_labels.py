@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 
 import pytest
+from videochat_online.memory.settings import MEMORY_SETTINGS, label_of, parse_label
 
 from videochat_online.cli.options import add_memory_arguments, memory_options_of
 from videochat_online.errors import InputError
 from videochat_online.evaluation.protocol import resolve_protocol
 from videochat_online.memory import MEMORY_BANKS
-from videochat_online.memory.settings import MEMORY_SETTINGS, label_of, parse_label
 
 
 def given(*words):

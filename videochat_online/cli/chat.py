@@ -37,8 +37,8 @@ from videochat_online.cli.options import (
     memory_of,
     strategy_of,
 )
+from videochat_online.cli.parser import Parser
 from videochat_online.errors import InputError
-from videochat_online.memory.settings import MEMORY_SETTINGS
 from videochat_online.streaming import ImageChat, StreamingSession
 from videochat_online.text.times import TimedQuestion, timed_question
 from videochat_online.video import VideoSource, open_video, read_image
@@ -48,15 +48,13 @@ _ABOUT_FRAMES = (
     "source_fps",
     "zero_start",
     "memory",
-    *MEMORY_SETTINGS,
     "strategy",
-    "retrieved_frames",
     "kv_memory",
 )
 """Flags that have no meaning for images."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
     """Arguments of the subcommand."""
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--video", metavar="PATH", help="video file, or folder of frames")
@@ -165,9 +163,11 @@ class ImageDialogue(LineDialogue):
 
 
 def _chat_about_images(options: argparse.Namespace) -> int:
-    for name, default in options.about_frames.items():
-        if getattr(options, name) != default:
-            raise InputError(f"--{name}: expected a video, whose frames it is about, got none")
+    given = [name for name, default in options.about_frames.items() if getattr(options, name) != default]
+    given += [f"memory.{name}" for name in options.memory_options]
+    given += [f"strategy.{name}" for name in options.strategy_options]
+    if given:
+        raise InputError(f"--{given[0]}: expected a video, whose frames it is about, got none")
     for question in options.ask or []:
         if not question.strip():
             raise InputError("--ask: expected a question, got an empty one")

@@ -20,8 +20,8 @@ from videochat_online.cli.options import (
     generation_of,
     load_model_of,
     memory_options_of,
-    strategy_options_of,
 )
+from videochat_online.cli.parser import Parser
 from videochat_online.demo.server import LOCAL_HOSTS, DemoServer, ServerOptions
 from videochat_online.demo.tabs import DemoOptions
 from videochat_online.errors import InputError
@@ -31,7 +31,7 @@ from videochat_online.serving.streams.stream_options import StreamOptions
 PASSWORD_VARIABLE = "VIDEOCHAT_ONLINE_PASSWORD"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
     """Arguments of the subcommand."""
     server, limits = ServerOptions(), UploadLimits()
     parser.add_argument("--host", default=server.host, metavar="NAME", help=f"to listen at (default: {server.host})")
@@ -74,13 +74,12 @@ def run(options: argparse.Namespace) -> int:
         raise InputError("--media_root: only with --allow_urls")
     if options.media_root is not None and not options.media_root.is_dir():
         raise InputError(f"--media_root {options.media_root}: expected a folder")
-    given, of_strategy = memory_options_of(options), strategy_options_of(options)
     defaults = StreamOptions(
         fps=options.fps,
         memory=options.memory,
-        memory_options={name: value for name, value in given.items() if value is not None},
+        memory_options=memory_options_of(options),
         strategy=options.strategy,
-        strategy_options={name: value for name, value in of_strategy.items() if value is not None},
+        strategy_options=options.strategy_options,
         system_message=options.system_message,
         generation=generation_of(options),
     )

@@ -34,8 +34,8 @@ from videochat_online.cli.options import (
     generation_of,
     load_model_of,
     memory_options_of,
-    strategy_options_of,
 )
+from videochat_online.cli.parser import Parser
 from videochat_online.errors import InputError
 from videochat_online.evaluation import (
     PROTOCOLS,
@@ -84,7 +84,7 @@ class _Replaced(argparse.Action):
         parser.error(f"{option_string}: expected {self.const} in its place")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
     """Arguments of the subcommand."""
     group = parser.add_argument_group("benchmark")
     group.add_argument("--task", default="ovbench", metavar="NAME", help=f"{', '.join(TASKS)} (default: ovbench)")
@@ -123,11 +123,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_frame_arguments(parser)
     _add_run_arguments(parser)
     add_model_arguments(parser, required=False)
-    add_memory_arguments(parser)
-    add_strategy_arguments(parser, with_kv_memory=True)
-    add_generation_arguments(parser)
     # The protocol decides unless a flag does.
-    parser.set_defaults(memory=None, strategy=None, max_new_tokens=None)
+    add_memory_arguments(parser, None)
+    add_strategy_arguments(parser, None, with_kv_memory=True)
+    add_generation_arguments(parser)
+    parser.set_defaults(max_new_tokens=None)
 
 
 def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -248,7 +248,7 @@ def evaluation_config(options: argparse.Namespace) -> EvaluationConfig:
         memory=options.memory,
         memory_options=memory_options_of(options),
         strategy=options.strategy,
-        strategy_options=strategy_options_of(options),
+        strategy_options=options.strategy_options,
         **{name: getattr(options, name) for name in _PROTOCOL_OPTIONS},
     )
     if options.blind and (protocol.strategy != "direct" or protocol.kv_memory):

@@ -15,9 +15,9 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from types import ModuleType
-from typing import Any, NoReturn
 
 from videochat_online import __version__
+from videochat_online.cli.parser import Parser
 from videochat_online.cli.stdout import own_stdout
 from videochat_online.errors import InputError
 
@@ -36,16 +36,6 @@ COMMANDS = {
 """Subcommands; each is the module of its name in this package, imported when it is called."""
 
 
-class _Parser(argparse.ArgumentParser):
-    """Takes flags in full: the beginning of one may be another flag, here or in the next version."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options, allow_abbrev=False)
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message} (see {self.prog} --help)\n")
-
-
 _UNUSABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENOSPC, errno.EDQUOT}
 _UNUSABLE |= {errno.ENAMETOOLONG, errno.ELOOP}
 """Errors that are about a path and not a fault of the program."""
@@ -54,9 +44,9 @@ _NEGATIVE_TIME = re.compile(r"-[\w.][\w.+-]*:")
 
 def build_parser(command: str | None = None) -> argparse.ArgumentParser:
     """The command line; only `command` gets its arguments, since they live in a module that takes a while to import."""
-    parser = _Parser(prog="videochat-online", description="Online video language models: watch, remember, answer.")
+    parser = Parser(prog="videochat-online", description="Online video language models: watch, remember, answer.")
     parser.add_argument("--version", action="version", version=__version__)
-    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
     for name, summary in COMMANDS.items():
         sub = subparsers.add_parser(name, help=summary, formatter_class=argparse.RawDescriptionHelpFormatter)
         if name == command:

@@ -9,9 +9,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from videochat_online.cli.parser import Parser
 from videochat_online.errors import InputError
-from videochat_online.memory import MEMORY_BANKS, MemoryBank, make_model_memory
-from videochat_online.memory.settings import MEMORY_SETTINGS, parse_label, takers_of
+from videochat_online.memory import MEMORIES, MemoryBank, make_model_memory
+from videochat_online.memory.labels import parse_label
 from videochat_online.model import VideoChatModel, load_model
 from videochat_online.model.compiling import PARTS
 from videochat_online.model.configuration import VideoChatOnlineConfig
@@ -47,43 +48,25 @@ def load_model_of(options: argparse.Namespace) -> VideoChatModel:
     return load_model(options.model, **{name: getattr(options, name) for name in (*names, "cache", "compile")})
 
 
-def add_memory_arguments(parser: argparse.ArgumentParser) -> None:
-    """`--memory` and its options."""
-    group = parser.add_argument_group("memory")
-    group.add_argument(
-        "--memory",
-        action=_MemoryLabel,
-        default="pyramid",
-        metavar="NAME",
-        help=f"{', '.join(MEMORY_BANKS)} (default: pyramid); or as tables have it: 'pyramid 2/2/12'",
+def add_memory_arguments(parser: Parser, default: str | None = "pyramid") -> None:
+    """`--memory` and the flags of the memory that is named; `default` is what stands where none is."""
+    parser.add_part(
+        MEMORIES, "pyramid", "memory of the stream", short=("capacities",), action=_MemoryLabel, default=default
     )
-    for name, setting in MEMORY_SETTINGS.items():
-        is_list = setting.num_values is not None
-        group.add_argument(
-            f"--{name}",
-            type=str if is_list else setting.kind,
-            nargs="+" if is_list else None,
-            metavar={int: "N", float: "X", str: "NAME"}[setting.kind],
-            help=f"{', '.join(takers_of(name))}: {setting.meaning}",
-        )
 
 
 def memory_options_of(options: argparse.Namespace) -> dict[str, Any]:
-    """The options of a memory that the arguments name; None where one is not given.
+    """The options of a memory that the arguments name, by flags and by the label behind its name, `pyramid 2/2/12`.
 
     Raises:
-        InputError: a list that is none, or a size that `--memory` has said already.
+        InputError: a size that `--memory` has said otherwise.
     """
-    given = {name: getattr(options, name) for name in MEMORY_SETTINGS}
-    for name, value in given.items():
-        if isinstance(value, list):  # as words: 2 2 12, or 2/2/12
-            given[name] = list(MEMORY_SETTINGS[name].parse(" ".join(value), f"--{name}"))
+    given = dict(options.memory_options)
     for name, value in getattr(options, "memory_sizes", {}).items():
-        if given[name] not in (None, value):
+        if given.setdefault(name, value) != value:
             raise InputError(
-                f"--{name}: expected nothing else than {options.memory!r} says ({value}), got {given[name]}"
+                f"--memory.{name}: expected nothing else than {options.memory!r} says ({value}), got {given[name]}"
             )
-        given[name] = value
     return given
 
 
@@ -112,16 +95,10 @@ def memory_of(options: argparse.Namespace) -> MemoryBank:
     return make_model_memory(options.memory, config.grid, config.memory_intervals, memory_options_of(options))
 
 
-def add_strategy_arguments(parser: argparse.ArgumentParser, *, with_kv_memory: bool = False) -> None:
-    """`--strategy` and its options; `--kv_memory`, which has none."""
-    group = parser.add_argument_group("strategy")
-    group.add_argument(
-        "--strategy",
-        default="direct",
-        metavar="NAME",
-        help=f"what is done with the memory's frames for a question: {', '.join(STRATEGIES)} (default: direct)",
-    )
-    group.add_argument("--retrieved_frames", type=int, metavar="N", help="retrieval: frames most like the question")
+def add_strategy_arguments(parser: Parser, default: str | None = "direct", *, with_kv_memory: bool = False) -> None:
+    """`--strategy` and the flags of the strategy that is named; `--kv_memory`, which has none."""
+    purpose = "what is done with the memory's frames for a question"
+    group = parser.add_part(STRATEGIES, "direct", purpose, default=default)
     if with_kv_memory:
         group.add_argument(
             "--kv_memory",
@@ -132,14 +109,9 @@ def add_strategy_arguments(parser: argparse.ArgumentParser, *, with_kv_memory: b
         )
 
 
-def strategy_options_of(options: argparse.Namespace) -> dict[str, Any]:
-    """The options of a strategy that the arguments name; None where one is not given."""
-    return {"retrieved_frames": options.retrieved_frames}
-
-
 def strategy_of(options: argparse.Namespace) -> Strategy:
     """The strategy that the arguments name."""
-    return make_strategy(options.strategy, **strategy_options_of(options))
+    return make_strategy(options.strategy, **options.strategy_options)
 
 
 def add_generation_arguments(parser: argparse.ArgumentParser) -> None:

@@ -16,12 +16,10 @@ import gradio as gr
 from videochat_online.demo.examples import EXAMPLES
 from videochat_online.demo.tabs import DemoOptions, Viewers, form_options
 from videochat_online.errors import InputError
-from videochat_online.memory import MEMORY_BANKS
-from videochat_online.memory.settings import MEMORY_SETTINGS, default_of, settings_of, written
+from videochat_online.memory.labels import settings_of
 from videochat_online.serving.api.schemas import ApiLimits
 from videochat_online.serving.sources.file_source import FilePlayer
 from videochat_online.serving.streams.live_answer import LiveAnswer
-from videochat_online.serving.streams.stream_options import StreamOptions
 from videochat_online.text.times import seconds_of
 
 SECONDS_BETWEEN_PIECES = 0.05
@@ -153,7 +151,7 @@ class _Page:
     def _add_settings(self, options: DemoOptions) -> None:
         defaults = options.defaults
         # A memory that grows for ever is the operator's to choose, not a viewer's.
-        memories = [name for name in MEMORY_BANKS if name in (defaults.memory, *ApiLimits().memories)]
+        memories = list(dict.fromkeys([*ApiLimits().memories, defaults.memory]))
         with gr.Accordion("Settings (they count for what is opened next)", open=False, elem_id="settings"):
             with gr.Row():
                 fps = gr.Slider(0.25, 8.0, defaults.fps, step=0.25, label="Frames a second that the model sees")
@@ -162,11 +160,14 @@ class _Page:
                 self.memory = gr.Dropdown(memories, value=defaults.memory, label="Memory", info=info, elem_id="memory")
             with gr.Row():
                 self.memory_fields = {
-                    name: gr.Textbox(
-                        label=name.replace("_", " ").capitalize(), info=one.meaning, elem_id=name, min_width=150,
-                        **_memory_field(defaults, defaults.memory, name),
+                    f"{memory}.{name}": gr.Textbox(
+                        one.written(defaults.memory_options.get(name) if memory == defaults.memory else None),
+                        label=name.replace("_", " ").capitalize(),
+                        info=one.help, placeholder=one.written(one.default), elem_id=f"{memory}.{name}", min_width=150,
+                        visible=memory == defaults.memory,
                     )
-                    for name, one in MEMORY_SETTINGS.items()
+                    for memory in memories
+                    for name, one in settings_of(memory).items()
                 }  # fmt: skip
             with gr.Row():
                 generation = defaults.generation
@@ -231,7 +232,7 @@ class _Page:
             event(self._clear, None, [self.chat, self.notice], **every)
         self.close.click(self._close, None, opened, **every)
         self.memory.change(
-            lambda memory: [gr.update(**_memory_field(options.defaults, memory, name)) for name in self.memory_fields],
+            lambda memory: [gr.update(visible=name.startswith(f"{memory}.")) for name in self.memory_fields],
             self.memory, list(self.memory_fields.values()), **every,
         )  # fmt: skip
         self.known.input(self._choose, self.known, [self.question, self.choices], **every)
@@ -311,14 +312,6 @@ class _Page:
             if title == f"{one.asked_at_s:g} s: {one.text}":
                 return {self.question: one.text, self.choices: "\n".join(one.options)}
         return {self.question: "", self.choices: ""}
-
-
-def _memory_field(defaults: StreamOptions, memory: str, name: str) -> Update:
-    """How the field of a memory's setting stands while that memory is chosen: empty where the memory decides."""
-    if name not in settings_of(memory):
-        return {"visible": False, "value": ""}
-    own = defaults.memory_options.get(name) if memory == defaults.memory else None
-    return {"visible": True, "value": written(own), "placeholder": written(default_of(memory, name))}
 
 
 def messages(answers: Sequence[LiveAnswer]) -> list[dict[str, str]]:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from videochat_online.demo.examples import make_example
 from videochat_online.errors import InputError
-from videochat_online.memory.settings import largest_size, settings_of
+from videochat_online.memory.labels import largest_size, settings_of
 from videochat_online.serving.sources.addresses import check_url
 from videochat_online.serving.sources.file_source import FilePlayer
 from videochat_online.serving.sources.network_source import NetworkPlayer
@@ -260,8 +260,8 @@ def form_options(defaults: StreamOptions, chosen: dict[str, Any]) -> StreamOptio
     memory: str = chosen["memory"]
     memory_options = dict(defaults.memory_options) if memory == defaults.memory else {}
     for name, setting in settings_of(memory).items():
-        if chosen[name].strip():
-            memory_options[name] = setting.parse(chosen[name], name)
+        if chosen[f"{memory}.{name}"].strip():
+            memory_options[name] = setting.parse(chosen[f"{memory}.{name}"], name)
     num_frames, most = largest_size(memory_options), max(MAX_REMEMBERED, largest_size(defaults.memory_options))
     if num_frames > most:
         raise InputError(f"memory: expected at most {most} frames, got {num_frames}")

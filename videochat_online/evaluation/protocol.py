@@ -18,10 +18,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from videochat_online.errors import InputError
-from videochat_online.memory import MEMORY_BANKS, MEMORY_OPTIONS, MemoryBank, make_model_memory
-from videochat_online.memory.budget import sizes_within
+from videochat_online.memory import MEMORIES, MemoryBank, make_model_memory, sizes_within
 from videochat_online.memory.schedule import Grid
-from videochat_online.streaming.strategies import STRATEGY_OPTIONS, Strategy, make_strategy
+from videochat_online.parts import check_names
+from videochat_online.streaming.strategies import STRATEGIES, Strategy, make_strategy
 from videochat_online.text import check_text
 from videochat_online.text.questions import (
     KIND_SUFFIXES,
@@ -115,7 +115,7 @@ class EvalProtocol:
                 name = rule.split()[0]
                 raise InputError(f"protocol: expected {rule}, got {getattr(self, name)}")
         if self.kv_memory:
-            reads_question = hasattr(MEMORY_BANKS[self.memory or "pyramid"], "read_for")
+            reads_question = hasattr(MEMORIES.find(self.memory or "pyramid"), "read_for")
             if reads_question or self.strategy != "direct":
                 raise InputError(
                     "protocol: expected kv_memory only without a strategy, or a memory, that chooses frames by the "
@@ -295,12 +295,9 @@ def one_system_message(given: str) -> dict[str, Any]:
 
 
 def _memory_options(name: str, given: Mapping[str, Any], preset: EvalProtocol) -> dict[str, Any]:
-    if name not in MEMORY_BANKS:
-        raise InputError(f"unknown memory {name!r}: expected one of {sorted(MEMORY_BANKS)}")
-    unknown = sorted(set(given) - set(MEMORY_OPTIONS[name]))
-    if unknown:
-        raise InputError(f"memory {name!r} does not take {', '.join(unknown)}")
-    chosen = {option: value for option, value in preset.memory_options.items() if option in MEMORY_OPTIONS[name]}
+    known = MEMORIES.options_of(name)
+    check_names(known, given, f"memory {name!r}")
+    chosen = {option: value for option, value in preset.memory_options.items() if option in known}
     budget = full_size_frames(preset)
     sizes = sizes_within(name, budget, given)
     taken = ", ".join(f"{option} {given[option]}" for option in sizes if option in given)
@@ -319,8 +316,9 @@ def _memory_options(name: str, given: Mapping[str, Any], preset: EvalProtocol) -
 
 def _strategy(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """Its fields of a protocol: all options, also those that have their defaults."""
-    chosen = make_strategy(name, **given)
-    return {"strategy": name, "strategy_options": {key: getattr(chosen, key) for key in STRATEGY_OPTIONS[name]}}
+    make_strategy(name, **given)  # what it does not take is said at once
+    defaults = {option: one.default for option, one in STRATEGIES.options_of(name).items()}
+    return {"strategy": name, "strategy_options": defaults | dict(given)}
 
 
 def full_size_frames(preset: EvalProtocol) -> float:

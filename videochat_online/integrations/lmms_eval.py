@@ -23,10 +23,10 @@ from videochat_online.errors import InputError
 from videochat_online.evaluation.protocol import one_system_message
 from videochat_online.integrations.offline import OFFLINE, OFFLINE_PROTOCOLS, REFERENCE, OfflineAnswerer
 from videochat_online.integrations.published_prompts import check_published, published_question
-from videochat_online.memory import MEMORY_OPTIONS
-from videochat_online.memory.settings import MEMORY_SETTINGS
+from videochat_online.memory.labels import settings_of
 from videochat_online.model import load_model
-from videochat_online.streaming import GenerationSettings
+from videochat_online.parts import Option
+from videochat_online.streaming import STRATEGIES, GenerationSettings
 
 logger = logging.getLogger(__name__)
 
@@ -50,15 +50,14 @@ class VideoChatOnline(lmms):
         protocol: name in `OFFLINE_PROTOCOLS`: in lmms-eval's words, or in those of the released scripts.
         system_message: another one than the protocol's: a text, or a word of `SYSTEM_MESSAGES`.
         fps: every n-th frame of a video is taken, n = its rate / `fps` rounded.
-        max_frames: largest number of frames; of more, the centres of this many segments are taken.
-        memory: name in `MEMORY_BANKS`.
+        max_frames: of more, the centres of this many segments.
+        memory: name in `MEMORIES`.
         strategy: name in `STRATEGIES`.
-        retrieved_frames: option of `retrieval`.
         with_times: label frames with their times.
         folder_fps: frames a second of videos that are folders of frames.
         backend: video decoder.
-        **memory_options: options of that memory, named in `MEMORY_SETTINGS`; several values with slashes:
-            capacities=24/24/144.
+        **of_parts: options of memory and strategy; several values with slashes: `memory.capacities=24/24/144`, or
+            `capacities=24/24/144` in short.
 
     Raises:
         InputError: a value that cannot be met.
@@ -84,29 +83,29 @@ class VideoChatOnline(lmms):
         max_frames: int | None = OFFLINE.max_frames,
         memory: str = "pyramid",
         strategy: str = "direct",
-        retrieved_frames: int | None = None,
         with_times: bool = OFFLINE.with_times,
         folder_fps: float | None = None,
         backend: str = "auto",
-        **memory_options: str | int | float,
+        **of_parts: str | int | float,
     ) -> None:
         super().__init__()
         if str(batch_size) != "1":
             raise InputError(f"batch_size: expected 1, since each video has a memory of its own; got {batch_size}")
         if protocol not in OFFLINE_PROTOCOLS:
             raise InputError(f"protocol: expected one of {', '.join(OFFLINE_PROTOCOLS)}, got {protocol!r}")
-        taken = MEMORY_OPTIONS.get(memory, ())
-        options = {name: value for name, value in OFFLINE.memory_options.items() if name in taken}
+        known = settings_of(memory)
+        usual = {name: value for name, value in OFFLINE.memory_options.items() if name in known}
+        given = _options_of_parts(of_parts, memory=known, strategy=STRATEGIES.options_of(strategy))
         resolved = replace(
             OFFLINE_PROTOCOLS[protocol],
             **({} if system_message is None else one_system_message(_text(system_message))),
             fps=float(fps),
             max_frames=max_frames,
             memory=memory,
-            memory_options=options | {name: _memory_option(name, value) for name, value in memory_options.items()},
+            memory_options=usual | given["memory"],
             with_times=with_times,
             strategy=strategy,
-            strategy_options={} if retrieved_frames is None else {"retrieved_frames": retrieved_frames},
+            strategy_options=given["strategy"],
         )
         model = load_model(
             pretrained,
@@ -238,12 +237,18 @@ def _text(given: str | int | float) -> str:
     return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'" else text
 
 
-def _memory_option(name: str, given: str | int | float) -> Any:
-    if name not in MEMORY_SETTINGS:
-        raise InputError(
-            f"unknown argument {name!r}: expected one of this adapter's, or of {', '.join(MEMORY_SETTINGS)}"
-        )
-    return MEMORY_SETTINGS[name].parse(str(given), name)
+def _options_of_parts(given: Mapping[str, Any], **known: Mapping[str, Option]) -> dict[str, dict[str, Any]]:
+    """What is set of each part, from arguments such as `memory.key_frames`."""
+    options: dict[str, dict[str, Any]] = {part: {} for part in known}
+    for argument, value in given.items():
+        part, _, name = ("memory.capacities" if argument == "capacities" else argument).partition(".")
+        if name not in known.get(part, {}):
+            expected = [f"{part}.{name}" for part, names in known.items() for name in names]
+            raise InputError(
+                f"unknown argument {argument!r}: expected one of this adapter's, or of {', '.join(expected)}"
+            )
+        options[part][name] = known[part][name].parse(str(value), argument)
+    return options
 
 
 def device_of_rank(device: str) -> str:

@@ -1,79 +1,70 @@
 """Memories of a stream: what is kept of the frames seen so far, within a budget of visual tokens.
 
-Pure: no model, no files. `MEMORY_BANKS` lists the implementations, `make_memory` makes one by name.
+Pure: no model, no files. `MEMORIES` lists the implementations, `make_memory` makes one by name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
-from videochat_online.errors import InputError
+import torch
+
 from videochat_online.memory.base import MemoryBank, QuestionAware
 from videochat_online.memory.event_merging import EventMergingMemoryBank
 from videochat_online.memory.fifo import FifoMemoryBank
 from videochat_online.memory.keep_all import KeepAllMemoryBank
-from videochat_online.memory.moviechat import READINGS, MovieChatMemoryBank
+from videochat_online.memory.moviechat import MovieChatMemoryBank
 from videochat_online.memory.moviechat_plus import MovieChatPlusMemoryBank
 from videochat_online.memory.pooling import demote_to_grid, pool_by_ratio, pool_to_grid
-from videochat_online.memory.pyramid import POLICIES, PyramidMemoryBank
+from videochat_online.memory.pyramid import PyramidMemoryBank
 from videochat_online.memory.schedule import DEFAULT_FULL_GRID, DEFAULT_INTERVALS, Grid, TokenSchedule
 from videochat_online.memory.similarity_drop import SimilarityDropMemoryBank
 from videochat_online.memory.star import StarMemoryBank
 from videochat_online.memory.token_merging import TokenMergingMemoryBank
 from videochat_online.memory.uniform import UniformMemoryBank
 from videochat_online.memory.window import WindowMemoryBank
+from videochat_online.parts import PartKind
 
-MEMORY_BANKS: dict[str, Callable[..., MemoryBank]] = {
-    "pyramid": PyramidMemoryBank,
-    "fifo": FifoMemoryBank,
-    "window": WindowMemoryBank,
-    "uniform": UniformMemoryBank,
-    "moviechat": MovieChatMemoryBank,
-    "moviechat_plus": MovieChatPlusMemoryBank,
-    "star": StarMemoryBank,
-    "token_merging": TokenMergingMemoryBank,
-    "similarity_drop": SimilarityDropMemoryBank,
-    "event_merging": EventMergingMemoryBank,
-    "keep_all": KeepAllMemoryBank,
-}
-
-MEMORY_OPTIONS: dict[str, tuple[str, ...]] = {
-    "pyramid": ("capacities", "full_grid", "grids", "intervals", "policy", "device"),
-    "fifo": ("capacities", "full_grid", "grids", "intervals", "policy", "device"),
-    "window": ("num_frames", "full_grid", "device"),
-    "uniform": ("num_frames", "full_grid", "device"),
-    "moviechat": ("short_frames", "long_frames", "merged_frames", "reading", "full_grid", "grid", "device"),
-    "moviechat_plus": ("short_frames", "long_frames", "merged_frames", "reading", "full_grid", "grid", "device"),
-    "star": ("newest_frames", "key_frames", "cluster_frames", "abstract_decay", "full_grid", "grids", "device"),
-    "token_merging": ("num_frames", "full_grid", "grid", "device"),
-    "similarity_drop": ("num_frames", "threshold", "full_grid", "grid", "device"),
-    "event_merging": ("recent_frames", "event_frames", "penalty_weights", "full_grid", "grid", "device"),
-    "keep_all": ("full_grid", "intervals", "device"),
-}
-"""Options that each memory takes; their defaults are those of its class."""
+MEMORIES = PartKind(
+    name="memory",
+    group="videochat_online.memories",
+    built_in={
+        name: f"videochat_online.memory.{name}:{bank}"
+        for name, bank in {
+            "pyramid": "PyramidMemoryBank",
+            "fifo": "FifoMemoryBank",
+            "window": "WindowMemoryBank",
+            "uniform": "UniformMemoryBank",
+            "moviechat": "MovieChatMemoryBank",
+            "moviechat_plus": "MovieChatPlusMemoryBank",
+            "star": "StarMemoryBank",
+            "token_merging": "TokenMergingMemoryBank",
+            "similarity_drop": "SimilarityDropMemoryBank",
+            "event_merging": "EventMergingMemoryBank",
+            "keep_all": "KeepAllMemoryBank",
+        }.items()
+    },
+    methods=("write", "read", "reset", "state_dict", "load_state_dict", "max_tokens"),
+)
 
 
-def make_memory(name: str, **options: Any) -> MemoryBank:
-    """Make an empty memory by its name in `MEMORY_BANKS`.
+def make_memory(
+    name: str, *, full_grid: Grid = DEFAULT_FULL_GRID, device: torch.device | str | None = None, **options: Any
+) -> MemoryBank:
+    """Make an empty memory by its name in `MEMORIES`.
 
     Args:
-        name: name in `MEMORY_BANKS`.
-        options: options of `MEMORY_OPTIONS[name]`. One that is None counts as not given, so that a command line can
-            hand over all its flags.
+        name: built-in name, entry point, or `package.module:Name`.
+        full_grid: rows and columns of tokens of a full-size frame.
+        device: where frames are kept; None for that of the first frame.
+        options: fields of its `Options`. One that is None counts as not given, so that a command line can hand over all
+            its flags.
 
     Raises:
         InputError: an unknown name, an option that this memory does not take, or a bad value of one.
     """
-    if name not in MEMORY_BANKS:
-        raise InputError(f"unknown memory {name!r}: expected one of {sorted(MEMORY_BANKS)}")
-    given = {option: value for option, value in options.items() if value is not None}
-    unknown = sorted(set(given) - set(MEMORY_OPTIONS[name]))
-    if unknown:
-        raise InputError(
-            f"memory {name!r} does not take {', '.join(unknown)}: it takes {', '.join(MEMORY_OPTIONS[name])}"
-        )
-    return MEMORY_BANKS[name](**given)
+    return cast(MemoryBank, MEMORIES.make(name, options, full_grid=full_grid, device=device))
 
 
 def make_model_memory(name: str, full_grid: Grid, intervals: Sequence[int], options: Mapping[str, Any]) -> MemoryBank:
@@ -82,18 +73,25 @@ def make_model_memory(name: str, full_grid: Grid, intervals: Sequence[int], opti
     Raises:
         InputError: an unknown name, an option that this memory does not take, or a bad value of one.
     """
-    of_the_model = {"full_grid": full_grid, "intervals": tuple(intervals)}
-    taken = {key: value for key, value in of_the_model.items() if key in MEMORY_OPTIONS.get(name, ())}
-    return make_memory(name, **taken, **options)
+    known = MEMORIES.options_of(name).get("intervals")
+    of_the_model = {"intervals": tuple(intervals)} if known is not None and known.from_model else {}
+    return make_memory(name, full_grid=full_grid, **{**of_the_model, **options})
+
+
+def sizes_within(name: str, budget: float, given: Mapping[str, Any]) -> dict[str, int]:
+    """The largest sizes of a memory within a budget, see `MemoryOptions.sizes_within`; those that are given stay.
+
+    Empty for a memory that does not say.
+    """
+    fit = getattr(getattr(MEMORIES.find(name), "Options", None), "sizes_within", None)
+    sizes = {} if fit is None else fit(budget, given)
+    return {**sizes, **{option: value for option, value in given.items() if option in sizes}}
 
 
 __all__ = [
     "DEFAULT_FULL_GRID",
     "DEFAULT_INTERVALS",
-    "MEMORY_BANKS",
-    "MEMORY_OPTIONS",
-    "POLICIES",
-    "READINGS",
+    "MEMORIES",
     "EventMergingMemoryBank",
     "FifoMemoryBank",
     "Grid",
@@ -114,4 +112,5 @@ __all__ = [
     "make_model_memory",
     "pool_by_ratio",
     "pool_to_grid",
+    "sizes_within",
 ]

@@ -13,27 +13,22 @@ Shapes: `N` event nodes.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import cast
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, cast
 
-import torch
+from annotated_types import Ge
 
 from videochat_online.errors import InputError
 from videochat_online.memory.merging import MergingStore
+from videochat_online.memory.options import HALF, Count, OneGridOptions
 from videochat_online.memory.pooling import demote_to_grid
-from videochat_online.memory.schedule import (
-    DEFAULT_FULL_GRID,
-    Grid,
-    as_tuple,
-    check_count,
-    check_grid,
-    coarser_grid,
-)
 from videochat_online.memory.slots import FrameStore
 from videochat_online.memory.tiered import TieredMemoryBank
+from videochat_online.parts import option
 from videochat_online.types import FrameTokens
+
+_Weight = Annotated[float, Ge(0)]
 
 
 class EventMergingMemoryBank(TieredMemoryBank):
@@ -49,59 +44,47 @@ class EventMergingMemoryBank(TieredMemoryBank):
     goes first on a tie. A node has the index and time of its newest member; a resized or merged frame gets a new,
     negative content id.
 
-    Args:
-        recent_frames: newest frames, at full size.
-        event_frames: event nodes.
-        penalty_weights: w1, w2, w3.
-        full_grid: rows and columns of tokens of a full-size frame.
-        grid: token grid of a node; default: `full_grid` halved. Budget: `recent_frames` times the tokens of
-            `full_grid` and `event_frames` times those of `grid`.
-        device: device that frames are kept on; None for that of the first frame.
-
     Raises:
-        InputError: a count is no whole number of at least 1, the weights are not three finite numbers of at least 0,
-            or a grid is none or larger than the full one.
+        InputError: a count below 1, weights that are not three numbers of at least 0, or a grid that is none or larger
+            than the full one.
     """
 
     kind = "event_merging"
 
-    def __init__(
-        self,
-        *,
-        recent_frames: int = 1,
-        event_frames: int = 9,
-        penalty_weights: Sequence[float] = (1.0, 1.0, 1.0),
-        full_grid: Grid = DEFAULT_FULL_GRID,
-        grid: Grid | None = None,
-        device: torch.device | str | None = None,
-    ) -> None:
-        self._num_recent = check_count(recent_frames, "recent_frames of an event_merging memory", 1)
-        self._num_events = check_count(event_frames, "event_frames of an event_merging memory", 1)
-        self._weights = _checked_weights(penalty_weights)
-        self._full_grid = check_grid(full_grid, "full_grid")
-        self._grid = coarser_grid(full_grid, 2) if grid is None else check_grid(grid, "grid")
-        if self._grid[0] > self._full_grid[0] or self._grid[1] > self._full_grid[1]:
-            raise InputError(f"grid of an event_merging memory: expected at most {self._full_grid}, got {self._grid}")
-        super().__init__(
-            options={
-                "recent_frames": self._num_recent,
-                "event_frames": self._num_events,
-                "penalty_weights": self._weights,
-                "full_grid": self._full_grid,
-                "grid": self._grid,
-            },
-            device=device,
+    @dataclass(frozen=True, kw_only=True)
+    class Options(OneGridOptions):
+        """Options of the memory; its nodes' grid is half the full one unless another is given."""
+
+        recent_frames: Count = option(1, "newest frames, full size")
+        event_frames: Count = option(9, "event nodes")
+        penalty_weights: tuple[_Weight, _Weight, _Weight] = option(
+            (1.0, 1.0, 1.0), "w1, w2, w3: of dissimilarity, size and recency"
         )
 
+        @classmethod
+        def sizes_within(cls, budget: float, given: Mapping[str, Any]) -> dict[str, int]:
+            """Recent frames at full size, nodes of a quarter of the tokens."""
+            recent = given.get("recent_frames", cls.recent_frames)
+            return {"recent_frames": recent, "event_frames": int((budget - recent) / HALF)}
+
+    options: Options
+
+    def _prepare(self) -> dict[str, Any]:
+        self._grid = self._one_grid(self.options.grid, 2)
+        if self._grid[0] > self.full_grid[0] or self._grid[1] > self.full_grid[1]:
+            raise InputError(f"grid of an event_merging memory: expected at most {self.full_grid}, got {self._grid}")
+        return {"full_grid": self.full_grid, "grid": self._grid}
+
     def _empty_stores(self) -> list[FrameStore]:
-        return [FrameStore(self._num_recent, self._full_grid), MergingStore(self._num_events, self._grid)]
+        options = self.options
+        return [FrameStore(options.recent_frames, self.full_grid), MergingStore(options.event_frames, self._grid)]
 
     def _admit(self, level: int, frame: FrameTokens) -> None:
         recent, events = self.stores[0], cast(MergingStore, self.stores[1])
         fitted = self._fit(frame, recent)
         if recent.is_full:
             past = recent.remove(0)
-            if self._grid != self._full_grid:
+            if self._grid != self.full_grid:
                 small_CHW = demote_to_grid(past.tokens_CHW, self._grid)
                 past = replace(past, tokens_CHW=small_CHW, content_id=self._new_content_id())
             events.insert(len(events), past)
@@ -120,14 +103,6 @@ class EventMergingMemoryBank(TieredMemoryBank):
         for left, cosine in enumerate(events.cosines()):
             age = (times[-1] - times[left + 1]) / span_s if span_s > 0 else 0.0
             terms = ((1 - cosine) / 2, (sizes[left] + sizes[left + 1]) / sum(sizes), 1 - age)
-            penalties.append(sum(weight * term for weight, term in zip(self._weights, terms, strict=True)))
+            weights = self.options.penalty_weights
+            penalties.append(sum(weight * term for weight, term in zip(weights, terms, strict=True)))
         return penalties
-
-
-def _checked_weights(weights: Sequence[float]) -> tuple[float, float, float]:
-    values = as_tuple(weights, "penalty_weights of an event_merging memory")
-    if len(values) != 3 or not all(isinstance(v, (int, float)) and math.isfinite(v) and v >= 0 for v in values):
-        raise InputError(
-            f"penalty_weights of an event_merging memory: expected three numbers of at least 0, got {weights!r}"
-        )
-    return (float(values[0]), float(values[1]), float(values[2]))

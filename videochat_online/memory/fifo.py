@@ -23,7 +23,7 @@ class FifoMemoryBank(PyramidMemoryBank):
     goes_by_order = True
 
     def _empty_stores(self) -> list[FrameStore]:
-        return [_Queue(capacity, grid) for capacity, grid in zip(self._capacities, self._grids, strict=True)]
+        return [_Queue(capacity, grid) for capacity, grid in zip(self.options.capacities, self._grids, strict=True)]
 
 
 class _Queue(FrameStore):

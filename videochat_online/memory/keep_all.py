@@ -7,39 +7,37 @@ Source: the released evaluation of VideoChat-Online on OVBench in the sliding-wi
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
-import torch
-
-from videochat_online.memory.schedule import DEFAULT_FULL_GRID, DEFAULT_INTERVALS, Grid, TokenSchedule, as_tuple
+from videochat_online.memory.options import MemoryOptions
+from videochat_online.memory.schedule import DEFAULT_INTERVALS, TokenSchedule, as_tuple
 from videochat_online.memory.slots import FrameStore
 from videochat_online.memory.tiered import TieredMemoryBank
+from videochat_online.parts import option
 from videochat_online.types import FrameTokens
 
 
 class KeepAllMemoryBank(TieredMemoryBank):
-    """Every frame that the schedule does not skip, on the grid of its level. Grows with the stream.
-
-    Args:
-        full_grid: rows and columns of tokens of a full-size frame.
-        intervals: see `TokenSchedule`; `(1,)` keeps every frame at full size.
-        device: device that frames are kept on; None for that of the first frame.
-    """
+    """Every frame that the schedule does not skip, on the grid of its level. Grows with the stream."""
 
     kind = "keep_all"
     goes_by_order = True
 
-    def __init__(
-        self,
-        *,
-        full_grid: Grid = DEFAULT_FULL_GRID,
-        intervals: Sequence[int] = DEFAULT_INTERVALS,
-        device: torch.device | str | None = None,
-    ) -> None:
-        schedule = TokenSchedule(as_tuple(intervals, "intervals"))
-        self._grids = schedule.grids(full_grid)
-        super().__init__(
-            options={"grids": self._grids, "intervals": schedule.intervals}, device=device, schedule=schedule
+    @dataclass(frozen=True, kw_only=True)
+    class Options(MemoryOptions):
+        """Options of the memory."""
+
+        intervals: Sequence[int] = option(
+            DEFAULT_INTERVALS, "see `TokenSchedule`; (1,) keeps every frame at full size", from_model=True
         )
+
+    options: Options
+
+    def _prepare(self) -> dict[str, Any]:
+        self._schedule = TokenSchedule(as_tuple(self.options.intervals, "intervals"))
+        self._grids = self._schedule.grids(self.full_grid)
+        return {"grids": self._grids}
 
     def _empty_stores(self) -> list[FrameStore]:
         return [FrameStore(None, grid) for grid in self._grids]

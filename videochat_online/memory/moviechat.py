@@ -15,24 +15,18 @@ merging the neighbours of highest inner product by plain averaging, the modes of
 from __future__ import annotations
 
 import hashlib
-from typing import cast
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, cast
 
 import torch
 
-from videochat_online.errors import InputError
 from videochat_online.memory.merging import MergingStore, merge_neighbours
-from videochat_online.memory.schedule import (
-    DEFAULT_FULL_GRID,
-    Grid,
-    check_count,
-    check_grid,
-    coarser_grid,
-)
+from videochat_online.memory.options import QUARTER, Count, OneGridOptions
 from videochat_online.memory.slots import FrameStore
 from videochat_online.memory.tiered import TieredMemoryBank
+from videochat_online.parts import option
 from videochat_online.types import FrameTokens
-
-READINGS = ("global", "breakpoint")
 
 
 class MovieChatMemoryBank(TieredMemoryBank):
@@ -44,56 +38,45 @@ class MovieChatMemoryBank(TieredMemoryBank):
     A merged frame has its newest member's index and time. Its content id is negative and made of its members' ids
     and the number of resets: what is merged for a reading has the same id at each reading, and no reading changes
     the memory.
-
-    Args:
-        short_frames: frames of the buffer.
-        long_frames: frames of the long memory.
-        merged_frames: frames that a full buffer is merged to.
-        reading: "global" reads the long memory as if the buffer were merged now, "breakpoint" both as they are.
-        full_grid: rows and columns of tokens of a full-size frame; only the default of `grid` needs it.
-        grid: token grid of each frame; default: a quarter of `full_grid` in each direction. Budget: its tokens times
-            `long_frames`, in "breakpoint" times `long_frames + short_frames`.
-        device: device that frames are kept on; None for that of the first frame.
-
-    Raises:
-        InputError: a count is no whole number of at least 1, an unknown reading, or a grid is none.
     """
 
     kind = "moviechat"
 
-    def __init__(
-        self,
-        *,
-        short_frames: int = 18,
-        long_frames: int = 256,
-        merged_frames: int = 2,
-        reading: str = "global",
-        full_grid: Grid = DEFAULT_FULL_GRID,
-        grid: Grid | None = None,
-        device: torch.device | str | None = None,
-    ) -> None:
-        self._num_short = check_count(short_frames, f"short_frames of a {self.kind} memory", 1)
-        self._num_long = check_count(long_frames, f"long_frames of a {self.kind} memory", 1)
-        self._num_merged = check_count(merged_frames, f"merged_frames of a {self.kind} memory", 1)
-        if reading not in READINGS:
-            raise InputError(f"unknown reading {reading!r} of a {self.kind} memory: expected one of {list(READINGS)}")
-        self._reads_short = reading == "breakpoint"
-        self._grid = coarser_grid(full_grid, 4) if grid is None else check_grid(grid, "grid")
-        super().__init__(
-            options={
-                "short_frames": self._num_short,
-                "long_frames": self._num_long,
-                "merged_frames": self._num_merged,
-                "reading": reading,
-                "grid": self._grid,
-            },
-            device=device,
+    @dataclass(frozen=True, kw_only=True)
+    class Options(OneGridOptions):
+        """Options of the memory; its grid is a quarter of the full one in each direction unless another is given.
+
+        Budget: the grid's tokens times `long_frames`, in "breakpoint" times `long_frames + short_frames`.
+        """
+
+        short_frames: Count = option(18, "frames of the buffer")
+        long_frames: Count = option(256, "frames of the long memory")
+        merged_frames: Count = option(2, "what a full buffer is merged to")
+        reading: Literal["global", "breakpoint"] = option(
+            "global", "global: the long memory as if the buffer were merged now; breakpoint: both as they are"
         )
+
+        @classmethod
+        def sizes_within(cls, budget: float, given: Mapping[str, Any]) -> dict[str, int]:
+            """Frames of a sixteenth of the tokens; the buffer as published, smaller where the budget is small."""
+            num_frames = int(budget / QUARTER)
+            long = given.get("long_frames", num_frames)
+            short = given.get("short_frames", max(1, min(cls.short_frames, num_frames // 2)))
+            if given.get("reading") == "breakpoint" and "long_frames" not in given:
+                long = num_frames - short
+            return {"short_frames": short, "long_frames": long}
+
+    options: Options
+
+    def _prepare(self) -> dict[str, Any]:
+        self._grid = self._one_grid(self.options.grid, 4)
+        self._reads_short = self.options.reading == "breakpoint"
+        return {"grid": self._grid}
 
     @property
     def max_tokens(self) -> int:
         """Hard budget of visual tokens, by the way of reading."""
-        num_frames = self._num_long + (self._num_short if self._reads_short else 0)
+        num_frames = self.options.long_frames + (self.options.short_frames if self._reads_short else 0)
         return num_frames * self._grid[0] * self._grid[1]
 
     def reset(self) -> None:
@@ -107,7 +90,7 @@ class MovieChatMemoryBank(TieredMemoryBank):
             return tuple(frame for frame, _ in self._numbered())
 
     def _empty_stores(self) -> list[FrameStore]:
-        return [FrameStore(self._num_short, self._grid), MergingStore(self._num_long, self._grid)]
+        return [FrameStore(self.options.short_frames, self._grid), MergingStore(self.options.long_frames, self._grid)]
 
     def _admit(self, level: int, frame: FrameTokens) -> None:
         short = self.stores[0]
@@ -138,10 +121,10 @@ class MovieChatMemoryBank(TieredMemoryBank):
         """The long memory with the buffer merged into it, and the number of the clip of each frame."""
         long = self._long()
         clip = 1 + max((number for _, number in long), default=0)
-        short = merge_neighbours(self.stores[0].frames(), self._num_merged, self._merged_id)
+        short = merge_neighbours(self.stores[0].frames(), self.options.merged_frames, self._merged_id)
         # A merged frame has its newest member's index, and so its newest member's clip.
         clips = {frame.index: number for frame, number in long} | {frame.index: clip for frame in short}
-        frames = merge_neighbours([frame for frame, _ in long] + short, self._num_long, self._merged_id)
+        frames = merge_neighbours([frame for frame, _ in long] + short, self.options.long_frames, self._merged_id)
         return [(frame, clips[frame.index]) for frame in frames]
 
     def _merged_id(self, older: FrameTokens, newer: FrameTokens) -> int:

@@ -13,17 +13,18 @@ from __future__ import annotations
 
 from bisect import bisect
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import cast
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal, cast
 
 import torch
+from annotated_types import Ge
 from torch import Tensor
 from torch.nn import functional
 
 from videochat_online.errors import InputError
+from videochat_online.memory.options import MemoryOptions
 from videochat_online.memory.pooling import demote_to_grid
 from videochat_online.memory.schedule import (
-    DEFAULT_FULL_GRID,
     DEFAULT_INTERVALS,
     Grid,
     TokenSchedule,
@@ -32,9 +33,8 @@ from videochat_online.memory.schedule import (
 )
 from videochat_online.memory.slots import FrameStore, check_entry
 from videochat_online.memory.tiered import TieredMemoryBank
+from videochat_online.parts import option
 from videochat_online.types import FrameTokens
-
-POLICIES = ("reference", "paper")
 
 
 class PyramidMemoryBank(TieredMemoryBank):
@@ -52,53 +52,37 @@ class PyramidMemoryBank(TieredMemoryBank):
 
     A resized frame gets a new, negative content id.
 
-    Args:
-        capacities: frames of each tier, from the largest frames to the smallest; the defaults are the paper's
-            for streams, 832 tokens.
-        full_grid: rows and columns of tokens of a full-size frame; only the default of `grids` needs it.
-        grids: token grid of each tier, none larger than the one before; default: `full_grid` halved.
-        intervals: see `TokenSchedule`.
-        policy: "reference" or "paper".
-        device: device that frames are kept on; None for that of the first frame.
-
     Raises:
-        InputError: capacities, grids and intervals of different counts; a negative capacity, or none above 0;
-            growing grids; an unknown policy.
+        InputError: capacities, grids and intervals of different counts; a negative capacity, or none above 0; growing
+            grids; an unknown policy.
     """
 
     kind = "pyramid"
 
-    def __init__(
-        self,
-        *,
-        capacities: Sequence[int] = (2, 2, 12),
-        full_grid: Grid = DEFAULT_FULL_GRID,
-        grids: Sequence[Grid] | None = None,
-        intervals: Sequence[int] = DEFAULT_INTERVALS,
-        policy: str = "reference",
-        device: torch.device | str | None = None,
-    ) -> None:
-        schedule = TokenSchedule(as_tuple(intervals, "intervals"))
-        self._capacities = as_tuple(capacities, "capacities")
-        given = schedule.grids(full_grid) if grids is None else as_tuple(grids, "grids")
-        self._grids = tuple(check_grid(grid, "a grid") for grid in given)
-        _check_tiers(self._capacities, self._grids, schedule)
-        if policy not in POLICIES:
-            raise InputError(f"unknown policy {policy!r} of the {self.kind} memory: expected one of {list(POLICIES)}")
-        self._cascades = self._keeps_time_order = policy == "paper"
-        super().__init__(
-            options={
-                "capacities": self._capacities,
-                "grids": self._grids,
-                "intervals": schedule.intervals,
-                "policy": policy,
-            },
-            device=device,
-            schedule=schedule,
+    @dataclass(frozen=True, kw_only=True)
+    class Options(MemoryOptions):
+        """Options of the memory; the default capacities are the paper's for streams, 832 tokens."""
+
+        capacities: tuple[Annotated[int, Ge(0)], ...] = option((2, 2, 12), "frames of each tier, largest frames first")
+        grids: Sequence[Grid] | None = option(
+            None, "token grid of each tier, none larger than the one before; None: full grid, halved", from_model=True
         )
+        intervals: Sequence[int] = option(DEFAULT_INTERVALS, "see `TokenSchedule`", from_model=True)
+        policy: Literal["reference", "paper"] = option("reference", "what becomes of a frame that leaves its tier")
+
+    options: Options
+
+    def _prepare(self) -> dict[str, Any]:
+        options = self.options
+        self._schedule = TokenSchedule(as_tuple(options.intervals, "intervals"))
+        given = self._schedule.grids(self.full_grid) if options.grids is None else as_tuple(options.grids, "grids")
+        self._grids = tuple(check_grid(grid, "a grid") for grid in given)
+        _check_tiers(options.capacities, self._grids, self._schedule)
+        self._cascades = self._keeps_time_order = options.policy == "paper"
+        return {"grids": self._grids}
 
     def _empty_stores(self) -> list[FrameStore]:
-        return [_Tier(capacity, grid) for capacity, grid in zip(self._capacities, self._grids, strict=True)]
+        return [_Tier(capacity, grid) for capacity, grid in zip(self.options.capacities, self._grids, strict=True)]
 
     def _stores_in_order(self) -> list[FrameStore]:
         return self.stores if self._keeps_time_order else []
@@ -142,7 +126,8 @@ class PyramidMemoryBank(TieredMemoryBank):
 
     def _first_open_tier(self, level: int) -> int | None:
         """The first tier from `level` down that holds frames, or None."""
-        return next((tier for tier in range(level, len(self._capacities)) if self._capacities[tier]), None)
+        capacities = self.options.capacities
+        return next((tier for tier in range(level, len(capacities)) if capacities[tier]), None)
 
 
 class _Tier(FrameStore):
@@ -224,8 +209,8 @@ def _check_tiers(capacities: tuple[int, ...], grids: tuple[Grid, ...], schedule:
             f"a pyramid memory needs one capacity, one grid and one interval for each tier, got capacities "
             f"{capacities}, grids {grids}, intervals {schedule.intervals}"
         )
-    if any(isinstance(c, bool) or not isinstance(c, int) or c < 0 for c in capacities) or not any(capacities):
-        raise InputError(f"capacities must be whole numbers of at least 0, one of them above 0, got {capacities}")
+    if not any(capacities):
+        raise InputError(f"capacities: expected at least one above 0, got {capacities}")
     for larger, smaller in zip(grids, grids[1:], strict=False):
         if smaller[0] > larger[0] or smaller[1] > larger[1]:
             raise InputError(f"grids must go from the largest tier to the smallest, got {grids}")

@@ -8,15 +8,17 @@ the last frame that was kept, so that slow changes add up. The paper keeps what 
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
 
-import torch
+from annotated_types import Ge, Le
 from torch.nn import functional
 
-from videochat_online.errors import InputError
-from videochat_online.memory.schedule import DEFAULT_FULL_GRID, Grid, check_count, check_grid
+from videochat_online.memory.options import Count, OneGridOptions
 from videochat_online.memory.slots import FrameStore
 from videochat_online.memory.tiered import TieredMemoryBank
+from videochat_online.parts import option
 from videochat_online.types import FrameTokens
 
 
@@ -25,43 +27,32 @@ class SimilarityDropMemoryBank(TieredMemoryBank):
 
     A frame is dropped if the cosine similarity of its tokens to the tokens at the same positions of the last frame that
     was kept (fp32, on the memory's grid), averaged over the grid, is above `threshold`.
-
-    Args:
-        num_frames: frames at most.
-        threshold: bound of the mean similarity; 1 drops next to nothing, -1 keeps little but the first frame.
-        full_grid: rows and columns of tokens of a full-size frame.
-        grid: token grid of each frame; default: `full_grid`. Budget: `num_frames` times its tokens.
-        device: device that frames are kept on; None for that of the first frame.
-
-    Raises:
-        InputError: `num_frames` is no whole number of at least 1, `threshold` is not within -1 and 1, or a grid is
-            none.
     """
 
     kind = "similarity_drop"
 
-    def __init__(
-        self,
-        *,
-        num_frames: int = 4,
-        threshold: float = 0.9,
-        full_grid: Grid = DEFAULT_FULL_GRID,
-        grid: Grid | None = None,
-        device: torch.device | str | None = None,
-    ) -> None:
-        self._num_frames = check_count(num_frames, "num_frames of a similarity_drop memory", 1)
-        is_number = isinstance(threshold, (int, float)) and not isinstance(threshold, bool)
-        if not is_number or not math.isfinite(threshold) or not -1 <= threshold <= 1:
-            raise InputError(
-                f"threshold of a similarity_drop memory: expected a number within -1 and 1, got {threshold!r}"
-            )
-        self._threshold = float(threshold)
-        self._grid = check_grid(full_grid, "full_grid") if grid is None else check_grid(grid, "grid")
-        options = {"num_frames": self._num_frames, "threshold": self._threshold, "grid": self._grid}
-        super().__init__(options=options, device=device)
+    @dataclass(frozen=True, kw_only=True)
+    class Options(OneGridOptions):
+        """Options of the memory; its grid is the full one unless another is given."""
+
+        num_frames: Count = option(4, "frames kept")
+        threshold: Annotated[float, Ge(-1), Le(1)] = option(
+            0.9, "frames more similar are dropped; 1 drops next to none, -1 keeps little but the first frame"
+        )
+
+        @classmethod
+        def sizes_within(cls, budget: float, given: Mapping[str, Any]) -> dict[str, int]:
+            """Frames of full size."""
+            return {"num_frames": int(budget)}
+
+    options: Options
+
+    def _prepare(self) -> dict[str, Any]:
+        self._grid = self._one_grid(self.options.grid, 1)
+        return {"grid": self._grid}
 
     def _empty_stores(self) -> list[FrameStore]:
-        return [FrameStore(self._num_frames, self._grid)]
+        return [FrameStore(self.options.num_frames, self._grid)]
 
     def _admit(self, level: int, frame: FrameTokens) -> None:
         store = self.stores[level]
@@ -69,7 +60,7 @@ class SimilarityDropMemoryBank(TieredMemoryBank):
         if len(store):
             last_CHW = store.slots[store.entries[-1].slot].float()
             similarity = functional.cosine_similarity(last_CHW, fitted.tokens_CHW.to(last_CHW), dim=0).mean()
-            if float(similarity) > self._threshold:
+            if float(similarity) > self.options.threshold:
                 return
         if store.is_full:
             store.remove(0)

@@ -17,24 +17,26 @@ the heaviest clusters, nearest to its centroid; a few abstract tokens of everyth
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import cast
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, cast
 
 import torch
+from annotated_types import Ge, Le
 
 from videochat_online.errors import InputError
 from videochat_online.memory.merging import MergingStore
+from videochat_online.memory.options import HALF, QUARTER, Count, MemoryOptions
 from videochat_online.memory.pooling import pool_to_grid
 from videochat_online.memory.schedule import (
-    DEFAULT_FULL_GRID,
     Grid,
     as_tuple,
-    check_count,
     check_grid,
     coarser_grid,
 )
 from videochat_online.memory.slots import FrameStore
 from videochat_online.memory.tiered import TieredMemoryBank
+from videochat_online.parts import option
 from videochat_online.types import FrameTokens
 
 _CLEARLY = 1e-3
@@ -47,73 +49,66 @@ class StarMemoryBank(TieredMemoryBank):
     A centroid has its newest member's index and time; whatever is pooled, merged or averaged gets a new, negative
     content id, a key frame keeps its own.
 
-    Args:
-        newest_frames: newest frames, at full size.
-        key_frames: frames at full size of the heaviest clusters (on a tie of the later ones).
-        cluster_frames: clusters.
-        abstract_decay: share of the old abstract that stays when a frame joins it.
-        full_grid: rows and columns of tokens of a full-size frame.
-        grids: token grid of newest and key frames, of centroids, and of the abstract; default: `full_grid`, its half
-            and its quarter. Budget: `newest_frames + key_frames` times the tokens of the first, `cluster_frames -
-            key_frames` times those of the second, and those of the third. Beyond the budget, which is about what is
-            read, each cluster keeps a frame at full size.
-        device: device that frames are kept on; None for that of the first frame.
+    Budget: `newest_frames + key_frames` frames on the first grid, `cluster_frames - key_frames` on the second, and one
+    on the third. Beyond the budget, which is about what is read, each cluster keeps a frame at full size.
 
     Raises:
-        InputError: `newest_frames` or `cluster_frames` below 1, `key_frames` below 0 or above `cluster_frames`, a
-            decay outside 0 to 1, or grids that are not three from large to small.
+        InputError: a number out of its range, more key frames than clusters, or grids that are not three from large to
+            small.
     """
 
     kind = "star"
 
-    def __init__(
-        self,
-        *,
-        newest_frames: int = 1,
-        key_frames: int = 3,
-        cluster_frames: int = 25,
-        abstract_decay: float = 0.9,
-        full_grid: Grid = DEFAULT_FULL_GRID,
-        grids: tuple[Grid, Grid, Grid] | None = None,
-        device: torch.device | str | None = None,
-    ) -> None:
-        self._num_newest = check_count(newest_frames, "newest_frames of a star memory", 1)
-        self._num_keys = check_count(key_frames, "key_frames of a star memory", 0)
-        self._num_clusters = check_count(cluster_frames, "cluster_frames of a star memory", 1)
-        if self._num_keys > self._num_clusters:
-            raise InputError(
-                f"key_frames of a star memory: expected at most one for each of the {self._num_clusters} clusters, "
-                f"got {self._num_keys}"
-            )
-        is_number = isinstance(abstract_decay, (int, float)) and not isinstance(abstract_decay, bool)
-        if not is_number or not 0 <= abstract_decay <= 1:
-            raise InputError(f"abstract_decay of a star memory: expected a number from 0 to 1, got {abstract_decay!r}")
-        self._decay = float(abstract_decay)
-        defaults = (full_grid, coarser_grid(full_grid, 2), coarser_grid(full_grid, 4))
-        self._grids = _checked_grids(defaults if grids is None else grids)
-        super().__init__(
-            options={
-                "newest_frames": self._num_newest,
-                "key_frames": self._num_keys,
-                "cluster_frames": self._num_clusters,
-                "abstract_decay": self._decay,
-                "grids": self._grids,
-            },
-            device=device,
+    @dataclass(frozen=True, kw_only=True)
+    class Options(MemoryOptions):
+        """Options of the memory."""
+
+        newest_frames: Count = option(1, "newest frames, full size")
+        key_frames: Annotated[int, Ge(0)] = option(3, "key frames, full size: of the heaviest clusters")
+        cluster_frames: Count = option(25, "clusters")
+        abstract_decay: Annotated[float, Ge(0), Le(1)] = option(
+            0.9, "share of the abstract that stays when a frame joins it"
         )
+        grids: tuple[Grid, Grid, Grid] | None = option(
+            None,
+            "token grid of newest and key frames, of centroids, and of the abstract; None: full, half, quarter",
+            from_model=True,
+        )
+
+        @classmethod
+        def sizes_within(cls, budget: float, given: Mapping[str, Any]) -> dict[str, int]:
+            """Key frames as published, fewer where the budget is small; centroids of a quarter of the tokens."""
+            newest = given.get("newest_frames", cls.newest_frames)
+            keys = given.get("key_frames", max(0, min(cls.key_frames, int((budget - newest) / 2))))
+            centroids = int((budget - newest - keys - QUARTER) / HALF)
+            return {"newest_frames": newest, "key_frames": keys, "cluster_frames": keys + centroids}
+
+    options: Options
+
+    def _prepare(self) -> dict[str, Any]:
+        options = self.options
+        if options.key_frames > options.cluster_frames:
+            raise InputError(
+                f"key_frames of a star memory: expected at most one for each of the {options.cluster_frames} clusters, "
+                f"got {options.key_frames}"
+            )
+        defaults = (self.full_grid, coarser_grid(self.full_grid, 2), coarser_grid(self.full_grid, 4))
+        self._grids = _checked_grids(defaults if options.grids is None else options.grids)
+        return {"grids": self._grids}
 
     @property
     def max_tokens(self) -> int:
         """Hard budget of visual tokens that `read` never exceeds."""
         full, half, least = (rows * columns for rows, columns in self._grids)
-        num_centroids = self._num_clusters - self._num_keys
-        return (self._num_newest + self._num_keys) * full + num_centroids * half + least
+        num_centroids = self.options.cluster_frames - self.options.key_frames
+        return (self.options.newest_frames + self.options.key_frames) * full + num_centroids * half + least
 
     def read(self) -> tuple[FrameTokens, ...]:
         """Return copies in time order: newest frames, abstract, key frames, the other centroids."""
         newest, _, _, keys, abstract = self.stores
         weights = self._clusters.numbers
-        heaviest = sorted(range(len(weights)), key=lambda cluster: (weights[cluster], cluster))[::-1][: self._num_keys]
+        by_weight = sorted(range(len(weights)), key=lambda cluster: (weights[cluster], cluster), reverse=True)
+        heaviest = by_weight[: self.options.key_frames]
         with torch.no_grad():
             # Of the full-size frames only those that are shown are copied.
             past = [
@@ -139,10 +134,10 @@ class StarMemoryBank(TieredMemoryBank):
     def _empty_stores(self) -> list[FrameStore]:
         full, half, least = self._grids
         return [
-            FrameStore(self._num_newest, full),
+            FrameStore(self.options.newest_frames, full),
             FrameStore(1, full),  # on its way to the clusters
-            MergingStore(self._num_clusters, half),
-            MergingStore(self._num_clusters, full),  # the key frame of each cluster, in their order
+            MergingStore(self.options.cluster_frames, half),
+            MergingStore(self.options.cluster_frames, full),  # the key frame of each cluster, in their order
             FrameStore(1, least),
         ]
 
@@ -163,7 +158,7 @@ class StarMemoryBank(TieredMemoryBank):
         tokens_CHW = pool_to_grid(frame.tokens_CHW, store.grid)
         if len(store):
             old_CHW = store.remove(0).tokens_CHW.float()
-            mixed_CHW = old_CHW + (tokens_CHW.to(old_CHW) - old_CHW) * (1 - self._decay)
+            mixed_CHW = old_CHW + (tokens_CHW.to(old_CHW) - old_CHW) * (1 - self.options.abstract_decay)
             tokens_CHW = mixed_CHW.to(store.slots.dtype)
         store.insert(0, replace(frame, tokens_CHW=tokens_CHW, content_id=self._new_content_id()))
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
@@ -20,8 +20,9 @@ from torch import Tensor
 
 from videochat_online.errors import InputError
 from videochat_online.memory.pooling import pool_to_grid
-from videochat_online.memory.schedule import TokenSchedule
+from videochat_online.memory.schedule import DEFAULT_FULL_GRID, Grid, TokenSchedule, check_grid, coarser_grid
 from videochat_online.memory.slots import FEATURE_DTYPES, FrameStore, check_entry, check_finite
+from videochat_online.parts import make_options
 from videochat_online.types import FrameTokens
 
 _NO_INDEX = -1
@@ -37,30 +38,37 @@ class TieredMemoryBank(ABC):
     has read it before. Gradients are not kept.
 
     Args:
-        options: values that decide the memory's content, as JSON can hold them; a saved state of other options is
-            refused.
-        device: device that frames are kept on; None for that of the first frame written or state loaded.
-        schedule: tier of a frame from its index.
+        options: an instance of the class's `Options`; None for the defaults.
+        full_grid: rows and columns of tokens of a full-size frame.
+        device: where frames are kept; None for the device of the first frame written or state loaded.
+        **given: options by name, in place of those.
 
     Raises:
-        InputError: `device` names none.
+        InputError: an option that the memory does not take, or not with this value; a grid that is none; `device` names
+            none.
     """
 
-    kind: str
-    """Name in `MEMORY_BANKS`; a saved state of another kind is refused."""
+    Options: ClassVar[type]
+    """What can be set, as a frozen dataclass; a saved state of other options is refused."""
+    kind: ClassVar[str]
+    """Name of the memory in errors and saved states; a saved state of another kind is refused."""
     goes_by_order: ClassVar[bool] = False
     """Whether which frames are held depends on how many there were alone, and not on what they show."""
 
     def __init__(
         self,
+        options: Any = None,
         *,
-        options: Mapping[str, Any],
-        device: torch.device | str | None,
-        schedule: TokenSchedule = _ONE_TIER,
+        full_grid: Grid = DEFAULT_FULL_GRID,
+        device: torch.device | str | None = None,
+        **given: Any,
     ) -> None:
+        self.options = make_options(type(self), options, given, f"memory {self.kind!r}")
+        self.full_grid = check_grid(full_grid, "full_grid")
+        self._schedule = _ONE_TIER
+        derived = self._prepare()
         # Through JSON, so that it compares equal with what a saved state holds (tuples become lists).
-        self._config: dict[str, Any] = json.loads(json.dumps({"kind": self.kind, **options}))
-        self._schedule = schedule
+        self._config: dict[str, Any] = json.loads(json.dumps({"kind": self.kind, **asdict(self.options), **derived}))
         self.stores = self._empty_stores()
         """Stores of the tiers, finest first, as they are now."""
         try:
@@ -78,8 +86,15 @@ class TieredMemoryBank(ABC):
         """
 
     @abstractmethod
+    def _prepare(self) -> dict[str, Any]:
+        """Check the options together, and set what `_empty_stores` depends on.
+
+        Returns what a saved state has to agree in besides the options, or in place of them.
+        """
+
+    @abstractmethod
     def _empty_stores(self) -> list[FrameStore]:
-        """Empty stores, one for each tier. `__init__` asks for them: what they depend on has to be set before it."""
+        """Empty stores, one for each tier."""
 
     @property
     def max_tokens(self) -> int | None:
@@ -221,6 +236,10 @@ class TieredMemoryBank(ABC):
                 self.stores = self._empty_stores()  # what was reserved before there was no more room
                 raise
         return replace(frame, tokens_CHW=tokens_CHW)
+
+    def _one_grid(self, grid: Sequence[int] | None, ratio: int) -> Grid:
+        """The grid that is given, or the full one with both directions divided by `ratio`."""
+        return coarser_grid(self.full_grid, ratio) if grid is None else check_grid(grid, "grid")
 
     def _new_content_id(self) -> int:
         """A negative id that this bank has never given before."""

@@ -8,20 +8,15 @@ tokens, as ToMe does, would leave frames that are no rectangle of tokens.
 
 from __future__ import annotations
 
-from typing import cast
-
-import torch
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
 
 from videochat_online.memory.merging import MergingStore
-from videochat_online.memory.schedule import (
-    DEFAULT_FULL_GRID,
-    Grid,
-    check_count,
-    check_grid,
-    coarser_grid,
-)
+from videochat_online.memory.options import HALF, Count, OneGridOptions
 from videochat_online.memory.slots import FrameStore
 from videochat_online.memory.tiered import TieredMemoryBank
+from videochat_online.parts import option
 from videochat_online.types import FrameTokens
 
 
@@ -31,33 +26,29 @@ class TokenMergingMemoryBank(TieredMemoryBank):
     A frame that arrives takes part at once. Similar is the cosine of mean tokens (fp32; the earliest pair on a tie).
     A frame's weight is the number of frames merged in it. A merged frame has its newest member's index and time and a
     new, negative content id. With `num_frames=1` all is one average.
-
-    Args:
-        num_frames: frames at most.
-        full_grid: rows and columns of tokens of a full-size frame; only the default of `grid` needs it.
-        grid: token grid of each frame; default: `full_grid` halved. Budget: `num_frames` times its tokens.
-        device: device that frames are kept on; None for that of the first frame.
-
-    Raises:
-        InputError: `num_frames` is no whole number of at least 1, or a grid is none.
     """
 
     kind = "token_merging"
 
-    def __init__(
-        self,
-        *,
-        num_frames: int = 13,
-        full_grid: Grid = DEFAULT_FULL_GRID,
-        grid: Grid | None = None,
-        device: torch.device | str | None = None,
-    ) -> None:
-        self._num_frames = check_count(num_frames, "num_frames of a token_merging memory", 1)
-        self._grid = coarser_grid(full_grid, 2) if grid is None else check_grid(grid, "grid")
-        super().__init__(options={"num_frames": self._num_frames, "grid": self._grid}, device=device)
+    @dataclass(frozen=True, kw_only=True)
+    class Options(OneGridOptions):
+        """Options of the memory; its grid is half the full one unless another is given."""
+
+        num_frames: Count = option(13, "frames kept")
+
+        @classmethod
+        def sizes_within(cls, budget: float, given: Mapping[str, Any]) -> dict[str, int]:
+            """Frames of a quarter of the tokens."""
+            return {"num_frames": int(budget / HALF)}
+
+    options: Options
+
+    def _prepare(self) -> dict[str, Any]:
+        self._grid = self._one_grid(self.options.grid, 2)
+        return {"grid": self._grid}
 
     def _empty_stores(self) -> list[FrameStore]:
-        return [MergingStore(self._num_frames, self._grid)]
+        return [MergingStore(self.options.num_frames, self._grid)]
 
     def _admit(self, level: int, frame: FrameTokens) -> None:
         store = cast(MergingStore, self.stores[level])

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from annotated_types import Ge
 
 from videochat_online.errors import InputError
-from videochat_online.memory.schedule import DEFAULT_FULL_GRID, Grid, check_count, check_grid
+from videochat_online.memory.options import MemoryOptions
 from videochat_online.memory.slots import FrameStore
 from videochat_online.memory.tiered import TieredMemoryBank
+from videochat_online.parts import option
 from videochat_online.types import FrameTokens
 
 
@@ -23,32 +28,30 @@ class UniformMemoryBank(TieredMemoryBank):
     s after the one before it. s is a power of two that depends on the number of frames written alone. The
     newest frame is held because a question is mostly about now, as uniform sampling of a finished clip
     includes its end.
-
-    Args:
-        num_frames: frames at most.
-        full_grid: rows and columns of tokens of each frame.
-        device: device that frames are kept on; None for that of the first frame.
-
-    Raises:
-        InputError: `num_frames` is no whole number of at least 2: one frame has no spacing.
     """
 
     kind = "uniform"
     goes_by_order = True
 
-    def __init__(
-        self,
-        *,
-        num_frames: int = 16,
-        full_grid: Grid = DEFAULT_FULL_GRID,
-        device: torch.device | str | None = None,
-    ) -> None:
-        self._num_frames = check_count(num_frames, "num_frames of a uniform memory", 2)
-        self._grid = check_grid(full_grid, "full_grid")
-        super().__init__(options={"num_frames": num_frames, "full_grid": self._grid}, device=device)
+    @dataclass(frozen=True, kw_only=True)
+    class Options(MemoryOptions):
+        """Options of the memory."""
+
+        # One frame has no spacing.
+        num_frames: Annotated[int, Ge(2)] = option(16, "frames kept")
+
+        @classmethod
+        def sizes_within(cls, budget: float, given: Mapping[str, Any]) -> dict[str, int]:
+            """Frames of full size."""
+            return {"num_frames": int(budget)}
+
+    options: Options
+
+    def _prepare(self) -> dict[str, Any]:
+        return {"full_grid": self.full_grid}
 
     def _empty_stores(self) -> list[FrameStore]:
-        return [FrameStore(self._num_frames, self._grid)]
+        return [FrameStore(self.options.num_frames, self.full_grid)]
 
     def _reset_counters(self) -> None:
         super()._reset_counters()

@@ -2,42 +2,41 @@
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
-from videochat_online.memory.schedule import DEFAULT_FULL_GRID, Grid, check_count, check_grid
+from videochat_online.memory.options import Count, MemoryOptions
 from videochat_online.memory.slots import FrameStore
 from videochat_online.memory.tiered import TieredMemoryBank
+from videochat_online.parts import option
 from videochat_online.types import FrameTokens
 
 
 class WindowMemoryBank(TieredMemoryBank):
-    """The last `num_frames` frames, each on the full grid; the oldest leaves first.
-
-    Args:
-        num_frames: frames at most.
-        full_grid: rows and columns of tokens of each frame.
-        device: device that frames are kept on; None for that of the first frame.
-
-    Raises:
-        InputError: `num_frames` is no whole number of at least 1.
-    """
+    """The last `num_frames` frames, each on the full grid; the oldest leaves first."""
 
     kind = "window"
     goes_by_order = True
 
-    def __init__(
-        self,
-        *,
-        num_frames: int = 4,
-        full_grid: Grid = DEFAULT_FULL_GRID,
-        device: torch.device | str | None = None,
-    ) -> None:
-        self._num_frames = check_count(num_frames, "num_frames of a window memory", 1)
-        self._grid = check_grid(full_grid, "full_grid")
-        super().__init__(options={"num_frames": num_frames, "full_grid": self._grid}, device=device)
+    @dataclass(frozen=True, kw_only=True)
+    class Options(MemoryOptions):
+        """Options of the memory."""
+
+        num_frames: Count = option(4, "frames kept")
+
+        @classmethod
+        def sizes_within(cls, budget: float, given: Mapping[str, Any]) -> dict[str, int]:
+            """Frames of full size."""
+            return {"num_frames": int(budget)}
+
+    options: Options
+
+    def _prepare(self) -> dict[str, Any]:
+        return {"full_grid": self.full_grid}
 
     def _empty_stores(self) -> list[FrameStore]:
-        return [FrameStore(self._num_frames, self._grid)]
+        return [FrameStore(self.options.num_frames, self.full_grid)]
 
     def _admit(self, level: int, frame: FrameTokens) -> None:
         store = self.stores[level]

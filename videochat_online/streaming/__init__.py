@@ -5,11 +5,10 @@ from videochat_online.streaming.image_chat import ImageChat
 from videochat_online.streaming.kv.kv_budget import KvBudget
 from videochat_online.streaming.session import StreamingSession
 from videochat_online.streaming.session_file import Exchange
-from videochat_online.streaming.strategies import STRATEGIES, STRATEGY_OPTIONS, Strategy, make_strategy
+from videochat_online.streaming.strategies import STRATEGIES, Strategy, make_strategy
 
 __all__ = [
     "STRATEGIES",
-    "STRATEGY_OPTIONS",
     "Exchange",
     "GenerationSettings",
     "ImageChat",

@@ -11,11 +11,11 @@ from typing import Any
 
 from videochat_online.errors import InputError
 from videochat_online.evaluation import resolve_protocol
-from videochat_online.memory import MEMORY_BANKS
+from videochat_online.memory import MEMORIES
 
 Capacities = tuple[int, ...]
 
-BOUNDED = tuple(name for name in MEMORY_BANKS if name != "keep_all")
+BOUNDED = tuple(name for name in MEMORIES.names() if name != "keep_all")
 BUDGETS: tuple[Capacities, ...] = ((4, 4, 16), (2, 2, 8))
 
 

@@ -51,6 +51,7 @@ from haystacks import (
 from needle_map import draw, read_result, render
 from videochat_online.cli.main import normalise_flags
 from videochat_online.cli.options import add_memory_arguments, add_model_arguments, load_model_of, memory_options_of
+from videochat_online.cli.parser import Parser
 from videochat_online.errors import InputError
 from videochat_online.evaluation import EvalProtocol, resolve_protocol
 from videochat_online.evaluation.report.plots import save_figure
@@ -255,7 +256,7 @@ def run(options: argparse.Namespace) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line and run."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="for needle.json and needle.png")
     parser.add_argument("--label", metavar="TEXT", help="name in the picture (default: the memory's)")
     parser.add_argument("--beside", nargs="+", type=Path, default=[], metavar="FILE", help="needle.json of other runs")

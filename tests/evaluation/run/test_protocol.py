@@ -8,6 +8,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from videochat_online.memory.budget import sizes_within
 
 from clips import write_clip
 from evaluation_sets import folder_set, make_config, noise, question, rows_of, run, write_frames, write_set
@@ -20,7 +21,6 @@ from videochat_online.evaluation.run.contexts import make_context
 from videochat_online.evaluation.run.plan import estimated_cost
 from videochat_online.evaluation.tasks.ovbench import load_ovbench
 from videochat_online.memory import MEMORY_BANKS
-from videochat_online.memory.budget import sizes_within
 
 
 @pytest.fixture

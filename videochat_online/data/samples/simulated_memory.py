@@ -19,7 +19,9 @@ import torch
 
 from videochat_online.data.samples.pixel_reader import Pixels
 from videochat_online.errors import InputError, shown
-from videochat_online.memory import DEFAULT_INTERVALS, MEMORY_OPTIONS, Grid, MemoryBank, make_model_memory
+from videochat_online.memory import DEFAULT_INTERVALS, Grid, MemoryBank, make_model_memory
+from videochat_online.memory.labels import settings_of
+from videochat_online.parts import check_names
 from videochat_online.types import FrameTokens, FrameUse
 
 THUMBNAIL_SIDE = 8
@@ -29,15 +31,12 @@ MAX_FRAMES = 1_000_000
 MAX_TIERS = 16
 """Largest number of tiers; each halves the token grid."""
 
-OF_THE_MODEL = ("full_grid", "grid", "grids", "intervals", "device")
-"""Options of a memory that follow from the model; a registry does not set them."""
-
 
 class SimulatedMemory:
     """A memory that decides which frames of a sample are shown, and how small.
 
     Args:
-        name: name in `MEMORY_BANKS`.
+        name: name in `MEMORIES`.
         options: options of that memory, without those that the model decides.
 
     Raises:
@@ -46,9 +45,7 @@ class SimulatedMemory:
 
     def __init__(self, name: str, /, options: Mapping[str, Any] | None = None) -> None:
         options = dict(options or {})
-        unknown = sorted(set(options) - (set(MEMORY_OPTIONS.get(name, options)) - set(OF_THE_MODEL)))
-        if unknown:
-            raise InputError(f"memory {name!r} does not take {', '.join(unknown)} here")
+        check_names(settings_of(name), options, f"memory {name!r}")
         for key, value in options.items():
             # `make_memory` would take None for an option that is not given.
             if value is None:

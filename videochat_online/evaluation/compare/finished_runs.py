@@ -15,7 +15,7 @@ from typing import Any
 
 from videochat_online.errors import InputError
 from videochat_online.evaluation.run.evaluation_folder import PredictionFile, read_run_file, split_answers
-from videochat_online.memory.settings import label_of
+from videochat_online.memory.labels import label_of
 from videochat_online.runs.files import read_object
 from videochat_online.runs.row_file import Row
 from videochat_online.runs.run_folder import differences

@@ -13,8 +13,8 @@ from typing import Any
 
 from videochat_online.data.rows.field_values import number, text
 from videochat_online.errors import InputError, shown
-from videochat_online.memory import MEMORY_BANKS
-from videochat_online.memory.settings import MEMORY_SETTINGS
+from videochat_online.memory import MEMORIES
+from videochat_online.memory.labels import largest_size, settings_of
 from videochat_online.serving.streams.live_answer import LiveAnswer
 from videochat_online.serving.streams.live_stream import LiveStream
 from videochat_online.serving.streams.stream_options import MAX_REMEMBERED, StreamOptions
@@ -30,6 +30,11 @@ class RequestError(InputError):
     def __init__(self, message: str, status: int = 422) -> None:
         super().__init__(message)
         self.status = status
+
+
+def bounded_memories() -> tuple[str, ...]:
+    """Names of the memories that do not grow with the stream, those of installed packages included."""
+    return tuple(name for name in MEMORIES.names() if name != "keep_all")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +58,7 @@ class ApiLimits:
     max_remembered: int = MAX_REMEMBERED
     max_new_tokens: int = 2048
     max_views: int = 128
-    memories: tuple[str, ...] = tuple(name for name in MEMORY_BANKS if name != "keep_all")
+    memories: tuple[str, ...] = field(default_factory=bounded_memories)
     strategy: str = StreamOptions.strategy
     strategy_options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -110,13 +115,14 @@ def options_of(document: Mapping[str, Any], limits: ApiLimits) -> StreamOptions:
     given = dict(document)
     if "fps" in given:
         given["fps"] = number(given["fps"], "fps", lowest=0, highest=30)
-    if text(given.get("memory", limits.memories[0]), "memory") not in limits.memories:
-        found = shown(given["memory"])
+    memory = text(given.get("memory", StreamOptions.memory), "memory")
+    if memory not in limits.memories:
+        found = shown(memory)
         raise RequestError(f"memory: expected one of {', '.join(limits.memories)}, found {found}")
     if given.get("system_message") is not None:
         text(given["system_message"], "system_message")
     if "memory_options" in given:
-        given["memory_options"] = _memory_options(given["memory_options"], limits)
+        given["memory_options"] = _memory_options(given["memory_options"], memory, limits)
     generation = given.get("generation", {})
     given["generation"] = _generation(generation, limits)
     if "max_waiting" in given:
@@ -131,26 +137,15 @@ def _inner(value: Any, where: str, known: Collection[str]) -> Mapping[str, Any]:
     return value
 
 
-def _memory_options(value: Any, limits: ApiLimits) -> dict[str, Any]:
-    where, highest = "memory_options", limits.max_remembered
-    given = dict(_inner(value, where, MEMORY_SETTINGS))
-    for name, found in given.items():
-        setting, at = MEMORY_SETTINGS[name], f"{where}.{name}"
-        if setting.num_values is None:
-            given[name] = _of_kind(setting.kind, found, at, highest)
-        elif isinstance(found, list) and 1 <= len(found) <= 16:
-            given[name] = tuple(_of_kind(setting.kind, each, at, highest) for each in found)
-        else:
-            raise RequestError(f"{at}: expected a list of 1 to 16 numbers, found {shown(found)}")
-    if (num_frames := sum(given.get("capacities", ()))) > highest:
-        raise RequestError(f"{where}.capacities: expected at most {highest} frames together, got {num_frames}")
+def _memory_options(value: Any, memory: str, limits: ApiLimits) -> dict[str, Any]:
+    known = settings_of(memory)
+    given = {
+        name: known[name].check(found, f"memory_options.{name}")
+        for name, found in _inner(value, "memory_options", known).items()
+    }
+    if (most := largest_size(given)) > limits.max_remembered:
+        raise RequestError(f"memory_options: expected at most {limits.max_remembered} frames, got {most}")
     return given
-
-
-def _of_kind(kind: type, value: Any, where: str, highest: int) -> Any:
-    if kind is str:
-        return text(value, where)
-    return whole(value, where, 0, highest) if kind is int else number(value, where, lowest=-1e6, highest=1e6)
 
 
 def _generation(value: Any, limits: ApiLimits) -> GenerationSettings:

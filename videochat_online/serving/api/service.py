@@ -30,7 +30,7 @@ from starlette.types import Message, Receive, Scope, Send
 from videochat_online import __version__
 from videochat_online.data.rows.field_values import time_s as checked_time_s
 from videochat_online.errors import shown
-from videochat_online.memory.settings import settings_of
+from videochat_online.memory.labels import settings_of
 from videochat_online.serving.api.schemas import (
     ApiLimits,
     RequestError,

@@ -24,7 +24,7 @@ class StreamOptions:
 
     Attributes:
         fps: frames a second that the model sees.
-        memory: name in `MEMORY_BANKS`.
+        memory: name in `MEMORIES`.
         memory_options: options of that memory, as `make_memory` takes them.
         strategy: name in `STRATEGIES`.
         strategy_options: options of that strategy, as `make_strategy` takes them.

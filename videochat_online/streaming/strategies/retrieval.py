@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated, Any
 
-from videochat_online.errors import InputError
+from annotated_types import Ge
+
 from videochat_online.memory.base import question_relevance
 from videochat_online.model.loading import VideoChatModel
+from videochat_online.parts import make_options, option
 from videochat_online.streaming.question_prompt import FrameSelection
 from videochat_online.streaming.strategies.base import Projection
 from videochat_online.types import FrameTokens
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Retrieval:
     """The frames that are most like the question, in time order.
 
@@ -21,15 +23,22 @@ class Retrieval:
     tokens: the one space that both are in, see `QuestionAware`, which nothing has trained for this. Of equal frames the
     newer are kept.
 
-    Attributes:
-        retrieved_frames: Number of frames that are kept; all where fewer are remembered.
+    Args:
+        options: an instance of `Options`; None for the defaults.
+        **given: options by name, in place of those.
+
+    Raises:
+        InputError: an option that it does not take, or not with this value.
     """
 
-    retrieved_frames: int = 8
+    @dataclass(frozen=True, kw_only=True)
+    class Options:
+        """Options of the strategy."""
 
-    def __post_init__(self) -> None:
-        if self.retrieved_frames < 1:
-            raise InputError(f"retrieved_frames: expected at least 1, got {self.retrieved_frames}")
+        retrieved_frames: Annotated[int, Ge(1)] = option(8, "frames most like the question; all where fewer are held")
+
+    def __init__(self, options: Options | None = None, **given: Any) -> None:
+        self.options: Retrieval.Options = make_options(Retrieval, options, given, "strategy 'retrieval'")
 
     def read(
         self, frames: Sequence[FrameTokens], question: str, model: VideoChatModel, project: Projection
@@ -38,5 +47,5 @@ class Retrieval:
         query_D = model.embed_text(question)
         relevance = {frame.index: question_relevance(query_D, project(frame)) for frame in frames}
         ranked = sorted(relevance, key=lambda index: (relevance[index], index), reverse=True)
-        kept = set(ranked[: self.retrieved_frames])
+        kept = set(ranked[: self.options.retrieved_frames])
         return (FrameSelection(tuple(frame for frame in frames if frame.index in kept)),)

@@ -1,0 +1,138 @@
+"""The parser of command lines: flags in full, and those of the parts that a command line names."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from videochat_online.errors import InputError
+from videochat_online.parts import Option, PartKind
+
+
+@dataclass(frozen=True, slots=True)
+class _Swappable:
+    kind: PartKind
+    usual: str
+    short: tuple[str, ...]
+
+    @property
+    def flag(self) -> str:
+        return f"--{self.kind.name}"
+
+    def named_in(self, arguments: Sequence[str]) -> str:
+        """The part that a command line names; the last of several, as for any flag."""
+        named = self.usual
+        for argument, following in zip(arguments, [*arguments[1:], self.usual], strict=True):
+            flag, equals, value = argument.partition("=")
+            if flag == self.flag:
+                named = value if equals else following
+        return named.split(" ")[0]  # a label of tables has sizes behind the name
+
+
+class Parser(argparse.ArgumentParser):
+    """Takes flags in full: the beginning of one may be another flag, here or in the next version.
+
+    What can be set of a part is a flag, too, once the command line says which part: `--memory star --memory.key_frames
+    5`. `--help` lists those of the part that is named.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options, allow_abbrev=False)
+        self._swappable: list[_Swappable] = []
+        self._replaced: dict[str, str] = {}
+
+    def add_part(
+        self,
+        kind: PartKind,
+        usual: str,
+        purpose: str,
+        *,
+        short: Sequence[str] = (),
+        **options: Any,
+    ) -> argparse._ArgumentGroup:
+        """Take `--memory NAME` and the flags of that memory, of which `memory_options` is made; their group.
+
+        Args:
+            kind: kind of the part.
+            usual: name of the part whose flags are taken where none is named.
+            purpose: what the part is for.
+            short: options that have a flag by their mere name, too.
+            options: further arguments of `add_argument`, for the flag that names the part.
+        """
+        self._swappable.append(_Swappable(kind, usual, tuple(short)))
+        said = f"{purpose}: {', '.join(kind.names())}, or package.module:Name (default: {usual})"
+        group = self.add_argument_group(kind.name)
+        group.add_argument(f"--{kind.name}", metavar="NAME", help=said, **options)
+        return group
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """As in argparse, with the flags of the parts that are named."""
+        namespace = argparse.Namespace() if namespace is None else namespace
+        for part in self._swappable:
+            setattr(namespace, f"{part.kind.name}_options", {})
+            try:
+                self._add_options(part, args or [])
+            except InputError as error:
+                self.error(str(error))
+        self._refuse_unknown(args or [])
+        return super().parse_known_args(args, namespace)
+
+    def _add_options(self, part: _Swappable, arguments: Sequence[str]) -> None:
+        name = part.named_in(arguments)
+        group = self.add_argument_group(f"{part.kind.name} {name}")
+        for one in part.kind.options_of(name).values():
+            if one.from_model:
+                continue
+            default = "" if one.default is None else f" (default: {one.written(one.default)})"
+            group.add_argument(
+                f"{part.flag}.{one.name}",
+                *([f"--{one.name}"] if one.name in part.short else []),
+                action=_StoreOption,
+                dest=f"{part.kind.name}_options",
+                default=argparse.SUPPRESS,
+                const=one,
+                nargs="+" if one.is_list else None,
+                metavar="VALUE",
+                help=f"{one.help}; {one.expected}{default}".replace("%", "%%"),
+            )
+
+    def _refuse_unknown(self, arguments: Sequence[str]) -> None:
+        """Say which flags a part has in place of one that it has not."""
+        given = [argument.partition("=")[0] for argument in arguments if argument.startswith("--")]
+        for flag in given:
+            for part in self._swappable:
+                if flag in self._option_string_actions:
+                    continue
+                if flag.startswith(f"{part.flag}.") or flag[2:] in part.short:
+                    own = [known for known in self._option_string_actions if known.startswith(f"{part.flag}.")]
+                    named = f"{part.kind.name} {part.named_in(arguments)}"
+                    self.error(f"{flag}: expected an option of {named}, {', '.join(own) or 'which has none'}")
+                if any(flag[2:] in part.kind.options_of(name) for name in part.kind.built_in):
+                    self.error(f"{flag}: expected {part.flag}.{flag[2:]} in its place")
+
+    def error(self, message: str) -> NoReturn:
+        """Say in one line what is wrong; exit status 2."""
+        self.exit(2, f"error: {message} (see {self.prog} --help)\n")
+
+
+class _StoreOption(argparse.Action):
+    """A value of a part, as its `Option`, the action's `const`, reads it."""
+
+    const: Option
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        text = " ".join(values) if isinstance(values, list) else values
+        try:
+            getattr(namespace, self.dest)[self.const.name] = self.const.parse(text, str(option_string))
+        except InputError as error:
+            parser.error(str(error))
