@@ -178,7 +178,7 @@ def make_options(part: Any, options: Any, given: Mapping[str, Any], what: str) -
     Args:
         part: class with `Options`.
         options: an instance of it, or None for the defaults.
-        given: values in place of those; one that is None counts as not given.
+        given: values in place of those.
         what: how errors call the part: "a window memory".
 
     Raises:
@@ -188,9 +188,8 @@ def make_options(part: Any, options: Any, given: Mapping[str, Any], what: str) -
     if not (options is None or isinstance(options, declared)):
         raise InputError(f"options of {what}: expected {declared.__qualname__}, got {shown(options)}")
     values = {name: one.default if options is None else getattr(options, name) for name, one in known.items()}
-    given = {name: value for name, value in given.items() if value is not None}
     check_names(known, given, what)
-    for name, value in (values | given).items():
+    for name, value in {**values, **given}.items():
         # What the model decides is the part's own to check: it may be of any type.
         values[name] = value if known[name].from_model else known[name].check(value, f"{name} of {what}")
     try:
@@ -276,10 +275,11 @@ def _words(annotation: Any, count: str = "a ") -> str:
         return _words(kinds[0], f"{len(kinds)} ")
     if base is bool or base not in _NOUNS:
         return _NOUNS.get(base, str(annotation))
-    words = [count + _NOUNS[base] + ("" if count == "a " else "s")]
-    for bound in bounds:
-        words += [f"{word} {getattr(bound, name):g}" for kind, (word, name) in _BOUNDS.items() if type(bound) is kind]
-    return " and ".join(words).replace(" and ", " ", 1)
+    noun = count + _NOUNS[base] + ("" if count == "a " else "s")
+    limits = {type(bound): getattr(bound, _BOUNDS[type(bound)][1]) for bound in bounds if type(bound) in _BOUNDS}
+    if {*limits} == {Ge, Le}:
+        return f"{noun} from {limits[Ge]:g} to {limits[Le]:g}"
+    return " ".join([noun, " and ".join(f"{_BOUNDS[kind][0]} {limit:g}" for kind, limit in limits.items())]).strip()
 
 
 def _as_tuples(value: Any) -> Any:
