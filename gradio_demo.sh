@@ -3,7 +3,7 @@
 # Without a model it takes the one that the quickstart has trained, else a tiny one with random weights.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
-source scripts/setup.sh ""
+source scripts/setup.sh "[all]"
 export GRADIO_ANALYTICS_ENABLED=False
 model=()
 if [[ " $* " != *" --model"* ]]; then

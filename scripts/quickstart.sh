@@ -6,7 +6,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 began=$SECONDS
-source scripts/setup.sh ""
+source scripts/setup.sh "[all]"
 echo "-- set-up: $((SECONDS - began)) s"
 
 mkdir -p outputs

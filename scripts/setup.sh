@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Sourced by the other scripts, from the root of the repository: source scripts/setup.sh EXTRAS [CONSTRAINTS]
-# EXTRAS: "", "[dev]" or "[lmms-eval]"; CONSTRAINTS: the file of versions for them, constraints.txt where none is named.
+# EXTRAS: "[all]", "[dev]" or "[lmms-eval]"; CONSTRAINTS: the file of versions for them, constraints.txt where none is named.
 # Installs the package into the active virtual environment, else into .venv, and only when something has changed.
 set -euo pipefail
 

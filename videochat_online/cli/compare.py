@@ -26,6 +26,7 @@ from videochat_online.evaluation.official import official_scores
 from videochat_online.evaluation.official.scores import render_official
 from videochat_online.evaluation.report.plots import accuracy_by_age, accuracy_by_type, save_figure
 from videochat_online.runs.files import write_text
+from videochat_online.extras import require
 
 _FILES = {
     "plot": ((".png",), "the name of a PNG file such as ages.png"),
@@ -91,6 +92,8 @@ def run(options: argparse.Namespace) -> int:
     )
     text = render_comparison(comparison)
     drawings = ((accuracy_by_age, options.plot), (accuracy_by_type, options.radar))
+    if any(path is not None for _, path in drawings):
+        require("a plot", "matplotlib")
     figures = [(draw(comparison), path) for draw, path in drawings if path is not None]
     with _writing():
         for figure, path in figures:

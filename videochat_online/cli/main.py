@@ -31,6 +31,7 @@ COMMANDS = {
     "export": "write a finished evaluation as its benchmark's own scoring scripts read it",
     "demo": "open a page in the browser: play a video or a camera, ask while it plays",
     "synthesize": "generate streams with questions whose answers are known, and training rows",
+    "configs": "copy configurations, registries and shell scripts into a folder",
     "doctor": "show versions, devices and decoders; check a model directory, training sets or a benchmark",
 }
 """Subcommands; each is the module of its name in this package, imported when it is called."""

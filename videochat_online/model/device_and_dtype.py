@@ -7,9 +7,10 @@ from contextlib import suppress
 
 import torch
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, BitsAndBytesConfig
-from transformers.utils import is_bitsandbytes_available, is_flash_attn_2_available
+from transformers.utils import is_flash_attn_2_available
 
 from videochat_online.errors import InputError
+from videochat_online.extras import require
 from videochat_online.model.configuration import VideoChatOnlineConfig
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -88,8 +89,7 @@ def quantization_config(name: str, device: torch.device) -> BitsAndBytesConfig:
         raise InputError(f"quantization {name!r} needs CUDA, the device is {device}")
     if name not in QUANTIZATIONS:
         raise InputError(f"quantization: expected one of {', '.join(QUANTIZATIONS)}, got {name!r}")
-    if not is_bitsandbytes_available():
-        raise InputError(f"quantization {name!r} needs bitsandbytes: pip install 'videochat-online[quantization]'")
+    require(f"quantization {name!r}", "bitsandbytes")
     # Vision tower and projector stay exact: they are 7% of the weights, and every answer goes through them.
     skipped = ["vision_tower", "projector", "lm_head"]
     if name == "8bit":

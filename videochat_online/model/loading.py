@@ -23,6 +23,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from videochat_online.errors import CheckpointError, InputError
+from videochat_online.extras import require
 from videochat_online.model.checkpoints.checkpoint import read_network
 from videochat_online.model.checkpoints.saved_adapters import (
     ADAPTER_FILES,
@@ -42,7 +43,7 @@ from videochat_online.model.compiling import PARTS, check_compiler, compile_step
 from videochat_online.model.configuration import VideoChatOnlineConfig
 from videochat_online.model.device_and_dtype import choose_attention, choose_device, choose_dtype, quantization_config
 from videochat_online.model.modeling import VideoChatOnlineForConditionalGeneration
-from videochat_online.model.quantizing import check_torchao, quantize_weights
+from videochat_online.model.quantizing import quantize_weights
 from videochat_online.text import (
     ChatTemplate,
     encode_text,
@@ -291,7 +292,7 @@ def _check_speed_options(
     if compile:
         check_compiler()
     if int8:
-        check_torchao(int8)
+        require(f"int8 {int8!r}", "torchao")
 
 
 def resolve_checkpoint(name_or_path: str | Path, *, with_weights: bool = True) -> Path:

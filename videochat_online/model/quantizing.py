@@ -7,20 +7,7 @@ them.
 
 from __future__ import annotations
 
-from videochat_online.errors import InputError
 from videochat_online.model.modeling import VideoChatOnlineForConditionalGeneration
-
-
-def check_torchao(part: str) -> None:
-    """Look for what 8 bits need, before weights are loaded.
-
-    Raises:
-        InputError: torchao is not installed.
-    """
-    try:
-        import torchao.quantization  # noqa: F401
-    except ImportError as error:
-        raise InputError(f"int8 {part!r} needs torchao: pip install 'videochat-online[int8]'") from error
 
 
 def quantize_weights(network: VideoChatOnlineForConditionalGeneration, part: str) -> None:

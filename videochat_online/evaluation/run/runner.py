@@ -36,6 +36,7 @@ from videochat_online.evaluation.run.evaluation_folder import EvaluationFolder
 from videochat_online.evaluation.run.plan import Plan
 from videochat_online.evaluation.run.proactive import Polls
 from videochat_online.evaluation.run.summarize import Outcome, check_bad, check_too_long, summarize, too_long_rows
+from videochat_online.extras import require
 from videochat_online.model import VideoChatModel
 from videochat_online.runs.row_file import Row, RowFile
 
@@ -87,6 +88,7 @@ def evaluate(
         InputError: more bad videos, or questions with too long a prompt, than `max_bad_fraction` allows, and what was
             answered is kept; or rows in the folder that are not of this set.
     """
+    require("the report of an evaluation", "matplotlib")  # said now rather than after hours
     content = plan.content
     names = {question.id for question in content.questions}, {video.name for video in content.videos}
     with folder.predictions.appending() as (predictions, answers), folder.videos.appending() as (videos, gone_through):

@@ -17,6 +17,7 @@ from transformers.models.internvl.configuration_internvl import InternVLVisionCo
 from transformers.models.internvl.modeling_internvl import InternVLVisionModel
 
 from videochat_online.errors import CheckpointError, InputError
+from videochat_online.extras import require
 from videochat_online.model.checkpoints.checkpoint import read_network
 from videochat_online.model.checkpoints.hf_layout import TILING_KEYS, VISION_MODEL_TYPE
 from videochat_online.model.checkpoints.original import ORIGINAL_VISION_TYPE, to_our_tower, translate_vision
@@ -113,6 +114,8 @@ def _choose_template(name: str | None, tokenizer: PreTrainedTokenizerBase, netwo
 
 def _load_language_model(source: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     is_gguf = source.suffix == ".gguf"
+    if is_gguf:
+        require("a .gguf file", "gguf")
     if not (source.is_file() if is_gguf else (source / "config.json").is_file()):
         found = "nothing" if not source.exists() else "a file" if source.is_file() else "a directory without one"
         raise CheckpointError(

@@ -19,12 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig
-from peft.tuners.tuners_utils import check_target_module_exists
-from peft.utils.other import get_pattern_key
 from torch import Tensor, nn
 
 from videochat_online.errors import CheckpointError
+from videochat_online.extras import require
 from videochat_online.model.checkpoints.hf_layout import HF_NAMES, renamed, reverse
 from videochat_online.model.checkpoints.original import merge_lora
 from videochat_online.model.checkpoints.weight_files import read_tensors
@@ -243,6 +241,7 @@ def check_adapter(folder: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: none, or of adapters that are not merged as W + scaling B A.
     """
+    require("adapters", "peft")  # imported where it is used: it takes a second, and few models have adapters
     file = folder / ADAPTER_CONFIG
     if not file.is_file():
         found = "none in it" if folder.is_dir() else "a file" if folder.exists() else "nothing"
@@ -253,6 +252,8 @@ def check_adapter(folder: Path) -> dict[str, Any]:
             raise TypeError(f"expected an object, found {type(settings).__name__}")
         if settings.get("peft_type") != "LORA":
             raise CheckpointError(f"{file}: peft_type: expected LORA, found {settings.get('peft_type')!r}")
+        from peft import LoraConfig
+
         usual = LoraConfig().to_dict()
         for key, value in settings.items():
             if key not in (*_DECIDING, *_CHOOSING, *_IDLE) and value and value != usual.get(key):
@@ -294,6 +295,9 @@ def _check_complete(
             raise CheckpointError(f"{file}: {module}: expected lora_A and lora_B, found lora_{next(iter(sides))} alone")
     if "target_modules" not in settings:
         return
+    from peft import LoraConfig
+    from peft.tuners.tuners_utils import check_target_module_exists
+
     try:
         config = LoraConfig(**{key: settings[key] for key in _CHOOSING if key in settings})
         linear = [name for name, module in network.named_modules() if isinstance(_plain(module), nn.Linear)]
@@ -315,6 +319,8 @@ def _plain(module: nn.Module) -> nn.Module:
 
 def _scaling(file: Path, settings: Mapping[str, Any], module: str, rank: int) -> float:
     """The scaling of a layer's adapters as PEFT has it: alpha / r, or alpha / sqrt(r)."""
+    from peft.utils.other import get_pattern_key
+
     ranks, alphas = settings.get("rank_pattern", {}), settings.get("alpha_pattern", {})
     try:
         expected = ranks.get(get_pattern_key(ranks.keys(), module), settings["r"])

@@ -1,1 +1,5 @@
 """The HTTP and WebSocket API."""
+
+from videochat_online.extras import require
+
+require("the HTTP API", "starlette", "anyio", "websockets")

@@ -14,6 +14,7 @@ from typing import Any
 from transformers import TrainingArguments
 
 from videochat_online.errors import InputError, shown
+from videochat_online.extras import require
 from videochat_online.runs.files import read_object
 
 LOST = "0.4% at 8 micro-batches, 0.6% at 32, 1.1% at 128"
@@ -86,6 +87,7 @@ def read_plan(deepspeed: Any) -> dict[str, Any]:
     """
     if not deepspeed:
         return {}
+    require("a plan of DeepSpeed", "deepspeed")
     if isinstance(deepspeed, Mapping):
         return dict(deepspeed)
     text = str(deepspeed)
