@@ -36,4 +36,6 @@ def require(what: str, *packages: str) -> None:
     """
     for package in packages:
         if find_spec(package) is None:
-            raise InputError(f"{what} needs {package}: pip install 'videochat-online[{EXTRAS[package]}]'")
+            raise InputError(
+                f"{what}: expected {package}, which is not installed: pip install 'videochat-online[{EXTRAS[package]}]'"
+            )

@@ -17,15 +17,12 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from requirements import PROJECT, installed, required
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "videochat_online"
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-BASE, EXTRAS = PROJECT["dependencies"], PROJECT["optional-dependencies"]
+EXTRAS = {extra: required(extra) for extra in PROJECT["optional-dependencies"]}
+BASE, DEV = required(), required("dev")
 OPTIONAL = [line for extra, lines in EXTRAS.items() if extra != "dev" for line in lines]
 FILES = ("constraints.txt", "constraints-lmms-eval.txt")
 LOADERS = {"import_module", "_import", "find_spec", "importorskip"}
@@ -43,7 +40,8 @@ def imports(source: str) -> Iterator[tuple[int, str, bool]]:
             found += [(node, alias.name, at_import) for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and not node.level:
             found.append((node, node.module or "", at_import))
-        at_import = at_import and not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+        is_for_types = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        at_import = at_import and not (is_for_types or isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)))
         for block in ("body", "orelse", "finalbody", "handlers", "cases"):
             todo += [(child, at_import) for child in getattr(node, block, ())]
     for node in ast.walk(tree) if any(f"{name}(" in source for name in LOADERS) else ():
@@ -70,11 +68,14 @@ def modules(requirements: Iterable[str]) -> set[str]:
 
 def undeclared(relative: str, source: str, declared: dict[str, set[str]]) -> list[str]:
     """What a file imports without a requirement: the package at import only what is always there."""
-    part = Path(relative).parts[0]
-    allowed = declared["base"] | (declared["dev"] if part == "tests" else set())
-    # These run in the environment that has it.
-    if relative.startswith(f"{PACKAGE.name}/integrations/") or relative == "scripts/tools/check_lmms_eval.py":
-        allowed = allowed | declared["lmms-eval"]
+    # These run where an extra is installed.
+    owners = {
+        "tests/": "dev", "scripts/": "all", "scripts/tools/check_lmms_eval.py": "lmms-eval",
+        f"{PACKAGE.name}/integrations/": "lmms-eval", f"{PACKAGE.name}/train/": "train",
+        f"{PACKAGE.name}/demo/": "demo", f"{PACKAGE.name}/serving/api/": "demo",
+    }  # fmt: skip
+    extras = [declared[extra] for beginning, extra in owners.items() if relative.startswith(beginning)]
+    allowed = declared["base"].union(*extras)
     return [
         f"{relative}:{line}: {name}"
         for line, name, at_import in imports(source)
@@ -85,7 +86,7 @@ def undeclared(relative: str, source: str, declared: dict[str, set[str]]) -> lis
 @pytest.fixture(scope="module")
 def declared() -> dict[str, set[str]]:
     beside = [line for line in (ROOT / FILES[1]).read_text("utf-8").splitlines() if line.startswith("lmms-eval==")]
-    groups = {"base": BASE, "dev": EXTRAS["dev"], "lmms-eval": EXTRAS["lmms-eval"] + beside, "optional": OPTIONAL}
+    groups = {**EXTRAS, "base": BASE, "lmms-eval": EXTRAS["lmms-eval"] + beside, "optional": OPTIONAL}
     return {name: modules(lines) for name, lines in groups.items()}
 
 
@@ -102,6 +103,8 @@ def test_every_import_is_declared(declared):
         ("videochat_online/x.py", "def f():\n    from jinja2.sandbox import x"),
         ("videochat_online/x.py", "import torchao"),
         ("videochat_online/x.py", "import pytest"),
+        ("videochat_online/x.py", "import gradio"),
+        ("videochat_online/model/x.py", "from peft import LoraConfig"),
         ("videochat_online/x.py", "import datasets"),
         ("videochat_online/integrations/x.py", "import sklearn"),
         ("videochat_online/x.py", "importlib.import_module('torchvision.io')"),
@@ -118,7 +121,11 @@ def test_the_walk_over_imports_catches(declared, relative, source):
     [
         ("videochat_online/x.py", "import os, PIL.Image, yaml\nfrom upath import UPath\nfrom . import torchvision"),
         ("videochat_online/x.py", "def f():\n    from torchao import x"),
+        ("videochat_online/x.py", "if TYPE_CHECKING:\n    import gradio"),
         ("videochat_online/integrations/x.py", "import lmms_eval.api, datasets"),
+        ("videochat_online/train/x.py", "import peft, accelerate"),
+        ("videochat_online/demo/x.py", "import gradio, fastapi"),
+        ("scripts/x.py", "import matplotlib"),
         ("tests/x.py", "import pytest\nimport haystacks\npytest.importorskip('flash_attn')"),
     ],
 )
@@ -132,27 +139,6 @@ def pins(text: str) -> dict[str, Requirement]:
     return {canonicalize_name(pin.name): pin for pin in lines if pin.marker is None or pin.marker.evaluate()}
 
 
-def installed(requirements: Iterable[str]) -> dict[str, str]:
-    """Versions of what they bring along here, one through the other, by name; less the CUDA packages of torch."""
-    todo, found, seen = [(Requirement(line), "") for line in requirements], {}, set()
-    while todo:
-        requirement, extra = todo.pop()
-        name = canonicalize_name(requirement.name)
-        wanted = requirement.marker is None or requirement.marker.evaluate({"extra": extra})
-        if not wanted or (name, *sorted(requirement.extras)) in seen:
-            continue
-        seen.add((name, *sorted(requirement.extras)))
-        try:
-            here = distribution(name)
-        except PackageNotFoundError:
-            continue
-        found[name] = here.version
-        for child in map(Requirement, here.requires or ()):
-            if not (name == "torch" and "linux" in str(child.marker).lower()):
-                todo += [(child, asked) for asked in ("", *requirement.extras)]
-    return found
-
-
 def unpinned(requirements: Iterable[str], text: str) -> list[str]:
     known = pins(text)
     return sorted(
@@ -164,8 +150,8 @@ def unpinned(requirements: Iterable[str], text: str) -> list[str]:
 
 def test_all_that_is_installed_is_pinned():
     text = (ROOT / FILES[0]).read_text("utf-8")
-    assert len(installed([*BASE, *EXTRAS["dev"]])) > 100
-    assert unpinned([*BASE, *EXTRAS["dev"]], text) == []
+    assert len(installed([*BASE, *DEV])) > 100
+    assert unpinned([*BASE, *DEV], text) == []
     # Packages that only others need, and a version that is not the pinned one.
     changed = re.sub(r"^(h11|filelock)==.*\n", "", text, flags=re.MULTILINE).replace("einops==", "einops==9")
     assert [line.split()[0] for line in unpinned(BASE, changed)] == ["einops", "filelock", "h11"]

@@ -14,8 +14,6 @@ from videochat_online.errors import InputError
 from videochat_online.model import VideoChatOnlineConfig
 from videochat_online.model.loading import load_config, resolve_checkpoint
 from videochat_online.runs.progress import progress
-from videochat_online.train.keys.arguments import DataArguments
-from videochat_online.train.setup.model_setup import make_reader
 
 PROBLEMS_SHOWN, KEYS_SHOWN = 5, 8
 
@@ -41,6 +39,10 @@ def inspect_registries(options: argparse.Namespace) -> dict[str, SetInspection]:
         InputError: a registry that cannot be read, a number out of range, or no place for the report:
             before the first row is read.
     """
+    # Rows are read as training reads them, which not every installation can.
+    from videochat_online.train.keys.arguments import DataArguments
+    from videochat_online.train.setup.model_setup import make_reader
+
     if options.max_rows is not None and options.max_rows < 1:
         raise InputError(f"--max_rows: expected at least 1, got {options.max_rows}")
     num_processes = processes_of(options)
