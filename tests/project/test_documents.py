@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import sys
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -25,13 +26,14 @@ def name_of(path: Path) -> str:
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block of a document; `excuse` is the reason why tests do not run it."""
+    """A fenced block of a document; `excuse` is the reason why tests do not run it, `file` where a reader writes it."""
 
     document: str
     line: int
     language: str
     text: str
     excuse: str | None
+    file: str | None
 
     def commands(self) -> list[list[str]]:
         """Words of each command, continued lines joined and comments left out."""
@@ -40,7 +42,7 @@ class Block:
 
 
 def blocks_of(path: Path) -> list[Block]:
-    """Fenced blocks; the excuse is an HTML comment on the line above the fence."""
+    """Fenced blocks; an excuse, or the name of a file, is an HTML comment on the line above the fence."""
     blocks, lines = [], path.read_text("utf-8").splitlines()
     start = None
     for number, line in enumerate(lines):
@@ -48,8 +50,10 @@ def blocks_of(path: Path) -> list[Block]:
             start = number
         elif start is not None and line == "```":
             excuse = re.fullmatch(r"<!-- not run by tests: (\S.*) -->", lines[start - 1])
+            file = re.fullmatch(r"<!-- file: (\S+) -->", lines[start - 1])
             text = "\n".join(lines[start + 1 : number]) + "\n"
-            blocks.append(Block(name_of(path), start + 1, lines[start][3:], text, excuse and excuse[1]))
+            found = (excuse and excuse[1], file and file[1])
+            blocks.append(Block(name_of(path), start + 1, lines[start][3:], text, *found))
             start = None
     assert start is None, f"{name_of(path)}:{start}: a block that does not end"
     return blocks
@@ -82,6 +86,11 @@ def one_thread():
 @pytest.mark.parametrize("block", RUN, ids=lambda block: f"{block.document}:{block.line}")
 def test_what_documents_say_runs(block, quickstarted, monkeypatch, capsys):
     monkeypatch.chdir(quickstarted)
+    monkeypatch.setattr(sys, "path", [*sys.path])  # the working folder joins it where a part is looked for
+    if block.file is not None:
+        Path(block.file).parent.mkdir(exist_ok=True)
+        Path(block.file).write_text(block.text)
+        return
     if block.language == "python":
         exec(compile(block.text, block.document, "exec"), {"__name__": "__main__"})
     for program, *arguments in block.commands() if block.language == "bash" else ():
