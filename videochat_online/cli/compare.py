@@ -25,8 +25,8 @@ from videochat_online.evaluation.compare.compare_report import FLIPS_ENDINGS, re
 from videochat_online.evaluation.official import official_scores
 from videochat_online.evaluation.official.scores import render_official
 from videochat_online.evaluation.report.plots import accuracy_by_age, accuracy_by_type, save_figure
-from videochat_online.runs.files import write_text
 from videochat_online.extras import require
+from videochat_online.runs.files import write_text
 
 _FILES = {
     "plot": ((".png",), "the name of a PNG file such as ages.png"),
