@@ -12,7 +12,7 @@ from clips import write_clip
 from train_cases import dialogue, tiny_encoder, write_media
 from videochat_online.constants import IGNORE_INDEX
 from videochat_online.data import FrameSampling, PixelReader, SampleEncoder, Tiling, parse_row
-from videochat_online.data.rows.row_formats import DialogueTurn
+from videochat_online.data.rows.sample import DialogueTurn
 from videochat_online.data.samples.pixel_reader import PixelCache
 from videochat_online.data.samples.sample_lengths import LengthCounter
 from videochat_online.data.samples.sample_reader import check_reader

@@ -66,7 +66,7 @@ def track(times_s: list[float], *boxes: list[float]) -> dict[str, Any]:
         ({"video": "v", "clip": [0, 1e308]}, "clip: expected a number from 0 to 1,000,000, found 1e.308"),
         ({"video": "v", "fps": 5e-324}, "fps: expected a number from 0.001 to 10,000, found 5e-324"),
         ({"video": "v", "conversations": dialogue("a", "b", times=(1e9,))}, "timestamps: expected a number from 0 to"),
-        (track([5, 1, 2, 0.5], [0, 0, 1, 1]), "image_bboxes 1: timestamp: expected at least 5, the box before's, fou"),
+        (track([5, 1, 2, 0.5], [0, 0, 1, 1]), "image_bboxes 1: timestamp: expected at least 5, the one before's, fou"),
         (track([-1, 0], [0, 0, 1, 1]), "image_bboxes 0: timestamp: expected a number from 0 to 1,000,000, found -1"),
         (track([0, 1e308], [0, 0, 1, 1]), "image_bboxes 1: timestamp: expected a number from 0"),
         (track([0], [0, 0, 1, 10**400]), "image_bboxes 0: bbox: expected a number from -1,000,000 to 1,000,000"),

@@ -22,7 +22,7 @@ from videochat_online.model import load_model, loading
 from videochat_online.train import parse_arguments, train
 
 FAULTS = [
-    ({"video": "clip.mp4"}, "expected conversations, QA or image_bboxes, found video"),
+    ({"video": "clip.mp4"}, "expected conversations, QA, image_bboxes, messages or prompt/response, found video"),
     ({"video": "none.mp4", "conversations": dialogue("a", "b")}, "none.mp4"),
     ({"video": "cut.mp4", "conversations": dialogue("a", "b")}, "cut.mp4"),
     ({"video": "clip.mp4", "conversations": dialogue("a", "b", "c", "d", times=(2.0, 1.0))}, "timestamps: expected at"),

@@ -7,7 +7,7 @@ import pytest
 
 from train_cases import dialogue
 from videochat_online.data import parse_row
-from videochat_online.data.rows.row_formats import BoxAt, DialogueTurn
+from videochat_online.data.rows.sample import BoxAt, DialogueTurn
 from videochat_online.errors import InputError
 
 ROOT = Path("/data")
@@ -58,10 +58,22 @@ def test_tracks():
     assert (sample.boxes[1], sample.query) == (BoxAt(1.0, (0, 1, 0, 1)), "Follow <bbox>.")
 
 
+def test_times_as_a_clock_shows_them():
+    """Wherever a row has times; the answer may repeat its question's in the other form."""
+    talk = dialogue("a", "b", "c", "d", times=("00:03", "1:02:03.5"))
+    talk[1]["timestamps"] = 3
+    sample = parse_row({"video": "v", "clip": ["0:01", 7200], "conversations": talk}, ROOT)
+    assert (sample.clip_s, [turn.time_s for turn in sample.turns]) == ((1, 7200), [3, 3723.5])
+    ends = parse_row({"video": "v", "start": "0:01.5", "end": "2", "QA": [{"q": "a", "a": "b"}]}, ROOT)
+    assert ends.clip_s == (1.5, 2)
+    boxes = [box | {"timestamp": time} for box, time in zip(TRACK["image_bboxes"], ("0:59", "1:00"), strict=True)]
+    assert [box.time_s for box in parse_row(TRACK | {"image_bboxes": boxes}, ROOT).boxes] == [59, 60]
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({}, "expected conversations, QA or image_bboxes, found an empty row"),
+        ({}, "expected conversations, QA, image_bboxes, messages or prompt/response, found an empty"),
         ({"conversations": []}, "expected pairs of human and gpt, found 0"),
         ({"conversations": TALK[:1]}, "expected pairs of human and gpt, found 1"),
         ({"conversations": TALK[::-1]}, "turn 1: expected human, found 'gpt'"),
@@ -76,7 +88,7 @@ def test_tracks():
         ({"video": "v", "fps": 0, "conversations": TALK}, "fps: expected a number from 0.001 to 10,000, found 0"),
         (
             {"video": "v", "conversations": dialogue("a", "b", "c", "d", times=(3,))},
-            "turn 2: expected timestamps, as in the other turns",
+            "turn 2: timestamps: expected a time, as at the others",
         ),
         (
             {"video": "v", "conversations": dialogue("a", "b", "c", "d", times=(3, 2))},
@@ -86,7 +98,23 @@ def test_tracks():
             {"video": "v", "conversations": dialogue("a", "b", times=(-1,))},
             "turn 1: timestamps: expected a number from 0 to",
         ),
-        ({"video": "v", "conversations": dialogue("a", "b", times=("1",))}, "timestamps: expected a number, found '1'"),
+        (
+            {"video": "v", "conversations": dialogue("a", "b", times=("1:5",))},
+            "turn 1: timestamps: .* 1:05, found '1:5'",
+        ),
+        (
+            {"video": "v", "clip": ["0:09", "1:70"], "conversations": TALK},
+            "clip: expected a number, or a .* found '1:70'",
+        ),
+        ({"video": "v", "clip": ["0:09", "0:03"], "conversations": TALK}, "clip: expected 0 <= start <= end .*9, 3"),
+        (
+            {"video": "v", "end": "1e3", "start": 0, "QA": [{"q": "a", "a": "b"}]},
+            "clip: expected a number, .* found '1e3'",
+        ),
+        (
+            TRACK | {"image_bboxes": [{"timestamp": "x", "bbox": [0, 0, 1, 1]}] * 2},
+            "0: timestamp: expected a number, or",
+        ),
         ({"video": "v", "QA": []}, "QA: expected a list of questions"),
         ({"video": "v", "QA": [{"q": "", "a": "b"}]}, "QA 1: expected an instruction i or a question q"),
         ({"video": "v", "QA": [{"q": "a"}]}, "QA 1: a: expected a text, found none"),

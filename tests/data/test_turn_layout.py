@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from videochat_online.data.rows.row_formats import DialogueTurn
+from videochat_online.data.rows.sample import DialogueTurn
 from videochat_online.data.samples.turn_layout import online_turns, video_turns
 from videochat_online.streaming import Exchange, GenerationSettings, StreamingSession
 from videochat_online.streaming.question_prompt import stream_turns

@@ -9,7 +9,7 @@ import pytest
 
 from train_cases import dialogue
 from videochat_online.data import parse_row
-from videochat_online.data.rows.unknown_keys import unread_keys
+from videochat_online.data.rows.row_formats import RowParser
 from videochat_online.errors import InputError
 
 TALK = dialogue("What?", "That.")
@@ -106,7 +106,7 @@ def test_what_published_sets_say_of_their_rows_stops_nobody(media):
 
 def test_keys_that_are_not_read_are_told():
     row = {"id": 1, "conversations": [TALK[0] | {"weight": 1}, TALK[1]], "QA": [{"q": "a", "x": 1}, 3]}
-    assert unread_keys(row) == {"id", "conversations.weight", "QA.x"}
+    assert RowParser().unread_keys(row) == {"id", "conversations.weight", "QA.x"}
 
 
 NUMBERS = "said_s position until clock now elapsed cutoff visible_until upto runtime"

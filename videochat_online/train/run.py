@@ -333,6 +333,8 @@ def set_facts(entries: Sequence[RegistryEntry]) -> dict[str, dict[str, Any]]:
             "max_dynamic_patch": entry.max_dynamic_patch,
             "fps": entry.fps,
             "memory": None if entry.memory is None else {"name": entry.memory.name, **entry.memory.options},
+            # Not where it is none: earlier runs go on.
+            **({} if entry.row_format.name is None else {"row_format": entry.row_format.to_json()}),
         }
         for entry in entries
     }

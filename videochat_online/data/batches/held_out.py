@@ -16,7 +16,7 @@ from torch.utils.data import ConcatDataset, Dataset
 
 from videochat_online.data.batches.training_dataset import SetCount, SkippedSample, TrainingDataset
 from videochat_online.data.rows.registry import RegistryEntry
-from videochat_online.data.rows.row_formats import Sample, parse_row
+from videochat_online.data.rows.sample import Sample
 from videochat_online.data.samples.encoding import Example, SampleEncoder
 from videochat_online.data.samples.pixel_reader import PixelReader
 from videochat_online.errors import InputError
@@ -125,9 +125,10 @@ def _samples(dataset: TrainingDataset, names: set[str] | None = None) -> Iterato
         for number in range(len(file)):
             with suppress(InputError):
                 row = file[number]
-                first = None if names is None else _first_medium(row)
+                is_known = names is not None and entry.row_format.name is None
+                first = _first_medium(row) if is_known else None
                 if names is None or first is None or first in names:
-                    yield entry.name, number, parse_row(row, entry.data_root)
+                    yield entry.name, number, entry.row_format.parse(row, entry.data_root)
 
 
 def _first_medium(row: Mapping[str, Any]) -> str | None:

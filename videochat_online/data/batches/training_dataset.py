@@ -19,8 +19,6 @@ from torch.utils.data import Dataset
 from videochat_online.data.batches.mixture import check_epoch, repeated_rows, repeats_of, unpack_key
 from videochat_online.data.rows.annotation_file import AnnotationFile
 from videochat_online.data.rows.registry import RegistryEntry
-from videochat_online.data.rows.row_formats import parse_row
-from videochat_online.data.rows.unknown_keys import unread_keys
 from videochat_online.data.samples.encoding import Example, SampleEncoder
 from videochat_online.data.samples.sample_lengths import EstimatedSample, LengthCounter, OutlinedSample
 from videochat_online.data.samples.sample_reader import check_reader
@@ -79,7 +77,7 @@ class TrainingDataset(Dataset[Example | SkippedSample]):
         self.encoder = encoder
         self.seed = seed
         self._lengths = LengthCounter(encoder)
-        self.files = [AnnotationFile(entry.annotation) for entry in self.entries]
+        self.files = [AnnotationFile(entry.annotation, entry.row_format) for entry in self.entries]
         all_repeats = self._repeats()
         check_epoch([len(file) for file in self.files], all_repeats)
         items = [
@@ -132,7 +130,7 @@ class TrainingDataset(Dataset[Example | SkippedSample]):
         try:
             row = self.files[self._sets[index]][number]
             return encoder.encode(
-                parse_row(row, entry.data_root),
+                entry.row_format.parse(row, entry.data_root),
                 rng,
                 tiling=tiling,
                 fps=entry.fps,
@@ -163,7 +161,7 @@ class TrainingDataset(Dataset[Example | SkippedSample]):
             counts: Counter[str] = Counter()
             for number in range(min(len(file), NUM_ROWS_FOR_KEYS)):
                 with suppress(InputError):
-                    counts.update(unread_keys(file[number]))
+                    counts.update(entry.row_format.unread_keys(file[number]))
             if counts:
                 found[entry.name] = dict(sorted(counts.items()))
         return found
@@ -216,7 +214,7 @@ class TrainingDataset(Dataset[Example | SkippedSample]):
     def _outline(self, set_number: int, row: int) -> OutlinedSample | EstimatedSample:
         entry = self.entries[set_number]
         try:
-            sample = parse_row(self.files[set_number][row], entry.data_root)
+            sample = entry.row_format.parse(self.files[set_number][row], entry.data_root)
             return self._lengths.outline(sample, entry.tiling(self.encoder.tiling), entry.memory)
         except InputError:
             return EstimatedSample(1)

@@ -1,9 +1,9 @@
 """Annotation files as rows.
 
-Owns the two file formats (a JSON array, JSON lines; either may be gzipped) and how rows are held: as one block of
-bytes per file, so that a million rows cost what the file costs, and loader processes share them. Rows count from 0.
-Knows nothing of what is in a row, but for the keys that tell it from an object that holds rows. (What runs write is
-read by `runs/row_file.py`, which holds parsed rows.)
+Owns the file formats (a JSON array, JSON lines, CSV, parquet; each may be gzipped) and how rows are held: as one block
+of bytes per file, so that a million rows cost what their JSON costs, and loader processes share them. Rows count from
+0. Knows nothing of what is in a row, but asks whether an object is one or holds them. (What runs write is read by
+`runs/row_file.py`, which holds parsed rows.)
 """
 
 from __future__ import annotations
@@ -13,13 +13,15 @@ import json
 import re
 import zlib
 from collections.abc import Iterator
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 
-from videochat_online.data.rows.row_formats import ROW_KEYS
+from videochat_online.data.rows.row_formats import RowParser
 from videochat_online.data.rows.storage import Location, read_bytes
-from videochat_online.errors import InputError, shown
+from videochat_online.data.rows.tables import Table, read_csv, read_parquet
+from videochat_online.errors import InputError, cut, shown
 from videochat_online.runs.files import without_bom
 
 NUM_FIRST_ROWS = 20
@@ -28,6 +30,8 @@ NUM_FIRST_ROWS = 20
 _CLOSING = re.compile(rb"[\s\]}]+")
 """The last line of an object that is written over several lines."""
 
+_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+
 _NOT_BLANK = re.compile(r"[^ \t\r\n]")
 
 
@@ -35,19 +39,37 @@ class AnnotationFile:
     """The rows of one annotation file. A row is parsed when it is asked for, so callers may change theirs.
 
     Args:
-        path: a JSON array of objects, or one object a line.
+        path: a JSON array of objects, one object a line, a parquet file, or a table called `.csv` or `.tsv`.
+        row_format: what its rows are read with; None stands for all formats that have a name.
 
     Raises:
-        InputError: no such file, no rows, neither format, or another encoding than UTF-8. A broken line raises when
-            its row is asked for.
+        InputError: no such file, no rows, none of these, columns of no known format, or another encoding than UTF-8.
+            A broken line raises when its row is asked for.
     """
 
-    def __init__(self, path: Location) -> None:
-        self.path = path
+    def __init__(self, path: Location, row_format: RowParser | None = None) -> None:
+        self.path, self._row_format = path, row_format or RowParser()
         try:
             content = _unzipped(read_bytes(path, "annotations"))
         except (OSError, EOFError, zlib.error) as error:
             raise InputError(f"{path}: expected annotations, found a broken gzip file ({error})") from error
+        table = _table(path, content)
+        self._broken = {} if table is None else table.broken
+        lines = self._json_lines(content) if table is None else self._table_lines(table)
+        self._content = b"".join(lines)
+        self._stops = np.cumsum([len(line) for line in lines], dtype=np.int64)
+        if not lines:
+            raise InputError(f"{path}: expected annotations, found no rows")
+        self._check_first_rows()
+
+    def _table_lines(self, table: Table) -> list[bytes]:
+        if not self._row_format.is_row(table.columns):
+            found = cut(", ".join(table.columns))
+            raise InputError(f"{self.path}: expected columns {self._row_format.expected}, found columns {found}")
+        return table.lines
+
+    def _json_lines(self, content: bytes) -> list[bytes]:
+        path = self.path
         if b"\0" in content[:4]:  # in UTF-8, JSON has none
             raise InputError(f"{path}: expected annotations in UTF-8, found UTF-16 or UTF-32")
         content = without_bom(content)
@@ -57,17 +79,15 @@ class AnnotationFile:
             raise InputError(
                 f"{path}: expected a JSON array of rows, or one row a line, found JSON over lines: {found}"
             )
-        self._content = b"".join(lines)
-        self._stops = np.cumsum([len(line) for line in lines], dtype=np.int64)
-        if not lines:
-            raise InputError(f"{path}: expected annotations, found no rows")
-        self._check_first_rows()
+        return lines
 
     def __len__(self) -> int:
         return len(self._stops)
 
     def __getitem__(self, number: int) -> dict[str, Any]:
         """A fresh copy of a row; InputError where it is not a JSON object."""
+        if number in self._broken:
+            raise InputError(self._broken[number])
         start = int(self._stops[number - 1]) if number else 0
         try:
             row = json.loads(self._content[start : int(self._stops[number])])
@@ -86,10 +106,10 @@ class AnnotationFile:
             except InputError as error:
                 reasons.append(str(error))
                 continue
-            if len(self) == 1 and not first.keys() & set(ROW_KEYS):
+            if len(self) == 1 and not self._row_format.is_row(first):
                 for key, value in first.items():
                     items = value if isinstance(value, list) else []
-                    if any(isinstance(item, dict) and item.keys() & set(ROW_KEYS) for item in items):
+                    if any(isinstance(item, dict) and self._row_format.is_row(item) for item in items):
                         raise InputError(
                             f"{self.path}: expected rows, found an object with key {shown(key)} that holds them"
                         )
@@ -98,6 +118,14 @@ class AnnotationFile:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return (self[number] for number in range(len(self)))
+
+
+def _table(path: Location, content: bytes) -> Table | None:
+    """The rows of a table; None where a file is none."""
+    if content.startswith(b"PAR1"):
+        return read_parquet(path, content)
+    suffix = PurePosixPath(path.name.lower().removesuffix(".gz")).suffix
+    return read_csv(path, without_bom(content), _DELIMITERS[suffix]) if suffix in _DELIMITERS else None
 
 
 def _unzipped(content: bytes) -> bytes:

@@ -7,6 +7,7 @@ from typing import Any
 
 from videochat_online.errors import InputError, shown
 from videochat_online.text import check_text
+from videochat_online.text.times import seconds_of
 
 MAX_TEXT = 1_000_000
 """Characters of one text in a row: tens of times the longest prompt. Tokenizing more can take minutes."""
@@ -76,6 +77,21 @@ def time_s(value: Any, where: str) -> float:
         InputError: a value of another type, or a number that is not finite, below 0 or above `MAX_TIME_S`.
     """
     return number(value, where, lowest=0.0, highest=MAX_TIME_S)
+
+
+def clock_s(value: Any, where: str) -> float:
+    """A time in seconds, at least 0, of a number or of what a clock shows: `65.5`, `"1:05.5"`, `"0:01:05.5"`.
+
+    Raises:
+        InputError: as `number`, or a text that is no time.
+    """
+    if not isinstance(value, str):
+        return time_s(value, where)
+    try:
+        seconds = seconds_of(value)
+    except InputError as error:
+        raise InputError(f"{where}: expected a number, or a time such as 1:05, found {shown(value)}") from error
+    return time_s(seconds, where)
 
 
 def span(lowest: float, highest: float) -> str:

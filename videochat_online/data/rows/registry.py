@@ -11,12 +11,13 @@ import json
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from videochat_online.data.rows.field_values import FPS_RANGE, span
+from videochat_online.data.rows.row_formats import RowParser
 from videochat_online.data.rows.storage import Location, exists, location, read_bytes
 from videochat_online.data.samples.pixel_reader import Tiling
 from videochat_online.data.samples.simulated_memory import SimulatedMemory
@@ -31,7 +32,7 @@ class RegistryEntry:
 
     Attributes:
         name: name that is unique among all registries of a run.
-        annotation: JSON array or JSON lines, gzip allowed.
+        annotation: JSON array, JSON lines, CSV or parquet; gzip allowed.
         data_root: folder that the paths in its rows are relative to.
         data_augment: degrade pictures by JPEG compression of random quality.
         repeat_time: number of times that each row counts in an epoch. 0.5 takes a random half, 1.5 all rows and a
@@ -41,6 +42,7 @@ class RegistryEntry:
         fps: frames per second of its frame folders, where a row does not say.
         memory: memory whose content at the last question, which alone is kept, is shown of each video; None shows all
             frames.
+        row_format: format that reads its rows; None recognises them by their keys.
     """
 
     name: str
@@ -52,6 +54,7 @@ class RegistryEntry:
     max_dynamic_patch: int | None = None
     fps: float | None = None
     memory: SimulatedMemory | None = None
+    row_format: RowParser = field(default_factory=RowParser)
 
     def tiling(self, default: Tiling) -> Tiling:
         """How still images of this set are cut, where a run cuts others so."""
@@ -141,12 +144,13 @@ def _entry(path: Location, name: str, fields: Any) -> RegistryEntry:
             raise InputError(f"{where}: {key}: expected {expected}, found {shown(fields[key])}")
         if key in fields:
             values[key] = fields[key]
-    if "memory" in values:
+    parts: dict[str, Callable[[str, Any], Any]] = {"memory": SimulatedMemory, "row_format": RowParser}
+    for key in values.keys() & parts.keys():
+        options = dict(values[key]) if isinstance(values[key], dict) else {"name": values[key]}
         try:
-            options = dict(values["memory"])
-            values["memory"] = SimulatedMemory(options.pop("name"), options)
+            values[key] = parts[key](options.pop("name"), options)
         except InputError as error:
-            raise InputError(f"{where}: memory: {error}") from error
+            raise InputError(f"{where}: {key}: {error}") from error
     if "weight" in fields and "repeat_time" in fields:
         raise InputError(f"{where}: expected repeat_time or weight, found both")
     for key in ("annotation", "data_root"):
@@ -190,6 +194,10 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "memory": (
         lambda value: isinstance(value, dict) and isinstance(value.get("name"), str),
         'an object such as {"name": "pyramid", "capacities": [2, 2, 12]}',
+    ),
+    "row_format": (
+        lambda value: isinstance(value.get("name") if isinstance(value, dict) else value, str),
+        "a name, or an object with a name and options",
     ),
 }
 # Written in the published registries: the row count, which is counted here, and how to read a video, which the

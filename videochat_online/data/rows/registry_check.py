@@ -18,8 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from videochat_online.data.batches.mixture import repeated_rows
 from videochat_online.data.rows.annotation_file import AnnotationFile
 from videochat_online.data.rows.registry import RegistryEntry, check_places
-from videochat_online.data.rows.row_formats import Sample, parse_row
-from videochat_online.data.rows.unknown_keys import unread_keys
+from videochat_online.data.rows.sample import Sample
 from videochat_online.data.samples.sample_reader import SampleReader
 from videochat_online.errors import InputError, cut
 from videochat_online.video import image_notes
@@ -140,8 +139,8 @@ class _Rows(Dataset[InspectedRow]):
         assert isinstance(file, AnnotationFile)  # none of the rows is of another
         try:
             content = file[row]
-            unread = tuple(sorted(unread_keys(content)))
-            sample = parse_row(content, entry.data_root)
+            unread = tuple(sorted(entry.row_format.unread_keys(content)))
+            sample = entry.row_format.parse(content, entry.data_root)
             kind = sample.kind
             shown = self.reader.read(
                 sample,
@@ -169,6 +168,6 @@ def _file(entry: RegistryEntry) -> AnnotationFile | str:
     """The rows of a set, or why there are none."""
     try:
         check_places(entry)
-        return AnnotationFile(entry.annotation)
+        return AnnotationFile(entry.annotation, entry.row_format)
     except InputError as error:
         return str(error)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from difflib import get_close_matches
+from functools import lru_cache
 from typing import Any
 
 from videochat_online.data.rows.field_values import MAX_TIME_S
@@ -21,6 +22,8 @@ ROW = (*_DECIDING, "width", "height")
 """Keys of a row, whatever its format."""
 MESSAGE = ("from", "value", "timestamps")
 PAIR = ("i", "q", "a")
+KEYS: dict[str, tuple[str, ...]] = {**dict.fromkeys(ROW, ()), "conversations": MESSAGE, "QA": PAIR}
+"""Keys of rows with a dialogue, questions or a track, and of the objects in their lists."""
 
 LIKE_MEDIA = re.compile(
     r"(image|img|picture|photo|video|vid|frame|media)s?([_ -]?(path|file|folder|name|url|list)s?)?", re.I
@@ -133,22 +136,12 @@ def _may_be_time(key: str, value: Any, asks: bool) -> bool:
     return asks and not is_measured and _is_time(value)
 
 
-def unread_keys(row: Mapping[str, Any]) -> set[str]:
-    """Keys of a row that nothing is done with, those of its messages and pairs as `conversations.KEY` and `QA.KEY`."""
-    found = {key for key in row if key not in ROW}
-    for name, known in (("conversations", MESSAGE), ("QA", PAIR)):
-        parts = row.get(name)
-        for part in parts if isinstance(parts, list) else ():
-            if isinstance(part, dict):
-                found |= {f"{name}.{key}" for key in part if key not in known}
-    return found
-
-
 def _unknown(key: str, *meant: str, where: str = "") -> InputError:
     prefix = f"{where}: " if where else ""
     return InputError(f"{prefix}unknown key {shown(key)}; did you mean {' or '.join(map(repr, meant))}?")
 
 
+@lru_cache(maxsize=4096)  # few keys, in every row
 def _meant(key: str) -> str | None:
     """The deciding key that a name is near to, or has the letters of."""
     names = {name.lower(): name for name in _DECIDING}

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 from transformers import PreTrainedTokenizerBase
 
-from videochat_online.data.rows.row_formats import Sample
+from videochat_online.data.rows.sample import Sample
 from videochat_online.data.samples.pixel_reader import Pixels, Tiling
 from videochat_online.data.samples.sample_reader import SampleReader
 from videochat_online.data.samples.simulated_memory import SimulatedMemory

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from videochat_online.data.rows.row_formats import Sample
+from videochat_online.data.rows.sample import Sample
 from videochat_online.data.rows.storage import Location, local_copy
 from videochat_online.errors import InputError
 from videochat_online.video import read_image

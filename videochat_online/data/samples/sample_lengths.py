@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from videochat_online.data.rows.row_formats import DialogueTurn, Sample
+from videochat_online.data.rows.sample import DialogueTurn, Sample
 from videochat_online.data.samples.encoding import SampleEncoder
 from videochat_online.data.samples.frame_lines import FrameLines
 from videochat_online.data.samples.pixel_reader import Tiling

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from videochat_online.data.rows.row_formats import Sample
+from videochat_online.data.rows.sample import Sample
 from videochat_online.data.samples.media_checks import check_boxes, check_within_video
 from videochat_online.data.samples.pixel_reader import FrameSampling, PixelReader, Pixels, SampledClip, Tiling
 from videochat_online.data.samples.simulated_memory import SimulatedMemory

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from videochat_online.constants import IMAGE_PLACEHOLDER
-from videochat_online.data.rows.row_formats import VIDEO_PLACEHOLDER, DialogueTurn, Sample
+from videochat_online.data.rows.sample import VIDEO_PLACEHOLDER, DialogueTurn, Sample
 from videochat_online.errors import InputError
 from videochat_online.text import split_placeholders, turn_segments
 from videochat_online.types import FrameUse, Segment, Turn
