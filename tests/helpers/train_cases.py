@@ -164,7 +164,7 @@ def state(folder: Path) -> dict[str, torch.Tensor]:
 
 def environment() -> dict[str, str]:
     """One thread a process, as several share two cores; this checkout before an installed one."""
-    paths = (ROOT, ROOT / "tests/helpers")
+    paths = (ROOT, ROOT / "tests/helpers", os.environ.get("PYTHONPATH", ""))
     return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(map(str, paths))}
 
 

@@ -19,7 +19,17 @@ from videochat_online.data.rows.field_values import MAX_TEXT
 from videochat_online.data.rows.storage import Location
 from videochat_online.errors import InputError, one_line, shown
 
-LISTS = ("conversations", "QA", "messages", "image", "images", "video", "videos", "all_image_files", "image_bboxes")
+LISTS: tuple[str, ...] = (
+    "conversations",
+    "QA",
+    "messages",
+    "image",
+    "images",
+    "video",
+    "videos",
+    "all_image_files",
+    "image_bboxes",
+)
 LISTS += ("query_template", "history", "clip", "width", "height")
 """Keys whose cells may hold a list or an object."""
 NUMBERS = ("fps", "width", "height", "need_reset_timestamp", "label")
@@ -47,8 +57,8 @@ class Table:
     def add(self, row: dict[str, Any]) -> None:
         """Append a row."""
         try:
-            row = {key: _decoded(key, value) for key, value in row.items() if value is not None}
-            self.lines.append(json.dumps(row, default=_as_json).encode())
+            items = (f"{json.dumps(key)}: {_written(key, value)}" for key, value in row.items())
+            self.lines.append(f"{{{', '.join(items)}}}".encode())
         except InputError as error:
             self.add_broken(str(error))
 
@@ -134,11 +144,14 @@ def _decoded(key: str, value: Any) -> Any:
         raise InputError(f"{key}: expected JSON, found {shown(value)}: {error}") from error
 
 
-def _as_json(value: Any) -> Any:
-    """Values of parquet that JSON lacks."""
-    if isinstance(value, Decimal):
-        return float(value)
-    if isinstance(value, datetime.date | datetime.time | datetime.timedelta):
-        return str(value)
-    found = "bytes" if isinstance(value, bytes) else type(value).__name__
-    raise InputError(f"expected texts, numbers and lists (of media their paths), found {found} in a cell")
+def _written(key: str, value: Any) -> str:
+    """A cell as JSON; parquet has values that JSON lacks."""
+
+    def other(value: Any) -> Any:
+        if isinstance(value, Decimal):
+            return float(value)
+        if isinstance(value, datetime.date | datetime.time | datetime.timedelta):
+            return str(value)
+        raise InputError(f"{key}: expected texts, numbers and lists, found {type(value).__name__}; of media, the paths")
+
+    return json.dumps(_decoded(key, value), default=other)

@@ -13,7 +13,7 @@ from videochat_online.data.rows.field_values import clock_s, text
 from videochat_online.data.rows.formats.base import Row
 from videochat_online.data.rows.formats.object_tracks import is_track
 from videochat_online.data.rows.formats.row_media import NOTHING, image_fields, media_key, video_fields
-from videochat_online.data.rows.sample import VIDEO_PLACEHOLDER, DialogueTurn, Sample
+from videochat_online.data.rows.sample import VIDEO_PLACEHOLDER, DialogueTurn, Kind, Sample
 from videochat_online.data.rows.storage import Location
 from videochat_online.data.rows.unknown_keys import KEYS, MESSAGE, check_part_keys, check_row_keys
 from videochat_online.errors import InputError, shown
@@ -76,7 +76,7 @@ def dialogue_sample(row: Row, root: Location, system_message: str | None, turns:
     is_timed = any(turn.time_s is not None for turn in turns)
     shows = media_key(row)
     if shows == "video":
-        kind = "online" if is_timed else "video"
+        kind: Kind = "online" if is_timed else "video"
         return Sample(kind=kind, turns=turns, system_message=system_message, **video_fields(row, root))
     if is_timed:
         raise InputError("expected a video beside timestamps, found none")

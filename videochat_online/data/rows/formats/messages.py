@@ -33,7 +33,7 @@ _PLACEHOLDERS = {"image": IMAGE_PLACEHOLDER, "video": VIDEO_PLACEHOLDER}
 _PATHS = ("path", "url")
 """Keys of a part or of a list's object that hold its path, beside the name of its own kind."""
 _OF_VIDEO = {"start": "start", "video_start": "start", "end": "end", "video_end": "end", "fps": "fps"}
-_SAMPLING = ("nframes", "min_frames", "max_frames", "min_pixels", "max_pixels", "total_pixels")
+_SAMPLING: tuple[str, ...] = ("nframes", "min_frames", "max_frames", "min_pixels", "max_pixels", "total_pixels")
 _SAMPLING += ("resized_height", "resized_width")
 """How another trainer samples what is shown: here the run says so for all rows."""
 _REFUSED = ("audios", "audio", "tools", "objects")
