@@ -16,7 +16,7 @@ import statistics
 import sys
 import time
 
-from videochat_online.data import AnnotationFile, Example, PackedDataset, TrainingDataset, load_registries, parse_row
+from videochat_online.data import AnnotationFile, Example, PackedDataset, TrainingDataset, load_registries
 from videochat_online.train.keys.parsing import parse_arguments
 from videochat_online.train.run import make_collator
 from videochat_online.train.setup.model_setup import load_texts, make_encoder
@@ -36,8 +36,8 @@ def main() -> int:
     began = time.process_time()
     num_rows = 0
     for entry in entries:
-        for row in AnnotationFile(entry.annotation):
-            parse_row(row, entry.data_root)
+        for row in AnnotationFile(entry.annotation, entry.row_format):
+            entry.row_format.parse(row, entry.data_root)
             num_rows += 1
     read_s = time.process_time() - began
     dataset = TrainingDataset(entries, encoder)
