@@ -42,7 +42,7 @@ class RegistryEntry:
         fps: frames per second of its frame folders, where a row does not say.
         memory: memory whose content at the last question, which alone is kept, is shown of each video; None shows all
             frames.
-        row_format: format that reads its rows; None recognises them by their keys.
+        row_format: reader of its rows, by a format that the registry names, or that is recognised by the keys of a row.
     """
 
     name: str
