@@ -9,9 +9,9 @@ PYRAMID = ("--capacities", "4", "4", "16")
 STREAMING: dict[str, tuple[str, ...]] = {
     "pyramid": PYRAMID,
     "fifo": ("--memory", "fifo", *PYRAMID),
-    "uniform": ("--memory", "uniform", "--num_frames", "6"),
-    "recent": ("--memory", "window", "--num_frames", "6"),
-    "recent_4": ("--memory", "window", "--num_frames", "4"),
+    "uniform": ("--memory", "uniform", "--memory.num_frames", "6"),
+    "recent": ("--memory", "window", "--memory.num_frames", "6"),
+    "recent_4": ("--memory", "window", "--memory.num_frames", "4"),
     "blind": ("--blind",),
 }
 """Pyramid, FIFO pyramid and six full-size frames hold 96 visual tokens each. Four are an ablation: not trained for."""

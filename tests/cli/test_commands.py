@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import sys
@@ -14,8 +13,6 @@ from safetensors.torch import load_file, save_file
 from clips import write_clip, write_folder
 from processes import run_program
 from videochat_online.cli.main import COMMANDS, build_parser, main, normalise_flags
-from videochat_online.cli.options import add_memory_arguments, memory_options_of
-from videochat_online.memory import MEMORY_OPTIONS
 from videochat_online.model import load_network
 from videochat_online.video import FrameTransform, open_video
 
@@ -141,19 +138,6 @@ class TestAnswers:
             assert (done.returncode, done.stderr) == (0, "")
         assert json.loads(done.stdout)["question"] == "Où ça?"
 
-    def test_every_option_of_a_memory_is_a_flag(self):
-        of_the_model = {"full_grid", "grid", "grids", "intervals", "device"}
-        expected = {option for options in MEMORY_OPTIONS.values() for option in options} - of_the_model
-        parser = argparse.ArgumentParser()
-        add_memory_arguments(parser)
-        none_given = memory_options_of(parser.parse_args([]))
-        assert set(none_given) == expected
-        assert set(none_given.values()) == {None}
-        numbers = memory_options_of(
-            parser.parse_args(["--threshold", ".5", "--abstract_decay", "0", "--key_frames", "2"])
-        )
-        assert (numbers["threshold"], numbers["abstract_decay"], numbers["key_frames"]) == (0.5, 0.0, 2)
-
     def test_memories(self, chat, clip):
         counts = {}
         for name, options in (
@@ -168,7 +152,8 @@ class TestAnswers:
             ("similarity_drop", ["--num_frames", "3", "--threshold", "1"]),
             ("event_merging", ["--recent_frames", "2", "--event_frames", "3", "--penalty_weights", "1", "0", "0.5"]),
         ):
-            _, rows, _ = chat("--video", clip, "--fps", 10, "--memory", name, *options, "--ask", "9:What?")
+            flags = [word.replace("--", "--memory.") for word in options]
+            _, rows, _ = chat("--video", clip, "--fps", 10, "--memory", name, *flags, "--ask", "9:What?")
             counts[name] = [frame["num_tokens"] for frame in rows[0]["frames_used"]]
         assert sorted(counts["pyramid"], reverse=True) == [16, 4, 1, 1]
         assert counts["window"] == [16, 16]
@@ -183,7 +168,9 @@ class TestAnswers:
 
     def test_strategies(self, chat, clip):
         plain = ("--video", clip, "--fps", 2, "--ask", "9:What?")
-        status, rows, _ = chat(*plain, "--strategy", "retrieval", "--retrieved_frames", 2, "--memory", "window")
+        status, rows, _ = chat(
+            *plain, "--strategy", "retrieval", "--strategy.retrieved_frames", 2, "--memory", "window"
+        )
         assert (status, len(rows[0]["frames_used"]), rows[0]["num_visual_tokens"]) == (0, 2, 32)
         status, rows, _ = chat(*plain, "--strategy", "chain_of_shot")
         assert (status, rows[0]["frames_used"]) == (0, chat(*plain)[1][0]["frames_used"])
@@ -273,14 +260,18 @@ class TestBadInput:
         self.check(chat(*ask, "--memory", "elephant"), "elephant", "pyramid")
         self.check(chat(*ask, "--memory", "window", "--capacities", "1"), "window", "capacities")
         self.check(chat(*ask, "--capacities", "1", "2"), "capacities")
-        self.check(chat(*ask, "--policy", "own"), "policy", "reference")
+        self.check(chat(*ask, "--memory.policy", "own"), "--memory.policy: expected one of reference, paper, got 'own'")
+        self.check(chat(*ask, "--policy", "paper"), "--policy: expected --memory.policy in its place")
         self.check(chat(*ask, "--temperature", "-1"), "temperature")
         self.check(chat(*ask, "--seed", str(2**70)), "seed of at most 63 bits")
         self.check(chat("--video", "a" * 5000, "--ask", "1:What?"), "a name too long")
         self.check(chat(*ask, "--backend", "vlc"), "vlc", "pyav")
         self.check(chat(*ask, "--strategy", "", model="absent"), "unknown strategy ''")
-        self.check(chat(*ask, "--strategy", "guess", model="absent"), "strategy 'guess'", "direct, retrieval, chain_of")
-        self.check(chat(*ask, "--retrieved_frames", "2", model="absent"), "'direct' does not take retrieved_frames")
+        self.check(chat(*ask, "--strategy", "guess", model="absent"), "strategy 'guess'", "'direct', 'retrieval'")
+        self.check(
+            chat(*ask, "--strategy.retrieved_frames", "2", model="absent"),
+            "an option of strategy direct, which has none",
+        )
 
     def test_models(self, chat, clip, tiny_dir, tmp_path):
         ask = ("--video", clip, "--ask", "1:What?")
@@ -298,9 +289,10 @@ class TestBadInput:
         (tmp_path / "x.png").write_text("x")
         self.check(chat("--image", tmp_path / "x.png", "--ask", "What?"), "x.png")
         self.check(chat("--image", tmp_path / "absent.png", "--ask", "What?"), "absent.png")
-        for flags in ("--strategy retrieval", "--retrieved_frames 2", "--memory window", "--num_frames 0", "--fps 2"):
+        for flags in ("--strategy retrieval", "--memory window", "--memory.policy paper", "--capacities 1", "--fps 2"):
             name, value = flags.split()
-            self.check(chat("--image", "x.png", name, value), f"{name}: expected a video")
+            named = name.replace("--capacities", "--memory.capacities")
+            self.check(chat("--image", "x.png", name, value), f"{named}: expected a video")
 
     def test_a_memory_is_made_before_weights_are_read(self, chat, clip, tiny_dir, tmp_path):
         shutil.copy(tiny_dir() / "config.json", tmp_path)

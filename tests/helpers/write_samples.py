@@ -27,7 +27,7 @@ from evaluation_sets import folder_set
 from train_cases import flags, mixed_rows, write_media, write_registry
 from videochat_online import StreamingSession, load_model, make_memory
 from videochat_online.cli.main import main
-from videochat_online.memory import MEMORY_BANKS
+from videochat_online.memory import MEMORIES
 from videochat_online.serving.streams.pool import StreamPool
 from videochat_online.streaming import GenerationSettings
 from videochat_online.testing import make_tiny_model
@@ -165,7 +165,7 @@ def write_sessions(folder: Path, model: Any) -> None:
     session.ask("What is it?")
     session.save(folder / "session.safetensors")
     facts = {}
-    for name in MEMORY_BANKS:
+    for name in MEMORIES.built_in:
         memory = filled_memory(name)
         save_file(memory.state_dict(), folder / f"{name}.safetensors")
         facts[name] = facts_of(memory)

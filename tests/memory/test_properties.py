@@ -7,7 +7,7 @@ import random
 import pytest
 import torch
 
-from videochat_online.memory import MEMORY_BANKS, QuestionAware, make_memory
+from videochat_online.memory import MEMORIES, QuestionAware, make_memory
 from videochat_online.types import FrameTokens
 
 GRID = (4, 4)
@@ -48,7 +48,7 @@ def described(memory):
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("name", sorted(set(MEMORY_BANKS) - {"keep_all"}))
+@pytest.mark.parametrize("name", sorted(set(MEMORIES.built_in) - {"keep_all"}))
 def test_bounds_and_continuation(name, seed):
     rng = random.Random(f"{name} {seed}")
     options = {"full_grid": GRID, **random_options(name, rng)}

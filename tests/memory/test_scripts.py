@@ -25,7 +25,7 @@ from videochat_online.data import load_registries
 from videochat_online.errors import InputError
 from videochat_online.evaluation.report import run_report
 from videochat_online.evaluation.run.answering import LETTER_PREFIX, answer_by_likelihood
-from videochat_online.memory import MEMORY_BANKS, make_model_memory
+from videochat_online.memory import MEMORIES, make_model_memory
 from videochat_online.streaming import StreamingSession
 from videochat_online.synthetic import synthesize
 from videochat_online.text.questions import OVBENCH_SYSTEM_MESSAGE, STREAMING_SUFFIX, ovbench_question
@@ -84,7 +84,7 @@ def test_no_memory_exceeds_the_budget_and_none_could_hold_a_frame_more(name, cap
         assert make_model_memory(name, GRID, INTERVALS, larger).max_tokens > most
     else:
         assert options["capacities"] == capacities
-    assert set(BOUNDED) | {"keep_all"} == set(MEMORY_BANKS)
+    assert set(BOUNDED) | {"keep_all"} == set(MEMORIES.built_in)
 
 
 def age_of(row) -> str:
@@ -167,7 +167,7 @@ def test_finished_runs_are_not_asked_again_and_questions_can_be_narrowed_down(co
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (("--memories", "pyramid", "keep_all"), "--memories: expected some of pyramid"),
+        (("--memories", "pyramid", "keep_all"), "--memories: expected some that do not grow for ever, got 'keep_all'"),
         (("--memories", "window", "window"), "--memories: expected each once, got window window"),
         (("--budgets", "0/1/0"), "--budgets: 0/1/0 has no room for window: num_frames"),
         (("--cost_frames", "0"), "--cost_frames, --fps: expected numbers above 0, got 0, 1"),
@@ -286,7 +286,7 @@ def result_of(output):
 
 
 def test_a_window_holds_the_needles_that_are_not_older_than_it(tiny_dir, tmp_path, capsys):
-    more = ("--memory", "window", "--num_frames", "6", "--shown", "2", "--depths", "0", "0.5", "0.95", "1")
+    more = ("--memory", "window", "--memory.num_frames", "6", "--shown", "2", "--depths", "0", "0.5", "0.95", "1")
     assert needle_in_a_haystack.main(needle_arguments(tiny_dir, tmp_path, *more)) == 0
     result = result_of(tmp_path)
     assert result["max_tokens"] == 96
@@ -349,7 +349,7 @@ def test_a_question_has_the_prompt_of_a_session_that_watches_the_whole_stream(
 
 def test_the_same_needles_give_the_same_result_and_are_drawn_beside_others(tiny_dir, tmp_path, capsys):
     once, again = tmp_path / "once", tmp_path / "again"
-    more = ("--memory", "uniform", "--num_frames", "4", "--answer_by", "text_likelihood", "--depths", "0.5")
+    more = ("--memory", "uniform", "--memory.num_frames", "4", "--answer_by", "text_likelihood", "--depths", "0.5")
     assert needle_in_a_haystack.main(needle_arguments(tiny_dir, once, *more)) == 0
     beside = ("--beside", str(once / "needle.json"))
     assert needle_in_a_haystack.main(needle_arguments(tiny_dir, again, *more, *beside)) == 0
@@ -364,7 +364,18 @@ def test_a_clip_and_pictures_of_ones_own(tiny_dir, tmp_path, capsys):
     for name, value in (("cat", 40), ("dog", 200)):
         pictures.append(str(tmp_path / f"{name}.png"))
         Image.fromarray(np.full((20, 50, 3), value, dtype=np.uint8)).save(pictures[-1])
-    more = ("--video", str(clip), "--needle", *pictures, "--depths", "1", "--memory", "window", "--num_frames", "4")
+    more = (
+        "--video",
+        str(clip),
+        "--needle",
+        *pictures,
+        "--depths",
+        "1",
+        "--memory",
+        "window",
+        "--memory.num_frames",
+        "4",
+    )
     assert needle_in_a_haystack.main(needle_arguments(tiny_dir, tmp_path / "out", *more, "--answer_by", "nothing")) == 0
     result = result_of(tmp_path / "out")
     assert (result["haystack_frames"], result["options"]) == (5, ["cat", "dog"])
@@ -388,7 +399,7 @@ def test_a_clip_and_pictures_of_ones_own(tiny_dir, tmp_path, capsys):
         (("--needle", "a/one.png", "b/one.png"), "--needle: expected two or more pictures of different names"),
         (("--answer_by", "magic"), "--answer_by: expected likelihood or text_likelihood or nothing, got magic"),
         (("--memory", "magic"), "unknown memory 'magic'"),
-        (("--num_frames", "3"), "memory 'pyramid' does not take num_frames"),
+        (("--num_frames", "3"), "--num_frames: expected --memory.num_frames in its place"),
         (("--beside", "README.md"), "--beside: expected a needle.json, got README.md"),
         (("--model", "no_such_model"), "no_such_model"),
     ],

@@ -125,11 +125,7 @@ def test_the_heaviest_cluster_is_shown_in_full():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"newest_frames": 0}, "newest_frames of a star memory: expected a whole number of at least 1, got 0"),
-        ({"key_frames": -1}, "key_frames of a star memory: .* at least 0, got -1"),
-        ({"cluster_frames": 0, "key_frames": 0}, "cluster_frames of a star memory: .* at least 1, got 0"),
         ({"cluster_frames": 2}, "at most one for each of the 2 clusters, got 3"),
-        ({"abstract_decay": 1.5}, "abstract_decay of a star memory: expected a number from 0 to 1, got 1.5"),
         ({"grids": ((4, 4), (8, 8), (1, 1))}, "expected three, from the largest to the smallest"),
         ({"grids": ((4, 4), (2, 2))}, "expected three"),
     ],

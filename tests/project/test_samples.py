@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from videochat_online import StreamingSession, load_model, make_memory
 from videochat_online.cli.main import main
-from videochat_online.memory import MEMORY_BANKS
+from videochat_online.memory import MEMORIES
 from videochat_online.testing import build_tiny_tokenizer
 from videochat_online.types import FrameTokens
 from write_samples import PLACE, calls_to, evaluation_flags, facts_of, new_memory, prepare, training_flags
@@ -45,7 +45,7 @@ def is_part(old: Any, new: Any) -> bool:
     return old == new or "NoneType" in (old, new)
 
 
-@pytest.mark.parametrize("name", sorted(MEMORY_BANKS))
+@pytest.mark.parametrize("name", sorted(MEMORIES.built_in))
 def test_a_memory_goes_on_from_its_state(name):
     memory = new_memory(name)
     memory.load_state_dict(load_file(SAMPLES / f"sessions/{name}.safetensors"))

@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerFast
 from text_tokenizers import FAMILIES, family_tokenizers
 from videochat_online.errors import InputError, NoFrameError, NonFiniteError
 from videochat_online.memory import (
-    MEMORY_BANKS,
+    MEMORIES,
     KeepAllMemoryBank,
     PyramidMemoryBank,
     WindowMemoryBank,
@@ -226,7 +226,7 @@ class TestTime:
         session.push(frames(2), [0.0, 0.0])
         assert session.num_frames == 2
 
-    @pytest.mark.parametrize("kind", sorted(MEMORY_BANKS))
+    @pytest.mark.parametrize("kind", sorted(MEMORIES.built_in))
     @pytest.mark.parametrize("bad", [1.0, np.nan, np.inf, -np.inf])
     def test_one_bad_time_in_a_burst_leaves_every_memory_as_it_was(self, tiny_model, kind, bad, monkeypatch):
         seen = stub_encoder(monkeypatch, tiny_model)
@@ -436,7 +436,7 @@ class TestSaveAndRestore:
         assert (session.num_frames, session.last_time_s, session.history) == (5, 4.0, ())
         session.restore(tmp_path / "state")
 
-    @pytest.mark.parametrize("kind", sorted(MEMORY_BANKS))
+    @pytest.mark.parametrize("kind", sorted(MEMORIES.built_in))
     def test_a_session_of_another_model_is_refused(self, tiny_model, tmp_path, kind):
         memory, ours = (make_memory(kind, full_grid=GRID) for _ in range(2))
         for index in range(30):

@@ -12,8 +12,6 @@ from videochat_online.errors import InputError, NonFiniteError, PromptTooLongErr
 from videochat_online.memory import KeepAllMemoryBank, PyramidMemoryBank
 from videochat_online.model import load_model
 from videochat_online.streaming import (
-    STRATEGIES,
-    STRATEGY_OPTIONS,
     GenerationSettings,
     KvBudget,
     StreamingSession,
@@ -84,16 +82,16 @@ def alone(model, embeds_LD, ids, regime):
 class TestNames:
     def test_unknown_ones_list_the_valid_ones(self):
         with pytest.raises(
-            InputError, match="unknown strategy 'cos': expected one of direct, retrieval, chain_of_shot"
+            InputError,
+            match=r"unknown strategy 'cos': expected one of \['chain_of_shot', 'direct', 'retrieval'\], or",
         ):
             make_strategy("cos")
 
     def test_options(self):
-        assert STRATEGIES.keys() == STRATEGY_OPTIONS.keys()
-        assert make_strategy("retrieval", retrieved_frames=None) == Retrieval(retrieved_frames=8)
-        with pytest.raises(InputError, match="'chain_of_shot' does not take retrieved_frames: its options are none"):
+        assert make_strategy("retrieval", retrieved_frames=None).options == Retrieval(retrieved_frames=8).options
+        with pytest.raises(InputError, match="'chain_of_shot' does not take retrieved_frames: it takes no options"):
             make_strategy("chain_of_shot", retrieved_frames=2)
-        with pytest.raises(InputError, match="retrieved_frames: expected at least 1, got 0"):
+        with pytest.raises(InputError, match="'retrieval': expected a whole number of at least 1, got 0"):
             make_strategy("retrieval", retrieved_frames=0)
 
 

@@ -24,11 +24,11 @@ class _Swappable:
     def named_in(self, arguments: Sequence[str]) -> str:
         """The part that a command line names; the last of several, as for any flag."""
         named = self.usual
-        for argument, following in zip(arguments, [*arguments[1:], self.usual], strict=True):
+        for argument, following in zip(arguments, [*arguments[1:], self.usual], strict=False):
             flag, equals, value = argument.partition("=")
             if flag == self.flag:
                 named = value if equals else following
-        return named.split(" ")[0]  # a label of tables has sizes behind the name
+        return named.strip().partition(" ")[0]  # a label of tables has sizes behind the name
 
 
 class Parser(argparse.ArgumentParser):
@@ -41,7 +41,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options, allow_abbrev=False)
         self._swappable: list[_Swappable] = []
-        self._replaced: dict[str, str] = {}
+        self._of_the_named: list[argparse._ArgumentGroup] = []
 
     def add_part(
         self,
@@ -70,20 +70,23 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
-        """As in argparse, with the flags of the parts that are named."""
+        """As in argparse, with the flags of the parts that are named.
+
+        Raises:
+            InputError: no such part, a flag that it has not, or a value that does not fit.
+        """
         namespace = argparse.Namespace() if namespace is None else namespace
+        self._forget_options()
         for part in self._swappable:
             setattr(namespace, f"{part.kind.name}_options", {})
-            try:
-                self._add_options(part, args or [])
-            except InputError as error:
-                self.error(str(error))
+            self._add_options(part, args or [])
         self._refuse_unknown(args or [])
         return super().parse_known_args(args, namespace)
 
     def _add_options(self, part: _Swappable, arguments: Sequence[str]) -> None:
         name = part.named_in(arguments)
         group = self.add_argument_group(f"{part.kind.name} {name}")
+        self._of_the_named.append(group)
         for one in part.kind.options_of(name).values():
             if one.from_model:
                 continue
@@ -100,6 +103,16 @@ class Parser(argparse.ArgumentParser):
                 help=f"{one.help}; {one.expected}{default}".replace("%", "%%"),
             )
 
+    def _forget_options(self) -> None:
+        """Flags of the parts that the last command line named: this one may name others."""
+        for group in self._of_the_named:
+            self._action_groups.remove(group)
+            for action in group._group_actions:
+                self._remove_action(action)
+                for flag in action.option_strings:
+                    del self._option_string_actions[flag]
+        self._of_the_named.clear()
+
     def _refuse_unknown(self, arguments: Sequence[str]) -> None:
         """Say which flags a part has in place of one that it has not."""
         given = [argument.partition("=")[0] for argument in arguments if argument.startswith("--")]
@@ -110,9 +123,9 @@ class Parser(argparse.ArgumentParser):
                 if flag.startswith(f"{part.flag}.") or flag[2:] in part.short:
                     own = [known for known in self._option_string_actions if known.startswith(f"{part.flag}.")]
                     named = f"{part.kind.name} {part.named_in(arguments)}"
-                    self.error(f"{flag}: expected an option of {named}, {', '.join(own) or 'which has none'}")
+                    raise InputError(f"{flag}: expected an option of {named}, {', '.join(own) or 'which has none'}")
                 if any(flag[2:] in part.kind.options_of(name) for name in part.kind.built_in):
-                    self.error(f"{flag}: expected {part.flag}.{flag[2:]} in its place")
+                    raise InputError(f"{flag}: expected {part.flag}.{flag[2:]} in its place")
 
     def error(self, message: str) -> NoReturn:
         """Say in one line what is wrong; exit status 2."""
@@ -132,7 +145,4 @@ class _StoreOption(argparse.Action):
         option_string: str | None = None,
     ) -> None:
         text = " ".join(values) if isinstance(values, list) else values
-        try:
-            getattr(namespace, self.dest)[self.const.name] = self.const.parse(text, str(option_string))
-        except InputError as error:
-            parser.error(str(error))
+        getattr(namespace, self.dest)[self.const.name] = self.const.parse(text, str(option_string))

@@ -101,7 +101,7 @@ def evaluate_all(options: argparse.Namespace) -> dict[str, dict[str, Path]]:
             name: evaluate(
                 options,
                 runs / f"{name}_{shown(capacities).replace('/', '_')}",
-                ["--memory", name, *flags(options_at(name, capacities))],
+                ["--memory", name, *flags(options_at(name, capacities), "memory.")],
             )
             for name in options.memories
         }

@@ -43,11 +43,11 @@ def options_at(name: str, capacities: Capacities) -> Mapping[str, Any]:
     return resolve_protocol("streaming", of_task=of_task, memory=name).memory_options
 
 
-def flags(options: Mapping[str, Any]) -> list[str]:
-    """Options as flags of a command: {"capacities": (4, 4, 16)} -> --capacities 4 4 16."""
+def flags(options: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Options as flags of a command: {"num_frames": 6}, "memory." -> --memory.num_frames 6."""
     words = []
     for name, value in options.items():
-        words += [f"--{name}", *map(str, value if isinstance(value, (list, tuple)) else [value])]
+        words += [f"--{prefix}{name}", *map(str, value if isinstance(value, (list, tuple)) else [value])]
     return words
 
 
@@ -63,10 +63,10 @@ def add_memories(parser: argparse.ArgumentParser) -> None:
 
 
 def check_memories(options: argparse.Namespace) -> None:
-    """InputError unless memories and budgets are known, and each is there once."""
+    """InputError unless memories are known and bounded, and they and budgets are there once each."""
     for name in options.memories:
-        if name not in BOUNDED:
-            raise InputError(f"--memories: expected some of {', '.join(BOUNDED)}, got {name!r}")
+        if MEMORIES.find(name) is MEMORIES.find("keep_all"):
+            raise InputError(f"--memories: expected some that do not grow for ever, got {name!r}")
     for flag, values in (("memories", options.memories), ("budgets", list(map(shown, options.budgets)))):
         if len(set(values)) < len(values):
             raise InputError(f"--{flag}: expected each once, got {' '.join(values)}")

@@ -274,9 +274,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     group.add_argument("--answer_by", default="likelihood", help=f"{' or '.join(ANSWER_BY)} (default: likelihood)")
     add_model_arguments(parser)
     add_memory_arguments(parser)
-    options = parser.parse_args(normalise_flags(sys.argv[1:] if arguments is None else arguments))
     try:
-        run(options)
+        run(parser.parse_args(normalise_flags(sys.argv[1:] if arguments is None else arguments)))
     except (InputError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

@@ -15,9 +15,9 @@ from videochat_online.evaluation.media.protocol_frames import VideoFrames
 from videochat_online.evaluation.run.answering import LETTER_PREFIX, asked_kind, question_text
 from videochat_online.evaluation.run.contexts import make_context
 from videochat_online.evaluation.run.preview import UNKNOWN_FRAMES, TextModel, preview
-from videochat_online.memory import MEMORY_BANKS, make_memory
+from videochat_online.memory import MEMORIES, make_memory
 
-BY_ORDER = {name for name in MEMORY_BANKS if make_memory(name).goes_by_order}
+BY_ORDER = {name for name in MEMORIES.built_in if make_memory(name).goes_by_order}
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def test_as_a_run_asks(annotations, tmp_path, tiny_model, text_model, changes, a
         assert one["num_text_tokens"] == len(layout) - layout.num_visual_tokens
 
 
-@pytest.mark.parametrize("memory", sorted(MEMORY_BANKS.keys() - BY_ORDER))
+@pytest.mark.parametrize("memory", sorted(MEMORIES.built_in.keys() - BY_ORDER))
 def test_what_depends_on_pixels_is_said_to_be_unknown(annotations, tmp_path, tiny_model, text_model, memory):
     config = make_config(annotations, tmp_path / "out", protocol={"memory": memory})
     plan = make_plan(config)

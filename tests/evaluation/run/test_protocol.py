@@ -8,7 +8,6 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from videochat_online.memory.budget import sizes_within
 
 from clips import write_clip
 from evaluation_sets import folder_set, make_config, noise, question, rows_of, run, write_frames, write_set
@@ -20,7 +19,7 @@ from videochat_online.evaluation.media.protocol_frames import VideoFrames
 from videochat_online.evaluation.run.contexts import make_context
 from videochat_online.evaluation.run.plan import estimated_cost
 from videochat_online.evaluation.tasks.ovbench import load_ovbench
-from videochat_online.memory import MEMORY_BANKS
+from videochat_online.memory import MEMORIES, sizes_within
 
 
 @pytest.fixture
@@ -225,7 +224,7 @@ class TestEqualBudgets:
     }  # fmt: skip
 
     def test_every_memory_fits_the_pyramid_s_tokens(self):
-        assert set(self.TOKENS) == set(MEMORY_BANKS) - {"keep_all"}
+        assert set(self.TOKENS) == set(MEMORIES.built_in) - {"keep_all"}
         for name, expected in self.TOKENS.items():
             memory = resolve_protocol("streaming", memory=name).make_memory((16, 16), (8, 4, 1))
             assert memory.max_tokens == expected, name
@@ -271,7 +270,7 @@ class TestEqualBudgets:
             if name.startswith("moviechat"):
                 assert protocol.make_memory((16, 16), (8, 4, 1)).max_tokens == 16
                 continue
-            with pytest.raises(InputError, match=rf"_frames of an? {name} memory: expected .* at least"):
+            with pytest.raises(InputError, match=rf"_frames of memory '{name}': expected .* at least"):
                 protocol.make_memory((16, 16), (8, 4, 1))
 
     def test_sizes_stand_in_the_label(self):

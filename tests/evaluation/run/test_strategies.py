@@ -82,13 +82,13 @@ class TestProtocol:
 
 class TestRuns:
     def test_it_is_recorded_and_a_run_goes_on_with_its_own(self, call, tmp_path):
-        flags = ["--strategy", "retrieval", "--retrieved_frames", "3"]
+        flags = ["--strategy", "retrieval", "--strategy.retrieved_frames", "3"]
         assert call("out", *flags)[0] == 0
         protocol = json.loads((tmp_path / "out" / "run.json").read_text())["settings"]["protocol"]
         assert (protocol["strategy"], protocol["strategy_options"]) == ("retrieval", {"retrieved_frames": 3})
         assert '| strategy_options | {"retrieved_frames": 3} |' in (tmp_path / "out" / "report.md").read_text()
         assert call("out", *flags)[0] == 0
-        status, written = call("out", "--strategy", "retrieval", "--retrieved_frames", "4")
+        status, written = call("out", "--strategy", "retrieval", "--strategy.retrieved_frames", "4")
         assert status == 2
         assert "protocol.strategy_options.retrieved_frames was 3, now 4" in written.err
         status, written = call("out")
@@ -98,11 +98,14 @@ class TestRuns:
     @pytest.mark.parametrize(
         ("flags", "says"),
         [
-            (["--strategy", "x"], "unknown strategy 'x': expected one of direct, retrieval, chain_of_shot"),
+            (["--strategy", "x"], "unknown strategy 'x': expected one of ['chain_of_shot', 'direct', 'retrieval']"),
             (["--strategy", ""], "unknown strategy ''"),
             (["--memory", ""], "unknown memory ''"),
-            (["--retrieved_frames", "2"], "strategy 'direct' does not take retrieved_frames"),
-            (["--strategy", "retrieval", "--retrieved_frames", "0"], "retrieved_frames: expected at least 1, got 0"),
+            (["--strategy.retrieved_frames", "2"], "expected an option of strategy direct, which has none"),
+            (
+                ["--strategy", "retrieval", "--strategy.retrieved_frames", "0"],
+                "--strategy.retrieved_frames: expected a whole number of at least 1, got '0'",
+            ),
             (
                 ["--strategy", "chain_of_shot", "--blind"],
                 "--blind: expected no strategy or KV memory, as there are no frames",
