@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import os
 import re
 import sys
@@ -149,14 +150,19 @@ class PartKind:
         """Make a part of its options, of which those that are None count as not given, and of what is fixed for it.
 
         Raises:
-            InputError: those of `find`; an option that it does not take, or a bad value of one.
+            InputError: those of `find`; an option that it does not take, or a bad value of one; a part that is made
+                in another way.
         """
-        part = self.find(name)
+        part, what = self.find(name), f"{self.name} {name!r}"
         given = {option: value for option, value in given.items() if value is not None}
-        if hasattr(part, "Options"):
-            return part(make_options(part, None, given, f"{self.name} {name!r}"), **fixed)
-        check_names({}, given, f"{self.name} {name!r}")
-        return part(**fixed)
+        check_names(options_of(part), given, what)
+        options = [make_options(part, None, given, what)] if hasattr(part, "Options") else []
+        try:
+            inspect.signature(part).bind(*options, **fixed)
+        except (TypeError, ValueError) as error:
+            way = ", ".join([*(["options"] if options else []), *(f"{one}=..." for one in fixed)])
+            raise InputError(f"{what}: expected a class that is made of ({way}), found {error}") from error
+        return part(*options, **fixed)
 
     def _installed(self) -> dict[str, str]:
         return {point.name: point.value for point in entry_points(group=self.group)}
@@ -169,7 +175,11 @@ def options_of(part: Any) -> dict[str, Option]:
         InputError: `Options` is no dataclass, or has a field without default or of a type that cannot be written down.
     """
     declared = getattr(part, "Options", None)
-    return {} if declared is None else _declared(declared)
+    if declared is None:
+        return {}
+    if not (isinstance(declared, type) and dataclasses.is_dataclass(declared)):
+        raise InputError(f"{_path(part)}.Options: expected a dataclass of options, found {shown(declared)}")
+    return _declared(declared)
 
 
 def make_options(part: Any, options: Any, given: Mapping[str, Any], what: str) -> Any:
@@ -207,18 +217,20 @@ def check_names(known: Mapping[str, Option], given: Iterable[str], what: str) ->
 
 @functools.lru_cache
 def _declared(declared: type) -> dict[str, Option]:
-    what = f"{declared.__module__}.{declared.__qualname__}"
-    if not dataclasses.is_dataclass(declared):
-        raise InputError(f"{what}: expected a dataclass of options, found {shown(declared)}")
-    types, found = get_type_hints(declared, include_extras=True), {}
+    what, found = _path(declared), {}
+    try:
+        types = get_type_hints(declared, include_extras=True)
+    except Exception as error:  # whatever a stranger's annotations say
+        reason = f"{type(error).__name__}: {error}"
+        raise InputError(f"{what}: expected types that can be read, found {reason}") from error
     for field in dataclasses.fields(declared):
         is_of_model = bool(field.metadata.get("from_model"))
         if field.default is dataclasses.MISSING:
             raise InputError(f"{what}: expected a default of {field.name}, found none")
         if not is_of_model and not _is_known(types[field.name]):
             raise InputError(
-                f"{what}: expected {field.name} to be an int, float, str, bool, Literal, or a tuple of one of these, "
-                f"found {field.type}"
+                f"{what}: expected {field.name} to be an int, float, str, bool, Literal of texts, or a tuple of one of "
+                f"these, found {field.type}"
             )
         help_text = str(field.metadata.get("help", ""))
         found[field.name] = Option(field.name, types[field.name], field.default, help_text, is_of_model)
@@ -260,7 +272,7 @@ def _is_known(annotation: Any, *, in_tuple: bool = False) -> bool:
     base = _split(annotation)[0]
     if get_origin(base) is tuple and not in_tuple:
         return all(_is_known(each, in_tuple=True) for each in get_args(base) if each is not Ellipsis)
-    return base in _NOUNS or get_origin(base) is Literal
+    return base in _NOUNS or (get_origin(base) is Literal and all(isinstance(one, str) for one in get_args(base)))
 
 
 def _words(annotation: Any, count: str = "a ") -> str:
@@ -280,6 +292,10 @@ def _words(annotation: Any, count: str = "a ") -> str:
     if {*limits} == {Ge, Le}:
         return f"{noun} from {limits[Ge]:g} to {limits[Le]:g}"
     return " ".join([noun, " and ".join(f"{_BOUNDS[kind][0]} {limit:g}" for kind, limit in limits.items())]).strip()
+
+
+def _path(named: Any) -> str:
+    return f"{named.__module__}.{named.__qualname__}"
 
 
 def _as_tuples(value: Any) -> Any:

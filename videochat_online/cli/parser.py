@@ -124,7 +124,8 @@ class Parser(argparse.ArgumentParser):
                     own = [known for known in self._option_string_actions if known.startswith(f"{part.flag}.")]
                     named = f"{part.kind.name} {part.named_in(arguments)}"
                     raise InputError(f"{flag}: expected an option of {named}, {', '.join(own) or 'which has none'}")
-                if any(flag[2:] in part.kind.options_of(name) for name in part.kind.built_in):
+                names = (*part.kind.built_in, part.named_in(arguments))
+                if any(flag[2:] in part.kind.options_of(name) for name in names):
                     raise InputError(f"{flag}: expected {part.flag}.{flag[2:]} in its place")
 
     def error(self, message: str) -> NoReturn:
