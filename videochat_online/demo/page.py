@@ -14,10 +14,9 @@ from typing import Any
 import gradio as gr
 
 from videochat_online.demo.examples import EXAMPLES
-from videochat_online.demo.tabs import DemoOptions, Viewers, form_options
+from videochat_online.demo.tabs import DemoOptions, Viewers, form_options, memories_of
 from videochat_online.errors import InputError
 from videochat_online.memory.labels import settings_of
-from videochat_online.serving.api.schemas import ApiLimits
 from videochat_online.serving.sources.file_source import FilePlayer
 from videochat_online.serving.streams.live_answer import LiveAnswer
 from videochat_online.text.times import seconds_of
@@ -150,14 +149,15 @@ class _Page:
 
     def _add_settings(self, options: DemoOptions) -> None:
         defaults = options.defaults
-        # A memory that grows for ever is the operator's to choose, not a viewer's.
-        memories = list(dict.fromkeys([*ApiLimits().memories, defaults.memory]))
+        memories = memories_of(defaults)
         with gr.Accordion("Settings (they count for what is opened next)", open=False, elem_id="settings"):
             with gr.Row():
                 fps = gr.Slider(0.25, 8.0, defaults.fps, step=0.25, label="Frames a second that the model sees")
                 # Named beside the memory: it is the operator's to choose.
                 info = None if defaults.strategy == "direct" else f"strategy: {defaults.strategy}"
-                self.memory = gr.Dropdown(memories, value=defaults.memory, label="Memory", info=info, elem_id="memory")
+                self.memory = gr.Dropdown(
+                    list(memories), value=defaults.memory, label="Memory", info=info, elem_id="memory"
+                )
             with gr.Row():
                 self.memory_fields = {
                     f"{memory}.{name}": gr.Textbox(

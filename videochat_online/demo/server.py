@@ -20,7 +20,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from videochat_online.demo.page import HEAD, make_page, theme
 from videochat_online.demo.page_routes import make_page_routes
-from videochat_online.demo.tabs import DemoOptions, Viewers
+from videochat_online.demo.tabs import DemoOptions, Viewers, memories_of
 from videochat_online.errors import InputError
 from videochat_online.model import VideoChatModel
 from videochat_online.serving.api.routes import AuthMiddleware, check_password, make_api
@@ -132,7 +132,7 @@ def make_app(pool: StreamPool, demo: DemoOptions, server: ServerOptions) -> Fast
     app.add_middleware(AuthMiddleware, password=None)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
     own = demo.defaults
-    limits = ApiLimits(strategy=own.strategy, strategy_options=own.strategy_options)
+    limits = ApiLimits(memories=memories_of(own), strategy=own.strategy, strategy_options=own.strategy_options)
     app.mount("/v1", make_api(pool, password=server.password, limits=limits))
     app.include_router(make_page_routes(pool))
     page = make_page(Viewers(pool, demo))

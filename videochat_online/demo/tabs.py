@@ -13,8 +13,9 @@ from typing import Any
 from PIL import Image
 
 from videochat_online.demo.examples import make_example
-from videochat_online.errors import InputError
+from videochat_online.errors import InputError, shown
 from videochat_online.memory.labels import largest_size, settings_of
+from videochat_online.serving.api.schemas import bounded_memories
 from videochat_online.serving.sources.addresses import check_url
 from videochat_online.serving.sources.file_source import FilePlayer
 from videochat_online.serving.sources.network_source import NetworkPlayer
@@ -247,6 +248,11 @@ def _multiple_choice(question: str, options: Sequence[str], entry: PoolEntry) ->
     return ovbench_question(question, options, asked_at_s=asked_at_s) + STREAMING_SUFFIX
 
 
+def memories_of(defaults: StreamOptions) -> tuple[str, ...]:
+    """Names of the memories that viewers may choose; one that grows for ever, or an import path, is the operator's."""
+    return tuple(dict.fromkeys([*bounded_memories(), defaults.memory]))
+
+
 def form_options(defaults: StreamOptions, chosen: dict[str, Any]) -> StreamOptions:
     """Options from the page's fields; empty ones are the defaults.
 
@@ -258,6 +264,8 @@ def form_options(defaults: StreamOptions, chosen: dict[str, Any]) -> StreamOptio
     if not chosen["seed"]:  # the page sends 0 for an empty field
         given.pop("seed", None)
     memory: str = chosen["memory"]
+    if memory not in (known := memories_of(defaults)):
+        raise InputError(f"memory: expected one of {', '.join(known)}, found {shown(memory)}")
     memory_options = dict(defaults.memory_options) if memory == defaults.memory else {}
     for name, setting in settings_of(memory).items():
         if chosen[f"{memory}.{name}"].strip():

@@ -295,9 +295,12 @@ def one_system_message(given: str) -> dict[str, Any]:
 
 
 def _memory_options(name: str, given: Mapping[str, Any], preset: EvalProtocol) -> dict[str, Any]:
-    known = MEMORIES.options_of(name)
+    known, of_preset = MEMORIES.options_of(name), MEMORIES.options_of(str(preset.memory))
     check_names(known, given, f"memory {name!r}")
-    chosen = {option: value for option, value in preset.memory_options.items() if option in known}
+    # An option of the same name may mean another thing in another memory.
+    chosen = {
+        option: value for option, value in preset.memory_options.items() if known.get(option) == of_preset[option]
+    }
     budget = full_size_frames(preset)
     sizes = sizes_within(name, budget, given)
     taken = ", ".join(f"{option} {given[option]}" for option in sizes if option in given)
@@ -309,9 +312,12 @@ def _memory_options(name: str, given: Mapping[str, Any], preset: EvalProtocol) -
         )
     chosen |= sizes
     chosen |= given
-    if "capacities" in chosen:
-        chosen["capacities"] = tuple(chosen["capacities"])
-    return chosen
+    # In the order of the memory's own: that of sizes in labels.
+    return {option: _tuple(chosen[option]) for option in known if option in chosen}
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _strategy(name: str, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -94,7 +94,8 @@ class VideoChatOnline(lmms):
         if protocol not in OFFLINE_PROTOCOLS:
             raise InputError(f"protocol: expected one of {', '.join(OFFLINE_PROTOCOLS)}, got {protocol!r}")
         known = settings_of(memory)
-        usual = {name: value for name, value in OFFLINE.memory_options.items() if name in known}
+        of_pyramid = settings_of("pyramid")
+        usual = {name: value for name, value in OFFLINE.memory_options.items() if known.get(name) == of_pyramid[name]}
         given = _options_of_parts(of_parts, memory=known, strategy=STRATEGIES.options_of(strategy))
         resolved = replace(
             OFFLINE_PROTOCOLS[protocol],

@@ -21,7 +21,10 @@ def settings_of(memory: str) -> dict[str, Option]:
 
 
 def label_of(memory: str, options: Mapping[str, Any]) -> str:
-    """What tables call a memory, which may be one that is not installed here."""
+    """What tables call a memory, which may be one that is not installed here.
+
+    An import path is not followed: the run that names it may be a stranger's.
+    """
     sizes = options.get("capacities") or [options[name] for name in _sizes_of(memory, options) if name in options]
     return " ".join(filter(None, (memory, "/".join(map(str, sizes)))))
 
@@ -38,7 +41,7 @@ def parse_label(text: str) -> tuple[str, dict[str, Any]]:
     known = MEMORIES.options_of(name)
     if "capacities" in known:
         return name, {"capacities": known["capacities"].parse(sizes, f"sizes of {name}")}
-    names = _sizes_of(name, {})
+    names = [option for option in known if option.endswith("_frames")]
     values = _SIZES.parse(sizes, f"sizes of {name}")
     if len(values) > len(names):
         has = f"at most {len(names)} sizes ({', '.join(names)})" if names else "no sizes"
@@ -55,8 +58,9 @@ def largest_size(options: Mapping[str, Any]) -> int:
 def _sizes_of(memory: str, options: Mapping[str, Any]) -> list[str]:
     """Options that say how many frames there are, in the order of labels; of an unknown memory those it has."""
     names = tuple(options)
-    with suppress(InputError):
-        names = tuple(MEMORIES.options_of(memory))
+    if ":" not in memory:
+        with suppress(InputError):
+            names = tuple(MEMORIES.options_of(memory))
     return [name for name in names if name.endswith("_frames")]
 
 
