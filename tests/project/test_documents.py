@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from clips import write_clip
+from option_tables import with_tables
 from videochat_online.cli.main import main
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -138,6 +139,12 @@ def existing_entries(folder: Path) -> set[str]:
         elif any(p.is_file() and "__pycache__" not in p.parts for p in path.rglob("*")):
             found.add(path.name + "/")
     return found
+
+
+def test_tables_of_options_are_those_of_the_code():
+    text = (ROOT / "docs/memories.md").read_text("utf-8")
+    assert "`--memory.OPTION`" in text
+    assert with_tables(text) == text, "run: python scripts/tools/option_tables.py docs/memories.md"
 
 
 def test_the_tree_is_true():
