@@ -13,6 +13,7 @@ from annotated_types import Ge, Gt, Le
 from hypothesis import given
 from hypothesis import strategies as st
 
+from videochat_online.cli.main import build_parser
 from videochat_online.cli.options import add_memory_arguments, add_strategy_arguments, memory_options_of
 from videochat_online.cli.parser import Parser
 from videochat_online.errors import InputError
@@ -242,6 +243,16 @@ def parser():
     add_memory_arguments(made)
     add_strategy_arguments(made)
     return made
+
+
+@pytest.mark.parametrize(("command", "most"), [("chat", 30), ("demo", 33), ("evaluate", 45)])
+def test_a_command_has_no_more_flags(command, most):
+    """Those of parts and those of every command not counted."""
+    commands = next(one for one in build_parser(command)._actions if isinstance(one, argparse._SubParsersAction))
+    own = [one for one in commands.choices[command]._actions if one.option_strings and one.help != argparse.SUPPRESS]
+    names = {one.option_strings[0] for one in own} - {"-h", "--debug"}
+    assert {"--memory", "--strategy", "--model"} < names
+    assert len(names) <= most, sorted(names)
 
 
 class TestFlags:

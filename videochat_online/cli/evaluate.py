@@ -110,14 +110,15 @@ def add_arguments(parser: Parser) -> None:
         help="before all questions, or none, or checkpoint: its own (default: that of each kind of question)",
     )
     group.add_argument(
-        "--dry_run", action="store_true", help="load no model: count questions and missing videos (with --data_root)"
-    )
-    group.add_argument(
-        "--show",
+        "--dry_run",
+        nargs="?",
         type=int,
+        const=0,
         metavar="N",
-        help="with --dry_run: prompt, frame times, tokens (with --model) and right answer of N questions of each kind",
+        help="load no model: count questions and missing videos (with --data_root); show prompt, frame times, tokens "
+        "(with --model) and right answer of N questions of each kind (default: 0)",
     )
+    group.add_argument("--show", action=_Replaced, const="--dry_run N", help=argparse.SUPPRESS)
     group.add_argument("--json", action="store_true", help="one line of JSON at the end")
     _add_scorer_arguments(parser)
     _add_frame_arguments(parser)
@@ -201,24 +202,24 @@ def _add_frame_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Check all that can be checked without a model, then evaluate."""
-    if not options.dry_run:
+    is_dry = options.dry_run is not None
+    if not is_dry:
         for name in ("model", "output"):
             if getattr(options, name) is None:
                 raise InputError(f"--{name}: expected a directory, got none (only --dry_run needs none)")
-    if options.show is not None and (options.show < 1 or not options.dry_run):
-        got = options.show if options.dry_run else "a run that answers"
-        raise InputError(f"--show: expected --dry_run and at least 1 question, got {got}")
+    if is_dry and options.dry_run < 0:
+        raise InputError(f"--dry_run: expected a number of questions, got {options.dry_run}")
     config = evaluation_config(options)
     plan = make_plan(config)
     config = settled(config, plan.content)
-    if options.dry_run:
+    if is_dry:
         # Without a place to look at, nothing is known to be missing.
         unknown = {"num_missing_videos": None} if options.data_root is None and not options.blind else {}
         counts = _counts(plan, config) | unknown
         if config.shard.count > 1:
             counts["shard"] = _shard_counts(plan, config.shard) | unknown
-        if options.show is not None:
-            counts["shown"] = preview(config, plan, options.show, _text_model(options), is_blind=options.blind)
+        if options.dry_run:
+            counts["shown"] = preview(config, plan, options.dry_run, _text_model(options), is_blind=options.blind)
         show_counts(counts, options.json)
         return 0
     facts = {
@@ -268,7 +269,7 @@ def evaluation_config(options: argparse.Namespace) -> EvaluationConfig:
         answer_by=options.answer_by,
         scorer=options.scorer or (JUDGE if judge is not None else None),
         judge=judge,
-        blind=options.blind or (options.dry_run and options.data_root is None),
+        blind=options.blind or (options.dry_run is not None and options.data_root is None),
         backend=options.backend,
         max_bad_fraction=options.max_bad_fraction,
         decode_timeout_s=options.decode_timeout_s,
@@ -279,7 +280,7 @@ def evaluation_config(options: argparse.Namespace) -> EvaluationConfig:
 
 def _judge(options: argparse.Namespace) -> Judge | None:
     if options.judge_url is not None:
-        model = UNNAMED if options.dry_run and options.judge_model is None else options.judge_model
+        model = UNNAMED if options.dry_run is not None and options.judge_model is None else options.judge_model
         return Judge.from_environment(options.judge_url, model, options.judge_timeout_s)
     if options.judge_model is not None:
         raise InputError("--judge_url: expected one, as --judge_model is given, got none")

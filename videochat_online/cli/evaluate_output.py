@@ -34,7 +34,7 @@ def show_counts(counts: dict[str, Any], as_json: bool) -> None:
 
 
 def _show_question(number: int, shown: dict[str, Any]) -> None:
-    """A question of `--show`, its prompt indented."""
+    """A question of `--dry_run N`, its prompt indented."""
     _write(f"\n[{number}] {shown['kind']}: {shown['id']}")
     _write(f"  video: {shown['video']}, asked at {shown['time_s']:g} s, answered by {shown['answer_by']}")
     if "polled_at_s" in shown:

@@ -1,4 +1,4 @@
-"""`evaluate --dry_run --show`: what it says beforehand is what a run then asks with."""
+"""`evaluate --dry_run N`: what it says beforehand is what a run then asks with."""
 
 from __future__ import annotations
 
@@ -114,33 +114,33 @@ def call(tmp_path, capsys):
 
 def test_on_the_command_line(call, tmp_path, tiny_dir):
     places = ("--data_root", tmp_path / "media", "--model", tiny_dir())
-    status, out, _ = call("--show", 5, *places)
+    status, out, _ = call(5, *places)
     assert status == 0
     for text in (
         "choice: v@1s-", "  expected: B. blue", "open: v@2s-", "  expected: a red cup (scorer exact)",
         "not known: which frames are used: memory pyramid chooses", "frames that may be seen: 5, 0.0 to 1.0 s",
     ):  # fmt: skip
         assert text in out
-    shown = json.loads(call("--show", 1, "--json", "--setting", "sliding_window", *places)[1])["shown"]
+    shown = json.loads(call(1, "--json", "--setting", "sliding_window", *places)[1])["shown"]
     assert [(one["kind"], len(one["frames_used"])) for one in shown] == [("choice", 3), ("open", 5)]
     assert "shown" not in json.loads(call("--json", *places)[1])
 
 
 def test_without_model_and_videos(call):
     """Nothing is made up: the text of the question, and what is lacking for the rest."""
-    shown = json.loads(call("--show", 1, "--json")[1])["shown"]
+    shown = json.loads(call(1, "--json")[1])["shown"]
     for one in shown:
         unknown = ["frames: no --data_root", "tokens, and what the template puts around the text: no --model"]
         assert one["unknown"] == unknown
         assert all(one[name] is None for name in ("frames_seen", "frames_used", "num_text_tokens"))
-    out = call("--show", 1)[1]
+    out = call(1)[1]
     assert "not known: frames: no --data_root" in out
     assert "    | Question at 1.0s: What?" in out
     assert "  tokens: an unknown number of text (without the lines of frames), an unknown number of frames\n" in out
 
 
-def test_only_before_a_run(call, tmp_path):
-    for flags in (["--show", 0], ["--show", -1]):
-        assert (call(*flags)[0], "--show: expected" in call(*flags)[2]) == (2, True)
-    arguments = ["evaluate", "--annotations", "a.json", "--model", "m", "--output", str(tmp_path / "o"), "--show", "1"]
-    assert main(arguments) == 2
+def test_a_number_of_questions(call):
+    status, _, err = call(-1)
+    assert (status, err) == (2, "error: --dry_run: expected a number of questions, got -1\n")
+    with pytest.raises(SystemExit, match="2"):
+        call("--show", 1)
