@@ -23,7 +23,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from videochat_online.errors import InputError, shown
+from videochat_online.errors import InputError, one_line, shown
 
 _NOUNS = {int: "whole number", float: "number", str: "text", bool: "true or false"}
 _BOUNDS = {Ge: ("of at least", "ge"), Gt: ("above", "gt"), Le: ("of at most", "le"), Lt: ("below", "lt")}
@@ -245,7 +245,7 @@ def _imported(path: str, what: str) -> Any:
     try:
         imported = import_module(module)
     except Exception as error:  # a stranger's module may fail in any way
-        reason = f"{type(error).__name__}: {error}"
+        reason = f"{type(error).__name__}: {one_line(error)}"
         raise InputError(f"{what}: expected a module {module} that can be imported, found {reason}") from error
     try:
         return functools.reduce(getattr, attribute.split("."), imported)
