@@ -45,7 +45,7 @@ from videochat_online.evaluation.run.answering import LETTER_PREFIX, answer_by_l
 from videochat_online.model import VideoChatModel, VideoChatOnlineForConditionalGeneration
 from videochat_online.streaming import GenerationSettings, StreamingSession
 from videochat_online.testing import build_tiny_tokenizer, tiny_config
-from videochat_online.text import get_template
+from videochat_online.text import stored_template
 from videochat_online.video import FrameTransform
 
 FPS = 8
@@ -67,7 +67,7 @@ def make_model() -> VideoChatModel:
     torch.manual_seed(0)
     network = VideoChatOnlineForConditionalGeneration(config).eval().to(device)
     network.config.image_token_id = tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>")
-    return VideoChatModel(network, tokenizer, get_template(config.template), FrameTransform(size=224))
+    return VideoChatModel(network, tokenizer, stored_template(config.template), FrameTransform(size=224))
 
 
 def answer(model: VideoChatModel, session: StreamingSession) -> None:

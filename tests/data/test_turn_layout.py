@@ -6,12 +6,13 @@ import random
 
 import pytest
 
+from text_tokenizers import NAMED_TEMPLATES
 from videochat_online.data.rows.sample import DialogueTurn
 from videochat_online.data.samples.turn_layout import online_turns, video_turns
 from videochat_online.streaming import Exchange, GenerationSettings, StreamingSession
 from videochat_online.streaming.question_prompt import stream_turns
 from videochat_online.testing import build_tiny_tokenizer
-from videochat_online.text import TEMPLATES, layout_prompt
+from videochat_online.text import get_template, layout_prompt
 from videochat_online.types import FrameUse, Turn
 
 NUM_DIALOGUES = 1000
@@ -64,7 +65,7 @@ def test_random_dialogues_are_laid_out_alike_for_training_and_in_a_session(token
         # Frames that come after the question are not there yet when it is asked.
         there = frames[: history[-1].num_frames_seen]
         session = stream_turns(there, history[:-1], dialogue[-1].user, with_times=with_times)
-        template = TEMPLATES[rng.choice(sorted(TEMPLATES))]
+        template = get_template(rng.choice(NAMED_TEMPLATES))
         of_row, of_session = (
             layout_prompt(
                 [*turns[:-1], Turn(turns[-1].user)], tokenizer=tokenizer, template=template, system_message=""

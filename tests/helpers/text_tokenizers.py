@@ -12,7 +12,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from videochat_online.constants import SPECIAL_TOKENS
-from videochat_online.text import load_tokenizer
+from videochat_online.text import TEMPLATES, load_tokenizer
+from videochat_online.text.templates import OWN
 
 PHI3_MARKERS = ("<|endoftext|>", "<|assistant|>", "<|system|>", "<|end|>", "<|user|>")
 IM_MARKERS = ("<|im_start|>", "<|im_end|>")
@@ -168,6 +169,9 @@ def family_tokenizers(path: Path) -> dict[str, PreTrainedTokenizerBase]:
         name: fast_tokenizer(name, markers) for name, markers in fast.items()
     }
 
+
+NAMED_TEMPLATES = tuple(name for name in TEMPLATES.built_in if name != OWN)
+"""Built-in templates that need no tokenizer."""
 
 # Chat templates as tokenizers bring them.
 EACH = "{% for m in messages %}"

@@ -125,7 +125,7 @@ def test_bad_input(tmp_path, language_models, tower, capsys):
         with pytest.raises(error, match="expected") as raised:
             assemble(model, vision)
         assert found in str(raised.value)
-    with pytest.raises(InputError, match="chat template 'none': expected one of"):
+    with pytest.raises(InputError, match="unknown template 'none': expected one of"):
         assemble(llama, tower, template="none")
     network = random_network().float()
     bare_tower(network, tmp_path / "cut", "internvl_vision")
@@ -139,6 +139,23 @@ def test_bad_input(tmp_path, language_models, tower, capsys):
     arguments = ["--language_model", llama, "--vision_tower", tower, "--output", tmp_path / "full"]
     assert main(["assemble", *map(str, arguments)]) == 2
     assert "expected a new or empty directory" in capsys.readouterr().err
+
+
+def test_a_checkpoint_is_asked_and_saved_with_the_template_of_its_tokenizer(tmp_path, language_models, tower):
+    """The tokenizer begins texts with a token that its template does not write, and ours leaves to the tokenizer."""
+    network, tokenizer = assemble(language_models("llama"), tower, template="chatml")
+    network.save_pretrained(tmp_path / "out")
+    tokenizer.save_pretrained(tmp_path / "out")
+    expected = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "What is it?"}], add_generation_prompt=True, return_dict=False
+    )
+    own = load_model(tmp_path / "out", device="cpu", template="own")
+    own.save_pretrained(tmp_path / "saved")
+    for model in (own, load_model(tmp_path / "saved", device="cpu")):
+        assert list(ImageChat(model).prepare("What is it?").layout.input_ids) == expected
+        assert model.template.name == "own"
+    named = load_model(tmp_path / "out", device="cpu")
+    assert list(ImageChat(named).prepare("What is it?").layout.input_ids) == [tokenizer.bos_token_id, *expected]
 
 
 def changed(folder, path, **entries):

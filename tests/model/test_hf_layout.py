@@ -27,7 +27,7 @@ from transformers import (
 from transformers.video_processing_utils import BaseVideoProcessor
 
 from random_networks import edit, random_network
-from text_tokenizers import IM_MARKERS, PHI3_MARKERS, write_sentencepiece_directory
+from text_tokenizers import IM_MARKERS, NAMED_TEMPLATES, PHI3_MARKERS, write_sentencepiece_directory
 from videochat_online.cli.main import main
 from videochat_online.errors import CheckpointError, InputError
 from videochat_online.model import VideoChatOnlineForConditionalGeneration, load_model, load_network
@@ -36,7 +36,7 @@ from videochat_online.model.checkpoints.hf_export import check_export, probe_log
 from videochat_online.model.checkpoints.hf_layout import hf_config, to_hf_state
 from videochat_online.streaming import GenerationSettings, ImageChat
 from videochat_online.testing import LLMS
-from videochat_online.text import TEMPLATES, load_tokenizer
+from videochat_online.text import get_template, load_tokenizer
 from videochat_online.text.chat_jinja import jinja_template
 from videochat_online.text.tokenizer_json import PLAIN_TEXTS
 from videochat_online.types import Turn
@@ -271,10 +271,10 @@ class TestTokenizers:
         assert text_side(tokenizer, config).named_tokens["video_token"] == "<video>"
 
     @pytest.mark.parametrize("system", ["'quoted' \\n {{ x }} {# y #}\n 世界 😀", ""])
-    @pytest.mark.parametrize("name", [*TEMPLATES, "system folded into the first turn"])
+    @pytest.mark.parametrize("name", [*NAMED_TEMPLATES, "system folded into the first turn"])
     def test_chat_templates_word_for_word(self, tiny_model, name, system):
-        folded = replace(TEMPLATES["chatml"], folds_system=True, prompt_start="<q>")
-        template = TEMPLATES.get(name, folded)
+        folded = replace(get_template("chatml"), folds_system=True, prompt_start="<q>")
+        template = get_template(name) if name in NAMED_TEMPLATES else folded
         source = jinja_template(template, system_message=system, start="<s>", video_token="<video>")
         turns = [("One?", "First."), ("Two\n?", "Second."), ("Three?", None)]
         messages = [

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import asdict
+from pathlib import Path
+
 import pytest
 
+from text_tokenizers import NAMED_TEMPLATES
 from videochat_online.errors import InputError
-from videochat_online.text import TEMPLATES, get_template
+from videochat_online.text import ChatTemplate, get_template
 from videochat_online.text.questions import (
     OVBENCH_SYSTEM_MESSAGE,
     letter_question,
@@ -13,7 +17,7 @@ from videochat_online.text.questions import (
     option_text,
     ovbench_question,
 )
-from videochat_online.text.templates import display_text
+from videochat_online.text.templates import Piece, display_text
 from videochat_online.types import Turn, Visual
 
 TURNS = (Turn(("q1",), "a1"), Turn(("q2",)))
@@ -53,12 +57,48 @@ def test_wording(name: str, expected: str) -> None:
 
 
 def test_every_template_is_found_under_its_name() -> None:
-    assert [get_template(name).name for name in TEMPLATES] == list(TEMPLATES)
+    assert [get_template(name).name for name in NAMED_TEMPLATES] == list(NAMED_TEMPLATES)
 
 
-def test_unknown_template_lists_the_valid_ones() -> None:
-    with pytest.raises(InputError, match=r"'vicuna'.*Hermes-2.*internvl2_5.*phi3-chat"):
-        get_template("vicuna")
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("vicuna", r"'vicuna'.*Hermes-2.*internvl2_5.*phi3-chat.*package\.module:Name"),
+        ("no_such_module:TERSE", "expected a module no_such_module that can be imported"),
+        ("videochat_online.text.templates:TERSE", "expected 'TERSE' in the module .*, found none"),
+        ("videochat_online.text.templates:ChatTemplate", "expected a ChatTemplate, found <class"),
+        (f"{__name__}:DERIVED", r"expected a ChatTemplate, found Derived\("),
+        (None, "template none: expected a ChatTemplate"),
+        ("own", "'own': expected a tokenizer"),
+    ],
+)
+def test_what_is_no_template(name: str, message: str) -> None:
+    with pytest.raises(InputError, match=message) as raised:
+        get_template(name)
+    assert "\n" not in str(raised.value)
+
+
+class Derived(ChatTemplate):
+    """Its strings do not say what it renders, and these alone are saved."""
+
+    def render(self, *_: object, **__: object) -> tuple[Piece, ...]:
+        return ()
+
+
+DERIVED = Derived(**asdict(get_template("chatml")))
+
+
+def test_a_module_with_a_broken_template_is_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_words.py").write_text(
+        "from dataclasses import replace\nfrom videochat_online.text import get_template\n"
+        "SHOUT = replace(get_template('chatml'), user_prefix=3, reply_end='')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InputError, match=r"'broken_words:SHOUT': expected .*user_prefix.*reply_end") as raised:
+        get_template("broken_words:SHOUT")
+    assert "\n" not in str(raised.value)
 
 
 def test_system_message_default_and_empty() -> None:
@@ -76,7 +116,7 @@ def test_generation_prefix_follows_the_opening() -> None:
     assert rendered("phi3-chat", generation_prefix="Best option:(").endswith("<|assistant|>\nBest option:(")
 
 
-@pytest.mark.parametrize("name", sorted(TEMPLATES))
+@pytest.mark.parametrize("name", NAMED_TEMPLATES)
 def test_only_replies_and_their_ends_are_supervised(name: str) -> None:
     template = get_template(name)
     pieces = template.render((Turn(("q1", Visual(4)), "a1"), Turn(("q2",), "a2")))
@@ -85,7 +125,7 @@ def test_only_replies_and_their_ends_are_supervised(name: str) -> None:
     assert supervised == [part.format(number) for number in (1, 2) for part in reply]
 
 
-@pytest.mark.parametrize("name", sorted(TEMPLATES))
+@pytest.mark.parametrize("name", NAMED_TEMPLATES)
 def test_what_is_said_is_told_from_what_the_template_puts_there(name: str) -> None:
     turns = (Turn(("q1", Visual(4), "r1"), "a1"), Turn(("q2",)))
     pieces = get_template(name).render(turns, system_message="s", generation_prefix="p")

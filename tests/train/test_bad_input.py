@@ -103,7 +103,7 @@ def test_the_verdict_on_bad_rows_is_fair(tmp_path):
     [
         ({"meta_path": "none.json"}, "none.json: expected a registry"),
         ({"model_name_or_path": "none"}, "none: expected a model directory with config.json, found nothing"),
-        ({"conv_style": "none"}, "chat template 'none': expected one of"),
+        ({"conv_style": "none"}, "unknown template 'none': expected one of"),
         ({"conv_style": "Hermes-2"}, "chat template 'Hermes-2': expected .* to be a token of the tokenizer"),
         ({"sampling_method": "all"}, "sampling_method: expected fpsN"),
         ({"freeze_llm": True, "freeze_mlp": True, "freeze_backbone": True}, "nothing would learn"),

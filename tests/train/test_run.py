@@ -10,13 +10,15 @@ import yaml
 from accelerate.data_loader import prepare_data_loader, skip_first_batches
 from huggingface_hub import ModelCard
 from torch.utils.data import DataLoader
-from transformers import PreTrainedTokenizerFast, TrainerControl, TrainerState, TrainingArguments
+from transformers import AutoTokenizer, PreTrainedTokenizerFast, TrainerControl, TrainerState, TrainingArguments
 
+from text_tokenizers import EACH, END
 from train_cases import arguments, launch, losses, online_rows, state, write_registry
 from videochat_online.constants import SPECIAL_TOKENS
 from videochat_online.data import EpochSampler, load_registries
 from videochat_online.errors import InputError
 from videochat_online.model import VideoChatOnlineForConditionalGeneration, load_model, load_network
+from videochat_online.streaming import ImageChat
 from videochat_online.testing import build_tiny_tokenizer, tiny_config
 from videochat_online.train import TrainReport, parse_arguments, train
 from videochat_online.train.folder.training_folder import TrainingFolder
@@ -66,6 +68,20 @@ def test_a_run_leaves_a_model_and_says_what_it_did(place, whole, frames):
     assert {"| max_steps | 8 |", "| max_num_frame | 6 |", "| steps | 8 |"} <= set(card.text.splitlines())
     assert str(place) not in card.text
     assert "/tmp" not in card.text
+
+
+def test_the_template_of_the_tokenizer_is_saved_with_the_weights(place, run, tiny_dir, tmp_path):
+    folder = shutil.copytree(tiny_dir("phi3"), tmp_path / "model")
+    source = EACH + "{{ '<|' + m['role'] + '|>\n' + m['content'] + '<|end|>\n' }}" + END
+    source += "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
+    (folder / "chat_template.jinja").write_text(source)
+    run("own", model_name_or_path=folder, conv_style="own")
+    model = load_model(place / "own", device="cpu")
+    ids = AutoTokenizer.from_pretrained(folder).apply_chat_template(
+        [{"role": "user", "content": "What?"}], add_generation_prompt=True, return_dict=False
+    )
+    assert list(ImageChat(model).prepare("What?").layout.input_ids) == ids
+    assert model.config.template["after_reply"] == "\n"
 
 
 def test_every_parameter_learns(place, whole, tiny_dir):

@@ -13,10 +13,11 @@ import argparse
 from pathlib import Path
 
 from videochat_online.cli.convert import all_or_nothing, check_folders
+from videochat_online.cli.options import add_template_argument
 from videochat_online.model.checkpoints.assembling import assemble
 from videochat_online.model.device_and_dtype import DTYPES
 from videochat_online.runs.files import check_writable, share_files
-from videochat_online.text import TEMPLATES
+from videochat_online.text.templates import OWN
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--language_model", required=True, metavar="DIR", help="model directory, or a .gguf file")
     parser.add_argument("--vision_tower", required=True, metavar="DIR", help="model directory")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="directory to write; new or empty")
-    parser.add_argument("--template", choices=sorted(TEMPLATES), help="in place of the tokenizer's own chat template")
+    add_template_argument(parser, OWN, default=OWN)
     parser.add_argument("--system_message", metavar="TEXT", help="in place of the template's")
     parser.add_argument("--image_size", type=int, metavar="N", help="pixels a side of a frame (default: the tower's)")
     parser.add_argument("--dtype", choices=sorted(DTYPES), help="of the weights (default: the language model's)")

@@ -57,9 +57,9 @@ from videochat_online.evaluation.run.preview import TextModel, preview
 from videochat_online.evaluation.scoring.judge import KEY_VARIABLE, UNNAMED, Judge
 from videochat_online.evaluation.scoring.open_answers import JUDGE, SCORER_NAMES
 from videochat_online.model.checkpoints.weight_files import weights_digest
-from videochat_online.model.loading import resolve_checkpoint
+from videochat_online.model.loading import resolve_checkpoint, template_for
 from videochat_online.runs.provenance import git_revision, timestamp, versions
-from videochat_online.text import get_template, load_tokenizer
+from videochat_online.text import TEMPLATES, get_template, load_tokenizer
 
 _MODEL_OPTIONS = ("tokenizer", "template", "dtype", "attn_implementation", "quantization")
 _NEWER_MODEL_OPTIONS = ("int8", "compile", "adapter")
@@ -300,12 +300,14 @@ def _text_model(options: argparse.Namespace) -> TextModel | None:
         return None
     config = config_of(options)
     tokenizer = load_tokenizer(options.tokenizer or resolve_checkpoint(options.model, with_weights=False))
-    return TextModel(config, tokenizer, get_template(options.template or config.template))
+    return TextModel(config, tokenizer, template_for(config, tokenizer, options.template))
 
 
 def _model_options(options: argparse.Namespace) -> dict[str, Any]:
     newer = {name: getattr(options, name) for name in _NEWER_MODEL_OPTIONS}
     given = {name: value for name, value in newer.items() if value is not None}
+    if options.template is not None and options.template not in TEMPLATES.built_in:
+        given["template"] = get_template(options.template).to_config()  # what a name stands for may be changed
     if options.adapter is not None:
         given["adapter_weights"] = weights_digest(options.adapter)
     return {name: getattr(options, name) for name in _MODEL_OPTIONS} | given

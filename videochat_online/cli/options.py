@@ -20,6 +20,7 @@ from videochat_online.model.device_and_dtype import DTYPES, QUANTIZATIONS
 from videochat_online.model.loading import CACHES, load_config, resolve_checkpoint
 from videochat_online.runs.files import check_writable, write_text
 from videochat_online.streaming import STRATEGIES, GenerationSettings, Strategy, make_strategy
+from videochat_online.text import TEMPLATES
 
 DEFAULTS = GenerationSettings()
 
@@ -30,7 +31,7 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, required: bool = Tru
     group.add_argument("--model", required=required, metavar="DIR", help="model directory, or owner/name on the Hub")
     group.add_argument("--adapter", metavar="DIR", help="LoRA adapters of PEFT for it, merged while loading")
     group.add_argument("--tokenizer", metavar="DIR", help="take the tokenizer from another directory")
-    group.add_argument("--template", metavar="NAME", help="chat template (default: the checkpoint's)")
+    add_template_argument(group, "the checkpoint's")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N (default: auto)")
     group.add_argument("--dtype", default="auto", metavar="TYPE", help=f"auto, {', '.join(DTYPES)} (default: auto)")
     group.add_argument(
@@ -40,6 +41,14 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, required: bool = Tru
     group.add_argument("--int8", choices=PARTS, help="weights in 8 bits on any device (torchao)")
     group.add_argument("--cache", choices=CACHES, default="dynamic", help="of keys and values (default: dynamic)")
     group.add_argument("--compile", choices=PARTS, help="compiled for fixed shapes; takes minutes at the start")
+
+
+def add_template_argument(parser: argparse._ActionsContainer, usual: str, *, default: str | None = None) -> None:
+    """`--template`, a name as `get_template` takes it; `usual` says what stands where none is given."""
+    named = f"{', '.join(TEMPLATES.names())} (the tokenizer's chat_template), or package.module:NAME"
+    parser.add_argument(
+        "--template", default=default, metavar="NAME", help=f"chat template: {named} (default: {usual})"
+    )
 
 
 def load_model_of(options: argparse.Namespace) -> VideoChatModel:

@@ -51,6 +51,7 @@ from videochat_online.text import (
     image_context_id,
     load_tokenizer,
     stop_token_ids,
+    stored_template,
 )
 from videochat_online.video.transforms import FrameTransform
 
@@ -168,7 +169,7 @@ def load_model(
     cache: str = "dynamic",
     compile: str | None = None,
     tokenizer: str | Path | None = None,
-    template: str | None = None,
+    template: str | ChatTemplate | None = None,
     adapter: str | Path | None = None,
 ) -> VideoChatModel:
     """Load a checkpoint of any known layout, from a directory or from the Hugging Face Hub.
@@ -183,7 +184,7 @@ def load_model(
         cache: "static" takes memory for keys and values once for a request, and copies none of it.
         compile: "vision", "language" or "both", which then has static caches (needs a C++ compiler, and minutes).
         tokenizer: another directory to take the tokenizer from.
-        template: chat template, where the checkpoint does not say or says it wrong.
+        template: chat template in place of the checkpoint's, as `get_template` takes it; saved with the model.
         adapter: LoRA adapters of PEFT for the checkpoint, a directory or a name as well: merged into its weights.
 
     Raises:
@@ -198,8 +199,8 @@ def load_model(
         attn_implementation = "sdpa"  # FlashAttention takes no mask, which hides the positions of tokens to come
     config = load_config(directory, adapters)
     weights_dtype = choose_dtype(dtype, chosen_device, config)
-    chat_template = get_template(template or config.template)
     loaded_tokenizer = load_tokenizer(tokenizer or directory)
+    chat_template = template_for(config, loaded_tokenizer, template)
     network = load_network(
         directory,
         adapter=adapters,
@@ -208,12 +209,20 @@ def load_model(
         attn_implementation=choose_attention(attn_implementation, chosen_device, weights_dtype, config),
         **({"quantization_config": quantization_config(quantization, chosen_device)} if quantization else {}),
     ).eval()
+    network.config.template = chat_template.to_config()
     _fit_tokenizer(directory, network, loaded_tokenizer)
     if config.image_size != config.vision_config.image_size[0]:
         network.resize_position_embeddings(config.image_size)
     encode = _speed_up(network, int8, cache, compile)
     transform = FrameTransform(size=config.image_size, pad_square=config.pad2square)
     return VideoChatModel(network, loaded_tokenizer, chat_template, transform, encode)
+
+
+def template_for(
+    config: VideoChatOnlineConfig, tokenizer: PreTrainedTokenizerBase, given: str | ChatTemplate | None = None
+) -> ChatTemplate:
+    """The chat template that is given, else the checkpoint's; errors as of `get_template` and `stored_template`."""
+    return stored_template(config.template, tokenizer) if given is None else get_template(given, tokenizer)
 
 
 def _speed_up(

@@ -7,7 +7,7 @@ import torch
 from videochat_online.model import VideoChatModel, VideoChatOnlineConfig, VideoChatOnlineForConditionalGeneration
 from videochat_online.testing.tiny_model import tiny_config
 from videochat_online.testing.tiny_tokenizer import build_tiny_tokenizer
-from videochat_online.text import get_template
+from videochat_online.text import stored_template
 from videochat_online.video import FrameTransform
 
 SIZES = ("tiny", "vision", "published")
@@ -59,4 +59,4 @@ def random_model(size: str, image_size: int = 112) -> VideoChatModel:
         network = VideoChatOnlineForConditionalGeneration(config).to(dtype)
     network.config.image_token_id = tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>")
     transform = FrameTransform(size=config.image_size)
-    return VideoChatModel(network.eval(), tokenizer, get_template(config.template), transform)
+    return VideoChatModel(network.eval(), tokenizer, stored_template(config.template), transform)

@@ -2,7 +2,6 @@
 
 from videochat_online.text.control_tokens import check_text, encode_text, encode_with_offsets
 from videochat_online.text.counting import PromptCounter, PromptOutline
-from videochat_online.text.own_template import own_template
 from videochat_online.text.prompt import (
     PromptLayout,
     frame_segments,
@@ -13,12 +12,11 @@ from videochat_online.text.prompt import (
     turn_segments,
 )
 from videochat_online.text.sentencepiece_tokenizer import SentencePieceTokenizer
-from videochat_online.text.templates import TEMPLATES, ChatTemplate, get_template
+from videochat_online.text.templates import TEMPLATES, ChatTemplate, get_template, stored_template
 from videochat_online.text.tokenizer import (
     add_special_tokens,
     end_token_id,
     image_context_id,
-    leave_ends_to_template,
     load_tokenizer,
     stop_token_ids,
     token_id,
@@ -39,12 +37,11 @@ __all__ = [
     "frame_segments",
     "get_template",
     "layout_prompt",
-    "leave_ends_to_template",
     "load_tokenizer",
-    "own_template",
     "image_context_id",
     "split_placeholders",
     "stop_token_ids",
+    "stored_template",
     "token_id",
     "trimmed",
     "truncate_layout",

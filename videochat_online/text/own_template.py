@@ -2,7 +2,8 @@
 
 A Jinja template is a program. Those of chat models put a dialogue between fixed strings, which are found by writing
 dialogues of known words with it; whether that is all it does is then tried on other dialogues, id for id. So a prompt
-of ours is what transformers' `apply_chat_template` writes, or the template is refused.
+of ours is what transformers' `apply_chat_template` writes, or the template is refused. It writes what begins a text,
+too, so that the tokenizer no longer does.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from videochat_online.errors import CheckpointError
+from videochat_online.errors import CheckpointError, one_line
 from videochat_online.text.control_tokens import encode_parts
 from videochat_online.text.prompt import prompt_pieces
-from videochat_online.text.templates import ChatTemplate
+from videochat_online.text.templates import OWN, ChatTemplate
+from videochat_online.text.tokenizer import leave_ends_to_template
 from videochat_online.types import Turn
 
 logger = logging.getLogger(__name__)
@@ -34,27 +36,33 @@ _TRIED = (
 """Dialogues that both ways have to write alike."""
 
 
-def own_template(tokenizer: PreTrainedTokenizerBase, name: str = "own") -> ChatTemplate:
+class _NotFixedError(Exception):
+    """A template does more than put fixed strings around texts; says what was expected, and what it does."""
+
+
+def own_template(tokenizer: PreTrainedTokenizerBase) -> ChatTemplate:
     """The template of a tokenizer, with the system message that it writes where none is given.
+
+    The tokenizer itself puts nothing around a text from then on; to be called before it is used.
 
     Args:
         tokenizer: tokenizer with a `chat_template`.
-        name: name of the result.
 
     Raises:
         CheckpointError: no `chat_template`, or one that does more than put fixed strings around the sides.
     """
+    what = f"chat template of the tokenizer {tokenizer.name_or_path!r}"
     if not tokenizer.chat_template:
-        raise CheckpointError("chat template: expected one in the tokenizer, found none")
+        raise CheckpointError(f"{what}: expected one, found none; choose a template by name, such as chatml")
+    leave_ends_to_template(tokenizer)
     try:
-        template = _strings(tokenizer, name)
+        template = _strings(tokenizer)
         for turns in _TRIED:
             _compare(tokenizer, template, None, turns)
     except Exception as error:  # jinja's own, and whatever a template trips over
-        raise CheckpointError(
-            "chat template of the tokenizer: expected fixed strings around each side of a dialogue, found one that does"
-            f" more ({' '.join(str(error).split())[:400]}); choose one of ours: template chatml, say"
-        ) from error
+        failed = f"that it writes a dialogue of texts, found {type(error).__name__}: {one_line(error, 300)}"
+        reason = one_line(error, 400) if isinstance(error, _NotFixedError) else failed
+        raise CheckpointError(f"{what}: expected {reason}; choose a template by name, such as chatml") from error
     _tell_what_moves(tokenizer)
     try:
         for turns in _TRIED:
@@ -102,19 +110,19 @@ def _between(text: str, *words: str) -> list[str]:
     parts = []
     for word in words:
         if text.count(word) != 1:
-            raise ValueError(f"{word} is there {text.count(word)} times")
+            raise _NotFixedError(f"each text of a dialogue once, as it is, found {word} {text.count(word)} times")
         before, text = text.split(word)
         parts.append(before)
     return [*parts, text]
 
 
-def _strings(tokenizer: PreTrainedTokenizerBase, name: str) -> ChatTemplate:
+def _strings(tokenizer: PreTrainedTokenizerBase) -> ChatTemplate:
     bare, opening, between, reopened = _between(_written(tokenizer, None, _USER, _REPLY, _NEXT), _USER, _REPLY, _NEXT)
     if not opening.startswith(reopened):
-        raise ValueError(f"replies are opened by {opening!r} and by {reopened!r}")
+        raise _NotFixedError(f"the same words before each reply, found {opening!r} and {reopened!r}")
     end = next((token for token in _added(tokenizer) if between.lstrip().startswith(token)), None)
     if end is None:
-        raise ValueError(f"a reply is followed by {between!r}, which begins with no token of the tokenizer's own")
+        raise _NotFixedError(f"a special token of the tokenizer at the end of each reply, found {between!r}")
     suffix = between[: between.index(end)]
     closing = _between(_written(tokenizer, None, _USER, _REPLY, goes_on=False), _REPLY)[1]
     if not between.startswith(closing):  # what ends a dialogue is not what ends a reply
@@ -126,10 +134,9 @@ def _strings(tokenizer: PreTrainedTokenizerBase, name: str) -> ChatTemplate:
     first = _first_token(tokenizer)
     if not first and _opens_once(str(tokenizer.bos_token), bare, between):
         first, before = str(tokenizer.bos_token), before.removeprefix(str(tokenizer.bos_token))
-    is_added = tokenizer(_USER).input_ids[:1] == [tokenizer.bos_token_id]
     template = ChatTemplate(
-        name=name,
-        prompt_start="" if is_added else first,
+        name=OWN,
+        prompt_start=first,
         default_system_message="",
         system_prefix=before,
         system_end="",
@@ -144,7 +151,7 @@ def _strings(tokenizer: PreTrainedTokenizerBase, name: str) -> ChatTemplate:
         trims_replies=_is_trimmed(_written(tokenizer, None, _USER, _blanks(_REPLY), _NEXT), _REPLY),
     )
     if template.trims and not template.trims_replies:
-        raise ValueError("it takes blanks from around what users say, and not from around replies")
+        raise _NotFixedError("blanks taken from around replies, as from around what users say, found them there")
     return _with_system(tokenizer, replace(template, system_prefix=before), before, first)
 
 
@@ -175,7 +182,7 @@ def _with_system(tokenizer: PreTrainedTokenizerBase, template: ChatTemplate, bef
     if not before:
         return replace(template, omits_empty_system=True)
     if folds or not (before.startswith(prefix) and before.endswith(end)):
-        raise ValueError(f"without a system message it begins with {before!r}")
+        raise _NotFixedError(f"one place for a system message, given or not, found {before!r} where none is given")
     return replace(template, default_system_message=before.removeprefix(prefix).removesuffix(end))
 
 
@@ -187,7 +194,7 @@ def _added(tokenizer: PreTrainedTokenizerBase) -> list[str]:
 def _compare(
     tokenizer: PreTrainedTokenizerBase, template: ChatTemplate, system: str | None, turns: Sequence[Turn]
 ) -> None:
-    """ValueError where the tokenizer writes a dialogue otherwise."""
+    """Raise an _NotFixedError where the tokenizer writes a dialogue otherwise."""
     messages: list[dict[str, Any]] = [] if system is None else [{"role": "system", "content": system}]
     for turn in turns:
         messages.append({"role": "user", "content": turn.user[0]})
@@ -197,4 +204,5 @@ def _compare(
     pieces, _ = prompt_pieces(turns, template, system)
     ours = encode_parts(tokenizer, [(str(piece.segment), piece.is_text) for piece in pieces])[0]
     if ours != list(theirs):
-        raise ValueError(f"{tokenizer.decode(theirs)!r}, where fixed strings give {tokenizer.decode(ours)!r}")
+        expected, found = tokenizer.decode(ours), tokenizer.decode(theirs)
+        raise _NotFixedError(f"fixed strings around each side, as in {expected!r}, found {found!r}")

@@ -7,12 +7,19 @@ turns into pieces of text and pictures, and says which pieces a model is trained
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Annotated, Any
+
+import pydantic
+from transformers import PreTrainedTokenizerBase
 
 from videochat_online.constants import IMAGE_CONTEXT_TOKEN, IMAGE_END_TOKEN, IMAGE_START_TOKEN
-from videochat_online.errors import InputError
+from videochat_online.errors import InputError, shown
+from videochat_online.parts import PartKind
 from videochat_online.types import Segment, Turn, Visual
+
+OWN = "own"
+"""Name of the template that is made of the `chat_template` of a tokenizer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +37,9 @@ class Piece:
     is_text: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@pydantic.dataclasses.dataclass(
+    frozen=True, slots=True, kw_only=True, config=pydantic.ConfigDict(strict=True, extra="forbid")
+)
 class ChatTemplate:
     """The fixed strings of one chat format, in the order in which they appear.
 
@@ -66,7 +75,7 @@ class ChatTemplate:
     assistant_prefix: str
     reply_prefix: str = ""
     reply_suffix: str = ""
-    reply_end: str
+    reply_end: Annotated[str, pydantic.Field(min_length=1)]
     after_reply: str = ""
     trims: bool = False
     trims_replies: bool = False
@@ -75,11 +84,12 @@ class ChatTemplate:
     folds_system: bool = False
     takes_system: bool = True
     prompt_start: str = ""
-    more_ends: tuple[str, ...] = ()
+    more_ends: Annotated[tuple[str, ...], pydantic.Strict(False)] = ()  # a list in JSON
 
     def to_config(self) -> str | dict[str, Any]:
-        """What `config.json` says of it, and `get_template` reads: a name where that is enough."""
-        return self.name if TEMPLATES.get(self.name) == self else asdict(self)
+        """What `config.json` says of it, and `stored_template` reads: a name where that is enough everywhere."""
+        is_known = self.name in TEMPLATES.built_in and TEMPLATES.find(self.name) == self
+        return self.name if is_known else asdict(self)
 
     @property
     def separator(self) -> str:
@@ -174,64 +184,86 @@ def _im_template(name: str, system: str, *, after: str = "", trims: bool = False
     )
 
 
-TEMPLATES: dict[str, ChatTemplate] = {
-    template.name: template
-    for template in (
-        ChatTemplate(
-            name="phi3-chat",
-            default_system_message=_INTERNVL2_SYSTEM,
-            system_prefix="<|system|>\n",
-            system_end="<|end|>",
-            user_prefix="<|user|>\n",
-            user_end="<|end|>",
-            assistant_prefix="<|assistant|>\n",
-            reply_end="<|end|>",
-        ),
-        _im_template("internlm2-chat", _INTERNVL2_SYSTEM, trims=True),
-        _im_template("Hermes-2", _INTERNVL2_SYSTEM),
-        _im_template("internvl2_5", _INTERNVL2_5_SYSTEM, after="\n"),
-        replace(_im_template("chatml", "", after="\n"), omits_empty_system=True),
-        # No system message of its own, and a blank that separates the parts: the prompt starts with it.
-        ChatTemplate(
-            name="internvl_zh",
-            default_system_message="",
-            system_prefix="",
-            system_end=" ",
-            user_prefix="<human>: ",
-            user_end=" ",
-            assistant_prefix="<bot>:",
-            reply_prefix=" ",
-            reply_end="</s>",
-        ),
-    )
-}
+PHI3_CHAT = ChatTemplate(
+    name="phi3-chat",
+    default_system_message=_INTERNVL2_SYSTEM,
+    system_prefix="<|system|>\n",
+    system_end="<|end|>",
+    user_prefix="<|user|>\n",
+    user_end="<|end|>",
+    assistant_prefix="<|assistant|>\n",
+    reply_end="<|end|>",
+)
+INTERNLM2_CHAT = _im_template("internlm2-chat", _INTERNVL2_SYSTEM, trims=True)
+HERMES_2 = _im_template("Hermes-2", _INTERNVL2_SYSTEM)
+INTERNVL2_5 = _im_template("internvl2_5", _INTERNVL2_5_SYSTEM, after="\n")
+CHATML = replace(_im_template("chatml", "", after="\n"), omits_empty_system=True)
+INTERNVL_ZH = ChatTemplate(
+    name="internvl_zh",
+    default_system_message="",
+    system_prefix="",
+    system_end=" ",  # separates the parts: without a system message the prompt starts with it
+    user_prefix="<human>: ",
+    user_end=" ",
+    assistant_prefix="<bot>:",
+    reply_prefix=" ",
+    reply_end="</s>",
+)
+
+TEMPLATES = PartKind(
+    name="template",
+    group="videochat_online.templates",
+    built_in={
+        "phi3-chat": f"{__name__}:PHI3_CHAT",
+        "internlm2-chat": f"{__name__}:INTERNLM2_CHAT",
+        "Hermes-2": f"{__name__}:HERMES_2",
+        "internvl2_5": f"{__name__}:INTERNVL2_5",
+        "chatml": f"{__name__}:CHATML",
+        "internvl_zh": f"{__name__}:INTERNVL_ZH",
+        OWN: "videochat_online.text.own_template:own_template",
+    },
+)
 
 
-def get_template(template: str | Mapping[str, Any]) -> ChatTemplate:
-    """The template of a name, or of the strings that `ChatTemplate.to_config` gave.
+def get_template(template: str | ChatTemplate, tokenizer: PreTrainedTokenizerBase | None = None) -> ChatTemplate:
+    """The template that somebody asks for.
+
+    Args:
+        template: name in `TEMPLATES`, import path of a `ChatTemplate`, or one itself.
+        tokenizer: what "own" is made of, by `own_template`.
 
     Raises:
-        InputError: no such name (the valid ones are listed), or strings that are missing, unknown or none.
+        InputError: no such name (the valid ones are listed), or something else than a `ChatTemplate`; "own" of no
+            tokenizer.
+        CheckpointError: the tokenizer's own is not one of fixed strings.
     """
-    if isinstance(template, Mapping):
-        # Earlier versions wrote a stop string, which nothing ever read.
-        given = {name: value for name, value in template.items() if name != "stop_string"}
-        try:
-            made = ChatTemplate(**given)
-            made = replace(made, more_ends=tuple(made.more_ends))  # a list in JSON
-        except TypeError as error:
-            raise InputError(
-                f"chat template: expected the strings of one, found {sorted(template)}: {error}"
-            ) from error
-        is_usable = all(
-            isinstance(getattr(made, f.name), bool if isinstance(f.default, bool) else str)
-            for f in fields(made)
-            if f.name != "more_ends"
-        )
-        if not (is_usable and made.reply_end and all(isinstance(end, str) for end in made.more_ends)):
-            raise InputError(f"chat template: expected texts and flags, found {dict(template)}")
-        return made
+    found: Any = TEMPLATES.find(template) if isinstance(template, str) else template
+    if template == OWN:
+        if tokenizer is None:
+            raise InputError(f"template {OWN!r}: expected a tokenizer to take it from, found none")
+        found = found(tokenizer)
+    if type(found) is not ChatTemplate:  # a class made of it may write what its strings do not say
+        raise InputError(f"template {shown(template)}: expected a ChatTemplate, found {shown(found)}")
+    return found
+
+
+def stored_template(written: Any, tokenizer: PreTrainedTokenizerBase | None = None) -> ChatTemplate:
+    """The template that `config.json` says, as `ChatTemplate.to_config` gave it: a built-in name, or the strings.
+
+    No code is looked for by what a checkpoint says.
+
+    Raises:
+        InputError: no such name, or strings that are missing, unknown or none.
+    """
+    if isinstance(written, str) and written in TEMPLATES.built_in:
+        return get_template(written, tokenizer)
+    if not isinstance(written, Mapping):
+        known = ", ".join(TEMPLATES.built_in)
+        raise InputError(f"template in config.json: expected one of {known}, or its strings, found {shown(written)}")
+    # Earlier versions wrote a stop string, which nothing ever read.
+    given = {name: value for name, value in written.items() if name != "stop_string"}
     try:
-        return TEMPLATES[template]
-    except (KeyError, TypeError):
-        raise InputError(f"chat template {template!r}: expected one of {', '.join(sorted(TEMPLATES))}") from None
+        return ChatTemplate(**given)
+    except pydantic.ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+        raise InputError(f"template in config.json: expected the strings of a ChatTemplate, found {wrong}") from error

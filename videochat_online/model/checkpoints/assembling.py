@@ -31,10 +31,9 @@ from videochat_online.text import (
     ChatTemplate,
     end_token_id,
     get_template,
-    leave_ends_to_template,
     load_tokenizer,
-    own_template,
 )
+from videochat_online.text.templates import OWN
 
 _OF_TOWER = ("downsample_ratio", "ps_version", "select_layer", "image_size", *TILING_KEYS)
 """Settings of a checkpoint that its vision tower was trained with."""
@@ -44,7 +43,7 @@ def assemble(
     language_model: str | Path,
     vision_tower: str | Path,
     *,
-    template: str | None = None,
+    template: str | ChatTemplate = OWN,
     system_message: str | None = None,
     image_size: int | None = None,
     dtype: torch.dtype | None = None,
@@ -55,7 +54,7 @@ def assemble(
     Args:
         language_model: directory of a causal language model of transformers, or a GGUF file.
         vision_tower: directory of a checkpoint of any layout that `load_network` reads, or of an InternViT.
-        template: name of a chat template; None takes the one that the language model's tokenizer brings along.
+        template: chat template, as `get_template` takes it; "own" is that of the language model's tokenizer.
         system_message: system message where a dialogue gives none; None takes the template's.
         image_size: pixels a side of a frame; None takes the vision tower's.
         dtype: dtype of all weights; None takes the language model's.
@@ -74,7 +73,7 @@ def assemble(
         raise InputError(f"image_size: expected a multiple of {step_pixels} pixels, two patches, found {image_size}")
     text_network, tokenizer = _load_language_model(Path(language_model).expanduser())
     dtype = dtype or text_network.dtype
-    chosen = _choose_template(template, tokenizer, text_network)
+    chosen = _with_all_ends(get_template(template, tokenizer), tokenizer, text_network)
     if system_message and not chosen.takes_system:
         raise InputError(f"system message: expected none, as the chat template has no place, found {system_message!r}")
     changes = {"image_size": image_size, "system_message": system_message}
@@ -101,11 +100,10 @@ def assemble(
     return network.to(dtype), tokenizer
 
 
-def _choose_template(name: str | None, tokenizer: PreTrainedTokenizerBase, network: PreTrainedModel) -> ChatTemplate:
-    """The template of a name, or the tokenizer's own, with all tokens at which the language model alone stops."""
-    if name is None:
-        leave_ends_to_template(tokenizer)
-    template = own_template(tokenizer) if name is None else get_template(name)
+def _with_all_ends(
+    template: ChatTemplate, tokenizer: PreTrainedTokenizerBase, network: PreTrainedModel
+) -> ChatTemplate:
+    """A template with all tokens at which the language model alone stops."""
     end, ends = end_token_id(tokenizer, template), network.generation_config.eos_token_id
     others = [index for index in ([ends] if isinstance(ends, int) else ends or ()) if index != end]
     tokens = [token for token in tokenizer.convert_ids_to_tokens(others) if token]

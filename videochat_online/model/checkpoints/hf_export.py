@@ -38,10 +38,10 @@ from videochat_online.model.configuration import VideoChatOnlineConfig
 from videochat_online.text import (
     ChatTemplate,
     SentencePieceTokenizer,
-    get_template,
     image_context_id,
     layout_prompt,
     stop_token_ids,
+    stored_template,
     token_id,
 )
 from videochat_online.text.chat_jinja import jinja_template
@@ -74,11 +74,13 @@ class TextSide:
 
     Attributes:
         tokenizer: reads and writes `tokenizer.json`.
-        chat_template: source of `chat_template.jinja`.
+        template: ours.
+        chat_template: source of `chat_template.jinja`, the same in jinja.
         named_tokens: the tokens of pictures, by the names under which the processor asks for them.
     """
 
     tokenizer: PreTrainedTokenizerFast
+    template: ChatTemplate
     chat_template: str
     named_tokens: dict[str, str]
 
@@ -112,7 +114,7 @@ def export_hf(network: PreTrainedModel, text: TextSide, directory: str | Path) -
     _write(directory / "preprocessor_config.json", _image_processor(config))
     video_processor = {"video_processor_type": "InternVLVideoProcessor", "do_sample_frames": False}
     _write(directory / "video_preprocessor_config.json", _pixels(config) | video_processor)
-    _write(directory / "generation_config.json", _generation(text.tokenizer, get_template(config.template)))
+    _write(directory / "generation_config.json", _generation(text.tokenizer, text.template))
     check_texts(text.tokenizer, AutoTokenizer.from_pretrained(directory))
 
 
@@ -166,7 +168,7 @@ def text_side(tokenizer: PreTrainedTokenizerBase, config: VideoChatOnlineConfig)
         CheckpointError: ids differ; a token of pictures is missing; no token can stand for a video.
     """
     image_context_id(tokenizer)
-    template = get_template(config.template)
+    template = stored_template(config.template, tokenizer)
     copy = fast_copy(tokenizer) if isinstance(tokenizer, SentencePieceTokenizer) else tokenizer
     if not isinstance(copy, PreTrainedTokenizerFast):
         raise CheckpointError(f"tokenizer: expected one that writes tokenizer.json, found {type(copy).__name__}")
@@ -182,7 +184,7 @@ def text_side(tokenizer: PreTrainedTokenizerBase, config: VideoChatOnlineConfig)
         except CheckpointError as error:
             problems.append(error)
         else:
-            return TextSide(theirs, source, _NAMED | {"video_token": video_token})
+            return TextSide(theirs, template, source, _NAMED | {"video_token": video_token})
     raise problems[0]
 
 

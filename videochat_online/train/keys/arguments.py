@@ -42,7 +42,9 @@ class ModelArguments:
     model_name_or_path: str | None = _option(
         None, "Model to start from: directory of any known layout, or owner/name on the Hub."
     )
-    conv_style: str | None = _option(None, "Chat template; the checkpoint's own by default.")
+    conv_style: str | None = _option(
+        None, "Chat template: a name, as `--template` takes it; the checkpoint's by default."
+    )
     model_dtype: str = _option(
         "auto", "Of the weights: float32, bfloat16 or auto (bfloat16 where DeepSpeed keeps fp32 masters)."
     )

@@ -19,12 +19,11 @@ from videochat_online.memory import TokenSchedule
 from videochat_online.model import VideoChatOnlineConfig, VideoChatOnlineForConditionalGeneration, load_network
 from videochat_online.model.checkpoints.saved_adapters import Learned
 from videochat_online.model.device_and_dtype import fitting_attention
-from videochat_online.model.loading import load_config, resolve_checkpoint
+from videochat_online.model.loading import load_config, resolve_checkpoint, template_for
 from videochat_online.model.vocabulary_fit import fit_vocabulary
 from videochat_online.text import (
     ChatTemplate,
     end_token_id,
-    get_template,
     load_tokenizer,
 )
 from videochat_online.train.folder.learned_weights import StartingModel, put_tensors
@@ -55,8 +54,9 @@ def load_texts(arguments: Arguments) -> tuple[VideoChatOnlineConfig, PreTrainedT
     """
     directory = resolve_checkpoint(arguments.model.model_name_or_path or "", with_weights=False)
     config = _configuration(directory, arguments.model, arguments.data)
-    template = get_template(config.template)
     tokenizer = load_tokenizer(directory)
+    template = template_for(config, tokenizer, arguments.model.conv_style)
+    config.template = template.to_config()
     end_token_id(tokenizer, template)
     return config, tokenizer, template
 
@@ -180,7 +180,6 @@ def _configuration(directory: Path, options: ModelArguments, data: DataArguments
     """The checkpoint's configuration with what the run changes; it is saved with the result."""
     config = load_config(directory)
     changes: dict[str, Any] = {
-        "template": options.conv_style,
         "drop_path_rate": options.drop_path_rate,
         "image_size": options.force_image_size,
         "memory_intervals": data.reverse_memory_sample_ratio and tuple(data.reverse_memory_sample_ratio),
