@@ -178,15 +178,17 @@ def launch(
     return run_program(main, ["train", *map(str, arguments)], count=processes, **more, **variables)
 
 
-def launch_by_torchrun(arguments: Sequence[object], *, processes: int) -> subprocess.CompletedProcess[str]:
-    """The same by the launcher that is documented."""
+def launch_by_torchrun(
+    arguments: Sequence[object], *, processes: int, folder: Path = ROOT
+) -> subprocess.CompletedProcess[str]:
+    """The same by the launcher that is documented, from a working folder."""
     command = [Path(sys.executable).with_name("torchrun"), "--standalone", "--nproc_per_node", str(processes)]
     return subprocess.run(
         [*command, __file__, *map(str, arguments)],
         capture_output=True,
         text=True,
         env=environment(),
-        cwd=ROOT,
+        cwd=folder,
         timeout=240,
     )
 
