@@ -109,7 +109,7 @@ def _content(case: Case) -> EvalSet:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "annotation.json"
         path.write_text(json.dumps(case.recorded["annotation"]), encoding="utf-8")
-        content = TASK.load([path])
+        content = TASK.read([path])
     case.exact("unusable rows", content.problems, ())
     return content
 

@@ -234,7 +234,7 @@ LINES: dict[str, tuple[Line, ...]] = {
 
 def table(task: str, paths: Sequence[Path]) -> Iterator[str]:
     """Lines of the table about one benchmark."""
-    content = get_task(task).load(paths)
+    content = get_task(task).read(paths)
     facts = _facts_of(content)
     rows = {style: made_rows(content, style) for style in STYLES}
     for name, ours, theirs, measure in LINES[task]:

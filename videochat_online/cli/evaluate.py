@@ -86,8 +86,7 @@ class _Replaced(argparse.Action):
 
 def add_arguments(parser: Parser) -> None:
     """Arguments of the subcommand."""
-    group = parser.add_argument_group("benchmark")
-    group.add_argument("--task", default="ovbench", metavar="NAME", help=f"{', '.join(TASKS)} (default: ovbench)")
+    group = parser.add_part(TASKS, "ovbench", "benchmark", default="ovbench")
     group.add_argument(
         "--setting", default="streaming", metavar="NAME", help=f"{', '.join(PROTOCOLS)} (default: streaming)"
     )
@@ -97,7 +96,13 @@ def add_arguments(parser: Parser) -> None:
         metavar="NAME",
         help=f"{' or '.join(FRAME_RULES)}: the published scripts' frames, look-ahead included (default: causal)",
     )
-    group.add_argument("--annotations", nargs="+", type=Path, required=True, metavar="FILE", help="JSON files")
+    group.add_argument(
+        "--annotations",
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        help="JSON files, unless options of the task name its files",
+    )
     group.add_argument("--data_root", type=Path, metavar="DIR", help="the videos are somewhere below it")
     group.add_argument("--output", type=Path, metavar="DIR", help="new, empty, or holding this very run")
     group.add_argument("--blind", action="store_true", help="no frames: what the text alone gives away")
@@ -242,9 +247,10 @@ def run(options: argparse.Namespace) -> int:
 
 def evaluation_config(options: argparse.Namespace) -> EvaluationConfig:
     """Settings of the run that was asked for, as they are written down."""
+    task = get_task(options.task, options.task_options)
     protocol = resolve_protocol(
         options.setting,
-        of_task=get_task(options.task).settings,
+        of_task=task.settings,
         protocol=options.protocol,
         memory=options.memory,
         memory_options=memory_options_of(options),
@@ -258,9 +264,9 @@ def evaluation_config(options: argparse.Namespace) -> EvaluationConfig:
     limited = argparse.Namespace(**{**vars(options), "max_new_tokens": protocol.max_new_tokens})
     judge = _judge(options)
     return EvaluationConfig(
-        task=get_task(options.task),
+        task=task,
         protocol=protocol,
-        annotations=tuple(options.annotations),
+        annotations=task.annotations(options.annotations),
         data_root=options.data_root,
         output=options.output or Path(),
         model=options.model or "",

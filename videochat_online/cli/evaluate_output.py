@@ -36,7 +36,8 @@ def show_counts(counts: dict[str, Any], as_json: bool) -> None:
 def _show_question(number: int, shown: dict[str, Any]) -> None:
     """A question of `--dry_run N`, its prompt indented."""
     _write(f"\n[{number}] {shown['kind']}: {shown['id']}")
-    _write(f"  video: {shown['video']}, asked at {shown['time_s']:g} s, answered by {shown['answer_by']}")
+    asked_at = "its end" if shown["time_s"] is None else f"{shown['time_s']:g} s"
+    _write(f"  video: {shown['video']}, asked at {asked_at}, answered by {shown['answer_by']}")
     if "polled_at_s" in shown:
         times_s = shown["polled_at_s"]
         _write(f"  polled {len(times_s)} times, {times_s[0]:g} to {times_s[-1]:g} s; the first poll is below")

@@ -6,11 +6,12 @@ Plain data between annotation files, runner, scoring and report. Knows no file f
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from string import ascii_uppercase
 from typing import Any
 
+from videochat_online.errors import InputError, shown
 from videochat_online.video import TIME_TOLERANCE_S
 
 KINDS = ("choice", "yes_no", "count", "open")
@@ -61,7 +62,7 @@ class EvalQuestion:
 
     Attributes:
         id: stable id: the same for the same video, time, question and options, whatever the layout of the file.
-        time_s: time at which it is asked, in seconds of the video's own time.
+        time_s: time at which it is asked, in seconds of the video's own time; infinity: at its end, wherever that is.
         question: its text alone.
         options: texts without letters, as annotated (blanks at the end included); none where a number is asked for.
         answer_index: index of the right option; the right number itself; the whole second that is due; 0 where the
@@ -135,6 +136,14 @@ class EvalVideo:
         """Nothing later than this has to be looked at."""
         return max((asked.time_s for asked, _ in self.moments), default=-math.inf)
 
+    def ending_at(self, end_s: float) -> EvalVideo:
+        """The same with a time for questions at its end: that of the clip or of the last frame, in hundredths."""
+        if not any(math.isinf(question.time_s) for question in self.questions):
+            return self
+        last_s = round(min(end_s, self.clip_s[1]), 2)
+        known = (replace(one, time_s=last_s) if math.isinf(one.time_s) else one for one in self.questions)
+        return replace(self, questions=tuple(sorted(known, key=lambda question: question.time_s)))
+
     def early_questions(self, start_s: float) -> list[EvalQuestion]:
         """Questions within the clip that come before the video's first frame, which starts at `start_s`."""
         limit_s = start_s - TIME_TOLERANCE_S
@@ -170,3 +179,44 @@ def right_answer(kind: str, options: Sequence[str], answer_index: int, answer_te
         return str(answer_index) if answer_text is None else answer_text
     text = options[answer_index]
     return text if kind == "yes_no" else f"{ascii_uppercase[answer_index]}. {text}"
+
+
+def check_set(content: EvalSet, what: str) -> None:
+    """Look at a set that a benchmark from outside may have made; `what` is how errors call the benchmark.
+
+    Raises:
+        InputError: something else than questions about videos, an id that comes twice, or a question whose kind, time or
+            right answer is none.
+    """
+    seen: set[str] = set()
+    for video in content.videos:
+        if not isinstance(video, EvalVideo):
+            raise InputError(f"{what}: expected videos of EvalVideo, found {shown(video)}")
+        for question in video.questions:
+            if not isinstance(question, EvalQuestion):
+                raise InputError(
+                    f"{what}: video {video.name}: expected questions of EvalQuestion, found {shown(question)}"
+                )
+            if question.id in seen:
+                raise InputError(f"{what}: expected each id once, found {question.id!r} again")
+            seen.add(question.id)
+            for expected, holds, found in _rules(question):
+                if not holds:
+                    raise InputError(f"{what}: question {question.id}: expected {expected}, found {shown(found)}")
+
+
+def _rules(question: EvalQuestion) -> Iterator[tuple[str, bool, Any]]:
+    """What is expected of a question, whether it holds, and what is there."""
+    kind, options, index = question.kind, question.options, question.answer_index
+    yield f"kind of {', '.join(KINDS)}", kind in KINDS, kind
+    yield (
+        "time_s of at least 0 seconds",
+        isinstance(question.time_s, int | float) and question.time_s >= 0,
+        question.time_s,
+    )
+    if kind == "choice":
+        yield "2 to 26 options", 2 <= len(options) <= len(ascii_uppercase), options
+    if kind == "yes_no":
+        yield f"options {', '.join(YES_NO)}", tuple(options) == YES_NO, options
+    is_index = isinstance(index, int) and 0 <= index < (len(options) if options else math.inf)
+    yield "answer_index of the right option, or a number of at least 0", is_index, index

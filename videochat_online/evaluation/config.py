@@ -123,6 +123,7 @@ class EvaluationConfig:
         }
         # Where they are given only: runs from before them can be resumed, and compared.
         scorer = self.scorer or self.task.scorer
+        settings |= {"task_options": dict(self.task.options)} if self.task.options else {}
         settings |= {} if scorer is None else {"scorer": scorer}
         settings |= {} if self.judge is None else {"judge": self.judge.settings()}
         return dict(json.loads(json.dumps(settings)))  # tuples as the lists that a file gives back

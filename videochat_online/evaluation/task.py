@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from videochat_online.evaluation.benchmark import EvalQuestion, EvalSet
+from videochat_online.errors import InputError, shown
+from videochat_online.evaluation.benchmark import EvalQuestion, EvalSet, check_set
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,8 +40,8 @@ class Task:
     """A benchmark.
 
     Attributes:
-        name: key in `TASKS`.
-        load: reader of its annotation files.
+        name: name that it is found by in `tasks.TASKS`; `get_task` puts it in place of any other.
+        load: reader of its annotation files; everything else calls `read`.
         prompt: question and options as the model reads them, without what a protocol appends.
         groups: group of each dataset, which forms cells with the answer types.
         cells: cells that it publishes an average over, where groups are of datasets; none: whatever cells there are.
@@ -52,6 +53,8 @@ class Task:
             that a window reaches back, by the name that the report has for each.
         notes: sentences that a reader of its report has to know.
         scorer: scorer of open questions that do not name one; None: they are in no figure, unless the run names one.
+        files: annotation files that its options name, none where they name none; None: `--annotations` names them.
+        options: values that it was made with, as runs record them; see `tasks.get_task`.
     """
 
     name: str
@@ -65,6 +68,42 @@ class Task:
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     notes: Sequence[str] = ()
     scorer: str | None = None
+    files: Sequence[Path] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def annotations(self, given: Sequence[Path] | None) -> tuple[Path, ...]:
+        """Its annotation files: those that `--annotations` gives, or those that its own options name.
+
+        Raises:
+            InputError: none, or both.
+        """
+        if self.files is None:
+            if not given:
+                raise InputError(f"--annotations: expected the files of task {self.name!r}, got none")
+            return tuple(given)
+        if given:
+            got = ", ".join(map(str, given))
+            raise InputError(f"--annotations: expected none, as the options of task {self.name!r} say it, got {got}")
+        if not self.files:
+            raise InputError(f"task {self.name!r}: expected options that name its file, such as --task.file, got none")
+        return tuple(self.files)
+
+    def read(self, paths: Sequence[Path]) -> EvalSet:
+        """What `load` finds in annotation files, if it can be evaluated.
+
+        Raises:
+            InputError: what `load` raises; something else than a set, or one that cannot be asked or scored.
+        """
+        found = self.load(paths)
+        if not isinstance(found, EvalSet):
+            raise InputError(f"task {self.name!r}: expected load to give an EvalSet, found {shown(found)}")
+        check_set(found, f"task {self.name!r}")
+        types = {question.answer_type for question in found.questions} - set(self.type_groups or ())
+        if self.type_groups and types:
+            raise InputError(
+                f"task {self.name!r}: expected answer types of type_groups, found {', '.join(sorted(types))}"
+            )
+        return found
 
     @property
     def published_cells(self) -> tuple[tuple[str, str], ...]:

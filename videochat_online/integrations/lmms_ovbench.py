@@ -60,7 +60,7 @@ def question_rows(environment: Mapping[str, str]) -> list[dict[str, Any]]:
     for name in ("OVBENCH_ANNOTATIONS", "OVBENCH_ROOT"):
         if not environment.get(name):
             raise InputError(f"{name}: expected the environment variable to say where OVBench is, found it not set")
-    content = TASK.load([Path(part) for part in environment["OVBENCH_ANNOTATIONS"].split(os.pathsep) if part])
+    content = TASK.read([Path(part) for part in environment["OVBENCH_ANNOTATIONS"].split(os.pathsep) if part])
     if content.problems:
         raise InputError(f"{len(content.problems)} questions cannot be used; the first: {content.problems[0]}")
     library = MediaLibrary(Path(environment["OVBENCH_ROOT"]))

@@ -2,7 +2,7 @@
 
     videochat-online doctor [--model MODEL] [--json]
     videochat-online doctor --registry FILE [--model MODEL] [--report FILE.json]
-    videochat-online doctor --annotations FILE [FILE ...] --data_root DIR [--task NAME] [--report FILE.json]
+    videochat-online doctor --annotations FILE [FILE ...] --data_root DIR [--task NAME ...] [--report FILE.json]
 
 With --model, everything a session needs is loaded. With --registry, every row of its sets is read with its media, as
 training reads it; --model then says how large frames are. With --annotations, every video of a benchmark is found and
@@ -32,6 +32,7 @@ from videochat_online.cli.doctor.doctor_registry import (
     registry_text,
 )
 from videochat_online.cli.options import write_report_file
+from videochat_online.cli.parser import Parser
 from videochat_online.errors import InputError
 from videochat_online.model import VideoChatModel, load_model
 from videochat_online.runs.provenance import versions
@@ -43,7 +44,7 @@ PACKAGES = (
 )  # fmt: skip
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
     """Arguments of the subcommand."""
     parser.add_argument("--model", metavar="MODEL", help="to check: a directory, or OWNER/NAME on the Hugging Face Hub")
     parser.add_argument("--tokenizer", metavar="DIR", help="take the tokenizer from another directory")
@@ -54,11 +55,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the report; the exit status says whether the model is sound."""
-    if options.registry is not None and options.annotations:
-        raise InputError("expected --registry or --annotations, got both")
+    names_benchmark = bool(options.annotations or options.task_options)
+    if options.registry is not None and names_benchmark:
+        raise InputError("expected --registry or --annotations (or --task with its file), got both")
     if options.registry is not None:
         return _check_registries(options)
-    if options.annotations:
+    if names_benchmark:
         return _check_benchmark(options)
     report = describe_machine()
     if options.model:

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from videochat_online.cli.options import check_report_path, processes_of
+from videochat_online.cli.parser import Parser
 from videochat_online.errors import InputError
 from videochat_online.evaluation import TASKS, get_task
 from videochat_online.evaluation.check.annotation_check import FINDING_KINDS, NOTES
@@ -16,12 +17,11 @@ SHOWN = 5
 """Reasons of each kind on the screen; the report has all."""
 
 
-def add_benchmark_arguments(parser: argparse.ArgumentParser) -> None:
+def add_benchmark_arguments(parser: Parser) -> None:
     """Arguments that go with `--annotations`; `--processes` and `--report` come with the registries'."""
-    group = parser.add_argument_group("benchmark")
+    group = parser.add_part(TASKS, "ovbench", "benchmark", default="ovbench")
     group.add_argument("--annotations", nargs="+", type=Path, metavar="FILE", help="check its videos and questions")
     group.add_argument("--data_root", type=Path, metavar="DIR", help="the videos are somewhere below it")
-    group.add_argument("--task", default="ovbench", metavar="NAME", help=f"{', '.join(TASKS)} (default: ovbench)")
     group.add_argument(
         "--time_limit_s",
         type=float,
@@ -49,10 +49,12 @@ def inspect_annotations(options: argparse.Namespace) -> Inspection:
     if limit_s is not None and not num_processes:
         raise InputError("--time_limit_s: expected --processes of 1 or more, which can be ended in time, got 0")
     check_report_path(options.report)
+    task = get_task(options.task, options.task_options)
+    annotations = task.annotations(options.annotations)
     with progress("files") as tell:
         return inspect_benchmark(
-            get_task(options.task),
-            options.annotations,
+            task,
+            annotations,
             options.data_root,
             num_processes=num_processes,
             time_limit_s=TIME_LIMIT_S if limit_s is None else limit_s,

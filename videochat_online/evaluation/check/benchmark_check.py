@@ -136,7 +136,7 @@ def inspect_benchmark(
     Raises:
         InputError: annotations or data root that cannot be read at all.
     """
-    content, library = task.load(annotations), MediaLibrary(data_root)
+    content, library = task.read(annotations), MediaLibrary(data_root)
     inspected = [_inspected(library.locate(video)) for video in content.videos]
     missing = [video.id for video, one in zip(content.videos, inspected, strict=True) if one.path is None]
     folders = {one.path for one in inspected if one.path is not None and one.path.is_dir()}

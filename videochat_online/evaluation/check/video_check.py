@@ -54,10 +54,11 @@ def check_media(path: Path, video: EvalVideo, decode_all: bool, zero_start: bool
     try:
         with open_video(path, fps=video.fps, zero_start=zero_start) as source:
             starts_s = source.frame_times_s()
+            end_s = starts_s[-1] + 1 / average_fps(source, starts_s)
+            video = video.ending_at(end_s)
             findings = [*_decode(source, starts_s, video, decode_all)]
             findings += [Finding("mended", note) for note in source.report.notes]
             declared_end_s = source.report.declared_end_s or 0.0
-            end_s = starts_s[-1] + 1 / average_fps(source, starts_s)
     except VideoError as error:
         return MediaFacts(findings=(Finding("unreadable", str(error)),))
     if path.is_dir():

@@ -190,7 +190,8 @@ def compare_runs(
     questions = _narrow(common, narrowed)
     answers = [_answers(questions, run) for run in runs]
     of_baseline = answers[baseline_index]
-    task = get_task(runs[baseline_index].settings["task"])
+    settings = runs[baseline_index].settings
+    task = get_task(settings["task"], settings.get("task_options"))
     compared = [
         replace(
             _compare(name, run.folder, rows, of_baseline, seed, task),

@@ -24,7 +24,7 @@ FACTS = ("id", "video", "dataset", "answer_type", "sub_answer_type", "time_s", "
 """Keys that every row has about its question; its `extra` may say more."""
 
 _COMPARED_SETTINGS = ("task", "model", "model_options", "generation", "answer_by", "protocol")
-_COMPARED_IF_GIVEN = ("scorer", "judge")
+_COMPARED_IF_GIVEN = ("task_options", "scorer", "judge")
 
 _Rule = tuple[Callable[[Any], bool], str]
 """Test of whether a value of a file can be used, and words for what is expected of it."""
@@ -292,7 +292,7 @@ def _read_metrics(path: Path) -> dict[str, Any]:
 
 
 def _check_settings(where: str, settings: dict[str, Any]) -> None:
-    _expect(where, settings, _SETTINGS)
+    _expect(where, settings, _SETTINGS | ({"task_options": _OBJECT} if "task_options" in settings else {}))
     protocol = settings["protocol"]
     _expect(f"{where}: protocol", protocol, _PROTOCOL)
     if "capacities" in protocol["memory_options"]:

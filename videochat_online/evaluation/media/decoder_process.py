@@ -89,7 +89,7 @@ class DecoderProcess:
         """Open a video; arguments and errors are those of `VideoFrames`, frames come as squares of `transform`."""
         self.start()
         opened = RemoteVideoFrames(self, path)
-        opened.ask("open", path, video, protocol, transform, backend)
+        opened.video = opened.ask("open", path, video, protocol, transform, backend)
         return opened
 
     def send(self, name: str, *arguments: Any) -> None:
@@ -145,12 +145,14 @@ class RemoteVideoFrames:
     """`VideoFrames` of another process, of which one group of frames is decoded ahead.
 
     Attributes:
+        video: as of `VideoFrames`.
         num_decoded: number of frames that were handed out.
         waited_s: time that the receiving side had to wait for answers, in seconds.
     """
 
     def __init__(self, process: DecoderProcess, path: Path) -> None:
         self.process, self._path = process, path
+        self.video: EvalVideo
         self._is_reading = False
         self.num_decoded = 0
         self.waited_s = 0.0
@@ -254,7 +256,7 @@ class _RequestHandler:
                 self._frames = None
             path, video, protocol, self._transform, backend = arguments
             self._frames = VideoFrames(path, video, protocol, backend=backend)
-            self._connection.send(("value", None))
+            self._connection.send(("value", self._frames.video))
             return
         frames = self._frames
         if frames is None:

@@ -61,13 +61,16 @@ class VideoFrames:
         protocol: protocol that says which frames are wanted.
         backend: decoder of files, a name in `video.BACKENDS` or "auto".
 
+    Attributes:
+        video: the same, with the time of questions that are asked at its end.
+
     Raises:
         VideoError: a video that is unreadable or without frames, or a folder without a rate.
         InputError: an unknown backend.
     """
 
     def __init__(self, path: Path, video: EvalVideo, protocol: EvalProtocol, *, backend: str = "auto") -> None:
-        self._video, self._protocol = video, protocol
+        self._protocol = protocol
         self._is_folder = path.is_dir()
         if self._is_folder and video.fps is None:
             raise VideoError(f"{path}: expected a frame rate (fps) in the annotation of a folder of frames, found none")
@@ -76,6 +79,7 @@ class VideoFrames:
             self._starts_s = self.source.frame_times_s()
             self._fps = average_fps(self.source, self._starts_s)
             self._ends_s = (*self._starts_s[1:], self._starts_s[-1] + 1 / self._fps)
+            self.video = video.ending_at(self._ends_s[-1])
             if protocol.is_scripted:
                 self._ends_s = _as_float32(self._ends_s)
         except BaseException:
@@ -103,7 +107,7 @@ class VideoFrames:
         report = self.source.report
         # Of a file that breaks off, the damage is named: questions are held against the length it should have.
         end_s = max(float(self._ends_s[-1]), report.declared_end_s or 0.0)
-        outside = () if self._is_folder else _outside(self._video, self._starts_s[0], end_s)
+        outside = () if self._is_folder else _outside(self.video, self._starts_s[0], end_s)
         return "; ".join(part for part in (*outside, lost, report.warning) if part) or None
 
     def finish(self) -> str | None:
@@ -111,7 +115,7 @@ class VideoFrames:
 
         A file that breaks off may give no error: where questions come after its last frame, the whole is looked at.
         """
-        needed_s = min(self._video.last_question_s, self._video.clip_s[1])
+        needed_s = min(self.video.last_question_s, self.video.clip_s[1])
         if not self._is_folder and needed_s > self._ends_s[-1]:
             self.source.finish(0.0)
         return self.problem
@@ -121,8 +125,8 @@ class VideoFrames:
 
         As scripted: up to the clip's end.
         """
-        fps, protocol, last_s = self._fps, self._protocol, self._video.last_question_s
-        start_s, end_s = self._video.clip_s
+        fps, protocol, last_s = self._fps, self._protocol, self.video.last_question_s
+        start_s, end_s = self.video.clip_s
         stop_s = self._ends_s[-1] if protocol.is_scripted else protocol.until_s(last_s)
         clip_s = (start_s, max(start_s, min(end_s, stop_s)))
         tolerance_s = 0.0 if protocol.is_scripted else TIME_TOLERANCE_S
@@ -148,7 +152,7 @@ class VideoFrames:
         protocol = self._protocol
         if protocol.is_scripted:
             return self._published_window(question_s)
-        clip_start_s, clip_end_s = self._video.clip_s
+        clip_start_s, clip_end_s = self.video.clip_s
         if question_s < clip_start_s:
             return []
         question_s = min(question_s, clip_end_s)

@@ -16,7 +16,7 @@ from videochat_online.errors import InputError
 from videochat_online.evaluation.benchmark import EvalQuestion, EvalSet
 from videochat_online.evaluation.compare.finished_runs import Run, listed, read_run
 from videochat_online.evaluation.official.official_rules import Exported, Source
-from videochat_online.evaluation.official.scores import rules_of
+from videochat_online.evaluation.official.scores import OFFICIAL, rules_of
 from videochat_online.evaluation.run.evaluation_folder import read_run_file
 from videochat_online.evaluation.tasks import get_task
 from videochat_online.runs.files import check_writable, file_digest, read_json, write_text
@@ -61,14 +61,15 @@ def export_run(
     run = read_run(folder)
     if run.settings["task"] != format:
         task = run.settings["task"]
-        raise InputError(f"--format {format}: expected a run of {format}, {folder} is one of {task}")
+        lacking = "" if task in OFFICIAL else ", which has no official format"
+        raise InputError(f"--format {format}: expected a run of {format}, {folder} is one of {task}{lacking}")
     rules = rules_of(run)
     _check_whole(run, partial)
     _check_output(output, folder)
     name = _model_name(run, model_name)
     paths = _annotation_paths(run, annotations)
     task = get_task(format)
-    content = task.load(paths)
+    content = task.read(paths)
     if run.settings.get("max_videos") is not None:
         content = EvalSet(content.videos[: run.settings["max_videos"]], content.problems)
     questions = {_source(question): question for question in content.questions}

@@ -68,6 +68,7 @@ def summary_figures(
     context = context_of(config.protocol, config.task.settings)
     return {
         "task": settings["task"],
+        **({"task_options": settings["task_options"]} if "task_options" in settings else {}),
         "setting": config.protocol.setting,
         **({} if context is None else {"context": context}),
         "causal": config.protocol.causal,
@@ -184,7 +185,7 @@ def _headline(metrics: Mapping[str, Any]) -> str:
 
 def _protocol(metrics: Mapping[str, Any]) -> str:
     context = {"context": metrics["context"]} if "context" in metrics else {}
-    scored_by = {name: metrics[name] for name in ("scorers", "judge") if name in metrics}
+    scored_by = {name: metrics[name] for name in ("task_options", "scorers", "judge") if name in metrics}
     return _value_table({"answer_by": metrics["answer_by"], **scored_by, **context, **metrics["protocol"]})
 
 

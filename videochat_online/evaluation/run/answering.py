@@ -12,7 +12,7 @@ from string import ascii_uppercase
 
 import torch
 
-from videochat_online.errors import InputError
+from videochat_online.errors import InputError, shown
 from videochat_online.evaluation.benchmark import EvalQuestion
 from videochat_online.evaluation.protocol import EvalProtocol
 from videochat_online.evaluation.scoring.parse import parse_reply
@@ -63,7 +63,10 @@ def question_text(question: EvalQuestion, answer_by: str, task: Task, protocol: 
     # Options that are not shown cannot be chosen from.
     hides_options = way_of_answering(question, answer_by) == "text_likelihood"
     asked = replace(question, options=()) if hides_options else question
-    return task.prompt(asked) + protocol.suffix_of(asked_kind(question, answer_by))
+    text = task.prompt(asked)
+    if not isinstance(text, str):
+        raise InputError(f"task {task.name!r}: expected prompt to give a text, found {shown(text)}")
+    return text + protocol.suffix_of(asked_kind(question, answer_by))
 
 
 def answer_by_generation(

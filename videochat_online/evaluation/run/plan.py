@@ -17,6 +17,8 @@ from videochat_online.evaluation.scoring.open_answers import JUDGE, SCORER_NAMES
 
 QUESTION_COST = 4.0
 """An answer costs about as much as encoding this many frames; only for sharing out and for the time left."""
+UNKNOWN_LENGTH_S = 300.0
+"""Stands for the length of a video that is watched to its end; for the same."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ def make_plan(config: EvaluationConfig) -> Plan:
     Raises:
         InputError: annotations or data root unusable, too many unusable rows, or questions that `settled` refuses.
     """
-    content = config.task.load(config.annotations)
+    content = config.task.read(config.annotations)
     if config.max_videos is not None:
         content = EvalSet(content.videos[: config.max_videos], content.problems)
     _check_starts(content, config.protocol)
@@ -129,6 +131,7 @@ def estimated_cost(video: EvalVideo, protocol: EvalProtocol, *, blind: bool = Fa
     start_s, end_s = video.clip_s
     looks_ahead = protocol.is_scripted and protocol.memory is not None and math.isfinite(end_s)
     stop_s = end_s if looks_ahead else min(video.last_question_s, end_s)
+    stop_s = stop_s if math.isfinite(stop_s) else start_s + UNKNOWN_LENGTH_S
     span_s = max(0.0, stop_s - start_s)
     if protocol.memory is None:
         span_s = min(span_s, num_asked * (protocol.window_s or math.inf))

@@ -7,6 +7,7 @@ where the memory goes by the order of frames alone, else the prompt has a line i
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -96,9 +97,9 @@ def preview(
     with DecoderProcess(config.decode_timeout_s) as decoder:
         shown = []
         for located, questions in chosen:
-            nothing = [_Seen((), (), 0)] * len(questions)
-            seen = nothing if is_blind else _seen(config, questions, located, decoder, model)
-            pairs = zip(questions, seen, strict=True)
+            pairs = [(question, _Seen((), (), 0)) for question in questions]
+            if not is_blind:
+                pairs = _seen(config, questions, located, decoder, model)
             shown += [_shown(config, question, located.video, one, model, is_blind) for question, one in pairs]
     return sorted(shown, key=lambda one: one["kind"])
 
@@ -128,7 +129,7 @@ def _shown(
         "id": question.id,
         "kind": kind_of(question),
         "video": video.name,
-        "time_s": asked.time_s,
+        "time_s": asked.time_s if math.isfinite(asked.time_s) else None,
         "answer_by": way_of_answering(asked, config.answer_by),
         "expected": expected_answer(question),
         "scorer": config.scorer_of(question),
@@ -181,18 +182,21 @@ def _seen(
     located: LocatedVideo,
     decoder: DecoderProcess,
     model: TextModel | None,
-) -> list[_Seen]:
-    """For each question about a video, which is opened once for all of them."""
+) -> list[tuple[EvalQuestion, _Seen]]:
+    """Questions about a video, which is opened once for all of them, and what they may be answered from."""
     if located.path is None:
-        return [_Seen(problem=f"frames: {located.problem or 'no --data_root'}")] * len(questions)
+        problem = f"frames: {located.problem or 'no --data_root'}"
+        return [(question, _Seen(problem=problem)) for question in questions]
     video = located.video
     try:
         with decoder.open(
             located.path, video, config.protocol, FrameTransform(), backend=config.backend
         ) as video_frames:
-            return [_of_video(config.protocol, _asked(one), video, video_frames, model) for one in questions]
+            video, ids = video_frames.video, {question.id for question in questions}
+            chosen = [question for question in video.questions if question.id in ids]
+            return [(one, _of_video(config.protocol, _asked(one), video, video_frames, model)) for one in chosen]
     except VideoError as error:
-        return [_Seen(problem=f"frames: {error}")] * len(questions)
+        return [(question, _Seen(problem=f"frames: {error}")) for question in questions]
 
 
 def _of_video(

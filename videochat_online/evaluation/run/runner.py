@@ -7,6 +7,7 @@ the same batches, so that it gives the same answers.
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +18,7 @@ from typing import IO
 import torch
 
 from videochat_online.errors import InputError, NoFrameError, NonFiniteError, PromptTooLongError, VideoError
-from videochat_online.evaluation.benchmark import EvalQuestion, EvalVideo
+from videochat_online.evaluation.benchmark import EvalQuestion, EvalSet, EvalVideo
 from videochat_online.evaluation.config import EvaluationConfig
 from videochat_online.evaluation.media.decoder_process import DecoderProcess
 from videochat_online.evaluation.media.locate import LocatedVideo
@@ -86,10 +87,12 @@ def evaluate(
 
     Raises:
         InputError: more bad videos, or questions with too long a prompt, than `max_bad_fraction` allows, and what was
-            answered is kept; or rows in the folder that are not of this set.
+            answered is kept; rows in the folder that are not of this set; or a blind run of questions without a time.
     """
     require("the report of an evaluation", "matplotlib")  # said now rather than after hours
     content = plan.content
+    if config.blind:
+        _check_times(content)
     names = {question.id for question in content.questions}, {video.name for video in content.videos}
     with folder.predictions.appending() as (predictions, answers), folder.videos.appending() as (videos, gone_through):
         found = folder.checked_rows({"predictions": answers, "videos": gone_through}, *names)
@@ -97,6 +100,16 @@ def evaluate(
         share.take_up(*found, own_answers=answers)
         share.work(load_model)
     return summarize(config, plan, folder)
+
+
+def _check_times(content: EvalSet) -> None:
+    """Where no video is opened, nobody knows when it ends."""
+    at_end = [question.id for question in content.questions if math.isinf(question.time_s)]
+    if at_end:
+        raise InputError(
+            f"--blind: expected a time for every question, as no video is opened; {len(at_end)} are asked at its end, "
+            f"the first: {at_end[0]}"
+        )
 
 
 class _Share:
@@ -183,6 +196,7 @@ class _Share:
                 if located.path is not None:
                     opened = decoder.open(located.path, video, config.protocol, model.transform, backend=config.backend)
                     frames = stack.enter_context(opened)
+                    video = frames.video
                 context = make_context(model, frames, config.protocol, [asked for asked, _ in video.moments])
                 for row in self._answers(model, context, video, cost):
                     self._write(row)

@@ -19,21 +19,21 @@ them. A row that cannot be used is reported, never repaired.
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
 from videochat_online.errors import InputError
-from videochat_online.evaluation.benchmark import EvalQuestion, EvalSet, EvalVideo, Source
+from videochat_online.evaluation.benchmark import EvalQuestion, EvalSet, Source
 from videochat_online.evaluation.protocol import OVBENCH_REFERENCE
 from videochat_online.evaluation.scoring.open_answers import SCORER_NAMES
 from videochat_online.evaluation.task import Task
 from videochat_online.evaluation.tasks.reading import (
+    Stream,
     expect,
     expect_letter,
     expect_questions,
@@ -41,6 +41,7 @@ from videochat_online.evaluation.tasks.reading import (
     is_plain_number,
     question_id,
     read_rows,
+    videos_of_streams,
 )
 from videochat_online.text import check_text
 from videochat_online.text.questions import option_index, option_text, ovbench_question
@@ -64,25 +65,14 @@ _OF_A_QUESTION = {
 _LETTERED = re.compile(r"([A-Z])[.)] ")
 
 
-@dataclass(frozen=True, slots=True)
-class _Stream:
-    """What makes two rows belong to one stream."""
-
-    id: str
-    start_s: float
-    end_s: float | None
-    fps: float | None
-    dataset: str | None
-
-
 def load_ovbench(paths: Sequence[Path]) -> EvalSet:
     """Read annotation files of any layout.
 
     Raises:
         InputError: a file that is missing or no JSON list, or files without a single usable question.
     """
-    streams: dict[_Stream, list[EvalQuestion]] = {}
-    hints: dict[_Stream, str] = {}
+    streams: dict[Stream, list[EvalQuestion]] = {}
+    hints: dict[Stream, str] = {}
     problems: list[str] = []
     seen: Counter[str] = Counter()
     for path in paths:
@@ -109,26 +99,10 @@ def load_ovbench(paths: Sequence[Path]) -> EvalSet:
                 if "image_file" in row:
                     hints.setdefault(stream, str(row["image_file"]))
     expect_questions(streams, paths, "OVBench", problems)
-    return EvalSet(tuple(_videos(streams, hints)), tuple(problems))
+    return EvalSet(videos_of_streams(streams, hints, FOLDER_FPS), tuple(problems))
 
 
-def _videos(streams: Mapping[_Stream, list[EvalQuestion]], hints: Mapping[_Stream, str]) -> Iterator[EvalVideo]:
-    names: Counter[str] = Counter()
-    for stream, questions in streams.items():
-        names[stream.id] += 1
-        in_order = tuple(sorted(questions, key=lambda question: question.time_s))
-        yield EvalVideo(
-            name=stream.id if names[stream.id] == 1 else f"{stream.id}#{names[stream.id]}",
-            id=stream.id,
-            clip_s=(stream.start_s, math.inf if stream.end_s is None else stream.end_s),
-            fps=stream.fps or FOLDER_FPS.get(stream.dataset or ""),
-            dataset=stream.dataset,
-            questions=in_order,
-            hint=hints.get(stream),
-        )
-
-
-def _stream(row: Mapping[str, Any], path: Path) -> _Stream:
+def _stream(row: Mapping[str, Any], path: Path) -> Stream:
     name = row.get("video_id", row.get("video"))
     expect(isinstance(name, str) and bool(name.strip()), "video_id or video", "a name", name)
     check_text(name, "video_id or video")
@@ -143,7 +117,7 @@ def _stream(row: Mapping[str, Any], path: Path) -> _Stream:
     expect(is_plain_number(start_s), "start", "a time in seconds", start_s)
     dataset = row.get("dataset") or _dataset_of(path)
     rate = None if fps is None else float(fps)
-    return _Stream(str(name), float(start_s), None if end_s is None else float(end_s), rate, dataset and str(dataset))
+    return Stream(str(name), float(start_s), None if end_s is None else float(end_s), rate, dataset and str(dataset))
 
 
 def _dataset_of(path: Path) -> str | None:
@@ -152,7 +126,7 @@ def _dataset_of(path: Path) -> str | None:
     return next((dataset for dataset in GROUPS if dataset in words), None)
 
 
-def _question(fields: Any, row: Mapping[str, Any], stream: _Stream) -> EvalQuestion:
+def _question(fields: Any, row: Mapping[str, Any], stream: Stream) -> EvalQuestion:
     expect(isinstance(fields, dict), "question", "an object", fields)
     # Without candidates, a row of the lmms layout still has its end: it has lost them, and is no open question.
     in_lmms = "candidates" in fields or ("end" in fields and "options" not in fields)

@@ -4,15 +4,37 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence, Sized
+from dataclasses import dataclass
 from pathlib import Path
 from string import ascii_uppercase
+from types import MappingProxyType
 from typing import Any
 
 from videochat_online.errors import InputError
 from videochat_online.evaluation.benchmark import EvalQuestion, EvalVideo
 from videochat_online.runs.files import read_json
 from videochat_online.text import check_text
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """What makes questions belong to one stream.
+
+    Attributes:
+        id: the video, as annotated.
+        start_s: start of the part that is streamed, in seconds.
+        end_s: end of it; None for that of the video.
+        fps: rate of a folder of frames; None where the annotation does not say it.
+        dataset: collection that the video comes from; None where unknown.
+    """
+
+    id: str
+    start_s: float = 0.0
+    end_s: float | None = None
+    fps: float | None = None
+    dataset: str | None = None
 
 
 def read_rows(path: Path, *, flatten: bool = False) -> list[dict[str, Any]]:
@@ -38,7 +60,7 @@ def read_rows(path: Path, *, flatten: bool = False) -> list[dict[str, Any]]:
 def question_id(video: str, time_s: float, text: str, options: Sequence[str]) -> str:
     """The same for the same video, time, question and options."""
     digest = hashlib.sha256("\n".join((text, *options)).encode()).hexdigest()[:8]
-    return f"{video}@{time_s:g}s-{digest}"
+    return f"{video}@{f'{time_s:g}s' if math.isfinite(time_s) else 'end'}-{digest}"
 
 
 def is_plain_number(value: Any, above: float | None = None) -> bool:
@@ -109,3 +131,33 @@ def whole_videos(of_videos: Mapping[str, Sequence[EvalQuestion]]) -> tuple[EvalV
         )
         for video, questions in of_videos.items()
     )
+
+
+def videos_of_streams(
+    streams: Mapping[Stream, Sequence[EvalQuestion]],
+    hints: Mapping[Stream, str] = MappingProxyType({}),
+    folder_fps: Mapping[str, float] = MappingProxyType({}),
+) -> tuple[EvalVideo, ...]:
+    """Videos with their questions in order of time; the second stream of a video is named with "#2".
+
+    Args:
+        streams: questions about each stream.
+        hints: paths of frames, as `EvalVideo.hint`.
+        folder_fps: rate of a dataset's folders of frames, where the annotation does not say it.
+    """
+    names: Counter[str] = Counter()
+    videos = []
+    for stream, questions in streams.items():
+        names[stream.id] += 1
+        videos.append(
+            EvalVideo(
+                name=stream.id if names[stream.id] == 1 else f"{stream.id}#{names[stream.id]}",
+                id=stream.id,
+                clip_s=(stream.start_s, math.inf if stream.end_s is None else stream.end_s),
+                fps=stream.fps or folder_fps.get(stream.dataset or ""),
+                dataset=stream.dataset,
+                questions=tuple(sorted(questions, key=lambda question: question.time_s)),
+                hint=hints.get(stream),
+            )
+        )
+    return tuple(videos)
