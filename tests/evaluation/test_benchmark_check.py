@@ -381,7 +381,6 @@ class TestCommand:
                 "--time_limit_s: expected --processes of 1 or more, which can be ended in time, got 0",
             ),
             (["--time_limit_s", "0"], "--time_limit_s: expected a time above 0, got 0"),
-            (["--task", "none"], "unknown task 'none'"),
             (["--data_root", "none"], "none: expected the folder with the videos"),
             (["--annotations", "none.json"], "none.json: expected a JSON list of rows"),
             (["--report", "none/report.json"], "--report: expected a file in a folder that is there"),
@@ -395,6 +394,11 @@ class TestCommand:
         given = ["doctor", "--annotations", annotations, "--data_root", tmp_path / "media", *flags]
         assert main(list(map(str, given))) == 2
         assert words in capsys.readouterr().err
+
+    def test_a_task_that_there_is_not(self, capsys):
+        with pytest.raises(SystemExit, match="2"):
+            main(["doctor", "--task", "none"])
+        assert capsys.readouterr().err.startswith("error: unknown task 'none': expected one of ['ovbench', 'ovobench'")
 
     def test_a_data_root_is_needed(self, tmp_path, capsys):
         assert main(["doctor", "--annotations", str(write_set(tmp_path / "set.json", [row("v")]))]) == 2

@@ -55,12 +55,12 @@ def add_arguments(parser: Parser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the report; the exit status says whether the model is sound."""
-    names_benchmark = bool(options.annotations or options.task_options)
-    if options.registry is not None and names_benchmark:
-        raise InputError("expected --registry or --annotations (or --task with its file), got both")
+    is_of_benchmark = bool(options.annotations or options.task_options or options.data_root)
+    if options.registry is not None and is_of_benchmark:
+        raise InputError("expected --registry or --annotations, got both")
     if options.registry is not None:
         return _check_registries(options)
-    if names_benchmark:
+    if is_of_benchmark:
         return _check_benchmark(options)
     report = describe_machine()
     if options.model:

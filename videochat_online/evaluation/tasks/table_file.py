@@ -10,7 +10,7 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,12 +46,16 @@ def read_table(path: Path) -> tuple[list[str], list[TableRow]]:
     text = _text(path)
     start = text.lstrip()[:1]
     if start == "[":
-        listed = [TableRow(f" row {number}", _filled(row)) for number, row in enumerate(read_rows(path), start=1)]
-        return _names_of(listed), listed
+        return _of_objects((f" row {number}", row) for number, row in enumerate(read_rows(path), start=1))
     if start == "{":
-        lines = list(_json_lines(path, text))
-        return _names_of(lines), lines
+        return _of_objects(_json_lines(path, text))
     return _csv(path, text)
+
+
+def _of_objects(objects: Iterable[tuple[str, dict[str, Any]]]) -> tuple[list[str], list[TableRow]]:
+    listed = list(objects)
+    names = list(dict.fromkeys(name for _, row in listed for name in row))
+    return names, [TableRow(where, _filled(row)) for where, row in listed]
 
 
 def _text(path: Path) -> str:
@@ -70,7 +74,7 @@ def _text(path: Path) -> str:
     return text
 
 
-def _json_lines(path: Path, text: str) -> Iterator[TableRow]:
+def _json_lines(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
@@ -80,7 +84,7 @@ def _json_lines(path: Path, text: str) -> Iterator[TableRow]:
             raise InputError(f"{path}:{number}: expected a JSON object in each line, found no JSON: {error}") from error
         if not isinstance(row, dict):
             raise InputError(f"{path}:{number}: expected a JSON object in each line, found {type(row).__name__}")
-        yield TableRow(f":{number}", _filled(row))
+        yield f":{number}", row
 
 
 def _csv(path: Path, text: str) -> tuple[list[str], list[TableRow]]:
@@ -115,7 +119,3 @@ def _filled(row: Mapping[str, Any]) -> dict[str, Any]:
     """What stands in a row; a column without a name is the index that some programs write."""
     values = {name: value.strip() if isinstance(value, str) else value for name, value in row.items() if name}
     return {name: value for name, value in values.items() if value not in ("", None)}
-
-
-def _names_of(rows: list[TableRow]) -> list[str]:
-    return list(dict.fromkeys(name for row in rows for name in row.cells))
