@@ -198,11 +198,10 @@ def test_a_wrong_row_is_named_with_its_line(tmp_path, cells, words):
 
 
 def test_lines_of_csv_are_those_of_the_file(tmp_path):
-    rows = [["a.mp4", "One\nof\nthree lines?", "1", "x"], ["a.mp4", "Short?", "1"], ["a.mp4", "Bad?", "late", "x"]]
-    found = table(tmp_path, as_csv(HEAD[:4], rows))
-    assert found.problems == (
+    rows = [["a.mp4", "One\nof\nthree lines?", "late", "x"], ["a.mp4", "Short?", "1"], ["a.mp4", "Good?", "1", "x"]]
+    assert table(tmp_path, as_csv(HEAD[:4], rows)).problems == (
+        "my.csv:2: time: expected a time such as 90, 1:30 or 1:02:30, got 'late'",
         "my.csv:5: expected 4 cells, as the first row has, found 3",
-        "my.csv:6: time: expected a time such as 90, 1:30 or 1:02:30, got 'late'",
     )
 
 
