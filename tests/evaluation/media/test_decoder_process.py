@@ -146,7 +146,7 @@ def test_a_fault_while_decoding_costs_one_video(tmp_path, tiny_model, monkeypatc
     indices = VideoFrames.streaming_indices
     odd = "video1"
     monkeypatch.setattr(
-        VideoFrames, "streaming_indices", lambda self: 1 / 0 if self._video.name == odd else indices(self)
+        VideoFrames, "streaming_indices", lambda self: 1 / 0 if self.video.name == odd else indices(self)
     )
     outcome = run(make_config(folder_set(tmp_path), tmp_path / "out", max_bad_fraction=0.5), tiny_model)
     assert outcome.bad_videos == (

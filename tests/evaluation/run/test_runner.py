@@ -490,7 +490,7 @@ class TestBadVideos:
 
         def read_or_fail(self, indices):
             for frame in (frame for group in read(self, indices) for frame in group):
-                if self._video.name == "video1" and frame.time_s > 2:
+                if self.video.name == "video1" and frame.time_s > 2:
                     raise VideoError("video1: gone")
                 yield [frame]
 
