@@ -185,8 +185,8 @@ def check_set(content: EvalSet, what: str) -> None:
     """Look at a set that a benchmark from outside may have made; `what` is how errors call the benchmark.
 
     Raises:
-        InputError: something else than questions about videos, an id that comes twice, or a question whose kind, time or
-            right answer is none.
+        InputError: something else than questions about videos, an id that comes twice, or a question whose kind, time,
+            options or right answer is none.
     """
     seen: set[str] = set()
     for video in content.videos:
