@@ -249,7 +249,9 @@ def resolve_protocol(
     of_strategy = {name: value for name, value in (strategy_options or {}).items() if value is not None}
     if preset.memory is None:
         # A window keeps its frames as projected tokens alone, which is not what a strategy reads.
-        named = {"memory": memory, **options, "strategy": strategy, **of_strategy, "kv_memory": given.get("kv_memory")}
+        named = {"memory": memory, **{f"memory.{name}": value for name, value in options.items()}, "strategy": strategy}
+        named |= {f"strategy.{name}": value for name, value in of_strategy.items()}
+        named["kv_memory"] = given.get("kv_memory")
     else:
         named = {name: given.get(name) for name in ("window_s", "max_frames")}
     unusable = [f"--{name}" for name, value in named.items() if value is not None]

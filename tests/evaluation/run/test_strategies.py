@@ -75,7 +75,7 @@ class TestProtocol:
             resolve_protocol("streaming", strategy_options={"retrieved_frames": 2})
 
     def test_a_window_has_none(self):
-        with pytest.raises(InputError, match="'sliding_window' does not use --strategy, --retrieved_frames"):
+        with pytest.raises(InputError, match="'sliding_window' does not use --strategy, --strategy.retrieved_frames"):
             resolve_protocol("sliding_window", **RETRIEVAL)
         assert resolve_protocol("sliding_window", strategy_options={"retrieved_frames": None}).strategy == "direct"
 
