@@ -20,6 +20,7 @@ EXTRAS = {
     "bitsandbytes": "quantization",
     "torchao": "int8",
     "gguf": "gguf",
+    "pyarrow": "parquet",
 }
 """Extra of `pyproject.toml` that brings a package, by its name."""
 

@@ -18,6 +18,7 @@ from typing import Any
 from videochat_online.data.rows.field_values import MAX_TEXT
 from videochat_online.data.rows.storage import Location
 from videochat_online.errors import InputError, one_line, shown
+from videochat_online.extras import require
 
 LISTS: tuple[str, ...] = (
     "conversations",
@@ -104,10 +105,9 @@ def read_parquet(path: Location, content: bytes) -> Table:
     Raises:
         InputError: pyarrow is not installed, no parquet, or cells of bytes, such as media within the file.
     """
-    try:
-        from pyarrow import ArrowException, parquet
-    except ImportError as error:
-        raise InputError(f"{path}: parquet needs pyarrow: pip install 'videochat-online[parquet]'") from error
+    require(f"{path}: parquet", "pyarrow")
+    from pyarrow import ArrowException, parquet
+
     try:
         file = parquet.ParquetFile(io.BytesIO(content))
         table = Table(tuple(file.schema_arrow.names))
