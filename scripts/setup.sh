@@ -17,7 +17,8 @@ export PATH="$VIRTUAL_ENV/bin:$PATH"
 
 stamp=$VIRTUAL_ENV/.videochat-online-installed
 wanted=$({ pwd -P; python --version; cat pyproject.toml constraints*.txt; } | cksum)
-if [[ $(cat "$stamp" 2>/dev/null) != "$wanted "*"$1"* ]]; then
+extras=${1#"[all]"} # which every other one has in it
+if [[ $(cat "$stamp" 2>/dev/null) != "$wanted "*"$extras"* ]]; then
     echo "installing into $VIRTUAL_ENV (a few minutes and about 2 GB the first time) ..."
     python -m pip install -qq --disable-pip-version-check -e ".$1" -c "${2:-constraints.txt}"
     echo "$wanted $1" >"$stamp"

@@ -36,7 +36,8 @@ def require(what: str, *packages: str) -> None:
         InputError: one is not installed; it names the extra that brings it.
     """
     for package in packages:
-        if find_spec(package) is None:
+        spec = find_spec(package)
+        if spec is None or spec.loader is None:  # a mere folder of that name is none
             raise InputError(
                 f"{what}: expected {package}, which is not installed: pip install 'videochat-online[{EXTRAS[package]}]'"
             )

@@ -127,10 +127,14 @@ class PartKind:
         Raises:
             InputError: there is none, it cannot be imported, or is no such part.
         """
-        path = self.built_in.get(name) or self._installed().get(name) or (name if ":" in name else None)
-        if path is None:
+        path = self.built_in.get(name) or self._installed().get(name)
+        if path is None and ":" not in name:
             known = sorted(self.names())
             raise InputError(f"unknown {self.name} {name!r}: expected one of {known}, or package.module:Name")
+        if path is None:
+            path = name
+            if os.getcwd() not in sys.path and "" not in sys.path:
+                sys.path.append(os.getcwd())  # the working folder counts, as it does for `python -m`
         found = _imported(path, f"{self.name} {name!r}")
         missing = [method for method in self.methods if not hasattr(found, method)]
         if missing:
@@ -156,16 +160,22 @@ class PartKind:
         part, what = self.find(name), f"{self.name} {name!r}"
         given = {option: value for option, value in given.items() if value is not None}
         check_names(options_of(part), given, what)
-        options = [make_options(part, None, given, what)] if hasattr(part, "Options") else []
+        options = [make_options(part, None, given, what)] if getattr(part, "Options", None) is not None else []
         try:
             inspect.signature(part).bind(*options, **fixed)
         except (TypeError, ValueError) as error:
             way = ", ".join([*(["options"] if options else []), *(f"{one}=..." for one in fixed)])
             raise InputError(f"{what}: expected a class that is made of ({way}), found {error}") from error
-        return part(*options, **fixed)
+        try:
+            return part(*options, **fixed)
+        except InputError:
+            raise
+        except Exception as error:  # likewise a stranger's constructor
+            reason = f"{type(error).__name__}: {one_line(error)}"
+            raise InputError(f"{what}: expected to be made of its options, found {reason}") from error
 
     def _installed(self) -> dict[str, str]:
-        return {point.name: point.value for point in entry_points(group=self.group)}
+        return {point.name: f"{point.module}:{point.attr}" for point in entry_points(group=self.group)}
 
 
 def options_of(part: Any) -> dict[str, Option]:
@@ -204,8 +214,10 @@ def make_options(part: Any, options: Any, given: Mapping[str, Any], what: str) -
         values[name] = value if known[name].from_model else known[name].check(value, f"{name} of {what}")
     try:
         return declared(**values)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"options of {what}: {error}") from error
+    except InputError:
+        raise
+    except Exception as error:  # a stranger's checks of them together
+        raise InputError(f"options of {what}: {one_line(error)}") from error
 
 
 def check_names(known: Mapping[str, Option], given: Iterable[str], what: str) -> None:
@@ -238,13 +250,11 @@ def _declared(declared: type) -> dict[str, Option]:
 
 
 def _imported(path: str, what: str) -> Any:
-    """What an import path leads to; the working folder counts, too, as it does for `python -m`."""
-    if os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.append(os.getcwd())
+    """What an import path leads to."""
     module, _, attribute = path.partition(":")
     try:
         imported = import_module(module)
-    except Exception as error:  # a stranger's module may fail in any way
+    except (Exception, SystemExit) as error:  # a stranger's module may fail in any way
         reason = f"{type(error).__name__}: {one_line(error)}"
         raise InputError(f"{what}: expected a module {module} that can be imported, found {reason}") from error
     try:

@@ -170,6 +170,15 @@ SAID = {"messages": talk("a", "b")}
             "messages or prompt/response, found prompt, chosen, rejected",
         ),
         ({"prompt": "a", "completion": "b", "label": False}, "label: expected true, as all answers are learned"),
+        (
+            {"prompt": "a", "completion": "b", "label": "0"},
+            "label: expected true, as all .*, found '0'",
+        ),
+        (SAID | {"label": False}, "label: expected true, as all answers are learned"),
+        (
+            {"messages": [SAID["messages"][0], SAID["messages"][1] | {"weight": 0}]},
+            "messages 2: weight: expected true, as",
+        ),
         ({"query": "a", "response": "b", "history": ["c"]}, "history: expected a list of pairs, found"),
         ({"prompt": 3, "response": "b"}, "prompt: turn 1: user: expected a text, found 3"),
     ],

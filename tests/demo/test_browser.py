@@ -108,9 +108,14 @@ def upload(page, *files, into="upload"):
     page.set_input_files(f"#{into} input[type=file]", [str(file) for file in files])
 
 
+def field_of(name):
+    """Selector of what is written into for a setting such as `star.key_frames`."""
+    return f'[id="{name}"] input, [id="{name}"] textarea'
+
+
 def set_memory(page, name, value):
     """Fill a setting of the memory; again where its field was drawn anew, as fields are once the page has loaded."""
-    field = page.locator(f"#{name} input, #{name} textarea")
+    field = page.locator(field_of(name))
     for _ in range(20):
         field.fill(value)
         page.wait_for_timeout(200)
@@ -422,7 +427,7 @@ def test_chat_about_images(visit, server, tmp_path):
 def test_another_memory(visit, server, clip):
     page = visit()
     page.get_by_text("Settings (they count").click()
-    set_memory(page, "capacities", "1, 0, 2")
+    set_memory(page, "pyramid.capacities", "1, 0, 2")
     upload(page, clip)
     wait_for_picture(page)
     stream = stream_of(page, server)
@@ -430,7 +435,7 @@ def test_another_memory(visit, server, clip):
     assert stream.status().max_tokens == 16 + 2 * 1
     page.click("button#close")
     page.wait_for_selector(".vco-hint")
-    set_memory(page, "capacities", "many")
+    set_memory(page, "pyramid.capacities", "many")
     upload(page, clip)
     page.wait_for_selector(".vco-notice:has-text('whole numbers')")
     page.click("#memory input")  # its number of frames is left empty
@@ -444,16 +449,16 @@ def test_the_settings_of_a_memory(visit, server, clip):
     """Fields of the chosen memory only; a bad value is named, and what is watched goes on."""
     page = visit()
     page.get_by_text("Settings (they count").click()
-    page.wait_for_selector("#capacities textarea, #capacities input")
-    assert page.locator("#cluster_frames").count() == 0
+    page.wait_for_selector(field_of("pyramid.capacities"))
+    assert page.locator(field_of("star.cluster_frames")).count() == 0
     page.click("#memory input")
     page.locator("ul[role=listbox] li", has_text="star").first.click()
-    page.wait_for_selector("#cluster_frames textarea, #cluster_frames input")
-    assert page.locator("#capacities").count() == 0
-    field = page.locator("#cluster_frames textarea, #cluster_frames input")
+    page.wait_for_selector(field_of("star.cluster_frames"))
+    assert page.locator(field_of("pyramid.capacities")).count() == 0
+    field = page.locator(field_of("star.cluster_frames"))
     assert field.get_attribute("placeholder") == "25"
     field.fill("6")
-    set_memory(page, "abstract_decay", "0.5")
+    set_memory(page, "star.abstract_decay", "0.5")
     upload(page, clip)
     wait_for_picture(page)
     stream = stream_of(page, server)

@@ -317,7 +317,7 @@ def test_a_question_has_the_prompt_of_a_session_that_watches_the_whole_stream(
         return answer_by_likelihood(model, prompt, *more)
 
     monkeypatch.setattr(needle_in_a_haystack, "answer_by_likelihood", remember)
-    given = [str(word) for key, value in options.items() for word in (f"--{key}", *np.atleast_1d(value))]
+    given = [str(word) for key, value in options.items() for word in (f"--memory.{key}", *np.atleast_1d(value))]
     more = ("--memory", name, *given, "--depths", "0.75", "--seed", "3", "--haystack", "busy")
     assert needle_in_a_haystack.main(needle_arguments(tiny_dir, tmp_path, *more)) == 0
     result = result_of(tmp_path)

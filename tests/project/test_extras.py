@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import json
 import os
@@ -16,7 +17,8 @@ from packaging.utils import canonicalize_name
 
 from clips import write_clip
 from requirements import installed, required
-from videochat_online.extras import EXTRAS
+from videochat_online.errors import InputError
+from videochat_online.extras import EXTRAS, require
 
 ROOT = Path(__file__).parents[2]
 
@@ -98,6 +100,18 @@ def test_a_core_installation_watches_and_names_the_extra_of_all_else(run, tiny_d
             assert "pip install 'videochat-online[" in err
 
 
+def test_a_folder_of_a_package_s_name_is_no_package(tmp_path, monkeypatch):
+    """Such as `wandb`, which wandb writes into the folder that it is used in."""
+    (tmp_path / "lamps_of_others").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(EXTRAS, "lamps_of_others", "train")
+    with pytest.raises(InputError, match=r"light: expected lamps_of_others, which is not installed: pip .*\[train\]'"):
+        require("light", "lamps_of_others")
+    (tmp_path / "lamps_of_others" / "__init__.py").touch()
+    importlib.invalidate_caches()
+    require("light", "lamps_of_others")
+
+
 def test_a_wheel_holds_what_runs_are_started_from(tmp_path):
     """As a user builds it, with all files that git knows of these folders, and `configs` finds them there."""
     build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(tmp_path), "."]
@@ -118,6 +132,7 @@ def test_a_wheel_holds_what_runs_are_started_from(tmp_path):
     command = [sys.executable, "-m", "videochat_online.cli.main", "configs", str(copied)]
     subprocess.run(command, env=environment, check=True, capture_output=True, cwd=tmp_path)
     assert {str(path.relative_to(copied)) for path in copied.rglob("*") if path.is_file()} == held
+    subprocess.run(command, env=environment, check=True, capture_output=True, cwd=tmp_path)  # the same files again
     (copied / "configs/train/stage1.yaml").write_text("mine: 1\n")
     again = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path)
     assert again.returncode == 2

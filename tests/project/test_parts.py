@@ -78,6 +78,13 @@ class TestFound:
         monkeypatch.chdir(inner)
         assert kind.make("parcel.sold:Shelf.Top", {"watts": 5}, height=2).shine() == 5
 
+    def test_nothing_else_is_looked_for_in_the_working_folder(self, kind, tmp_path, monkeypatch):
+        monkeypatch.setattr("sys.path", [path for path in sys.path if path])
+        (tmp_path / "inner").mkdir()
+        monkeypatch.chdir(tmp_path / "inner")
+        kind.find("desk")
+        assert str(tmp_path / "inner") not in sys.path
+
     @pytest.mark.parametrize(
         ("module", "name", "says"),
         [
@@ -121,6 +128,12 @@ class TestFound:
                 LAMP.replace("    @dataclass(frozen=True, kw_only=True)\n", ""),
                 "it:Lamp",
                 "expected a dataclass of options",
+            ),
+            ("import sys\nsys.exit(3)", "it:Lamp", "expected a module it that can be imported, found SystemExit: 3"),
+            (
+                LAMP + "    def __new__(cls, *a, **k):\n        raise KeyError('no bulb')",
+                "it:Lamp",
+                "lamp 'it:Lamp': expected to be made of its options, found KeyError: 'no bulb'",
             ),
             (LAMP + "    Options = 5", "it:Lamp", r"it.Lamp.Options: expected a dataclass of options, found 5"),
         ],

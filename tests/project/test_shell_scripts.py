@@ -116,7 +116,7 @@ def test_the_quickstart_passes_arguments_on_and_keeps_the_status(fake_environmen
     script = checkout / "scripts" / "quickstart.sh"
     status, calls, *_ = fake_environment(script, "--seed", "3", "--output", "two  blanks")
     assert status == 0
-    assert any("pip install" in call and "-e . -c constraints.txt" in call for call in calls)
+    assert any("pip install" in call and "-e .[all] -c constraints.txt" in call for call in calls)
     assert calls[-1] == "python scripts/quickstart/run_quickstart.py --seed 3 --output two  blanks offline="
     assert fake_environment(script, fail="quickstart.py").status == 3
     assert fake_environment(script, fail="videochat_online.testing").status == 3
@@ -131,9 +131,9 @@ def test_the_environment_of_lmms_eval_is_installed_from_its_own_file(fake_enviro
     assert f"--no-deps {file} lmms-eval " in theirs
     # What has less stays as it is, and installs nothing by the other file; a pin that moves is noticed.
     assert not any("pip install" in call for call in fake_environment(checkout / "scripts" / "quickstart.sh").calls)
-    assert not any("-e ." in call for call in fake_environment(script, *arguments).calls)
+    assert not any("-e .[" in call for call in fake_environment(script, *arguments).calls)
     (checkout / "constraints-lmms-eval.txt").write_text("filelock==3.32.7\n")
-    assert any("-e ." in call for call in fake_environment(script, *arguments).calls)
+    assert any("-e .[" in call for call in fake_environment(script, *arguments).calls)
 
 
 def test_no_shell_stands_between_a_signal_and_the_quickstart(fake_environment, checkout, tmp_path):

@@ -17,7 +17,8 @@ from websockets.exceptions import InvalidStatus
 
 from api_server import WAIT_S, endless, events_of, png, problem, serving, socket_of, until_five_frames, wait_for
 from videochat_online.client import StreamClient
-from videochat_online.serving.api.schemas import ApiLimits
+from videochat_online.memory import MEMORIES
+from videochat_online.serving.api.schemas import ApiLimits, bounded_memories
 from videochat_online.serving.streams.pool import StreamPool
 from videochat_online.streaming import GenerationSettings, StreamingSession
 
@@ -391,3 +392,13 @@ class TestAnswers:
             *_, (_, answer) = events
         assert answer["state"] == "answered"
         assert answer["asked_at_s"] == 0.0
+
+
+def test_a_package_s_memory_that_cannot_be_used_is_left_out_with_a_warning(tmp_path, monkeypatch, caplog):
+    info = tmp_path / "broken-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[videochat_online.memories]\nbroken = no_module_at_all:Bank\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert bounded_memories() == tuple(name for name in MEMORIES.built_in if name != "keep_all")
+    assert "memory 'broken': expected a module no_module_at_all that can be imported" in caplog.text

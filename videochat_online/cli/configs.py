@@ -31,7 +31,11 @@ def run(options: argparse.Namespace) -> int:
     differing = [to for file, to in targets.items() if to.exists() and to.read_bytes() != file.read_bytes()]
     if differing:
         raise InputError(f"{differing[0]}: expected no such file, or the same one, found another; nothing was copied")
+    if not targets:
+        raise InputError(f"expected {', '.join(FOLDERS)} in {root}, found none")
     for file, target in targets.items():
+        if target.exists():
+            continue
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(file, target)
     print(f"{len(targets)} files in {options.output}; next: {options.output}/anno_data/README.md")  # noqa: T201

@@ -25,7 +25,9 @@ def label_of(memory: str, options: Mapping[str, Any]) -> str:
 
     An import path is not followed: the run that names it may be a stranger's.
     """
-    sizes = options.get("capacities") or [options[name] for name in _sizes_of(memory, options) if name in options]
+    sizes = options.get("capacities")
+    if not sizes or not isinstance(sizes, list | tuple):
+        sizes = [options[name] for name in _sizes_of(memory, options) if name in options]
     return " ".join(filter(None, (memory, "/".join(map(str, sizes)))))
 
 

@@ -122,7 +122,7 @@ class TestCommand:
         assert report.count("| model |") == 1
 
     def test_json_is_what_the_file_says(self, call, tmp_path):
-        status, out, _ = call("--json", "--memory", "window", "--num-frames", 2)
+        status, out, _ = call("--json", "--memory", "window", "--memory.num-frames", 2)
         assert status == 0
         assert json.loads(out) == json.loads((tmp_path / "out" / "metrics.json").read_text())
         run = json.loads((tmp_path / "out" / "run.json").read_text())

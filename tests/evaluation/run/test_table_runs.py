@@ -89,7 +89,7 @@ def test_another_table_is_another_run(call, tmp_path):
 
 
 def test_before_a_run(call):
-    status, out, _ = call("evaluate", "--dry_run", "--show", 2, "--data_root", "media", "--json")
+    status, out, _ = call("evaluate", "--dry_run", 2, "--data_root", "media", "--json")
     shown = {one["prompt"].split(": ")[-1].split("\n")[0]: one for one in json.loads(out)["shown"]}
     assert (status, {name: one["expected"] for name, one in shown.items()}) == (
         0,
@@ -97,7 +97,7 @@ def test_before_a_run(call):
     )
     assert shown["Last?"]["time_s"] == 2.5
     assert shown["Last?"]["frames_seen"][-1] == 2.25
-    status, out, _ = call("evaluate", "--dry_run", "--show", 2)
+    status, out, _ = call("evaluate", "--dry_run", 2)
     assert "video: b, asked at its end, answered by generation" in out
     status, out, err = call("doctor", "--data_root", "media")
     assert (status, out, err) == (

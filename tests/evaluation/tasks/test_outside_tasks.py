@@ -137,7 +137,7 @@ def test_an_object_in_every_command(call, place, setting):
     status, out, _ = call("compare", "one", "two", "--json")
     assert (status, json.loads(out)["num_questions"]) == (0, 4)
     assert json.loads(out)["runs"][0]["averages"]["cells"].keys() == {"Colours / other"}
-    status, out, _ = call("evaluate", *plain, "--dry_run", "--show", 1, "--json")
+    status, out, _ = call("evaluate", *plain, "--dry_run", 1, "--json")
     assert "MINE Which?" in json.loads(out)["shown"][0]["prompt"]
     status, out, _ = call("doctor", *plain, "--data_root", "media")
     assert (status, out) == (0, "2 videos, 4 questions: 0 videos with problems, 0 unusable rows, 0 corrupt archives\n")
@@ -232,5 +232,5 @@ def test_options_that_it_does_not_take(place):
     ],
 )
 def test_what_cannot_be_asked_or_scored(call, name, words):
-    given = ("--task", f"my_tasks:{name}", "--annotations", "set.json", "--dry_run", "--show", 1)
+    given = ("--task", f"my_tasks:{name}", "--annotations", "set.json", "--dry_run", 1)
     assert call("evaluate", *given) == (2, "", f"error: task 'my_tasks:{name}': {words}\n")

@@ -123,6 +123,9 @@ def test_a_row_says_what_one_of_ovbench_says(tmp_path):
         ({"answer": "c", "option_a": "x", "Option B": "y", "option-c": "z"}, ("choice", ("x", "y", "z"), 2)),
         ({"answer": "y", "A": "x", "B": "y", "C": ""}, ("choice", ("x", "y"), 1)),
         ({"answer": "A", "choice_1": "x", "choice_2": "y"}, ("choice", ("x", "y"), 0)),
+        ({"answer": "A", "option_0": "x", "option_1": "y"}, ("choice", ("x", "y"), 0)),
+        ({"answer": "C", "option 0": "x", "option 1": "y", "option 2": "z"}, ("choice", ("x", "y", "z"), 2)),
+        ({"answer": "B", "option_a": "x", "option_b": "y", "option_c": math.nan}, ("choice", ("x", "y"), 1)),
     ],
 )
 def test_answers_and_options(tmp_path, cells, expected):
@@ -130,6 +133,18 @@ def test_answers_and_options(tmp_path, cells, expected):
     assert found.problems == ()
     (question,) = found.questions
     assert (question.kind, question.options, question.answer_index) == expected
+
+
+@pytest.mark.parametrize(("first", "second"), [("time", "timestamp"), ("options", "choices"), ("answer", "gt")])
+def test_two_names_of_one_column_are_refused(tmp_path, first, second):
+    with pytest.raises(InputError, match=f"expected one column of {first}, found {first} and {second}"):
+        one(tmp_path, **{"answer": "yes", first: "yes", second: "no"})
+
+
+def test_times_have_many_names(tmp_path):
+    found = one(tmp_path, answer="yes", timestamps=5, start_time="0:01", end_time=9)
+    assert found.videos[0].clip_s == (1.0, 9.0)
+    assert found.questions[0].time_s == 5.0
 
 
 def test_what_is_not_known_is_kept(tmp_path):
@@ -230,7 +245,7 @@ def test_an_id_comes_once(tmp_path):
         ("video,question,answer,Question\na,b,c,d\n", "expected each column once, found 'question' and 'Question'"),
         (
             "video,question,answer,option_a,option_c\n",
-            "expected option columns from a (or 1) on, found option_a, option_c",
+            "expected option columns from a (or 1, or 0) on, found option_a, option_c",
         ),
         ("video,question,answer\na,caf\xe9,c\n".encode("latin-1"), "my.csv:2: expected text in UTF-8, found byte 0xe9"),
         ('video,question,answer\na,b,c\na,"b,c\nd,e', "my.csv:3: expected a row of CSV, found one that cannot be read"),

@@ -56,25 +56,25 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "video": ("video_id", "video_path", "video_name"),
     "question": ("query", "prompt"),
     "answer": ("correct_answer", "ground_truth", "gt"),
-    "time": ("time_s", "timestamp", "time_stamp", "realtime"),
-    "options": ("choices", "candidates"),
+    "time": ("time_s", "timestamp", "timestamps", "time_stamp", "question_time", "realtime"),
+    "options": ("option", "choices", "candidates"),
     "type": ("kind", "answer_kind"),
     "group": ("category", "question_type", "task_type", "answer_type"),
     "id": ("question_id", "qid"),
-    "start": ("start_s", "clip_start"),
-    "end": ("end_s", "clip_end"),
+    "start": ("start_s", "start_time", "clip_start"),
+    "end": ("end_s", "end_time", "clip_end"),
     "evidence": ("evidence_s", "evidence_time"),
     "evidence_age_s": ("evidence_age",),
     "scorer": (),
     "fps": (),
     "dataset": ("source",),
 }
-"""Columns, and what else they may be called; the first name that a table has is taken."""
+"""Columns, and what else they may be called; a table has one of the names."""
 NEEDED = ("video", "question", "answer")
 TYPES = {"choice": "choice", "multiple_choice": "choice", "yes_no": "yes_no", "number": "number", "open": "open"}
 """Values of the column `type`, with "_" in place of other signs."""
 MOST_COUNTED = 10**6
-_OPTION = re.compile(r"(?:(?:option|choice)_?)?([a-z])|(?:option|choice)_?([1-9]\d?)")
+_OPTION = re.compile(r"(?:option_?|choice_)?([a-z])|(?:option|choice)_?(\d{1,2})")
 _LETTERED = re.compile(r"\(?([A-Z])[.):]\s+(?=\S)")
 _LETTER = re.compile(r"\(?([A-Za-z])[.):]?")
 _DIGITS = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?")
@@ -153,11 +153,13 @@ def _columns(names: Sequence[str], path: Path) -> _Columns:
         other = plain.setdefault(_plain(name), name)
         if other != name:
             raise InputError(f"{path}: expected each column once, found {other!r} and {name!r}")
-    known = {
-        name: next(plain[one] for one in (name, *aliases) if one in plain)
-        for name, aliases in COLUMNS.items()
-        if plain.keys() & {name, *aliases}
-    }
+    known: dict[str, str] = {}
+    for name, aliases in COLUMNS.items():
+        found = [plain[one] for one in (name, *aliases) if one in plain]
+        if len(found) > 1:
+            raise InputError(f"{path}: expected one column of {name}, found {' and '.join(found)}")
+        if found:
+            known[name] = found[0]
     missing = [name for name in NEEDED if name not in known]
     if missing:
         needed = ", ".join(f"{name} (or {', '.join(COLUMNS[name])})" for name in missing)
@@ -168,8 +170,11 @@ def _columns(names: Sequence[str], path: Path) -> _Columns:
             numbered[ascii_lowercase.index(match[1]) + 1 if match[1] else int(match[2])] = column
     if numbered and all(len(column) == 1 for column in numbered.values()) and not {1, 2} <= numbered.keys():
         numbered = {}  # a letter alone may be anything
-    if sorted(numbered) != list(range(1, len(numbered) + 1)):
-        raise InputError(f"{path}: expected option columns from a (or 1) on, found {', '.join(numbered.values())}")
+    first = min(numbered, default=1)
+    if first > 1 or sorted(numbered) != list(range(first, first + len(numbered))):
+        raise InputError(
+            f"{path}: expected option columns from a (or 1, or 0) on, found {', '.join(numbered.values())}"
+        )
     return _Columns(known, tuple(numbered[number] for number in sorted(numbered)))
 
 

@@ -118,4 +118,5 @@ def _csv(path: Path, text: str) -> tuple[list[str], list[TableRow]]:
 def _filled(row: Mapping[str, Any]) -> dict[str, Any]:
     """What stands in a row; a column without a name is the index that some programs write."""
     values = {name: value.strip() if isinstance(value, str) else value for name, value in row.items() if name}
-    return {name: value for name, value in values.items() if value not in ("", None)}
+    # pandas writes a missing cell as NaN.
+    return {name: value for name, value in values.items() if value not in ("", None) and value == value}

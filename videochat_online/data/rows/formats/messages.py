@@ -20,7 +20,7 @@ from videochat_online.data.rows.storage import Location
 from videochat_online.data.rows.unknown_keys import KEYS, check_row_keys
 from videochat_online.errors import InputError, shown
 
-MESSAGE_KEYS = ("role", "content", "timestamps", "loss")
+MESSAGE_KEYS = ("role", "content", "timestamps", "loss", "weight")
 DIALOGUES = ("conversations", "QA", "image_bboxes", "query_template")
 """Keys of formats whose rows may have had others beside them since before there were messages here."""
 LIST_KEYS = {**KEYS, "images": (), "videos": ()}
@@ -45,7 +45,7 @@ Medium = Mapping[str, Any]
 class Messages:
     """Dialogues of user and assistant."""
 
-    keys = {**LIST_KEYS, "messages": MESSAGE_KEYS}
+    keys = {**LIST_KEYS, "messages": MESSAGE_KEYS, "label": ()}
 
     def claims(self, row: Row) -> bool:
         """Rows with `messages`, where no dialogue of another format stands beside them."""
@@ -72,6 +72,8 @@ def messages_sample(row: Row, messages: Any, root: Location, row_keys: Mapping[s
     for key in _REFUSED:
         if row.get(key) not in (None, False, "", [], {}):
             raise InputError(f"{key}: expected none, as nothing is done with it, found {shown(row[key])}")
+    if row.get("label") not in (None, True, 1, "1", "true", "True"):
+        raise InputError(f"label: expected true, as all answers are learned, found {shown(row['label'])}")
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
         raise InputError(f"{keys.dialogue}: expected a list of messages, found {shown(messages)}")
     in_parts: list[tuple[str, Medium | None]] = []
@@ -90,8 +92,9 @@ def _flat(message: Mapping[str, Any], where: str, in_parts: list[tuple[str, Medi
     """A message whose content is a text; what its parts show is added to `in_parts`."""
     if message.get("tool_calls"):
         raise InputError(f"{where}: tool_calls: expected none, as nothing is done with them")
-    if message.get("role") == "assistant" and message.get("loss") not in (None, True):
-        raise InputError(f"{where}: loss: expected true, as all answers are learned, found {shown(message['loss'])}")
+    for key in ("loss", "weight") if message.get("role") == "assistant" else ():
+        if message.get(key) not in (None, True):
+            raise InputError(f"{where}: {key}: expected true, as all answers are learned, found {shown(message[key])}")
     content = message.get("content")
     if not isinstance(content, list):
         return dict(message)

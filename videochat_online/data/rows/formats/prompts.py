@@ -32,8 +32,6 @@ class Prompts:
     def parse(self, row: Row, root: Location) -> Sample:
         """Validate a row; InputError names the key."""
         prompt, answer = (self._one_of(row, names) for names in (_ASKS, _ANSWERS))
-        if row.get("label") is False:
-            raise InputError("label: expected true, as all answers are learned, found False")
         system, history = row.get("system"), row.get("history") or []
         if isinstance(prompt, list) and isinstance(answer, list):
             messages = [*prompt, *answer]
