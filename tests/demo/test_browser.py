@@ -468,7 +468,7 @@ def test_the_settings_of_a_memory(visit, server, clip):
     )
     for bad, says in (
         ("2", "expected at most one for each of the 2 clusters, got 3"),
-        ("few", "whole number, got 'few'"),
+        ("few", "whole number of at least 1, got 'few'"),
     ):
         field.fill(bad)
         upload(page, clip)
