@@ -245,7 +245,13 @@ def _declared(declared: type) -> dict[str, Option]:
                 f"these, found {field.type}"
             )
         help_text = str(field.metadata.get("help", ""))
-        found[field.name] = Option(field.name, types[field.name], field.default, help_text, is_of_model)
+        one = Option(field.name, types[field.name], field.default, help_text, is_of_model)
+        try:
+            if not is_of_model:
+                one.check(field.default, f"default of {field.name}")
+        except Exception as error:  # bounds that are none for the type, besides
+            raise InputError(f"{what}: {one_line(error)}") from error
+        found[field.name] = one
     return found
 
 

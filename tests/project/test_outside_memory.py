@@ -199,7 +199,8 @@ class TestBuiltIn:
     """One file and one line: everything else comes of them."""
 
     @pytest.fixture(autouse=True)
-    def _line(self, monkeypatch):
+    def _line(self, monkeypatch, tmp_path):
+        monkeypatch.syspath_prepend(tmp_path)
         monkeypatch.setitem(MEMORIES.built_in, "every_kth", NAME)
 
     def test_flag(self, capsys):

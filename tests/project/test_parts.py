@@ -135,6 +135,7 @@ class TestFound:
                 "it:Lamp",
                 "lamp 'it:Lamp': expected to be made of its options, found KeyError: 'no bulb'",
             ),
+            (LAMP.replace("option(40", "option('dim'"), "it:Lamp", "Lamp.Options: default of watts: expected .*'dim'"),
             (LAMP + "    Options = 5", "it:Lamp", r"it.Lamp.Options: expected a dataclass of options, found 5"),
         ],
     )

@@ -185,13 +185,24 @@ def check_set(content: EvalSet, what: str) -> None:
     """Look at a set that a benchmark from outside may have made; `what` is how errors call the benchmark.
 
     Raises:
-        InputError: something else than questions about videos, an id that comes twice, or a question whose kind, time,
-            options or right answer is none.
+        InputError: something else than questions about videos, none at all, a name or id that comes twice, or a clip or
+            a question whose kind, time, options or right answer is none.
     """
     seen: set[str] = set()
+    names: set[str] = set()
     for video in content.videos:
         if not isinstance(video, EvalVideo):
             raise InputError(f"{what}: expected videos of EvalVideo, found {shown(video)}")
+        if video.name in names:
+            raise InputError(f"{what}: expected each name of a video once, found {video.name!r} again")
+        names.add(video.name)
+        clip_s = video.clip_s
+        is_clip = (
+            isinstance(clip_s, tuple | list) and len(clip_s) == 2 and all(isinstance(s, int | float) for s in clip_s)
+        )
+        if not is_clip or not 0 <= clip_s[0] <= clip_s[1]:
+            found = shown(clip_s)
+            raise InputError(f"{what}: video {video.name}: expected clip_s of a start and an end, found {found}")
         for question in video.questions:
             if not isinstance(question, EvalQuestion):
                 raise InputError(
@@ -203,6 +214,8 @@ def check_set(content: EvalSet, what: str) -> None:
             for expected, holds, found in _rules(question):
                 if not holds:
                     raise InputError(f"{what}: question {question.id}: expected {expected}, found {shown(found)}")
+    if not seen:
+        raise InputError(f"{what}: expected questions, found none")
 
 
 def _rules(question: EvalQuestion) -> Iterator[tuple[str, bool, Any]]:
@@ -214,6 +227,7 @@ def _rules(question: EvalQuestion) -> Iterator[tuple[str, bool, Any]]:
         isinstance(question.time_s, int | float) and question.time_s >= 0,
         question.time_s,
     )
+    yield "options that are texts", all(isinstance(one, str) for one in options), options
     if kind == "choice":
         yield "2 to 26 options", 2 <= len(options) <= len(ascii_uppercase), options
     if kind == "yes_no":

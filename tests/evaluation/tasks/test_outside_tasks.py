@@ -19,7 +19,7 @@ from videochat_online.evaluation.tasks import TASKS
 ROOT = Path(__file__).resolve().parents[3]
 OUTSIDE = """
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -90,6 +90,14 @@ class Wrong(Every):
 NO_LOAD = Task(name="x", load="load", prompt=prompt)
 LISTS = Task(name="x", load=lambda paths: [], prompt=prompt)
 NO_TEXT = Task(name="x", load=load, prompt=lambda question: None)
+NUMBERS = Task(name="mine", load=partial(load, options=(1, 2)), prompt=prompt)
+EMPTY = Task(name="mine", load=lambda paths: EvalSet(()), prompt=prompt)
+SAME = Task(name="mine", load=lambda paths: EvalSet(load(paths).videos[:1] * 2), prompt=prompt)
+NO_CLIP = Task(
+    name="mine",
+    load=lambda paths: EvalSet(tuple(replace(one, clip_s=None) for one in load(paths).videos)),
+    prompt=prompt,
+)
 TWICE = Task(name="x", load=partial(load, id="same"), prompt=prompt)
 ODD_KIND = Task(name="x", load=partial(load, kind="essay"), prompt=prompt)
 NO_OPTION = Task(name="x", load=partial(load, answer_index=2), prompt=prompt)
@@ -186,6 +194,7 @@ def test_an_entry_point(place, monkeypatch):
     package.mkdir(parents=True)
     (package / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n")
     (package / "entry_points.txt").write_text("[videochat_online.tasks]\nmine = my_tasks:PLAIN\n")
+    monkeypatch.syspath_prepend(place)
     monkeypatch.syspath_prepend(place / "site")
     assert TASKS.names()[-1] == "mine"
     assert get_task("mine").name == "mine"
@@ -229,6 +238,10 @@ def test_options_that_it_does_not_take(place):
         ("NO_TIME", "question video0-nan: expected time_s of at least 0 seconds, found nan"),
         ("UNGROUPED", "expected answer types of type_groups, found Colours"),
         ("NO_TEXT", "expected prompt to give a text, found none"),
+        ("NUMBERS", "question video0-2.0: expected options that are texts, found (1, 2)"),
+        ("EMPTY", "expected questions, found none"),
+        ("SAME", "expected each name of a video once, found 'video0' again"),
+        ("NO_CLIP", "video video0: expected clip_s of a start and an end, found none"),
     ],
 )
 def test_what_cannot_be_asked_or_scored(call, name, words):

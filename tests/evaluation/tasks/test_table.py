@@ -156,6 +156,16 @@ def test_what_is_not_known_is_kept(tmp_path):
     assert question.extra == {"evidence_age_s": 3.0}
 
 
+def test_a_name_of_a_second_stream_is_free(tmp_path):
+    rows = [[name, "What?", "1", "red", end] for name, end in (("a.mp4", ""), ("a.mp4", "5"), ("a.mp4#2", ""))]
+    found = table(tmp_path, as_csv(["video", "question", "time", "answer", "end"], rows))
+    assert [(video.name, video.id) for video in found.videos] == [
+        ("a.mp4", "a.mp4"),
+        ("a.mp4#3", "a.mp4"),
+        ("a.mp4#2", "a.mp4#2"),
+    ]
+
+
 def test_a_video_with_two_clips_is_two_streams(tmp_path):
     rows = [["a.mp4", "What?", time, "red", end] for time, end in (("3", ""), ("2", "5"), ("1", ""))]
     found = table(tmp_path, as_csv(["video", "question", "time", "answer", "end"], rows))

@@ -145,13 +145,19 @@ def videos_of_streams(
         hints: paths of frames, as `EvalVideo.hint`.
         folder_fps: rate of a dataset's folders of frames, where the annotation does not say it.
     """
-    names: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
+    taken = {stream.id for stream in streams}
     videos = []
     for stream, questions in streams.items():
-        names[stream.id] += 1
+        counts[stream.id] += 1
+        name = stream.id
+        while counts[stream.id] > 1 and name in taken:
+            name = f"{stream.id}#{counts[stream.id]}"
+            counts[stream.id] += name in taken
+        taken.add(name)
         videos.append(
             EvalVideo(
-                name=stream.id if names[stream.id] == 1 else f"{stream.id}#{names[stream.id]}",
+                name=name,
                 id=stream.id,
                 clip_s=(stream.start_s, math.inf if stream.end_s is None else stream.end_s),
                 fps=stream.fps or folder_fps.get(stream.dataset or ""),
