@@ -112,13 +112,13 @@ def _with_all_ends(
 
 def _load_language_model(source: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     is_gguf = source.suffix == ".gguf"
-    if is_gguf:
-        require("a .gguf file", "gguf")
     if not (source.is_file() if is_gguf else (source / "config.json").is_file()):
         found = "nothing" if not source.exists() else "a file" if source.is_file() else "a directory without one"
         raise CheckpointError(
             f"{source}: expected a language model's directory with config.json, or a .gguf file, found {found}"
         )
+    if is_gguf:
+        require(f"{source}", "gguf")
     folder, options = (source.parent, {"gguf_file": source.name}) if is_gguf else (source, {})
     try:
         network, report = AutoModelForCausalLM.from_pretrained(
