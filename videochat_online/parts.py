@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import logging
 import os
 import re
 import sys
@@ -24,6 +25,8 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from videochat_online.errors import InputError, one_line, shown
+
+logger = logging.getLogger(__name__)
 
 _NOUNS = {int: "whole number", float: "number", str: "text", bool: "true or false"}
 _BOUNDS = {Ge: ("of at least", "ge"), Gt: ("above", "gt"), Le: ("of at most", "le"), Lt: ("below", "lt")}
@@ -93,10 +96,8 @@ class Option:
         return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
     def _validated(self, value: Any, name: str, found: Any, *, is_strict: bool) -> Any:
-        config = ConfigDict(strict=is_strict, allow_inf_nan=False)
-        adapter: TypeAdapter[Any] = TypeAdapter(self.annotation, config=config)
         try:
-            return adapter.validate_python(value)
+            return _adapter(self.annotation, is_strict).validate_python(value)
         except ValidationError as error:
             raise InputError(f"{name}: expected {self.expected}, got {shown(found)}") from error
 
@@ -141,6 +142,18 @@ class PartKind:
             expected, lacking = ", ".join(self.methods), ", ".join(missing)
             raise InputError(f"{self.name} {name!r}: expected a {self.name} with {expected}, found none of {lacking}")
         return found
+
+    def usable(self) -> tuple[str, ...]:
+        """Those of `names` that can be used; others, which nobody has asked for, are left out with a warning."""
+        found = []
+        for name in self.names():
+            try:
+                self.options_of(name)
+            except InputError as error:
+                logger.warning("%s", error)
+            else:
+                found.append(name)
+        return tuple(found)
 
     def options_of(self, name: str) -> dict[str, Option]:
         """What can be set of the part of that name, by name.
@@ -199,7 +212,7 @@ def make_options(part: Any, options: Any, given: Mapping[str, Any], what: str) -
         part: class with `Options`.
         options: an instance of it, or None for the defaults.
         given: values in place of those.
-        what: how errors call the part: "a window memory".
+        what: how errors call the part: "memory 'window'".
 
     Raises:
         InputError: `options` of another type, a name that the part does not take, or a value that does not fit.
@@ -255,6 +268,11 @@ def _declared(declared: type) -> dict[str, Option]:
     return found
 
 
+@functools.lru_cache(maxsize=256)  # a registry's memory is made anew for each row
+def _adapter(annotation: Any, is_strict: bool) -> TypeAdapter[Any]:
+    return TypeAdapter(annotation, config=ConfigDict(strict=is_strict, allow_inf_nan=False))
+
+
 def _imported(path: str, what: str) -> Any:
     """What an import path leads to."""
     module, _, attribute = path.partition(":")
@@ -269,19 +287,17 @@ def _imported(path: str, what: str) -> Any:
         raise InputError(f"{what}: expected {attribute!r} in the module {module}, found none") from error
 
 
-def _split(annotation: Any) -> tuple[Any, tuple[Any, ...], bool]:
-    """A type without its bounds and without None; its bounds; whether it may be None."""
+def _split(annotation: Any) -> tuple[Any, tuple[Any, ...]]:
+    """A type without its bounds and without None; its bounds."""
     bounds: tuple[Any, ...] = ()
-    is_optional = False
     while True:
         if get_origin(annotation) is Annotated:
             annotation, *more = get_args(annotation)
             bounds += tuple(more)
         elif get_origin(annotation) in (Union, UnionType) and NoneType in get_args(annotation):
-            is_optional = True
             annotation = Union[tuple(one for one in get_args(annotation) if one is not NoneType)]  # noqa: UP007
         else:
-            return annotation, bounds, is_optional
+            return annotation, bounds
 
 
 def _is_known(annotation: Any, *, in_tuple: bool = False) -> bool:
@@ -293,7 +309,7 @@ def _is_known(annotation: Any, *, in_tuple: bool = False) -> bool:
 
 def _words(annotation: Any, count: str = "a ") -> str:
     """What a type takes: "a whole number of at least 1", "3 numbers of at least 0", "one of reference, paper"."""
-    base, bounds, _ = _split(annotation)
+    base, bounds = _split(annotation)
     if get_origin(base) is Literal:
         return f"one of {', '.join(map(str, get_args(base)))}"
     if get_origin(base) is tuple:

@@ -57,7 +57,7 @@ def make_memory(
     Args:
         name: built-in name, entry point, or `package.module:Name`.
         full_grid: rows and columns of tokens of a full-size frame.
-        device: where frames are kept; None for that of the first frame.
+        device: device that frames are kept on; None for that of the first frame.
         options: fields of its `Options`. One that is None counts as not given, so that a command line can hand over all
             its flags.
 

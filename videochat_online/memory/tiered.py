@@ -40,7 +40,7 @@ class TieredMemoryBank(ABC):
     Args:
         options: an instance of the class's `Options`; None for the defaults.
         full_grid: rows and columns of tokens of a full-size frame.
-        device: where frames are kept; None for the device of the first frame written or state loaded.
+        device: device that frames are kept on; None for the device of the first frame written or state loaded.
         **given: options by name, in place of those.
 
     Raises:

@@ -45,7 +45,7 @@ class RowParser:
 
     def __init__(self, name: str | None = None, options: Mapping[str, Any] | None = None) -> None:
         self.name, self.options = name, dict(options or {})
-        names = ROW_FORMATS.names() if name is None else (name,)
+        names = ROW_FORMATS.usable() if name is None else (name,)
         self._formats: dict[str, RowFormat] = {one: ROW_FORMATS.make(one, self.options) for one in names}
 
     def parse(self, row: Row, root: Location) -> Sample:
@@ -53,7 +53,7 @@ class RowParser:
 
         Args:
             row: the object in the annotations.
-            root: what its paths are relative to.
+            root: folder that its paths are relative to.
 
         Raises:
             InputError: says what was expected and found; the caller knows the set and the row's number.

@@ -145,7 +145,7 @@ class RemoteVideoFrames:
     """`VideoFrames` of another process, of which one group of frames is decoded ahead.
 
     Attributes:
-        video: as of `VideoFrames`.
+        video: record of the video that is open.
         num_decoded: number of frames that were handed out.
         waited_s: time that the receiving side had to wait for answers, in seconds.
     """

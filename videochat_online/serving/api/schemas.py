@@ -6,7 +6,6 @@ Knows no HTTP but the status that a wrong request gets.
 from __future__ import annotations
 
 import json
-import logging
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -21,8 +20,6 @@ from videochat_online.serving.streams.live_stream import LiveStream
 from videochat_online.serving.streams.stream_options import MAX_REMEMBERED, StreamOptions
 from videochat_online.streaming import GenerationSettings
 
-logger = logging.getLogger(__name__)
-
 MAX_ID = 200
 """Characters of the id that a client gives to a question."""
 
@@ -36,19 +33,8 @@ class RequestError(InputError):
 
 
 def bounded_memories() -> tuple[str, ...]:
-    """Names of the memories that do not grow with the stream, those of installed packages included.
-
-    One that cannot be used is left out with a warning: nobody has asked for it.
-    """
-    found = []
-    for name in MEMORIES.names():
-        try:
-            settings_of(name)
-        except InputError as error:
-            logger.warning("%s", error)
-        else:
-            found += [name] * (name != "keep_all")
-    return tuple(found)
+    """Names of the memories that do not grow with the stream, those of installed packages included."""
+    return tuple(name for name in MEMORIES.usable() if name != "keep_all")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from videochat_online.cli.evaluate_output import show_counts, show_outcome, show_progress
+from videochat_online.cli.evaluate.evaluate_output import show_counts, show_outcome, show_progress
 from videochat_online.cli.options import (
     add_generation_arguments,
     add_memory_arguments,
