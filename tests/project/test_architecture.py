@@ -24,7 +24,7 @@ MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 60
 
 # Imports point down; beside each other only in the lowest row.
 LAYERS = (
-    {"types", "constants", "errors", "isolation", "runs", "extras", "parts"},
+    {"types", "constants", "errors", "isolation", "runs", "extras", "parts", "documents"},
     {"memory", "video", "text"},
     {"model"},
     {"data", "streaming", "synthetic", "testing"},

@@ -14,6 +14,7 @@ import pydantic
 from transformers import PreTrainedTokenizerBase
 
 from videochat_online.constants import IMAGE_CONTEXT_TOKEN, IMAGE_END_TOKEN, IMAGE_START_TOKEN
+from videochat_online.documents import fault_of
 from videochat_online.errors import InputError, shown
 from videochat_online.parts import PartKind
 from videochat_online.types import Segment, Turn, Visual
@@ -265,5 +266,5 @@ def stored_template(written: Any, tokenizer: PreTrainedTokenizerBase | None = No
     try:
         return ChatTemplate(**given)
     except pydantic.ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
-        raise InputError(f"template in config.json: expected the strings of a ChatTemplate, found {wrong}") from error
+        wrong = fault_of(error, given, kind=ChatTemplate)
+        raise InputError(f"template in config.json: expected the strings of a ChatTemplate: {wrong}") from error
