@@ -6,7 +6,7 @@ import io
 import json
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -18,7 +18,7 @@ from PIL import Image
 
 from videochat_online.errors import InputError, shown
 from videochat_online.serving.streams.image_bytes import check_picture
-from videochat_online.serving.streams.stream_status import StreamStatus
+from videochat_online.serving.streams.stream_status import AnswerDocument, StreamStatus
 
 
 class ClientError(InputError):
@@ -27,18 +27,6 @@ class ClientError(InputError):
     def __init__(self, message: str, status: int | None = None) -> None:
         super().__init__(message if status is None else f"{message} (status {status})")
         self.status = status
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RemoteAnswer:
-    """A question and what was answered; the fields of `LiveAnswer`."""
-
-    question: str
-    text: str
-    state: str
-    asked_at_s: float | None
-    first_token_s: float | None
-    error: str | None
 
 
 class StreamClient:
@@ -157,7 +145,7 @@ class RemoteStream:
         response = self._client.request("POST", f"{self._path}/frames", params=parameters, content=_encoded(frame))
         return dict(response.json())
 
-    def ask(self, question: str) -> RemoteAnswer:
+    def ask(self, question: str) -> AnswerDocument:
         """The whole answer to a question about the frames so far.
 
         Raises:
@@ -166,7 +154,7 @@ class RemoteStream:
         document = self._client.request("POST", f"{self._path}/ask", json={"question": question}).json()
         return _answer(document)
 
-    def stream(self, question: str) -> Generator[str, None, RemoteAnswer]:
+    def stream(self, question: str) -> Generator[str, None, AnswerDocument]:
         """An answer piece by piece; it returns all of it. Closing the iterator stops the answer. Errors as `ask`."""
         arguments = {"question": question, "stream": True}
         with self._client.begin("POST", f"{self._path}/ask", json=arguments) as response:
@@ -210,8 +198,8 @@ class RemoteStream:
                 raise
 
 
-def _answer(document: dict[str, Any]) -> RemoteAnswer:
-    answer = RemoteAnswer(**{field.name: document[field.name] for field in fields(RemoteAnswer)})
+def _answer(document: dict[str, Any]) -> AnswerDocument:
+    answer = AnswerDocument(**{field.name: document[field.name] for field in fields(AnswerDocument)})
     if answer.state == "failed":
         raise ClientError(f"no answer: {answer.error}")
     return answer

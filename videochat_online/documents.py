@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+import inspect
+import re
+from collections.abc import Collection, Sequence
 from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, InstanceOf, TypeAdapter, ValidationError, create_model
 from pydantic_core import ErrorDetails
 
 from videochat_online.errors import InputError, cut, shown
@@ -30,6 +32,9 @@ Text = Annotated[str, Field(max_length=MAX_TEXT)]
 """A text that a tokenizer takes: UTF-8 holds no half of a surrogate pair, and pydantic refuses one."""
 TimeS = Annotated[float, Field(ge=0, le=MAX_TIME_S)]
 """A time in seconds."""
+
+_ATTRIBUTE = re.compile(r"^ *([a-z_]+): (.+?)(?=\n *[a-z_]+: |\n *\n|\Z)", re.DOTALL | re.MULTILINE)
+"""An attribute in a docstring."""
 
 
 class Document(BaseModel):
@@ -55,6 +60,43 @@ def validated(kind: Any, value: Any, where: str = "") -> Any:
         raise InputError(fault_of(error, value, where, kind)) from error
 
 
+def check_dataclass(made: Any) -> None:
+    """Check the fields of a dataclass, of the types and within the bounds that their annotations say.
+
+    Raises:
+        InputError: names the first field that does not fit.
+    """
+    kind: Any = type(made)
+    for name, hint in _hints(kind).items():
+        validated(hint, getattr(made, name), name)
+
+
+def document_of(kind: type, without: Collection[str] = ()) -> type[Document]:
+    """A document with the fields of a dataclass, dataclasses in it included.
+
+    Args:
+        kind: dataclass whose fields all have defaults, and are described under `Attributes:`.
+        without: fields that the document does not take.
+    """
+    described = dict(
+        re.findall(r"^ *([a-z_]+): (.+?)(?=\n *[a-z_]+: |\n *\n|\Z)", inspect.getdoc(kind) or "", re.S | re.M)
+    )
+    made: dict[str, Any] = {}
+    for field in dataclasses.fields(kind):
+        if field.name in without:
+            continue
+        hint, default = _hints(kind)[field.name], field.default
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+            hint = document_of(hint)
+            default = hint()
+        elif field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
+        made[field.name] = (hint, Field(default, description=" ".join(described.get(field.name, "").split())))
+    return create_model(
+        f"{kind.__name__}Document", __base__=Document, __doc__=(kind.__doc__ or "").split("\n")[0], **made
+    )
+
+
 def fault_of(error: ValidationError, value: Any, where: str = "", kind: Any = None) -> str:
     """The first fault of a value in one line: `generation.top_p: expected a number of at least 0, found -1`.
 
@@ -64,39 +106,83 @@ def fault_of(error: ValidationError, value: Any, where: str = "", kind: Any = No
         where: what the line calls the value.
         kind: type that the value should have had, whose fields are named where there is another.
     """
-    faults = error.errors(include_url=False)
+    return first_fault(error.errors(include_url=False), value, where, kind)
+
+
+def first_fault(faults: Sequence[ErrorDetails], value: Any, where: str = "", kind: Any = None) -> str:
+    """As `fault_of`, of the errors themselves."""
     path = _path(faults[0], value)
     # Members of a union are one fault each.
     same = [fault for fault in faults if _path(fault, value) == path]
     name = "".join(f"[{one}]" if isinstance(one, int) else f".{one}" for one in path).lstrip(".")
-    name, reason = cut(" ".join(name.split())), _reason(same)
+    reason = _reason(same)
+    if faults[0]["type"] == "missing":
+        reason = _reason_of_none(_fields_at(kind, path[:-1], faults[0]["loc"]).get(path[-1])) or reason
     if faults[0]["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        name, reason = "", f"unknown field {name}: expected one of {', '.join(_fields(kind, path[:-1]))}"
-    return ": ".join(filter(None, (where, name, reason)))
+        known = ", ".join(map(str, _fields_at(kind, path[:-1], faults[0]["loc"])))
+        name, reason = "", f"unknown field {shown(name)}: expected one of {known}"
+    return ": ".join(filter(None, (where, cut(name), reason)))
 
 
-def _fields(kind: Any, path: Sequence[str | int]) -> list[str]:
-    """Names of the fields of the document that lies there in one of that kind."""
-    for one in (*path, None):
-        if get_origin(kind) in (Union, UnionType):
-            kind = next((member for member in get_args(kind) if _is_document(member)), None)
-        if one is None:
-            break
-        if isinstance(one, int):
-            kind = get_args(kind)[0] if get_args(kind) else None
-        else:
-            kind = kind.model_fields[one].annotation if _is_document(kind) else None
-    if dataclasses.is_dataclass(kind):
-        return [field.name for field in dataclasses.fields(kind)]
-    return [field.alias or name for name, field in kind.model_fields.items()] if _is_document(kind) else ["those known"]
+def _fields_at(kind: Any, path: Sequence[str | int], names: Sequence[str | int]) -> dict[str | int, Any]:
+    """Types of the fields of the document that lies there in one of that kind, by name.
+
+    Args:
+        kind: type of the whole.
+        path: keys and indices that lead to the document.
+        names: what pydantic has on its way, which members of unions it took among them.
+    """
+    fields: dict[str | int, Any] = {}
+    for one in (None, *path):
+        kind = kind if one is None else fields.get(one) if isinstance(one, str) else next(iter(get_args(kind)), None)
+        fields = {}
+        for member in _members(kind, names):
+            if _is_document(member):
+                fields = {
+                    field.alias or name: field.rebuild_annotation() for name, field in member.model_fields.items()
+                }
+            elif isinstance(member, type) and dataclasses.is_dataclass(member):
+                fields = dict(_hints(member).items())
+    return fields
+
+
+def _members(kind: Any, names: Sequence[str | int]) -> list[Any]:
+    """The members of a union, the one that was taken last; of another type, the type."""
+    if get_origin(kind) is Annotated:
+        kind = get_args(kind)[0]
+    if get_origin(kind) not in (Union, UnionType):
+        return [kind]
+    documents = [member for member in get_args(kind) if _is_document(member)]
+
+    def is_named(member: Any) -> bool:
+        tags = [tag for field in member.model_fields.values() for tag in get_args(field.annotation)]
+        return any(tag in names for tag in (member.__name__, *tags))
+
+    return sorted(documents, key=is_named)
+
+
+def _reason_of_none(kind: Any) -> str | None:
+    """What is said of nothing in place of a value of that type; None where nothing is one."""
+    try:
+        _adapter(kind).validate_python(None)
+    except ValidationError as error:
+        return _reason(error.errors(include_url=False))
+    return None
 
 
 def _is_document(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, BaseModel)
 
 
+@functools.lru_cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind, include_extras=True)
+
+
 @functools.lru_cache(maxsize=256)
 def _adapter(kind: Any) -> TypeAdapter[Any]:
+    if dataclasses.is_dataclass(kind):
+        return TypeAdapter(InstanceOf[kind])
     return TypeAdapter(kind, config=None if _is_document(kind) else STRICT)
 
 
@@ -110,6 +196,8 @@ def _path(fault: ErrorDetails, value: Any) -> tuple[str | int, ...]:
             if fault["type"] != "missing" or one != fault["loc"][-1]:
                 continue
         path.append(one)
+    if fault["type"].startswith("union_tag"):
+        path.append(fault["ctx"]["discriminator"].strip("'"))
     return tuple(path)
 
 
@@ -120,7 +208,9 @@ def _reason(faults: Sequence[ErrorDetails]) -> str:
     expected = " or ".join(dict.fromkeys(map(_expected, faults)))
     if kind in ("string_too_long", "too_long", "string_too_short", "too_short", "bytes_too_long") and found:
         return f"expected {expected}, found {len(found):,}"
-    return f"expected {expected}, found {'none' if kind == 'missing' else shown(found)}"
+    if kind in ("missing", "union_tag_not_found"):
+        return f"expected {expected}, found none"
+    return f"expected {expected}, found {shown(faults[0].get('ctx', {}).get('tag', found))}"
 
 
 _EXPECTED = {
@@ -129,7 +219,9 @@ _EXPECTED = {
     "string_unicode": "Unicode text, without halves of surrogate pairs",
     "int_type": "a whole number",
     "int_from_float": "a whole number",
+    "int_parsing": "a whole number",
     "float_type": "a number",
+    "float_parsing": "a number",
     "finite_number": "a finite number",
     "bool_type": "true or false",
     "list_type": "a list",

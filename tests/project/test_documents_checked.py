@@ -29,7 +29,7 @@ class Outer(Document):
 @pytest.mark.parametrize(
     ("document", "expected"),
     [
-        ({}, "name: expected a value, found none"),
+        ({}, "name: expected a text, found none"),
         ({"name": None}, "name: expected a text, found none"),
         ({"name": "\ud800"}, "name: expected Unicode text, without halves of surrogate pairs, found '\\ud800'"),
         ({"name": "x" * 1_000_001}, "name: expected a text of at most 1,000,000 characters, found 1,000,001"),
@@ -45,11 +45,11 @@ class Outer(Document):
         ({"name": "", "clip": 3}, "clip: expected a list, found 3"),
         ({"name": "", "clip": [1, "2"]}, "clip[1]: expected a number, found '2'"),
         ({"name": "", "inner": {"top_p": 2}}, "inner.top_p: expected a number of at most 1, found 2"),
-        ({"name": "", "inner": {"top_k": 2}}, "unknown field inner.top_k: expected one of top_p"),
-        ({"name": "", "several": [{}, {"top_k": 2}]}, "unknown field several[1].top_k: expected one of top_p"),
+        ({"name": "", "inner": {"top_k": 2}}, "unknown field 'inner.top_k': expected one of top_p"),
+        ({"name": "", "several": [{}, {"top_k": 2}]}, "unknown field 'several[1].top_k': expected one of top_p"),
         (
             {"name": "", "a\nb": 1},
-            "unknown field a b: expected one of name, key, time_s, kind, is_on, clip, inner, several",
+            "unknown field 'a\\nb': expected one of name, key, time_s, kind, is_on, clip, inner, several",
         ),
         ([], "expected an object, found []"),
     ],

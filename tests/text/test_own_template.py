@@ -196,8 +196,8 @@ def test_strings_in_a_configuration():
     changed = replace(get_template("Hermes-2"), more_ends=("<s>",))
     assert stored_template(json.loads(json.dumps(changed.to_config()))) == changed
     for wrong, found in (
-        ({"name": "x"}, "default_system_message: expected a value, found none"),
-        (written | {"more": 1}, "unknown field more"),
+        ({"name": "x"}, "default_system_message: expected a text, found none"),
+        (written | {"more": 1}, "unknown field 'more'"),
         (written | {"user_prefix": 3}, "user_prefix"),
         (written | {"reply_end": ""}, "reply_end"),
         (written | {"more_ends": [1]}, "more_ends[0]"),

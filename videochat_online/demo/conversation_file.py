@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
+
+from pydantic import TypeAdapter
 
 from videochat_online.serving.api.schemas import answer_document
 from videochat_online.serving.streams.live_answer import LiveAnswer
+from videochat_online.serving.streams.stream_status import AnswerDocument
 
 SHORTEST_S, LONGEST_S = 2.0, 7.0
 """Seconds that a subtitle stands, the next one permitting."""
@@ -14,10 +16,12 @@ SHORTEST_S, LONGEST_S = 2.0, 7.0
 CHARACTERS_PER_S = 15.0
 """Characters that people read in a second."""
 
+_CONVERSATION = TypeAdapter(list[AnswerDocument])
+
 
 def to_json(answers: Sequence[LiveAnswer]) -> str:
     """One JSON array, an object for each question, the oldest first; fields as in the HTTP API."""
-    return json.dumps([answer_document(answer) for answer in answers], indent=2, ensure_ascii=False) + "\n"
+    return _CONVERSATION.dump_json([answer_document(answer) for answer in answers], indent=2).decode() + "\n"
 
 
 def to_srt(answers: Sequence[LiveAnswer]) -> str:

@@ -13,7 +13,7 @@ from fastapi import APIRouter, HTTPException
 from fastapi.responses import FileResponse, PlainTextResponse, Response
 
 from videochat_online.demo.conversation_file import to_json, to_srt
-from videochat_online.serving.api.schemas import memory_document, status_document
+from videochat_online.serving.api.schemas import memory_document
 from videochat_online.serving.streams.image_dialogue import LiveImages
 from videochat_online.serving.streams.live_answer import UnknownStreamError
 from videochat_online.serving.streams.pool import PoolEntry, StreamPool
@@ -75,7 +75,7 @@ def live_view(entry: PoolEntry) -> dict[str, Any]:
     if isinstance(dialogue, LiveImages):
         return {"status": None, "player": None, "memory": None}
     player = None if entry.player is None else asdict(entry.player.status())
-    return {"status": status_document(dialogue), "player": player, "memory": memory_document(dialogue)}
+    return {"status": asdict(dialogue.status()), "player": player, "memory": memory_document(dialogue)}
 
 
 def _download(text: str, name: str, kind: str) -> PlainTextResponse:

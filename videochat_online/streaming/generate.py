@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 from transformers import (
     LogitsProcessorList,
@@ -23,6 +24,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from videochat_online.documents import check_dataclass
 from videochat_online.errors import InputError, NonFiniteError, PromptTooLongError
 from videochat_online.model.loading import VideoChatModel
 from videochat_online.model.modeling import VideoChatOnlineForConditionalGeneration
@@ -54,27 +56,19 @@ class GenerationSettings:
         InputError: a value out of its range.
     """
 
-    max_new_tokens: int = 128
-    min_new_tokens: int = 0
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 0
-    repetition_penalty: float = 1.0
-    seed: int | None = None
+    max_new_tokens: Annotated[int, Field(ge=1)] = 128
+    min_new_tokens: Annotated[int, Field(ge=0)] = 0
+    temperature: Annotated[float, Field(ge=0)] = 0.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    top_k: Annotated[int, Field(ge=0)] = 0
+    repetition_penalty: Annotated[float, Field(gt=0)] = 1.0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
 
     def __post_init__(self) -> None:
-        ranges = {
-            "max_new_tokens of at least 1": self.max_new_tokens >= 1,
-            "min_new_tokens between 0 and max_new_tokens": 0 <= self.min_new_tokens <= self.max_new_tokens,
-            "temperature of at least 0": self.temperature >= 0,
-            "top_p in (0, 1]": 0 < self.top_p <= 1,
-            "top_k of at least 0": self.top_k >= 0,
-            "repetition_penalty above 0": self.repetition_penalty > 0,
-            "seed of at most 63 bits": self.seed is None or 0 <= self.seed < 2**63,
-        }
-        for rule, holds in ranges.items():
-            if not holds:
-                raise InputError(f"expected {rule}, got {self}")
+        check_dataclass(self)
+        if self.min_new_tokens > self.max_new_tokens:
+            most = self.max_new_tokens
+            raise InputError(f"min_new_tokens: expected at most max_new_tokens, {most}, found {self.min_new_tokens}")
 
     def processors(self, stop_ids: Sequence[int], device: torch.device) -> LogitsProcessorList:
         """Changes to the logits before a token is chosen, in the order transformers applies them."""

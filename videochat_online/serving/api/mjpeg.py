@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from videochat_online.serving.api.schemas import RequestError
-from videochat_online.serving.api.service import ApiService, LiveResponse, call_in_loop
+from videochat_online.serving.api.service import ApiService, LiveResponse, StreamId, call_in_loop
 from videochat_online.serving.streams.live_stream import LiveStream
 from videochat_online.serving.streams.pool import BusyError, PoolEntry
 
@@ -39,17 +39,17 @@ class StreamViews:
         self._service = service
         self._feeds: WeakKeyDictionary[LiveStream, PictureFeed] = WeakKeyDictionary()
 
-    async def view(self, request: Request) -> Response:
+    async def view(self, request: Request, name: StreamId) -> Response:
         """The frame being shown, again and again."""
-        entry = await self._service.find(request.path_params["id"])
+        entry = await self._service.find(name)
         if request.method == "HEAD":
             return Response(media_type=MJPEG)
         feed = self._join(entry)
         return LiveResponse(self._pictures(entry.id, feed), MJPEG, on_end=feed.leave)
 
-    async def newest(self, request: Request) -> Response:
+    async def newest(self, name: StreamId) -> Response:
         """The frame being shown, once."""
-        entry = await self._service.find(request.path_params["id"])
+        entry = await self._service.find(name)
         feed, newest = self._join(entry), None
         try:
             with anyio.move_on_after(SECONDS_TO_FIRST_PICTURE):

@@ -1,5 +1,6 @@
-"""The HTTP API: its routes, who may use them, and how it refuses. `docs/api.md` describes each route.
+"""The HTTP API: its routes, who may use them, and how it refuses.
 
+`docs/api.md` describes each route, and `docs/openapi.json`, made by `scripts/tools/openapi_document.py`, each field.
 An application of its own, to be mounted at `/v1`; knows no page and no server. Errors are JSON, `{"error": "..."}`.
 """
 
@@ -7,37 +8,57 @@ from __future__ import annotations
 
 import hmac
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 from urllib.parse import urlsplit
 
-from starlette.applications import Starlette
+from fastapi import Depends, FastAPI
+from fastapi.exceptions import RequestValidationError
+from fastapi.security import HTTPBearer
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route, WebSocketRoute, get_route_path
+from starlette.routing import get_route_path
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketClose
 
+from videochat_online import __version__
+from videochat_online.documents import Document, first_fault
 from videochat_online.errors import InputError
 from videochat_online.serving.api.mjpeg import StreamViews
-from videochat_online.serving.api.schemas import ApiLimits
-from videochat_online.serving.api.service import ApiService
+from videochat_online.serving.api.schemas import ApiLimits, AskRequest, ErrorDocument, FrameQuery, StreamRequest
+from videochat_online.serving.api.service import FRAME_FORMATS, ApiService
 from videochat_online.serving.api.websocket import StreamSocket
 from videochat_online.serving.streams.live_answer import ConflictError, UnknownStreamError
 from videochat_online.serving.streams.pool import BusyError, StreamPool
+from videochat_online.serving.streams.stream_status import AnswerDocument
 
 RETRY_AFTER_S = 30
 """Seconds after which a client that was told to come back may try again."""
 
-_READ = re.compile(r"/health|/streams/[^/]+/(view|frame\.jpg)")
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    400: {"model": ErrorDocument, "description": "The body is no JSON object."},
+    401: {"model": ErrorDocument, "description": "The password is missing or wrong."},
+    403: {"model": ErrorDocument, "description": "A page of another origin asks."},
+    404: {"model": ErrorDocument, "description": "There is no such stream, or no frame yet."},
+    409: {"model": ErrorDocument, "description": "An answer is still being given, or the stream has failed."},
+    413: {"model": ErrorDocument, "description": "Too many bytes."},
+    422: {"model": ErrorDocument, "description": "A field is unknown, of another type or out of its range."},
+    503: {"model": ErrorDocument, "description": "All places are taken: try again after Retry-After seconds."},
+}
+_SCHEMAS = "#/components/schemas/{model}"
+BINARY = {"schema": {"type": "string", "format": "binary"}}
+IMAGE_TYPES = [f"image/{kind.lower()}" for kind in FRAME_FORMATS]
+
+_READ = re.compile(r"/health|/docs|/openapi\.json|/streams/[^/]+/(view|frame\.jpg)")
 OPEN_PATHS = {"GET": _READ, "HEAD": _READ, "POST": re.compile(r"/streams/[^/]+/frames")}
 """Paths that need no password, by method: a page's `<img>` and its camera have none to send, and the id of a stream,
 given to whoever has opened it, is as hard to guess."""
 
 
-def make_api(pool: StreamPool, *, password: str | None = None, limits: ApiLimits | None = None) -> Starlette:
+def make_api(pool: StreamPool, *, password: str | None = None, limits: ApiLimits | None = None) -> FastAPI:
     """An application with the routes, which another one mounts at `/v1`.
 
     Args:
@@ -49,32 +70,81 @@ def make_api(pool: StreamPool, *, password: str | None = None, limits: ApiLimits
         InputError: an empty password.
     """
     check_password(password)
-    service = ApiService(pool, limits or ApiLimits())
+    app = FastAPI(
+        title="VideoChat-Online",
+        summary="Streams over HTTP: open one, send frames, ask, close it.",
+        version=__version__,
+        servers=[{"url": "/v1"}],
+        root_path_in_servers=False,
+        redirect_slashes=False,
+        redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
+        responses=REFUSALS,
+        middleware=[Middleware(AuthMiddleware, password=password)],
+        exception_handlers={
+            InputError: _refused,
+            RequestValidationError: _bad_query,
+            HTTPException: _no_route,
+            Exception: _failed,
+        },
+    )
+
+    _add_routes(app, ApiService(pool, limits or ApiLimits()))
+    app.openapi = _with_requests(app)  # type: ignore[method-assign]
+    return app
+
+
+def _add_routes(app: FastAPI, service: ApiService) -> None:
     views = StreamViews(service)
 
     async def talk(socket: WebSocket) -> None:
         await StreamSocket(service, socket).run()
 
+    def get(path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        app.add_api_route(path, endpoint, **options)
+        app.add_api_route(path, endpoint, methods=["HEAD"], include_in_schema=False, **options)
+
+    def post(path: str, endpoint: Callable[..., Any], content: dict[str, Any], **options: Any) -> None:
+        app.add_api_route(path, endpoint, methods=["POST"], openapi_extra={"requestBody": content}, **options)
+
+    def delete(path: str, endpoint: Callable[..., Any]) -> None:
+        app.add_api_route(path, endpoint, methods=["DELETE"], status_code=204, response_class=Response, **asked)
+
+    # Said in the document alone: the middleware asks for it.
+    asked: dict[str, Any] = {"dependencies": [Depends(HTTPBearer(auto_error=False, description="The password."))]}
     one = "/streams/{id}"
-    app = Starlette(
-        routes=[
-            Route("/health", service.health),
-            Route("/streams", service.open, methods=["POST"]),
-            Route(one, service.describe),
-            Route(one, service.close, methods=["DELETE"]),
-            Route(f"{one}/frames", service.push, methods=["POST"]),
-            Route(f"{one}/ask", service.ask, methods=["POST"]),
-            Route(f"{one}/answer", service.stop_answer, methods=["DELETE"]),
-            Route(f"{one}/dialogue", service.forget_dialogue, methods=["DELETE"]),
-            Route(f"{one}/view", views.view),
-            Route(f"{one}/frame.jpg", views.newest),
-            WebSocketRoute(f"{one}/ws", talk),
-        ],
-        middleware=[Middleware(AuthMiddleware, password=password)],
-        exception_handlers={InputError: _refused, HTTPException: _no_route, Exception: _failed},
-    )
-    app.router.redirect_slashes = False
-    return app
+    get("/health", service.health)
+    post("/streams", service.open, _body(StreamRequest, is_needed=False), status_code=201, **asked)
+    get(one, service.describe, **asked)
+    delete(one, service.close)
+    post(f"{one}/frames", service.push, {"content": dict.fromkeys(IMAGE_TYPES, BINARY), "required": True})
+    events = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
+    post(f"{one}/ask", service.ask, _body(AskRequest), response_model=AnswerDocument, responses=events, **asked)
+    delete(f"{one}/answer", service.stop_answer)
+    delete(f"{one}/dialogue", service.forget_dialogue)
+    pictures = {200: {"content": {"multipart/x-mixed-replace": BINARY}}}
+    get(f"{one}/view", views.view, response_class=Response, responses=pictures)
+    get(f"{one}/frame.jpg", views.newest, response_class=Response, responses={200: {"content": {"image/jpeg": BINARY}}})
+    app.add_api_websocket_route(f"{one}/ws", talk)
+
+
+def _body(kind: type[Document], *, is_needed: bool = True) -> dict[str, Any]:
+    content = {"application/json": {"schema": {"$ref": _SCHEMAS.format(model=kind.__name__)}}}
+    return {"content": content, "required": is_needed}
+
+
+def _with_requests(app: FastAPI) -> Callable[[], dict[str, Any]]:
+    """The application's OpenAPI document with what requests hold: FastAPI has not read them, and knows responses."""
+    made = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = made()
+        for kind in (StreamRequest, AskRequest):
+            schema = kind.model_json_schema(ref_template=_SCHEMAS)
+            document["components"]["schemas"] |= {**schema.pop("$defs", {}), kind.__name__: schema}
+        return document
+
+    return openapi
 
 
 def check_password(password: str | None) -> None:
@@ -152,17 +222,23 @@ class Refusal(JSONResponse):
             await super().__call__(scope, receive, send)
 
 
-def _refused(_: Request, error: Exception) -> Response:
+async def _refused(_: Request, error: Exception) -> Response:
     if isinstance(error, BusyError):
         return Refusal(503, str(error), {"Retry-After": str(RETRY_AFTER_S)})
     status = 404 if isinstance(error, UnknownStreamError) else 409 if isinstance(error, ConflictError) else 422
     return Refusal(getattr(error, "status", status), str(error))
 
 
-def _no_route(_: Request, error: Exception) -> Response:
+async def _bad_query(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    faults: list[Any] = [{**fault, "loc": fault["loc"][1:]} for fault in error.errors()]
+    return Refusal(422, first_fault(faults, dict(request.query_params), kind=FrameQuery))
+
+
+async def _no_route(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     return Refusal(error.status_code, error.detail, error.headers)
 
 
-def _failed(_: Request, error: Exception) -> Response:
+async def _failed(_: Request, error: Exception) -> Response:
     return Refusal(500, f"the server has failed: {type(error).__name__}")

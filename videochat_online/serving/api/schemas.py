@@ -1,27 +1,27 @@
-"""JSON of the HTTP API: what comes in is checked field by field, what goes out is made from the streams' records.
+"""JSON of the HTTP API: what comes in, checked by pydantic, and what goes out.
 
-Knows no HTTP but the status that a wrong request gets.
+Knows no HTTP but the status that a wrong request gets. `docs/openapi.json` is made from these types.
 """
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Annotated, Any, Literal
 
-from videochat_online.data.rows.field_values import number, text
-from videochat_online.errors import InputError, shown
+from pydantic import AfterValidator, Field, TypeAdapter
+
+from videochat_online.documents import Document, Text, TimeS, document_of, validated
+from videochat_online.errors import InputError, one_line, shown
 from videochat_online.memory import MEMORIES
 from videochat_online.memory.labels import largest_size, settings_of
 from videochat_online.serving.streams.live_answer import LiveAnswer
 from videochat_online.serving.streams.live_stream import LiveStream
+from videochat_online.serving.streams.memory_trace import MemoryView
 from videochat_online.serving.streams.stream_options import MAX_REMEMBERED, StreamOptions
+from videochat_online.serving.streams.stream_status import AnswerDocument, StreamStatus
 from videochat_online.streaming import GenerationSettings
-
-MAX_ID = 200
-"""Characters of the id that a client gives to a question."""
 
 
 class RequestError(InputError):
@@ -63,6 +63,117 @@ class ApiLimits:
     strategy_options: Mapping[str, Any] = field(default_factory=dict)
 
 
+def _asked(question: str) -> str:
+    if not question.strip():
+        raise InputError("expected a question, got an empty one")
+    return question
+
+
+Question = Annotated[Text, AfterValidator(_asked)]
+RequestId = Annotated[int, Field(gt=-(2**63), lt=2**63)] | Annotated[str, Field(max_length=200)] | None
+"""What tells a client which of its questions an answer belongs to."""
+
+StreamRequest = document_of(StreamOptions, without=("strategy", "strategy_options"))
+"""What a client may say of how it wants to watch: the strategy is the server's."""
+
+
+class AskRequest(Document):
+    """A question, to be answered whole, or piece by piece as server-sent events."""
+
+    question: Question
+    stream: bool = False
+
+
+class FrameQuery(Document, strict=False):
+    """What stands in the address beside a frame: its stream time in seconds, where it is not now."""
+
+    time_s: TimeS | None = None
+
+
+class AskCommand(Document):
+    """A question."""
+
+    type: Literal["ask"]
+    question: Question
+    request_id: RequestId = None
+
+
+class StopCommand(Document):
+    """The end of the answer that is being given."""
+
+    type: Literal["stop"]
+
+
+class StatusCommand(Document):
+    """The wish to know how the stream is doing."""
+
+    type: Literal["status"]
+
+
+Command = Annotated[AskCommand | StopCommand | StatusCommand, Field(discriminator="type")]
+"""A text message of a WebSocket."""
+
+
+class ErrorDocument(Document):
+    """Why something was refused, in one line."""
+
+    error: str
+
+
+class Versions(Document):
+    """Versions of what runs here."""
+
+    videochat_online: str
+    torch: str
+
+
+class Places(Document):
+    """How many streams may be opened, of how many."""
+
+    free: int
+    total: int
+
+
+class FrameSize(Document):
+    """Pixels of the frames that the model sees."""
+
+    width: int
+    height: int
+
+
+class Health(Document):
+    """What runs here; the options of each memory that may be chosen."""
+
+    versions: Versions
+    places: Places
+    frame_size: FrameSize
+    memories: dict[str, list[str]]
+
+
+class OpenedStream(Document):
+    """A new stream."""
+
+    id: str
+    options: StreamOptions
+
+
+class StreamDescription(OpenedStream):
+    """All about a stream: its options, how it is doing, what it remembers, what was asked."""
+
+    status: StreamStatus
+    memory: MemoryView
+    answers: list[AnswerDocument]
+
+
+class TakenFrame(Document):
+    """A frame that has arrived, and whether the model is to see it."""
+
+    accepted: bool
+    time_s: float
+    num_frames_waiting: int
+    num_frames_dropped: int
+
+
 def parse_json(body: bytes | str) -> dict[str, Any]:
     """The object that a body holds; an empty body is an empty object.
 
@@ -72,7 +183,7 @@ def parse_json(body: bytes | str) -> dict[str, Any]:
     try:
         document = json.loads(body or "{}", parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
-        raise RequestError(f"expected JSON, found {_line(error)}", 400) from error
+        raise RequestError(f"expected JSON, found {one_line(error)}", 400) from error
     if not isinstance(document, dict):
         raise RequestError(f"expected a JSON object, found {shown(document)}", 400)
     return document
@@ -82,132 +193,45 @@ def _refuse(constant: str) -> None:
     raise ValueError(f"{constant}, which JSON does not know")
 
 
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())
-
-
-def check_fields(document: Mapping[str, Any], known: Collection[str], where: str = "") -> None:
-    """Raise a `RequestError` if there are other fields than the known ones; `where` ends in a dot."""
-    for name in document:
-        if name not in known:
-            raise RequestError(f"unknown field {shown(where + name)}: expected one of {', '.join(known)}")
-
-
-def whole(value: Any, where: str, lowest: float, highest: float) -> int:
-    """A whole number within a range.
-
-    Raises:
-        InputError: another type, or out of range.
-    """
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise InputError(f"{where}: expected a whole number, found {shown(value)}")
-    return int(number(value, where, lowest=lowest, highest=highest))
-
-
 def options_of(document: Mapping[str, Any], limits: ApiLimits) -> StreamOptions:
     """How a client wants to watch; what it does not say has the default of `StreamOptions`.
 
     Raises:
-        InputError: an unknown field, another type, a value out of its range.
+        InputError: an unknown field, another type, a value out of its range or beyond the limits.
     """
-    own: dict[str, Any] = {"strategy": limits.strategy, "strategy_options": limits.strategy_options}
-    check_fields(document, [option.name for option in fields(StreamOptions) if option.name not in own])
-    given = dict(document)
-    if "fps" in given:
-        given["fps"] = number(given["fps"], "fps", lowest=0, highest=30)
-    memory = text(given.get("memory", StreamOptions.memory), "memory")
+    asked: Any = validated(StreamRequest, document)
+    given = {name: getattr(asked, name) for name in asked.model_fields_set}
+    memory, settings = asked.memory, GenerationSettings(**asked.generation.model_dump())
     if memory not in limits.memories:
-        found = shown(memory)
-        raise RequestError(f"memory: expected one of {', '.join(limits.memories)}, found {found}")
-    if given.get("system_message") is not None:
-        text(given["system_message"], "system_message")
-    if "memory_options" in given:
-        given["memory_options"] = _memory_options(given["memory_options"], memory, limits)
-    generation = given.get("generation", {})
-    given["generation"] = _generation(generation, limits)
-    if "max_waiting" in given:
-        whole(given["max_waiting"], "max_waiting", 1, limits.max_waiting)
-    return StreamOptions(**given, **own)
-
-
-def _inner(value: Any, where: str, known: Collection[str]) -> Mapping[str, Any]:
-    if not isinstance(value, dict):
-        raise RequestError(f"{where}: expected an object, found {shown(value)}")
-    check_fields(value, known, f"{where}.")
-    return value
-
-
-def _memory_options(value: Any, memory: str, limits: ApiLimits) -> dict[str, Any]:
+        raise RequestError(f"memory: expected one of {', '.join(limits.memories)}, found {shown(memory)}")
     known = settings_of(memory)
-    given = {
-        name: known[name].check(found, f"memory_options.{name}")
-        for name, found in _inner(value, "memory_options", known).items()
+    for name in asked.memory_options:
+        if name not in known:
+            found = shown(f"memory_options.{name}")
+            raise RequestError(f"unknown field {found}: expected one of {', '.join(known)}")
+    given["memory_options"] = {
+        name: known[name].check(found, f"memory_options.{name}") for name, found in asked.memory_options.items()
     }
-    if (most := largest_size(given)) > limits.max_remembered:
+    if (most := largest_size(given["memory_options"])) > limits.max_remembered:
         raise RequestError(f"memory_options: expected at most {limits.max_remembered} frames, got {most}")
-    return given
+    for name, value, highest in (
+        ("generation.max_new_tokens", settings.max_new_tokens, limits.max_new_tokens),
+        ("max_waiting", asked.max_waiting, limits.max_waiting),
+    ):
+        if value > highest:
+            raise RequestError(f"{name}: expected a number of at most {highest:,}, found {value}")
+    given |= {"generation": settings, "strategy": limits.strategy, "strategy_options": limits.strategy_options}
+    return StreamOptions(**given)
 
 
-def _generation(value: Any, limits: ApiLimits) -> GenerationSettings:
-    defaults = asdict(GenerationSettings())
-    given = dict(_inner(value, "generation", defaults))
-    for name, found in given.items():
-        where = f"generation.{name}"
-        if name == "seed":
-            if found is not None:
-                whole(found, where, 0, 2**63 - 1)
-        elif isinstance(defaults[name], int):
-            whole(found, where, 0, limits.max_new_tokens if name == "max_new_tokens" else math.inf)
-        else:
-            given[name] = float(number(found, where, lowest=0, highest=1e6))
-    return GenerationSettings(**given)
-
-
-def question_of(document: Mapping[str, Any]) -> str:
-    """The field `question`.
-
-    Raises:
-        InputError: none, empty, another type.
-    """
-    question = text(document.get("question"), "question")
-    if not question.strip():
-        raise RequestError("question: expected a question, got an empty one")
-    return question
-
-
-def request_id_of(document: Mapping[str, Any]) -> str | int | None:
-    """The field `request_id`: whatever short text or number tells the client which question an answer belongs to.
-
-    Raises:
-        InputError: something else.
-    """
-    value = document.get("request_id")
-    if value is None or (isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63):
-        return value
-    if len(text(value, "request_id")) > MAX_ID:
-        raise RequestError(f"request_id: expected at most {MAX_ID} characters, found {len(value)}")
-    return str(value)
-
-
-def options_document(options: StreamOptions) -> dict[str, Any]:
-    """How a stream is watched."""
-    return asdict(options)
-
-
-def status_document(stream: LiveStream) -> dict[str, Any]:
-    """The fields of `StreamStatus`."""
-    return asdict(stream.status())
+_MEMORY_VIEW = TypeAdapter(MemoryView)
 
 
 def memory_document(stream: LiveStream) -> dict[str, Any]:
     """The fields of `MemoryView`; frames without their pictures."""
-    document = asdict(stream.memory())
-    for frame in (*document["remembered"], *document["forgotten"]):
-        del frame["thumbnail"]
-    return document
+    return dict(_MEMORY_VIEW.dump_python(stream.memory()))
 
 
-def answer_document(answer: LiveAnswer) -> dict[str, Any]:
+def answer_document(answer: LiveAnswer) -> AnswerDocument:
     """A question and what was answered, by now."""
-    names = ("question", "text", "state", "asked_at_s", "first_token_s", "error")
-    return {name: getattr(answer, name) for name in names}
+    return AnswerDocument(**{one.name: getattr(answer, one.name) for one in fields(AnswerDocument)})

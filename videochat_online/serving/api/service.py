@@ -14,37 +14,43 @@ import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager, suppress
+from dataclasses import asdict
 from functools import partial
 from importlib.metadata import version
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import anyio
 import anyio.to_thread
 import numpy as np
 import numpy.typing as npt
+from fastapi import Path, Query
 from PIL import Image
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import Response, StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from videochat_online import __version__
-from videochat_online.data.rows.field_values import time_s as checked_time_s
-from videochat_online.errors import shown
+from videochat_online.documents import TimeS, validated
 from videochat_online.memory.labels import settings_of
 from videochat_online.serving.api.schemas import (
     ApiLimits,
+    AskRequest,
+    FrameQuery,
+    FrameSize,
+    Health,
+    OpenedStream,
+    Places,
     RequestError,
+    StreamDescription,
+    TakenFrame,
+    Versions,
     answer_document,
-    check_fields,
-    memory_document,
-    options_document,
     options_of,
     parse_json,
-    question_of,
-    status_document,
 )
 from videochat_online.serving.streams.live_answer import LiveAnswer, UnknownStreamError
 from videochat_online.serving.streams.pool import PoolEntry, StreamPool
+from videochat_online.serving.streams.stream_status import AnswerDocument
 from videochat_online.video.still_images import decode_image
 
 logger = logging.getLogger(__name__)
@@ -69,6 +75,7 @@ FRAME_FORMATS = ("JPEG", "PNG", "WEBP")
 MAX_KEPT_PX = 1920
 """Longest side of a frame that is kept as it came: no model sees more, and frames wait in memory."""
 
+StreamId = Annotated[str, Path(alias="id", description="id of the stream, as it was opened")]
 _Result = TypeVar("_Result")
 
 
@@ -84,70 +91,59 @@ class ApiService:
         self.pool, self.limits = pool, limits
         self._threads, self._decoders = anyio.CapacityLimiter(NUM_THREADS), anyio.CapacityLimiter(NUM_DECODERS)
 
-    async def health(self, request: Request) -> Response:
+    async def health(self) -> Health:
         """What runs here, and whether a stream may be opened."""
         pool = self.pool
         num_taken = await self.call(len, pool)
         size = pool.model.config.image_size
-        return JSONResponse(
-            {
-                "versions": {"videochat_online": __version__, "torch": version("torch")},
-                "places": {"free": max(pool.max_streams - num_taken, 0), "total": pool.max_streams},
-                "frame_size": {"width": size, "height": size},
-                "memories": {name: list(settings_of(name)) for name in self.limits.memories},
-            }
+        return Health(
+            versions=Versions(videochat_online=__version__, torch=version("torch")),
+            places=Places(free=max(pool.max_streams - num_taken, 0), total=pool.max_streams),
+            frame_size=FrameSize(width=size, height=size),
+            memories={name: list(settings_of(name)) for name in self.limits.memories},
         )
 
-    async def open(self, request: Request) -> Response:
+    async def open(self, request: Request) -> OpenedStream:
         """A new stream."""
         options = options_of(await _read_json(request), self.limits)
         entry = await self.call(self.pool.open, options)
-        return JSONResponse({"id": entry.id, "options": options_document(options)}, 201)
+        return OpenedStream(id=entry.id, options=options)
 
-    async def describe(self, request: Request) -> Response:
+    async def describe(self, name: StreamId) -> StreamDescription:
         """A stream: its options, how it is doing, what it remembers, what was asked."""
-        entry = await self.find(request.path_params["id"])
-        return JSONResponse(await self.call(_describe, entry))
+        entry = await self.find(name)
+        return await self.call(_describe, entry)
 
-    async def close(self, request: Request) -> Response:
+    async def close(self, name: StreamId) -> None:
         """End a stream."""
-        entry = await self.find(request.path_params["id"])
+        entry = await self.find(name)
         await self.call(self.pool.close, entry.id)
-        return Response(status_code=204)
 
-    async def push(self, request: Request) -> Response:
-        """A frame."""
-        entry = await self.find(request.path_params["id"])
-        check_fields(request.query_params, ("time_s",))
-        time_s = _seconds(request.query_params.get("time_s"))
+    async def push(self, request: Request, name: StreamId, query: Annotated[FrameQuery, Query()]) -> TakenFrame:
+        """A frame: a JPEG, PNG or WebP image."""
+        entry = await self.find(name)
         data = await _read(request, self.limits.max_frame_bytes, "frame")
-        return JSONResponse(await self.push_frame(entry, data, time_s))
+        return await self.push_frame(entry, data, query.time_s)
 
-    async def ask(self, request: Request) -> Response:
+    async def ask(self, request: Request, name: StreamId) -> AnswerDocument | Response:
         """A question, answered whole or piece by piece."""
-        entry = await self.find(request.path_params["id"])
-        document = await _read_json(request)
-        check_fields(document, ("question", "stream"))
-        question, in_pieces = question_of(document), document.get("stream", False)
-        if not isinstance(in_pieces, bool):
-            raise RequestError(f"stream: expected true or false, found {shown(in_pieces)}")
-        answer = await self.call(entry.stream.ask, question)
-        if in_pieces:
+        entry = await self.find(name)
+        asked = validated(AskRequest, await _read_json(request))
+        answer = await self.call(entry.stream.ask, asked.question)
+        if asked.stream:
             return LiveResponse(self._answer_events(entry.id, answer), "text/event-stream", on_end=answer.stop)
         await self._wait_for_answer(entry.id, answer, request)
-        return JSONResponse(answer_document(answer))
+        return answer_document(answer)
 
-    async def stop_answer(self, request: Request) -> Response:
+    async def stop_answer(self, name: StreamId) -> None:
         """End the answer that is being given, if there is one."""
-        entry = await self.find(request.path_params["id"])
+        entry = await self.find(name)
         await self.call(entry.stream.stop_answer)
-        return Response(status_code=204)
 
-    async def forget_dialogue(self, request: Request) -> Response:
+    async def forget_dialogue(self, name: StreamId) -> None:
         """Forget what was asked, but not what was seen."""
-        entry = await self.find(request.path_params["id"])
+        entry = await self.find(name)
         await self.call(entry.stream.forget_dialogue)
-        return Response(status_code=204)
 
     async def call(self, function: Callable[..., _Result], *arguments: Any) -> _Result:
         """Run what may block in a thread."""
@@ -176,7 +172,7 @@ class ApiService:
         finally:
             task.cancel()
 
-    async def push_frame(self, entry: PoolEntry, data: bytes, time_s: float | None) -> dict[str, Any]:
+    async def push_frame(self, entry: PoolEntry, data: bytes, time_s: float | None) -> TakenFrame:
         """Decode a frame and put it in.
 
         Args:
@@ -191,7 +187,7 @@ class ApiService:
             InputError: a bad frame or time, or the stream takes nothing any more.
         """
         if time_s is not None:
-            checked_time_s(time_s, "time_s")
+            validated(TimeS, time_s, "time_s")
         if len(data) > self.limits.max_frame_bytes:
             raise too_large(self.limits.max_frame_bytes, "frame")
         decode = partial(decode_frame, data, self.limits.max_frame_pixels)
@@ -220,7 +216,7 @@ class ApiService:
         async with self.in_use(name), aclosing(pieces_of(answer)) as pieces:
             async for piece in pieces:
                 yield _event("piece", {"text": piece})
-            yield _event("answer", answer_document(answer))
+            yield _event("answer", asdict(answer_document(answer)))
 
 
 class LiveResponse(StreamingResponse):
@@ -291,36 +287,29 @@ def decode_frame(data: bytes, max_pixels: int) -> npt.NDArray[np.uint8]:
     return np.asarray(image, dtype=np.uint8)
 
 
-def _receive(entry: PoolEntry, pixels_HWC: npt.NDArray[np.uint8], time_s: float | None) -> dict[str, Any]:
+def _receive(entry: PoolEntry, pixels_HWC: npt.NDArray[np.uint8], time_s: float | None) -> TakenFrame:
     stream = entry.stream
     with entry.lock:
         at_s = time.monotonic() - entry.opened_s if time_s is None else time_s
         is_accepted = stream.receive(pixels_HWC, at_s)
     status = stream.status()
-    return {
-        "accepted": is_accepted,
-        "time_s": at_s,
-        "num_frames_waiting": status.num_frames_waiting,
-        "num_frames_dropped": status.num_frames_dropped,
-    }
+    return TakenFrame(
+        accepted=is_accepted,
+        time_s=at_s,
+        num_frames_waiting=status.num_frames_waiting,
+        num_frames_dropped=status.num_frames_dropped,
+    )
 
 
-def _describe(entry: PoolEntry) -> dict[str, Any]:
+def _describe(entry: PoolEntry) -> StreamDescription:
     stream = entry.stream
-    return {
-        "id": entry.id,
-        "options": options_document(stream.options),
-        "status": status_document(stream),
-        "memory": memory_document(stream),
-        "answers": [answer_document(answer) for answer in stream.answers],
-    }
-
-
-def _seconds(value: str | None) -> float | None:
-    try:
-        return None if value is None else float(value)
-    except ValueError as error:
-        raise RequestError(f"time_s: expected seconds, found {shown(value)}") from error
+    return StreamDescription(
+        id=entry.id,
+        options=stream.options,
+        status=stream.status(),
+        memory=stream.memory(),
+        answers=[answer_document(answer) for answer in stream.answers],
+    )
 
 
 async def _read_json(request: Request) -> dict[str, Any]:

@@ -11,22 +11,25 @@ import json
 import logging
 import math
 import struct
-from contextlib import aclosing
+from contextlib import aclosing, suppress
+from dataclasses import asdict
 from typing import Any
 
 import anyio
 from anyio.abc import TaskGroup
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
-from videochat_online.errors import InputError, shown
+from videochat_online.documents import validated
+from videochat_online.errors import InputError, one_line
 from videochat_online.serving.api.schemas import (
+    AskCommand,
+    Command,
     RequestError,
+    RequestId,
+    StatusCommand,
+    StopCommand,
     answer_document,
-    check_fields,
     parse_json,
-    question_of,
-    request_id_of,
-    status_document,
 )
 from videochat_online.serving.api.service import ApiService, pieces_of, too_large
 from videochat_online.serving.streams.live_answer import LiveAnswer, UnknownStreamError
@@ -37,9 +40,6 @@ FRAME_HEAD = struct.Struct("<d")
 """Stream time of a frame in seconds, before its image; NaN for now."""
 
 MAX_COMMAND_BYTES = 64 * 2**10
-
-COMMANDS = {"ask": ("type", "question", "request_id"), "stop": ("type",), "status": ("type",)}
-"""Fields that each takes."""
 
 STREAM_CLOSED = 1001
 """Close code: "going away"."""
@@ -83,16 +83,13 @@ class StreamSocket:
             if len(message["text"]) > MAX_COMMAND_BYTES:
                 raise too_large(MAX_COMMAND_BYTES, "command")
             document = parse_json(message["text"])
-            kind = document.get("type")
-            if not isinstance(kind, str) or kind not in COMMANDS:
-                raise RequestError(f"type: expected one of {', '.join(COMMANDS)}, found {shown(kind)}")
-            check_fields(document, COMMANDS[kind])
-            request_id = request_id_of(document)
-            await self._obey(kind, document, request_id, group)
+            with suppress(InputError):  # one that is none is said of the command
+                request_id = validated(RequestId, document.get("request_id"))
+            await self._obey(validated(Command, document), group)
         except UnknownStreamError:
             await self._close()
         except InputError as error:
-            await self._send("error", {"message": " ".join(str(error).split()), "request_id": request_id})
+            await self._send("error", {"message": one_line(error), "request_id": request_id})
 
     async def _take_frame(self, data: bytes) -> None:
         if len(data) <= FRAME_HEAD.size:
@@ -101,22 +98,22 @@ class StreamSocket:
         entry = await self._service.find(self._name)
         await self._service.push_frame(entry, data[FRAME_HEAD.size :], None if math.isnan(time_s) else time_s)
 
-    async def _obey(self, kind: str, document: dict[str, Any], request_id: str | int | None, group: TaskGroup) -> None:
+    async def _obey(self, command: AskCommand | StopCommand | StatusCommand, group: TaskGroup) -> None:
         entry = await self._service.find(self._name)
-        if kind == "status":
-            await self._send("status", await self._service.call(status_document, entry.stream))
-        elif kind == "stop":
+        if isinstance(command, StatusCommand):
+            await self._send("status", asdict(await self._service.call(entry.stream.status)))
+        elif isinstance(command, StopCommand):
             await self._service.call(entry.stream.stop_answer)
         else:
-            self._answer = await self._service.call(entry.stream.ask, question_of(document))
-            group.start_soon(self._tell, self._answer, request_id)
+            self._answer = await self._service.call(entry.stream.ask, command.question)
+            group.start_soon(self._tell, self._answer, command.request_id)
 
     async def _tell(self, answer: LiveAnswer, request_id: str | int | None) -> None:
         try:
             async with aclosing(pieces_of(answer)) as pieces:
                 async for piece in pieces:
                     await self._send("piece", {"text": piece, "request_id": request_id})
-            await self._send("answer", answer_document(answer) | {"request_id": request_id})
+            await self._send("answer", asdict(answer_document(answer)) | {"request_id": request_id})
         except WebSocketDisconnect:
             answer.stop()
 

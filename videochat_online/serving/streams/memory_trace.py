@@ -8,6 +8,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Annotated
+
+from pydantic import Field
 
 from videochat_online.types import FrameUse
 
@@ -24,7 +27,7 @@ class TracedFrame:
         time_s: start of the frame.
         num_tokens: tokens that it costs now; of a forgotten frame, tokens that it cost last.
         first_num_tokens: tokens that it cost when it entered the memory.
-        thumbnail: a small JPEG.
+        thumbnail: a small JPEG, which documents leave out.
         demoted_at_s: stream time at which it was last made smaller; None if it never was.
         forgotten_at_s: stream time at which it left; None while it is remembered.
     """
@@ -33,7 +36,7 @@ class TracedFrame:
     time_s: float
     num_tokens: int
     first_num_tokens: int
-    thumbnail: bytes
+    thumbnail: Annotated[bytes, Field(exclude=True)]
     demoted_at_s: float | None = None
     forgotten_at_s: float | None = None
 

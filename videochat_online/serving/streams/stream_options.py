@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
-from videochat_online.errors import InputError
+from pydantic import Field
+
+from videochat_online.documents import Text, check_dataclass
 from videochat_online.streaming import GenerationSettings, Strategy, make_strategy
-from videochat_online.text import check_text
 
 ENCODE_BATCH = 8
 """Frames that go through the vision tower at once, at most."""
@@ -24,11 +24,11 @@ class StreamOptions:
 
     Attributes:
         fps: frames a second that the model sees.
-        memory: name in `MEMORIES`.
-        memory_options: options of that memory, as `make_memory` takes them.
-        strategy: name in `STRATEGIES`.
-        strategy_options: options of that strategy, as `make_strategy` takes them.
-        system_message: None takes the checkpoint's own.
+        memory: name of the memory.
+        memory_options: options of that memory, by name.
+        strategy: name of the strategy.
+        strategy_options: options of that strategy, by name.
+        system_message: instruction to the model; None takes the checkpoint's own.
         generation: settings by which answers are generated, unless a question says otherwise.
         max_waiting: frames that may wait for the model before the oldest of them is dropped.
 
@@ -36,22 +36,17 @@ class StreamOptions:
         InputError: a value out of its range, or half of a surrogate pair in the system message.
     """
 
-    fps: float = 1.0
-    memory: str = "pyramid"
+    fps: Annotated[float, Field(gt=0, le=30)] = 1.0
+    memory: Text = "pyramid"
     memory_options: Mapping[str, Any] = field(default_factory=dict)
     strategy: str = "direct"
     strategy_options: Mapping[str, Any] = field(default_factory=dict)
-    system_message: str | None = None
+    system_message: Text | None = None
     generation: GenerationSettings = field(default_factory=GenerationSettings)
-    max_waiting: int = 2 * ENCODE_BATCH
+    max_waiting: Annotated[int, Field(ge=1)] = 2 * ENCODE_BATCH
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.fps) and 0 < self.fps <= 30):
-            raise InputError(f"fps: expected a rate above 0 and at most 30 frames a second, got {self.fps}")
-        if self.max_waiting < 1:
-            raise InputError(f"max_waiting: expected at least 1 frame, got {self.max_waiting}")
-        if self.system_message is not None:
-            check_text(self.system_message, "system message")
+        check_dataclass(self)
         self.make_strategy()
 
     def make_strategy(self) -> Strategy:

@@ -1,4 +1,4 @@
-"""How a stream is doing. Imported by clients too, which have no torch: it needs nothing."""
+"""How a stream and its answers are doing. Imported by clients too, which have no torch: it needs nothing."""
 
 from __future__ import annotations
 
@@ -35,3 +35,24 @@ class StreamStatus:
     max_tokens: int | None
     is_answering: bool
     problem: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerDocument:
+    """A question and what was answered, by now.
+
+    Attributes:
+        question: words of the question.
+        text: answer so far.
+        state: one of "answering", "answered", "stopped", "failed".
+        asked_at_s: stream time of the question in seconds; None for one about images.
+        first_token_s: seconds until the first piece of text came; None before that.
+        error: reason why there is no answer; None where there is one.
+    """
+
+    question: str
+    text: str
+    state: str
+    asked_at_s: float | None
+    first_token_s: float | None
+    error: str | None
