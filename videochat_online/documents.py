@@ -231,14 +231,14 @@ _EXPECTED = {
     "model_attributes_type": "an object",
     "dataclass_type": "an object",
     "none_required": "none",
-    "greater_than": "a number above {gt:,.12g}",
-    "greater_than_equal": "a number of at least {ge:,.12g}",
-    "less_than": "a number below {lt:,.12g}",
-    "less_than_equal": "a number of at most {le:,.12g}",
-    "string_too_short": "a text of at least {min_length:,} characters",
-    "string_too_long": "a text of at most {max_length:,} characters",
-    "too_short": "at least {min_length:,} of them",
-    "too_long": "at most {max_length:,} of them",
+    "greater_than": "a number above {gt}",
+    "greater_than_equal": "a number of at least {ge}",
+    "less_than": "a number below {lt}",
+    "less_than_equal": "a number of at most {le}",
+    "string_too_short": "a text of at least {min_length} characters",
+    "string_too_long": "a text of at most {max_length} characters",
+    "too_short": "at least {min_length} of them",
+    "too_long": "at most {max_length} of them",
     "literal_error": "one of {expected}",
     "union_tag_invalid": "one of {expected_tags}",
     "union_tag_not_found": "a value",
@@ -250,8 +250,11 @@ def _expected(fault: ErrorDetails) -> str:
     known = _EXPECTED.get(fault["type"])
     if known is None:
         return fault["msg"].removeprefix("Input should be ")
-    words = {
-        name: value.replace("' or '", "', '").replace("'", "") if isinstance(value, str) else value
-        for name, value in fault.get("ctx", {}).items()
-    }
+    words = {name: _word(value) for name, value in fault.get("ctx", {}).items()}
     return known.format(**words)
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, str):  # 'a', 'b' or 'c'
+        return value.replace("' or '", "', '").replace("'", "")
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.12g}" if isinstance(value, float) else str(value)

@@ -263,7 +263,7 @@ class TestBadInput:
         self.check(chat(*ask, "--memory.policy", "own"), "--memory.policy: expected one of reference, paper, got 'own'")
         self.check(chat(*ask, "--policy", "paper"), "--policy: expected --memory.policy in its place")
         self.check(chat(*ask, "--temperature", "-1"), "temperature")
-        self.check(chat(*ask, "--seed", str(2**70)), "seed of at most 63 bits")
+        self.check(chat(*ask, "--seed", str(2**70)), "seed: expected a number of at most 9,223,372,036,854,775,807")
         self.check(chat("--video", "a" * 5000, "--ask", "1:What?"), "a name too long")
         self.check(chat(*ask, "--backend", "vlc"), "vlc", "pyav")
         self.check(chat(*ask, "--strategy", "", model="absent"), "unknown strategy ''")

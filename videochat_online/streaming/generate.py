@@ -62,7 +62,7 @@ class GenerationSettings:
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     top_k: Annotated[int, Field(ge=0)] = 0
     repetition_penalty: Annotated[float, Field(gt=0)] = 1.0
-    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] | None = None
 
     def __post_init__(self) -> None:
         check_dataclass(self)
