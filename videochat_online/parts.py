@@ -14,7 +14,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -24,10 +24,12 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from videochat_online.errors import InputError, one_line, shown
+from videochat_online.documents import Text, validated
+from videochat_online.errors import InputError, cut, one_line, shown
 
 logger = logging.getLogger(__name__)
 
+_NOTHING = object()
 _NOUNS = {int: "whole number", float: "number", str: "text", bool: "true or false"}
 _BOUNDS = {Ge: ("of at least", "ge"), Gt: ("above", "gt"), Le: ("of at most", "le"), Lt: ("below", "lt")}
 
@@ -97,9 +99,13 @@ class Option:
 
     def _validated(self, value: Any, name: str, found: Any, *, is_strict: bool) -> Any:
         try:
-            return _adapter(self.annotation, is_strict).validate_python(value)
+            checked = _adapter(self.annotation, is_strict).validate_python(value)
         except ValidationError as error:
             raise InputError(f"{name}: expected {self.expected}, got {shown(found)}") from error
+        for one in checked if isinstance(checked, tuple) else (checked,):
+            if isinstance(one, str):
+                validated(Text, one, name)
+        return checked
 
 
 @dataclass(frozen=True)
@@ -110,13 +116,15 @@ class PartKind:
         name: what one is called, in flags and errors: "memory".
         group: entry points of packages that bring some.
         built_in: import path of each built-in part, by name. No package can take one of these names.
-        methods: what a part must have.
+        methods: what a part must have to be called.
+        attributes: what it must have besides, once it is made.
     """
 
     name: str
     group: str
     built_in: Mapping[str, str]
     methods: tuple[str, ...] = ()
+    attributes: tuple[str, ...] = ()
 
     def names(self) -> tuple[str, ...]:
         """Names of all parts but those that an import path alone leads to: built in, then of installed packages."""
@@ -137,10 +145,7 @@ class PartKind:
             if os.getcwd() not in sys.path and "" not in sys.path:
                 sys.path.append(os.getcwd())  # the working folder counts, as it does for `python -m`
         found = _imported(path, f"{self.name} {name!r}")
-        missing = [method for method in self.methods if not hasattr(found, method)]
-        if missing:
-            expected, lacking = ", ".join(self.methods), ", ".join(missing)
-            raise InputError(f"{self.name} {name!r}: expected a {self.name} with {expected}, found none of {lacking}")
+        self._check(found, self.methods, callable, name)
         return found
 
     def usable(self) -> tuple[str, ...]:
@@ -180,12 +185,20 @@ class PartKind:
             way = ", ".join([*(["options"] if options else []), *(f"{one}=..." for one in fixed)])
             raise InputError(f"{what}: expected a class that is made of ({way}), found {error}") from error
         try:
-            return part(*options, **fixed)
+            made = part(*options, **fixed)
         except InputError:
             raise
         except Exception as error:  # likewise a stranger's constructor
             reason = f"{type(error).__name__}: {one_line(error)}"
             raise InputError(f"{what}: expected to be made of its options, found {reason}") from error
+        self._check(made, self.attributes, lambda value: value is not _NOTHING, name)
+        return made
+
+    def _check(self, part: Any, names: tuple[str, ...], is_one: Callable[[Any], bool], name: str) -> None:
+        lacking = ", ".join(one for one in names if not is_one(getattr(part, one, _NOTHING)))
+        if lacking:
+            expected = ", ".join((*self.methods, *self.attributes))
+            raise InputError(f"{self.name} {name!r}: expected a {self.name} with {expected}, found none of {lacking}")
 
     def _installed(self) -> dict[str, str]:
         return {point.name: f"{point.module}:{point.attr}" for point in entry_points(group=self.group)}
@@ -237,7 +250,7 @@ def check_names(known: Mapping[str, Option], given: Iterable[str], what: str) ->
     """Refuse, with an InputError, names that are none of the options of a part, `what`."""
     unknown = sorted(set(given) - set(known))
     if unknown:
-        raise InputError(f"{what} does not take {', '.join(unknown)}: it takes {', '.join(known) or 'no options'}")
+        raise InputError(f"{what} does not take {cut(', '.join(unknown))}: it takes {', '.join(known) or 'no options'}")
 
 
 @functools.lru_cache
@@ -250,7 +263,8 @@ def _declared(declared: type) -> dict[str, Option]:
         raise InputError(f"{what}: expected types that can be read, found {reason}") from error
     for field in dataclasses.fields(declared):
         is_of_model = bool(field.metadata.get("from_model"))
-        if field.default is dataclasses.MISSING:
+        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        if default is dataclasses.MISSING:
             raise InputError(f"{what}: expected a default of {field.name}, found none")
         if not is_of_model and not _is_known(types[field.name]):
             raise InputError(
@@ -258,10 +272,10 @@ def _declared(declared: type) -> dict[str, Option]:
                 f"these, found {field.type}"
             )
         help_text = str(field.metadata.get("help", ""))
-        one = Option(field.name, types[field.name], field.default, help_text, is_of_model)
+        one = Option(field.name, types[field.name], default, help_text, is_of_model)
         try:
             if not is_of_model:
-                one.check(field.default, f"default of {field.name}")
+                one.check(default, f"default of {field.name}")
         except Exception as error:  # bounds that are none for the type, besides
             raise InputError(f"{what}: {one_line(error)}") from error
         found[field.name] = one

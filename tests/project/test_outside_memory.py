@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+import torch
 
 import compare_memories
 from evaluation_sets import folder_set
@@ -25,8 +26,9 @@ from videochat_online.demo.server import DemoServer, ServerOptions
 from videochat_online.demo.tabs import DemoOptions, form_options
 from videochat_online.errors import InputError
 from videochat_online.evaluation.compare.finished_runs import default_label
-from videochat_online.memory import MEMORIES
+from videochat_online.memory import MEMORIES, make_memory
 from videochat_online.serving.streams.stream_options import StreamOptions
+from videochat_online.streaming import StreamingSession
 from videochat_online.synthetic import synthesize
 
 EVERY_KTH = '''
@@ -180,6 +182,41 @@ def test_the_operator_s_memory_on_the_page_and_in_the_api(tiny_model):
         assert told["status"]["max_tokens"] == 32
         wrong = client.post("v1/streams", json={"memory": NAME, "memory_options": {"every": 0}})
         assert "memory_options.every: expected a whole number of at least 1" in wrong.text
+        rare = client.post("v1/streams", json={"memory": NAME, "memory_options": {"every": 1000}})
+        assert rare.status_code == 201, "an option that is no number of frames counts as one"
+        large = client.post("v1/streams", json={"memory": NAME, "memory_options": {"kept_frames": 257}})
+        assert "memory_options: expected at most 256 frames, got 257" in large.text
+
+
+def test_a_session_is_saved_whatever_the_tensors_share(folder, tiny_model, frames):
+    """Views of one tensor, and not contiguous ones, which safetensors does not write."""
+    (folder / "sharing.py").write_text(
+        EVERY_KTH
+        + """
+class Sharing(EveryKth):
+    def state_dict(self):
+        tokens = torch.stack([frame.tokens_CHW for frame in self.frames] or [torch.zeros(1, 1)])
+        return {"all": tokens, "turned": tokens.mT, **{str(f.index): t for f, t in zip(self.frames, tokens)}}
+
+    def load_state_dict(self, state):
+        super().load_state_dict({key: value for key, value in state.items() if key.isdigit()})
+
+class Wrong(EveryKth):
+    def state_dict(self):
+        return {"count": len(self.frames)}
+"""
+    )
+    made = make_memory("sharing:Sharing", full_grid=tiny_model.config.grid, kept_frames=3)
+    session = StreamingSession(tiny_model, memory=made)
+    session.push(frames(6), range(6))
+    session.save(folder / "session.safetensors")
+    other = StreamingSession(tiny_model, memory=make_memory("sharing:Sharing", full_grid=tiny_model.config.grid))
+    other.restore(folder / "session.safetensors")
+    assert [frame.index for frame in other.remembered()] == [0, 2, 4]
+    assert all(map(torch.equal, *([f.tokens_CHW for f in s.memory.read()] for s in (session, other))))
+    wrong = StreamingSession(tiny_model, memory=make_memory("sharing:Wrong", full_grid=tiny_model.config.grid))
+    with pytest.raises(InputError, match="expected tensors alone in a memory's state, found 0 at count"):
+        wrong.save(folder / "wrong.safetensors")
 
 
 def test_no_client_can_name_an_import_path(tiny_model, folder):

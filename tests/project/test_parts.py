@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 import pytest
@@ -46,9 +46,7 @@ def kind(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "lamps_of_ours.py").write_text(LAMP)
-    return PartKind(
-        name="lamp", group="tests.lamps", built_in={"desk": "lamps_of_ours:Lamp"}, methods=("shine", "Options")
-    )
+    return PartKind(name="lamp", group="tests.lamps", built_in={"desk": "lamps_of_ours:Lamp"}, methods=("shine",))
 
 
 def install(folder, name, **lamps):
@@ -98,9 +96,9 @@ class TestFound:
             (None, ":Lamp", "expected a module  that can be imported, found ValueError"),
             (LAMP, "it:Lantern", "lamp 'it:Lantern': expected 'Lantern' in the module it, found none"),
             (LAMP, "it:", "expected '' in the module it, found none"),
-            ("from json import dumps", "it:dumps", "expected a lamp with shine, Options, found none of shine, Options"),
-            ("import json", "it:json", "expected a lamp with shine, Options, found none of shine, Options"),
-            (LAMP.replace("shine", "glow"), "it:Lamp", "expected a lamp with shine, Options, found none of shine"),
+            ("from json import dumps", "it:dumps", "expected a lamp with shine, found none of shine"),
+            ("import json", "it:json", "expected a lamp with shine, found none of shine"),
+            (LAMP.replace("shine", "glow"), "it:Lamp", "expected a lamp with shine, found none of shine"),
             (
                 LAMP.replace("options, *, height", "*, watts=1"),
                 "it:Lamp",
@@ -136,6 +134,7 @@ class TestFound:
                 "lamp 'it:Lamp': expected to be made of its options, found KeyError: 'no bulb'",
             ),
             (LAMP.replace("option(40", "option('dim'"), "it:Lamp", "Lamp.Options: default of watts: expected .*'dim'"),
+            (LAMP + "    shine = 5", "it:Lamp", "expected a lamp with shine, found none of shine"),
             (LAMP + "    Options = 5", "it:Lamp", r"it.Lamp.Options: expected a dataclass of options, found 5"),
         ],
     )
@@ -149,6 +148,12 @@ class TestFound:
             sys.modules.pop("it", None)
         assert "\n" not in str(refused.value)
 
+    def test_an_attribute_may_be_made_with_the_part(self, kind):
+        lit = replace(kind, attributes=("height", "glow"))
+        with pytest.raises(InputError, match="lamp 'desk': expected a lamp with .*, height, glow, found none of glow$"):
+            lit.make("desk", {}, height=3)
+        assert replace(kind, attributes=("height",)).make("desk", {}, height=3).height == 3
+
     def test_options_are_checked_and_those_not_given_have_their_defaults(self, kind):
         made = kind.make("desk", {"watts": 60, "colour": None}, height=3)
         assert (made.options.watts, made.options.colour, made.height) == (60, "white", 3)
@@ -156,6 +161,7 @@ class TestFound:
             ({"watts": "60"}, "watts of lamp 'desk': expected a whole number, got '60'"),
             ({"colour": "red"}, "colour of lamp 'desk': expected one of white, warm, got 'red'"),
             ({"size": 1}, "lamp 'desk' does not take size: it takes watts, colour"),
+            ({str(n): 1 for n in range(99)}, r"^lamp 'desk' does not take 0, 1, .{,60}\.\.\.: it takes watts, colour$"),
         ):
             with pytest.raises(InputError, match=says):
                 kind.make("desk", wrong, height=3)
@@ -234,6 +240,20 @@ class TestValues:
         for value in wrong:
             with pytest.raises(InputError, match=f"^it: expected {re.escape(expected)}, got "):
                 one.check(value, "it")
+
+    def test_a_text_holds_no_half_of_a_character(self):
+        for annotation, wrong in ((str, "a\ud800"), (tuple[str, ...], ["b", "\udfff"])):
+            with pytest.raises(InputError, match="^it: expected Unicode text, without halves"):
+                Option("it", annotation, None, "").check(wrong, "it")
+
+    def test_a_default_may_be_made_each_time(self):
+        class Bank:
+            @dataclass(frozen=True, kw_only=True)
+            class Options:
+                sizes: tuple[int, ...] = field(default_factory=lambda: (1, 2), metadata={"help": "frames"})
+
+        assert [one.default for one in options_of(Bank).values()] == [(1, 2)]
+        assert make_options(Bank, None, {"sizes": [3]}, "a bank").sizes == (3,)
 
     def test_text_is_taken_as_people_write_it(self):
         flag = Option("it", bool, False, "")

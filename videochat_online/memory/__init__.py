@@ -45,7 +45,8 @@ MEMORIES = PartKind(
             "keep_all": "KeepAllMemoryBank",
         }.items()
     },
-    methods=("write", "read", "reset", "state_dict", "load_state_dict", "max_tokens"),
+    methods=("write", "read", "reset", "state_dict", "load_state_dict"),
+    attributes=("max_tokens",),
 )
 
 

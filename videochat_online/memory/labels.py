@@ -43,7 +43,7 @@ def parse_label(text: str) -> tuple[str, dict[str, Any]]:
     known = MEMORIES.options_of(name)
     if "capacities" in known:
         return name, {"capacities": known["capacities"].parse(sizes, f"sizes of {name}")}
-    names = [option for option in known if option.endswith("_frames")]
+    names = [option for option in known if _is_size(option)]
     values = _SIZES.parse(sizes, f"sizes of {name}")
     if len(values) > len(names):
         has = f"at most {len(names)} sizes ({', '.join(names)})" if names else "no sizes"
@@ -52,9 +52,8 @@ def parse_label(text: str) -> tuple[str, dict[str, Any]]:
 
 
 def largest_size(options: Mapping[str, Any]) -> int:
-    """The largest number of frames among options of a memory; of tiers their sum."""
-    sizes = [value if isinstance(value, tuple | list) else (value,) for value in options.values()]
-    return max((sum(each) for each in sizes if all(isinstance(one, int) for one in each)), default=0)
+    """The largest number of frames among options of a memory, of tiers their sum: of those that its label says."""
+    return max([sum(options.get("capacities") or ()), *(int(options[name]) for name in options if _is_size(name))])
 
 
 def _sizes_of(memory: str, options: Mapping[str, Any]) -> list[str]:
@@ -63,7 +62,11 @@ def _sizes_of(memory: str, options: Mapping[str, Any]) -> list[str]:
     if ":" not in memory:
         with suppress(InputError):
             names = tuple(MEMORIES.options_of(memory))
-    return [name for name in names if name.endswith("_frames")]
+    return [name for name in names if _is_size(name)]
+
+
+def _is_size(name: str) -> bool:
+    return name.endswith("_frames")
 
 
 _SIZES = Option("sizes", tuple[int, ...], (), "numbers of frames")

@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from videochat_online.errors import InputError
+from videochat_online.errors import InputError, shown
 from videochat_online.memory.schedule import check_count
 from videochat_online.model.loading import VideoChatModel
 from videochat_online.runs.files import written_whole
@@ -62,13 +63,19 @@ def save_state(path: Path, state: SessionState, memory: Mapping[str, Tensor]) ->
     """Write a session; a file that is there already is replaced only by a whole one.
 
     Raises:
-        InputError: there is no such folder, or it cannot be written to.
+        InputError: there is no such folder, it cannot be written to, or the state holds something else than tensors.
     """
     meta = asdict(state)
     if math.isinf(state.last_time_s):
         meta["last_time_s"] = None  # JSON has no infinity
     metadata = {"format": _FORMAT, "session": json.dumps(meta)}
-    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in memory.items()}
+    for key, value in memory.items():
+        if not isinstance(value, Tensor):
+            raise InputError(f"{path}: expected tensors alone in a memory's state, found {shown(value)} at {key}")
+    # Copies: an outside memory's may be views of one another.
+    tensors = {
+        key: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for key, tensor in memory.items()
+    }
     try:
         with written_whole(path) as partial:
             save_file(tensors, partial, metadata=metadata)

@@ -27,7 +27,8 @@ ROW_FORMATS = PartKind(
         "messages": f"{_FORMATS}.messages:Messages",
         "prompt/response": f"{_FORMATS}.prompts:Prompts",
     },
-    methods=("keys", "claims", "parse"),
+    methods=("claims", "parse"),
+    attributes=("keys",),
 )
 """Row formats; a built-in one is called like the keys that tell its rows."""
 

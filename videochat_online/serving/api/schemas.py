@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Field, TypeAdapter
 
 from videochat_online.documents import Document, Text, TimeS, document_of, validated
 from videochat_online.errors import InputError, one_line, shown
-from videochat_online.memory import MEMORIES
+from videochat_online.memory import MEMORIES, make_memory
 from videochat_online.memory.labels import largest_size, settings_of
 from videochat_online.serving.streams.live_answer import LiveAnswer
 from videochat_online.serving.streams.live_stream import LiveStream
@@ -34,7 +34,7 @@ class RequestError(InputError):
 
 def bounded_memories() -> tuple[str, ...]:
     """Names of the memories that do not grow with the stream, those of installed packages included."""
-    return tuple(name for name in MEMORIES.usable() if name != "keep_all")
+    return tuple(name for name in MEMORIES.usable() if make_memory(name).max_tokens is not None)
 
 
 @dataclass(frozen=True, kw_only=True)
