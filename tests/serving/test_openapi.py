@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,12 @@ def request_schema(path: str) -> dict[str, Any]:
 def test_the_document_that_is_committed_is_that_of_the_routes_and_is_served(http):
     assert openapi_document() == RESOLVED, "run: python scripts/tools/openapi_document.py docs/openapi.json"
     assert http.get("/openapi.json").json() == RESOLVED
-    assert "/v1/openapi.json" in http.get("/docs").text
+    page = http.get("/docs").text
+    assert "/v1/openapi.json" in page
+    assert "https://" not in page, "the page needs the net"
+    scripts = re.findall(r'(?:src|href)="/v1(/[^"]+\.(?:js|css))"', page)
+    assert len(scripts) == 2
+    assert all(http.get(path).is_success for path in scripts)
 
 
 def test_each_route_answers_and_refuses_as_the_document_says(http):

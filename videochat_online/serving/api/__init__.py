@@ -2,4 +2,4 @@
 
 from videochat_online.extras import require
 
-require("the HTTP API", "fastapi", "anyio", "websockets")
+require("the HTTP API", "fastapi", "fastapi_offline", "anyio", "websockets")

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from fastapi import Depends, FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.security import HTTPBearer
+from fastapi_offline import FastAPIOffline
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -52,7 +53,7 @@ _SCHEMAS = "#/components/schemas/{model}"
 BINARY = {"schema": {"type": "string", "format": "binary"}}
 IMAGE_TYPES = [f"image/{kind.lower()}" for kind in FRAME_FORMATS]
 
-_READ = re.compile(r"/health|/docs|/openapi\.json|/streams/[^/]+/(view|frame\.jpg)")
+_READ = re.compile(r"/health|/docs(-files/[\w.-]+)?|/openapi\.json|/streams/[^/]+/(view|frame\.jpg)")
 OPEN_PATHS = {"GET": _READ, "HEAD": _READ, "POST": re.compile(r"/streams/[^/]+/frames")}
 """Paths that need no password, by method: a page's `<img>` and its camera have none to send, and the id of a stream,
 given to whoever has opened it, is as hard to guess."""
@@ -70,7 +71,7 @@ def make_api(pool: StreamPool, *, password: str | None = None, limits: ApiLimits
         InputError: an empty password.
     """
     check_password(password)
-    app = FastAPI(
+    app = FastAPIOffline(
         title="VideoChat-Online",
         summary="Streams over HTTP: open one, send frames, ask, close it.",
         version=__version__,
@@ -78,7 +79,7 @@ def make_api(pool: StreamPool, *, password: str | None = None, limits: ApiLimits
         root_path_in_servers=False,
         redirect_slashes=False,
         redoc_url=None,
-        swagger_ui_oauth2_redirect_url=None,
+        static_url="/docs-files",
         responses=REFUSALS,
         middleware=[Middleware(AuthMiddleware, password=password)],
         exception_handlers={
