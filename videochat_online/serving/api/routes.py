@@ -101,15 +101,19 @@ def _add_routes(app: FastAPI, service: ApiService) -> None:
     async def talk(socket: WebSocket) -> None:
         await StreamSocket(service, socket).run()
 
+    def add(method: str, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        summary = str(endpoint.__doc__).partition("\n")[0].rstrip(".")
+        app.add_api_route(path, endpoint, methods=[method], summary=summary, **options)
+
     def get(path: str, endpoint: Callable[..., Any], **options: Any) -> None:
-        app.add_api_route(path, endpoint, **options)
-        app.add_api_route(path, endpoint, methods=["HEAD"], include_in_schema=False, **options)
+        add("GET", path, endpoint, **options)
+        add("HEAD", path, endpoint, include_in_schema=False, **options)
 
     def post(path: str, endpoint: Callable[..., Any], content: dict[str, Any], **options: Any) -> None:
-        app.add_api_route(path, endpoint, methods=["POST"], openapi_extra={"requestBody": content}, **options)
+        add("POST", path, endpoint, openapi_extra={"requestBody": content}, **options)
 
     def delete(path: str, endpoint: Callable[..., Any]) -> None:
-        app.add_api_route(path, endpoint, methods=["DELETE"], status_code=204, response_class=Response, **asked)
+        add("DELETE", path, endpoint, status_code=204, response_class=Response, **asked)
 
     # Said in the document alone: the middleware asks for it.
     asked: dict[str, Any] = {"dependencies": [Depends(HTTPBearer(auto_error=False, description="The password."))]}
