@@ -1,4 +1,4 @@
-"""A row format of one file outside the tree, the one that anno_data/README.md shows, wherever rows are read."""
+"""A row format of one file outside the tree, the one that docs/extend.md shows, wherever rows are read."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from videochat_online.data.rows.row_formats import RowParser
 from videochat_online.errors import InputError
 from videochat_online.train import parse_arguments, train
 
+EXTEND = (Path(__file__).parents[2] / "docs" / "extend.md").read_text("utf-8")
 DOCUMENT = (Path(__file__).parents[2] / "anno_data" / "README.md").read_text("utf-8")
 NAME = {"name": "captions:Captions", "question": "What is shown?"}
 ROWS = [{"clip_name": "clip", "caption": f"A square, {number}.", "video_path": "x.mp4"} for number in range(3)]
@@ -26,7 +27,7 @@ ROWS = [{"clip_name": "clip", "caption": f"A square, {number}.", "video_path": "
 @pytest.fixture
 def place(tmp_path, monkeypatch) -> Path:
     """A folder with the file, from which Python imports."""
-    (source,) = re.findall(r"```python\n(\"\"\"captions.py.*?)```", DOCUMENT, re.DOTALL)
+    (source,) = re.findall(r"captions\.py -->\n```python\n(.*?)```", EXTEND, re.DOTALL)
     (tmp_path / "captions.py").write_text(source, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     return tmp_path
@@ -91,7 +92,7 @@ def test_a_run_of_this_process_learns_them(tiny_dir, place):
             "row_format 'nothing_here:Format': expected a module nothing_here that can be imported",
         ),
         ("captions:Missing", "expected 'Missing' in the module captions, found none"),
-        ("captions:option", "expected a row_format with keys, claims, parse, found none of keys, claims, parse"),
+        ("captions:option", "expected a row_format with claims, parse, keys, found none of claims, parse"),
         ("tables", "unknown row_format 'tables': expected one of .*'QA', 'conversations'.* or package.module:Name"),
         (NAME | {"questions": "a"}, "row_format 'captions:Captions' does not take questions: it takes question"),
         (NAME | {"question": 3}, "question of .*: expected a text|question of .*: expected text, got 3"),

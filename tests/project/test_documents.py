@@ -61,7 +61,7 @@ def blocks_of(path: Path) -> list[Block]:
 
 
 BLOCKS = [block for path in DOCUMENTS for block in blocks_of(path)]
-RUN = [block for block in BLOCKS if block.language in ("bash", "python") and block.excuse is None]
+RUN = [block for block in BLOCKS if (block.language in ("bash", "python") or block.file) and block.excuse is None]
 
 
 @pytest.fixture(scope="module")
