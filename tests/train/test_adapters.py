@@ -242,7 +242,7 @@ def test_which_layers_get_adapters(tiny_dir):
         ({"lora_alpha": 8}, "lora_alpha: expected use_llm_lora or use_backbone_lora with it"),
         ({"lora_dropout": 0.1}, "lora_dropout: expected use_llm_lora or use_backbone_lora with it"),
         ({"use_llm_lora": 4, "lora_alpha": 0}, "lora_alpha: expected a number above 0, found 0"),
-        ({"use_llm_lora": 4, "lora_dropout": 1}, "lora_dropout: expected a part from 0 to below 1, found 1"),
+        ({"use_llm_lora": 4, "lora_dropout": 1}, "lora_dropout: expected a number below 1, found 1"),
         ({"use_llm_lora": 4, "adapter_name_or_path": "x"}, "use_llm_lora: expected none with adapter_name_or_path"),
         ({"adapter_name_or_path": "nowhere"}, "nowhere: expected a folder of adapters with adapter_config.json"),
     ):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
@@ -10,7 +11,8 @@ import yaml
 from videochat_online.errors import InputError
 from videochat_online.train import parse_arguments
 from videochat_online.train.folder.training_folder import resolved_keys
-from videochat_online.train.keys.parsing import GONE, describe_keys, read_config
+from videochat_online.train.keys.parsing import GONE, KINDS, describe_keys, read_config
+from videochat_online.video import BACKENDS
 
 ROOT = Path(__file__).resolve().parents[2]
 NEEDED = {"output_dir": "out", "model_name_or_path": "model", "meta_path": "registry.json"}
@@ -80,6 +82,10 @@ def flags(*more: str) -> list[str]:
         ("max_num_frame", [1, 2], r"max_num_frame: expected one value, found the list \[1, 2\]"),
         ("reverse_memory_sample_ratio", ["a"], "reverse_memory_sample_ratio: expected int, found 'a'"),
         ("bf16", "perhaps", "bf16: expected true or false, found 'perhaps'"),
+        ("max_num_frame", 0, "max_num_frame: expected a number of at least 1, found 0"),
+        ("seed", 2**32, "seed: expected a number below 4,294,967,296, found 4294967296"),
+        ("video_backend", "vhs", "video_backend: expected one of auto, pyav, decord, torchcodec, found 'vhs'"),
+        ("model_dtype", "int8", "model_dtype: expected one of auto, float32, bfloat16, found 'int8'"),
     ],
 )
 def test_a_bad_key_or_value_is_named_wherever_it_stands(tmp_path, key, value, message):
@@ -94,7 +100,7 @@ def test_a_bad_key_or_value_is_named_wherever_it_stands(tmp_path, key, value, me
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--max_bad_fraction", "1.5"], "max_bad_fraction: expected a part between 0 and 1, found 1.5"),
+        (["--max_bad_fraction", "1.5"], "max_bad_fraction: expected a number of at most 1, found 1.5"),
         (["--deepspeed", "none.json"], "deepspeed: expected a JSON file, found none at none.json"),
         (["--deepspeed", '{"a":' * 20_000], 'deepspeed: expected a JSON object, found \'{"a":'),
         (
@@ -201,3 +207,7 @@ def test_keys_of_the_original_are_keys_or_say_what_stands_for_them():
     assert len(same) > 20
     assert same - known == set()
     assert gone - known - set(GONE) == set()
+
+
+def test_the_video_backends_of_a_key_are_those_that_there_are():
+    assert get_args(KINDS["video_backend"]) == ("auto", *BACKENDS)

@@ -15,8 +15,9 @@ from typing import Any, NoReturn, get_origin
 
 from transformers import HfArgumentParser
 
+from videochat_online.documents import validated
 from videochat_online.errors import InputError, one_line, shown
-from videochat_online.train.keys.arguments import Arguments, DataArguments, ModelArguments, RunArguments
+from videochat_online.train.keys.arguments import Arguments, DataArguments, ModelArguments, RunArguments, kinds_of
 from videochat_online.train.keys.config_file import below, load_yaml
 from videochat_online.train.keys.deepspeed_plan import read_plan
 
@@ -54,6 +55,10 @@ LISTS = frozenset(f.name for f in dataclasses.fields(RunArguments) if "list[" in
 """Keys that take one text or several, such as `report_to`; a run's own `config.yaml` has several, or none."""
 
 
+KINDS = kinds_of(ModelArguments) | kinds_of(DataArguments) | kinds_of(RunArguments)
+"""Types and bounds of those keys that have some, `kinds_of` all arguments."""
+
+
 class _Parser(HfArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise InputError(message)
@@ -67,9 +72,11 @@ def make_parser() -> HfArgumentParser:
         add_help=False,
         prog="videochat-online train",
     )
-    for action in _actions(parser).values():
+    for key, action in _actions(parser).items():
         if get_origin(action.type) is dict:  # which takes no text
             action.type = _object
+        if key in KINDS:
+            action.choices = None  # said by `validated`, as bounds are
     return parser
 
 
@@ -140,6 +147,8 @@ def read_config(path: Path, actions: Mapping[str, Action] | None = None) -> dict
             raise InputError(f"{path}: {key}: given twice")
         is_list = isinstance(value, list) and key in LISTS and all(isinstance(item, str) for item in value)
         values[key] = value if is_list else _coerced(actions[key], value, f"{path}: {key}")
+        if key in KINDS:
+            validated(KINDS[key], values[key], f"{path}: {key}")
     return values
 
 
