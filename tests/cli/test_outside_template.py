@@ -14,9 +14,11 @@ from evaluation_sets import folder_set
 from processes import run_program
 from train_cases import flags, launch_by_torchrun, online_rows, write_media, write_registry
 from videochat_online.cli.main import main
+from videochat_online.errors import InputError
 from videochat_online.model import load_model
 from videochat_online.streaming import ImageChat, question_prompt
 from videochat_online.text import layout_prompt, load_tokenizer
+from videochat_online.train.folder.training_folder import TrainingFolder
 
 NAME = "terse_words:TERSE"
 SOURCE = """
@@ -114,6 +116,21 @@ def test_assembled_with_it(outside, tmp_path, tiny_dir):
         patch.syspath_prepend(outside)
         assert main(["assemble", *parts, "--template", NAME, "--output", str(tmp_path / "assembled")]) == 0
     check_it_stays(tmp_path / "assembled", tmp_path)
+
+
+def test_a_training_run_goes_on_with_the_same_strings_under_another_name_only(outside, tmp_path):
+    folder, keys = tmp_path / "run", {"output_dir": "run", "deepspeed": None}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(outside)
+        TrainingFolder(folder, keys | {"conv_style": NAME}).open({}, {}, None)
+        (outside / "other_words.py").write_text((outside / "terse_words.py").read_text())
+        TrainingFolder(folder, keys | {"conv_style": NAME.replace("terse_words", "other_words")}).check({})
+        with pytest.raises(InputError, match=r"holds another run.*conv_style was .*terse.*, now null"):
+            TrainingFolder(folder, keys | {"conv_style": None}).check({})
+        (outside / "terse_words.py").write_text(SOURCE.replace("<|user|>>", "<|user|>"))
+        sys.modules.pop("terse_words")
+        with pytest.raises(InputError, match=r"holds another run.*conv_style.user_prefix was .*>> .*, now "):
+            TrainingFolder(folder, keys | {"conv_style": NAME}).check({})
 
 
 @pytest.mark.slow

@@ -180,6 +180,7 @@ def test_arguments(adapter, tiny_dir):
             {"memory": "window", "capacities": "2/2/12"},
             "unknown argument 'capacities': expected .*, or of memory.num_frames",
         ),
+        ({"capacities": "1/1/2", "memory.capacities": "1/1/2"}, "capacities: expected nothing beside memory.capacit"),
         ({"fps": 0}, "fps above 0"),
         ({"strategy": "guess"}, "unknown strategy 'guess'"),
         (RETRIEVED, "unknown argument 'strategy.retrieved_frames': expected .*, or of memory.capacities, memory.pol"),

@@ -241,6 +241,8 @@ def _text(given: str | int | float) -> str:
 def _options_of_parts(given: Mapping[str, Any], **known: Mapping[str, Option]) -> dict[str, dict[str, Any]]:
     """What is set of each part, from arguments such as `memory.key_frames`."""
     options: dict[str, dict[str, Any]] = {part: {} for part in known}
+    if "capacities" in given and "memory.capacities" in given:
+        raise InputError("capacities: expected nothing beside memory.capacities, which it is short for")
     for argument, value in given.items():
         part, _, name = ("memory.capacities" if argument == "capacities" else argument).partition(".")
         if name not in known.get(part, {}):

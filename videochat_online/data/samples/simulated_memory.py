@@ -44,26 +44,23 @@ class SimulatedMemory:
     """
 
     def __init__(self, name: str, /, options: Mapping[str, Any] | None = None) -> None:
-        options = dict(options or {})
-        check_names(settings_of(name), options, f"memory {name!r}")
+        options, known = dict(options or {}), settings_of(name)
+        check_names(known, options, f"memory {name!r}")
         for key, value in options.items():
             # `make_memory` would take None for an option that is not given.
             if value is None:
                 raise InputError(f"{key}: expected a value, found None; leave it out for the default")
+            known[key].check(value, key)
             numbers = value if isinstance(value, (list, tuple)) else [value]
             if len(numbers) > MAX_TIERS or any(isinstance(n, (int, float)) and n > MAX_FRAMES for n in numbers):
                 limits = f"numbers of at most {MAX_FRAMES:,}, and at most {MAX_TIERS} of them"
                 raise InputError(f"{key}: expected {limits}, found {shown(value)}")
-        capacities = options.get("capacities", DEFAULT_INTERVALS)
-        if not (isinstance(capacities, (list, tuple)) and capacities and all(type(c) is int for c in capacities)):
-            raise InputError(
-                f"capacities: expected a list of whole numbers, one for each tier, found {shown(capacities)}"
-            )
         self.name = name
         self.options = options
         # Made once at once: wrong names and values are found before the first row, whatever the model is.
-        num_levels = len(capacities)
-        self.make((2**num_levels,) * 2, (1,) * num_levels)
+        tiers = options.get("capacities")
+        num_tiers = len(tiers) if tiers and isinstance(tiers, (list, tuple)) else len(DEFAULT_INTERVALS)
+        self.make((2**num_tiers,) * 2, (1,) * num_tiers)
 
     def kept_frames(
         self, pixels_TSSC: Pixels, times_s: Sequence[float], full_grid: Grid, intervals: Sequence[int]

@@ -26,7 +26,7 @@ from videochat_online.model.checkpoints.weight_files import tensor_names
 from videochat_online.runs.files import try_lock
 from videochat_online.runs.provenance import git_revision, timestamp, versions
 from videochat_online.runs.run_folder import LOCK_FILE, RUN_FILE, RunFolder, SettingDifference, differences, in_one_line
-from videochat_online.text import load_tokenizer
+from videochat_online.text import get_template, load_tokenizer
 from videochat_online.train.folder.checkpoints import LENGTH, checkpoints, is_complete, last_checkpoint, length_of
 from videochat_online.train.keys.arguments import Arguments, DataArguments, ModelArguments, num_processes
 from videochat_online.train.keys.deepspeed_plan import deciding_keys
@@ -176,6 +176,8 @@ class TrainingFolder(RunFolder):
         if self._is_extended():
             was |= {key: now[key] for key in LENGTH if key in now}
         paths = recorded.get("paths") or {key: _absolute(was.get(key)) for key in PATHS}
+        # A template may have two names, and one name other strings than before.
+        was["conv_style"], now["conv_style"] = recorded.get("template") or template_of(was), template_of(now)
         # One path is written differently from different folders.
         was |= {key: now[key] for key in PATHS if key in now and paths.get(key) == _absolute(now[key])}
         # As earlier versions wrote it: as a text.
@@ -219,6 +221,7 @@ class TrainingFolder(RunFolder):
             RUN_FILE,
             {
                 "identity": identity(self.keys),
+                "template": template_of(self.keys),
                 "paths": {key: _absolute(self.keys.get(key)) for key in PATHS},
                 "dataset": dict(dataset),
                 "sets": dict(sets),
@@ -278,6 +281,13 @@ def identity(keys: Mapping[str, Any]) -> dict[str, Any]:
     """The keys that decide what a run computes, and over how many processes its state is spread."""
     deciding = {key: value for key, value in sorted(keys.items()) if _decides(key)}
     return deciding | {"processes": num_processes()} | deciding_keys(keys.get("deepspeed"))
+
+
+def template_of(keys: Mapping[str, Any]) -> Any:
+    """The template of a run as a configuration says it; its name where that is all that is known of it here."""
+    with suppress(InputError):  # none, the tokenizer's own, or one of a package that is gone
+        return _plain(get_template(keys["conv_style"]).to_config())
+    return keys.get("conv_style")
 
 
 def shared_keys(keys: Mapping[str, Any]) -> dict[str, Any]:
