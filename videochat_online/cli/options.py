@@ -83,11 +83,7 @@ class _MemoryLabel(argparse.Action):
     """A memory's name, perhaps with the sizes that tables have behind it."""
 
     def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: Any,
-        option_string: str | None = None,
+        self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: str | None = None
     ) -> None:
         namespace.memory, namespace.memory_sizes = parse_label(values)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -41,7 +42,6 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options, allow_abbrev=False)
         self._swappable: list[_Swappable] = []
-        self._of_the_named: list[argparse._ArgumentGroup] = []
 
     def add_part(
         self,
@@ -75,18 +75,22 @@ class Parser(argparse.ArgumentParser):
         Raises:
             InputError: no such part, a flag that it has not, or a value that does not fit.
         """
+        if not self._swappable:
+            return super().parse_known_args(args, namespace)
         namespace = argparse.Namespace() if namespace is None else namespace
-        self._forget_options()
+        # With the flags of this command line's parts: the next one may name others.
+        parser = copy.deepcopy(self)
+        parser._swappable = []
         for part in self._swappable:
             setattr(namespace, f"{part.kind.name}_options", {})
-            self._add_options(part, args or [])
-        self._refuse_unknown(args or [])
-        return super().parse_known_args(args, namespace)
+            parser._add_options(part, args or [])
+        namespace, rest = parser.parse_known_args(args, namespace)
+        self._refuse_unknown(rest, args or [])
+        return namespace, rest
 
     def _add_options(self, part: _Swappable, arguments: Sequence[str]) -> None:
         name = part.named_in(arguments)
         group = self.add_argument_group(f"{part.kind.name} {name}")
-        self._of_the_named.append(group)
         for one in part.kind.options_of(name).values():
             if one.from_model:
                 continue
@@ -103,29 +107,18 @@ class Parser(argparse.ArgumentParser):
                 help=f"{one.help}; {one.expected}{default}".replace("%", "%%"),
             )
 
-    def _forget_options(self) -> None:
-        """Flags of the parts that the last command line named: this one may name others."""
-        for group in self._of_the_named:
-            self._action_groups.remove(group)
-            for action in group._group_actions:
-                self._remove_action(action)
-                for flag in action.option_strings:
-                    del self._option_string_actions[flag]
-        self._of_the_named.clear()
-
-    def _refuse_unknown(self, arguments: Sequence[str]) -> None:
+    def _refuse_unknown(self, rest: Sequence[str], arguments: Sequence[str]) -> None:
         """Say which flags a part has in place of one that it has not."""
-        given = [argument.partition("=")[0] for argument in arguments if argument.startswith("--")]
-        for flag in given:
+        for flag in (argument.partition("=")[0] for argument in rest if argument.startswith("--")):
             for part in self._swappable:
-                if flag in self._option_string_actions:
-                    continue
+                named = part.named_in(arguments)
                 if flag.startswith(f"{part.flag}.") or flag[2:] in part.short:
-                    own = [known for known in self._option_string_actions if known.startswith(f"{part.flag}.")]
-                    named = f"{part.kind.name} {part.named_in(arguments)}"
-                    raise InputError(f"{flag}: expected an option of {named}, {', '.join(own) or 'which has none'}")
-                names = (*part.kind.built_in, part.named_in(arguments))
-                if any(flag[2:] in part.kind.options_of(name) for name in names):
+                    own = [
+                        f"{part.flag}.{one.name}" for one in part.kind.options_of(named).values() if not one.from_model
+                    ]
+                    expected = f"an option of {part.kind.name} {named}, {', '.join(own) or 'which has none'}"
+                    raise InputError(f"{flag}: expected {expected}")
+                if any(flag[2:] in part.kind.options_of(name) for name in (*part.kind.built_in, named)):
                     raise InputError(f"{flag}: expected {part.flag}.{flag[2:]} in its place")
 
     def error(self, message: str) -> NoReturn:
@@ -139,11 +132,7 @@ class _StoreOption(argparse.Action):
     const: Option
 
     def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: Any,
-        option_string: str | None = None,
+        self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: str | None = None
     ) -> None:
         text = " ".join(values) if isinstance(values, list) else values
         getattr(namespace, self.dest)[self.const.name] = self.const.parse(text, str(option_string))

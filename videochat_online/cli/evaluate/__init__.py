@@ -75,11 +75,7 @@ class _Replaced(argparse.Action):
     """A flag that was there before; it ends in a line that names what is given in its place, its `const`."""
 
     def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: Any,
-        option_string: str | None = None,
+        self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option_string: str | None = None
     ) -> None:
         parser.error(f"{option_string}: expected {self.const} in its place")
 
