@@ -15,7 +15,7 @@ from videochat_online.serving.sources.file_source import FilePlayer
 from videochat_online.serving.streams.fair_lock import ModelGate
 from videochat_online.serving.streams.live_answer import UnknownStreamError
 from videochat_online.serving.streams.live_stream import LiveStream
-from videochat_online.serving.streams.memory_trace import NUM_FORGOTTEN, MemoryTrace
+from videochat_online.serving.streams.memory_trace import NUM_FORGOTTEN, MemoryView
 from videochat_online.serving.streams.pool import BusyError, StreamPool
 from videochat_online.serving.streams.stream_options import StreamOptions
 from videochat_online.streaming import GenerationSettings, StreamingSession
@@ -451,7 +451,7 @@ class TestLiveStream:
 def test_the_trace_tells_what_became_of_each_frame():
     """Restated over the whole history of what was remembered."""
     rng = np.random.default_rng(0)
-    trace, history = MemoryTrace(), []
+    trace, history = MemoryView(), []
     tokens = {}
     for step in range(200):
         tokens[step] = 16
@@ -465,7 +465,7 @@ def test_the_trace_tells_what_became_of_each_frame():
                 tokens[index] = 16
         now = [FrameUse(index, float(index), tokens[index]) for index in sorted(tokens)]
         history.append({frame.index: frame.num_tokens for frame in now})
-        trace.update(now, float(step), {step: b"%d" % step})
+        trace = trace.after(now, float(step), {step: b"%d" % step})
     pairs = list(zip(history, history[1:], strict=False))
     assert trace.num_forgotten == sum(len(before.keys() - after.keys()) for before, after in pairs)
     assert trace.num_demotions == sum(after[i] < before[i] for before, after in pairs for i in before.keys() & after)

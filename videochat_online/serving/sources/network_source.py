@@ -30,7 +30,7 @@ from videochat_online.serving.sources.player import VIEW_FPS, Clock, Player
 from videochat_online.serving.sources.rtsp_proxy import RtspProxy
 from videochat_online.serving.sources.sandbox import (
     SUFFIX_OF_FORMAT,
-    check_above_zero,
+    MediaLimits,
     check_frame_size,
     confine,
     open_listed,
@@ -47,28 +47,14 @@ HEADER = struct.Struct("<dII")
 
 
 @dataclass(frozen=True, kw_only=True)
-class NetworkLimits:
-    """What is too much.
+class NetworkLimits(MediaLimits):
+    """What is too much of a video of the network.
 
     Attributes:
-        max_bytes: bytes received over HTTP.
-        max_duration_s: seconds of watching.
-        max_pixels: size of a frame.
         stall_s: seconds without a frame, the first one included.
-        max_memory_bytes: memory of the process that decodes.
-
-    Raises:
-        InputError: a limit that lets nothing in.
     """
 
-    max_bytes: int = 4 * 2**30
-    max_duration_s: float = 3600.0
-    max_pixels: int = 4096 * 2304
     stall_s: float = 15.0
-    max_memory_bytes: int = 4 * 2**30
-
-    def __post_init__(self) -> None:
-        check_above_zero(self)
 
 
 class NetworkPlayer(Player):

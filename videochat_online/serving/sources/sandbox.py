@@ -10,9 +10,9 @@ import sys
 import unicodedata
 from collections.abc import Collection
 from contextlib import suppress
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Protocol, cast
 
 import av
 import av.error
@@ -43,11 +43,29 @@ MAX_NAME = 80
 PLAIN_MARKS = frozenset(" .-_+,=@#()")
 
 
-def check_above_zero(limits: Any) -> None:
-    """Raise an `InputError` for a limit that lets nothing in; each field is one."""
-    for limit in fields(limits):
-        if not getattr(limits, limit.name) > 0:
-            raise InputError(f"{limit.name}: expected a number above 0, got {getattr(limits, limit.name)}")
+@dataclass(frozen=True, kw_only=True)
+class MediaLimits:
+    """What is too much of media from strangers.
+
+    Attributes:
+        max_bytes: size of a file, or bytes received over HTTP.
+        max_duration_s: seconds of a video, or of watching.
+        max_pixels: size of a video's frame: 4K. Several wait for the model at a time.
+        max_memory_bytes: memory of the process that opens or decodes.
+
+    Raises:
+        InputError: a limit that lets nothing in.
+    """
+
+    max_bytes: int = 4 * 2**30
+    max_duration_s: float = 3600.0
+    max_pixels: int = 4096 * 2304
+    max_memory_bytes: int = 4 * 2**30
+
+    def __post_init__(self) -> None:
+        for limit in fields(self):
+            if not getattr(self, limit.name) > 0:
+                raise InputError(f"{limit.name}: expected a number above 0, got {getattr(self, limit.name)}")
 
 
 def check_frame_size(width: int, height: int, max_pixels: int) -> None:

@@ -21,7 +21,7 @@ from videochat_online.errors import InputError
 from videochat_online.isolation import Lost, run_isolated
 from videochat_online.serving.sources.sandbox import (
     SUFFIX_OF_FORMAT,
-    check_above_zero,
+    MediaLimits,
     check_frame_size,
     confine,
     open_listed,
@@ -41,30 +41,17 @@ IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM")
 
 
 @dataclass(frozen=True, kw_only=True)
-class UploadLimits:
-    """What is too much.
+class UploadLimits(MediaLimits):
+    """What is too much of an upload.
 
     Attributes:
-        max_bytes: size of a file.
-        max_duration_s: length of a video.
-        max_pixels: size of a video's frame: 4K. Several wait for the model at a time.
         max_image_pixels: size of an image: a phone's.
         max_examination_s: seconds that opening may take.
-        max_memory_bytes: memory that opening may take.
-
-    Raises:
-        InputError: a limit that lets nothing in.
     """
 
     max_bytes: int = 512 * 2**20
-    max_duration_s: float = 3600.0
-    max_pixels: int = 4096 * 2304
     max_image_pixels: int = 50_000_000
     max_examination_s: float = 30.0
-    max_memory_bytes: int = 4 * 2**30
-
-    def __post_init__(self) -> None:
-        check_above_zero(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,6 @@ from videochat_online.serving.streams.live_answer import (
     LiveAnswer,
     LiveDialogue,
     Pieces,
-    UnknownStreamError,
 )
 from videochat_online.serving.streams.stream_options import StreamOptions
 from videochat_online.streaming import ImageChat
@@ -77,10 +76,6 @@ class LiveImages(LiveDialogue):
             if self._chat is not None:
                 self._chat.forget_dialogue()
 
-    def _check_open(self) -> None:
-        if self._is_closed:
-            raise UnknownStreamError("the dialogue is closed")
-
     def picture(self) -> bytes:
         """The images side by side, as JPEG."""
         height = min(image.height for image in self._images)
@@ -89,7 +84,7 @@ class LiveImages(LiveDialogue):
 
     def close(self) -> None:
         """Stop the answer and let go of the images."""
-        self._is_closed = True
+        self.is_closed = True
         self.stop_answer()
         if self._speaker is not None:
             self._speaker.join(SECONDS_TO_END)

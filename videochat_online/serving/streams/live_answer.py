@@ -38,6 +38,8 @@ class LiveAnswer:
         asked_at_s: stream time in seconds; None for a question about still images.
         first_token_s: seconds from the question to the first piece of text; None before it.
         error: reason why there is no (whole) answer; None where nothing failed.
+        is_over: whether nothing more will be said.
+        is_stopping: whether nobody wants to hear the rest.
     """
 
     def __init__(self, question: str, asked_at_s: float | None) -> None:
@@ -48,7 +50,7 @@ class LiveAnswer:
         self._asked = time.perf_counter()
         self._pieces: list[str] = []
         self._changed = threading.Condition()
-        self._is_stopping = self._is_over = False
+        self.is_stopping = self.is_over = False
 
     @property
     def text(self) -> str:
@@ -59,26 +61,16 @@ class LiveAnswer:
     @property
     def state(self) -> str:
         """One of "answering", "answered", "stopped", "failed"."""
-        if not self._is_over:
+        if not self.is_over:
             return "answering"
         if self.error is not None:
             return "failed"
-        return "stopped" if self._is_stopping else "answered"
-
-    @property
-    def is_over(self) -> bool:
-        """Whether nothing more will be said."""
-        return self._is_over
-
-    @property
-    def is_stopping(self) -> bool:
-        """Whether nobody wants to hear the rest."""
-        return self._is_stopping
+        return "stopped" if self.is_stopping else "answered"
 
     def stop(self) -> None:
         """Ask for the end: what was said by then is the answer."""
         with self._changed:
-            self._is_stopping = self._is_stopping or not self._is_over
+            self.is_stopping = self.is_stopping or not self.is_over
             self._changed.notify_all()
 
     def pieces(self) -> Iterator[str]:
@@ -86,9 +78,9 @@ class LiveAnswer:
         num_read = 0
         while True:
             with self._changed:
-                while len(self._pieces) == num_read and not self._is_over:
+                while len(self._pieces) == num_read and not self.is_over:
                     self._changed.wait()
-                new, is_over = self._pieces[num_read:], self._is_over
+                new, is_over = self._pieces[num_read:], self.is_over
             yield from new
             num_read += len(new)
             if is_over:
@@ -97,7 +89,7 @@ class LiveAnswer:
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait until it is over; False if it is not by then."""
         with self._changed:
-            return self._changed.wait_for(lambda: self._is_over, timeout_s)
+            return self._changed.wait_for(lambda: self.is_over, timeout_s)
 
     def add(self, piece: str) -> None:
         """Append a piece of text."""
@@ -110,7 +102,7 @@ class LiveAnswer:
     def end(self, error: str | None = None) -> None:
         """Mark the answer as over, with why it is not whole if it is not."""
         with self._changed:
-            self.error, self._is_over = error, True
+            self.error, self.is_over = error, True
             self._changed.notify_all()
 
 
@@ -125,7 +117,11 @@ class LiveDialogue:
 
     Attributes:
         options: the options, as given.
+        is_closed: whether nothing more is taken, neither questions nor frames.
     """
+
+    noun = "dialogue"
+    """Word by which errors call it."""
 
     def __init__(self, options: StreamOptions, gate: ModelGate) -> None:
         self.options = options
@@ -133,7 +129,7 @@ class LiveDialogue:
         self._changed = threading.Condition()
         self._answers: list[LiveAnswer] = []
         self._speaker: threading.Thread | None = None
-        self._is_closed = False
+        self.is_closed = False
 
     @property
     def answers(self) -> tuple[LiveAnswer, ...]:
@@ -141,10 +137,10 @@ class LiveDialogue:
         with self._changed:
             return tuple(self._answers)
 
-    @property
-    def is_closed(self) -> bool:
-        """Whether nothing more is taken, neither questions nor frames."""
-        return self._is_closed
+    def _check_open(self) -> None:
+        """Raise an `UnknownStreamError` where it was closed."""
+        if self.is_closed:
+            raise UnknownStreamError(f"the {self.noun} is closed")
 
     def stop_answer(self) -> None:
         """End the answer that is being given, if there is one."""

@@ -31,9 +31,8 @@ from videochat_online.serving.streams.live_answer import (
     ConflictError,
     LiveAnswer,
     LiveDialogue,
-    UnknownStreamError,
 )
-from videochat_online.serving.streams.memory_trace import MemoryTrace, MemoryView
+from videochat_online.serving.streams.memory_trace import MemoryView
 from videochat_online.serving.streams.stream_options import ENCODE_BATCH, StreamOptions
 from videochat_online.serving.streams.stream_status import StreamStatus
 from videochat_online.streaming import StreamingSession
@@ -56,6 +55,8 @@ class LiveStream(LiveDialogue):
         gate: gate that says whose turn it is at the model.
     """
 
+    noun = "stream"
+
     def __init__(self, model: VideoChatModel, options: StreamOptions, gate: ModelGate) -> None:
         super().__init__(options, gate)
         memory = make_stream_memory(model, options)
@@ -69,10 +70,10 @@ class LiveStream(LiveDialogue):
         )
         self._max_tokens = memory.max_tokens
         self._inbox: deque[_Frame | LiveAnswer] = deque()
-        self._trace = MemoryTrace()
+        self._memory = MemoryView()
         self._time_s = self._last_slot = -math.inf
         self._picture: npt.NDArray[np.uint8] | None = None
-        self._num_in = self._num_dropped = self._num_busy = self._num_pictures = self._version = 0
+        self._num_in = self._num_dropped = self._num_busy = self._num_pictures = 0
         self._seconds_a_frame: deque[float] = deque(maxlen=32)
         self._problem: str | None = None
         self._ingest_thread = threading.Thread(target=self._ingest, name="ingest", daemon=True)
@@ -111,8 +112,7 @@ class LiveStream(LiveDialogue):
         return is_for_model
 
     def _check_open(self) -> None:
-        if self._is_closed:
-            raise UnknownStreamError("the stream is closed")
+        super()._check_open()
         if self._problem is not None:
             raise ConflictError(self._problem)
 
@@ -143,7 +143,7 @@ class LiveStream(LiveDialogue):
                 num_frames_waiting=waiting,
                 real_time_factor=sum(costs) / len(costs) * self.options.fps if costs else None,
                 first_token_s=begun[-1] if begun else None,
-                num_tokens=self._trace.num_tokens,
+                num_tokens=self._memory.num_tokens,
                 max_tokens=self._max_tokens,
                 is_answering=self._is_answering(),
                 problem=self._problem,
@@ -151,15 +151,7 @@ class LiveStream(LiveDialogue):
 
     def memory(self) -> MemoryView:
         """What is remembered now."""
-        with self._changed:
-            trace = self._trace
-            return MemoryView(
-                remembered=trace.remembered,
-                forgotten=trace.forgotten,
-                num_forgotten=trace.num_forgotten,
-                num_demotions=trace.num_demotions,
-                version=self._version,
-            )
+        return self._memory
 
     def pictures(self, timeout_s: float = 5.0) -> Iterator[bytes]:
         """The frame being shown, as JPEG, again whenever there is a newer one; ends when the stream is closed.
@@ -170,9 +162,9 @@ class LiveStream(LiveDialogue):
         number = 0
         while True:
             with self._changed:
-                if self._num_pictures == number and not self._is_closed:
+                if self._num_pictures == number and not self.is_closed:
                     self._changed.wait(timeout_s)
-                if self._is_closed:
+                if self.is_closed:
                     return
                 picture, number = self._picture, self._num_pictures
             if picture is not None:
@@ -186,7 +178,7 @@ class LiveStream(LiveDialogue):
     def close(self) -> None:
         """Stop the answer and the threads, forget the frames."""
         with self._changed:
-            self._is_closed = True
+            self.is_closed = True
             questions = [item for item in self._inbox if isinstance(item, LiveAnswer)]
             self._inbox.clear()
             self._changed.notify_all()
@@ -197,7 +189,7 @@ class LiveStream(LiveDialogue):
         if self._speaker is not None:
             self._speaker.join(SECONDS_TO_END)
         self._picture = None
-        self._trace = MemoryTrace()
+        self._memory = MemoryView(version=self._memory.version)
         if not self._ingest_thread.is_alive() and (self._speaker is None or not self._speaker.is_alive()):
             self.session.reset()
 
@@ -240,8 +232,8 @@ class LiveStream(LiveDialogue):
     def _take(self) -> list[_Frame] | LiveAnswer | None:
         """The next question, or the next frames up to a batch or a question; None when the stream is closed."""
         with self._changed:
-            self._changed.wait_for(lambda: self._inbox or self._is_closed)
-            if self._is_closed:
+            self._changed.wait_for(lambda: self._inbox or self.is_closed)
+            if self.is_closed:
                 return None
             first = self._inbox.popleft()
             if isinstance(first, LiveAnswer):
@@ -266,8 +258,7 @@ class LiveStream(LiveDialogue):
         remembered = self.session.remembered()
         with self._changed:
             self._seconds_a_frame.append(cost)
-            self._trace.update(remembered, frames[-1].time_s, thumbnails)
-            self._version += 1
+            self._memory = self._memory.after(remembered, frames[-1].time_s, thumbnails)
 
     def _begin(self, answer: LiveAnswer) -> None:
         """Take the snapshot that a question is answered from, and let another thread answer it."""

@@ -5,7 +5,6 @@ Knows no bank and no model: it compares what is remembered now with what was rem
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated
@@ -18,7 +17,7 @@ NUM_FORGOTTEN = 12
 """Forgotten frames that are still shown, the newest ones."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class TracedFrame:
     """A frame and what the memory did to it.
 
@@ -43,67 +42,54 @@ class TracedFrame:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryView:
-    """What is remembered, and what was forgotten lately; see `MemoryTrace`."""
+    """What is remembered, and what was forgotten lately.
 
-    remembered: tuple[TracedFrame, ...]
-    forgotten: tuple[TracedFrame, ...]
-    num_forgotten: int
-    num_demotions: int
-    version: int
+    Attributes:
+        remembered: remembered frames in time order.
+        forgotten: the latest forgotten ones, in the order in which they left.
+        num_forgotten: number of frames that were forgotten so far.
+        num_demotions: how often a frame was made smaller so far.
+        version: number of changes so far.
+    """
 
-
-class MemoryTrace:
-    """Frames of one stream, remembered and lately forgotten."""
-
-    def __init__(self) -> None:
-        self._remembered: dict[int, TracedFrame] = {}
-        self._forgotten: deque[TracedFrame] = deque(maxlen=NUM_FORGOTTEN)
-        self.num_forgotten = 0
-        self.num_demotions = 0
-
-    @property
-    def remembered(self) -> tuple[TracedFrame, ...]:
-        """Remembered frames in time order."""
-        return tuple(self._remembered.values())
-
-    @property
-    def forgotten(self) -> tuple[TracedFrame, ...]:
-        """The latest ones, in the order in which they left."""
-        return tuple(self._forgotten)
+    remembered: tuple[TracedFrame, ...] = ()
+    forgotten: tuple[TracedFrame, ...] = ()
+    num_forgotten: int = 0
+    num_demotions: int = 0
+    version: int = 0
 
     @property
     def num_tokens(self) -> int:
         """Visual tokens of all remembered frames."""
-        return sum(frame.num_tokens for frame in self._remembered.values())
+        return sum(frame.num_tokens for frame in self.remembered)
 
-    def update(self, frames: Sequence[FrameUse], now_s: float, thumbnails: Mapping[int, bytes]) -> None:
-        """Take over what is remembered now.
+    def after(self, frames: Sequence[FrameUse], now_s: float, thumbnails: Mapping[int, bytes]) -> MemoryView:
+        """The view once the memory holds other frames.
 
         Args:
             frames: remembered frames in time order.
-            now_s: stream time in seconds.
-            thumbnails: small JPEGs of the frames that have arrived since the last update, by index.
+            now_s: present stream time.
+            thumbnails: small JPEGs of new frames, by index.
         """
-        before = self._remembered
-        now: dict[int, TracedFrame] = {}
+        before = {frame.index: frame for frame in self.remembered}
+        now, num_demotions = list[TracedFrame](), self.num_demotions
         for frame in frames:
-            known = before.get(frame.index)
+            size = frame.num_tokens
+            known = before.pop(frame.index, None)
             if known is None:
-                known = TracedFrame(
-                    index=frame.index,
-                    time_s=frame.time_s,
-                    num_tokens=frame.num_tokens,
-                    first_num_tokens=frame.num_tokens,
-                    thumbnail=thumbnails.get(frame.index, b""),
-                )
-            elif frame.num_tokens < known.num_tokens:
-                self.num_demotions += 1
-                known = replace(known, num_tokens=frame.num_tokens, demoted_at_s=now_s)
-            elif frame.num_tokens > known.num_tokens:  # a key frame that was part of an abstract before
-                known = replace(known, num_tokens=frame.num_tokens)
-            now[frame.index] = known
-        for index, left in before.items():
-            if index not in now:
-                self.num_forgotten += 1
-                self._forgotten.append(replace(left, forgotten_at_s=now_s))
-        self._remembered = now
+                picture = thumbnails.get(frame.index, b"")
+                known = TracedFrame(frame.index, frame.time_s, size, first_num_tokens=size, thumbnail=picture)
+            elif size < known.num_tokens:
+                num_demotions += 1
+                known = replace(known, num_tokens=size, demoted_at_s=now_s)
+            elif size > known.num_tokens:  # a key frame that was part of an abstract before
+                known = replace(known, num_tokens=size)
+            now.append(known)
+        left = [replace(frame, forgotten_at_s=now_s) for frame in before.values()]
+        return MemoryView(
+            remembered=tuple(now),
+            forgotten=(*self.forgotten, *left)[-NUM_FORGOTTEN:],
+            num_forgotten=self.num_forgotten + len(left),
+            num_demotions=num_demotions,
+            version=self.version + 1,
+        )
