@@ -162,11 +162,14 @@ def test_what_a_users_plan_says_is_counted(parse, monkeypatch):
 
     plain = resolved(stage=2)
     assert (plain.weights, plain.accumulation, plain.communication) == (2, 2, 2)
-    assert (plain.reduce_bucket, plain.is_overlapping, plain.is_contiguous) == (500_000_000, False, True)
+    zero = plain.zero
+    assert (zero.reduce_bucket_size, zero.overlap_comm, zero.contiguous_gradients) == (500_000_000, False, True)
     third = resolved(stage=3, reduce_bucket_size="auto", stage3_prefetch_bucket_size="auto")
-    assert (third.reduce_bucket, third.prefetch_bucket, third.is_overlapping) == (3072**2, int(0.9 * 3072**2), True)
-    assert resolved(stage=2, offload_optimizer={"device": "cpu"}).offloads_optimizer
-    with pytest.raises(InputError, match=r"zero_optimization.reduce_bucket_size: expected a number or auto, found 'x'"):
+    sizes = (third.zero.reduce_bucket_size, third.zero.prefetch_bucket_size)
+    assert (sizes, third.zero.overlap_comm) == ((3072**2, int(0.9 * 3072**2)), True)
+    assert resolved(stage=2, offload_optimizer={"device": "cpu"}).offloads("optimizer")
+    assert not resolved(stage=2, offload_optimizer={"device": "none"}).offloads("optimizer")
+    with pytest.raises(InputError, match="zero_optimization: reduce_bucket_size: expected a whole number, found 'x'"):
         resolved(stage=2, reduce_bucket_size="x")
 
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import TextIO
+from typing import Any, TextIO, cast
 
 OURS = ("videochat_online", "argparse", "transformers.trainer_callback", "tqdm")
 """Modules whose lines are ours: our own, the one that prints our help, and the two that print a run's log entries."""
 
 
-class _Stdout(io.TextIOBase):
+class _Stdout:
     """Told by who writes: a reader of our JSON must not meet a line of somebody else's."""
 
     def __init__(self, ours: TextIO, others: TextIO) -> None:
@@ -24,18 +23,8 @@ class _Stdout(io.TextIOBase):
         is_ours = any(writer == name or writer.startswith(f"{name}.") for name in OURS)
         return (self._ours if is_ours else self._others).write(text)
 
-    def flush(self) -> None:
-        self._ours.flush()
-
-    def fileno(self) -> int:
-        return self._ours.fileno()
-
-    def isatty(self) -> bool:
-        return self._ours.isatty()
-
-    @property
-    def encoding(self) -> str:  # type: ignore[override]
-        return self._ours.encoding
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ours, name)
 
 
 @contextmanager
@@ -58,7 +47,7 @@ def own_stdout() -> Iterator[None]:
         ours = open(  # noqa: SIM115
             os.dup(descriptor), "w", encoding=before.encoding, errors="backslashreplace", buffering=1
         )
-    sys.stdout = _Stdout(ours, others)
+    sys.stdout = cast(TextIO, _Stdout(ours, others))
     try:
         yield
         ours.flush()

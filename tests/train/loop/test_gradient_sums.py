@@ -75,7 +75,7 @@ def test_every_shipped_plan_sums_in_float32(given, monkeypatch):
         monkeypatch.setattr(arguments.training, "deepspeed", content)
         resolved = resolve_plan(arguments.training, 3072)
         assert (resolved.weights, resolved.accumulation) == (2, 4)
-        assert resolved.reduce_bucket <= 2e8
+        assert resolved.zero.reduce_bucket_size <= 2e8
 
 
 @pytest.mark.slow

@@ -135,39 +135,40 @@ def _held_without_plan(arguments: Arguments, sizes: Sizes) -> dict[str, float]:
 
 def held_by_plan(plan: DeepSpeedPlan, sizes: Sizes) -> dict[str, float]:
     """Bytes by what they are, as DeepSpeed allocates; what it has moved to the machine's memory counts for nothing."""
-    num, learning, on_device = num_processes(), sizes.learning, not plan.offloads_optimizer
-    share = learning / num if plan.stage else learning
+    num, learning, on_device = num_processes(), sizes.learning, not plan.offloads("optimizer")
+    zero = plan.zero
+    share = learning / num if zero.stage else learning
     sums = plan.accumulation
     gradients, accumulation, buckets = float(plan.weights * learning), 0.0, 0.0
-    bucket = plan.reduce_bucket * plan.is_contiguous
+    bucket = zero.reduce_bucket_size * bool(zero.contiguous_gradients)
     if plan.sums_whole:
         accumulation = 4 * learning
         copied = learning if learning <= FALLBACK_BUCKET else 0
         buckets = 4 * copied + (plan.communication < 4) * plan.communication * learning
-    elif plan.stage == 1:
+    elif zero.stage == 1:
         accumulation = sums * learning * (sums != plan.weights) + (plan.weights + 4 * (sums < 4)) * share * on_device
-        buckets = bucket * sums * (1 + plan.is_overlapping)
-    elif plan.stage == 2:
+        buckets = bucket * sums * (1 + bool(zero.overlap_comm))
+    elif zero.stage == 2:
         # Sums turned into float32, when no gradient is on its way any more.
         in_step = 0.0 if sums > plan.weights else 4.0 * share * on_device
         gradients = plan.weights * sizes.largest + max(0, plan.weights * IN_FLIGHT * sizes.head - in_step)
         accumulation = (4 if sums > plan.weights else 2 * plan.weights) * share * on_device + in_step
-        buckets = bucket * plan.weights * (1 + plan.is_overlapping)
-    elif plan.stage == 3:
+        buckets = bucket * plan.weights * (1 + bool(zero.overlap_comm))
+    elif zero.stage == 3:
         gradients = plan.weights * sizes.largest
         # Summed in one flat piece; what is updated at once is copied out of it, and turned into float32.
-        at_once = min(share, plan.sub_group)
+        at_once = min(share, zero.sub_group_size)
         accumulation = (sums * share + (sums + 4 * (sums < 4)) * at_once) * on_device
-        is_gathered = num > 1 or plan.offloads_weights
-        gathered = min(sizes.all, plan.max_live + plan.prefetch_bucket) * is_gathered
+        is_gathered = num > 1 or plan.offloads("param")
+        gathered = min(sizes.all, zero.max_live_parameters + zero.prefetch_bucket_size) * is_gathered
         buckets = plan.weights * (bucket + gathered)
-    is_spread = plan.stage == 3
+    is_spread = zero.stage == 3
     return {
-        "weights": plan.weights * sizes.all / (num if is_spread else 1) * (not plan.offloads_weights),
+        "weights": plan.weights * sizes.all / (num if is_spread else 1) * (not plan.offloads("param")),
         "gradients": gradients,
         "accumulation": accumulation,
         # Two moments and a copy in float32, which ZeRO makes of float32 weights, too.
-        "optimizer": (12 if plan.stage or plan.weights == 2 else 8) * share * on_device,
+        "optimizer": (12 if zero.stage or plan.weights == 2 else 8) * share * on_device,
         "buckets": buckets,
     }
 

@@ -10,10 +10,9 @@ from typing import Any
 from videochat_online.model.checkpoints.model_card import public, table, write_card
 from videochat_online.train.folder.training_folder import identity, resolved_keys
 from videochat_online.train.folder.training_report import TrainReport
-from videochat_online.train.keys.arguments import Arguments, ModelArguments
+from videochat_online.train.keys.arguments import Arguments
 from videochat_online.train.keys.parsing import PATHS
 
-_PATH_KEYS = {*PATHS, "deepspeed", "model_name_or_path"}
 _IN_REPORT = ("steps", "train_loss", "nonfinite_batches", "empty_steps")
 _MEASURED = ("eval", "valid", "best")
 """Beginnings of the names of a report's entries that hold what was measured on held-out data."""
@@ -61,12 +60,12 @@ def _deciding(arguments: Arguments) -> dict[str, Any]:
     """Keys that decide what a run computes and are not as they are by default; no paths."""
     defaults = {
         field.name: field.default
-        for part in (ModelArguments, type(arguments.data), type(arguments.training))
+        for part in (arguments.model, arguments.data, arguments.training)
         for field in dataclasses.fields(part)
     }
     keys = identity(resolved_keys(arguments))
     return {
         key: value
         for key, value in keys.items()
-        if key not in _PATH_KEYS and value is not None and value != defaults.get(key)
+        if key not in PATHS and value is not None and value != defaults.get(key)
     }

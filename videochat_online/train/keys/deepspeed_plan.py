@@ -9,13 +9,18 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
 from transformers import TrainingArguments
 
+from videochat_online.documents import fault_of
 from videochat_online.errors import InputError, shown
 from videochat_online.extras import require
 from videochat_online.runs.files import read_object
+
+if TYPE_CHECKING:
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 
 LOST = "0.4% at 8 micro-batches, 0.6% at 32, 1.1% at 128"
 """Relative error of gradients that are summed in bfloat16: scripts/experiments/gradient_accumulation.py."""
@@ -43,32 +48,16 @@ class DeepSpeedPlan:
     """A plan for one run, nothing left to "auto".
 
     Attributes:
-        stage: stage of ZeRO, 0 to 3.
+        zero: DeepSpeed's own configuration of ZeRO.
         weights: bytes of each number while computing.
         accumulation: bytes of each number that gradients are summed in.
         communication: bytes of each number that is sent.
-        reduce_bucket: numbers in a bucket of gradients.
-        prefetch_bucket: numbers that ZeRO-3 gathers ahead.
-        max_live: numbers that ZeRO-3 leaves gathered.
-        sub_group: numbers that ZeRO-3 updates at once.
-        is_overlapping: whether there are two buckets, one of which is sent while the other fills.
-        is_contiguous: whether there are buckets at all.
-        offloads_optimizer: whether the optimizer's state is in the machine's memory, gradients with it.
-        offloads_weights: whether the weights are in the machine's memory, too.
     """
 
-    stage: int
+    zero: DeepSpeedZeroConfig
     weights: int
     accumulation: int
     communication: int
-    reduce_bucket: int
-    prefetch_bucket: int
-    max_live: int
-    sub_group: int
-    is_overlapping: bool
-    is_contiguous: bool
-    offloads_optimizer: bool
-    offloads_weights: bool
 
     @property
     def sums_whole(self) -> bool:
@@ -76,7 +65,13 @@ class DeepSpeedPlan:
 
         DeepSpeed takes another optimizer class for it (`BF16_Optimizer`).
         """
-        return self.stage == 1 and self.weights == 2 and self.accumulation == 4 and not self.offloads_optimizer
+        in_float32 = self.weights == 2 and self.accumulation == 4
+        return self.zero.stage == 1 and in_float32 and not self.offloads("optimizer")
+
+    def offloads(self, what: str) -> bool:
+        """Whether the state of the "optimizer", gradients with it, or each "param" is in the machine's memory."""
+        target = getattr(self.zero, f"offload_{what}")
+        return target is not None and target.device != "none"
 
 
 def read_plan(deepspeed: Any) -> dict[str, Any]:
@@ -109,32 +104,30 @@ def resolve_plan(training: TrainingArguments, hidden_size: int) -> DeepSpeedPlan
         hidden_size: width of the language model, which "auto" buckets follow.
 
     Raises:
-        InputError: a value that is no number.
+        InputError: a value for ZeRO that DeepSpeed does not take.
     """
     content = read_plan(training.deepspeed)
     if not content:
         return None
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+
     zero = content.get("zero_optimization") or {}
     zero = zero if isinstance(zero, Mapping) else {"stage": 1}  # true, as old plans have it
-    stage = _number(zero, "stage", 0, 0)
+    # As transformers fills them in; what else is "auto" has no say here.
+    auto = {"reduce_bucket_size": hidden_size**2, "stage3_prefetch_bucket_size": int(0.9 * hidden_size**2)}
+    given = {key: auto.get(key) if value == "auto" else value for key, value in zero.items()}
+    try:
+        config = DeepSpeedZeroConfig(**{key: value for key, value in given.items() if value is not None})
+    except ValidationError as error:
+        raise InputError(fault_of(error, given, "deepspeed: zero_optimization", DeepSpeedZeroConfig)) from error
     weights = 2 if any(_is_enabled(content, name, getattr(training, name)) for name in ("bf16", "fp16")) else 4
     accumulation = (content.get("data_types") or {}).get("grad_accum_dtype")
     communication = content.get("communication_data_type")
-    square = hidden_size**2
-    overlap = zero.get("overlap_comm")
     return DeepSpeedPlan(
-        stage=stage,
+        zero=config,
         weights=weights,
         accumulation=weights if accumulation is None else _bytes(str(accumulation)),
         communication=weights if communication is None else _bytes(str(communication)),
-        reduce_bucket=_number(zero, "reduce_bucket_size", square, 500_000_000),
-        prefetch_bucket=_number(zero, "stage3_prefetch_bucket_size", int(0.9 * square), 50_000_000),
-        max_live=_number(zero, "stage3_max_live_parameters", 10**9, 10**9),
-        sub_group=_number(zero, "sub_group_size", 10**9, 10**9),
-        is_overlapping=stage == 3 if overlap is None else bool(overlap),
-        is_contiguous=bool(zero.get("contiguous_gradients", True)),
-        offloads_optimizer=_is_offloaded(zero, "optimizer"),
-        offloads_weights=_is_offloaded(zero, "param"),
     )
 
 
@@ -182,18 +175,5 @@ def _is_enabled(content: Mapping[str, Any], name: str, as_argument: bool) -> boo
     return bool(as_argument) if enabled == "auto" else bool(enabled)
 
 
-def _number(zero: Mapping[str, Any], key: str, auto: int, default: int) -> int:
-    value = zero.get(key, default)
-    try:
-        return auto if value == "auto" else int(value)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"deepspeed: zero_optimization.{key}: expected a number or auto, found {value!r}") from error
-
-
 def _bytes(name: str) -> int:
     return 4 if name.lower() in ("fp32", "float32", "float") else 2
-
-
-def _is_offloaded(zero: Mapping[str, Any], what: str) -> bool:
-    target = zero.get(f"offload_{what}") or {}
-    return str(target.get("device", "none")) != "none"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from videochat_online.data import EpochSampler
 from videochat_online.train.loop.batches_ahead import BatchesAhead
@@ -25,9 +25,7 @@ class LoopCallback(TrainerCallback):
     def __init__(self, sampler: EpochSampler, batches: BatchesAhead, restore: Callable[[], None]) -> None:
         self._sampler, self._batches, self._restore = sampler, batches, restore
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Comes after the base class has set up checkpointing of activations and loaded the state."""
         # That made the inputs of every part require gradients, as only torch's reentrant checkpointing needs it. Here
         # a frozen vision tower would keep its graph, and run twice in every step.
@@ -36,14 +34,10 @@ class LoopCallback(TrainerCallback):
         state.compute_steps(args, state.max_steps)
         self._restore()
 
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_epoch_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Epochs count from 0; in the middle of one, `state.epoch` has a fraction."""
         self._sampler.set_epoch(int((state.epoch or 0.0) + 1e-6))
 
-    def on_epoch_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_epoch_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Before the next epoch is told to the loader, which a thread may not read then."""
         self._batches.close()

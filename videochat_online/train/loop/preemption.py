@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from torch import distributed
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from videochat_online.train.distributed import is_joined
 
@@ -166,13 +166,11 @@ class SaveWhenAsked(TrainerCallback):
         self._requests = requests
         self._is_due = self._is_cut = False
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Loading is not counted."""
         self._requests.saved()
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Comes after transformers' own callback, which asks for regular checkpoints."""
         asked = self._requests.agreed(args.device)
         if not asked or state.global_step >= state.max_steps:
@@ -183,16 +181,14 @@ class SaveWhenAsked(TrainerCallback):
         control.should_save = not self._is_due
         control.should_training_stop |= asked == STOP
 
-    def on_epoch_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_epoch_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Of a whole epoch; or of one that is left in its middle, which is no time for what epochs end with."""
         control.should_save |= self._is_due
         if self._is_cut:
             control.should_log = control.should_evaluate = False
         self._is_due = self._is_cut = False
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """A regular checkpoint counts as well; one of the best step, too, where the step ends the run in an epoch."""
         self._requests.saved()
         self._is_due &= not self._is_cut
