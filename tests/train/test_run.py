@@ -24,9 +24,8 @@ from videochat_online.train import TrainReport, parse_arguments, train
 from videochat_online.train.folder.training_folder import TrainingFolder
 from videochat_online.train.keys.arguments import ModelArguments
 from videochat_online.train.loop.batches_ahead import BatchesAhead
-from videochat_online.train.loop.callbacks import LoopCallback
 from videochat_online.train.loop.skipped_rows import SkippedLog
-from videochat_online.train.loop.trainer import OnlineTrainer
+from videochat_online.train.loop.trainer import LoopCallback, OnlineTrainer
 from videochat_online.train.run import set_facts
 from videochat_online.train.setup.model_setup import choose_trainable
 

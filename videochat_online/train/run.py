@@ -30,15 +30,13 @@ from videochat_online.runs.files import file_digest
 from videochat_online.text import image_context_id
 from videochat_online.train.distributed import check_alike, fail_together, gathered, join, quiet_but_first
 from videochat_online.train.estimate.device_memory import remarks
-from videochat_online.train.estimate.row_lengths import estimate_together
-from videochat_online.train.estimate.run_estimate import corrected, estimate_run, planned_network
+from videochat_online.train.estimate.run_estimate import corrected, estimate_run, estimate_together, planned_network
 from videochat_online.train.folder.checkpoints import is_as_long, last_checkpoint
 from videochat_online.train.folder.disk import DiskError, disk_estimate, writing
 from videochat_online.train.folder.final_model import save_result, take_result
 from videochat_online.train.folder.learned_weights import check_start, is_little_learned
-from videochat_online.train.folder.run_card import write_run_card
 from videochat_online.train.folder.training_folder import REPORT_FILE, TrainingFolder, resolved_keys, shared_keys
-from videochat_online.train.folder.training_report import TrainReport, make_report, read_report
+from videochat_online.train.folder.training_report import TrainReport, make_report, read_report, write_run_card
 from videochat_online.train.keys.arguments import Arguments, RunArguments
 from videochat_online.train.loop.lean_trainer import reading
 from videochat_online.train.loop.learning_rates import learning_rate_scales
