@@ -11,7 +11,7 @@ import argparse
 import logging
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from torch import Tensor
@@ -105,21 +105,16 @@ def _write_ours(
     tokenizer: PreTrainedTokenizerBase | None,
 ) -> None:
     if tokenizer is not None:
-        network.config.image_token_id = _image_token(tokenizer)
+        # Written into the configuration, or the Auto classes would not know it.
+        network.config.image_token_id = None
+        with suppress(CheckpointError):  # the tokenizer has none
+            network.config.image_token_id = image_context_id(tokenizer)
     if layout == "native":
         network.save_pretrained(destination)
     else:
         export_original(network, destination)
     if tokenizer is not None:
         tokenizer.save_pretrained(destination)
-
-
-def _image_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """Written into the configuration, or the Auto classes would not know it; None where the tokenizer has none."""
-    try:
-        return image_context_id(tokenizer)
-    except CheckpointError:
-        return None
 
 
 def _tokenizer(directory: Path, required: bool) -> PreTrainedTokenizerBase | None:

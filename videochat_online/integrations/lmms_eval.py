@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -25,6 +24,7 @@ from videochat_online.integrations.offline import OFFLINE, OFFLINE_PROTOCOLS, RE
 from videochat_online.integrations.published_prompts import check_published, published_question
 from videochat_online.memory.labels import settings_of
 from videochat_online.model import load_model
+from videochat_online.model.device_and_dtype import device_of_rank
 from videochat_online.parts import Option
 from videochat_online.streaming import STRATEGIES, GenerationSettings
 
@@ -252,12 +252,6 @@ def _options_of_parts(given: Mapping[str, Any], **known: Mapping[str, Option]) -
             )
         options[part][name] = known[part][name].parse(str(value), argument)
     return options
-
-
-def device_of_rank(device: str) -> str:
-    """GPU of the own rank under a launcher, where no device was named."""
-    rank = os.environ.get("LOCAL_RANK")
-    return f"cuda:{rank}" if device == "auto" and rank is not None and torch.cuda.is_available() else device
 
 
 @contextmanager

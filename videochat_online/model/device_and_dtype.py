@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from contextlib import suppress
 
 import torch
@@ -109,3 +110,9 @@ def silence_accelerator_notice() -> None:
 
 def _is_no_notice(record: logging.LogRecord) -> bool:
     return not record.getMessage().startswith("Setting accelerator to CPU")
+
+
+def device_of_rank(device: str) -> str:
+    """GPU of the own rank under a launcher such as torchrun, where no device was named."""
+    rank = os.environ.get("LOCAL_RANK")
+    return f"cuda:{rank}" if device == "auto" and rank is not None and torch.cuda.is_available() else device

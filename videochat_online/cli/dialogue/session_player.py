@@ -86,9 +86,10 @@ class VideoPlayer:
         self._check_begun(time_s)
         if self._failure is not None and (self.position_s is None or time_s > self.position_s):
             raise self._failure
+        ends_s = [t for t in (time_s, self._source.info.duration_s) if t is not None and math.isfinite(t)]
         with progress("s watched", show=self._show_progress) as tell:
             while self._push_until(time_s):
-                tell(int(self.position_s or 0), self._goal_of(time_s))
+                tell(int(self.position_s or 0), int(min(ends_s)) if ends_s else None)
                 if stop():
                     raise InputError(f"stopped at {clock_time(self.position_s or 0)}, before {_named(time_s)}")
         reached_s = min(time_s, self._end_s) if self._is_exhausted else time_s
@@ -147,10 +148,6 @@ class VideoPlayer:
         if time_s < self.start_s:
             begins = f"{time_s:.7g} s is before the first frame, which is at {self.start_s:.7g} s"
             raise NoFrameError(f"{begins}: nothing has been seen by then (--zero_start counts times from there)")
-
-    def _goal_of(self, time_s: float) -> int | None:
-        duration_s = self._source.info.duration_s
-        return min((int(t) for t in (time_s, duration_s) if t is not None and math.isfinite(t)), default=None)
 
 
 def _named(time_s: float) -> str:

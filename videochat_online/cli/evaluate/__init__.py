@@ -22,8 +22,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from videochat_online.cli.evaluate.evaluate_output import show_counts, show_outcome, show_progress
 from videochat_online.cli.options import (
     add_generation_arguments,
@@ -57,6 +55,7 @@ from videochat_online.evaluation.run.preview import TextModel, preview
 from videochat_online.evaluation.scoring.judge import KEY_VARIABLE, UNNAMED, Judge
 from videochat_online.evaluation.scoring.open_answers import JUDGE, SCORER_NAMES
 from videochat_online.model.checkpoints.weight_files import weights_digest
+from videochat_online.model.device_and_dtype import device_of_rank
 from videochat_online.model.loading import resolve_checkpoint, template_for
 from videochat_online.runs.provenance import git_revision, timestamp, versions
 from videochat_online.text import TEMPLATES, get_template, load_tokenizer
@@ -223,10 +222,11 @@ def run(options: argparse.Namespace) -> int:
             counts["shown"] = preview(config, plan, options.dry_run, _text_model(options), is_blind=options.blind)
         show_counts(counts, options.json)
         return 0
+    found = versions(("torch", "transformers", "av", "numpy")) | {"git": git_revision()}
     facts = {
         "command": _command(config),
         "started": timestamp(),
-        "versions": _versions(),
+        "versions": {name: one for name, one in found.items() if one is not None},
         "counts": _counts(plan, config),
         # `export` reads them again.
         "annotation_paths": [str(path.resolve()) for path in config.annotations],
@@ -235,8 +235,9 @@ def run(options: argparse.Namespace) -> int:
         network = config_of(options)  # a memory that cannot be made leaves no folder
         config.protocol.make_memory(network.grid, tuple(network.memory_intervals))
     folder = EvaluationFolder(config.output, config.settings(), facts, config.shard)
+    options.device = device_of_rank(options.device)
     with show_progress() as update:
-        outcome = evaluate(config, plan, folder, lambda: load_model_of(_with_local_device(options)), update)
+        outcome = evaluate(config, plan, folder, lambda: load_model_of(options), update)
     show_outcome(outcome, config, options.json)
     return 0
 
@@ -337,20 +338,6 @@ def asked_shard(argument: str | None) -> Shard:
     if "RANK" in env and "WORLD_SIZE" in env:
         rank = Shard.parse(f"{env['RANK']}/{env['WORLD_SIZE']}")
     return Shard(task.index * rank.count + rank.index, task.count * rank.count)
-
-
-def _with_local_device(options: argparse.Namespace) -> argparse.Namespace:
-    """Under torchrun each process takes the GPU of its own."""
-    rank = os.environ.get("LOCAL_RANK")
-    if rank is None or options.device != "auto" or not torch.cuda.is_available():
-        return options
-    return argparse.Namespace(**{**vars(options), "device": f"cuda:{rank}"})
-
-
-def _versions() -> dict[str, str]:
-    """Of this package, its revision where it is a checkout, and what decides numbers."""
-    found = {**versions(("torch", "transformers", "av", "numpy")), "git": git_revision()}
-    return {name: one for name, one in found.items() if one is not None}
 
 
 def _counts(plan: Plan, config: EvaluationConfig) -> dict[str, Any]:

@@ -204,7 +204,11 @@ class TrainingFolder(RunFolder):
         recorded = self.read(RUN_FILE) or {}
         if recorded:
             self._check_data(recorded["dataset"], dataset)
-        self._make_mine()
+        self.make()
+        # Launches must not meet in it.
+        self._lock = (self.path / LOCK_FILE).open("w")
+        if not try_lock(self._lock):
+            raise InputError(f"{self.path}: another process is training in this folder")
         launch = {
             "time": timestamp(),
             "command": sys.argv,
@@ -264,13 +268,6 @@ class TrainingFolder(RunFolder):
         """Of the launch that has opened the folder last."""
         launches = (self.read(RUN_FILE) or {}).get("launches") or [{}]
         return str(launches[-1].get("id"))
-
-    def _make_mine(self) -> None:
-        """The folder, and a lock on it until `close` or the process's end: launches must not meet in it."""
-        self.make()
-        self._lock = (self.path / LOCK_FILE).open("w")
-        if not try_lock(self._lock):
-            raise InputError(f"{self.path}: another process is training in this folder")
 
     def last_checkpoint(self) -> Path | None:
         """The newest checkpoint that was written to its end."""

@@ -178,10 +178,12 @@ def write_run_card(
         Whether one was written.
     """
     content = report.to_json()
-    rows = [
-        {"set": name, "rows": count["rows"], "items an epoch": count["items"]} | _sampling(sets.get(name, {}))
-        for name, count in content["dataset"].items()
-    ]
+    rows = []
+    for name, count in report.dataset.items():
+        facts = sets.get(name, {})
+        sampling = {key: facts[key] for key in ("weight", "repeat_time") if facts.get(key) is not None}
+        row = {"set": name, "rows": count.rows, "items an epoch": count.items}
+        rows.append(row | {"sampling": public(sampling)})
     sections = {"Training data": table(rows)} if rows else {}
     sections["Memory"] = f"Intervals of the token schedule: {public(list(intervals))}."
     sections["Training"] = table([{"key": key, "value": value} for key, value in _deciding(arguments).items()])
@@ -193,11 +195,6 @@ def write_run_card(
     if results:
         sections["Results"] = table([{"": key, "value": value} for key, value in results.items()])
     return write_card(folder, "native", base=arguments.model.model_name_or_path, sections=sections)
-
-
-def _sampling(facts: Mapping[str, Any]) -> dict[str, Any]:
-    keys = ("weight", "repeat_time")
-    return {"sampling": public({key: facts[key] for key in keys if facts.get(key) is not None})}
 
 
 def _deciding(arguments: Arguments) -> dict[str, Any]:

@@ -53,11 +53,6 @@ likeliest given what stands before them. Over all, every token counts alike, wha
 _NUMBERS = "numbers"
 
 
-def metric_names(sets: Sequence[str]) -> list[str]:
-    """What the best step can be chosen by: of all sets together, and of each."""
-    return [f"{prefix}_{figure}" for prefix in ("eval", *(f"eval_{name}" for name in sets)) for figure in FIGURES]
-
-
 def load_held_out(arguments: Arguments) -> tuple[RegistryEntry, ...]:
     """The held-out sets of a run; none where it is not validated.
 
@@ -83,7 +78,9 @@ def load_held_out(arguments: Arguments) -> tuple[RegistryEntry, ...]:
     if training.early_stopping_patience is not None and not training.load_best_model_at_end:
         raise InputError("early_stopping_patience: expected load_best_model_at_end beside it")
     entries = load_registries(meta_path, key="eval_meta_path")
-    metric, names = training.metric_for_best_model, metric_names([entry.name for entry in entries])
+    # What the best step can be chosen by: of all sets together, and of each.
+    prefixes = ("eval", *(f"eval_{entry.name}" for entry in entries))
+    metric, names = training.metric_for_best_model, [f"{prefix}_{one}" for prefix in prefixes for one in FIGURES]
     if metric is not None and f"eval_{metric.removeprefix('eval_')}" not in names and metric not in names:
         raise InputError(f"metric_for_best_model: expected one of {', '.join(names)}, found {metric!r}")
     return entries
@@ -303,12 +300,6 @@ def best_checkpoint(state: TrainerState, folder: Path) -> Path | None:
     return path if is_complete(path) else None
 
 
-def num_since_best(state: TrainerState) -> int:
-    """Evaluations after the best one."""
-    entries = (entry for entry in state.log_history if "eval_loss" in entry)
-    return sum(entry["step"] > (state.best_global_step or 0) for entry in entries)
-
-
 def has_stopped_early(state: TrainerState, training: RunArguments) -> bool:
     """Whether the evaluation after the last step found nothing better for as long as `early_stopping_patience` says.
 
@@ -316,4 +307,5 @@ def has_stopped_early(state: TrainerState, training: RunArguments) -> bool:
     """
     patience, entries = training.early_stopping_patience, [entry for entry in state.log_history if "eval_loss" in entry]
     is_evaluated = bool(entries) and entries[-1]["step"] == state.global_step
-    return patience is not None and is_evaluated and num_since_best(state) >= patience
+    num_since_best = sum(entry["step"] > (state.best_global_step or 0) for entry in entries)
+    return patience is not None and is_evaluated and num_since_best >= patience
