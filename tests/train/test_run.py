@@ -22,6 +22,7 @@ from videochat_online.streaming import ImageChat
 from videochat_online.testing import build_tiny_tokenizer, tiny_config
 from videochat_online.train import TrainReport, parse_arguments, train
 from videochat_online.train.folder.training_folder import TrainingFolder
+from videochat_online.train.folder.training_report import read_report
 from videochat_online.train.keys.arguments import ModelArguments
 from videochat_online.train.loop.batches_ahead import BatchesAhead
 from videochat_online.train.loop.skipped_rows import SkippedLog
@@ -279,6 +280,15 @@ def test_a_finished_run_is_left_as_it_is(place, run, whole):
     before = {path: path.stat().st_mtime_ns for path in (place / "whole").rglob("*")}
     assert run("whole", **WHOLE) == whole
     assert {path: path.stat().st_mtime_ns for path in (place / "whole").rglob("*")} == before
+
+
+def test_a_report_that_is_damaged_is_named(whole):
+    content = json.loads(json.dumps(whole.to_json()))
+    with pytest.raises(InputError, match=r"run/report.json: steps: expected .*, found 'eight'"):
+        read_report(content | {"steps": "eight"}, Path("run/report.json"))
+    del content["losses"]
+    with pytest.raises(InputError, match="run/report.json: losses: expected a value, found none"):
+        read_report(content, Path("run/report.json"))
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:

@@ -100,7 +100,7 @@ def _train(arguments: Arguments, folder: TrainingFolder, requests: Requests) -> 
     finished = gathered(finished)[0]  # other nodes may see the folder later
     if finished is not None:
         logger.warning("%s: this run is finished; nothing to do", folder.path)
-        return read_report(finished)
+        return read_report(finished, folder.path / REPORT_FILE)
     set_seed(training.seed)
     with fail_together():
         model = load_training_model(arguments)

@@ -10,7 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from videochat_online.data import SetCount, SkippedSample, TrainingDataset
+from videochat_online.documents import fault_of
+from videochat_online.errors import InputError
 from videochat_online.model.checkpoints.model_card import public, table, write_card
 from videochat_online.train.folder.disk import count_parameters
 from videochat_online.train.folder.training_folder import HELD_OUT_SKIPPED_PREFIX, identity, resolved_keys
@@ -23,6 +27,9 @@ FINISHED, ENDED_EARLY = "finished", "ended early"
 """States of a run that has a report."""
 
 _STEP_KEYS = ("step", "epoch", "loss", "grad_norm", "learning_rate")
+_IN_REPORT = ("steps", "train_loss", "nonfinite_batches", "empty_steps")
+_MEASURED = ("eval", "valid", "best")
+"""Beginnings of the names of a report's entries that hold what was measured on held-out data."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +61,7 @@ class TrainReport:
     status: str
     output_dir: str
     steps: int
-    losses: tuple[dict[str, float | None], ...]
+    losses: tuple[dict[str, int | float | None], ...]
     dataset: dict[str, SetCount]
     skipped: tuple[SkippedSample, ...]
     seconds: float
@@ -64,7 +71,7 @@ class TrainReport:
     empty_steps: int = 0
     unread_keys: dict[str, dict[str, int]] = field(default_factory=dict)
     train_loss: float | None = None
-    validation: tuple[dict[str, float | None], ...] = ()
+    validation: tuple[dict[str, int | float | None], ...] = ()
     held_out: dict[str, SetCount] = field(default_factory=dict)
     skipped_held_out: tuple[SkippedSample, ...] = ()
     best: dict[str, Any] | None = None
@@ -136,30 +143,19 @@ def _number(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def read_report(content: dict[str, Any]) -> TrainReport:
-    """The report that `report.json` holds."""
-    status = FINISHED if content["finished"] else ENDED_EARLY  # reports of earlier versions have no status
-    return TrainReport(
-        **{key: value for key, value in content.items() if key != "finished"}
-        | {
-            "status": status,
-            "losses": tuple(content["losses"]),
-            "dataset": {name: SetCount(**count) for name, count in content["dataset"].items()},
-            "skipped": _rows(content["skipped"]),
-            "validation": tuple(content.get("validation", ())),
-            "held_out": {name: SetCount(**count) for name, count in content.get("held_out", {}).items()},
-            "skipped_held_out": _rows(content.get("skipped_held_out")),
-        }
-    )
+def read_report(content: dict[str, Any], where: Path) -> TrainReport:
+    """The report that a file `report.json` holds.
 
-
-def _rows(counted: dict[str, Any] | None) -> tuple[SkippedSample, ...]:
-    return tuple(SkippedSample(**row) for row in (counted or {}).get("rows", ()))
-
-
-_IN_REPORT = ("steps", "train_loss", "nonfinite_batches", "empty_steps")
-_MEASURED = ("eval", "valid", "best")
-"""Beginnings of the names of a report's entries that hold what was measured on held-out data."""
+    Raises:
+        InputError: a key that it lacks, or a value of another type; the file is named.
+    """
+    # Reports of earlier versions have no status.
+    known = content | {"status": FINISHED if content.get("finished") else ENDED_EARLY}
+    known |= {key: (known.get(key) or {}).get("rows", ()) for key in ("skipped", "skipped_held_out")}
+    try:
+        return TypeAdapter(TrainReport).validate_python(known)
+    except ValidationError as error:
+        raise InputError(fault_of(error, known, str(where), TrainReport)) from error
 
 
 def write_run_card(
