@@ -129,7 +129,10 @@ def test_the_verdict_on_bad_rows_is_fair(tmp_path):
         ({"learning_rate": "inf"}, "learning_rate: expected a finite number, found inf"),
         ({"num_train_epochs": 0, "max_steps": -1}, "num_train_epochs: expected a number above 0, found 0"),
         ({"packing_tokens": -1}, "packing_tokens: expected a number of at least 0, found -1"),
-        ({"train_sampling_strategy": "batch_rebalance"}, "train_sampling_strategy: expected random, sequential"),
+        (
+            {"train_sampling_strategy": "batch_rebalance"},
+            "train_sampling_strategy: expected one of random, sequential, ",
+        ),
     ],
 )
 def test_what_cannot_be_trained_is_said_before_anything_is_written(place, run, keys, message):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
+from typing import Any
 
 from videochat_online.cli.options import (
     add_generation_arguments,
@@ -74,25 +75,14 @@ def run(options: argparse.Namespace) -> int:
         raise InputError("--media_root: only with --allow_urls")
     if options.media_root is not None and not options.media_root.is_dir():
         raise InputError(f"--media_root {options.media_root}: expected a folder")
-    defaults = StreamOptions(
-        fps=options.fps,
-        memory=options.memory,
-        memory_options=memory_options_of(options),
-        strategy=options.strategy,
-        strategy_options=options.strategy_options,
-        system_message=options.system_message,
-        generation=generation_of(options),
-    )
+    names = ("fps", "memory", "strategy", "strategy_options", "system_message")
+    watched: dict[str, Any] = {name: getattr(options, name) for name in names}
+    watched |= {"memory_options": memory_options_of(options), "generation": generation_of(options)}
     limits = UploadLimits(max_bytes=options.max_upload_mb << 20, max_duration_s=options.max_minutes * 60)
+    defaults = StreamOptions(**watched)
     demo = DemoOptions(limits=limits, allow_urls=options.allow_urls, media_root=options.media_root, defaults=defaults)
-    server = ServerOptions(
-        host=options.host,
-        port=options.port,
-        password=_password(options.password_file),
-        allowed_hosts=options.allowed_host,
-        max_streams=options.max_streams,
-        idle_s=options.idle_s,
-    )
+    given = {name: getattr(options, name) for name in ("host", "port", "max_streams", "idle_s")}
+    server = ServerOptions(**given, password=_password(options.password_file), allowed_hosts=options.allowed_host)
     serving = DemoServer(load_model_of(options), demo, server)
     if options.host not in LOCAL_HOSTS and server.password is None:
         print("warning: everybody who reaches this machine can use the demo; see --password_file", flush=True)  # noqa: T201

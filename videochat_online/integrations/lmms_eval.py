@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 _WITHOUT_MEANING = {"until", "do_sample", "num_beams", "use_cache"}
 """Generation keywords that are no settings: handled apart, or at their only value."""
+_OF_MODEL = ("dtype", "attn_implementation", "quantization", "tokenizer", "template", "adapter")
+"""Arguments that `load_model` is given as they are."""
 _DEFAULT_STOP = "\n\n"
 """lmms-eval adds it to every task that names no `until`; it would cut an answer after its first paragraph."""
 
@@ -45,7 +47,6 @@ class VideoChatOnline(lmms):
     Args:
         pretrained: model directory, or owner/name on the Hub.
         device: auto, cpu, cuda, cuda:N; "auto" takes the GPU of this rank.
-        dtype, attn_implementation, quantization, tokenizer, template: arguments of `load_model`, as is `adapter`.
         batch_size: 1.
         protocol: name in `OFFLINE_PROTOCOLS`: in lmms-eval's words, or in those of the released scripts.
         system_message: another one than the protocol's: a text, or a word of `SYSTEM_MESSAGES`.
@@ -56,7 +57,8 @@ class VideoChatOnline(lmms):
         with_times: label frames with their times.
         folder_fps: frames a second of videos that are folders of frames.
         backend: video decoder.
-        **of_parts: options of memory and strategy; several values with slashes: `memory.capacities=24/24/144`, or
+        **others: arguments of `load_model`: dtype, attn_implementation, quantization, tokenizer, template, adapter; and
+            options of memory and strategy, several values with slashes: `memory.capacities=24/24/144`, or
             `capacities=24/24/144` in short.
 
     Raises:
@@ -70,12 +72,6 @@ class VideoChatOnline(lmms):
         pretrained: str,
         *,
         device: str = "auto",
-        dtype: str = "auto",
-        attn_implementation: str = "auto",
-        quantization: str | None = None,
-        tokenizer: str | None = None,
-        template: str | None = None,
-        adapter: str | None = None,
         batch_size: int | str = 1,
         protocol: str = "lmms_eval",
         system_message: str | int | float | None = None,
@@ -86,7 +82,7 @@ class VideoChatOnline(lmms):
         with_times: bool = OFFLINE.with_times,
         folder_fps: float | None = None,
         backend: str = "auto",
-        **of_parts: str | int | float,
+        **others: str | int | float,
     ) -> None:
         super().__init__()
         if str(batch_size) != "1":
@@ -96,7 +92,8 @@ class VideoChatOnline(lmms):
         known = settings_of(memory)
         of_pyramid = settings_of("pyramid")
         usual = {name: value for name, value in OFFLINE.memory_options.items() if known.get(name) == of_pyramid[name]}
-        given = _options_of_parts(of_parts, memory=known, strategy=STRATEGIES.options_of(strategy))
+        of_model: dict[str, Any] = {name: others.pop(name) for name in _OF_MODEL if name in others}
+        given = _options_of_parts(others, memory=known, strategy=STRATEGIES.options_of(strategy))
         resolved = replace(
             OFFLINE_PROTOCOLS[protocol],
             **({} if system_message is None else one_system_message(_text(system_message))),
@@ -111,12 +108,7 @@ class VideoChatOnline(lmms):
         model = load_model(
             pretrained,
             device=device_of_rank(device),
-            dtype=dtype,
-            attn_implementation=attn_implementation,
-            quantization=quantization,
-            tokenizer=tokenizer,
-            template=template,
-            adapter=adapter,
+            **of_model,
         )
         self._device = model.device
         self._is_reference = protocol == "reference"

@@ -365,7 +365,7 @@ def make_collator(encoder: SampleEncoder, tokenizer: PreTrainedTokenizerBase) ->
 
 def _check(arguments: Arguments) -> None:
     """InputError for keys that contradict how runs work here."""
-    training, sampling = arguments.training, arguments.training.train_sampling_strategy
+    training = arguments.training
     checkpointing = dict(training.activation_checkpointing_kwargs or {})
     refused = {
         "accelerator_config: expected dispatch_batches false, each process reads its own rows": (
@@ -381,11 +381,8 @@ def _check(arguments: Arguments) -> None:
         "save_on_each_node: expected False, a run has one folder, on a disk that all nodes share": (
             training.save_on_each_node
         ),
-        f"train_sampling_strategy: expected random, sequential or group_by_length, found {sampling!r}": (
-            sampling not in ("random", "sequential", "group_by_length")
-        ),
         "packing_tokens: expected train_sampling_strategy random or sequential: packs are equally long": (
-            arguments.data.packing_tokens and sampling == "group_by_length"
+            arguments.data.packing_tokens and training.train_sampling_strategy == "group_by_length"
         ),
     }
     for error, is_given in refused.items():

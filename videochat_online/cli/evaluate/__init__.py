@@ -66,6 +66,7 @@ _NEWER_MODEL_OPTIONS = ("int8", "compile", "adapter")
 _PROTOCOL_OPTIONS = (
     "fps", "window_s", "max_frames", "frame_times", "max_new_tokens", "kv_memory", "zero_start", "system_message",
 )  # fmt: skip
+_RUN_OPTIONS = ("data_root", "answer_by", "backend", "max_bad_fraction", "decode_timeout_s", "max_videos")
 SLURM = "slurm"
 """Value of `--shard` in the tasks of a Slurm array."""
 
@@ -264,19 +265,14 @@ def evaluation_config(options: argparse.Namespace) -> EvaluationConfig:
         task=task,
         protocol=protocol,
         annotations=task.annotations(options.annotations),
-        data_root=options.data_root,
+        **{name: getattr(options, name) for name in _RUN_OPTIONS},
         output=options.output or Path(),
         model=options.model or "",
         model_options=_model_options(options),
         generation=replace(generation_of(limited), min_new_tokens=protocol.min_new_tokens),
-        answer_by=options.answer_by,
         scorer=options.scorer or (JUDGE if judge is not None else None),
         judge=judge,
         blind=options.blind or (options.dry_run is not None and options.data_root is None),
-        backend=options.backend,
-        max_bad_fraction=options.max_bad_fraction,
-        decode_timeout_s=options.decode_timeout_s,
-        max_videos=options.max_videos,
         shard=asked_shard(options.shard),
     )
 

@@ -55,7 +55,7 @@ def mark_of(checkpoint: Path) -> dict[str, Any]:
 def last_checkpoint(folder: Path, before: int | None = None) -> Path | None:
     """The newest checkpoint of a run that was written to its end; of those before a step, if that is given."""
     for found in checkpoints(folder):
-        if is_complete(found) and (before is None or _step(found) < before):
+        if is_complete(found) and (before is None or int(_step(found)) < before):
             return found
     return None
 
@@ -88,15 +88,11 @@ def is_as_long(checkpoint: Path, max_steps: int, keys: Any) -> bool:
     return length in (None, run_length(keys))
 
 
-def _step(checkpoint: Path) -> int:
-    return int(_number_of(checkpoint))
-
-
-def _number_of(checkpoint: Path) -> str:
-    return checkpoint.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")
-
-
 def checkpoints(folder: Path) -> list[Path]:
     """Of a run, whole or not, the newest first."""
-    named = [path for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if _number_of(path).isdecimal()]
-    return sorted((path for path in named if path.is_dir()), key=_step, reverse=True)
+    named = [path for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if _step(path).isdecimal() and path.is_dir()]
+    return sorted(named, key=lambda path: int(_step(path)), reverse=True)
+
+
+def _step(checkpoint: Path) -> str:
+    return checkpoint.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")

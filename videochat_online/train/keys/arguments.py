@@ -41,6 +41,7 @@ OF_TRANSFORMERS: dict[str, Any] = {
     "dataloader_num_workers": Annotated[int, Field(ge=0, le=1024)],
     "seed": Annotated[int, Field(ge=0, lt=2**32)],
     "learning_rate": AtLeast0,
+    "train_sampling_strategy": Literal["random", "sequential", "group_by_length"],
 }
 """Bounds of keys that transformers takes as they are."""
 

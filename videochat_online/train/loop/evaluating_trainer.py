@@ -56,8 +56,11 @@ class EvaluatingTrainer(LeanTrainer):
         if self.validation is None:
             raise ValueError("expected held-out sets, found none")
         metrics = self.validation.evaluate(self.model_wrapped, self._prepare_inputs, self.reduce)
-        self.log(self.validation.for_curves(metrics))
-        self.state.log_history[-1] = self.validation.from_curves(self.state.log_history[-1])
+        curves = self.validation.curves
+        self.log({curves.get(name, name): value for name, value in metrics.items()})
+        names = {curve: name for name, curve in curves.items()}
+        entry = self.state.log_history[-1]
+        self.state.log_history[-1] = {names.get(curve, curve): value for curve, value in entry.items()}
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 

@@ -257,14 +257,13 @@ class OnlineTrainer(EvaluatingTrainer):
             counts = torch.tensor([self.skipped.num_skipped, self.skipped.num_reduced])
             num_skipped, num_reduced = reduce(counts).tolist()
             logs["loss"], num_empty = self.steps.take(logs["loss"])
-            for name, number in (
-                ("samples_skipped", num_skipped),
-                ("samples_reduced", num_reduced),
-                ("empty_steps", num_empty),
-                ("nonfinite_batches", self.finite.take(reduce)),
-            ):
-                if number:
-                    logs[name] = number
+            counted = {
+                "samples_skipped": num_skipped,
+                "samples_reduced": num_reduced,
+                "empty_steps": num_empty,
+                "nonfinite_batches": self.finite.take(reduce),
+            }
+            logs |= {name: number for name, number in counted.items() if number}
         if "train_loss" in logs:
             logs["train_loss"] = self.steps.of_launch(logs["train_loss"])
             logs |= self.without_validation(logs)

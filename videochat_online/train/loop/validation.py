@@ -111,7 +111,8 @@ class Validation:
         self._skipped = SkippedLog(
             Path(str(training.output_dir)), training.process_index, len(rows), 1.0, HELD_OUT_SKIPPED_PREFIX
         )
-        self._curves = {
+        # wandb and tensorboard put names with slashes into one group for each set; everywhere else, only `_` divides.
+        self.curves = {
             f"eval_{name}_{figure}": f"eval_{name}/{figure}" for name in rows.sets for figure in (*FIGURES, "tokens")
         }
         self.seconds = 0.0
@@ -183,15 +184,6 @@ class Validation:
             figures[f"{prefix}_tokens"] = int(num_tokens)
         num_unusable = int((sums_N3[:, 2] == 0).sum())
         return figures | ({"eval_rows_skipped": num_unusable} if num_unusable else {})
-
-    def for_curves(self, figures: dict[str, float]) -> dict[str, float]:
-        """The same under names that wandb and tensorboard put into one group for each set: `eval/SET/loss`."""
-        return {self._curves.get(key, key): value for key, value in figures.items()}
-
-    def from_curves(self, entry: dict[str, Any]) -> dict[str, Any]:
-        """Back to names in which only `_` divides."""
-        names = {curve: name for name, curve in self._curves.items()}
-        return {names.get(key, key): value for key, value in entry.items()}
 
     def _loader(self) -> DataLoader[Any]:
         training = self._training

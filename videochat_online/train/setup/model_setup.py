@@ -181,12 +181,9 @@ def _configuration(directory: Path, options: ModelArguments, data: DataArguments
         "drop_path_rate": options.drop_path_rate,
         "image_size": options.force_image_size,
         "memory_intervals": data.reverse_memory_sample_ratio and tuple(data.reverse_memory_sample_ratio),
-        "dynamic_image_size": data.dynamic_image_size,
-        "min_dynamic_patch": data.min_dynamic_patch,
-        "max_dynamic_patch": data.max_dynamic_patch,
-        "use_thumbnail": data.use_thumbnail,
-        "pad2square": data.pad2square,
     }
+    names = ("dynamic_image_size", "min_dynamic_patch", "max_dynamic_patch", "use_thumbnail", "pad2square")
+    changes |= {name: getattr(data, name) for name in names}
     for key, value in changes.items():
         if value is not None:
             setattr(config, key, value)
