@@ -22,8 +22,7 @@ import numpy as np
 from PIL import Image
 
 import videochat_online as vco
-from videochat_online.integrations.clips import write_clip
-from videochat_online.integrations.lmms_ovbench import doc_to_visual, question_rows
+from videochat_online.integrations.lmms_ovbench import doc_to_visual, question_rows, write_clip
 from videochat_online.integrations.offline import OFFLINE, OfflineAnswerer
 from videochat_online.testing import make_tiny_model
 from videochat_online.text.questions import letter_question

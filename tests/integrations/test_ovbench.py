@@ -16,7 +16,7 @@ from video_files import draw_number, read_all, read_number, write_folder, write_
 from videochat_online.errors import InputError, VideoError
 from videochat_online.evaluation import compute_metrics, get_task
 from videochat_online.integrations import lmms_ovbench as task
-from videochat_online.integrations.clips import ClipStore, write_clip
+from videochat_online.integrations.lmms_ovbench import ClipStore, write_clip
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "configs" / "lmms_eval" / "ovbench"

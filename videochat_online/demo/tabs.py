@@ -1,4 +1,7 @@
-"""What the page's buttons do: which stream belongs to which tab, and what is opened in it."""
+"""What the page's buttons do: which stream belongs to which tab, and what is opened in it.
+
+For those without a video at hand there are clips, generated on the spot, with questions whose answers are known.
+"""
 
 from __future__ import annotations
 

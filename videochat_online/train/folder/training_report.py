@@ -1,4 +1,4 @@
-"""The report of a run: what was computed, what could not be used, and how fast it went."""
+"""The report of a run: what was computed, what could not be used, and how fast it went; and its model card."""
 
 from __future__ import annotations
 

@@ -53,11 +53,10 @@ from videochat_online.train.folder.disk import (
     writing,
 )
 from videochat_online.train.loop.batches_ahead import BatchesAhead, SharedCollator
-from videochat_online.train.loop.empty_steps import StepAccount
 from videochat_online.train.loop.evaluating_trainer import EvaluatingTrainer
 from videochat_online.train.loop.lean_trainer import reading
 from videochat_online.train.loop.learning_rates import follow, scale_groups
-from videochat_online.train.loop.nonfinite_guard import FiniteLosses
+from videochat_online.train.loop.nonfinite_guard import FiniteLosses, StepAccount
 from videochat_online.train.loop.preemption import Requests, SaveWhenAsked, ignore_signals_to_all
 from videochat_online.train.loop.skipped_rows import SkippedLog
 from videochat_online.train.loop.throughput import Throughput
