@@ -283,7 +283,7 @@ def identity(keys: Mapping[str, Any]) -> dict[str, Any]:
 def template_of(keys: Mapping[str, Any]) -> Any:
     """The template of a run as a configuration says it; its name where that is all that is known of it here."""
     with suppress(InputError):  # none, the tokenizer's own, or one of a package that is gone
-        return _plain(get_template(keys.get("conv_style")).to_config())
+        return _plain(get_template(keys.get("conv_style") or "").to_config())
     return keys.get("conv_style")
 
 
