@@ -149,7 +149,7 @@ def measure(flags: Sequence[str]) -> dict[str, Any]:
 
     kept: dict[str, Any] = {}
 
-    def keep(trainer: Any) -> None:
+    def keep(trainer: Any, _: Any) -> None:
         kept["peak"] = trainer.peak
 
     run.OnlineTrainer, run.save_result = Measured, keep

@@ -33,7 +33,7 @@ from videochat_online.train.estimate.device_memory import remarks
 from videochat_online.train.estimate.run_estimate import corrected, estimate_run, estimate_together, planned_network
 from videochat_online.train.folder.checkpoints import is_as_long, last_checkpoint
 from videochat_online.train.folder.disk import DiskError, disk_estimate, writing
-from videochat_online.train.folder.final_model import save_result, take_result
+from videochat_online.train.folder.final_model import save_result
 from videochat_online.train.folder.learned_weights import check_start, is_little_learned
 from videochat_online.train.folder.training_folder import REPORT_FILE, TrainingFolder, resolved_keys, shared_keys
 from videochat_online.train.folder.training_report import TrainReport, make_report, read_report, write_run_card
@@ -107,7 +107,7 @@ def _train(arguments: Arguments, folder: TrainingFolder, requests: Requests) -> 
         encoder = make_encoder(model.network.config, model.tokenizer, model.template, arguments.data)
         dataset = TrainingDataset(entries, encoder, seed=training.seed)
         collator = make_collator(encoder, model.tokenizer)
-        validation = begin_validation(held_out, dataset, collator, training, folder.last_checkpoint() is not None)
+        validation = begin_validation(held_out, dataset, collator, training, last_checkpoint(folder.path) is not None)
     checkpoint = _open(folder, dataset, sets, training.process_index == 0)
     with fail_together():
         check_start(checkpoint, model.start)
@@ -125,7 +125,7 @@ def _train(arguments: Arguments, folder: TrainingFolder, requests: Requests) -> 
         if report.finished:
             write_run_card(folder.path, arguments, report, sets, encoder.schedule.intervals)
         else:
-            saved, last_step = folder.last_checkpoint(), f"{report.steps} of {trainer.state.max_steps or 'all'}"
+            saved, last_step = last_checkpoint(folder.path), f"{report.steps} of {trainer.state.max_steps or 'all'}"
             goes_on = "from the start" if saved is None else f"after {saved.name}"
             logger.warning("%s: ended early, at step %s; the same command goes on %s", folder.path, last_step, goes_on)
     return report
@@ -164,7 +164,7 @@ def _open(folder: TrainingFolder, dataset: TrainingDataset, sets: dict[str, Any]
     launch = checkpoint = None
     with fail_together():
         if is_first:
-            checkpoint = folder.last_checkpoint()
+            checkpoint = last_checkpoint(folder.path)
             folder.open({name: asdict(count) for name, count in dataset.counts().items()}, sets, checkpoint)
             launch = folder.launch_id()
     launch, checkpoint = gathered((launch, checkpoint))[0]
@@ -194,12 +194,8 @@ def _write_result(trainer: OnlineTrainer, requests: Requests, checkpoint: Path |
     if is_best_wanted:
         which = "the last: none was best" if best is None else f"{step}, the best"
         logger.warning("%s: the result is step %s", trainer.folder, which)
-    source = checkpoint if best is None else best
     with _writing_result(trainer, requests):
-        if source is None:
-            save_result(trainer)
-        else:
-            take_result(trainer, source)
+        save_result(trainer, checkpoint if best is None else best)
     return step
 
 

@@ -49,11 +49,6 @@ class Command:
     meaning: str
     act: Callable[[str], None] | None
 
-    @property
-    def takes_more(self) -> bool:
-        """Whether anything may stand behind the name."""
-        return " " in self.usage
-
 
 class LineDialogue(ABC):
     """A conversation about something.
@@ -107,7 +102,7 @@ class LineDialogue(ABC):
             return True
         name, rest = found
         command = self.commands[name]
-        if rest and not command.takes_more:
+        if rest and " " not in command.usage:
             raise InputError(f"{command.usage}: expected nothing behind it, got {rest!r}")
         if command.act is not None:
             command.act(rest)

@@ -11,7 +11,7 @@ from videochat_online.cli.dialogue.session_player import SHOWN_TO_S, VideoPlayer
 from videochat_online.errors import InputError, NoFrameError
 from videochat_online.streaming import StreamingSession
 from videochat_online.text.times import TimedQuestion, clock_time, seconds_of, timed_question
-from videochat_online.types import Answer, FrameUse
+from videochat_online.types import Answer
 
 
 class VideoDialogue(LineDialogue):
@@ -116,7 +116,7 @@ class VideoDialogue(LineDialogue):
         num_tokens = sum(frame.num_tokens for frame in frames)
         lines = [f"  frame {frame.index} at {clock_time(frame.time_s)}: {frame.num_tokens} tokens" for frame in frames]
         said = "\n".join([f"remembered: {len(frames)} frames, {num_tokens} visual tokens", *lines])
-        self._say("memory", said, frames=_frames(frames), num_visual_tokens=num_tokens)
+        self._say("memory", said, frames=list(map(asdict, frames)), num_visual_tokens=num_tokens)
 
     def _reset(self, _: str) -> None:
         num_turns = len(self._session.history)
@@ -138,16 +138,12 @@ def _time_behind(command: str, written: str, default_s: float) -> float:
         raise InputError(f"{command}: {error}") from error
 
 
-def _frames(frames: tuple[FrameUse, ...]) -> list[dict[str, Any]]:
-    return [asdict(frame) for frame in frames]
-
-
 def _row(answer: Answer) -> dict[str, Any]:
     return {
         "asked_at_s": answer.asked_at_s,
         "question": answer.question,
         "text": answer.text,
-        "frames_used": _frames(answer.frames_used),
+        "frames_used": list(map(asdict, answer.frames_used)),
         "num_visual_tokens": answer.num_visual_tokens,
     }
 

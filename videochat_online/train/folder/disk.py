@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from rich.filesize import decimal
 from torch import nn
 
 from videochat_online.errors import InputError, one_line
@@ -112,7 +113,7 @@ def check_room(folder: Path, needed: int, last: Path | None) -> None:
     """
     free = shutil.disk_usage(existing_folder(folder)).free
     if free < needed:
-        raise InputError(f"{folder}: expected room for {_size(needed)}, found {_size(free)} free; {_kept(last)}")
+        raise InputError(f"{folder}: expected room for {decimal(needed)}, found {decimal(free)} free; {_kept(last)}")
 
 
 @contextmanager
@@ -137,7 +138,7 @@ def writing(folder: Path, needed: int, last: Path | None) -> Iterator[None]:
         free = shutil.disk_usage(with_room).free
         found = f"{type(error).__name__}: {one_line(error, 200)}"
         raise DiskError(
-            f"{folder}: could not be written ({found}); it takes about {_size(needed)}, {_size(free)} are free;"
+            f"{folder}: could not be written ({found}); it takes about {decimal(needed)}, {decimal(free)} are free;"
             f" {_kept(last)}"
         ) from error
 
@@ -160,10 +161,3 @@ def flush(folder: Path) -> None:
 def _kept(last: Path | None) -> str:
     where = "from the start" if last is None else f"after {last.name}, which is kept"
     return f"with more room the same command goes on {where}"
-
-
-def _size(number: int) -> str:
-    for name, size in (("GB", 1e9), ("MB", 1e6)):
-        if number >= size:
-            return f"{number / size:.1f} {name}"
-    return f"{number / 1e3:.1f} kB"

@@ -14,32 +14,26 @@ from videochat_online.train.setup.lora import ADAPTER_FOLDER, scalings_of, whole
 logger = logging.getLogger(__name__)
 
 
-def save_result(trainer: OnlineTrainer) -> Path:
+def save_result(trainer: OnlineTrainer, checkpoint: Path | None = None) -> Path:
     """Write weights, configuration and tokenizer into the run's folder, so that `load_model` reads it.
 
     Every process must call it: under ZeRO-3 each holds a part of the weights.
 
-    Raises:
-        InputError: the run has diverged; nothing is written.
-    """
-    trainer.finite.check_end(trainer.reduce)
-    trainer.finite.check_weights(trainer.reduce)
-    return _write(trainer)
-
-
-def take_result(trainer: OnlineTrainer, checkpoint: Path) -> Path:
-    """The same from a checkpoint after the last step: a run that was ended while its result was written.
+    Args:
+        trainer: trainer of the run.
+        checkpoint: checkpoint that has the weights, of the best step or of a run that was ended while its result was
+            written; None where the trainer has them.
 
     Raises:
-        InputError: the checkpoint cannot be read.
+        InputError: the run has diverged, or the checkpoint cannot be read; nothing is written.
     """
-    with reading(checkpoint):
-        put_weights(trainer.model, checkpoint)
-    return _write(trainer)
-
-
-def _write(trainer: OnlineTrainer) -> Path:
-    folder = Path(str(trainer.args.output_dir))
+    if checkpoint is None:
+        trainer.finite.check_end(trainer.reduce)
+        trainer.finite.check_weights(trainer.reduce)
+    else:
+        with reading(checkpoint):
+            put_weights(trainer.model, checkpoint)
+    folder = trainer.folder
     trainer.save_model(str(folder))
     _write_adapter(trainer, folder / ADAPTER_FOLDER)
     if trainer.args.should_save:

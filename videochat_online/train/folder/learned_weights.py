@@ -165,7 +165,7 @@ def put_tensors(network: nn.Module, tensors: Mapping[str, Tensor], source: str =
     # A tied weight has two names, and DeepSpeed's checkpoints hold it under both.
     named = dict(network.named_parameters(remove_duplicate=False))
     for name, tensor in tensors.items():
-        parameter = named.get(name, named.get(_wrapped(name)))
+        parameter = named.get(name, named.get(".base_layer.".join(name.rsplit(".", 1))))
         if parameter is None or shape_of(parameter) != tuple(tensor.shape):
             found = "none" if parameter is None else shape_of(parameter)
             raise CheckpointError(f"{source}: {name}: expected {tuple(tensor.shape)} in the model, found {found}")
@@ -190,11 +190,6 @@ def check_start(checkpoint: Path | None, start: StartingModel) -> None:
 
 def _plain(name: str) -> str:
     return name.replace(".base_layer.", ".")
-
-
-def _wrapped(name: str) -> str:
-    module, _, leaf = name.rpartition(".")
-    return f"{module}.base_layer.{leaf}"
 
 
 def _saved_dtype(network: nn.Module, name: str, parameter: Tensor) -> torch.dtype:

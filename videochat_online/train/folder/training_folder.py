@@ -131,7 +131,7 @@ class TrainingFolder(RunFolder):
                 return report
             except CheckpointError as error:
                 why, use = f"the run is finished, its result is not there any more ({error})", "write it again from"
-        last, wanted = self.last_checkpoint(), f"checkpoint-{report['steps']}"
+        last, wanted = last_checkpoint(self.path), f"checkpoint-{report['steps']}"
         if last is None or last.name != wanted:
             found = "none" if last is None else last.name
             raise InputError(
@@ -268,10 +268,6 @@ class TrainingFolder(RunFolder):
         """Of the launch that has opened the folder last."""
         launches = (self.read(RUN_FILE) or {}).get("launches") or [{}]
         return str(launches[-1].get("id"))
-
-    def last_checkpoint(self) -> Path | None:
-        """The newest checkpoint that was written to its end."""
-        return last_checkpoint(self.path)
 
 
 def identity(keys: Mapping[str, Any]) -> dict[str, Any]:
