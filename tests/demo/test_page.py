@@ -17,9 +17,10 @@ from clips import write_clip
 from videochat_online.cli.options import add_memory_arguments, memory_options_of
 from videochat_online.cli.parser import Parser
 from videochat_online.demo.conversation_file import to_json, to_srt
+from videochat_online.demo.examples import EXAMPLES, make_example
 from videochat_online.demo.page import messages, notice
 from videochat_online.demo.server import DemoServer, ServerOptions
-from videochat_online.demo.tabs import EXAMPLES, DemoOptions, Viewers, form_options, make_example
+from videochat_online.demo.tabs import DemoOptions, Viewers, form_options
 from videochat_online.errors import InputError
 from videochat_online.memory import make_memory
 from videochat_online.memory.labels import settings_of

@@ -13,7 +13,8 @@ from typing import Any
 
 import gradio as gr
 
-from videochat_online.demo.tabs import EXAMPLES, DemoOptions, Viewers, form_options, memories_of
+from videochat_online.demo.examples import EXAMPLES
+from videochat_online.demo.tabs import DemoOptions, Viewers, form_options, memories_of
 from videochat_online.errors import InputError
 from videochat_online.memory.labels import settings_of
 from videochat_online.serving.sources.file_source import FilePlayer

@@ -1,11 +1,7 @@
-"""What the page's buttons do: which stream belongs to which tab, and what is opened in it.
-
-For those without a video at hand there are clips, generated on the spot, with questions whose answers are known.
-"""
+"""What the page's buttons do: which stream belongs to which tab, and what is opened in it."""
 
 from __future__ import annotations
 
-import secrets
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +12,7 @@ from typing import Any
 
 from PIL import Image
 
+from videochat_online.demo.examples import make_example
 from videochat_online.errors import InputError, shown
 from videochat_online.memory.labels import largest_size, settings_of
 from videochat_online.serving.api.schemas import bounded_memories
@@ -29,9 +26,6 @@ from videochat_online.serving.streams.live_answer import LiveAnswer
 from videochat_online.serving.streams.live_stream import make_stream_memory
 from videochat_online.serving.streams.pool import PoolEntry, StreamPool
 from videochat_online.serving.streams.stream_options import MAX_REMEMBERED, StreamOptions
-from videochat_online.synthetic import PRESETS, Renderer, make_streams
-from videochat_online.synthetic.files.preset_streams import VIDEO
-from videochat_online.synthetic.files.video_files import write_video
 from videochat_online.synthetic.questions.question_templates import Question
 from videochat_online.text.questions import STREAMING_SUFFIX, multiple_choice_question, ovbench_question
 from videochat_online.video import read_image
@@ -287,28 +281,3 @@ def form_options(defaults: StreamOptions, chosen: dict[str, Any]) -> StreamOptio
         system_message=chosen["system_message"].strip() or defaults.system_message,
         generation=replace(defaults.generation, **given),
     )
-
-
-EXAMPLES = {
-    "One shape after another (48 s)": "quickstart",
-    "Several shapes that move and flash (24 s)": "full",
-}
-"""Titles and the presets whose test streams they are."""
-
-VIDEO_FPS = 8
-
-
-def make_example(title: str, path: Path, seed: int | None = None) -> tuple[Question, ...]:
-    """Write a clip, a new one each time unless `seed` says which; returns the questions that it answers.
-
-    Args:
-        title: one of `EXAMPLES`.
-        path: the file.
-        seed: the same clip for the same one.
-    """
-    preset = PRESETS[EXAMPLES[title]]
-    number = secrets.randbelow(2**31) if seed is None else seed
-    stream = next(each for each in make_streams(preset, number, "test") if each.medium == VIDEO)
-    renderer = Renderer(stream.scene, preset.size_px)
-    write_video(path, renderer, stream.scene.duration_s, VIDEO_FPS, seed="", is_variable=False)
-    return stream.questions
