@@ -162,10 +162,12 @@ class EvalSet:
     Attributes:
         videos: videos in the order of the files.
         problems: a line for each row that could not be used.
+        notes: lines about the files that a reader of the figures has to know.
     """
 
     videos: tuple[EvalVideo, ...]
     problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def questions(self) -> tuple[EvalQuestion, ...]:

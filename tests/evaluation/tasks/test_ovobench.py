@@ -77,21 +77,24 @@ class TestOddRows:
         ("row", "words"),
         [
             (ovo_choice(9, "XYZ", 1.0), "task: expected one of EPM, ASI"),
-            (ovo_choice(9, "EPM", -1), "realtime: expected a time of at least 0 seconds, got -1"),
-            (ovo_choice(9, "EPM", "1"), "realtime: expected a time"),
-            (ovo_choice(9, "EPM", 1, gt=3), "gt: expected a whole number from 0 to 2, got 3"),
-            (ovo_choice(9, "EPM", 1, gt=True), "gt: expected a whole number from 0 to 2, got True"),
+            (ovo_choice(9, "EPM", -1), "realtime: expected a number of at least 0, found -1"),
+            (ovo_choice(9, "EPM", "1"), "realtime: expected a number, found '1'"),
+            (ovo_choice(9, "EPM", 1, gt=3), "gt: expected a whole number from 0 to 2, found 3"),
+            (ovo_choice(9, "EPM", 1, gt=True), "gt: expected a whole number, found True"),
             (ovo_choice(9, "EPM", 1, gt=None), "gt: expected a whole number"),
-            (ovo_choice(9, "EPM", 1, options=["red", ""]), "options: expected 2 to 26 texts"),
-            (ovo_choice(9, "EPM", 1, question="a\ud800"), "question: expected Unicode text, found half of a surrogate"),
+            (ovo_choice(9, "EPM", 1, options=["red", ""]), "options[1]: expected a text, found ''"),
+            (
+                ovo_choice(9, "EPM", 1, question="a\ud800"),
+                "question: expected Unicode text, without halves of surrogate",
+            ),
             (ovo_choice(9, "EPM", 1, video=""), "video: expected a text"),
-            (ovo_choice(None, "EPM", 1), "id: expected a number or a name, got None"),
-            (ovo_choice(0, "EPM", 1), "id: expected one that no row before has, got 0"),
-            (ovo_forward(9, "REC", []), "test_info: expected a list of tests, got []"),
-            (ovo_forward(9, "REC", [(1, 2.5)]), "test 1: count: expected a whole number from 0 to 999, got 2.5"),
+            (ovo_choice(None, "EPM", 1), "id: expected a whole number or a text, found none"),
+            (ovo_choice(0, "EPM", 1), "id: expected one that no row before has, found 0"),
+            (ovo_forward(9, "REC", []), "test_info: expected at least 1 of them, found []"),
+            (ovo_forward(9, "REC", [(1, 2.5)]), "test 1: count: expected a whole number, found 2.5"),
             (ovo_forward(9, "REC", [(1, 2)], activity=" "), "test 1: activity: expected a text"),
-            (ovo_forward(9, "SSR", [(1, 2, "cut")]), "test 1: type: expected a whole number from 0 to 1, got 2"),
-            (ovo_forward(9, "CRR", [(1, 0)], test_info=["x"]), "test 1: test_info: expected an object, got 'x'"),
+            (ovo_forward(9, "SSR", [(1, 2, "cut")]), "test 1: type: expected a number of at most 1, found 2"),
+            (ovo_forward(9, "CRR", [(1, 0)], test_info=["x"]), "test 1: expected an object, found 'x'"),
         ],
     )
     def test_a_bad_row_is_named_and_left_out(self, tmp_path, row, words):
@@ -104,7 +107,7 @@ class TestOddRows:
     def test_a_bad_test_leaves_the_others(self, tmp_path):
         content = load(tmp_path, ovo_forward(7, "REC", [(1, 0), (2, -1), (3, 2)]))
         assert [asked.id for asked in content.questions] == ["7-1", "7-3"]
-        assert content.problems == ("rows.json row 1 test 2: count: expected a whole number from 0 to 999, got -1",)
+        assert content.problems == ("rows.json row 1 test 2: count: expected a number of at least 0, found -1",)
 
     def test_a_file_without_questions_is_an_error(self, tmp_path):
         with pytest.raises(InputError, match=r"rows.json: expected a JSON list of rows, found in it list"):

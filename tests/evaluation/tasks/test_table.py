@@ -178,37 +178,37 @@ def test_a_video_with_two_clips_is_two_streams(tmp_path):
 @pytest.mark.parametrize(
     ("cells", "words"),
     [
-        ({"video": ...}, "video: expected a text, got None"),
+        ({"video": ...}, "video: expected a value, found none"),
         ({"time": "5;3"}, "time: expected a time such as 90, 1:30 or 1:02:30, got '5;3'"),
         ({"time": -1}, "time: expected a time such as 90, 1:30 or 1:02:30, got '-1'"),
-        ({"time": [5]}, "time: expected a time such as 90, 1:30 or 1:02:30, got [5]"),
-        ({"time": 9, "end": 5}, "time: expected one within the clip, 0 to 5 s, got 9"),
-        ({"start": 5, "end": 5}, "end: expected a time after the start, 5 s, got 5"),
-        ({"type": "essay"}, "type: expected choice, yes/no, number or open, got 'essay'"),
-        ({"type": "choice"}, "options: expected 2 to 26 texts, got []"),
-        ({"type": "open", "options": "a|b"}, "options: expected none with open, got ['a', 'b']"),
-        ({"type": "number"}, "answer: expected a number, got 'red'"),
-        ({"type": "number", "answer": "2 or 3"}, "answer: expected a number, got '2 or 3'"),
-        ({"type": "yes/no"}, "answer: expected Yes or No, got 'red'"),
-        ({"answer": ["red"]}, "answer: expected a text, got ['red']"),
-        ({"options": "a|b"}, "answer: expected one of the letters AB, or the text of one option, got 'red'"),
+        ({"time": [5]}, "time: expected a time such as 90, 1:30 or 1:02:30, found [5]"),
+        ({"time": 9, "end": 5}, "time: expected one within the clip, 0 to 5 s, found 9.0"),
+        ({"start": 5, "end": 5}, "end: expected a time after the start, 5 s, found 5.0"),
+        ({"type": "essay"}, "type: expected choice, yes/no, number or open, found 'essay'"),
+        ({"type": "choice"}, "options: expected 2 to 26 texts, found []"),
+        ({"type": "open", "options": "a|b"}, "options: expected none with open, found ['a', 'b']"),
+        ({"type": "number"}, "answer: expected a number such as 3, 1,200 or 2.5, found 'red'"),
+        ({"type": "number", "answer": "2 or 3"}, "answer: expected a number such as 3, 1,200 or 2.5, found '2 or 3'"),
+        ({"type": "yes/no"}, "answer: expected Yes or No, found 'red'"),
+        ({"answer": ["red"]}, "answer: expected a text, found ['red']"),
+        ({"options": "a|b"}, "answer: expected one of the letters AB, or the text of one option, found 'red'"),
         (
             {"options": "B|A", "answer": "A"},
-            "answer: expected one of the letters AB, or the text of one option, got 'A'",
+            "answer: expected one of the letters AB, or the text of one option, found 'A'",
         ),
-        ({"options": "red"}, "options: expected 2 to 26 texts, as in red|green|blue, got ['red']"),
-        ({"options": '["red", '}, "options: expected a JSON list, got one that cannot be read: "),
+        ({"options": "red"}, "options: expected 2 to 26 texts, as in red|green|blue, found ['red']"),
+        ({"options": '["red", '}, "options: expected a JSON list, found one that cannot be read: "),
         ({"options": "a|b", "option_a": "x", "option_b": "y"}, "options: expected one list, or columns of their own"),
         (
             {"option_a": "", "option_b": "red"},
-            "options: expected 2 to 26 texts, as in red|green|blue, got [None, 'red']",
+            "options[0]: expected a text, found none",
         ),
-        ({"scorer": "fuzzy"}, "scorer: expected one of exact, contains, number, judge, got 'fuzzy'"),
-        ({"scorer": "exact", "answer": "no"}, "scorer: expected none, as the question is not open, got 'exact'"),
-        ({"scorer": "number"}, "answer: expected a number, got 'red'"),
-        ({"evidence": 5}, "evidence: expected none, as the question has no time, got 5"),
-        ({"evidence": 5, "time": 4}, "evidence: expected a time up to the question's, 4 s, got 5"),
-        ({"fps": 0}, "fps: expected a number above 0, got 0"),
+        ({"scorer": "fuzzy"}, "scorer: expected one of exact, contains, number, judge, found 'fuzzy'"),
+        ({"scorer": "exact", "answer": "no"}, "scorer: expected none, as the question is not open, found 'exact'"),
+        ({"scorer": "number"}, "answer: expected a number such as 3, 1,200 or 2.5, found 'red'"),
+        ({"evidence": 5}, "evidence: expected none, as the question has no time, found 5.0"),
+        ({"evidence": 5, "time": 4}, "evidence: expected a time up to the question's, 4 s, found 5.0"),
+        ({"fps": 0}, "fps: expected a number above 0, found 0.0"),
         ({"question": "\ud800?"}, "question: "),
     ],
 )
@@ -234,7 +234,7 @@ def test_an_id_comes_once(tmp_path):
     rows = [["a.mp4", "One?", "1", "x", "q1"], ["a.mp4", "Two?", "1", "x", "q1"]]
     rows += [["a.mp4", "Same?", "1", "x", ""], ["a.mp4", "Same?", "1", "x", ""]]
     found = table(tmp_path, as_csv([*HEAD[:4], "id"], rows))
-    assert found.problems == ("my.csv:3: id: expected one of its own, got 'q1'",)
+    assert found.problems == ("my.csv:3: id: expected one of its own, found 'q1'",)
     first, again = [question.id for question in found.questions if question.question == "Same?"]
     assert again == f"{first}-2"
 

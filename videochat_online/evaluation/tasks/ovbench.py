@@ -20,30 +20,33 @@ them. A row that cannot be used is reported, never repaired.
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from string import ascii_uppercase
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field
+
+from videochat_online.documents import Text, TimeS, validated
 from videochat_online.errors import InputError
 from videochat_online.evaluation.benchmark import EvalQuestion, EvalSet, Source
 from videochat_online.evaluation.protocol import OVBENCH_REFERENCE
 from videochat_online.evaluation.scoring.open_answers import SCORER_NAMES
 from videochat_online.evaluation.task import Task
 from videochat_online.evaluation.tasks.reading import (
+    ONE_A_LETTER,
+    AnnotatedRow,
+    FoundQuestions,
+    FrameRate,
     Stream,
+    Words,
     expect,
-    expect_letter,
-    expect_questions,
-    expect_readable,
-    is_plain_number,
+    letter_index,
+    one_of,
     question_id,
     read_rows,
-    videos_of_streams,
 )
-from videochat_online.text import check_text
 from videochat_online.text.questions import option_index, option_text, ovbench_question
 
 GROUPS = {"ava": "action", "coin": "event", "hirest": "event", "tao": "object"}
@@ -57,12 +60,50 @@ CELLS = (
 FOLDER_FPS = {"ava": 1.0}
 """Rate of a dataset's folders of frames, where the annotation does not say it."""
 
-_OF_THE_VIDEO = {"video_id", "video", "dataset", "clip", "fps", "start", "end", "questions", "image_file"}
-_OF_A_QUESTION = {
-    "middle_frame_timestamp", "question", "options", "candidates", "answer", "answer_type", "sub_answer_type",
-    "scorer",
-}  # fmt: skip
 _LETTERED = re.compile(r"([A-Z])[.)] ")
+
+
+class _Row(AnnotatedRow):
+    """What a row of any layout says of its video."""
+
+    video_id: Words | None = None
+    video: Words | None = None
+    dataset: Any = None
+    clip: Annotated[list[TimeS], Field(min_length=2, max_length=2)] | None = None
+    fps: FrameRate | None = None
+    start: TimeS = 0.0
+    questions: list[Any] | None = None
+    image_file: Any = None
+
+
+class _Asked(AnnotatedRow):
+    """What questions of all layouts say."""
+
+    question: Words
+    answer: Text
+    answer_type: Text
+    sub_answer_type: Text
+    scorer: None = None
+
+
+class _Lettered(_Asked):
+    middle_frame_timestamp: TimeS
+    options: Annotated[list[Text], ONE_A_LETTER]
+
+
+class _Open(_Asked):
+    middle_frame_timestamp: TimeS
+    answer: Words
+    options: None = None
+    scorer: Annotated[str, one_of(SCORER_NAMES)] | None = None  # type: ignore[assignment]
+
+
+class _Lmms(_Asked):
+    end: TimeS
+    candidates: Annotated[list[Text], ONE_A_LETTER]
+
+
+_KNOWN = {*_Row.model_fields, *_Lettered.model_fields, *_Open.model_fields, *_Lmms.model_fields}
 
 
 def load_ovbench(paths: Sequence[Path]) -> EvalSet:
@@ -71,53 +112,31 @@ def load_ovbench(paths: Sequence[Path]) -> EvalSet:
     Raises:
         InputError: a file that is missing or no JSON list, or files without a single usable question.
     """
-    streams: dict[Stream, list[EvalQuestion]] = {}
+    found = FoundQuestions()
     hints: dict[Stream, str] = {}
-    problems: list[str] = []
-    seen: Counter[str] = Counter()
     for path in paths:
-        for number, row in enumerate(read_rows(path), start=1):
-            where = f"{path.name} row {number}"
-            try:
+        for index, fields in enumerate(read_rows(path)):
+            where = f"{path.name} row {index + 1}"
+            with found.row(where):
+                row: _Row = validated(_Row, fields)
                 stream = _stream(row, path)
-                questions = row.get("questions", [row])
-                expect(isinstance(questions, list), "questions", "a list", questions)
-            except InputError as error:
-                problems.append(f"{where}: {error}")
-                continue
-            for inner, fields in enumerate(questions, start=1):
-                source = Source(path.name, number - 1, inner - 1 if "questions" in row else None)
-                try:
-                    question = replace(_question(fields, row, stream), source=source)
-                except InputError as error:
-                    problems.append(f"{where}{f' question {inner}' if 'questions' in row else ''}: {error}")
-                    continue
-                seen[question.id] += 1
-                if seen[question.id] > 1:
-                    question = replace(question, id=f"{question.id}-{seen[question.id]}")
-                streams.setdefault(stream, []).append(question)
-                if "image_file" in row:
-                    hints.setdefault(stream, str(row["image_file"]))
-    expect_questions(streams, paths, "OVBench", problems)
-    return EvalSet(videos_of_streams(streams, hints, FOLDER_FPS), tuple(problems))
+                for part, asked in [(None, fields)] if row.questions is None else list(enumerate(row.questions)):
+                    with found.row(where if part is None else f"{where} question {part + 1}"):
+                        question = _question(asked, fields, stream)
+                        found.add(stream, replace(question, source=Source(path.name, index, part)))
+                        if row.image_file is not None:
+                            hints.setdefault(stream, str(row.image_file))
+    return found.content(paths, "OVBench", hints, FOLDER_FPS)
 
 
-def _stream(row: Mapping[str, Any], path: Path) -> Stream:
-    name = row.get("video_id", row.get("video"))
-    expect(isinstance(name, str) and bool(name.strip()), "video_id or video", "a name", name)
-    check_text(name, "video_id or video")
-    fps = row.get("fps")
-    expect(fps is None or is_plain_number(fps, above=0.0), "fps", "a number above 0", fps)
-    start_s, end_s = row.get("start", 0.0), None
-    if "clip" in row:
-        clip = row["clip"]
-        good = isinstance(clip, list) and len(clip) == 2 and all(map(is_plain_number, clip)) and clip[0] <= clip[1]
-        expect(good, "clip", "[start, end] in seconds", clip)
-        start_s, end_s = clip
-    expect(is_plain_number(start_s), "start", "a time in seconds", start_s)
-    dataset = row.get("dataset") or _dataset_of(path)
-    rate = None if fps is None else float(fps)
-    return Stream(str(name), float(start_s), None if end_s is None else float(end_s), rate, dataset and str(dataset))
+def _stream(row: _Row, path: Path) -> Stream:
+    name = row.video_id or row.video
+    if name is None:
+        raise InputError("video_id or video: expected a name, found none")
+    start_s, end_s = row.clip or (row.start, None)
+    expect(end_s is None or start_s <= end_s, "clip", "[start, end] in seconds", row.clip)
+    dataset = row.dataset or _dataset_of(path)
+    return Stream(name, start_s, end_s, row.fps, dataset and str(dataset))
 
 
 def _dataset_of(path: Path) -> str | None:
@@ -131,39 +150,25 @@ def _question(fields: Any, row: Mapping[str, Any], stream: Stream) -> EvalQuesti
     # Without candidates, a row of the lmms layout still has its end: it has lost them, and is no open question.
     in_lmms = "candidates" in fields or ("end" in fields and "options" not in fields)
     is_open = not in_lmms and fields.get("options") is None
-    time_key = "end" if in_lmms else "middle_frame_timestamp"
-    time_s, text = fields.get(time_key), fields.get("question")
-    expect(is_plain_number(time_s), time_key, "a time of at least 0 seconds", time_s)
-    expect(isinstance(text, str) and bool(text.strip()), "question", "a text", text)
-    options = [] if is_open else fields.get("candidates" if in_lmms else "options")
-    good = isinstance(options, list) and all(isinstance(option, str) for option in options)
-    expect(is_open or (good and 2 <= len(options) <= len(ascii_uppercase)), "options", "2 to 26 texts", options)
-    answer = fields.get("answer")
-    expect(isinstance(answer, str) and bool(answer.strip() or not is_open), "answer", "a text", answer)
-    scorer = fields.get("scorer", row.get("scorer") if is_open else None)
-    if scorer is not None:
-        expect(is_open, "scorer", "none, as there are options", scorer)
-        expect(scorer in SCORER_NAMES, "scorer", f"one of {', '.join(SCORER_NAMES)}", scorer)
-    for key in ("answer_type", "sub_answer_type"):
-        expect(isinstance(fields.get(key), str), key, "a text", fields.get(key))
-    expect_readable(text, *options)
-    check_text(answer, "answer")
-    texts = tuple(options) if in_lmms or is_open else _without_letters(options)
-    known = _OF_THE_VIDEO | _OF_A_QUESTION
-    more = {key: value for key, value in {**row, **fields}.items() if key not in known}
+    if is_open and "scorer" in row:
+        fields = {"scorer": row["scorer"], **fields}
+    asked = validated(_Lmms if in_lmms else _Open if is_open else _Lettered, fields)
+    time_s = asked.end if in_lmms else asked.middle_frame_timestamp
+    options = tuple(asked.candidates) if in_lmms else () if is_open else _without_letters(asked.options)
+    index = 0 if is_open else option_index(options, asked.answer) if in_lmms else letter_index(asked.answer, options)
     return EvalQuestion(
-        id=question_id(stream.id, float(time_s), text, texts),
-        time_s=float(time_s),
-        question=text,
-        options=texts,
-        answer_index=0 if is_open else option_index(texts, answer) if in_lmms else expect_letter(answer, len(texts)),
-        answer_type=fields["answer_type"],
-        sub_answer_type=fields["sub_answer_type"],
+        id=question_id(stream.id, time_s, asked.question, options),
+        time_s=time_s,
+        question=asked.question,
+        options=options,
+        answer_index=index,
+        answer_type=asked.answer_type,
+        sub_answer_type=asked.sub_answer_type,
         dataset=stream.dataset,
-        extra=more,
+        extra={key: value for key, value in {**row, **fields}.items() if key not in _KNOWN},
         kind="open" if is_open else "choice",
-        answer_text=answer if is_open else None,
-        scorer=scorer,
+        answer_text=asked.answer if is_open else None,
+        scorer=asked.scorer,
     )
 
 

@@ -26,22 +26,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from videochat_online.errors import InputError
+from pydantic import Field
+
+from videochat_online.documents import Text, TimeS, validated
 from videochat_online.evaluation.benchmark import YES_NO, EvalQuestion, EvalSet, Source
 from videochat_online.evaluation.task import Average, Task
 from videochat_online.evaluation.tasks.reading import (
+    ONE_A_LETTER,
+    AnnotatedRow,
+    FoundQuestions,
+    Stream,
+    Words,
     expect,
-    expect_options,
-    expect_questions,
-    expect_readable,
-    expect_text,
-    is_plain_number,
+    one_of,
     read_rows,
-    whole_videos,
 )
 from videochat_online.text.questions import ovbench_question
 
@@ -62,10 +63,50 @@ _FORWARD_PROMPTS = {
     "CRR": "Someone asks about what is happening at the end of this video: {} Does the video up to now, above all its"
     " latest frames, show enough to answer that?",
 }
-_KNOWN = {
-    "id", "task", "video", "realtime", "question", "options", "gt", "test_info", "activity", "start_times", "end_times",
-    "all_steps", "start_time", "end_time",
-}  # fmt: skip
+
+
+class _Row(AnnotatedRow):
+    """What a row of any task says."""
+
+    id: int | Text
+    task: Annotated[str, one_of(GROUPS)]
+    video: Words
+
+
+class _ForwardRow(_Row):
+    test_info: Annotated[list[Any], Field(min_length=1)]
+
+
+class _Choice(AnnotatedRow):
+    realtime: TimeS
+    question: Words
+    options: Annotated[list[Words], ONE_A_LETTER]
+    gt: Annotated[int, Field(ge=0)]
+
+
+class _Repetition(AnnotatedRow):
+    realtime: TimeS
+    activity: Words
+    count: Annotated[int, Field(ge=0, le=MOST_COUNTED)]
+
+
+class _Step(AnnotatedRow):
+    realtime: TimeS
+    step: Words
+    type: Annotated[int, Field(ge=0, le=1)]
+
+
+class _Clue(AnnotatedRow):
+    realtime: TimeS
+    question: Words
+    type: Annotated[int, Field(ge=0, le=1)]
+
+
+_TESTS = {"REC": _Repetition, "SSR": _Step, "CRR": _Clue}
+"""What a test of a forward task says, by the task; activity and question stand in its row."""
+_OF_THE_ROW = ("activity", "question")
+_KNOWN = {*_ForwardRow.model_fields, *_Choice.model_fields, "activity", "start_times", "end_times", "all_steps"}
+_KNOWN |= {"start_time", "end_time"}
 
 
 def load_ovobench(paths: Sequence[Path]) -> EvalSet:
@@ -74,73 +115,54 @@ def load_ovobench(paths: Sequence[Path]) -> EvalSet:
     Raises:
         InputError: a file that is missing or no JSON list, or files without a single usable question.
     """
-    of_videos: dict[str, list[EvalQuestion]] = {}
-    problems: list[str] = []
-    seen: set[str] = set()
+    found = FoundQuestions()
     for path in paths:
-        for number, row in enumerate(read_rows(path), start=1):
-            where = f"{path.name} row {number}"
-            try:
-                video = expect_text(row, "video")
-                tests = _tests(row)
-            except InputError as error:
-                problems.append(f"{where}: {error}")
-                continue
-            for part, test in tests:
-                try:
-                    question = replace(_question(row, test, part), source=Source(path.name, number - 1, part))
-                    expect(question.id not in seen, "id", "one that no row before has", row["id"])
-                except InputError as error:
-                    problems.append(f"{where}{'' if part is None else f' test {part + 1}'}: {error}")
-                    continue
-                seen.add(question.id)
-                of_videos.setdefault(video, []).append(question)
-    expect_questions(of_videos, paths, "OVO-Bench", problems)
-    return EvalSet(whole_videos(of_videos), tuple(problems))
+        for index, fields in enumerate(read_rows(path)):
+            where = f"{path.name} row {index + 1}"
+            with found.row(where):
+                row: _Row = validated(_Row, fields)
+                tests = _tests(row, fields)
+                for part, test in tests:
+                    with found.row(where if part is None else f"{where} test {part + 1}"):
+                        question = _question(row, fields, test, Source(path.name, index, part))
+                        expect(not found.has(question.id), "id", "one that no row before has", row.id)
+                        found.add(Stream(row.video), question)
+    return found.content(paths, "OVO-Bench")
 
 
-def _tests(row: Mapping[str, Any]) -> list[tuple[int | None, Any]]:
+def _tests(row: _Row, fields: Mapping[str, Any]) -> list[tuple[int | None, Any]]:
     """What is asked in a row: itself, or its tests by their indices."""
-    task = row.get("task")
-    expect(task in GROUPS, "task", f"one of {', '.join(GROUPS)}", task)
-    number = row.get("id")
-    expect(isinstance(number, (int, str)) and not isinstance(number, bool), "id", "a number or a name", number)
-    if GROUPS[str(task)] != "forward":
-        return [(None, row)]
-    tests = row.get("test_info")
-    expect(isinstance(tests, list) and len(tests) > 0, "test_info", "a list of tests", tests)
-    return list(enumerate(tests or ()))
+    if GROUPS[row.task] != "forward":
+        return [(None, fields)]
+    tests: _ForwardRow = validated(_ForwardRow, fields)
+    return list(enumerate(tests.test_info))
 
 
-def _question(row: dict[str, Any], test: Any, part: int | None) -> EvalQuestion:
-    expect(isinstance(test, dict), "test_info", "an object", test)
-    time_s, task, video = test.get("realtime"), str(row["task"]), str(row["video"])
-    expect(is_plain_number(time_s), "realtime", "a time of at least 0 seconds", time_s)
-    kind = "choice" if part is None else "count" if task == "REC" else "yes_no"
-    text = expect_text(test if task == "SSR" else row, {"REC": "activity", "SSR": "step"}.get(task, "question"))
-    options = expect_options(row) if kind == "choice" else YES_NO if kind == "yes_no" else ()
-    expect_readable(text, *options)
+def _question(row: _Row, fields: Mapping[str, Any], test: Any, source: Source) -> EvalQuestion:
+    if row.task in _TESTS and isinstance(test, dict):
+        test = {key: fields[key] for key in _OF_THE_ROW if key in fields} | test
+    asked = validated(_TESTS.get(row.task, _Choice), test)
+    if isinstance(asked, _Choice):
+        kind, text, options, answer = "choice", asked.question, tuple(asked.options), asked.gt
+        expect(answer < len(options), "gt", f"a whole number from 0 to {len(options) - 1}", answer)
+    elif isinstance(asked, _Repetition):
+        kind, text, options, answer = "count", asked.activity, (), asked.count
+    else:
+        kind, text, options = "yes_no", asked.step if isinstance(asked, _Step) else asked.question, YES_NO
+        answer = YES_NO.index("Yes" if asked.type else "No")
     return EvalQuestion(
-        id=f"{row['id']}" if part is None else f"{row['id']}-{part + 1}",
-        time_s=float(time_s),
+        id=f"{row.id}" if source.part is None else f"{row.id}-{source.part + 1}",
+        time_s=asked.realtime,
         question=text,
         options=options,
-        answer_index=_answer(test, kind, len(options)),
-        answer_type=task,
-        sub_answer_type=task,
-        dataset=_source(video),
-        extra={key: value for key, value in row.items() if key not in _KNOWN},
+        answer_index=answer,
+        answer_type=row.task,
+        sub_answer_type=row.task,
+        dataset=_source(row.video),
+        extra={key: value for key, value in fields.items() if key not in _KNOWN},
         kind=kind,
+        source=source,
     )
-
-
-def _answer(test: Mapping[str, Any], kind: str, num_options: int) -> int:
-    key, most = {"choice": ("gt", num_options - 1), "yes_no": ("type", 1), "count": ("count", MOST_COUNTED)}[kind]
-    value = test.get(key)
-    good = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= most
-    expect(good, key, f"a whole number from 0 to {most}", value)
-    number = int(value or 0)
-    return YES_NO.index("Yes" if number else "No") if kind == "yes_no" else number
 
 
 def _source(video: str) -> str | None:

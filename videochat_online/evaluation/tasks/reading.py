@@ -1,21 +1,55 @@
-"""What the loaders of all benchmarks share: rows of a file, and saying what is wrong with a value."""
+"""What the loaders of all benchmarks share: rows of a file, types of their fields, and questions put into videos."""
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections import Counter
-from collections.abc import Mapping, Sequence, Sized
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from string import ascii_uppercase
 from types import MappingProxyType
-from typing import Any
+from typing import Annotated, Any
 
-from videochat_online.errors import InputError
-from videochat_online.evaluation.benchmark import EvalQuestion, EvalVideo
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from videochat_online.documents import STRICT, Text
+from videochat_online.errors import InputError, shown
+from videochat_online.evaluation.benchmark import EvalQuestion, EvalSet, EvalVideo
 from videochat_online.runs.files import read_json
-from videochat_online.text import check_text
+
+
+class AnnotatedRow(BaseModel):
+    """A row, or a part of one, of somebody's annotations: keys that are not known here are kept."""
+
+    model_config = ConfigDict(**{**STRICT, "extra": "allow"})
+
+
+def _with_words(text: str) -> str:
+    if not text.strip():
+        raise InputError(f"expected a text, found {shown(text)}")
+    return text
+
+
+def one_of(known: Collection[str]) -> AfterValidator:
+    """What makes a text one of several names."""
+
+    def checked(text: str) -> str:
+        if text not in known:
+            raise InputError(f"expected one of {', '.join(known)}, found {shown(text)}")
+        return text
+
+    return AfterValidator(checked)
+
+
+Words = Annotated[Text, AfterValidator(_with_words)]
+"""A text with something in it."""
+FrameRate = Annotated[float, Field(gt=0)]
+"""Frames a second."""
+ONE_A_LETTER = Field(min_length=2, max_length=len(ascii_uppercase))
+"""Bounds of a list of options."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +69,98 @@ class Stream:
     end_s: float | None = None
     fps: float | None = None
     dataset: str | None = None
+
+
+class FoundQuestions:
+    """Questions of annotation files as they are found.
+
+    Attributes:
+        streams: questions about each stream, in the order of the files.
+        problems: a line for each row that cannot be used.
+    """
+
+    def __init__(self) -> None:
+        self.streams: dict[Stream, list[EvalQuestion]] = defaultdict(list)
+        self.problems: list[str] = []
+        self._counts: Counter[str] = Counter()
+
+    @contextmanager
+    def row(self, where: str) -> Iterator[None]:
+        """What is wrong with a row is noted as a problem, and ends no more than the work on it."""
+        try:
+            yield
+        except InputError as error:
+            self.problems.append(f"{where}: {error}")
+
+    def add(self, stream: Stream, question: EvalQuestion) -> None:
+        """Add a question; the second one of an id gets "-2" behind it, and so do its polls."""
+        self._counts[question.id] += 1
+        if self._counts[question.id] > 1:
+            question = _renamed(question, f"{question.id}-{self._counts[question.id]}")
+        self.streams[stream].append(question)
+
+    def has(self, name: str) -> bool:
+        """Whether a question of that id was added."""
+        return self._counts[name] > 0
+
+    def content(
+        self,
+        paths: Sequence[Path],
+        benchmark: str,
+        hints: Mapping[Stream, str] = MappingProxyType({}),
+        folder_fps: Mapping[str, float] = MappingProxyType({}),
+        notes: Sequence[str] = (),
+    ) -> EvalSet:
+        """The set: questions in order of time, the second stream of a video named with "#2".
+
+        Args:
+            paths: files that were read.
+            benchmark: what errors call the benchmark.
+            hints: paths of frames, as `EvalVideo.hint`.
+            folder_fps: rate of a dataset's folders of frames, where the annotation does not say it.
+            notes: as in `EvalSet`.
+
+        Raises:
+            InputError: no question that can be used; names the first problem.
+        """
+        if not self.streams:
+            first = f"; the first row: {self.problems[0]}" if self.problems else ""
+            raise InputError(f"{', '.join(map(str, paths))}: expected questions of {benchmark}, found none{first}")
+        counts: Counter[str] = Counter()
+        taken = {stream.id for stream in self.streams}
+        videos = []
+        for stream, questions in self.streams.items():
+            counts[stream.id] += 1
+            name = stream.id
+            while counts[stream.id] > 1 and name in taken:
+                name = f"{stream.id}#{counts[stream.id]}"
+                counts[stream.id] += name in taken
+            taken.add(name)
+            video = EvalVideo(
+                name=name,
+                id=stream.id,
+                clip_s=(stream.start_s, math.inf if stream.end_s is None else stream.end_s),
+                fps=stream.fps or folder_fps.get(stream.dataset or ""),
+                dataset=questions[0].dataset,
+                questions=tuple(sorted(questions, key=lambda question: question.time_s)),
+                hint=hints.get(stream),
+            )
+            videos.append(video)
+        return EvalSet(tuple(videos), tuple(self.problems), tuple(notes))
+
+
+def _renamed(question: EvalQuestion, name: str) -> EvalQuestion:
+    """Under another id, with its polls: nothing that is asked may share one."""
+    proactive = question.proactive
+    if proactive is not None:
+        polls = tuple(replace(poll, id=poll_id(name, poll.time_s)) for poll in proactive.polls)
+        proactive = replace(proactive, polls=polls)
+    return replace(question, id=name, proactive=proactive)
+
+
+def poll_id(question: str, time_s: float) -> str:
+    """Id of a poll of a question, by the question's id."""
+    return f"{question}/{time_s:g}s"
 
 
 def read_rows(path: Path, *, flatten: bool = False) -> list[dict[str, Any]]:
@@ -63,107 +189,14 @@ def question_id(video: str, time_s: float, text: str, options: Sequence[str]) ->
     return f"{video}@{f'{time_s:g}s' if math.isfinite(time_s) else 'end'}-{digest}"
 
 
-def is_plain_number(value: Any, above: float | None = None) -> bool:
-    """Whether a value is a finite number of at least 0, or above another."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        return False
-    return value >= 0 if above is None else value > above
-
-
 def expect(holds: bool, name: str, expected: str, found: Any) -> None:
-    """Raise an `InputError` that names a field, what it should be and what it is, unless `holds`."""
+    """Raise an `InputError` that names a field, what others make it have to be and what it is, unless `holds`."""
     if not holds:
-        shown = repr(found)
-        raise InputError(f"{name}: expected {expected}, got {shown if len(shown) <= 120 else shown[:117] + '...'}")
+        raise InputError(f"{name}: expected {expected}, found {shown(found)}")
 
 
-def expect_text(fields: dict[str, Any], key: str) -> str:
-    """A field that has to be a text with something in it."""
-    text = fields.get(key)
-    expect(isinstance(text, str) and bool(text.strip()), key, "a text", text)
-    return check_text(text, key)
-
-
-def expect_readable(text: str, *options: str) -> None:
-    """Raise an `InputError` unless a prompt can hold the texts: half of a surrogate pair is no character."""
-    check_text(text, "question")
-    for number, option in enumerate(options, start=1):
-        check_text(option, f"option {number}")
-
-
-def expect_options(fields: Mapping[str, Any]) -> tuple[str, ...]:
-    """A field `options` that has to be a list of texts with something in them, one for each letter at most."""
-    options = fields.get("options")
-    good = isinstance(options, list) and all(isinstance(option, str) and option.strip() for option in options)
-    expect(good and 2 <= len(options or ()) <= len(ascii_uppercase), "options", "2 to 26 texts", options)
-    return tuple(options or ())
-
-
-def expect_letter(answer: Any, num_options: int) -> int:
+def letter_index(answer: str, options: Sequence[str]) -> int:
     """Index of an option from its letter, which a field `answer` has to be."""
-    letters = ascii_uppercase[:num_options]
-    expect(
-        isinstance(answer, str) and len(answer) == 1 and answer in letters,
-        "answer",
-        f"one of the letters {letters}",
-        answer,
-    )
+    letters = ascii_uppercase[: len(options)]
+    expect(len(answer) == 1 and answer in letters, "answer", f"one of the letters {letters}", answer)
     return letters.index(answer)
-
-
-def expect_questions(found: Sized, paths: Sequence[Path], benchmark: str, problems: Sequence[str]) -> None:
-    """Raise an `InputError` with the first problem if files hold no question that can be used."""
-    if not found:
-        first = f"; the first row: {problems[0]}" if problems else ""
-        raise InputError(f"{', '.join(map(str, paths))}: expected questions of {benchmark}, found none{first}")
-
-
-def whole_videos(of_videos: Mapping[str, Sequence[EvalQuestion]]) -> tuple[EvalVideo, ...]:
-    """Videos that are streamed from their start, by name, with their questions in order of time."""
-    return tuple(
-        EvalVideo(
-            name=video,
-            id=video,
-            clip_s=(0.0, math.inf),
-            fps=None,
-            dataset=questions[0].dataset,
-            questions=tuple(sorted(questions, key=lambda question: question.time_s)),
-        )
-        for video, questions in of_videos.items()
-    )
-
-
-def videos_of_streams(
-    streams: Mapping[Stream, Sequence[EvalQuestion]],
-    hints: Mapping[Stream, str] = MappingProxyType({}),
-    folder_fps: Mapping[str, float] = MappingProxyType({}),
-) -> tuple[EvalVideo, ...]:
-    """Videos with their questions in order of time; the second stream of a video is named with "#2".
-
-    Args:
-        streams: questions about each stream.
-        hints: paths of frames, as `EvalVideo.hint`.
-        folder_fps: rate of a dataset's folders of frames, where the annotation does not say it.
-    """
-    counts: Counter[str] = Counter()
-    taken = {stream.id for stream in streams}
-    videos = []
-    for stream, questions in streams.items():
-        counts[stream.id] += 1
-        name = stream.id
-        while counts[stream.id] > 1 and name in taken:
-            name = f"{stream.id}#{counts[stream.id]}"
-            counts[stream.id] += name in taken
-        taken.add(name)
-        videos.append(
-            EvalVideo(
-                name=name,
-                id=stream.id,
-                clip_s=(stream.start_s, math.inf if stream.end_s is None else stream.end_s),
-                fps=stream.fps or folder_fps.get(stream.dataset or ""),
-                dataset=stream.dataset,
-                questions=tuple(sorted(questions, key=lambda question: question.time_s)),
-                hint=hints.get(stream),
-            )
-        )
-    return tuple(videos)

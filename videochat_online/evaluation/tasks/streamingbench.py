@@ -26,26 +26,30 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from string import ascii_uppercase
-from typing import Any
+from typing import Annotated, Any
 
-from videochat_online.errors import InputError
+from pydantic import BeforeValidator
+
+from videochat_online.documents import Text, validated
+from videochat_online.errors import InputError, shown
 from videochat_online.evaluation.benchmark import YES_NO, EvalQuestion, EvalSet, Proactive, Source
 from videochat_online.evaluation.task import Average, Task
 from videochat_online.evaluation.tasks.reading import (
+    ONE_A_LETTER,
+    AnnotatedRow,
+    FoundQuestions,
+    Stream,
+    Words,
     expect,
-    expect_letter,
-    expect_options,
-    expect_questions,
-    expect_readable,
-    expect_text,
+    letter_index,
+    one_of,
+    poll_id,
     question_id,
     read_rows,
-    whole_videos,
 )
 from videochat_online.text.questions import option_line, ovbench_question
 
@@ -76,7 +80,46 @@ POLL_EVERY_S, POLL_BEYOND_S, TOLERANCE_S = 1, 4, 2.0
 LONGEST_S = 3600
 _TIME = re.compile(r"(?:(\d{1,2}):)?([0-5]?\d):([0-5]?\d)")
 _LETTERED = re.compile(r"([A-Z])[.)]\s*(?=\S)")
-_KNOWN = {"task_type", "question", "time_stamp", "answer", "options", "ground_truth_time_stamp", "ground_truth_output"}
+
+
+def _seconds(text: Any) -> float:
+    """Seconds of "0:05:11", "00:05:11" or "05:11"."""
+    match = _TIME.fullmatch(text.strip()) if isinstance(text, str) else None
+    time_s = LONGEST_S if match is None else 3600 * int(match[1] or 0) + 60 * int(match[2]) + int(match[3])
+    if time_s >= LONGEST_S:
+        raise InputError(f"expected hours:minutes:seconds below an hour, found {shown(text)}")
+    return float(time_s)
+
+
+ClockTime = Annotated[float, BeforeValidator(_seconds)]
+
+
+class _Row(AnnotatedRow):
+    video_path: Words
+
+
+class _Asked(AnnotatedRow):
+    """What every question says."""
+
+    task_type: Annotated[str, one_of(GROUPS)]
+    question: Words
+    time_stamp: ClockTime
+    required_ability: Any = "unknown"
+
+
+class _Choice(_Asked):
+    answer: Text
+    options: Annotated[list[Words], ONE_A_LETTER]
+
+
+class _Due(_Asked):
+    """A proactive question."""
+
+    ground_truth_time_stamp: ClockTime
+    ground_truth_output: Words
+
+
+_KNOWN = {*_Choice.model_fields, *_Due.model_fields} - {"required_ability"}
 
 
 def load_streamingbench(paths: Sequence[Path]) -> EvalSet:
@@ -85,26 +128,17 @@ def load_streamingbench(paths: Sequence[Path]) -> EvalSet:
     Raises:
         InputError: a file that is missing or no JSON list, or files without a single usable question.
     """
-    of_videos: dict[str, list[EvalQuestion]] = {}
-    problems: list[str] = []
-    seen: Counter[str] = Counter()
+    found = FoundQuestions()
     for source, row, fields in _entries(paths):
-        try:
+        question_of_row = "" if source.part is None else f" question {source.part + 1}"
+        with found.row(f"{source.file} row {source.row + 1}{question_of_row}"):
             expect(isinstance(fields, dict), "questions", "a list of objects", fields)
-            video = PurePosixPath(expect_text(row, "video_path")).name
-            question = replace(_question(fields, row, video), source=source)
+            stream = Stream(PurePosixPath(validated(_Row, row).video_path).name)
+            question = replace(_question(fields, row, stream.id), source=source)
             if question.answer_type == SEQUENTIAL:
-                question = _with_context(question, of_videos.get(video, []))
-        except InputError as error:
-            question_of_row = "" if source.part is None else f" question {source.part + 1}"
-            problems.append(f"{source.file} row {source.row + 1}{question_of_row}: {error}")
-            continue
-        seen[question.id] += 1
-        if seen[question.id] > 1:
-            question = _renamed(question, f"{question.id}-{seen[question.id]}")
-        of_videos.setdefault(video, []).append(question)
-    expect_questions(of_videos, paths, "StreamingBench", problems)
-    return EvalSet(whole_videos(of_videos), tuple(problems))
+                question = _with_context(question, found.streams.get(stream, []))
+            found.add(stream, question)
+    return found.content(paths, "StreamingBench")
 
 
 def _entries(paths: Sequence[Path]) -> Iterator[tuple[Source, dict[str, Any], Any]]:
@@ -120,26 +154,23 @@ def _entries(paths: Sequence[Path]) -> Iterator[tuple[Source, dict[str, Any], An
 
 
 def _question(fields: dict[str, Any], row: dict[str, Any], video: str) -> EvalQuestion:
-    task = fields.get("task_type")
-    expect(task in GROUPS, "task_type", f"one of {', '.join(GROUPS)}", task)
-    text, time_s = expect_text(fields, "question"), _seconds(fields, "time_stamp")
-    is_proactive = task == PROACTIVE
-    options = () if is_proactive else _options(fields)
-    expect_readable(text, *options)
-    more = {"video_categories": row.get("video_categories")}
+    is_proactive = fields.get("task_type") == PROACTIVE
+    asked = validated(_Due if is_proactive else _Choice, fields)
+    time_s, options = asked.time_stamp, () if is_proactive else _options(asked.options)
+    more = {"video_categories": row.get("video_categories"), **fields}
     question = EvalQuestion(
-        id=question_id(video, time_s, text, options),
+        id=question_id(video, time_s, asked.question, options),
         time_s=time_s,
-        question=text,
+        question=asked.question,
         options=options,
-        answer_index=0 if is_proactive else expect_letter(fields.get("answer"), len(options)),
-        answer_type=str(task),
-        sub_answer_type=str(fields.get("required_ability", "unknown")),
-        dataset=_dataset(str(task)),
-        extra={key: value for key, value in {**more, **fields}.items() if key not in _KNOWN and value is not None},
+        answer_index=0 if is_proactive else letter_index(asked.answer, options),
+        answer_type=asked.task_type,
+        sub_answer_type=str(asked.required_ability),
+        dataset=_dataset(asked.task_type),
+        extra={key: value for key, value in more.items() if key not in _KNOWN and value is not None},
         kind="open" if is_proactive else "choice",
     )
-    return _with_polls(question, fields) if is_proactive else question
+    return _with_polls(question, asked) if isinstance(asked, _Due) else question
 
 
 def _dataset(task: str) -> str:
@@ -148,26 +179,14 @@ def _dataset(task: str) -> str:
     return special.get(task, "real" if GROUPS[task] == "real_time" else "omni")
 
 
-def _seconds(fields: dict[str, Any], key: str) -> float:
-    """Seconds of "0:05:11", "00:05:11" or "05:11"."""
-    value = fields.get(key)
-    match = _TIME.fullmatch(value.strip()) if isinstance(value, str) else None
-    time_s = -1 if match is None else 3600 * int(match[1] or 0) + 60 * int(match[2]) + int(match[3])
-    expect(0 <= time_s < LONGEST_S, key, "hours:minutes:seconds below an hour", value)
-    return float(time_s)
-
-
-def _options(fields: dict[str, Any]) -> tuple[str, ...]:
-    texts = expect_options(fields)
-    matches = [_LETTERED.match(text) for text in texts]
-    if sum(match is not None for match in matches) <= 1:
-        return texts
+def _options(texts: Sequence[str]) -> tuple[str, ...]:
+    matches = [match for text in texts if (match := _LETTERED.match(text)) is not None]
+    if len(matches) <= 1:
+        return tuple(texts)
     letters = ascii_uppercase[: len(texts)]
-    found = [match[1] if match is not None else None for match in matches]
-    expect(
-        found == list(letters), "options", f"texts that begin with A. to {letters[-1]}., or none that does", list(texts)
-    )
-    return tuple(text[match.end() :] for text, match in zip(texts, matches, strict=True) if match is not None)
+    expected = f"texts that begin with A. to {letters[-1]}., or none that does"
+    expect([match[1] for match in matches] == list(letters), "options", expected, list(texts))
+    return tuple(match.string[match.end() :] for match in matches)
 
 
 def _with_context(question: EvalQuestion, before: Sequence[EvalQuestion]) -> EvalQuestion:
@@ -183,15 +202,14 @@ def _with_context(question: EvalQuestion, before: Sequence[EvalQuestion]) -> Eva
     return replace(question, context=tuple(lines))
 
 
-def _with_polls(question: EvalQuestion, fields: dict[str, Any]) -> EvalQuestion:
-    output, due_s = expect_text(fields, "ground_truth_output"), _seconds(fields, "ground_truth_time_stamp")
+def _with_polls(question: EvalQuestion, asked: _Due) -> EvalQuestion:
+    output, due_s = asked.ground_truth_output, asked.ground_truth_time_stamp
     expect(due_s >= question.time_s, "ground_truth_time_stamp", f"none before {question.time_s:g} s", due_s)
-    expect_readable(output)
     times_s = range(int(question.time_s) + POLL_EVERY_S, int(due_s) + POLL_BEYOND_S + 1, POLL_EVERY_S)
     polls = tuple(
         replace(
             question,
-            id=_poll_id(question.id, time_s),
+            id=poll_id(question.id, time_s),
             starts_s=question.time_s,
             time_s=float(time_s),
             question=f'{question.question} Is now the right time to output "{output}"?',
@@ -203,19 +221,6 @@ def _with_polls(question: EvalQuestion, fields: dict[str, Any]) -> EvalQuestion:
     )
     proactive = Proactive(polls=polls, due_s=due_s, tolerance_s=TOLERANCE_S, output=output)
     return replace(question, answer_index=round(due_s), proactive=proactive, starts_s=question.time_s)
-
-
-def _poll_id(question_id: str, time_s: float) -> str:
-    return f"{question_id}/{time_s:g}s"
-
-
-def _renamed(question: EvalQuestion, name: str) -> EvalQuestion:
-    """Under another id, with its polls: nothing that is asked may share one."""
-    proactive = question.proactive
-    if proactive is not None:
-        polls = tuple(replace(poll, id=_poll_id(name, poll.time_s)) for poll in proactive.polls)
-        proactive = replace(proactive, polls=polls)
-    return replace(question, id=name, proactive=proactive)
 
 
 def _prompt(question: EvalQuestion) -> str:

@@ -13,10 +13,14 @@ r"""A benchmark of one's own from one table: CSV, JSON lines, or a JSON list of 
 - **Times** are seconds or as a player shows them, `1:05`. Without one a question is asked at the end of its clip
   (`end`), or of the video. `evidence` is when what it asks about was last seen: tables by its age are made of it.
 - **Options** are a JSON list, `red|green|blue`, or columns `option_a`, `option_b`, ... (also `a` or `option_1`).
-  The answer is one of their letters or texts.
+  The answer is one of their letters or texts. Letters before the texts are no part of them, and give their order.
 - **Type** is `choice`, `yes/no`, `number` or `open`. Where it does not stand there, options make a choice, an answer of
-  Yes or No a yes/no question, digits a number, anything else an open question. Open questions, and numbers that are not
-  whole or below 0, are scored by `open_answers`: by the column `scorer`, or as the run says.
+  Yes, No, True or False a yes/no question, digits a number, anything else an open question. Open questions, and numbers
+  that are not whole or below 0, are scored by `open_answers`: by the column `scorer`, or as the run says.
+- **Numbers** have a point before decimals and commas between thousands, as JSON and English have them: `1.500` is 1.5,
+  `1,500` is 1500, and `1,5` is none.
+
+Of rows that ask the same at the same time, those with another answer than the first cannot be used.
 
 A row that cannot be used is reported with its line, never repaired.
 """
@@ -26,28 +30,31 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from string import ascii_lowercase, ascii_uppercase
-from typing import Any
+from typing import Annotated, Any
 
-from videochat_online.errors import InputError
-from videochat_online.evaluation.benchmark import YES_NO, EvalQuestion, EvalSet, Source
+from pydantic import BeforeValidator
+
+from videochat_online.documents import Document, validated
+from videochat_online.errors import InputError, shown
+from videochat_online.evaluation.benchmark import YES_NO, EvalQuestion, EvalSet, Source, right_answer
+from videochat_online.evaluation.scoring.metrics import EXTRA_KEYS
 from videochat_online.evaluation.scoring.open_answers import SCORER_NAMES, parse_number
 from videochat_online.evaluation.task import Task
 from videochat_online.evaluation.tasks.reading import (
+    FoundQuestions,
+    FrameRate,
     Stream,
+    Words,
     expect,
-    expect_questions,
-    expect_readable,
+    one_of,
     question_id,
-    videos_of_streams,
 )
 from videochat_online.evaluation.tasks.table_file import TableRow, read_table
 from videochat_online.parts import option
-from videochat_online.text import check_text
 from videochat_online.text.questions import ovbench_question
 from videochat_online.text.times import seconds_of
 from videochat_online.video import TIME_TOLERANCE_S
@@ -78,6 +85,8 @@ _OPTION = re.compile(r"(?:option_?|choice_)?([a-z])|(?:option|choice)_?(\d{1,2})
 _LETTERED = re.compile(r"\(?([A-Z])[.):]\s+(?=\S)")
 _LETTER = re.compile(r"\(?([A-Za-z])[.):]?")
 _DIGITS = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?")
+_THOUSANDS = re.compile(r"[^,]*?\d{1,3}(?:,\d{3})+(?![\d,])[^,]*")
+_WORDS_OF_YES_NO = {"yes": "Yes", "true": "Yes", "no": "No", "false": "No"}
 
 
 class TableTask:
@@ -98,31 +107,100 @@ class TableTask:
         return Task(name="table", load=load_table, prompt=_prompt, files=(Path(file),) if file else ())
 
 
+def _as_text(value: Any) -> Any:
+    """A cell of JSON as one of CSV has it."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value) if isinstance(value, int | float) and math.isfinite(value) else value
+
+
+def _as_seconds(value: Any) -> float:
+    if not isinstance(value, str | int | float) or isinstance(value, bool):
+        raise InputError(f"expected a time such as 90, 1:30 or 1:02:30, found {shown(value)}")
+    return seconds_of(str(value))
+
+
+def _as_number(value: Any) -> Any:
+    return parse_number(str(value))
+
+
+def _as_options(value: Any) -> Any:
+    """A JSON list, texts between bars, or cells of columns of their own."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value) if value.startswith("[") else value.split("|")
+        except ValueError as error:
+            raise InputError(f"expected a JSON list, found one that cannot be read: {error}") from error
+    if not isinstance(value, list) or not 2 <= len(value) <= len(ascii_uppercase):
+        raise InputError(f"expected 2 to 26 texts, as in red|green|blue, found {shown(value)}")
+    return [text.strip() if isinstance(text := _as_text(one), str) else text for one in value]
+
+
+def _as_kind(value: Any) -> str:
+    kind = TYPES.get(_plain(str(value)))
+    if kind is None:
+        raise InputError(f"expected choice, yes/no, number or open, found {shown(value)}")
+    return kind
+
+
+Cell = Annotated[Words, BeforeValidator(_as_text)]
+CellTime = Annotated[float, BeforeValidator(_as_seconds)]
+
+
+class _Cells(Document):
+    """Cells of a row by the names in `COLUMNS`."""
+
+    video: Cell
+    question: Cell
+    answer: Cell
+    time: CellTime | None = None
+    options: Annotated[list[Words], BeforeValidator(_as_options)] = []
+    type: Annotated[str, BeforeValidator(_as_kind)] | None = None
+    group: Cell | None = None
+    id: Cell | None = None
+    start: CellTime = 0.0
+    end: CellTime | None = None
+    evidence: CellTime | None = None
+    evidence_age_s: CellTime | None = None
+    scorer: Annotated[str, one_of(SCORER_NAMES)] | None = None
+    fps: Annotated[FrameRate, BeforeValidator(_as_number)] | None = None
+    dataset: Cell | None = None
+
+    @property
+    def stream(self) -> Stream:
+        """What the question is about."""
+        expected = f"a time after the start, {self.start:g} s"
+        expect(self.end is None or self.start < self.end, "end", expected, self.end)
+        return Stream(self.video, self.start, self.end, self.fps, self.dataset and self.dataset.lower())
+
+
 def load_table(paths: Sequence[Path]) -> EvalSet:
     """Read tables.
 
     Raises:
         InputError: a file that cannot be read, lacks needed columns, or holds no question that can be used.
     """
-    streams: dict[Stream, list[EvalQuestion]] = {}
-    problems: list[str] = []
-    seen: Counter[str] = Counter()
+    found = FoundQuestions()
+    notes: list[str] = []
+    answers: dict[Any, tuple[str, str]] = {}
     for path in paths:
         names, rows = read_table(path)
         columns = _columns(names, path)
+        if columns.unread:
+            notes.append(f"{path.name}: columns that are kept with the questions and not read: {columns.unread}")
         for index, row in enumerate(rows):
-            try:
+            where = f"{path.name}{row.where}"
+            with found.row(where):
                 stream, question = _read_row(row, columns)
-                expect("id" not in columns.cells(row) or not seen[question.id], "id", "one of its own", question.id)
-            except InputError as error:
-                problems.append(f"{path.name}{row.where}: {error}")
-                continue
-            seen[question.id] += 1
-            again = f"-{seen[question.id]}" if seen[question.id] > 1 else ""
-            question = replace(question, id=f"{question.id}{again}", source=Source(path.name, index))
-            streams.setdefault(stream, []).append(question)
-    expect_questions(streams, paths, "a table", problems)
-    return EvalSet(videos_of_streams(streams), tuple(problems))
+                is_own = columns.known.get("id") not in row.cells or not found.has(question.id)
+                expect(is_own, "id", "one of its own", question.id)
+                asked = stream, question.time_s, question.question, question.options
+                answer = right_answer(question.kind, question.options, question.answer_index, question.answer_text)
+                place, other = answers.setdefault(asked, (where, answer))
+                expected = f"{other!r} as in {place}, which asks the same at the same time"
+                expect(other == answer, "answer", expected, answer)
+                found.add(stream, replace(question, source=Source(path.name, index)))
+    return found.content(paths, "a table", notes=notes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,19 +210,28 @@ class _Columns:
     Attributes:
         known: column of a file for each name in `COLUMNS` that it has.
         options: columns with an option each, in order.
+        others: all other columns.
     """
 
     known: Mapping[str, str]
     options: tuple[str, ...]
+    others: tuple[str, ...]
+
+    @property
+    def unread(self) -> str:
+        """Names of the columns that neither the questions nor the tables of a report are made of."""
+        return ", ".join(column for column in self.others if column not in EXTRA_KEYS)
 
     def cells(self, row: TableRow) -> dict[str, Any]:
-        """Cells by the names in `COLUMNS`, without those that are empty."""
-        return {name: row.cells[column] for name, column in self.known.items() if column in row.cells}
-
-    def others(self, row: TableRow) -> dict[str, Any]:
-        """Cells of all other columns."""
-        named = {*self.known.values(), *self.options}
-        return {column: value for column, value in row.cells.items() if column not in named}
+        """Cells by the names in `COLUMNS`, without those that are empty; columns of options make one list."""
+        cells = {name: row.cells[column] for name, column in self.known.items() if column in row.cells}
+        listed = [row.cells.get(column) for column in self.options]
+        while listed and listed[-1] is None:
+            listed.pop()
+        expect(
+            not listed or "options" not in cells, "options", "one list, or columns of their own", cells.get("options")
+        )
+        return cells | ({"options": listed} if listed else {})
 
 
 def _columns(names: Sequence[str], path: Path) -> _Columns:
@@ -175,7 +262,8 @@ def _columns(names: Sequence[str], path: Path) -> _Columns:
         raise InputError(
             f"{path}: expected option columns from a (or 1, or 0) on, found {', '.join(numbered.values())}"
         )
-    return _Columns(known, tuple(numbered[number] for number in sorted(numbered)))
+    options = tuple(numbered[number] for number in sorted(numbered))
+    return _Columns(known, options, tuple(name for name in names if name not in {*known.values(), *options}))
 
 
 def _plain(name: str) -> str:
@@ -186,125 +274,84 @@ def _plain(name: str) -> str:
 def _read_row(row: TableRow, columns: _Columns) -> tuple[Stream, EvalQuestion]:
     if row.problem is not None:
         raise InputError(row.problem)
-    cells = columns.cells(row)
-    stream = _stream(cells)
-    text, options = _text_of(cells, "question"), _options(cells, [row.cells.get(name) for name in columns.options])
-    answer = _text_of(cells, "answer")
-    expect_readable(text, *options)
-    time_s, extra = _times(cells, stream)
-    kind = _kind(cells, options, answer)
-    scorer = cells.get("scorer")
-    if scorer is not None:
-        expect(kind == "open", "scorer", "none, as the question is not open", scorer)
-        expect(scorer in SCORER_NAMES, "scorer", f"one of {', '.join(SCORER_NAMES)}", scorer)
-    group = _text_of(cells, "group") if "group" in cells else kind.replace("yes_no", "yes/no")
+    cells: _Cells = validated(_Cells, columns.cells(row))
+    stream = cells.stream
+    time_s, extra = _times(cells)
+    options, has_letters = _without_letters(cells.options)
+    kind = _kind(cells)
+    expect(cells.scorer is None or kind == "open", "scorer", "none, as the question is not open", cells.scorer)
+    group = cells.group or kind.replace("yes_no", "yes/no")
     question = EvalQuestion(
-        id=_text_of(cells, "id") if "id" in cells else question_id(stream.id, time_s, text, options),
+        id=cells.id or question_id(stream.id, time_s, cells.question, options),
         time_s=time_s,
-        question=text,
+        question=cells.question,
         options=options,
         answer_index=0,
         answer_type=group,
         sub_answer_type=group,
         dataset=stream.dataset,
-        extra=columns.others(row) | extra,
-        scorer=scorer,
+        extra={name: row.cells[name] for name in columns.others if name in row.cells} | extra,
+        scorer=cells.scorer,
     )
-    return stream, _answered(question, kind, answer)
+    if kind == "choice":
+        return stream, replace(question, answer_index=_option_of(options, cells.answer, has_letters))
+    return stream, _answered(question, kind, cells.answer)
 
 
-def _stream(cells: Mapping[str, Any]) -> Stream:
-    start_s, end_s = _time_of(cells, "start") or 0.0, _time_of(cells, "end")
-    expect(end_s is None or start_s < end_s, "end", f"a time after the start, {start_s:g} s", cells.get("end"))
-    fps = None if "fps" not in cells else parse_number(str(cells["fps"]))
-    expect("fps" not in cells or (fps is not None and fps > 0), "fps", "a number above 0", cells.get("fps"))
-    dataset = _text_of(cells, "dataset").lower() if "dataset" in cells else None
-    return Stream(_text_of(cells, "video"), start_s, end_s, fps, dataset)
-
-
-def _times(cells: Mapping[str, Any], stream: Stream) -> tuple[float, dict[str, float]]:
+def _times(cells: _Cells) -> tuple[float, dict[str, float]]:
     """When a question is asked, and the age of its evidence if that is known."""
-    end_s = math.inf if stream.end_s is None else stream.end_s
-    time_s = _time_of(cells, "time")
-    time_s = end_s if time_s is None else time_s
-    is_within = stream.start_s - TIME_TOLERANCE_S <= time_s <= end_s + TIME_TOLERANCE_S
-    expect(is_within, "time", f"one within the clip, {stream.start_s:g} to {end_s:g} s", cells.get("time"))
-    evidence_s, age_s = _time_of(cells, "evidence"), _time_of(cells, "evidence_age_s")
+    end_s = math.inf if cells.end is None else cells.end
+    time_s = end_s if cells.time is None else cells.time
+    is_within = cells.start - TIME_TOLERANCE_S <= time_s <= end_s + TIME_TOLERANCE_S
+    expect(is_within, "time", f"one within the clip, {cells.start:g} to {end_s:g} s", cells.time)
+    age_s, evidence_s = cells.evidence_age_s, cells.evidence
     if evidence_s is not None:
-        expect(age_s is None, "evidence", "none beside evidence_age_s", cells["evidence"])
-        expect(math.isfinite(time_s), "evidence", "none, as the question has no time", cells["evidence"])
-        expect(evidence_s <= time_s, "evidence", f"a time up to the question's, {time_s:g} s", cells["evidence"])
+        expect(age_s is None, "evidence", "none beside evidence_age_s", evidence_s)
+        expect(math.isfinite(time_s), "evidence", "none, as the question has no time", evidence_s)
+        expect(evidence_s <= time_s, "evidence", f"a time up to the question's, {time_s:g} s", evidence_s)
         age_s = round(time_s - evidence_s, 6)
     return time_s, {} if age_s is None else {"evidence_age_s": age_s}
 
 
-def _time_of(cells: Mapping[str, Any], name: str) -> float | None:
-    value = cells.get(name)
-    if value is None:
-        return None
-    is_time = isinstance(value, str | int | float) and not isinstance(value, bool)
-    expect(is_time, name, "a time such as 90, 1:30 or 1:02:30", value)
-    try:
-        return seconds_of(str(value))
-    except InputError as error:
-        raise InputError(f"{name}: {error}") from error
+def _without_letters(texts: Sequence[str]) -> tuple[tuple[str, ...], bool]:
+    """Texts of the options in the order of the letters before them, if those are A, B, C, ..., each once.
+
+    Returns:
+        The texts, and whether an answer may be a letter: not where several begin with letters that are others.
+    """
+    lettered = {match[1]: text[match.end() :] for text in texts if (match := _LETTERED.match(text))}
+    if sorted(lettered) == list(ascii_uppercase[: len(texts)]):
+        return tuple(lettered[letter] for letter in sorted(lettered)), True
+    return tuple(texts), sum(_LETTERED.match(text) is not None for text in texts) <= 1
 
 
-def _text_of(cells: Mapping[str, Any], name: str) -> str:
-    value = cells.get(name)
-    is_text = isinstance(value, str | int | float) and value == value
-    expect(is_text, name, "a text", value)
-    return check_text({True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value), name)
+def _yes_no(answer: str) -> str | None:
+    return _WORDS_OF_YES_NO.get(answer.casefold().rstrip(".!"))
 
 
-def _options(cells: Mapping[str, Any], of_columns: Sequence[Any]) -> tuple[str, ...]:
-    """Texts of the options, without letters where all have theirs; none for a question without."""
-    listed = cells.get("options")
-    while of_columns and of_columns[-1] is None:
-        of_columns = of_columns[:-1]
-    if listed is None and not of_columns:
-        return ()
-    expect(not (listed is not None and of_columns), "options", "one list, or columns of their own", listed)
-    found = listed if listed is not None else list(of_columns)
-    if isinstance(found, str):
-        try:
-            found = json.loads(found) if found.startswith("[") else found.split("|")
-        except ValueError as error:
-            raise InputError(f"options: expected a JSON list, got one that cannot be read: {error}") from error
-    good = isinstance(found, list) and all(isinstance(one, str | int | float) and str(one).strip() for one in found)
-    expect(good and 2 <= len(found) <= len(ascii_uppercase), "options", "2 to 26 texts, as in red|green|blue", found)
-    texts = [str(one).strip() for one in found]
-    letters = [match[1] if (match := _LETTERED.match(text)) else None for text in texts]
-    if letters == list(ascii_uppercase[: len(texts)]):
-        texts = [_LETTERED.sub("", text, count=1) for text in texts]
-    return tuple(texts)
-
-
-def _kind(cells: Mapping[str, Any], options: Sequence[str], answer: str) -> str:
+def _kind(cells: _Cells) -> str:
     """The type that stands there, or that the answer is clearly of."""
-    if "type" not in cells:
-        is_yes_no = answer.casefold() in ("yes", "no")
-        return "choice" if options else "yes_no" if is_yes_no else "number" if _DIGITS.fullmatch(answer) else "open"
-    kind = TYPES.get(_plain(str(cells["type"])))
-    expect(kind is not None, "type", "choice, yes/no, number or open", cells["type"])
-    is_choice = kind == "choice"
-    expect(is_choice == bool(options), "options", "2 to 26 texts" if is_choice else f"none with {kind}", list(options))
-    return str(kind)
+    kind, has_options = cells.type, bool(cells.options)
+    if kind is None:
+        if has_options:
+            return "choice"
+        return "yes_no" if _yes_no(cells.answer) else "number" if _DIGITS.fullmatch(cells.answer) else "open"
+    expected = "2 to 26 texts" if kind == "choice" else f"none with {kind}"
+    expect((kind == "choice") == has_options, "options", expected, cells.options)
+    return kind
 
 
 def _answered(question: EvalQuestion, kind: str, answer: str) -> EvalQuestion:
     """The question with its right answer, as its kind has it."""
-    if kind == "choice":
-        return replace(question, answer_index=_option_of(question.options, answer))
     if kind == "yes_no":
-        word = answer.casefold().rstrip(".")
-        expect(word in ("yes", "no", "true", "false"), "answer", "Yes or No", answer)
-        index = YES_NO.index("Yes" if word in ("yes", "true") else "No")
-        return replace(question, kind=kind, options=YES_NO, answer_index=index)
+        word = _yes_no(answer)
+        expect(word is not None, "answer", "Yes or No", answer)
+        return replace(question, kind=kind, options=YES_NO, answer_index=YES_NO.index(str(word)))
     scorer = question.scorer
     if kind == "number" or scorer == "number":
-        number = parse_number(answer) if _DIGITS.fullmatch(answer) or " " not in answer else None
-        expect(number is not None, "answer", "a number", answer)
+        is_one = " " not in answer and ("," not in answer or _THOUSANDS.fullmatch(answer))
+        number = parse_number(answer) if is_one else None
+        expect(number is not None, "answer", "a number such as 3, 1,200 or 2.5", answer)
         if kind == "number" and number is not None:
             if number.is_integer() and 0 <= number <= MOST_COUNTED:
                 return replace(question, kind="count", answer_index=int(number))
@@ -312,12 +359,23 @@ def _answered(question: EvalQuestion, kind: str, answer: str) -> EvalQuestion:
     return replace(question, kind="open", answer_text=answer, scorer=scorer)
 
 
-def _option_of(options: Sequence[str], answer: str) -> int:
-    """Index of the option that an answer names, by its text or its letter."""
-    letter = _LETTER.fullmatch(answer)
-    found = set() if letter is None else {ascii_uppercase.index(letter[1].upper())} & set(range(len(options)))
-    found |= {index for index, option in enumerate(options) if option in (answer, _LETTERED.sub("", answer, count=1))}
-    expected = f"one of the letters {ascii_uppercase[: len(options)]}, or the text of one option"
+def _option_of(options: Sequence[str], answer: str, has_letters: bool) -> int:
+    """Index of the option that an answer names, by its text, its letter, or both."""
+    letters = ascii_uppercase[: len(options)]
+    found = {index for index, option in enumerate(options) if option == answer}
+    if has_letters:
+        alone, before = _LETTER.fullmatch(answer), _LETTERED.match(answer)
+        found |= {index for index, letter in enumerate(letters) if alone and letter == alone[1].upper()}
+        found |= {
+            index
+            for index, letter in enumerate(letters)
+            if before and letter == before[1] and options[index] == answer[before.end() :]
+        }
+    expected = (
+        f"one of the letters {letters}, or the text of one option"
+        if has_letters
+        else (f"the text of one option, as their letters are not {letters[0]} to {letters[-1]}, each once")
+    )
     expect(len(found) == 1, "answer", expected, answer)
     return found.pop()
 
