@@ -14,7 +14,7 @@ from collections.abc import Collection, Sequence
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, InstanceOf, TypeAdapter, ValidationError, create_model
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, InstanceOf, TypeAdapter, ValidationError, create_model
 from pydantic_core import ErrorDetails
 
 from videochat_online.errors import InputError, cut, shown
@@ -35,6 +35,17 @@ TimeS = Annotated[float, Field(ge=0, le=MAX_TIME_S)]
 
 _ATTRIBUTE = re.compile(r"^ *([a-z_]+): (.+?)(?=\n *[a-z_]+: |\n *\n|\Z)", re.DOTALL | re.MULTILINE)
 """An attribute in a docstring."""
+
+
+def one_of(known: Collection[str]) -> AfterValidator:
+    """What makes a text one of several names."""
+
+    def checked(text: str) -> str:
+        if text not in known:
+            raise InputError(f"expected one of {', '.join(known)}, found {shown(text)}")
+        return text
+
+    return AfterValidator(checked)
 
 
 class Document(BaseModel):
@@ -60,15 +71,19 @@ def validated(kind: Any, value: Any, where: str = "") -> Any:
         raise InputError(fault_of(error, value, where, kind)) from error
 
 
-def check_dataclass(made: Any) -> None:
+def check_dataclass(made: Any, flag: str = "") -> None:
     """Check the fields of a dataclass, of the types and within the bounds that their annotations say.
+
+    Args:
+        made: an instance.
+        flag: what stands before a field's name in errors, such as "--".
 
     Raises:
         InputError: names the first field that does not fit.
     """
     kind: Any = type(made)
     for name, hint in _hints(kind).items():
-        validated(hint, getattr(made, name), name)
+        validated(hint, getattr(made, name), f"{flag}{name}")
 
 
 def document_of(kind: type, without: Collection[str] = ()) -> type[Document]:
@@ -78,9 +93,7 @@ def document_of(kind: type, without: Collection[str] = ()) -> type[Document]:
         kind: dataclass whose fields all have defaults, and are described under `Attributes:`.
         without: fields that the document does not take.
     """
-    described = dict(
-        re.findall(r"^ *([a-z_]+): (.+?)(?=\n *[a-z_]+: |\n *\n|\Z)", inspect.getdoc(kind) or "", re.S | re.M)
-    )
+    described = dict(_ATTRIBUTE.findall(inspect.getdoc(kind) or ""))
     made: dict[str, Any] = {}
     for field in dataclasses.fields(kind):
         if field.name in without:
@@ -92,9 +105,8 @@ def document_of(kind: type, without: Collection[str] = ()) -> type[Document]:
         elif field.default_factory is not dataclasses.MISSING:
             default = field.default_factory()
         made[field.name] = (hint, Field(default, description=" ".join(described.get(field.name, "").split())))
-    return create_model(
-        f"{kind.__name__}Document", __base__=Document, __doc__=(kind.__doc__ or "").split("\n")[0], **made
-    )
+    summary = (kind.__doc__ or "").partition("\n")[0]
+    return create_model(f"{kind.__name__}Document", __base__=Document, __doc__=summary, **made)
 
 
 def fault_of(error: ValidationError, value: Any, where: str = "", kind: Any = None) -> str:

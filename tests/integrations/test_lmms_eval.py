@@ -181,7 +181,7 @@ def test_arguments(adapter, tiny_dir):
             "unknown argument 'capacities': expected .*, or of memory.num_frames",
         ),
         ({"capacities": "1/1/2", "memory.capacities": "1/1/2"}, "capacities: expected nothing beside memory.capacit"),
-        ({"fps": 0}, "fps above 0"),
+        ({"fps": 0}, "fps: expected a number above 0, found 0"),
         ({"strategy": "guess"}, "unknown strategy 'guess'"),
         (RETRIEVED, "unknown argument 'strategy.retrieved_frames': expected .*, or of memory.capacities, memory.pol"),
         ({"protocol": "published"}, "protocol: expected one of lmms_eval, reference, got 'published'"),

@@ -6,13 +6,15 @@ Owns their ranges, and what a run is known by: `EvaluationConfig.settings`. Read
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, get_args
 
+from pydantic import Field
+
+from videochat_online.documents import check_dataclass, one_of
 from videochat_online.errors import InputError
 from videochat_online.evaluation.benchmark import EvalQuestion
 from videochat_online.evaluation.media.decoder_process import DECODE_TIMEOUT_S
@@ -25,7 +27,8 @@ from videochat_online.model.checkpoints.weight_files import weights_digest
 from videochat_online.runs.files import file_digest
 from videochat_online.streaming import GenerationSettings
 
-ANSWER_BY = ("generation", "likelihood", "text_likelihood")
+AnswerBy = Literal["generation", "likelihood", "text_likelihood"]
+ANSWER_BY = get_args(AnswerBy)
 """Ways in which an answer comes about: text is generated, or the letters or texts of the options are compared."""
 
 
@@ -64,33 +67,24 @@ class EvaluationConfig:
     model: str
     model_options: Mapping[str, Any] = field(default_factory=dict)
     generation: GenerationSettings
-    answer_by: str = "generation"
-    scorer: str | None = None
+    answer_by: AnswerBy = "generation"
+    scorer: Annotated[str, one_of(SCORER_NAMES)] | None = None
     judge: Judge | None = None
     blind: bool = False
     backend: str = "auto"
-    max_bad_fraction: float = 0.1
-    decode_timeout_s: float = DECODE_TIMEOUT_S
-    max_videos: int | None = None
+    max_bad_fraction: Annotated[float, Field(ge=0, le=1)] = 0.1
+    decode_timeout_s: Annotated[float, Field(gt=0)] = DECODE_TIMEOUT_S
+    max_videos: Annotated[int, Field(ge=1)] | None = None
     shard: Shard = Shard()
 
     def __post_init__(self) -> None:
+        check_dataclass(self, "--")
         published = self.task.settings.get("reference", {})
         frames = (self.protocol.causal, self.protocol.clips)
         if frames not in ((True, False), (published.get("causal", True), published.get("clips", False))):
             other = f"the frames that {self.task.name} publishes, got those of another task"
             expected = other if published else f"a task with published frames, got {self.task.name}"
             raise InputError(f"--protocol reference: expected {expected}")
-        if self.answer_by not in ANSWER_BY:
-            raise InputError(f"--answer_by: expected one of {', '.join(ANSWER_BY)}, got {self.answer_by!r}")
-        if self.scorer is not None and self.scorer not in SCORER_NAMES:
-            raise InputError(f"--scorer: expected one of {', '.join(SCORER_NAMES)}, got {self.scorer!r}")
-        if not 0 <= self.max_bad_fraction <= 1:
-            raise InputError(f"--max_bad_fraction: expected a part between 0 and 1, got {self.max_bad_fraction}")
-        if not 0 < self.decode_timeout_s < math.inf:
-            raise InputError(f"--decode_timeout_s: expected seconds above 0, got {self.decode_timeout_s}")
-        if self.max_videos is not None and self.max_videos < 1:
-            raise InputError(f"--max_videos: expected at least 1, got {self.max_videos}")
         if self.data_root is None and not self.blind:
             raise InputError("--data_root: expected the folder with the videos, got none (only --blind needs none)")
 

@@ -15,8 +15,11 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Annotated, Any, Literal, get_args
 
+from pydantic import Field
+
+from videochat_online.documents import check_dataclass
 from videochat_online.errors import InputError
 from videochat_online.memory import MEMORIES, MemoryBank, make_model_memory, sizes_within
 from videochat_online.memory.schedule import Grid
@@ -33,7 +36,8 @@ from videochat_online.text.questions import (
 from videochat_online.video import TIME_TOLERANCE_S
 from videochat_online.video.sampling_rules import Rounding
 
-FRAME_TIMES = ("start", "end")
+FrameTimes = Literal["start", "end"]
+FRAME_TIMES = get_args(FrameTimes)
 FRAME_RULES = ("causal", "reference")
 """Values of `--protocol`: no look-ahead, or the frames of the published scripts."""
 OVBENCH_REFERENCE: Mapping[str, Any] = {"causal": False, "frame_times": "end"}
@@ -82,38 +86,28 @@ class EvalProtocol:
     causal: bool = True
     clips: bool = False
     own_starts: bool = True
-    fps: float
+    fps: Annotated[float, Field(gt=0)]
     step_rounding: Rounding = "nearest"
     memory: str | None
     memory_options: Mapping[str, Any]
-    window_s: float | None
-    max_frames: int | None
-    frame_times: str = "start"
+    window_s: Annotated[float, Field(gt=0)] | None
+    max_frames: Annotated[int, Field(ge=1)] | None
+    frame_times: FrameTimes = "start"
     with_times: bool = True
     system_message: str | None = OVBENCH_SYSTEM_MESSAGE
     kind_system_messages: Mapping[str, str | None] = field(default_factory=lambda: dict(KIND_SYSTEM_MESSAGES))
     suffix: str
-    max_new_tokens: int
+    max_new_tokens: Annotated[int, Field(ge=1)]
     strategy: str = "direct"
     strategy_options: Mapping[str, Any] = field(default_factory=dict)
     kv_memory: bool = False
     zero_start: bool = False
 
     def __post_init__(self) -> None:
-        rules = {
-            "fps above 0": math.isfinite(self.fps) and self.fps > 0,
-            "window_s above 0": self.window_s is None or (math.isfinite(self.window_s) and self.window_s > 0),
-            "max_frames of at least 1": self.max_frames is None or self.max_frames >= 1,
-            f"frame_times of {' or '.join(FRAME_TIMES)}": self.frame_times in FRAME_TIMES,
-            "step_rounding of nearest or down": self.step_rounding in ("nearest", "down"),
-            "frame_times of end in the published scripts": not self.is_scripted or self.frame_times == "end",
-            "frame_times of start in the clips of a benchmark": not self.clips or self.frame_times == "start",
-            "max_new_tokens of at least 1": self.max_new_tokens >= 1,
-        }
-        for rule, holds in rules.items():
-            if not holds:
-                name = rule.split()[0]
-                raise InputError(f"protocol: expected {rule}, got {getattr(self, name)}")
+        check_dataclass(self, "--")
+        wanted, why = ("end", "in the published scripts") if self.is_scripted else ("start", "in a benchmark's clips")
+        if (self.is_scripted or self.clips) and self.frame_times != wanted:
+            raise InputError(f"--frame_times: expected {wanted} {why}, found {self.frame_times}")
         if self.kv_memory:
             reads_question = hasattr(MEMORIES.find(self.memory or "pyramid"), "read_for")
             if reads_question or self.strategy != "direct":

@@ -148,10 +148,14 @@ class TestRefusals:
         [
             ("metrics.json", lambda text: text[:100], "expected the figures of an evaluation, found no JSON"),
             ("metrics.json", lambda text: "[]", "expected the figures of an evaluation, found list"),
-            ("run.json", lambda text: '{"settings": {"blind": true}}', "expected task, model, model_options"),
+            ("run.json", lambda text: '{"settings": {"blind": true}}', "settings: task: expected a value, found none"),
             ("predictions.jsonl", lambda text: text[: text.rindex('{"id"')], "each of 96 answers, found 95 rows of 95"),
             ("predictions.jsonl", lambda text: text + text[: text.index("\n") + 1], "found 97 rows of 96 questions"),
-            ("predictions.jsonl", lambda text: text.replace('"extra"', '"x"', 1), "line 1: expected extra, found no"),
+            (
+                "predictions.jsonl",
+                lambda text: text.replace('"extra"', '"x"', 1),
+                "line 1: extra: expected a value, found none",
+            ),
         ],
     )
     def test_a_damaged_run(self, root, tmp_path, file, change, words):

@@ -12,6 +12,9 @@ from videochat_online.cli.main import main
 from videochat_online.evaluation import compare_runs
 
 
+PYRAMID = {"setting": "streaming", "memory": "pyramid", "strategy": "direct", "strategy_options": {}}
+
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:
     """Two finished runs over a small set. Not to be written to."""
@@ -35,15 +38,15 @@ def refusal(capsys, root: Path, damaged: Path) -> str:
     [
         (["protocol"], [], "protocol: expected an object, found []"),
         (["protocol"], "streaming", "protocol: expected an object, found 'streaming'"),
-        (["protocol", "memory_options"], None, "protocol: memory_options: expected an object, found None"),
+        (["protocol", "memory_options"], None, "protocol.memory_options: expected an object, found none"),
         (
-            ["protocol", "memory_options"],
-            {"capacities": 5},
-            "protocol: memory_options: capacities: expected a list or null",
+            ["protocol"],
+            {**PYRAMID, "memory_options": {"capacities": 5}},
+            "protocol.memory_options.capacities: expected a list of whole numbers of at least 0 such as 2, 2, 12, got 5",
         ),
-        (["protocol", "memory"], 3, "protocol: memory: expected a text or null, found 3"),
-        (["protocol"], {"memory": None}, "protocol: expected setting, memory_options, found no such entry"),
-        (["generation"], None, "generation: expected an object, found None"),
+        (["protocol", "memory"], 3, "protocol.memory: expected a text, found 3"),
+        (["protocol"], {"memory": None}, "protocol.setting: expected a value, found none"),
+        (["generation"], None, "generation: expected an object, found none"),
         (["blind"], "no", "blind: expected true or false, found 'no'"),
     ],
 )
@@ -61,19 +64,19 @@ def test_settings_that_are_none(capsys, root, tmp_path, keys, value, words):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"extra": None}, "extra: expected an object, found None"),
-        ({"extra": {"evidence_age_s": "old"}}, "extra: evidence_age_s: expected a number or null, found 'old'"),
-        ({"extra": {"evidence_age_s": float("nan")}}, "extra: evidence_age_s: expected a number or null, found nan"),
-        ({"options": []}, "options: expected a list that is not empty, found []"),
-        ({"options": 4}, "options: expected a list that is not empty, found 4"),
-        ({"num_visual_tokens": None}, "num_visual_tokens: expected a whole number of at least 0, found None"),
+        ({"extra": None}, "extra: expected an object, found none"),
+        ({"extra": {"evidence_age_s": "old"}}, "extra.evidence_age_s: expected a number, found 'old'"),
+        ({"extra": {"evidence_age_s": float("nan")}}, "extra.evidence_age_s: expected a finite number, found nan"),
+        ({"options": []}, "options: expected at least 1 of them, found []"),
+        ({"options": 4}, "options: expected a list, found 4"),
+        ({"num_visual_tokens": None}, "num_visual_tokens: expected a whole number, found none"),
         ({"correct": 1}, "correct: expected true or false, found 1"),
         ({"correct": "false"}, "correct: expected true or false, found 'false'"),
         ({"id": ["x"]}, "id: expected a text, found ['x']"),
         ({"video": {}}, "video: expected a text, found {}"),
         ({"time_s": "late"}, "time_s: expected a number, found 'late'"),
         ({"time_s": 10**400}, "time_s: expected a number, found 1000"),
-        ({"answer_index": True}, "answer_index: expected a whole number of at least 0, found True"),
+        ({"answer_index": True}, "answer_index: expected a whole number, found True"),
     ],
 )
 def test_rows_that_are_none(capsys, root, tmp_path, change, words):
@@ -87,11 +90,12 @@ def test_rows_that_are_none(capsys, root, tmp_path, change, words):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"num_unanswered": None}, "num_unanswered: expected a whole number of at least 0, found None"),
-        ({"num_left_out": "1"}, "num_left_out: expected a whole number of at least 0, found '1'"),
-        ({"num_answered": "8"}, "num_answered: expected a whole number of at least 0, found '8'"),
-        ({"bad_videos": ["v0"]}, "bad_videos: expected a list of objects, found ['v0']"),
-        ({"bad_videos": None, "num_unanswered": 1}, "bad_videos: expected a list of objects, found None"),
+        ({"num_unanswered": None}, "num_unanswered: expected a whole number, found none"),
+        ({"num_left_out": "1"}, "num_left_out: expected a whole number, found '1'"),
+        ({"num_answered": "8"}, "num_answered: expected a whole number, found '8'"),
+        ({"num_answered": -8}, "num_answered: expected a number of at least 0, found -8"),
+        ({"bad_videos": ["v0"]}, "bad_videos[0]: expected an object, found 'v0'"),
+        ({"bad_videos": None, "num_unanswered": 1}, "bad_videos: expected a list, found none"),
     ],
 )
 def test_figures_that_are_none(capsys, root, tmp_path, change, words):

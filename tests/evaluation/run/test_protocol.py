@@ -79,7 +79,7 @@ class TestStreaming:
         asked = {"times_s": (2.2,), "clip": [0.5, 2.5], "sample_fps": sample_fps, "protocol": "reference"}
         assert times_of(clip, **asked) == [single]
         assert times_of(clip, **asked, step_rounding="down") == [multiturn]
-        with pytest.raises(InputError, match="expected step_rounding of nearest or down, got up"):
+        with pytest.raises(InputError, match="--step_rounding: expected one of nearest, down, found .up"):
             times_of(clip, **asked, step_rounding="up")
 
     def test_labels_of_folders_have_two_decimals(self, times_of, tmp_path):
@@ -124,7 +124,7 @@ class TestProtocol:
     def test_values_that_the_scripts_do_not_have(self):
         with pytest.raises(InputError, match=r"unknown protocol 'paper': expected one of \['causal', 'reference'\]"):
             resolve_protocol("streaming", protocol="paper")
-        with pytest.raises(InputError, match="expected frame_times of end in the published scripts, got start"):
+        with pytest.raises(InputError, match="--frame_times: expected end in the published scripts, found start"):
             resolve_protocol("streaming", protocol="reference", frame_times="start")
 
     def test_published_frames_are_those_of_the_task(self, tmp_path):

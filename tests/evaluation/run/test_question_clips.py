@@ -122,7 +122,7 @@ class TestClips:
     def test_values(self):
         clips = protocol_of("ovobench", protocol="reference")
         assert (clips.frame_times, clips.min_new_tokens, clips.until_s(2.0), clips.until_s(2.1)) == ("start", 0, 2, 3)
-        with pytest.raises(InputError, match="expected frame_times of start in the clips of a benchmark, got end"):
+        with pytest.raises(InputError, match="--frame_times: expected start in a benchmark's clips, found end"):
             protocol_of("ovobench", protocol="reference", frame_times="end")
 
 

@@ -139,8 +139,8 @@ class TestLoading:
         found = make_plan(config_of(path, tmp_path / "out", max_bad_fraction=1.0)).content
         said = [line.partition(": ")[2] for line in found.problems]
         starts = [
-            "answer: expected a text, got ' '", "answer: expected a text, got 3", "scorer: expected one of exact, ",
-            "options: expected 2 to 26", "options: expected 2 to 26", "scorer: expected none", "answer: ",
+            "answer: expected a text, found ' '", "answer: expected a text, found 3", "scorer: expected one of exact, ",
+            "options: expected at least 2", "candidates: expected a value", "scorer: expected none", "answer: ",
         ]  # fmt: skip
         assert len(found.questions) == 1
         assert [line.startswith(start) for line, start in zip(said, starts, strict=True)] == [True] * 7
@@ -148,7 +148,7 @@ class TestLoading:
     @pytest.mark.parametrize(
         ("changes", "said"),
         [
-            ({"scorer": "bleu"}, "--scorer: expected one of exact, contains, number, judge, got 'bleu'"),
+            ({"scorer": "bleu"}, "--scorer: expected one of exact, contains, number, judge, found 'bleu'"),
             ({"scorer": "number"}, "scorer number: expected a number as answer, got 'a red cup'"),
             ({"scorer": "judge"}, "scorer judge: expected --judge_url, got none"),
             ({"judge": Judge(url="http://j/v1", model="m")}, "--judge_url: expected questions with scorer judge"),
@@ -175,11 +175,11 @@ class TestLoading:
     @pytest.mark.parametrize(
         ("given", "said"),
         [
-            ({"timeout_s": 0.0}, "--judge_timeout_s: expected seconds above 0, got 0"),
-            ({"timeout_s": float("nan")}, "--judge_timeout_s: expected seconds above 0, got nan"),
+            ({"timeout_s": 0.0}, "--judge_timeout_s: expected a number above 0, found 0.0"),
+            ({"timeout_s": float("nan")}, "--judge_timeout_s: expected a finite number, found nan"),
             ({"model": " "}, "--judge_model: expected the name of a model, got ' '"),
             ({"key": "ge\nheim"}, f"{KEY_VARIABLE}: expected a key of printable ASCII characters, got another"),
-            ({"num_tries": 0}, "judge: expected at least 1 try, got 0"),
+            ({"num_tries": 0}, "--judge_num_tries: expected a number of at least 1, found 0"),
         ],
     )
     def test_values_that_are_none(self, given, said):

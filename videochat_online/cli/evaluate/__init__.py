@@ -352,6 +352,7 @@ def _counts(plan: Plan, config: EvaluationConfig) -> dict[str, Any]:
         "cells": dict(sorted(cells.items())),
         "missing_videos": [located.video.name for located in plan.missing],
         "bad_rows": list(content.problems),
+        "notes": list(content.notes),
     }
 
 

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from videochat_online.evaluation import EvaluationConfig, Outcome, Progress
-from videochat_online.evaluation.scoring.metrics import score_remarks
 from videochat_online.runs.progress import progress
 
 
@@ -29,6 +28,8 @@ def show_counts(counts: dict[str, Any], as_json: bool) -> None:
         _write(f"  {name}: {count}")
     for problem in (*counts["missing_videos"], *counts["bad_rows"]):
         _write(f"  unusable: {problem}")
+    for note in counts["notes"]:
+        _write(f"  note: {note}")
     for number, shown in enumerate(counts.get("shown", ()), start=1):
         _show_question(number, shown)
 
@@ -69,7 +70,7 @@ def _numbers(counts: dict[str, Any]) -> str:
 
 def show_outcome(outcome: Outcome, config: EvaluationConfig, as_json: bool) -> None:
     """What a run came to, warnings on stderr."""
-    for line in outcome.bad_videos:
+    for line in (*outcome.bad_videos, *outcome.remarks):
         print(f"warning: {line}", file=sys.stderr)  # noqa: T201
     metrics = outcome.metrics
     if metrics is None:
@@ -77,8 +78,6 @@ def show_outcome(outcome: Outcome, config: EvaluationConfig, as_json: bool) -> N
         said = f"{config.output}: {outcome.num_answered} answers, {outcome.num_open} still open in other shards"
         _write(json.dumps(shares) if as_json else said)
         return
-    for line in score_remarks(metrics):
-        print(f"warning: {line}", file=sys.stderr)  # noqa: T201
     if as_json:
         _write(json.dumps(metrics, ensure_ascii=False))
         return

@@ -5,16 +5,18 @@ Knows the files of a run and the settings that decide answers; computes nothing.
 
 from __future__ import annotations
 
-import reprlib
-import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import ConfigDict, Field
+
+from videochat_online.documents import Document, validated
 from videochat_online.errors import InputError
 from videochat_online.evaluation.run.evaluation_folder import PredictionFile, read_run_file, split_answers
+from videochat_online.memory import MEMORIES
 from videochat_online.memory.labels import label_of
 from videochat_online.runs.files import read_object
 from videochat_online.runs.row_file import Row
@@ -23,51 +25,84 @@ from videochat_online.runs.run_folder import differences
 FACTS = ("id", "video", "dataset", "answer_type", "sub_answer_type", "time_s", "question", "answer_index")
 """Keys that every row has about its question; its `extra` may say more."""
 
-_COMPARED_SETTINGS = ("task", "model", "model_options", "generation", "answer_by", "protocol")
-_COMPARED_IF_GIVEN = ("task_options", "scorer", "judge")
+_COMPARED_SETTINGS = (
+    "task", "model", "model_options", "generation", "answer_by", "protocol", "task_options", "scorer", "judge",
+)  # fmt: skip
 
-_Rule = tuple[Callable[[Any], bool], str]
-"""Test of whether a value of a file can be used, and words for what is expected of it."""
-_ANY: _Rule = (lambda value: True, "anything")
-_TEXT: _Rule = (lambda value: isinstance(value, str), "a text")
-_TEXT_OR_NULL: _Rule = (lambda value: value is None or isinstance(value, str), "a text or null")
-_FLAG: _Rule = (lambda value: isinstance(value, bool), "true or false")
-_FLAG_OR_NULL: _Rule = (lambda value: value is None or isinstance(value, bool), "true, false or null")
-_COUNT: _Rule = (lambda value: type(value) is int and value >= 0, "a whole number of at least 0")
-_NUMBER: _Rule = (lambda value: type(value) in (int, float) and abs(value) <= sys.float_info.max, "a number")
-_NUMBER_OR_NULL: _Rule = (lambda value: value is None or _NUMBER[0](value), "a number or null")
-_OBJECT: _Rule = (lambda value: isinstance(value, dict), "an object")
-_LIST: _Rule = (lambda value: isinstance(value, list) and len(value) > 0, "a list that is not empty")
-_ANY_LIST: _Rule = (lambda value: isinstance(value, list), "a list")
-_LIST_OR_NULL: _Rule = (lambda value: value is None or isinstance(value, list), "a list or null")
-_OBJECTS: _Rule = (
-    lambda value: isinstance(value, list) and all(isinstance(one, dict) for one in value),
-    "a list of objects",
-)
+Count = Annotated[int, Field(ge=0)]
 
-_SETTINGS = {**dict.fromkeys(_COMPARED_SETTINGS, _ANY), "generation": _OBJECT, "protocol": _OBJECT, "blind": _FLAG}
-_MEMORY_AND_STRATEGY = {
-    "memory": _TEXT_OR_NULL,
-    "memory_options": _OBJECT,
-    "strategy": _TEXT,
-    "strategy_options": _OBJECT,
-    "kv_memory": _FLAG,
-}
-_PROTOCOL = {"setting": _TEXT, **_MEMORY_AND_STRATEGY}
-_METRICS = {
-    **dict.fromkeys(("num_questions", "num_answered", "num_unanswered", "num_bad_videos", "num_left_out"), _COUNT),
-    "bad_videos": _OBJECTS,
-}
-_ROW = {
-    **dict.fromkeys(FACTS, _TEXT),
-    "dataset": _TEXT_OR_NULL,
-    "time_s": _NUMBER,
-    "answer_index": _COUNT,
-    "options": _LIST,
-    "extra": _OBJECT,
-    "text": _TEXT,
-    "correct": _FLAG,
-    "num_visual_tokens": _COUNT,
+
+class _Part(Document):
+    """A part of a run's files, of any version: what is not read here may be anything."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class _Protocol(_Part):
+    setting: str
+    memory: str | None
+    memory_options: dict[str, Any]
+    strategy: str
+    strategy_options: dict[str, Any]
+    kv_memory: bool
+
+
+class _Settings(_Part):
+    task: Any
+    model: Any
+    model_options: Any
+    generation: dict[str, Any]
+    answer_by: Any
+    protocol: _Protocol
+    blind: bool
+    task_options: dict[str, Any] = {}
+
+
+class _Metrics(_Part):
+    num_questions: Count
+    num_answered: Count
+    num_unanswered: Count
+    num_bad_videos: Count
+    num_left_out: Count = 0  # runs from before such answers were left out have none
+    bad_videos: list[dict[str, Any]]
+
+
+class _Extra(_Part):
+    evidence_age_s: float | None = None
+
+
+class _OpenRow(_Part):
+    """A row of a question that is answered in words, and may have no verdict."""
+
+    id: str
+    video: str
+    dataset: str | None
+    answer_type: str
+    sub_answer_type: str
+    time_s: float
+    question: str
+    answer_index: Count
+    options: list[Any]
+    extra: _Extra
+    text: str
+    correct: bool | None
+    num_visual_tokens: Count
+
+
+class _CountRow(_OpenRow):
+    correct: bool
+
+
+class _OptionRow(_CountRow):
+    options: Annotated[list[Any], Field(min_length=1)]
+
+
+_ROWS = {"open": _OpenRow, "count": _CountRow}
+"""What a row says by its kind; those of other kinds have options."""
+_NOT_COMPARED = {
+    # The protocol has the length of answers, too.
+    "generation": {"max_new_tokens"},
+    "protocol": {"memory", "memory_options", "strategy", "strategy_options", "kv_memory"},
 }
 
 
@@ -124,19 +159,20 @@ def read_run(folder: Path) -> Run:
             f"{folder}: the run is not finished: no metrics.json, {num_answers} answers"
             f"{'' if total is None else f' to {total} questions'}; its evaluate command, given again, goes on"
         )
-    metrics = _read_metrics(folder / "metrics.json")
+    path = folder / "metrics.json"
+    metrics: _Metrics = validated(_Metrics, read_object(path, "the figures of an evaluation"), f"{path}")
     path = folder / "predictions.jsonl"
     rows = PredictionFile(path).rows()
     for number, row in enumerate(rows, start=1):
-        _check_row(f"{path} line {number}", row)
+        validated(_ROWS.get(row.get("kind", ""), _OptionRow), row, f"{path} line {number}")
     num_different = len({row["id"] for row in rows})
-    num_answers = metrics["num_answered"] + metrics["num_left_out"]
+    num_answers = metrics.num_answered + metrics.num_left_out
     if not len(rows) == num_different == num_answers:
         raise InputError(
             f"{path}: expected a row for each of {num_answers} answers, found {len(rows)} rows of "
             f"{num_different} questions"
         )
-    bad_videos = tuple(str(row.get("video")) for row in metrics["bad_videos"])
+    bad_videos = tuple(str(row.get("video")) for row in metrics.bad_videos)
     counted, _ = split_answers(rows, bad_videos)
     if not counted:
         raise InputError(f"{folder}: expected answers, found none about a video that could be used")
@@ -147,7 +183,7 @@ def read_run(folder: Path) -> Run:
         folder=folder,
         settings=settings,
         rows=scored,
-        num_questions=metrics["num_questions"],
+        num_questions=metrics.num_questions,
         bad_videos=bad_videos,
         unscored=frozenset(row["id"] for row in counted if row["correct"] is None),
     )
@@ -275,44 +311,17 @@ def protocol_differences_between(runs: Sequence[Run], labels: Sequence[str], bas
 
 def _comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
     """What has to be alike: all that decides answers but memory and strategy, and whether there are frames at all."""
-    kept = {name: settings[name] for name in _COMPARED_SETTINGS}
-    kept |= {name: settings.get(name) for name in _COMPARED_IF_GIVEN}
-    # The protocol has the length of answers, too.
-    left_out = {"protocol": tuple(_MEMORY_AND_STRATEGY), "generation": ("max_new_tokens",)}
-    for part, names in left_out.items():
-        kept[part] = {name: value for name, value in kept[part].items() if name not in names}
+    kept = {name: settings.get(name) for name in _COMPARED_SETTINGS}
+    for part, names in _NOT_COMPARED.items():
+        kept[part] = {name: value for name, value in settings[part].items() if name not in names}
     return kept
 
 
-def _read_metrics(path: Path) -> dict[str, Any]:
-    metrics = read_object(path, "the figures of an evaluation")
-    metrics.setdefault("num_left_out", 0)  # runs from before such answers were left out
-    _expect(path, metrics, _METRICS)
-    return metrics
-
-
 def _check_settings(where: str, settings: dict[str, Any]) -> None:
-    _expect(where, settings, _SETTINGS | ({"task_options": _OBJECT} if "task_options" in settings else {}))
-    protocol = settings["protocol"]
-    _expect(f"{where}: protocol", protocol, _PROTOCOL)
-    if "capacities" in protocol["memory_options"]:
-        _expect(f"{where}: protocol: memory_options", protocol["memory_options"], {"capacities": _LIST_OR_NULL})
-
-
-def _check_row(where: str, row: Row) -> None:
-    has_options = row.get("kind") not in ("count", "open")
-    of_kind = {} if has_options else {"options": _ANY_LIST}
-    if row.get("kind") == "open":
-        of_kind |= {"correct": _FLAG_OR_NULL}
-    _expect(where, row, {**_ROW, **of_kind})
-    if "evidence_age_s" in row["extra"]:
-        _expect(f"{where}: extra", row["extra"], {"evidence_age_s": _NUMBER_OR_NULL})
-
-
-def _expect(where: Path | str, values: Any, rules: Mapping[str, _Rule]) -> None:
-    missing = [key for key in rules if key not in values] if isinstance(values, dict) else list(rules)
-    if missing:
-        raise InputError(f"{where}: expected {', '.join(missing)}, found no such entry")
-    for key, (is_right, expected) in rules.items():
-        if not is_right(values[key]):
-            raise InputError(f"{where}: {key}: expected {expected}, found {reprlib.repr(values[key])}")
+    checked: _Settings = validated(_Settings, settings, where)
+    memory = checked.protocol.memory
+    if memory in MEMORIES.names():
+        known = MEMORIES.options_of(memory)
+        for name, value in checked.protocol.memory_options.items():
+            if name in known and value is not None and not known[name].from_model:
+                known[name].check(value, f"{where}: protocol.memory_options.{name}")

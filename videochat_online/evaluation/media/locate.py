@@ -2,7 +2,7 @@
 
 A video is a file or a folder of frames. Its id is tried as a path below the root, with the endings of videos
 where it has none; then the root is walked, once, and the id is looked up by name. Names are compared whole:
-an id may begin with "-" or hold dots.
+an id may begin with "-" or hold dots. Folders of an id are those of its file, as far as the root is above both.
 """
 
 from __future__ import annotations
@@ -76,11 +76,17 @@ class MediaLibrary:
             self._by_name = defaultdict(list)
             for path in _walk(self._root):
                 self._by_name[path.name].append(path)
-        last, folder = Path(video.id).name, Path(video.id).parent.name
-        found = self._by_name.get(last, [])
-        found = found or [path for ending in VIDEO_EXTENSIONS for path in self._by_name.get(last + ending, [])]
-        # Another folder's 105.mp4 is another video.
-        return [path for path in found if not folder or path.parent.name == folder]
+        last, folders = Path(video.id).name, Path(video.id).parent.parts
+        named = self._by_name.get(last, [])
+        named = named or [path for ending in VIDEO_EXTENSIONS for path in self._by_name.get(last + ending, [])]
+        # Another folder's 105.mp4 is another video; the root may be one of the folders that the id names.
+        below = {path: path.parent.relative_to(self._root).parts for path in named}
+        whole = [path for path in named if (*self._root.resolve().parts, *below[path])[-len(folders) :] == folders]
+        found = whole or [path for path in named if below[path] == folders[len(folders) - len(below[path]) :]]
+        if folders and named and not found:
+            there = ", ".join(map(str, named))
+            raise VideoError(f"{video.id}: expected it in {Path(*folders)} below {self._root}, found others: {there}")
+        return found if folders else named
 
     def _choose(self, video: EvalVideo, found: list[Path]) -> Path:
         """Narrow several down: the path the annotation hints at, the dataset's own folder, a folder of frames."""

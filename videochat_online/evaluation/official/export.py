@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from videochat_online.errors import InputError
-from videochat_online.evaluation.benchmark import EvalQuestion, EvalSet
+from videochat_online.evaluation.benchmark import EvalQuestion
 from videochat_online.evaluation.compare.finished_runs import Run, listed, read_run
 from videochat_online.evaluation.official.official_rules import Exported, Source
 from videochat_online.evaluation.official.scores import OFFICIAL, rules_of
@@ -71,7 +71,7 @@ def export_run(
     task = get_task(format)
     content = task.read(paths)
     if run.settings.get("max_videos") is not None:
-        content = EvalSet(content.videos[: run.settings["max_videos"]], content.problems)
+        content = replace(content, videos=content.videos[: run.settings["max_videos"]])
     questions = {_source(question): question for question in content.questions}
     at = {question.id: source for source, question in questions.items()}
     unknown = [row for row in run.rows if row["id"] not in at]

@@ -61,7 +61,7 @@ def summary_figures(
     damaged = [
         {"video": row["video"], "problem": row["problem"]} for row in videos if row["problem"] and not row["is_bad"]
     ]
-    notes = list(config.task.notes)
+    notes = [*config.task.notes, *content.notes]
     num_own_starts = sum(question.starts_s is not None for question in content.questions)
     if num_own_starts and config.protocol.memory is not None and not config.blind:
         notes.append(_SEEN_BEFORE.format(num_own_starts))

@@ -12,6 +12,7 @@ last writes the whole. Nothing that is there is overwritten but the summaries, a
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from videochat_online.errors import InputError
+from videochat_online.memory import MEMORIES
 from videochat_online.runs.files import PARTIAL, json_text, read_object, try_lock, write_text
 from videochat_online.runs.row_file import Row, RowFile, row_line
 from videochat_online.runs.run_folder import RUN_FILE, RunFolder, SettingDifference, differences, in_one_line
@@ -163,7 +165,11 @@ class EvaluationFolder(RunFolder):
                 yield path, number, row
 
     def _other_settings(self, settings: Mapping[str, Any]) -> list[SettingDifference]:
-        return [one for one in differences(self.run["settings"], settings) if not self._may_change(one)]
+        recorded = self.run["settings"]
+        memory = settings["protocol"]["memory"]
+        if memory is not None and memory == recorded.get("protocol", {}).get("memory"):
+            recorded, settings = (_with_defaults(one, memory) for one in (recorded, settings))
+        return [one for one in differences(recorded, settings) if not self._may_change(one)]
 
     def _may_change(self, found: SettingDifference) -> bool:
         """Whether a setting decides no answer so far: scorers come after the answers, and may come later."""
@@ -220,6 +226,13 @@ class PredictionFile(RowFile):
                 row.setdefault("in_time", row["correct"])
                 row["correct"] = row["correct"] and bool(row.get("output_correct"))
         return rows, size
+
+
+def _with_defaults(settings: Mapping[str, Any], memory: str) -> dict[str, Any]:
+    """Settings with all options of their memory, of which a run records those that were given."""
+    defaults = {name: one.default for name, one in MEMORIES.options_of(memory).items() if not one.from_model}
+    options = json.loads(json.dumps(defaults)) | settings["protocol"]["memory_options"]
+    return {**settings, "protocol": {**settings["protocol"], "memory_options": options}}
 
 
 def _one_each(rows: Iterable[_Numbered]) -> list[Row]:

@@ -44,7 +44,7 @@ def make_plan(config: EvaluationConfig) -> Plan:
     """
     content = config.task.read(config.annotations)
     if config.max_videos is not None:
-        content = EvalSet(content.videos[: config.max_videos], content.problems)
+        content = replace(content, videos=content.videos[: config.max_videos])
     _check_starts(content, config.protocol)
     num_rows = len(content.questions) + len(content.problems)
     if len(content.problems) > config.max_bad_fraction * num_rows:

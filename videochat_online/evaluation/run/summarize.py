@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,12 +26,14 @@ class Outcome:
         num_answered: number of answers in the folder, all shards together.
         num_open: number of questions that other shards still have to answer.
         bad_videos: a line for each.
+        remarks: lines about what else of the set could not be used as it is; of a whole set only.
     """
 
     metrics: dict[str, Any] | None
     num_answered: int
     num_open: int
     bad_videos: tuple[str, ...]
+    remarks: tuple[str, ...] = ()
 
 
 def summarize(config: EvaluationConfig, plan: Plan, folder: EvaluationFolder) -> Outcome:
@@ -77,7 +79,15 @@ def summarize(config: EvaluationConfig, plan: Plan, folder: EvaluationFolder) ->
         metrics["notes"] = notes
     metrics["cost"] = cost_figures(predictions, videos)
     write_report(folder, metrics, counted)
-    return Outcome(metrics, len(answered), 0, tuple(bad.values()))
+    return Outcome(metrics, len(answered), 0, tuple(bad.values()), _remarks(metrics, plan))
+
+
+def _remarks(metrics: Mapping[str, Any], plan: Plan) -> tuple[str, ...]:
+    """Rows without an answer, videos that are odd (questions after their end among it), and notes on the files."""
+    rows = plan.content.problems
+    unusable = [f"{len(rows)} annotated questions cannot be used; the first: {rows[0]}"] if rows else []
+    odd = [f"{video['video']}: {video['problem']}" for video in metrics["damaged_videos"]]
+    return (*unusable, *odd, *plan.content.notes, *score_remarks(metrics))
 
 
 def check_bad(num_bad: int, num_all: int, example: str, config: EvaluationConfig, what: str = "videos") -> None:

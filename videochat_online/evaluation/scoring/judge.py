@@ -12,10 +12,12 @@ import re
 from base64 import b64encode
 from dataclasses import dataclass, field, replace
 from time import monotonic, sleep
-from typing import Any
+from typing import Annotated, Any
 
 import httpx
+from pydantic import Field
 
+from videochat_online.documents import check_dataclass
 from videochat_online.errors import InputError
 
 KEY_VARIABLE = "VIDEOCHAT_ONLINE_JUDGE_KEY"
@@ -88,11 +90,12 @@ class Judge:
     url: str = field(repr=False)
     model: str
     key: str | None = field(default=None, repr=False)
-    timeout_s: float = 60.0
-    num_tries: int = 3
-    backoff_s: float = 1.0
+    timeout_s: Annotated[float, Field(gt=0)] = 60.0
+    num_tries: Annotated[int, Field(ge=1)] = 3
+    backoff_s: Annotated[float, Field(ge=0)] = 1.0
 
     def __post_init__(self) -> None:
+        check_dataclass(self, "--judge_")
         try:
             parts = httpx.URL(self.url)
             good = parts.scheme in ("http", "https") and bool(parts.host)
@@ -106,10 +109,6 @@ class Judge:
             raise InputError(f"--judge_model: expected the name of a model, got {self.model!r}")
         if self.key is not None and not (self.key.isascii() and self.key.isprintable()):
             raise InputError(f"{KEY_VARIABLE}: expected a key of printable ASCII characters, got another")
-        if not 0 < self.timeout_s < float("inf"):
-            raise InputError(f"--judge_timeout_s: expected seconds above 0, got {self.timeout_s:g}")
-        if self.num_tries < 1 or self.backoff_s < 0:
-            raise InputError(f"judge: expected at least 1 try, got {self.num_tries}, {self.backoff_s:g} s apart")
 
     @classmethod
     def from_environment(cls, url: str, model: str | None, timeout_s: float) -> Judge:

@@ -7,13 +7,13 @@ A benchmark is a `Task`. One of which something can be set is a class with `Opti
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from videochat_online.errors import InputError, shown
 from videochat_online.evaluation.task import Task
-from videochat_online.parts import PartKind, check_names, make_options
+from videochat_online.parts import PartKind, check_names, options_of
 
 _ROOM = "videochat_online.evaluation.tasks"
 
@@ -50,7 +50,7 @@ def get_task(name: str, options: Mapping[str, Any] | None = None) -> Task:
     made = TASKS.make(name, given).task()
     if not isinstance(made, Task):
         raise InputError(f"{what}: expected task() to give a Task, found {shown(made)}")
-    values = asdict(make_options(found, None, given, what))
+    values = {option: one.default for option, one in options_of(found).items()} | given
     of_files = [
         option for option, value in values.items() if isinstance(value, str) and Path(value) in (made.files or ())
     ]

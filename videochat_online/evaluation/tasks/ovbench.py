@@ -28,7 +28,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from videochat_online.documents import Text, TimeS, validated
+from videochat_online.documents import Text, TimeS, one_of, validated
 from videochat_online.errors import InputError
 from videochat_online.evaluation.benchmark import EvalQuestion, EvalSet, Source
 from videochat_online.evaluation.protocol import OVBENCH_REFERENCE
@@ -43,7 +43,6 @@ from videochat_online.evaluation.tasks.reading import (
     Words,
     expect,
     letter_index,
-    one_of,
     question_id,
     read_rows,
 )

@@ -31,7 +31,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from videochat_online.documents import Text, TimeS, validated
+from videochat_online.documents import Text, TimeS, one_of, validated
 from videochat_online.evaluation.benchmark import YES_NO, EvalQuestion, EvalSet, Source
 from videochat_online.evaluation.task import Average, Task
 from videochat_online.evaluation.tasks.reading import (
@@ -41,7 +41,6 @@ from videochat_online.evaluation.tasks.reading import (
     Stream,
     Words,
     expect,
-    one_of,
     read_rows,
 )
 from videochat_online.text.questions import ovbench_question

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,17 +31,6 @@ def _with_words(text: str) -> str:
     if not text.strip():
         raise InputError(f"expected a text, found {shown(text)}")
     return text
-
-
-def one_of(known: Collection[str]) -> AfterValidator:
-    """What makes a text one of several names."""
-
-    def checked(text: str) -> str:
-        if text not in known:
-            raise InputError(f"expected one of {', '.join(known)}, found {shown(text)}")
-        return text
-
-    return AfterValidator(checked)
 
 
 Words = Annotated[Text, AfterValidator(_with_words)]

@@ -34,7 +34,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
-from videochat_online.documents import Text, validated
+from videochat_online.documents import Text, one_of, validated
 from videochat_online.errors import InputError, shown
 from videochat_online.evaluation.benchmark import YES_NO, EvalQuestion, EvalSet, Proactive, Source
 from videochat_online.evaluation.task import Average, Task
@@ -46,7 +46,6 @@ from videochat_online.evaluation.tasks.reading import (
     Words,
     expect,
     letter_index,
-    one_of,
     poll_id,
     question_id,
     read_rows,

@@ -38,7 +38,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
-from videochat_online.documents import Document, validated
+from videochat_online.documents import Document, one_of, validated
 from videochat_online.errors import InputError, shown
 from videochat_online.evaluation.benchmark import YES_NO, EvalQuestion, EvalSet, Source, right_answer
 from videochat_online.evaluation.scoring.metrics import EXTRA_KEYS
@@ -50,7 +50,6 @@ from videochat_online.evaluation.tasks.reading import (
     Stream,
     Words,
     expect,
-    one_of,
     question_id,
 )
 from videochat_online.evaluation.tasks.table_file import TableRow, read_table
