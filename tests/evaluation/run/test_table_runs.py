@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from clips import write_clip
 from evaluation_sets import rows_of, write_frames
 from videochat_online.cli.main import main
 
@@ -77,6 +78,36 @@ def test_two_memories_beside_each_other(call):
         "Colours": 2, "Counts": 1, "States": 1, "Things": 1,
     }  # fmt: skip
     assert run["by_evidence_age_s"]["0-2 s"]["num_questions"] == 2
+
+
+def test_defaults_of_a_memory_are_the_same_run(call, tmp_path):
+    how = ("--data_root", "media", "--output", "out", "--memory", "window", "--memory.num_frames", 4)
+    assert call("evaluate", *how)[0] == 0
+    run = json.loads((tmp_path / "out/run.json").read_text())
+    run["settings"]["protocol"]["memory_options"] = {}
+    (tmp_path / "out/run.json").write_text(json.dumps(run))
+    assert call("evaluate", *how)[0] == 0
+    status, _, err = call("evaluate", *how[:-1], 5)
+    assert (status, "protocol.memory_options.num_frames was 4, now 5" in err) == (2, True)
+
+
+def test_what_cannot_be_used_is_said(call, tmp_path):
+    """Rows, columns, and questions about moments that the video does not have."""
+    write_clip(tmp_path / "media" / "c.mp4")
+    rows = "c,Which?,1,red,red|blue,x\nc,Which?,30,red,red|blue,x\nc,Which?,soon,red,red|blue,x\n"
+    (tmp_path / "my.csv").write_text(f"video,question,time,answer,options,colour\n{rows}")
+    unread = "my.csv: columns that are kept with the questions and not read: colour"
+    status, out, _ = call("evaluate", "--data_root", "media", "--max_bad_fraction", 0.5, "--dry_run")
+    assert (status, out.splitlines()[-1]) == (0, f"  note: {unread}")
+    status, _, err = call("evaluate", "--data_root", "media", "--max_bad_fraction", 0.5, "--output", "out")
+    assert status == 0
+    assert [line for line in err.splitlines() if line.startswith("warning: ")][:3] == [
+        "warning: 1 annotated questions cannot be used; the first: my.csv:4: time: expected a time such as 90, 1:30 or "
+        "1:02:30, got 'soon'",
+        "warning: c: 1 of 2 questions come after its end at 4.00 s",
+        f"warning: {unread}",
+    ]
+    assert f"\n\n{unread}\n\n" in (tmp_path / "out/report.md").read_text()
 
 
 def test_another_table_is_another_run(call, tmp_path):

@@ -173,7 +173,10 @@ class TestMedia:
         for path in ("COIN/-R6zVQR-Npk.mp4", "HiREST_videos/a.b.mp4", "dog.webm", "AVA/raw/twice.mkv", "x/y/same.mp4"):
             (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / path).touch()
-        (tmp_path / "z").mkdir()
+        for folder in ("cams/val/cam", "cams/test/cam", "z"):
+            (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / "cams/val/cam/0001.mp4").touch()
+        (tmp_path / "cams/test/cam/0001.mp4").touch()
         (tmp_path / "z" / "same.mp4").touch()
         write_frames(tmp_path / "AVA" / "frames" / "twice", noise(1))
         write_frames(tmp_path / "TAO_frames" / "val" / "BDD" / "b255", noise(1))
@@ -190,6 +193,10 @@ class TestMedia:
             (video("a.b"), "HiREST_videos/a.b.mp4"),
             (video("dog"), "dog.webm"),
             (video("twice"), "AVA/frames/twice"),
+            (video("val/cam/0001"), "cams/val/cam/0001.mp4"),
+            (video("test/cam/0001.mp4"), "cams/test/cam/0001.mp4"),
+            (video("y/same.mp4"), "x/y/same.mp4"),
+            (video("set/COIN/-R6zVQR-Npk"), "COIN/-R6zVQR-Npk.mp4"),
             (video("b255", hint="val/BDD/b255/frame0541.jpg"), "TAO_frames/val/BDD/b255"),
         ],
     )
@@ -199,6 +206,11 @@ class TestMedia:
     @pytest.mark.parametrize("name", ["absent", "b255", "same.mp4", "R6zVQR-Npk"])
     def test_missing_and_ambiguous(self, root, name):
         with pytest.raises(VideoError, match=name):
+            MediaLibrary(root).find(video(name))
+
+    @pytest.mark.parametrize("name", ["train/cam/0001.mp4", "train/cam/0001", "w/same.mp4"])
+    def test_a_video_of_other_folders_is_another(self, root, name):
+        with pytest.raises(VideoError, match=rf"{name}: expected it in .* below {root}, found others: {root}/"):
             MediaLibrary(root).find(video(name))
 
     def test_the_dataset_decides(self, root):

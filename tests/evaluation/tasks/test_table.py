@@ -120,6 +120,14 @@ def test_a_row_says_what_one_of_ovbench_says(tmp_path):
         ({"answer": "b)", "options": [1, 2]}, ("choice", ("1", "2"), 1)),
         ({"answer": 2, "options": [1, 2]}, ("choice", ("1", "2"), 1)),
         ({"answer": "B. blue", "options": "(A) red|(B) blue"}, ("choice", ("red", "blue"), 1)),
+        *(({"answer": word}, ("yes_no", ("Yes", "No"), 0)) for word in ("Yes.", "TRUE", "true", "yes!")),
+        *(({"answer": word}, ("yes_no", ("Yes", "No"), 1)) for word in ("No.", "False", False)),
+        ({"answer": "1,500"}, ("count", (), 1500)),
+        ({"answer": "1.500"}, ("open", (), 0)),
+        ({"answer": "B", "options": "A. red|C. blue|B. green"}, ("choice", ("red", "green", "blue"), 1)),
+        ({"answer": "blue", "options": "A. red|C. blue|B. green"}, ("choice", ("red", "green", "blue"), 2)),
+        ({"answer": "A. Lebrun", "options": "I. Newton|A. Lebrun"}, ("choice", ("I. Newton", "A. Lebrun"), 1)),
+        ({"answer": "B", "options": "A. Lebrun|Xu"}, ("choice", ("A. Lebrun", "Xu"), 1)),
         ({"answer": "c", "option_a": "x", "Option B": "y", "option-c": "z"}, ("choice", ("x", "y", "z"), 2)),
         ({"answer": "y", "A": "x", "B": "y", "C": ""}, ("choice", ("x", "y"), 1)),
         ({"answer": "A", "choice_1": "x", "choice_2": "y"}, ("choice", ("x", "y"), 0)),
@@ -154,6 +162,22 @@ def test_what_is_not_known_is_kept(tmp_path):
     assert (found.videos[0].fps, found.videos[0].dataset, question.dataset) == (2.0, "mine", "mine")
     (question,) = table(tmp_path, as_csv([*HEAD[:4], "evidence_age_s"], [[*ROWS[1][:4], "3"]])).questions
     assert question.extra == {"evidence_age_s": 3.0}
+
+
+def test_columns_that_nobody_reads_are_named(tmp_path):
+    found = one(tmp_path, time=9, detail="fine", colour="blue", b="alone", note="")
+    assert found.notes == ("my.csv: columns that are kept with the questions and not read: colour, b, note",)
+    assert one(tmp_path, evidence_age_s=1, template="x").notes == ()
+
+
+def test_one_question_has_one_answer(tmp_path):
+    rows = [["a.mp4", "Open?", "1", answer] for answer in ("yes", "TRUE", "no")]
+    rows += [["a.mp4", "Open?", "2", "no"], ["b.mp4", "Open?", "1", "no"]]
+    found = table(tmp_path, as_csv(HEAD[:4], rows))
+    assert found.problems == (
+        "my.csv:4: answer: expected 'Yes' as in my.csv:2, which asks the same at the same time, found 'No'",
+    )
+    assert [(video.id, len(video.questions)) for video in found.videos] == [("a.mp4", 3), ("b.mp4", 1)]
 
 
 def test_a_name_of_a_second_stream_is_free(tmp_path):
@@ -196,6 +220,14 @@ def test_a_video_with_two_clips_is_two_streams(tmp_path):
             {"options": "B|A", "answer": "A"},
             "answer: expected one of the letters AB, or the text of one option, found 'A'",
         ),
+        (
+            {"options": "A. red|C. blue|D. green", "answer": "C"},
+            "answer: expected the text of one option, as their letters are not A to C, each once, found 'C'",
+        ),
+        ({"options": "A. red|B. blue", "answer": "B. red"}, "answer: expected one of the letters AB, or the text of"),
+        ({"options": {"A": "red"}}, "options: expected 2 to 26 texts, as in red|green|blue, found {'A': 'red'}"),
+        ({"answer": "1,5"}, "answer: expected a number such as 3, 1,200 or 2.5, found '1,5'"),
+        ({"answer": "1,20,000"}, "answer: expected a number such as 3, 1,200 or 2.5, found '1,20,000'"),
         ({"options": "red"}, "options: expected 2 to 26 texts, as in red|green|blue, found ['red']"),
         ({"options": '["red", '}, "options: expected a JSON list, found one that cannot be read: "),
         ({"options": "a|b", "option_a": "x", "option_b": "y"}, "options: expected one list, or columns of their own"),
