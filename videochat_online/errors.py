@@ -38,6 +38,12 @@ def one_line(error: BaseException, most: int | None = None) -> str:
     return " ".join(str(error).split())[:most]
 
 
+def expect(holds: bool, name: str, expected: str, found: Any) -> None:
+    """Raise an `InputError` that names a thing, what it should be and what it is, unless `holds`."""
+    if not holds:
+        raise InputError(f"{name}: expected {expected}, found {shown(found)}")
+
+
 def shown(value: Any) -> str:
     """A value as an error quotes it."""
     return "none" if value is None else cut(repr(value))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from string import ascii_uppercase
 from typing import Any
 
-from videochat_online.errors import InputError, shown
+from videochat_online.errors import expect
 from videochat_online.video import TIME_TOLERANCE_S
 
 KINDS = ("choice", "yes_no", "count", "open")
@@ -193,42 +193,28 @@ def check_set(content: EvalSet, what: str) -> None:
     seen: set[str] = set()
     names: set[str] = set()
     for video in content.videos:
-        if not isinstance(video, EvalVideo):
-            raise InputError(f"{what}: expected videos of EvalVideo, found {shown(video)}")
-        if video.name in names:
-            raise InputError(f"{what}: expected each name of a video once, found {video.name!r} again")
+        expect(isinstance(video, EvalVideo), what, "videos of EvalVideo", video)
+        expect(video.name not in names, what, "a name of its own for each video", video.name)
         names.add(video.name)
-        clip_s = video.clip_s
-        is_clip = (
-            isinstance(clip_s, tuple | list) and len(clip_s) == 2 and all(isinstance(s, int | float) for s in clip_s)
-        )
-        if not is_clip or not 0 <= clip_s[0] <= clip_s[1]:
-            found = shown(clip_s)
-            raise InputError(f"{what}: video {video.name}: expected clip_s of a start and an end, found {found}")
+        where, clip_s = f"{what}: video {video.name}", video.clip_s
+        is_pair = isinstance(clip_s, tuple | list) and len(clip_s) == 2
+        is_clip = is_pair and all(isinstance(one_s, int | float) for one_s in clip_s) and 0 <= clip_s[0] <= clip_s[1]
+        expect(is_clip, where, "clip_s of a start and an end", clip_s)
         for question in video.questions:
-            if not isinstance(question, EvalQuestion):
-                raise InputError(
-                    f"{what}: video {video.name}: expected questions of EvalQuestion, found {shown(question)}"
-                )
-            if question.id in seen:
-                raise InputError(f"{what}: expected each id once, found {question.id!r} again")
+            expect(isinstance(question, EvalQuestion), where, "questions of EvalQuestion", question)
+            expect(question.id not in seen, what, "an id of its own for each question", question.id)
             seen.add(question.id)
             for expected, holds, found in _rules(question):
-                if not holds:
-                    raise InputError(f"{what}: question {question.id}: expected {expected}, found {shown(found)}")
-    if not seen:
-        raise InputError(f"{what}: expected questions, found none")
+                expect(holds, f"{what}: question {question.id}", expected, found)
+    expect(bool(seen), what, "questions", None)
 
 
 def _rules(question: EvalQuestion) -> Iterator[tuple[str, bool, Any]]:
     """What is expected of a question, whether it holds, and what is there."""
     kind, options, index = question.kind, question.options, question.answer_index
     yield f"kind of {', '.join(KINDS)}", kind in KINDS, kind
-    yield (
-        "time_s of at least 0 seconds",
-        isinstance(question.time_s, int | float) and question.time_s >= 0,
-        question.time_s,
-    )
+    is_time = isinstance(question.time_s, int | float) and question.time_s >= 0
+    yield "time_s of at least 0 seconds", is_time, question.time_s
     yield "options that are texts", all(isinstance(one, str) for one in options), options
     if kind == "choice":
         yield "2 to 26 options", 2 <= len(options) <= len(ascii_uppercase), options

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from videochat_online.errors import InputError, shown
+from videochat_online.errors import expect
 from videochat_online.evaluation.benchmark import EvalQuestion, EvalSet, check_set
 
 
@@ -78,14 +78,11 @@ class Task:
             InputError: none, or both.
         """
         if self.files is None:
-            if not given:
-                raise InputError(f"--annotations: expected the files of task {self.name!r}, got none")
-            return tuple(given)
-        if given:
-            got = ", ".join(map(str, given))
-            raise InputError(f"--annotations: expected none, as the options of task {self.name!r} say it, got {got}")
-        if not self.files:
-            raise InputError(f"task {self.name!r}: expected options that name its file, such as --task.file, got none")
+            expect(bool(given), "--annotations", f"the files of task {self.name!r}", None)
+            return tuple(given or ())
+        others = ", ".join(map(str, given or ()))
+        expect(not given, "--annotations", f"none, as the options of task {self.name!r} say it", others)
+        expect(len(self.files) > 0, f"task {self.name!r}", "options that name its file, such as --task.file", None)
         return tuple(self.files)
 
     def read(self, paths: Sequence[Path]) -> EvalSet:
@@ -94,15 +91,11 @@ class Task:
         Raises:
             InputError: what `load` raises; something else than a set, or one that cannot be asked or scored.
         """
-        found = self.load(paths)
-        if not isinstance(found, EvalSet):
-            raise InputError(f"task {self.name!r}: expected load to give an EvalSet, found {shown(found)}")
-        check_set(found, f"task {self.name!r}")
+        found, what = self.load(paths), f"task {self.name!r}"
+        expect(isinstance(found, EvalSet), what, "load to give an EvalSet", found)
+        check_set(found, what)
         types = {question.answer_type for question in found.questions} - set(self.type_groups or ())
-        if self.type_groups and types:
-            raise InputError(
-                f"task {self.name!r}: expected answer types of type_groups, found {', '.join(sorted(types))}"
-            )
+        expect(not (self.type_groups and types), what, "answer types of type_groups", sorted(types))
         return found
 
     @property

@@ -229,18 +229,18 @@ def test_options_that_it_does_not_take(place):
     ("name", "words"),
     [
         ("LISTS", "expected load to give an EvalSet, found []"),
-        ("TWICE", "expected each id once, found 'same' again"),
+        ("TWICE", "expected an id of its own for each question, found 'same'"),
         ("ODD_KIND", "question video0-2.0: expected kind of choice, yes_no, count, open, found 'essay'"),
         (
             "NO_OPTION",
             "question video0-2.0: expected answer_index of the right option, or a number of at least 0, found 2",
         ),
         ("NO_TIME", "question video0-nan: expected time_s of at least 0 seconds, found nan"),
-        ("UNGROUPED", "expected answer types of type_groups, found Colours"),
+        ("UNGROUPED", "expected answer types of type_groups, found ['Colours']"),
         ("NO_TEXT", "expected prompt to give a text, found none"),
         ("NUMBERS", "question video0-2.0: expected options that are texts, found (1, 2)"),
         ("EMPTY", "expected questions, found none"),
-        ("SAME", "expected each name of a video once, found 'video0' again"),
+        ("SAME", "expected a name of its own for each video, found 'video0'"),
         ("NO_CLIP", "video video0: expected clip_s of a start and an end, found none"),
     ],
 )

@@ -307,10 +307,10 @@ def test_no_file(tmp_path):
     with pytest.raises(InputError, match=r"absent\.csv: expected a table, found no readable file"):
         load_table([tmp_path / "absent.csv"])
     with pytest.raises(
-        InputError, match="task 'table': expected options that name its file, such as --task.file, got none"
+        InputError, match="task 'table': expected options that name its file, such as --task.file, found none"
     ):
         get_task("table").annotations(None)
-    with pytest.raises(InputError, match="--annotations: expected none, as the options of task 'table' say it, got x"):
+    with pytest.raises(InputError, match="--annotations: expected none, as the options of task 'table' say it, found 'x'"):
         get_task("table", {"file": "a.csv"}).annotations(["x"])
 
 

@@ -16,7 +16,6 @@ from typing import Any
 from videochat_online.errors import InputError
 from videochat_online.evaluation.compare.finished_runs import (
     FACTS,
-    ProtocolDifference,
     Run,
     common_questions,
     labels_of,
@@ -32,6 +31,7 @@ from videochat_online.evaluation.scoring.metrics import EXTRA_KEYS, with_extra
 from videochat_online.evaluation.task import Task
 from videochat_online.evaluation.tasks import get_task
 from videochat_online.runs.row_file import Row
+from videochat_online.runs.run_folder import SettingDifference
 
 GROUPS: dict[str, Callable[[Row], str]] = {
     "answer_type": lambda row: str(row["answer_type"]),
@@ -121,7 +121,8 @@ class Comparison:
         num_questions: questions that were compared.
         num_videos: videos that they are about.
         where: the values to which the questions were narrowed down.
-        protocol_differences: empty unless comparing across protocols was asked for.
+        protocol_differences: settings in which a run, by its label, is not like the baseline; empty unless comparing
+            across protocols was asked for.
         num_unscored: open questions that not every run has a score for, and that are not compared.
         flips: questions that a run got right and the baseline did not, or the other way round.
         runs: runs in the order given.
@@ -131,7 +132,7 @@ class Comparison:
     num_questions: int
     num_videos: int
     where: Mapping[str, tuple[str, ...]]
-    protocol_differences: tuple[ProtocolDifference, ...]
+    protocol_differences: tuple[tuple[str, SettingDifference], ...]
     runs: tuple[ComparedRun, ...]
     num_unscored: int = 0
     flips: tuple[Flip, ...] = ()
@@ -145,8 +146,8 @@ class Comparison:
             "num_unscored": self.num_unscored,
             "where": {name: list(values) for name, values in self.where.items()},
             "protocol_differences": [
-                {"label": found.label, "setting": found.setting, "baseline": found.baseline_value, "run": found.value}
-                for found in self.protocol_differences
+                {"label": label, "setting": found.name, "baseline": found.was, "run": found.now}
+                for label, found in self.protocol_differences
             ],
             "runs": [run.as_dict() for run in self.runs],
         }
@@ -183,7 +184,11 @@ def compare_runs(
     names = labels_of(runs, labels)
     baseline_index = 0 if baseline is None else _index_of(baseline, names)
     common = common_questions(runs, runs[baseline_index], only_common=only_common)
-    found = protocol_differences_between(runs, names, runs[baseline_index])
+    found = [
+        (label, one)
+        for label, run in zip(names, runs, strict=True)
+        for one in protocol_differences_between(run, runs[baseline_index])
+    ]
     if found and not across_protocols:
         raise _not_alike(found, names[baseline_index])
     narrowed = {key: tuple(values) for key, values in (where or {}).items()}
@@ -220,9 +225,9 @@ def _index_of(baseline: str, names: Sequence[str]) -> int:
     return names.index(baseline)
 
 
-def _not_alike(found: Sequence[ProtocolDifference], baseline: str) -> InputError:
-    label = found[0].label
-    lines = [f"{one.setting} is {one.value}, not {one.baseline_value}" for one in found if one.label == label]
+def _not_alike(found: Sequence[tuple[str, SettingDifference]], baseline: str) -> InputError:
+    label = found[0][0]
+    lines = [f"{one.name} is {one.now}, not {one.was}" for run, one in found if run == label]
     return InputError(
         f"{label} differs from {baseline} in more than memory and strategy: {'; '.join(lines)} "
         "(--across_protocols compares them nevertheless)"

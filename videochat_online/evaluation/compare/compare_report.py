@@ -34,8 +34,8 @@ def render_comparison(comparison: Comparison, heading: str | None = None) -> str
         parts += ["## By age of the evidence", "How long ago was on view what the answer needs.", _by_age(comparison)]
     if comparison.protocol_differences:
         lines = [
-            f"- {cell(found.label)}: `{found.setting}` is `{found.value}`, not `{found.baseline_value}`"
-            for found in comparison.protocol_differences
+            f"- {cell(label)}: `{found.name}` is `{found.now}`, not `{found.was}`"
+            for label, found in comparison.protocol_differences
         ]
         parts += [
             "## Not alike",

@@ -20,7 +20,7 @@ from videochat_online.memory import MEMORIES
 from videochat_online.memory.labels import label_of
 from videochat_online.runs.files import read_object
 from videochat_online.runs.row_file import Row
-from videochat_online.runs.run_folder import differences
+from videochat_online.runs.run_folder import SettingDifference, differences
 
 FACTS = ("id", "video", "dataset", "answer_type", "sub_answer_type", "time_s", "question", "answer_index")
 """Keys that every row has about its question; its `extra` may say more."""
@@ -125,16 +125,6 @@ class Run:
     num_questions: int
     bad_videos: tuple[str, ...] = ()
     unscored: frozenset[str] = frozenset()
-
-
-@dataclass(frozen=True, slots=True)
-class ProtocolDifference:
-    """A setting in which a run is not like the baseline; both values as short JSON."""
-
-    label: str
-    setting: str
-    baseline_value: str
-    value: str
 
 
 def read_run(folder: Path) -> Run:
@@ -299,14 +289,9 @@ def listed(names: Sequence[str]) -> str:
     return ", ".join(names[:MOST_LISTED]) + rest
 
 
-def protocol_differences_between(runs: Sequence[Run], labels: Sequence[str], baseline: Run) -> list[ProtocolDifference]:
-    """Settings in which runs are not like the baseline, memory, strategy and blindness left out."""
-    of_baseline = _comparable(baseline.settings)
-    return [
-        ProtocolDifference(label, found.name, found.was, found.now)
-        for label, run in zip(labels, runs, strict=True)
-        for found in differences(of_baseline, _comparable(run.settings))
-    ]
+def protocol_differences_between(run: Run, baseline: Run) -> list[SettingDifference]:
+    """Settings in which a run is not like the baseline, memory, strategy and blindness left out."""
+    return differences(_comparable(baseline.settings), _comparable(run.settings))
 
 
 def _comparable(settings: Mapping[str, Any]) -> dict[str, Any]:

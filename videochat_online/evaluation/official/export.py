@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from videochat_online.errors import InputError
-from videochat_online.evaluation.benchmark import EvalQuestion
 from videochat_online.evaluation.compare.finished_runs import Run, listed, read_run
-from videochat_online.evaluation.official.official_rules import Exported, Source
+from videochat_online.evaluation.official.official_rules import Exported
 from videochat_online.evaluation.official.scores import OFFICIAL, rules_of
 from videochat_online.evaluation.run.evaluation_folder import read_run_file
 from videochat_online.evaluation.tasks import get_task
@@ -72,7 +71,7 @@ def export_run(
     content = task.read(paths)
     if run.settings.get("max_videos") is not None:
         content = replace(content, videos=content.videos[: run.settings["max_videos"]])
-    questions = {_source(question): question for question in content.questions}
+    questions = {question.source: question for question in content.questions if question.source is not None}
     at = {question.id: source for source, question in questions.items()}
     unknown = [row for row in run.rows if row["id"] not in at]
     if unknown:
@@ -91,13 +90,6 @@ def export_run(
         write_text(output / path, text)
     notes = _notes(run, content.problems, rules.skips)
     return Export(tuple(output / path for path in files), tuple(notes))
-
-
-def _source(question: EvalQuestion) -> Source:
-    source = question.source
-    if source is None:
-        raise InputError(f"question {question.id}: expected one that says where it stands in its file")
-    return source.file, source.row, source.part
 
 
 def _check_whole(run: Run, partial: bool) -> None:

@@ -15,13 +15,12 @@ from collections.abc import Sequence
 from string import ascii_uppercase
 from typing import Any
 
-from videochat_online.evaluation.benchmark import YES_NO
+from videochat_online.evaluation.benchmark import YES_NO, Source
 from videochat_online.evaluation.official.official_rules import (
     Exported,
     OfficialAverage,
     OfficialRules,
     Rule,
-    Source,
     rows_by,
 )
 from videochat_online.evaluation.tasks.ovobench import GROUPS, TASKS_OF_GROUPS
@@ -74,7 +73,7 @@ def _files(exported: Exported) -> dict[str, Any]:
 
 
 def _choice(exported: Exported, file: str, number: int, row: dict[str, Any]) -> dict[str, Any] | None:
-    source = (file, number, None)
+    source = Source(file, number)
     if source not in exported.questions:
         return None
     fields = {key: row[key] for key in ("id", "video", "task", "question")}
@@ -86,7 +85,7 @@ def _forward(exported: Exported, file: str, number: int, row: dict[str, Any]) ->
     tests = [
         {**test, "response": _response(exported, source)}
         for part, test in enumerate(row.get("test_info") or ())
-        if (source := (file, number, part)) in exported.questions
+        if (source := Source(file, number, part)) in exported.questions
     ]
     return {**row, "test_info": tests} if tests else None
 

@@ -10,13 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from videochat_online.evaluation.benchmark import EvalQuestion
+from videochat_online.evaluation.benchmark import EvalQuestion, Source
 from videochat_online.evaluation.compare.finished_runs import Run
 from videochat_online.runs.row_file import Row
 
 Rule = Callable[[Row], bool]
-Source = tuple[str, int, int | None]
-"""Place of a question in the annotation files: file, row, part."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,12 +17,12 @@ from string import ascii_uppercase
 from typing import Any
 
 from videochat_online.errors import InputError
+from videochat_online.evaluation.benchmark import Source
 from videochat_online.evaluation.official.official_rules import (
     Exported,
     OfficialAverage,
     OfficialRules,
     Rule,
-    Source,
     rows_by,
 )
 from videochat_online.evaluation.scoring.averages import chosen_by
@@ -101,7 +101,7 @@ def _questions(file: str, content: Any) -> Iterator[tuple[Source, Any]]:
     rows = [row for entry in content for row in (entry if isinstance(entry, list) else [entry])]
     for number, row in enumerate(rows):
         for part, fields in enumerate(row.get("questions") or ()):
-            yield (file, number, part), fields
+            yield Source(file, number, part), fields
 
 
 def _reply(exported: Exported, source: Source) -> Any:

@@ -58,33 +58,28 @@ class OfficialScores:
 
     Attributes:
         label: its name.
-        folder: folder of the run, as given.
-        task: the benchmark.
-        num_questions: number of questions with a reply.
-        num_unanswered: number of questions about videos that could not be used.
-        bad_videos: names of these videos.
-        skips: words for what the scripts do with such questions.
+        run: the run; its rows are the questions with a reply.
         scripts: scores by the name of each script, the one that decides first.
     """
 
     label: str
-    folder: Path
-    task: str
-    num_questions: int
-    num_unanswered: int
-    bad_videos: tuple[str, ...]
-    skips: str
+    run: Run
     scripts: Mapping[str, ScriptScores]
+
+    @property
+    def num_unanswered(self) -> int:
+        """Questions about videos that could not be used."""
+        return self.run.num_questions - len(self.run.rows)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {
             "label": self.label,
-            "folder": str(self.folder),
-            "task": self.task,
-            "num_questions": self.num_questions,
+            "folder": str(self.run.folder),
+            "task": self.run.settings["task"],
+            "num_questions": len(self.run.rows),
             "num_unanswered": self.num_unanswered,
-            "bad_videos": list(self.bad_videos),
+            "bad_videos": list(self.run.bad_videos),
             "scripts": {name: script.as_dict() for name, script in self.scripts.items()},
         }
 
@@ -112,16 +107,7 @@ def _scored(run: Run, label: str) -> OfficialScores:
         judged = [(rule(row), is_right(row)) for row in run.rows]
         pairs = tuple(zip(theirs, ours, strict=True))
         scripts[name] = ScriptScores(pairs, judged.count((True, False)), judged.count((False, True)))
-    return OfficialScores(
-        label=label,
-        folder=run.folder,
-        task=run.settings["task"],
-        num_questions=len(run.rows),
-        num_unanswered=run.num_questions - len(run.rows),
-        bad_videos=run.bad_videos,
-        skips=rules.skips,
-        scripts=scripts,
-    )
+    return OfficialScores(label=label, run=run, scripts=scripts)
 
 
 def rules_of(run: Run) -> OfficialRules:
@@ -175,11 +161,12 @@ def _cells(theirs: OfficialAverage, ours: OfficialAverage) -> list[str]:
     return [theirs.title, *percents, f"{theirs.num_questions:,}"]
 
 
-def _about(run: OfficialScores) -> str:
-    text = f"`{run.task}`, {run.num_questions:,} replies."
-    if run.num_unanswered:
+def _about(scores: OfficialScores) -> str:
+    run, task = scores.run, scores.run.settings["task"]
+    text = f"`{task}`, {len(run.rows):,} replies."
+    if scores.num_unanswered:
         text += (
-            f" Not in these figures: {run.num_unanswered:,} questions about videos that could not be used"
-            f" ({listed(run.bad_videos)}); the official code {run.skips}."
+            f" Not in these figures: {scores.num_unanswered:,} questions about videos that could not be used"
+            f" ({listed(run.bad_videos)}); the official code {OFFICIAL[task].skips}."
         )
     return text

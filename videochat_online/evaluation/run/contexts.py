@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from torch import Tensor
@@ -38,27 +38,6 @@ class QuestionContext:
 
     frames: tuple[FrameUse, ...]
     prompt: Prompt
-
-
-class Context(Protocol):
-    """Goes through one video, question by question."""
-
-    @property
-    def num_encoded(self) -> int:
-        """Frames that went through the vision tower."""
-        ...
-
-    def advance_to(self, question: EvalQuestion) -> None:
-        """Take in what the question may see; its time must not precede that of the question before it."""
-        ...
-
-    def prepare(self, question: EvalQuestion, text: str, generation_prefix: str = "") -> QuestionContext:
-        """Lay out the prompt of a question that was watched up to; nothing is remembered of it.
-
-        Raises:
-            NoFrameError: no frame comes at or before the question.
-        """
-        ...
 
 
 class StreamingContext:
@@ -212,6 +191,14 @@ class BlindContext:
         message, turn = self._protocol.system_message_of(question.kind), Turn((text,))
         prompt = build_prompt(self._model, [turn], [], system_message=message, generation_prefix=generation_prefix)
         return QuestionContext((), prompt)
+
+
+Context: TypeAlias = StreamingContext | WindowContext | BlindContext
+"""What goes through one video, question by question: `advance_to` the question, then `prepare` its prompt.
+
+`num_encoded` frames went through the vision tower. Times of questions must not go down. `prepare` remembers nothing,
+and raises `NoFrameError` where no frame comes at or before the question.
+"""
 
 
 def make_context(

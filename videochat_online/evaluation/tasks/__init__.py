@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from videochat_online.errors import InputError, shown
+from videochat_online.errors import expect
 from videochat_online.evaluation.task import Task
 from videochat_online.parts import PartKind, check_names, options_of
 
@@ -45,11 +45,10 @@ def get_task(name: str, options: Mapping[str, Any] | None = None) -> Task:
     if isinstance(found, Task):
         check_names({}, given, what)
         return _checked(found, name, what)
-    if not (isinstance(found, type) and hasattr(found, "Options") and hasattr(found, "task")):
-        raise InputError(f"{what}: expected a Task, or a class with Options and task, found {shown(found)}")
+    is_class = isinstance(found, type) and hasattr(found, "Options") and hasattr(found, "task")
+    expect(is_class, what, "a Task, or a class with Options and task", found)
     made = TASKS.make(name, given).task()
-    if not isinstance(made, Task):
-        raise InputError(f"{what}: expected task() to give a Task, found {shown(made)}")
+    expect(isinstance(made, Task), what, "task() to give a Task", made)
     values = {option: one.default for option, one in options_of(found).items()} | given
     of_files = [
         option for option, value in values.items() if isinstance(value, str) and Path(value) in (made.files or ())
@@ -60,8 +59,7 @@ def get_task(name: str, options: Mapping[str, Any] | None = None) -> Task:
 
 def _checked(task: Task, name: str, what: str) -> Task:
     for part in ("load", "prompt"):
-        if not callable(getattr(task, part)):
-            raise InputError(f"{what}: expected a function {part}, found {shown(getattr(task, part))}")
+        expect(callable(getattr(task, part)), what, f"a function {part}", getattr(task, part))
     return task if task.name == name else replace(task, name=name)
 
 

@@ -23,13 +23,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from string import ascii_uppercase
 from typing import Annotated, Any
 
 from pydantic import Field
 
 from videochat_online.documents import Text, TimeS, one_of, validated
-from videochat_online.errors import InputError
+from videochat_online.errors import InputError, expect
 from videochat_online.evaluation.benchmark import EvalQuestion, EvalSet, Source
 from videochat_online.evaluation.protocol import OVBENCH_REFERENCE
 from videochat_online.evaluation.scoring.open_answers import SCORER_NAMES
@@ -41,12 +40,13 @@ from videochat_online.evaluation.tasks.reading import (
     FrameRate,
     Stream,
     Words,
-    expect,
     letter_index,
+    plain_prompt,
     question_id,
     read_rows,
+    without_letters,
 )
-from videochat_online.text.questions import option_index, option_text, ovbench_question
+from videochat_online.text.questions import option_index
 
 GROUPS = {"ava": "action", "coin": "event", "hirest": "event", "tao": "object"}
 
@@ -153,7 +153,7 @@ def _question(fields: Any, row: Mapping[str, Any], stream: Stream) -> EvalQuesti
         fields = {"scorer": row["scorer"], **fields}
     asked = validated(_Lmms if in_lmms else _Open if is_open else _Lettered, fields)
     time_s = asked.end if in_lmms else asked.middle_frame_timestamp
-    options = tuple(asked.candidates) if in_lmms else () if is_open else _without_letters(asked.options)
+    options = tuple(asked.candidates) if in_lmms else () if is_open else without_letters(asked.options, _LETTERED, True)
     index = 0 if is_open else option_index(options, asked.answer) if in_lmms else letter_index(asked.answer, options)
     return EvalQuestion(
         id=question_id(stream.id, time_s, asked.question, options),
@@ -171,21 +171,10 @@ def _question(fields: Any, row: Mapping[str, Any], stream: Stream) -> EvalQuesti
     )
 
 
-def _without_letters(options: Sequence[str]) -> tuple[str, ...]:
-    letters = [match[1] if (match := _LETTERED.match(option)) else None for option in options]
-    expected = list(ascii_uppercase[: len(options)])
-    expect(letters == expected, "options", f"texts that begin with {expected[0]}. to {expected[-1]}.", list(options))
-    return tuple(map(option_text, options))
-
-
-def _prompt(question: EvalQuestion) -> str:
-    return ovbench_question(question.question, question.options, asked_at_s=question.time_s)
-
-
 OVBENCH = Task(
     name="ovbench",
     load=load_ovbench,
-    prompt=_prompt,
+    prompt=plain_prompt,
     groups=GROUPS,
     cells=CELLS,
     set_apart=(("Hallucination", "object"),),

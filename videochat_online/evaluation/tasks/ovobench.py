@@ -26,12 +26,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
 
 from videochat_online.documents import Text, TimeS, one_of, validated
+from videochat_online.errors import expect
 from videochat_online.evaluation.benchmark import YES_NO, EvalQuestion, EvalSet, Source
 from videochat_online.evaluation.task import Average, Task
 from videochat_online.evaluation.tasks.reading import (
@@ -40,10 +42,9 @@ from videochat_online.evaluation.tasks.reading import (
     FoundQuestions,
     Stream,
     Words,
-    expect,
+    plain_prompt,
     read_rows,
 )
-from videochat_online.text.questions import ovbench_question
 
 TASKS_OF_GROUPS = {
     "backward": ("EPM", "ASI", "HLD"),
@@ -172,9 +173,9 @@ def _source(video: str) -> str | None:
 
 def _prompt(question: EvalQuestion) -> str:
     if question.kind == "choice":
-        return ovbench_question(question.question, question.options, asked_at_s=question.time_s)
+        return plain_prompt(question)
     text = _FORWARD_PROMPTS[question.answer_type].format(question.question.strip())
-    return ovbench_question(text, (), asked_at_s=question.time_s)
+    return plain_prompt(replace(question, question=text))
 
 
 OVOBENCH = Task(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,9 +17,10 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from videochat_online.documents import STRICT, Text
-from videochat_online.errors import InputError, shown
+from videochat_online.errors import InputError, expect, shown
 from videochat_online.evaluation.benchmark import EvalQuestion, EvalSet, EvalVideo
 from videochat_online.runs.files import read_json
+from videochat_online.text.questions import ovbench_question
 
 
 class AnnotatedRow(BaseModel):
@@ -172,16 +174,34 @@ def read_rows(path: Path, *, flatten: bool = False) -> list[dict[str, Any]]:
     return rows
 
 
+def plain_prompt(question: EvalQuestion) -> str:
+    """A question with its time, and its options where they have letters."""
+    shown_options = question.options if question.kind == "choice" else ()
+    return ovbench_question(question.question, shown_options, asked_at_s=question.time_s)
+
+
 def question_id(video: str, time_s: float, text: str, options: Sequence[str]) -> str:
     """The same for the same video, time, question and options."""
     digest = hashlib.sha256("\n".join((text, *options)).encode()).hexdigest()[:8]
     return f"{video}@{f'{time_s:g}s' if math.isfinite(time_s) else 'end'}-{digest}"
 
 
-def expect(holds: bool, name: str, expected: str, found: Any) -> None:
-    """Raise an `InputError` that names a field, what others make it have to be and what it is, unless `holds`."""
-    if not holds:
-        raise InputError(f"{name}: expected {expected}, found {shown(found)}")
+def without_letters(texts: Sequence[str], lettered: re.Pattern[str], need_letters: bool) -> tuple[str, ...]:
+    """Options without the letters before them, which have to be A, B, C and so on.
+
+    Args:
+        texts: options as annotated.
+        lettered: letter, as the first group, with the signs behind it.
+        need_letters: whether there have to be letters; else one text that merely begins like that has none.
+    """
+    matches = [match for text in texts if (match := lettered.match(text)) is not None]
+    if not need_letters and len(matches) <= 1:
+        return tuple(texts)
+    letters = ascii_uppercase[: len(texts)]
+    rest = "" if need_letters else ", or none that does"
+    expected = f"texts that begin with A. to {letters[-1]}.{rest}"
+    expect([match[1] for match in matches] == list(letters), "options", expected, list(texts))
+    return tuple(match.string[match.end() :] for match in matches)
 
 
 def letter_index(answer: str, options: Sequence[str]) -> int:

@@ -29,13 +29,12 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from string import ascii_uppercase
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
 from videochat_online.documents import Text, one_of, validated
-from videochat_online.errors import InputError, shown
+from videochat_online.errors import InputError, expect, shown
 from videochat_online.evaluation.benchmark import YES_NO, EvalQuestion, EvalSet, Proactive, Source
 from videochat_online.evaluation.task import Average, Task
 from videochat_online.evaluation.tasks.reading import (
@@ -44,13 +43,14 @@ from videochat_online.evaluation.tasks.reading import (
     FoundQuestions,
     Stream,
     Words,
-    expect,
     letter_index,
+    plain_prompt,
     poll_id,
     question_id,
     read_rows,
+    without_letters,
 )
-from videochat_online.text.questions import option_line, ovbench_question
+from videochat_online.text.questions import option_line
 
 SEQUENTIAL, PROACTIVE = "Sequential Question Answering", "Proactive Output"
 TASKS_OF_GROUPS = {
@@ -155,7 +155,7 @@ def _entries(paths: Sequence[Path]) -> Iterator[tuple[Source, dict[str, Any], An
 def _question(fields: dict[str, Any], row: dict[str, Any], video: str) -> EvalQuestion:
     is_proactive = fields.get("task_type") == PROACTIVE
     asked = validated(_Due if is_proactive else _Choice, fields)
-    time_s, options = asked.time_stamp, () if is_proactive else _options(asked.options)
+    time_s, options = asked.time_stamp, () if is_proactive else without_letters(asked.options, _LETTERED, False)
     more = {"video_categories": row.get("video_categories"), **fields}
     question = EvalQuestion(
         id=question_id(video, time_s, asked.question, options),
@@ -176,16 +176,6 @@ def _dataset(task: str) -> str:
     """Which of the four files a task is in."""
     special = {SEQUENTIAL: "sqa", PROACTIVE: "proactive"}
     return special.get(task, "real" if GROUPS[task] == "real_time" else "omni")
-
-
-def _options(texts: Sequence[str]) -> tuple[str, ...]:
-    matches = [match for text in texts if (match := _LETTERED.match(text)) is not None]
-    if len(matches) <= 1:
-        return tuple(texts)
-    letters = ascii_uppercase[: len(texts)]
-    expected = f"texts that begin with A. to {letters[-1]}., or none that does"
-    expect([match[1] for match in matches] == list(letters), "options", expected, list(texts))
-    return tuple(match.string[match.end() :] for match in matches)
 
 
 def _with_context(question: EvalQuestion, before: Sequence[EvalQuestion]) -> EvalQuestion:
@@ -223,8 +213,7 @@ def _with_polls(question: EvalQuestion, asked: _Due) -> EvalQuestion:
 
 
 def _prompt(question: EvalQuestion) -> str:
-    shown = question.options if question.kind == "choice" else ()
-    text = ovbench_question(question.question, shown, asked_at_s=question.time_s)
+    text = plain_prompt(question)
     if not question.context:
         return text
     return "\n".join(("Earlier questions about this video and their answers:", *question.context, text))

@@ -39,7 +39,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator
 
 from videochat_online.documents import Document, one_of, validated
-from videochat_online.errors import InputError, shown
+from videochat_online.errors import InputError, expect, shown
 from videochat_online.evaluation.benchmark import YES_NO, EvalQuestion, EvalSet, Source, right_answer
 from videochat_online.evaluation.scoring.metrics import EXTRA_KEYS
 from videochat_online.evaluation.scoring.open_answers import SCORER_NAMES, parse_number
@@ -49,12 +49,11 @@ from videochat_online.evaluation.tasks.reading import (
     FrameRate,
     Stream,
     Words,
-    expect,
+    plain_prompt,
     question_id,
 )
 from videochat_online.evaluation.tasks.table_file import TableRow, read_table
 from videochat_online.parts import option
-from videochat_online.text.questions import ovbench_question
 from videochat_online.text.times import seconds_of
 from videochat_online.video import TIME_TOLERANCE_S
 
@@ -84,7 +83,6 @@ _OPTION = re.compile(r"(?:option_?|choice_)?([a-z])|(?:option|choice)_?(\d{1,2})
 _LETTERED = re.compile(r"\(?([A-Z])[.):]\s+(?=\S)")
 _LETTER = re.compile(r"\(?([A-Za-z])[.):]?")
 _DIGITS = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?")
-_THOUSANDS = re.compile(r"[^,]*?\d{1,3}(?:,\d{3})+(?![\d,])[^,]*")
 _WORDS_OF_YES_NO = {"yes": "Yes", "true": "Yes", "no": "No", "false": "No"}
 
 
@@ -348,8 +346,7 @@ def _answered(question: EvalQuestion, kind: str, answer: str) -> EvalQuestion:
         return replace(question, kind=kind, options=YES_NO, answer_index=YES_NO.index(str(word)))
     scorer = question.scorer
     if kind == "number" or scorer == "number":
-        is_one = " " not in answer and ("," not in answer or _THOUSANDS.fullmatch(answer))
-        number = parse_number(answer) if is_one else None
+        number = parse_number(answer) if " " not in answer else None
         expect(number is not None, "answer", "a number such as 3, 1,200 or 2.5", answer)
         if kind == "number" and number is not None:
             if number.is_integer() and 0 <= number <= MOST_COUNTED:
@@ -380,8 +377,7 @@ def _option_of(options: Sequence[str], answer: str, has_letters: bool) -> int:
 
 
 def _prompt(question: EvalQuestion) -> str:
-    shown = question.options if question.kind == "choice" else ()
-    text = ovbench_question(question.question, shown, asked_at_s=question.time_s)
+    text = plain_prompt(question)
     # Only before the video was looked at.
     return text.replace("Question at infs:", "Question at the end:", 1) if math.isinf(question.time_s) else text
 
