@@ -102,7 +102,7 @@ class _Clue(AnnotatedRow):
     type: Annotated[int, Field(ge=0, le=1)]
 
 
-_TESTS = {"REC": _Repetition, "SSR": _Step, "CRR": _Clue}
+_TESTS: dict[str, Any] = {"REC": _Repetition, "SSR": _Step, "CRR": _Clue}
 """What a test of a forward task says, by the task; activity and question stand in its row."""
 _OF_THE_ROW = ("activity", "question")
 _KNOWN = {*_ForwardRow.model_fields, *_Choice.model_fields, "activity", "start_times", "end_times", "all_steps"}
