@@ -309,11 +309,8 @@ def _memory_options(name: str, given: Mapping[str, Any], preset: EvalProtocol) -
     chosen |= sizes
     chosen |= given
     # In the order of the memory's own: that of sizes in labels.
-    return {option: _tuple(chosen[option]) for option in known if option in chosen}
-
-
-def _tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+    inner = {name: tuple(value) if isinstance(value, list) else value for name, value in chosen.items()}
+    return {option: inner[option] for option in known if option in inner}
 
 
 def _strategy(name: str, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -33,10 +33,7 @@ from videochat_online.evaluation.tasks import get_task
 from videochat_online.runs.row_file import Row
 from videochat_online.runs.run_folder import SettingDifference
 
-GROUPS: dict[str, Callable[[Row], str]] = {
-    "answer_type": lambda row: str(row["answer_type"]),
-    **EXTRA_KEYS,
-}
+GROUPS: dict[str, Callable[[Row], str]] = {"answer_type": lambda row: str(row["answer_type"]), **EXTRA_KEYS}
 """Functions that give a row's group, by the name of the grouping; all but the first only where the set says it."""
 
 _GIVEN = ("correct", "num_visual_tokens", "text")
@@ -182,7 +179,9 @@ def compare_runs(
     if len(runs) < 2:
         raise InputError(f"expected at least two runs to compare, got {len(runs)}")
     names = labels_of(runs, labels)
-    baseline_index = 0 if baseline is None else _index_of(baseline, names)
+    if baseline is not None and baseline not in names:
+        raise InputError(f"--baseline: expected one of {', '.join(map(repr, names))}, got {baseline!r}")
+    baseline_index = 0 if baseline is None else names.index(baseline)
     common = common_questions(runs, runs[baseline_index], only_common=only_common)
     found = [
         (label, one)
@@ -217,12 +216,6 @@ def compare_runs(
             flip for name, rows in zip(names, answers, strict=True) for flip in find_flips(name, rows, of_baseline)
         ),
     )
-
-
-def _index_of(baseline: str, names: Sequence[str]) -> int:
-    if baseline not in names:
-        raise InputError(f"--baseline: expected one of {', '.join(map(repr, names))}, got {baseline!r}")
-    return names.index(baseline)
 
 
 def _not_alike(found: Sequence[tuple[str, SettingDifference]], baseline: str) -> InputError:

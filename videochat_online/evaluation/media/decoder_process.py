@@ -27,13 +27,7 @@ from videochat_online.errors import InputError, VideoError
 from videochat_online.evaluation.benchmark import EvalVideo
 from videochat_online.evaluation.media.protocol_frames import LabelledFrame, VideoFrames
 from videochat_online.evaluation.protocol import EvalProtocol
-from videochat_online.isolation import (
-    IS_FORKED,
-    SECONDS_TO_DIE,
-    describe_exit,
-    die_with_parent,
-    process_context,
-)
+from videochat_online.isolation import IS_FORKED, SECONDS_TO_DIE, describe_exit, die_with_parent, process_context
 from videochat_online.video import FrameTransform
 
 logger = logging.getLogger(__name__)
@@ -78,13 +72,7 @@ class DecoderProcess:
         self._connection = ours
 
     def open(
-        self,
-        path: Path,
-        video: EvalVideo,
-        protocol: EvalProtocol,
-        transform: FrameTransform,
-        *,
-        backend: str = "auto",
+        self, path: Path, video: EvalVideo, protocol: EvalProtocol, transform: FrameTransform, *, backend: str = "auto"
     ) -> RemoteVideoFrames:
         """Open a video; arguments and errors are those of `VideoFrames`, frames come as squares of `transform`."""
         self.start()

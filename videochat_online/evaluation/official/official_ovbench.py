@@ -155,11 +155,7 @@ def _table(rows: Sequence[Row]) -> str:
 
 
 OVBENCH_RULES = OfficialRules(
-    rules={
-        "stream_single": single_is_right,
-        "sliding_window": window_is_right,
-        "stream_multiturn": multiturn_is_right,
-    },
+    rules={"stream_single": single_is_right, "sliding_window": window_is_right, "stream_multiturn": multiturn_is_right},
     averages=_averages,
     files=_files,
     reads=lambda row: cell_of(OVBENCH, row) in OVBENCH.cells and row.get("kind", "choice") == "choice",

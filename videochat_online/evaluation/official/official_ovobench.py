@@ -16,13 +16,7 @@ from string import ascii_uppercase
 from typing import Any
 
 from videochat_online.evaluation.benchmark import YES_NO, Source
-from videochat_online.evaluation.official.official_rules import (
-    Exported,
-    OfficialAverage,
-    OfficialRules,
-    Rule,
-    rows_by,
-)
+from videochat_online.evaluation.official.official_rules import Exported, OfficialAverage, OfficialRules, Rule, rows_by
 from videochat_online.evaluation.tasks.ovobench import GROUPS, TASKS_OF_GROUPS
 from videochat_online.runs.row_file import Row
 

@@ -18,13 +18,7 @@ from typing import Any
 
 from videochat_online.errors import InputError
 from videochat_online.evaluation.benchmark import Source
-from videochat_online.evaluation.official.official_rules import (
-    Exported,
-    OfficialAverage,
-    OfficialRules,
-    Rule,
-    rows_by,
-)
+from videochat_online.evaluation.official.official_rules import Exported, OfficialAverage, OfficialRules, Rule, rows_by
 from videochat_online.evaluation.scoring.averages import chosen_by
 from videochat_online.evaluation.tasks.streamingbench import GROUPS, PROACTIVE, STREAMINGBENCH, TOLERANCE_S
 from videochat_online.runs.row_file import Row

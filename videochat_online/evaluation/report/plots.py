@@ -101,11 +101,7 @@ def _add_legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -
     """Above the plot, with the labels as they are: matplotlib leaves "_a" out and takes "$a$" for a formula."""
     num_columns = _LEGEND_WIDTH // (max(map(len, labels)) + _ENTRY_WIDTH)
     legend = figure.legend(
-        handles,
-        ["shown"] * len(labels),
-        loc="outside upper center",
-        ncols=max(1, min(4, num_columns)),
-        frameon=False,
+        handles, ["shown"] * len(labels), loc="outside upper center", ncols=max(1, min(4, num_columns)), frameon=False
     )
     for text, label in zip(legend.get_texts(), labels, strict=True):
         text.set_parse_math(False)

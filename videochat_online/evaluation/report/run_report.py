@@ -131,8 +131,9 @@ def render(metrics: Mapping[str, Any], plots: Mapping[str, str] | None = None) -
     """The report as Markdown; `plots` are titles and names of pictures beside it."""
     frames = "no frames (blind)" if metrics["blind"] else metrics["setting"]
     mark = [] if metrics["causal"] else [NOT_CAUSAL.format(_LOOKS_AHEAD[metrics["protocol"]["clips"]])]
+    conditions = {"model": metrics["model"], **metrics.get("conditions", {})}
     parts = [f"# {metrics['task']}, {frames}", *mark, _headline(metrics)]
-    parts += ["## Protocol", _protocol(metrics), "## Conditions", _conditions(metrics), "## Accuracy"]
+    parts += ["## Protocol", _protocol(metrics), "## Conditions", _value_table(conditions), "## Accuracy"]
     parts.append("Percent, with 95% intervals of a bootstrap over videos. An answer that names no option is wrong.")
     for key, title in (_TABLES_OF_TYPES if metrics.get("averages") else _TABLES).items():
         if metrics.get(key):
@@ -187,10 +188,6 @@ def _protocol(metrics: Mapping[str, Any]) -> str:
     context = {"context": metrics["context"]} if "context" in metrics else {}
     scored_by = {name: metrics[name] for name in ("task_options", "scorers", "judge") if name in metrics}
     return _value_table({"answer_by": metrics["answer_by"], **scored_by, **context, **metrics["protocol"]})
-
-
-def _conditions(metrics: Mapping[str, Any]) -> str:
-    return _value_table({"model": metrics["model"], **metrics.get("conditions", {})})
 
 
 def _value_table(values: Mapping[str, Any]) -> str:

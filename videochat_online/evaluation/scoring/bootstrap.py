@@ -193,9 +193,7 @@ def _gains(
 
 
 def _counts(
-    rows: Sequence[Row],
-    key: Callable[[Row], Hashable],
-    value: Callable[[Row], float] = is_right,
+    rows: Sequence[Row], key: Callable[[Row], Hashable], value: Callable[[Row], float] = is_right
 ) -> tuple[list[Any], Array, Array]:
     """Values of `key`, and for each video and value how many answers were right and how many were asked."""
     keyed = [(str(row["video"]), key(row), value(row)) for row in rows]

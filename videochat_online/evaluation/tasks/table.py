@@ -117,10 +117,6 @@ def _as_seconds(value: Any) -> float:
     return seconds_of(str(value))
 
 
-def _as_number(value: Any) -> Any:
-    return parse_number(str(value))
-
-
 def _as_options(value: Any) -> Any:
     """A JSON list, texts between bars, or cells of columns of their own."""
     if isinstance(value, str):
@@ -160,7 +156,7 @@ class _Cells(Document):
     evidence: CellTime | None = None
     evidence_age_s: CellTime | None = None
     scorer: Annotated[str, one_of(SCORER_NAMES)] | None = None
-    fps: Annotated[FrameRate, BeforeValidator(_as_number)] | None = None
+    fps: Annotated[FrameRate, BeforeValidator(lambda value: parse_number(str(value)))] | None = None
     dataset: Cell | None = None
 
     @property
