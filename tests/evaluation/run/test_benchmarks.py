@@ -221,7 +221,7 @@ class TestRuns:
         assert (figures[no_options].chance, figures[no_options].score.num_questions) == (0.0, 2)
         rows = (tmp_path / "out" / "predictions.jsonl").read_text()
         (tmp_path / "out" / "predictions.jsonl").write_text(rows.replace('"options": []', '"options": null', 1))
-        with pytest.raises(InputError, match="options: expected a list, found None"):
+        with pytest.raises(InputError, match="options: expected a list, found none"):
             compare_runs([tmp_path / "out", tmp_path / "blind"])
 
 

@@ -21,7 +21,6 @@ from videochat_online.evaluation.benchmark import EvalQuestion, EvalVideo, right
 from videochat_online.evaluation.config import EvaluationConfig
 from videochat_online.evaluation.media.decoder_process import DecoderProcess, RemoteVideoFrames
 from videochat_online.evaluation.media.locate import LocatedVideo
-from videochat_online.evaluation.protocol import EvalProtocol
 from videochat_online.evaluation.run.answering import LETTER_PREFIX, asked_kind, question_text, way_of_answering
 from videochat_online.evaluation.run.contexts import may_see
 from videochat_online.evaluation.run.plan import Plan
@@ -95,12 +94,12 @@ def preview(
         if questions:
             chosen.append((located, questions))
     with DecoderProcess(config.decode_timeout_s) as decoder:
-        shown = []
+        previewed, shown = _Preview(config, model, is_blind), []
         for located, questions in chosen:
             pairs = [(question, _Seen((), (), 0)) for question in questions]
             if not is_blind:
-                pairs = _seen(config, questions, located, decoder, model)
-            shown += [_shown(config, question, located.video, one, model, is_blind) for question, one in pairs]
+                pairs = previewed.seen(questions, located, decoder)
+            shown += [previewed.shown(question, located.video, one) for question, one in pairs]
     return sorted(shown, key=lambda one: one["kind"])
 
 
@@ -114,125 +113,114 @@ def expected_answer(question: EvalQuestion) -> str:
     return right_answer(question.kind, question.options, question.answer_index, question.answer_text)
 
 
-def _shown(
-    config: EvaluationConfig,
-    question: EvalQuestion,
-    video: EvalVideo,
-    seen: _Seen,
-    model: TextModel | None,
-    is_blind: bool,
-) -> dict[str, Any]:
-    asked = _asked(question)
-    text = question_text(asked, config.answer_by, config.task, config.protocol)
-    unknown = [] if seen.problem is None else [seen.problem]
-    found: dict[str, Any] = {
-        "id": question.id,
-        "kind": kind_of(question),
-        "video": video.name,
-        "time_s": asked.time_s if math.isfinite(asked.time_s) else None,
-        "answer_by": way_of_answering(asked, config.answer_by),
-        "expected": expected_answer(question),
-        "scorer": config.scorer_of(question),
-        "frames_seen": None if seen.times_s is None else list(seen.times_s),
-        "frames_used": None if seen.used is None else [[use.index, use.time_s, use.num_tokens] for use in seen.used],
-        "num_visual_tokens": None if seen.used is None else sum(use.num_tokens for use in seen.used),
-        "max_visual_tokens": seen.max_tokens,
-        "prompt": text,
-        "num_text_tokens": None,
-    }
-    if question.proactive is not None:
-        found["polled_at_s"] = [poll.time_s for poll in question.proactive.polls]
-    if model is None:
-        unknown.append("tokens, and what the template puts around the text: no --model")
-    else:
-        found |= _laid_out(config, asked, text, seen, model, is_blind)
-    return found | {"unknown": unknown}
-
-
-def _laid_out(
-    config: EvaluationConfig, asked: EvalQuestion, text: str, seen: _Seen, model: TextModel, is_blind: bool
-) -> dict[str, Any]:
-    protocol, message = config.protocol, config.protocol.system_message_of(asked_kind(asked, config.answer_by))
-    own = model.template.default_system_message if model.config.system_message is None else model.config.system_message
-    by_letter = way_of_answering(asked, config.answer_by) == "likelihood"
-
-    def laid_out(segments: tuple[Segment, ...]) -> PromptLayout:
-        return layout_prompt(
-            [Turn(segments)],
-            tokenizer=model.tokenizer,
-            template=model.template,
-            system_message=own if message is None else message,
-            generation_prefix=LETTER_PREFIX if by_letter else "",
-        )
-
-    layout = laid_out((text,) if is_blind else turn_segments(seen.used or (), text, with_times=protocol.with_times))
-    if seen.used is None:
-        return {"prompt": laid_out((f"{UNKNOWN_FRAMES}\n", text)).text, "num_text_tokens": len(layout)}
-    return {"prompt": layout.text, "num_text_tokens": len(layout) - layout.num_visual_tokens}
-
-
 def _asked(question: EvalQuestion) -> EvalQuestion:
     """What is asked first."""
     return question if question.proactive is None else question.proactive.polls[0]
 
 
-def _seen(
-    config: EvaluationConfig,
-    questions: Sequence[EvalQuestion],
-    located: LocatedVideo,
-    decoder: DecoderProcess,
-    model: TextModel | None,
-) -> list[tuple[EvalQuestion, _Seen]]:
-    """Questions about a video, which is opened once for all of them, and what they may be answered from."""
-    if located.path is None:
-        problem = f"frames: {located.problem or 'no --data_root'}"
-        return [(question, _Seen(problem=problem)) for question in questions]
-    video = located.video
-    try:
-        with decoder.open(
-            located.path, video, config.protocol, FrameTransform(), backend=config.backend
-        ) as video_frames:
-            video, ids = video_frames.video, {question.id for question in questions}
-            chosen = [question for question in video.questions if question.id in ids]
-            return [(one, _of_video(config.protocol, _asked(one), video, video_frames, model)) for one in chosen]
-    except VideoError as error:
-        return [(question, _Seen(problem=f"frames: {error}")) for question in questions]
+@dataclass(frozen=True, slots=True)
+class _Preview:
+    """How questions are laid out: `config`, `model` and `is_blind` of `preview`."""
 
+    config: EvaluationConfig
+    model: TextModel | None
+    is_blind: bool
 
-def _of_video(
-    protocol: EvalProtocol,
-    asked: EvalQuestion,
-    video: EvalVideo,
-    video_frames: RemoteVideoFrames,
-    model: TextModel | None,
-) -> _Seen:
-    if protocol.memory is None:
-        times_s = tuple(video_frames.labels(video_frames.window_indices(asked.time_s, asked.starts_s)))
+    def shown(self, question: EvalQuestion, video: EvalVideo, seen: _Seen) -> dict[str, Any]:
+        """A question and what it is answered from, for JSON."""
+        config, asked, used = self.config, _asked(question), seen.used
+        text = question_text(asked, config.answer_by, config.task, config.protocol)
+        unknown = [] if seen.problem is None else [seen.problem]
+        found: dict[str, Any] = {
+            "id": question.id,
+            "kind": kind_of(question),
+            "video": video.name,
+            "time_s": asked.time_s if math.isfinite(asked.time_s) else None,
+            "answer_by": way_of_answering(asked, config.answer_by),
+            "expected": expected_answer(question),
+            "scorer": config.scorer_of(question),
+            "frames_seen": None if seen.times_s is None else list(seen.times_s),
+            "frames_used": None if used is None else [[use.index, use.time_s, use.num_tokens] for use in used],
+            "num_visual_tokens": None if used is None else sum(use.num_tokens for use in used),
+            "max_visual_tokens": seen.max_tokens,
+            "prompt": text,
+            "num_text_tokens": None,
+        }
+        if question.proactive is not None:
+            found["polled_at_s"] = [poll.time_s for poll in question.proactive.polls]
+        if self.model is None:
+            unknown.append("tokens, and what the template puts around the text: no --model")
+        else:
+            found |= self._laid_out(asked, text, seen, self.model)
+        return found | {"unknown": unknown}
+
+    def _laid_out(self, asked: EvalQuestion, text: str, seen: _Seen, model: TextModel) -> dict[str, Any]:
+        config, protocol = self.config, self.config.protocol
+        message = protocol.system_message_of(asked_kind(asked, config.answer_by))
+        own = model.config.system_message
+        own = model.template.default_system_message if own is None else own
+        by_letter = way_of_answering(asked, config.answer_by) == "likelihood"
+
+        def laid_out(segments: tuple[Segment, ...]) -> PromptLayout:
+            return layout_prompt(
+                [Turn(segments)],
+                tokenizer=model.tokenizer,
+                template=model.template,
+                system_message=own if message is None else message,
+                generation_prefix=LETTER_PREFIX if by_letter else "",
+            )
+
+        segments = turn_segments(seen.used or (), text, with_times=protocol.with_times)
+        layout = laid_out((text,) if self.is_blind else segments)
+        if seen.used is None:
+            return {"prompt": laid_out((f"{UNKNOWN_FRAMES}\n", text)).text, "num_text_tokens": len(layout)}
+        return {"prompt": layout.text, "num_text_tokens": len(layout) - layout.num_visual_tokens}
+
+    def seen(
+        self, questions: Sequence[EvalQuestion], located: LocatedVideo, decoder: DecoderProcess
+    ) -> list[tuple[EvalQuestion, _Seen]]:
+        """Questions about a video, which is opened once for all of them, and what they may be answered from."""
+        if located.path is None:
+            problem = f"frames: {located.problem or 'no --data_root'}"
+            return [(question, _Seen(problem=problem)) for question in questions]
+        video, protocol, backend = located.video, self.config.protocol, self.config.backend
+        try:
+            with decoder.open(located.path, video, protocol, FrameTransform(), backend=backend) as video_frames:
+                video, ids = video_frames.video, {question.id for question in questions}
+                chosen = [question for question in video.questions if question.id in ids]
+                return [(one, self._of_video(_asked(one), video, video_frames)) for one in chosen]
+        except VideoError as error:
+            return [(question, _Seen(problem=f"frames: {error}")) for question in questions]
+
+    def _of_video(self, asked: EvalQuestion, video: EvalVideo, video_frames: RemoteVideoFrames) -> _Seen:
+        protocol, model = self.config.protocol, self.model
+        if protocol.memory is None:
+            times_s = tuple(video_frames.labels(video_frames.window_indices(asked.time_s, asked.starts_s)))
+            if model is None:
+                return _Seen(times_s, problem="sizes of frames: no --model")
+            used = tuple(_window(times_s, model.config))
+            return _Seen(times_s, used, sum(use.num_tokens for use in used))
+        indices = video_frames.streaming_indices()
+        is_last = asked.id == video.moments[-1][0].id
+        times_s = tuple(
+            time_s
+            for index, time_s in zip(indices, video_frames.labels(indices), strict=True)
+            if may_see(protocol, asked.time_s, time_s, is_last, index == indices[-1])
+        )
+        if not times_s:
+            return _Seen((), (), 0, "no frame comes at or before the question, so that it is not answered")
         if model is None:
-            return _Seen(times_s, problem="sizes of frames: no --model")
-        used = tuple(_window(times_s, model.config))
-        return _Seen(times_s, used, sum(use.num_tokens for use in used))
-    indices = video_frames.streaming_indices()
-    is_last = asked.id == video.moments[-1][0].id
-    times_s = tuple(
-        time_s
-        for index, time_s in zip(indices, video_frames.labels(indices), strict=True)
-        if may_see(protocol, asked.time_s, time_s, is_last, index == indices[-1])
-    )
-    if not times_s:
-        return _Seen((), (), 0, "no frame comes at or before the question, so that it is not answered")
-    if model is None:
-        return _Seen(times_s, problem="what the memory holds: no --model")
-    bank = protocol.make_memory(model.config.grid, tuple(model.config.memory_intervals))
-    goes_by_order = isinstance(bank, TieredMemoryBank) and bank.goes_by_order
-    if not goes_by_order or protocol.strategy != "direct":
-        why = f"strategy {protocol.strategy}" if protocol.strategy != "direct" else f"memory {protocol.memory}"
-        return _Seen(times_s, None, bank.max_tokens, f"which frames are used: {why} chooses by what they show")
-    tokens_CHW = torch.ones(1, *model.config.grid)
-    for index, time_s in enumerate(times_s):
-        bank.write(FrameTokens(index=index, time_s=time_s, tokens_CHW=tokens_CHW, content_id=index))
-    used = tuple(FrameUse(one.index, one.time_s, one.num_tokens) for one in bank.read())
-    return _Seen(times_s, used, bank.max_tokens)
+            return _Seen(times_s, problem="what the memory holds: no --model")
+        bank = protocol.make_memory(model.config.grid, tuple(model.config.memory_intervals))
+        goes_by_order = isinstance(bank, TieredMemoryBank) and bank.goes_by_order
+        if not goes_by_order or protocol.strategy != "direct":
+            why = f"strategy {protocol.strategy}" if protocol.strategy != "direct" else f"memory {protocol.memory}"
+            return _Seen(times_s, None, bank.max_tokens, f"which frames are used: {why} chooses by what they show")
+        tokens_CHW = torch.ones(1, *model.config.grid)
+        for index, time_s in enumerate(times_s):
+            bank.write(FrameTokens(index=index, time_s=time_s, tokens_CHW=tokens_CHW, content_id=index))
+        used = tuple(FrameUse(one.index, one.time_s, one.num_tokens) for one in bank.read())
+        return _Seen(times_s, used, bank.max_tokens)
 
 
 def _window(times_s: Sequence[float], config: VideoChatOnlineConfig) -> Iterator[FrameUse]:
