@@ -74,10 +74,10 @@ class TestRefusals:
             compare_runs([root / "window", other], labels=["w", "o"])
         assert str(caught.value).startswith(f"o differs from w in more than memory and strategy: {words}")
         compared = compare_runs([root / "window", other], labels=["w", "o"], across_protocols=True)
-        (found,) = compared.protocol_differences
-        assert words.startswith(f"{found.setting} is {found.value}, not ")
-        assert (found.label, found.setting) == ("o", words.split()[0])
-        assert f"- o: `{found.setting}` is `{found.value}`, not `{found.baseline_value}`" in render_comparison(compared)
+        ((label, found),) = compared.protocol_differences
+        assert words.startswith(f"{found.name} is {found.now}, not ")
+        assert (label, found.name) == ("o", words.split()[0])
+        assert f"- o: `{found.name}` is `{found.now}`, not `{found.was}`" in render_comparison(compared)
 
     def test_all_that_differs_is_named(self, call):
         status, out, err = call("pyramid", "window", "sliding")
@@ -171,7 +171,7 @@ class TestRefusals:
             (["pyramid", "window", "./pyramid"], "pyramid: expected each run once, got it 2 times"),
             (["pyramid", "window", "--labels", "a"], "--labels: expected 2, one for each run, got 1"),
             (["pyramid", "window", "--labels", "a", "a"], "expected a different one for each run, got 'a' 2 times"),
-            (["pyramid", "window", "--baseline", "x"], "expected one of 'pyramid 2/2/12', 'window 6', got 'x'"),
+            (["pyramid", "window", "--baseline", "x"], "expected one of 'pyramid 2/2/12', 'window 6', found 'x'"),
             (["pyramid", "window", "--where", "template"], "expected KEY=VALUE[,VALUE] such as template=first_shape"),
             (["pyramid", "window", "--where", "template="], "got 'template='"),
             (["pyramid", "window", "--where", "template=a,,b"], "got 'template=a,,b'"),

@@ -161,7 +161,7 @@ class TestRuns:
         with pytest.raises(InputError, match="protocol.clips is true, not false"):
             compare_runs(folders)
         assert "protocol.clips" in {
-            found.setting for found in compare_runs(folders, across_protocols=True).protocol_differences
+            found.name for _, found in compare_runs(folders, across_protocols=True).protocol_differences
         }
 
     def test_runs_from_before_are_read_as_now(self, tiny_model, tmp_path):

@@ -144,5 +144,5 @@ class TestComparison:
         settings = json.loads((other / "run.json").read_text())
         settings["settings"]["protocol"]["strategy"] = 7
         (other / "run.json").write_text(json.dumps(settings))
-        with pytest.raises(InputError, match="protocol: strategy: expected a text, found 7"):
+        with pytest.raises(InputError, match="protocol.strategy: expected a text, found 7"):
             compare_runs([plain, other])

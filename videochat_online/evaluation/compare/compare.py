@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from videochat_online.errors import InputError
+from videochat_online.errors import InputError, expect
 from videochat_online.evaluation.compare.finished_runs import (
     FACTS,
     Run,
@@ -179,23 +179,19 @@ def compare_runs(
     if len(runs) < 2:
         raise InputError(f"expected at least two runs to compare, got {len(runs)}")
     names = labels_of(runs, labels)
-    if baseline is not None and baseline not in names:
-        raise InputError(f"--baseline: expected one of {', '.join(map(repr, names))}, got {baseline!r}")
-    baseline_index = 0 if baseline is None else names.index(baseline)
+    baseline = names[0] if baseline is None else baseline
+    expect(baseline in names, "--baseline", f"one of {', '.join(map(repr, names))}", baseline)
+    baseline_index = names.index(baseline)
     common = common_questions(runs, runs[baseline_index], only_common=only_common)
-    found = [
-        (label, one)
-        for label, run in zip(names, runs, strict=True)
-        for one in protocol_differences_between(run, runs[baseline_index])
-    ]
+    found = protocol_differences_between(runs, names, runs[baseline_index])
     if found and not across_protocols:
-        raise _not_alike(found, names[baseline_index])
+        raise _not_alike(found, baseline)
     narrowed = {key: tuple(values) for key, values in (where or {}).items()}
     questions = _narrow(common, narrowed)
     answers = [_answers(questions, run) for run in runs]
     of_baseline = answers[baseline_index]
-    settings = runs[baseline_index].settings
-    task = get_task(settings["task"], settings.get("task_options"))
+    task = _task_of(runs[baseline_index])
+    flips = [one for name, rows in zip(names, answers, strict=True) for one in find_flips(name, rows, of_baseline)]
     compared = [
         replace(
             _compare(name, run.folder, rows, of_baseline, seed, task),
@@ -205,17 +201,19 @@ def compare_runs(
         for name, run, rows in zip(names, runs, answers, strict=True)
     ]
     return Comparison(
-        baseline=names[baseline_index],
+        baseline=baseline,
         num_questions=len(questions),
         num_videos=len({row["video"] for row in questions}),
         where=narrowed,
         protocol_differences=tuple(found),
         runs=tuple(compared),
         num_unscored=num_unscored,
-        flips=tuple(
-            flip for name, rows in zip(names, answers, strict=True) for flip in find_flips(name, rows, of_baseline)
-        ),
+        flips=tuple(flips),
     )
+
+
+def _task_of(run: Run) -> Task:
+    return get_task(run.settings["task"], run.settings.get("task_options"))
 
 
 def _not_alike(found: Sequence[tuple[str, SettingDifference]], baseline: str) -> InputError:

@@ -289,9 +289,16 @@ def listed(names: Sequence[str]) -> str:
     return ", ".join(names[:MOST_LISTED]) + rest
 
 
-def protocol_differences_between(run: Run, baseline: Run) -> list[SettingDifference]:
-    """Settings in which a run is not like the baseline, memory, strategy and blindness left out."""
-    return differences(_comparable(baseline.settings), _comparable(run.settings))
+def protocol_differences_between(
+    runs: Sequence[Run], labels: Sequence[str], baseline: Run
+) -> list[tuple[str, SettingDifference]]:
+    """Settings in which runs, by their labels, are not like the baseline; memory, strategy and blindness left out."""
+    of_baseline = _comparable(baseline.settings)
+    return [
+        (label, found)
+        for label, run in zip(labels, runs, strict=True)
+        for found in differences(of_baseline, _comparable(run.settings))
+    ]
 
 
 def _comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
