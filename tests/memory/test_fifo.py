@@ -7,7 +7,8 @@ import random
 import pytest
 import torch
 
-from videochat_online.memory import FifoMemoryBank, PyramidMemoryBank, demote_to_grid, pool_to_grid
+from videochat_online.memory import FifoMemoryBank, PyramidMemoryBank, pool_to_grid
+from videochat_online.memory.pooling import demote_to_grid
 from videochat_online.types import FrameTokens
 
 

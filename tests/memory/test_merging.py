@@ -9,12 +9,10 @@ import pytest
 import torch
 
 from videochat_online.errors import InputError
-from videochat_online.memory import (
-    EventMergingMemoryBank,
-    SimilarityDropMemoryBank,
-    TokenMergingMemoryBank,
-    make_memory,
-)
+from videochat_online.memory import make_memory
+from videochat_online.memory.event_merging import EventMergingMemoryBank
+from videochat_online.memory.similarity_drop import SimilarityDropMemoryBank
+from videochat_online.memory.token_merging import TokenMergingMemoryBank
 from videochat_online.types import FrameTokens
 
 GRID = (4, 4)
@@ -196,7 +194,7 @@ def test_sizes_keep_events_from_growing():
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("token_merging", {"grid": (0, 1)}, "grid must be two whole numbers of at least 1"),
+        ("token_merging", {"grid": (0, 1)}, "grid: expected 2 whole numbers of at least 1, got"),
         ("similarity_drop", {"threshold": -1.5}, "threshold of .*: expected a number from -1 to 1, got -1.5"),
         ("event_merging", {"penalty_weights": (1, 1)}, r"penalty_weights of .* expected 3 numbers .* got \(1, 1\)"),
         ("event_merging", {"grid": (32, 32)}, r"expected at most \(16, 16\), got \(32, 32\)"),

@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from videochat_online.errors import InputError, NonFiniteError
-from videochat_online.memory import MovieChatMemoryBank, MovieChatPlusMemoryBank, QuestionAware, make_memory
+from videochat_online.memory import QuestionAware, make_memory
+from videochat_online.memory.moviechat import MovieChatMemoryBank
+from videochat_online.memory.moviechat_plus import MovieChatPlusMemoryBank
 from videochat_online.streaming import GenerationSettings, StreamingSession
 from videochat_online.types import FrameTokens
 
@@ -230,7 +232,7 @@ def test_who_wants_the_question():
 
 @pytest.mark.parametrize("name", ["moviechat", "moviechat_plus"])
 def test_a_grid_of_one_number_is_refused(name):
-    with pytest.raises(InputError, match="grid must be two whole numbers"):
+    with pytest.raises(InputError, match="grid: expected 2 whole numbers of at least 1"):
         make_memory(name, grid=(2,))
 
 

@@ -256,10 +256,10 @@ def test_similarity_is_taken_in_full_precision():
             r"one capacity, one grid and one interval for each tier, got capacities \(2, 2\)",
         ),
         ({"capacities": (0, 0, 0)}, r"capacities: expected at least one above 0, got \(0, 0, 0\)"),
-        ({"grids": ((4, 4), (8, 8), (2, 2))}, "from the largest tier to the smallest"),
-        ({"grids": ((4, 4), (2, 0), (1, 1))}, r"a grid must be two whole numbers.*\(2, 0\)"),
+        ({"grids": ((4, 4), (8, 8), (2, 2))}, "grids: expected them from the largest to the smallest"),
+        ({"grids": ((4, 4), (2, 0), (1, 1))}, r"grids: expected a list of 2 whole numbers of at least 1.*\(2, 0\)"),
         ({"full_grid": (2, 2)}, "2x2 cannot be halved 2 times"),
-        ({"intervals": (8, 0, 1)}, "intervals must be"),
+        ({"intervals": (8, 0, 1)}, "intervals: expected a list of whole numbers of at least 1"),
     ],
 )
 def test_bad_options_are_named(options, message):

@@ -9,13 +9,8 @@ import pytest
 import torch
 
 from videochat_online.errors import InputError
-from videochat_online.memory import (
-    KeepAllMemoryBank,
-    TokenSchedule,
-    demote_to_grid,
-    pool_by_ratio,
-    pool_to_grid,
-)
+from videochat_online.memory import KeepAllMemoryBank, TokenSchedule, pool_by_ratio, pool_to_grid
+from videochat_online.memory.pooling import demote_to_grid
 from videochat_online.types import FrameTokens
 
 FIGURES = json.loads((Path(__file__).parents[1] / "figures" / "memory.json").read_text(encoding="utf-8"))
@@ -48,7 +43,7 @@ def test_schedule_accepts_a_list_and_stays_hashable():
 
 @pytest.mark.parametrize("intervals", [(), (8, 0), (8, -1), (8, 1.0), (True,), ("8",)])
 def test_bad_intervals_are_named(intervals):
-    with pytest.raises(InputError, match="intervals must be whole numbers") as caught:
+    with pytest.raises(InputError, match="intervals: expected a list of whole numbers of at least 1") as caught:
         TokenSchedule(intervals)
     assert str(intervals) in str(caught.value)
 
@@ -58,7 +53,7 @@ def test_bad_index_and_grids_are_named():
         TokenSchedule().level(-3)
     with pytest.raises(InputError, match="3x16 cannot be halved 2 times"):
         TokenSchedule().grids((3, 16))
-    with pytest.raises(InputError, match=r"full_grid must be two whole numbers.*\(16,\)"):
+    with pytest.raises(InputError, match=r"full_grid: expected 2 whole numbers of at least 1, got \(16,\)"):
         TokenSchedule().grids((16,))
 
 

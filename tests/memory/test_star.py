@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from videochat_online.errors import InputError
-from videochat_online.memory import StarMemoryBank
+from videochat_online.memory.star import StarMemoryBank
 from videochat_online.types import FrameTokens
 
 GRID = (4, 4)
@@ -126,7 +126,7 @@ def test_the_heaviest_cluster_is_shown_in_full():
     ("options", "message"),
     [
         ({"cluster_frames": 2}, "at most one for each of the 2 clusters, got 3"),
-        ({"grids": ((4, 4), (8, 8), (1, 1))}, "expected three, from the largest to the smallest"),
+        ({"grids": ((4, 4), (8, 8), (1, 1))}, "grids of a star memory: expected them from the largest to the smallest"),
         ({"grids": ((4, 4), (2, 2))}, "expected three"),
     ],
 )

@@ -19,7 +19,8 @@ from videochat_online.errors import InputError
 from videochat_online.evaluation import resolve_protocol
 from videochat_online.evaluation.compare.compare import compare_runs
 from videochat_online.evaluation.config import ANSWER_BY
-from videochat_online.memory import KeepAllMemoryBank, MovieChatPlusMemoryBank, PyramidMemoryBank, WindowMemoryBank
+from videochat_online.memory import KeepAllMemoryBank, PyramidMemoryBank, WindowMemoryBank
+from videochat_online.memory.moviechat_plus import MovieChatPlusMemoryBank
 from videochat_online.model import load_model
 from videochat_online.streaming import KvBudget, generate, make_strategy
 from videochat_online.streaming.kv.cache import kv_bytes_per_token

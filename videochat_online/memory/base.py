@@ -27,19 +27,15 @@ class MemoryBank(Protocol):
         Raises:
             InputError: the frame is out of order, or does not fit what the bank already holds.
         """
-        ...
 
     def read(self) -> Sequence[FrameTokens]:
         """Return a snapshot in time order: later writes do not change it."""
-        ...
 
     def reset(self) -> None:
         """Forget all frames of the stream; the next one may start another."""
-        ...
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return everything a bank made with the same options needs to go on identically: tensors only."""
-        ...
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Go on from a saved state; the present one is forgotten.
@@ -48,12 +44,10 @@ class MemoryBank(Protocol):
             InputError: the state is of another kind of memory or of other options, or is incomplete. The
                 bank is then unchanged.
         """
-        ...
 
     @property
     def max_tokens(self) -> int | None:
         """Hard budget of visual tokens that `read` never exceeds; None where the memory grows for ever."""
-        ...
 
 
 @runtime_checkable
@@ -75,7 +69,6 @@ class QuestionAware(Protocol):
         Raises:
             InputError: the question's embedding is not of the frames' width D.
         """
-        ...
 
 
 def question_relevance(query_D: Tensor, tokens_LD: Tensor) -> float:

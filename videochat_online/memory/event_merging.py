@@ -21,8 +21,9 @@ from annotated_types import Ge
 
 from videochat_online.errors import InputError
 from videochat_online.memory.merging import MergingStore
-from videochat_online.memory.options import HALF, Count, OneGridOptions
+from videochat_online.memory.options import HALF, OneGridOptions
 from videochat_online.memory.pooling import demote_to_grid
+from videochat_online.memory.schedule import Count
 from videochat_online.memory.slots import FrameStore
 from videochat_online.memory.tiered import TieredMemoryBank
 from videochat_online.parts import option
@@ -55,6 +56,7 @@ class EventMergingMemoryBank(TieredMemoryBank):
     class Options(OneGridOptions):
         """Options of the memory; its nodes' grid is half the full one unless another is given."""
 
+        ratio = 2
         recent_frames: Count = option(1, "newest frames, full size")
         event_frames: Count = option(9, "event nodes")
         penalty_weights: tuple[_Weight, _Weight, _Weight] = option(
@@ -70,7 +72,7 @@ class EventMergingMemoryBank(TieredMemoryBank):
     options: Options
 
     def _prepare(self) -> dict[str, Any]:
-        self._grid = self._one_grid(self.options.grid, 2)
+        super()._prepare()
         if self._grid[0] > self.full_grid[0] or self._grid[1] > self.full_grid[1]:
             raise InputError(f"grid of an event_merging memory: expected at most {self.full_grid}, got {self._grid}")
         return {"full_grid": self.full_grid, "grid": self._grid}

@@ -6,12 +6,11 @@ Source: the released evaluation of VideoChat-Online on OVBench in the sliding-wi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from videochat_online.memory.options import MemoryOptions
-from videochat_online.memory.schedule import DEFAULT_INTERVALS, TokenSchedule, as_tuple
+from videochat_online.memory.schedule import DEFAULT_INTERVALS, TokenSchedule
 from videochat_online.memory.slots import FrameStore
 from videochat_online.memory.tiered import TieredMemoryBank
 from videochat_online.parts import option
@@ -28,14 +27,14 @@ class KeepAllMemoryBank(TieredMemoryBank):
     class Options(MemoryOptions):
         """Options of the memory."""
 
-        intervals: Sequence[int] = option(
+        intervals: tuple[int, ...] = option(
             DEFAULT_INTERVALS, "see `TokenSchedule`; (1,) keeps every frame at full size", from_model=True
         )
 
     options: Options
 
     def _prepare(self) -> dict[str, Any]:
-        self._schedule = TokenSchedule(as_tuple(self.options.intervals, "intervals"))
+        self._schedule = TokenSchedule(self.options.intervals)
         self._grids = self._schedule.grids(self.full_grid)
         return {"grids": self._grids}
 

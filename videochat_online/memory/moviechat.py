@@ -22,7 +22,8 @@ from typing import Any, Literal, cast
 import torch
 
 from videochat_online.memory.merging import MergingStore, merge_neighbours
-from videochat_online.memory.options import QUARTER, Count, OneGridOptions
+from videochat_online.memory.options import QUARTER, OneGridOptions
+from videochat_online.memory.schedule import Count
 from videochat_online.memory.slots import FrameStore
 from videochat_online.memory.tiered import TieredMemoryBank
 from videochat_online.parts import option
@@ -49,6 +50,7 @@ class MovieChatMemoryBank(TieredMemoryBank):
         Budget: the grid's tokens times `long_frames`, in "breakpoint" times `long_frames + short_frames`.
         """
 
+        ratio = 4
         short_frames: Count = option(18, "frames of the buffer")
         long_frames: Count = option(256, "frames of the long memory")
         merged_frames: Count = option(2, "what a full buffer is merged to")
@@ -68,10 +70,9 @@ class MovieChatMemoryBank(TieredMemoryBank):
 
     options: Options
 
-    def _prepare(self) -> dict[str, Any]:
-        self._grid = self._one_grid(self.options.grid, 4)
-        self._reads_short = self.options.reading == "breakpoint"
-        return {"grid": self._grid}
+    @property
+    def _reads_short(self) -> bool:
+        return self.options.reading == "breakpoint"
 
     @property
     def max_tokens(self) -> int:

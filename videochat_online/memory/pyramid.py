@@ -24,13 +24,7 @@ from torch.nn import functional
 from videochat_online.errors import InputError
 from videochat_online.memory.options import MemoryOptions
 from videochat_online.memory.pooling import demote_to_grid
-from videochat_online.memory.schedule import (
-    DEFAULT_INTERVALS,
-    Grid,
-    TokenSchedule,
-    as_tuple,
-    check_grid,
-)
+from videochat_online.memory.schedule import DEFAULT_INTERVALS, Grid, TokenSchedule, check_grids
 from videochat_online.memory.slots import FrameStore, check_entry
 from videochat_online.memory.tiered import TieredMemoryBank
 from videochat_online.parts import option
@@ -67,17 +61,23 @@ class PyramidMemoryBank(TieredMemoryBank):
         grids: Sequence[Grid] | None = option(
             None, "token grid of each tier, none larger than the one before; None: full grid, halved", from_model=True
         )
-        intervals: Sequence[int] = option(DEFAULT_INTERVALS, "see `TokenSchedule`", from_model=True)
+        intervals: tuple[int, ...] = option(DEFAULT_INTERVALS, "see `TokenSchedule`", from_model=True)
         policy: Literal["reference", "paper"] = option("reference", "what becomes of a frame that leaves its tier")
 
     options: Options
 
     def _prepare(self) -> dict[str, Any]:
         options = self.options
-        self._schedule = TokenSchedule(as_tuple(options.intervals, "intervals"))
-        given = self._schedule.grids(self.full_grid) if options.grids is None else as_tuple(options.grids, "grids")
-        self._grids = tuple(check_grid(grid, "a grid") for grid in given)
-        _check_tiers(options.capacities, self._grids, self._schedule)
+        self._schedule = TokenSchedule(options.intervals)
+        given = self._schedule.grids(self.full_grid) if options.grids is None else options.grids
+        self._grids = check_grids(given, "grids")
+        if not len(options.capacities) == len(self._grids) == self._schedule.num_levels:
+            raise InputError(
+                f"a pyramid memory needs one capacity, one grid and one interval for each tier, got capacities "
+                f"{options.capacities}, grids {self._grids}, intervals {self._schedule.intervals}"
+            )
+        if not any(options.capacities):
+            raise InputError(f"capacities: expected at least one above 0, got {options.capacities}")
         self._cascades = self._keeps_time_order = options.policy == "paper"
         return {"grids": self._grids}
 
@@ -201,16 +201,3 @@ class _Tier(FrameStore):
         if waiting:
             for pair, value in zip(waiting, torch.stack(list(waiting.values())).tolist(), strict=True):
                 self._similarities[pair] = value
-
-
-def _check_tiers(capacities: tuple[int, ...], grids: tuple[Grid, ...], schedule: TokenSchedule) -> None:
-    if not len(capacities) == len(grids) == schedule.num_levels:
-        raise InputError(
-            f"a pyramid memory needs one capacity, one grid and one interval for each tier, got capacities "
-            f"{capacities}, grids {grids}, intervals {schedule.intervals}"
-        )
-    if not any(capacities):
-        raise InputError(f"capacities: expected at least one above 0, got {capacities}")
-    for larger, smaller in zip(grids, grids[1:], strict=False):
-        if smaller[0] > larger[0] or smaller[1] > larger[1]:
-            raise InputError(f"grids must go from the largest tier to the smallest, got {grids}")

@@ -9,10 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import pairwise
+from typing import Annotated
+
+from annotated_types import Ge, MinLen
 
 from videochat_online.errors import InputError
+from videochat_online.parts import Option
 
+Count = Annotated[int, Ge(1)]
 Grid = tuple[int, int]
 """Rows and columns of tokens."""
 
@@ -20,37 +25,39 @@ DEFAULT_INTERVALS = (8, 4, 1)
 DEFAULT_FULL_GRID: Grid = (16, 16)
 
 
-def as_tuple(values: object, name: str) -> tuple[Any, ...]:
-    """`values` as a tuple; `name` is how the error calls them.
-
-    Raises:
-        InputError: they are neither list nor tuple.
-    """
-    if not isinstance(values, Sequence) or isinstance(values, str | bytes):
-        raise InputError(f"{name}: expected a list or tuple, got {values!r}")
-    return tuple(values)
+_GRID = Option("grid", tuple[Count, Count], DEFAULT_FULL_GRID, "rows and columns of tokens")
+_GRIDS = Option("grids", tuple[tuple[Count, Count], ...], (DEFAULT_FULL_GRID,), "rows and columns of tokens")
+_INTERVALS = Option(
+    "intervals", Annotated[tuple[Count, ...], MinLen(1)], DEFAULT_INTERVALS, "frames from one to the next"
+)
 
 
-def check_grid(grid: Sequence[int], name: str) -> Grid:
+def check_grid(grid: object, name: str) -> Grid:
     """Return `grid` as a pair of positive ints; `name` is how the error calls it.
 
     Raises:
         InputError: it is not two whole numbers of at least 1.
     """
-    values = as_tuple(grid, name)
-    if len(values) != 2 or not all(_is_int(value) and value >= 1 for value in values):
-        raise InputError(f"{name} must be two whole numbers of at least 1 (rows, columns), got {values}")
-    return (values[0], values[1])
+    checked: Grid = _GRID.check(grid, name)
+    return checked
 
 
-def coarser_grid(full_grid: Sequence[int], ratio: int) -> Grid:
-    """`full_grid` with both directions divided by `ratio`, at least one token.
+def check_grids(grids: object, name: str) -> tuple[Grid, ...]:
+    """Return the grids of tiers, as `check_grid` does.
 
     Raises:
-        InputError: `full_grid` is not two whole numbers of at least 1.
+        InputError: they are no list of grids, or one is larger than the one before it.
     """
-    rows, columns = check_grid(full_grid, "full_grid")
-    return (max(1, rows // ratio), max(1, columns // ratio))
+    checked: tuple[Grid, ...] = _GRIDS.check(grids, name)
+    for larger, smaller in pairwise(checked):
+        if smaller[0] > larger[0] or smaller[1] > larger[1]:
+            raise InputError(f"{name}: expected them from the largest to the smallest, got {checked}")
+    return checked
+
+
+def coarser_grid(full_grid: Grid, ratio: int) -> Grid:
+    """`full_grid` with both directions divided by `ratio`, at least one token."""
+    return (max(1, full_grid[0] // ratio), max(1, full_grid[1] // ratio))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +78,7 @@ class TokenSchedule:
 
     def __post_init__(self) -> None:
         # Lists come from YAML and JSON; the schedule must stay hashable.
-        object.__setattr__(self, "intervals", tuple(self.intervals))
-        if not self.intervals or not all(_is_int(interval) and interval >= 1 for interval in self.intervals):
-            raise InputError(f"intervals must be whole numbers of at least 1, got {self.intervals}")
+        object.__setattr__(self, "intervals", _INTERVALS.check(self.intervals, "intervals"))
 
     @property
     def num_levels(self) -> int:
@@ -118,18 +123,3 @@ class TokenSchedule:
         sizes = [rows * columns for rows, columns in self.grids(full_grid)]
         levels = (self.level(index) for index in indices)
         return [0 if level is None else sizes[level] for level in levels]
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def check_count(value: object, name: str, least: int) -> int:
-    """Return `value` if it is a whole number of at least `least`; `name` is how the error calls it.
-
-    Raises:
-        InputError: it is not.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InputError(f"{name}: expected a whole number of at least {least}, got {value!r}")
-    return value

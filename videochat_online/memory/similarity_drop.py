@@ -8,15 +8,14 @@ the last frame that was kept, so that slow changes add up. The paper keeps what 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 from annotated_types import Ge, Le
 from torch.nn import functional
 
-from videochat_online.memory.options import Count, OneGridOptions
-from videochat_online.memory.slots import FrameStore
+from videochat_online.memory.options import OneGridOptions
+from videochat_online.memory.schedule import Count
 from videochat_online.memory.tiered import TieredMemoryBank
 from videochat_online.parts import option
 from videochat_online.types import FrameTokens
@@ -40,19 +39,7 @@ class SimilarityDropMemoryBank(TieredMemoryBank):
             0.9, "frames more similar are dropped; 1 drops next to none, -1 keeps little but the first frame"
         )
 
-        @classmethod
-        def sizes_within(cls, budget: float, given: Mapping[str, Any]) -> dict[str, int]:
-            """Frames of full size."""
-            return {"num_frames": int(budget)}
-
     options: Options
-
-    def _prepare(self) -> dict[str, Any]:
-        self._grid = self._one_grid(self.options.grid, 1)
-        return {"grid": self._grid}
-
-    def _empty_stores(self) -> list[FrameStore]:
-        return [FrameStore(self.options.num_frames, self._grid)]
 
     def _admit(self, level: int, frame: FrameTokens) -> None:
         store = self.stores[level]

@@ -26,14 +26,9 @@ from annotated_types import Ge, Le
 
 from videochat_online.errors import InputError
 from videochat_online.memory.merging import MergingStore
-from videochat_online.memory.options import HALF, QUARTER, Count, MemoryOptions
+from videochat_online.memory.options import HALF, QUARTER, MemoryOptions
 from videochat_online.memory.pooling import pool_to_grid
-from videochat_online.memory.schedule import (
-    Grid,
-    as_tuple,
-    check_grid,
-    coarser_grid,
-)
+from videochat_online.memory.schedule import Count, Grid, check_grids, coarser_grid
 from videochat_online.memory.slots import FrameStore
 from videochat_online.memory.tiered import TieredMemoryBank
 from videochat_online.parts import option
@@ -93,7 +88,9 @@ class StarMemoryBank(TieredMemoryBank):
                 f"got {options.key_frames}"
             )
         defaults = (self.full_grid, coarser_grid(self.full_grid, 2), coarser_grid(self.full_grid, 4))
-        self._grids = _checked_grids(defaults if options.grids is None else options.grids)
+        self._grids = defaults if options.grids is None else check_grids(options.grids, "grids of a star memory")
+        if len(self._grids) != 3:
+            raise InputError(f"grids of a star memory: expected three, got {self._grids}")
         return {"grids": self._grids}
 
     @property
@@ -190,13 +187,3 @@ class StarMemoryBank(TieredMemoryBank):
         costs_NN = distances_NN * (weights_N * weights_N[:, None] / (weights_N + weights_N[:, None]))
         costs_NN = costs_NN.masked_fill(torch.ones_like(costs_NN).tril() > 0, torch.inf)
         return divmod(int(costs_NN.argmin()), len(means_NC))
-
-
-def _checked_grids(grids: tuple[Grid, Grid, Grid]) -> tuple[Grid, Grid, Grid]:
-    given = as_tuple(grids, "grids of a star memory")
-    checked = tuple(check_grid(grid, "a grid of a star memory") for grid in given)
-    if len(checked) != 3 or any(
-        small[0] > large[0] or small[1] > large[1] for large, small in zip(checked, checked[1:], strict=False)
-    ):
-        raise InputError(f"grids of a star memory: expected three, from the largest to the smallest, got {grids}")
-    return (checked[0], checked[1], checked[2])

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from numbers import Integral, Real
 from typing import Any, ClassVar
@@ -85,16 +85,18 @@ class TieredMemoryBank(ABC):
         Must raise, if at all, before it changes anything: `_fit` first.
         """
 
-    @abstractmethod
     def _prepare(self) -> dict[str, Any]:
-        """Check the options together, and set what `_empty_stores` depends on.
+        """Check the options together, and set what `_empty_stores` depends on: by default one grid.
 
         Returns what a saved state has to agree in besides the options, or in place of them.
         """
+        given = getattr(self.options, "grid", None)
+        self._grid = coarser_grid(self.full_grid, self.options.ratio) if given is None else check_grid(given, "grid")
+        return {"grid" if hasattr(self.options, "grid") else "full_grid": self._grid}
 
-    @abstractmethod
     def _empty_stores(self) -> list[FrameStore]:
-        """Empty stores, one for each tier."""
+        """Empty stores, one for each tier: by default one of `num_frames` frames."""
+        return [FrameStore(self.options.num_frames, self._grid)]
 
     @property
     def max_tokens(self) -> int | None:
@@ -236,10 +238,6 @@ class TieredMemoryBank(ABC):
                 self.stores = self._empty_stores()  # what was reserved before there was no more room
                 raise
         return replace(frame, tokens_CHW=tokens_CHW)
-
-    def _one_grid(self, grid: Sequence[int] | None, ratio: int) -> Grid:
-        """The grid that is given, or the full one with both directions divided by `ratio`."""
-        return coarser_grid(self.full_grid, ratio) if grid is None else check_grid(grid, "grid")
 
     def _new_content_id(self) -> int:
         """A negative id that this bank has never given before."""

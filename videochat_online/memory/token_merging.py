@@ -8,12 +8,12 @@ tokens, as ToMe does, would leave frames that are no rectangle of tokens.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 from videochat_online.memory.merging import MergingStore
-from videochat_online.memory.options import HALF, Count, OneGridOptions
+from videochat_online.memory.options import OneGridOptions
+from videochat_online.memory.schedule import Count
 from videochat_online.memory.slots import FrameStore
 from videochat_online.memory.tiered import TieredMemoryBank
 from videochat_online.parts import option
@@ -34,18 +34,10 @@ class TokenMergingMemoryBank(TieredMemoryBank):
     class Options(OneGridOptions):
         """Options of the memory; its grid is half the full one unless another is given."""
 
+        ratio = 2
         num_frames: Count = option(13, "frames kept")
 
-        @classmethod
-        def sizes_within(cls, budget: float, given: Mapping[str, Any]) -> dict[str, int]:
-            """Frames of a quarter of the tokens."""
-            return {"num_frames": int(budget / HALF)}
-
     options: Options
-
-    def _prepare(self) -> dict[str, Any]:
-        self._grid = self._one_grid(self.options.grid, 2)
-        return {"grid": self._grid}
 
     def _empty_stores(self) -> list[FrameStore]:
         return [MergingStore(self.options.num_frames, self._grid)]

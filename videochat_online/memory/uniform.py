@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 from annotated_types import Ge
 
 from videochat_online.errors import InputError
 from videochat_online.memory.options import MemoryOptions
-from videochat_online.memory.slots import FrameStore
 from videochat_online.memory.tiered import TieredMemoryBank
 from videochat_online.parts import option
 from videochat_online.types import FrameTokens
@@ -40,18 +38,7 @@ class UniformMemoryBank(TieredMemoryBank):
         # One frame has no spacing.
         num_frames: Annotated[int, Ge(2)] = option(16, "frames kept")
 
-        @classmethod
-        def sizes_within(cls, budget: float, given: Mapping[str, Any]) -> dict[str, int]:
-            """Frames of full size."""
-            return {"num_frames": int(budget)}
-
     options: Options
-
-    def _prepare(self) -> dict[str, Any]:
-        return {"full_grid": self.full_grid}
-
-    def _empty_stores(self) -> list[FrameStore]:
-        return [FrameStore(self.options.num_frames, self.full_grid)]
 
     def _reset_counters(self) -> None:
         super()._reset_counters()

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from videochat_online.memory.options import Count, MemoryOptions
-from videochat_online.memory.slots import FrameStore
+from videochat_online.memory.options import MemoryOptions
+from videochat_online.memory.schedule import Count
 from videochat_online.memory.tiered import TieredMemoryBank
 from videochat_online.parts import option
 from videochat_online.types import FrameTokens
@@ -25,18 +23,7 @@ class WindowMemoryBank(TieredMemoryBank):
 
         num_frames: Count = option(4, "frames kept")
 
-        @classmethod
-        def sizes_within(cls, budget: float, given: Mapping[str, Any]) -> dict[str, int]:
-            """Frames of full size."""
-            return {"num_frames": int(budget)}
-
     options: Options
-
-    def _prepare(self) -> dict[str, Any]:
-        return {"full_grid": self.full_grid}
-
-    def _empty_stores(self) -> list[FrameStore]:
-        return [FrameStore(self.options.num_frames, self.full_grid)]
 
     def _admit(self, level: int, frame: FrameTokens) -> None:
         store = self.stores[level]

@@ -7,14 +7,16 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
+from annotated_types import Ge
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from videochat_online.documents import validated
 from videochat_online.errors import InputError, shown
-from videochat_online.memory.schedule import check_count
 from videochat_online.model.loading import VideoChatModel
 from videochat_online.runs.files import written_whole
 from videochat_online.text import check_text
@@ -114,7 +116,7 @@ def load_state(path: Path) -> tuple[SessionState, dict[str, Tensor]]:
 
 def _check(state: SessionState) -> None:
     """Raise a ValueError or TypeError unless it is the state of some session."""
-    check_count(state.num_frames, "num_frames", 0)
+    validated(Annotated[int, Ge(0)], state.num_frames, "num_frames")
     if not (math.isfinite(state.last_time_s) if state.num_frames else state.last_time_s == -math.inf):
         raise ValueError(f"{state.num_frames} frames up to {state.last_time_s} s")
     for each in state.history:
