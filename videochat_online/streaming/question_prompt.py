@@ -201,21 +201,14 @@ class QuestionLayout:
             raise InputError(f"kv_memory has read frames after another system message than {system_message!r}")
         return replace(self, system_message=system_message)
 
-    def prepare(self, snapshot: Snapshot, question: str, generation_prefix: str = "") -> PreparedQuestion:
+    def prepare(self, snapshot: Snapshot, question: str, prefix: str = "") -> PreparedQuestion:
         """The prompt of a question that is asked at this moment."""
         prompts = []
         for selection, visuals in zip(snapshot.selections, snapshot.visuals, strict=True):
             frames = frame_uses(selection.frames)
             turns = stream_turns(frames, snapshot.history, question, with_times=self.with_times)
-            prompts.append(
-                build_prompt(
-                    self.model,
-                    turns,
-                    visuals,
-                    system_message=self.message,
-                    generation_prefix=generation_prefix,
-                )
-            )
+            options = {"system_message": self.message, "generation_prefix": prefix}
+            prompts.append(build_prompt(self.model, turns, visuals, **options))
         contrasts = [
             Contrast(prompt.embeds_LD, selection.weight)
             for prompt, selection in zip(prompts[1:], snapshot.selections[1:], strict=True)

@@ -35,20 +35,16 @@ class KeyValueCache(Protocol):
     @property
     def num_tokens(self) -> int:
         """Tokens whose keys and values are there."""
-        ...
 
     @property
     def num_bytes(self) -> int:
         """Memory that it holds."""
-        ...
 
     def append(self, embeds_LD: Tensor) -> Tensor:
         """Run the language model on the tokens that come next; logits [V] after the last of them."""
-        ...
 
     def crop(self, num_tokens: int) -> None:
         """Keep the first `num_tokens`."""
-        ...
 
 
 class DynamicKeyValueCache:
@@ -70,8 +66,8 @@ class DynamicKeyValueCache:
     @property
     def num_bytes(self) -> int:
         """Memory that it holds; after `crop`, until the next `append`, that of what was cut off too."""
-        tensors = [tensor for layer in self._cache.layers if layer.is_initialized for tensor in _tensors(layer)]
-        return sum(tensor.untyped_storage().nbytes() for tensor in tensors)
+        layers = [layer for layer in self._cache.layers if layer.is_initialized]
+        return sum(each.untyped_storage().nbytes() for layer in layers for each in (layer.keys, layer.values))
 
     @torch.inference_mode()
     def append(self, embeds_LD: Tensor) -> Tensor:
@@ -91,10 +87,6 @@ def run_in_pieces(language_model: PreTrainedModel, embeds_LD: Tensor, cache: Cac
     for piece_LD in pieces:
         out = language_model(inputs_embeds=piece_LD[None], past_key_values=cache, use_cache=True, logits_to_keep=1)
     return out.logits[0, -1]
-
-
-def _tensors(layer: DynamicLayer) -> tuple[Tensor, Tensor]:
-    return layer.keys, layer.values
 
 
 def why_not_croppable(language_model: PreTrainedModel) -> str | None:

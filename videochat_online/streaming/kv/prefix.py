@@ -166,7 +166,8 @@ class PrefixCache:
         if self._bytes_of(len(keys)) > self.budget.max_bytes:
             logger.debug("a prefix of %d tokens is not computed ahead: the KV budget is too small", len(keys))
             return 0
-        if self._has(keys, long_regime):
+        kept = self.budget.peek(self)
+        if kept is not None and kept.long_regime == long_regime and common_length(kept.keys, keys) == len(keys):
             return 0
         # In pieces it may be interrupted again and again: then nothing of what is done is given up.
         least_share = LEAST_SHARE if next_size is None else 0.0
@@ -177,10 +178,6 @@ class PrefixCache:
                     break
                 sequence.append(embeds_LD[start : start + size], keys[start : start + size])
             return sequence.num_computed
-
-    def _has(self, keys: Sequence[TokenKey], long_regime: bool | None) -> bool:
-        kept = self.budget.peek(self)
-        return kept is not None and kept.long_regime == long_regime and common_length(kept.keys, keys) == len(keys)
 
 
 def make_prefix_cache(language_model: PreTrainedModel, budget: KvBudget) -> PrefixCache | None:

@@ -17,12 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, StaticCache
 from transformers.cache_utils import Cache, DynamicLayer, StaticLayer
 
-from videochat_online.streaming.kv.cache import (
-    DynamicKeyValueCache,
-    KeyValueCache,
-    run_in_pieces,
-    why_not_croppable,
-)
+from videochat_online.streaming.kv.cache import DynamicKeyValueCache, KeyValueCache, run_in_pieces, why_not_croppable
 
 SMALLEST_CAPACITY = 512
 

@@ -32,4 +32,3 @@ class Strategy(Protocol):
         Raises:
             PromptTooLongError, NonFiniteError: the model was asked about the frames, and could not say.
         """
-        ...
