@@ -12,12 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import (
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-)
+from huggingface_hub.errors import HFValidationError
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 from transformers.integrations import is_deepspeed_zero3_enabled
@@ -319,13 +314,7 @@ def resolve_checkpoint(name_or_path: str | Path, *, with_weights: bool = True) -
     try:
         wanted = None if with_weights else list(TEXT_FILES)
         return Path(snapshot_download(str(name_or_path), allow_patterns=wanted))
-    except (
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
-        OSError,
-    ) as error:
+    except (HFValidationError, OSError) as error:  # of the Hub's own, those of its answers and of no connection
         raise CheckpointError(
             f"{name_or_path}: no such directory, and the Hugging Face Hub did not give it: {first_line(error)}"
         ) from error

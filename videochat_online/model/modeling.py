@@ -14,9 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GenerationMixin
-from transformers.activations import ACT2FN
 from transformers.modeling_outputs import CausalLMOutputWithPast
-from transformers.models.internvl.modeling_internvl import InternVLVisionModel
+from transformers.models.internvl.modeling_internvl import InternVLMultiModalProjector, InternVLVisionModel
 
 from videochat_online.errors import InputError
 from videochat_online.memory import pool_by_ratio
@@ -43,22 +42,6 @@ def pixel_shuffle(grid_THWC: Tensor, ratio: float = 0.5, version: str = "v2") ->
     grid = grid.permute(0, 2, 1, 3)  # [T, W r, H, C / r]
     grid = grid.reshape(T, int(W * ratio), int(H * ratio), int(C / ratio**2))  # neighbours in a column
     return grid if version == "v1" else grid.permute(0, 2, 1, 3)
-
-
-class Projector(nn.Module):
-    """LayerNorm and a two-layer MLP from visual tokens to the language model's width: [..., C] -> [..., D]."""
-
-    def __init__(self, config: VideoChatOnlineConfig) -> None:
-        super().__init__()
-        width = config.text_config.hidden_size
-        self.layer_norm = nn.LayerNorm(config.feature_dim)
-        self.linear_1 = nn.Linear(config.feature_dim, width)
-        self.act = ACT2FN[config.projector_hidden_act]
-        self.linear_2 = nn.Linear(width, width)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Project visual tokens."""
-        return self.linear_2(self.act(self.linear_1(self.layer_norm(tokens))))
 
 
 class DropPath:
@@ -102,7 +85,7 @@ class VideoChatOnlineForConditionalGeneration(StrictLoading, GenerationMixin):
     def __init__(self, config: VideoChatOnlineConfig) -> None:
         super().__init__(config)
         self.vision_tower = InternVLVisionModel(config.vision_config)
-        self.projector = Projector(config)
+        self.projector = InternVLMultiModalProjector(config)
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
         use_explicit_regime(self.language_model)
         self._heads = HeadFinder()

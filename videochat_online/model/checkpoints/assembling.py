@@ -6,7 +6,7 @@ known layout, or an InternViT by itself. No code of either is run.
 
 from __future__ import annotations
 
-import json
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.internvl.configuration_internvl import InternVLVisionConfig
-from transformers.models.internvl.modeling_internvl import InternVLVisionModel
+from transformers.models.internvl.modeling_internvl import InternVLMultiModalProjector, InternVLVisionModel
 
 from videochat_online.errors import CheckpointError, InputError
 from videochat_online.extras import require
@@ -24,15 +24,11 @@ from videochat_online.model.checkpoints.original import ORIGINAL_VISION_TYPE, to
 from videochat_online.model.checkpoints.strict_loading import raise_on_difference
 from videochat_online.model.checkpoints.weight_files import first_line, read_state
 from videochat_online.model.configuration import VideoChatOnlineConfig
-from videochat_online.model.modeling import Projector, VideoChatOnlineForConditionalGeneration
+from videochat_online.model.modeling import VideoChatOnlineForConditionalGeneration
 from videochat_online.model.rope import use_explicit_regime
 from videochat_online.model.vocabulary_fit import fit_vocabulary
-from videochat_online.text import (
-    ChatTemplate,
-    end_token_id,
-    get_template,
-    load_tokenizer,
-)
+from videochat_online.runs.files import read_object
+from videochat_online.text import ChatTemplate, end_token_id, get_template, load_tokenizer
 from videochat_online.text.templates import OWN
 
 _OF_TOWER = ("downsample_ratio", "ps_version", "select_layer", "image_size", *TILING_KEYS)
@@ -94,7 +90,7 @@ def assemble(
     use_explicit_regime(text_network)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        network.projector = Projector(config)
+        network.projector = InternVLMultiModalProjector(config)
     network.generation_config = text_network.generation_config
     fit_vocabulary(network, tokenizer)
     return network.to(dtype), tokenizer
@@ -164,15 +160,14 @@ def _load_tower(folder: Path) -> tuple[Any, dict[str, Any], InternVLVisionModel]
     state = read_state(folder)
     if any(key.startswith("encoder.layers.") for key in state):
         state = to_our_tower(state)
-    expected = {name: tuple(tensor.shape) for name, tensor in tower.state_dict().items()}
+    expected = tower.state_dict()
     expected.pop("embeddings.mask_token", None)
-    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    both = expected.keys() & state.keys()
+    shapes = [(name, state[name].shape, expected[name].shape) for name in both]
     report = {
-        "missing_keys": expected.keys() - found.keys(),
-        "unexpected_keys": found.keys() - expected.keys(),
-        "mismatched_keys": [
-            (name, found[name], shape) for name, shape in expected.items() if found.get(name, shape) != shape
-        ],
+        "missing_keys": expected.keys() - both,
+        "unexpected_keys": state.keys() - both,
+        "mismatched_keys": [each for each in shapes if each[1] != each[2]],
     }
     raise_on_difference(f"{folder}: the weights do not fit config.json", report)
     tower.load_state_dict(state, strict=False, assign=True)
@@ -181,11 +176,10 @@ def _load_tower(folder: Path) -> tuple[Any, dict[str, Any], InternVLVisionModel]
 
 def _config_alone(folder: Path) -> dict[str, Any] | None:
     """The configuration of an InternViT that stands by itself; None for anything else."""
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None  # said by who reads it next
-    kind = config.get("model_type") if isinstance(config, dict) else None
+    config: dict[str, Any] = {}
+    with suppress(InputError):  # said by who reads it next
+        config = read_object(folder / "config.json")
+    kind = config.get("model_type")
     if kind == ORIGINAL_VISION_TYPE:
         return translate_vision(config)
     return config if kind == VISION_MODEL_TYPE else None

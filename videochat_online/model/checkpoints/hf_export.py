@@ -8,7 +8,6 @@ Shape legend: `S` pixels a side, `L` tokens.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,17 +23,13 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from videochat_online.constants import (
-    IMAGE_CONTEXT_TOKEN,
-    IMAGE_END_TOKEN,
-    IMAGE_START_TOKEN,
-    SPECIAL_TOKENS,
-)
+from videochat_online.constants import IMAGE_CONTEXT_TOKEN, IMAGE_END_TOKEN, IMAGE_START_TOKEN, SPECIAL_TOKENS
 from videochat_online.errors import CheckpointError
 from videochat_online.model.checkpoints.checkpoint import plain_state, write_state
 from videochat_online.model.checkpoints.hf_layout import hf_config, to_hf_state
 from videochat_online.model.checkpoints.strict_loading import raise_on_difference
 from videochat_online.model.configuration import VideoChatOnlineConfig
+from videochat_online.runs.files import read_object, write_json
 from videochat_online.text import (
     ChatTemplate,
     SentencePieceTokenizer,
@@ -56,16 +51,8 @@ _STAND_INS = ("<quad>", "</quad>", *SPECIAL_TOKENS[5:])
 _NAMED = {"start_image_token": IMAGE_START_TOKEN, "end_image_token": IMAGE_END_TOKEN}
 _NAMED |= {"context_image_token": IMAGE_CONTEXT_TOKEN}
 # Of a tokenizer_config.json: which class reads it, and what would change the ids of tokenizer.json.
-_DROPPED: tuple[str, ...] = (
-    "auto_map",
-    "add_bos_token",
-    "add_eos_token",
-    "add_prefix_space",
-    "legacy",
-    "chat_template",
-    "backend",
-)
-_DROPPED += ("is_local", "local_files_only")
+_DROPPED: tuple[str, ...] = ("auto_map", "add_bos_token", "add_eos_token", "add_prefix_space", "legacy")
+_DROPPED += ("chat_template", "backend", "is_local", "local_files_only")
 
 
 @dataclass(frozen=True)
@@ -102,24 +89,20 @@ def export_hf(network: PreTrainedModel, text: TextSide, directory: str | Path) -
     write_state(to_hf_state(plain_state(network)), entries, directory)
     text.tokenizer.save_pretrained(directory)
     path = directory / "tokenizer_config.json"
-    written = json.loads(path.read_text(encoding="utf-8"))
+    written = read_object(path)
     others = written.pop("extra_special_tokens", None)
     tokens = {key: value for key, value in written.items() if key not in _DROPPED} | text.named_tokens
     tokens |= {"tokenizer_class": "PreTrainedTokenizerFast", "processor_class": PROCESSOR_CLASS}
     tokens |= {"extra_special_tokens": text.named_tokens} | ({"additional_special_tokens": others} if others else {})
-    _write(path, tokens)
+    write_json(path, tokens)
     (directory / "chat_template.jinja").write_text(text.chat_template, encoding="utf-8")
     processor = {"processor_class": PROCESSOR_CLASS, "image_seq_length": entries["image_seq_length"]}
-    _write(directory / "processor_config.json", processor)
-    _write(directory / "preprocessor_config.json", _image_processor(config))
+    write_json(directory / "processor_config.json", processor)
+    write_json(directory / "preprocessor_config.json", _image_processor(config))
     video_processor = {"video_processor_type": "InternVLVideoProcessor", "do_sample_frames": False}
-    _write(directory / "video_preprocessor_config.json", _pixels(config) | video_processor)
-    _write(directory / "generation_config.json", _generation(text.tokenizer, text.template))
+    write_json(directory / "video_preprocessor_config.json", _pixels(config) | video_processor)
+    write_json(directory / "generation_config.json", _generation(text.tokenizer, text.template))
     check_texts(text.tokenizer, AutoTokenizer.from_pretrained(directory))
-
-
-def _write(path: Path, entries: dict[str, Any]) -> None:
-    path.write_text(json.dumps(entries, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _pixels(config: VideoChatOnlineConfig) -> dict[str, Any]:

@@ -14,18 +14,20 @@ import json
 import logging
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from videochat_online.errors import CheckpointError
+from videochat_online.documents import Document, validated
+from videochat_online.errors import CheckpointError, InputError
 from videochat_online.extras import require
 from videochat_online.model.checkpoints.hf_layout import HF_NAMES, renamed, reverse
 from videochat_online.model.checkpoints.original import merge_lora
 from videochat_online.model.checkpoints.weight_files import read_tensors
+from videochat_online.runs.files import read_json, read_object
 
 logger = logging.getLogger(__name__)
 
@@ -36,16 +38,8 @@ ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 # What of PEFT's settings decides the merged weights, and what does not; any other has to be as if it were not there.
 _DECIDING = ("r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern")
 _CHOOSING = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save")
-_IDLE: tuple[str, ...] = (
-    "peft_type",
-    "peft_version",
-    "task_type",
-    "auto_mapping",
-    "base_model_name_or_path",
-    "revision",
-    "bias",
-)
-_IDLE += ("inference_mode", "lora_dropout", "init_lora_weights", "loftq_config", "eva_config")
+_IDLE: tuple[str, ...] = ("peft_type", "peft_version", "task_type", "auto_mapping", "base_model_name_or_path", "bias")
+_IDLE += ("revision", "inference_mode", "lora_dropout", "init_lora_weights", "loftq_config", "eva_config")
 _IDLE += ("corda_config", "megatron_config", "megatron_core", "ensure_weight_tying")
 # Others, such as PiSSA's, take something out of the base.
 _HARMLESS_STARTS = (True, False, "gaussian", "eva", "orthogonal")
@@ -63,8 +57,7 @@ _ROOTS: tuple[tuple[tuple[str, str], ...], ...] = (
 _SAMPLED = 4096
 
 
-@dataclass(frozen=True)
-class Base:
+class Base(Document):
     """What something was learned on top of.
 
     Attributes:
@@ -77,29 +70,23 @@ class Base:
 
     name_or_path: str
     digest: str
-    dtype: str
+    dtype: Literal["float16", "bfloat16", "float32", "float64"]
     num_tensors: int
-    scalings: dict[str, float] = field(default_factory=dict)
+    scalings: dict[str, float] = {}
 
     def write(self, folder: Path) -> None:
         """Put the record into a folder."""
-        (folder / BASE_FILE).write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        (folder / BASE_FILE).write_text(json.dumps(self.model_dump(), indent=1) + "\n", encoding="utf-8")
 
     @classmethod
     def read(cls, folder: Path) -> Base:
         """The record in a folder.
 
         Raises:
-            CheckpointError: there is none that can be read.
+            InputError: there is none that can be read.
         """
-        try:
-            record = cls(**json.loads((folder / BASE_FILE).read_text(encoding="utf-8")))
-            good = all(isinstance(getattr(record, name), str) for name in ("name_or_path", "digest", "dtype"))
-            if not good or not isinstance(getattr(torch, record.dtype, None), torch.dtype):
-                raise TypeError("a value of another type")
-            return cls(**asdict(record) | {"scalings": {name: float(x) for name, x in record.scalings.items()}})
-        except (OSError, ValueError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"{folder / BASE_FILE}: expected the record of a base, found {error}") from error
+        record: Base = validated(cls, read_json(folder / BASE_FILE, "the record of a base"), f"{folder / BASE_FILE}")
+        return record
 
 
 @dataclass(frozen=True)
@@ -247,9 +234,7 @@ def check_adapter(folder: Path) -> dict[str, Any]:
         found = "none in it" if folder.is_dir() else "a file" if folder.exists() else "nothing"
         raise CheckpointError(f"{folder}: expected a folder of adapters with {ADAPTER_CONFIG}, found {found}")
     try:
-        settings = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(settings, dict):
-            raise TypeError(f"expected an object, found {type(settings).__name__}")
+        settings = read_object(file, "PEFT's settings")
         if settings.get("peft_type") != "LORA":
             raise CheckpointError(f"{file}: peft_type: expected LORA, found {settings.get('peft_type')!r}")
         from peft import LoraConfig
@@ -263,9 +248,9 @@ def check_adapter(folder: Path) -> dict[str, Any]:
                 f"{file}: init_lora_weights: {settings['init_lora_weights']!r} changes the base, which is then another"
             )
         return {key: value for key, value in settings.items() if value is not None}
-    except CheckpointError:
+    except InputError:
         raise
-    except (OSError, ValueError, TypeError, RecursionError) as error:
+    except (ValueError, TypeError) as error:
         raise CheckpointError(f"{file}: expected PEFT's settings, found {error}") from error
 
 

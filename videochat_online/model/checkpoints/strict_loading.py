@@ -59,11 +59,6 @@ class SplitGroupedQKV(ConversionOps):
             for target, part in zip(target_patterns, parts, strict=True)
         }
 
-    @property
-    def reverse_op(self) -> ConversionOps:
-        """Not used: we save in our own layout, and export through `to_original_state`."""
-        raise NotImplementedError("InternLM2's fused projection is not written back; export keeps the Llama layout")
-
 
 # Names that only InternLM2 has; its other tensors are called as in Llama.
 _INTERNLM2_NAMES = (

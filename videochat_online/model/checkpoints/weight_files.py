@@ -6,7 +6,6 @@ Knows nothing of layouts or models.
 from __future__ import annotations
 
 import hashlib
-import json
 import pickle
 from collections.abc import Iterator, Set
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from videochat_online.errors import CheckpointError
+from videochat_online.runs.files import read_object
 
 
 def first_line(error: BaseException) -> str:
@@ -71,8 +71,8 @@ def weight_files(directory: Path) -> list[Path]:
 
 def _shards(index: Path) -> list[str]:
     try:
-        return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        return sorted(set(read_object(index, "JSON with a weight_map")["weight_map"].values()))
+    except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{index}: expected JSON with a weight_map: {first_line(error)}") from error
 
 

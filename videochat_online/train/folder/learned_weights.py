@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -70,7 +71,8 @@ class StartingModel:
     def write_record(self, folder: Path, network: nn.Module, num_tensors: int) -> None:
         """Write beside so many learned tensors which model they were learned on top of."""
         dtype = str(frozen_dtype(network)).removeprefix("torch.")
-        Base(self.name_or_path, self.digest, dtype, num_tensors, scalings_of(network)).write(folder)
+        facts: dict[str, Any] = {"name_or_path": self.name_or_path, "digest": self.digest, "dtype": dtype}
+        Base(**facts, num_tensors=num_tensors, scalings=scalings_of(network)).write(folder)
 
     def changed_shapes(self, network: nn.Module) -> list[str]:
         """Names of parameters that are not as large as they were."""
