@@ -228,7 +228,7 @@ class TestRefusals:
 
         (tmp_path / "hf").mkdir()
         # A full disk, where the file is written.
-        monkeypatch.setattr("videochat_online.model.checkpoints.hf_export._write", full)
+        monkeypatch.setattr("videochat_online.model.checkpoints.hf_export.write_json", full)
         assert convert(tiny_dir(), tmp_path / "hf") == 2
         assert "No space left on device" in capsys.readouterr().err
         assert list((tmp_path / "hf").iterdir()) == []

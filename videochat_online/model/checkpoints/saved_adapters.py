@@ -22,12 +22,12 @@ import torch
 from torch import Tensor, nn
 
 from videochat_online.documents import Document, validated
-from videochat_online.errors import CheckpointError, InputError
+from videochat_online.errors import CheckpointError
 from videochat_online.extras import require
 from videochat_online.model.checkpoints.hf_layout import HF_NAMES, renamed, reverse
 from videochat_online.model.checkpoints.original import merge_lora
-from videochat_online.model.checkpoints.weight_files import read_tensors
-from videochat_online.runs.files import read_json, read_object
+from videochat_online.model.checkpoints.weight_files import read_entries, read_tensors
+from videochat_online.runs.files import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -233,25 +233,19 @@ def check_adapter(folder: Path) -> dict[str, Any]:
     if not file.is_file():
         found = "none in it" if folder.is_dir() else "a file" if folder.exists() else "nothing"
         raise CheckpointError(f"{folder}: expected a folder of adapters with {ADAPTER_CONFIG}, found {found}")
-    try:
-        settings = read_object(file, "PEFT's settings")
-        if settings.get("peft_type") != "LORA":
-            raise CheckpointError(f"{file}: peft_type: expected LORA, found {settings.get('peft_type')!r}")
-        from peft import LoraConfig
+    settings = read_entries(file, "PEFT's settings")
+    if settings.get("peft_type") != "LORA":
+        raise CheckpointError(f"{file}: peft_type: expected LORA, found {settings.get('peft_type')!r}")
+    from peft import LoraConfig
 
-        usual = LoraConfig().to_dict()
-        for key, value in settings.items():
-            if key not in (*_DECIDING, *_CHOOSING, *_IDLE) and value and value != usual.get(key):
-                raise CheckpointError(f"{file}: {key}: expected {usual.get(key)!r}, found {value!r}: not supported")
-        if settings.get("init_lora_weights", True) not in _HARMLESS_STARTS:
-            raise CheckpointError(
-                f"{file}: init_lora_weights: {settings['init_lora_weights']!r} changes the base, which is then another"
-            )
-        return {key: value for key, value in settings.items() if value is not None}
-    except InputError:
-        raise
-    except (ValueError, TypeError) as error:
-        raise CheckpointError(f"{file}: expected PEFT's settings, found {error}") from error
+    usual = LoraConfig().to_dict()
+    for key, value in settings.items():
+        if key not in (*_DECIDING, *_CHOOSING, *_IDLE) and value and value != usual.get(key):
+            raise CheckpointError(f"{file}: {key}: expected {usual.get(key)!r}, found {value!r}: not supported")
+    if settings.get("init_lora_weights", True) not in _HARMLESS_STARTS:
+        found = f"{settings['init_lora_weights']!r}"
+        raise CheckpointError(f"{file}: init_lora_weights: {found} changes the base, which is then another")
+    return {key: value for key, value in settings.items() if value is not None}
 
 
 def _root_of(file: Path, names: list[str], network: nn.Module) -> tuple[tuple[str, str], ...]:

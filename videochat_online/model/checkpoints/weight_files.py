@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from videochat_online.errors import CheckpointError
+from videochat_online.errors import CheckpointError, InputError
 from videochat_online.runs.files import read_object
 
 
@@ -69,9 +69,17 @@ def weight_files(directory: Path) -> list[Path]:
     raise CheckpointError(f"{directory}: expected model.safetensors (or shards with an index), found no weights")
 
 
+def read_entries(file: Path, expected: str) -> dict[str, Any]:
+    """The object in a JSON file of a model; a CheckpointError says that it was `expected`."""
+    try:
+        return read_object(file, expected)
+    except InputError as error:
+        raise CheckpointError(str(error)) from error
+
+
 def _shards(index: Path) -> list[str]:
     try:
-        return sorted(set(read_object(index, "JSON with a weight_map")["weight_map"].values()))
+        return sorted(set(read_entries(index, "JSON with a weight_map")["weight_map"].values()))
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{index}: expected JSON with a weight_map: {first_line(error)}") from error
 
