@@ -6,7 +6,7 @@ Both read a question as the benchmark states it (`template`, time, options, word
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from random import Random
 from string import ascii_uppercase
 from typing import Any
@@ -16,8 +16,6 @@ from videochat_online.synthetic.questions.question_templates import TEMPLATES, a
 from videochat_online.synthetic.questions.shared_facts import Params
 from videochat_online.synthetic.scene.scene import Scene
 from videochat_online.text.questions import option_text
-
-Oracle = Callable[[Scene, Mapping[str, Any], Random], str]
 
 
 def replay(scene: Scene, question: Mapping[str, Any], random: Random) -> str:
@@ -45,9 +43,6 @@ def replay_last_frame(scene: Scene, question: Mapping[str, Any], random: Random)
     options = [option_text(option) for option in question["options"]]
     answer = _answer(scene.frozen_at(question["middle_frame_timestamp"]), question, options)
     return ascii_uppercase[options.index(answer) if answer in options else random.randrange(len(options))]
-
-
-ORACLES: dict[str, Oracle] = {"scene": replay, "last_frame": replay_last_frame}
 
 
 def params_of(template: str, text: str) -> Params:

@@ -21,7 +21,7 @@ from typing import Any
 from haystacks import HAYSTACKS, QUESTION, SIDE, drawn_needles, synthetic_haystack
 from memory_budgets import Capacities, add_memories, check_memories, options_at, shown
 from videochat_online.errors import InputError
-from videochat_online.synthetic.files.question_rows import Row, dialogue_turn, json_document, online_row, to_json_lines
+from videochat_online.synthetic.files.question_rows import Row, json_document, online_row, to_json_lines, turn_at
 from videochat_online.synthetic.files.video_files import write_bytes, write_jpeg
 from videochat_online.synthetic.scene.even_draws import random_of
 from videochat_online.synthetic.scene.words import SINGLE_SHAPES
@@ -71,7 +71,7 @@ def needle_rows(output: Path, seed: int) -> Iterator[Row]:
             is_needle = place <= index < place + num_shown
             pixels_HWC = needle.pixels_HWC if is_needle else haystack[index % len(haystack)]
             write_jpeg(output / "haystacks" / name / f"{index}.jpg", pixels_HWC)
-        asked = dialogue_turn(QUESTION, SINGLE_SHAPES, SINGLE_SHAPES.index(needle.answer), length - 1)
+        asked = turn_at(QUESTION, needle.answer, length - 1, SINGLE_SHAPES)
         yield online_row(name, 0, length, [asked])
 
 

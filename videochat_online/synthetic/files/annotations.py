@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from videochat_online.synthetic.files.preset_streams import Stream
-from videochat_online.synthetic.files.question_rows import Row, dialogue_turn, offline_pair, offline_row, online_row
+from videochat_online.synthetic.files.question_rows import Row, offline_row, online_row, pair_of, turn_at
 from videochat_online.synthetic.files.training_clips import ClipCutter
 from videochat_online.synthetic.presets import Preset
 from videochat_online.synthetic.questions.open_questions import OpenQuestions
@@ -64,7 +64,7 @@ class TrainingRows:
     def _image_rows(self, stream: Stream) -> Iterator[tuple[float, Row]]:
         first = len(self.rows[IMAGES])
         num_due = round(self._preset.num_images * self._num_done / self._num_streams)
-        names = [_image_name(number) for number in range(first, num_due)]
+        names = [f"{number:05d}.jpg" for number in range(first, num_due)]
         yield from self._cutters[IMAGES].image_rows(stream.scene, names)
 
 
@@ -105,19 +105,15 @@ def _entry(name: str) -> Row:
     }
 
 
-def _image_name(number: int) -> str:
-    return f"{number:05d}.jpg"
-
-
 def _stream_clips(stream: Stream) -> Iterator[Row]:
     """For each time of asking, the stream up to it with what is asked then."""
     for time_s in sorted({question.asked_at_s for question in stream.questions}):
         asked = [question for question in stream.questions if question.asked_at_s == time_s]
-        pairs = [offline_pair(question.text, question.options, question.answer_index) for question in asked]
+        pairs = [pair_of(question.text, question.answer, question.options) for question in asked]
         yield offline_row(stream.file, 0, time_s, pairs)
 
 
 def _stream_dialogue(stream: Stream) -> Row:
     """All questions of a stream, each at its time."""
-    turns = [dialogue_turn(q.text, q.options, q.answer_index, q.asked_at_s) for q in stream.questions]
+    turns = [turn_at(q.text, q.answer, q.asked_at_s, q.options) for q in stream.questions]
     return online_row(stream.file, 0, stream.scene.duration_s, turns)

@@ -13,12 +13,7 @@ from typing import Any
 
 from videochat_online.synthetic.questions.question_templates import TEMPLATES, Question
 from videochat_online.synthetic.scene.scene import Scene
-from videochat_online.text.questions import (
-    SLIDING_WINDOW_SUFFIX,
-    STREAMING_SUFFIX,
-    option_line,
-    ovbench_question,
-)
+from videochat_online.text.questions import SLIDING_WINDOW_SUFFIX, STREAMING_SUFFIX, option_line, ovbench_question
 
 Row = dict[str, Any]
 
@@ -68,34 +63,26 @@ def image_row(image: str, pairs: Sequence[tuple[str, str]]) -> Row:
     return {"image": image, "conversations": conversations}
 
 
-def offline_pair(text: str, options: Sequence[str], answer_index: int) -> tuple[str, str]:
-    """A multiple-choice question without a time, and its answer."""
-    lines = [option_line(i, option) for i, option in enumerate(options)]
-    question = "\n".join([f"Question: {text}", "Options:", *lines]) + STREAMING_SUFFIX
-    return question, lines[answer_index]
+def pair_of(text: str, answer: str, options: Sequence[str] = ()) -> tuple[str, str]:
+    """A question without a time, with its options where it has some, and its answer."""
+    lines = ["Options:", *(option_line(i, option) for i, option in enumerate(options))] if options else []
+    return "\n".join([f"Question: {text}", *lines]) + STREAMING_SUFFIX, _reply(answer, options)
 
 
-def dialogue_turn(
-    text: str, options: Sequence[str], answer_index: int, time_s: float, *, is_window: bool = False
+def turn_at(
+    text: str, answer: str, time_s: float, options: Sequence[str] = (), *, is_window: bool = False
 ) -> tuple[float, str, str]:
-    """A multiple-choice question as the benchmark asks it at a time, and its answer.
+    """A question as the benchmark asks it at a time, with its options where it has some, and its answer.
 
     `is_window` takes the words of the sliding-window setting instead of the streaming one's.
     """
     question = ovbench_question(text, options, asked_at_s=float(time_s))
     question += SLIDING_WINDOW_SUFFIX if is_window else STREAMING_SUFFIX
-    return float(time_s), question, option_line(answer_index, options[answer_index])
+    return float(time_s), question, _reply(answer, options)
 
 
-def open_pair(text: str, answer: str) -> tuple[str, str]:
-    """A question without options or time, and its answer."""
-    return f"Question: {text}{STREAMING_SUFFIX}", answer
-
-
-def open_turn(text: str, answer: str, time_s: float, *, is_window: bool = False) -> tuple[float, str, str]:
-    """A question without options as the benchmark asks it at a time, and its answer; `is_window` as above."""
-    question = ovbench_question(text, (), asked_at_s=float(time_s))
-    return float(time_s), question + (SLIDING_WINDOW_SUFFIX if is_window else STREAMING_SUFFIX), answer
+def _reply(answer: str, options: Sequence[str]) -> str:
+    return option_line(list(options).index(answer), answer) if options else answer
 
 
 def json_document(rows: object) -> bytes:
@@ -121,7 +108,7 @@ def _ovbench_question(question: Question) -> Row:
         "question": question.text,
         "options": [f"{ascii_uppercase[i]}. {option}" for i, option in enumerate(question.options)],
         "answer": ascii_uppercase[question.answer_index],
-        "answer_type": template.answer_type,
+        "answer_type": template.sub_answer_type.partition("-")[0],
         "sub_answer_type": template.sub_answer_type,
         "template": question.template,
         "evidence_age_s": float(question.evidence_age_s),

@@ -71,7 +71,10 @@ def synthesize(output: Path | str, *, seed: int, preset: Preset | str, show_prog
         InputError: an unknown preset, a negative seed, or a folder that holds something else.
     """
     folder = Path(output)
-    preset = _preset_of(preset)
+    if isinstance(preset, str):
+        if preset not in PRESETS:
+            raise InputError(f"preset: expected one of {', '.join(PRESETS)}, got {preset!r}")
+        preset = PRESETS[preset]
     if seed < 0:
         raise InputError(f"seed: expected an integer of at least 0, got {seed}")
     # Through JSON, so that it compares with what was read from a file.
@@ -91,14 +94,6 @@ def synthesize(output: Path | str, *, seed: int, preset: Preset | str, show_prog
     # Last: it says that the folder is complete.
     write_bytes(folder / MANIFEST_FILE, json_document({**settings, "counts": counts}))
     return Synthesis(output=folder, was_complete=False, **_totals(counts))
-
-
-def _preset_of(preset: Preset | str) -> Preset:
-    if isinstance(preset, Preset):
-        return preset
-    if preset not in PRESETS:
-        raise InputError(f"preset: expected one of {', '.join(PRESETS)}, got {preset!r}")
-    return PRESETS[preset]
 
 
 def _begin(folder: Path, settings: Row) -> bool:
@@ -132,7 +127,8 @@ def _write_all(folder: Path, seed: int, preset: Preset, show_progress: bool) -> 
             rows = []
             for stream in make_streams(preset, seed, split):
                 _write_stream(folder, split, stream, preset)
-                rows.append(_benchmark_row(stream))
+                fps = stream.fps if stream.medium == FOLDER else None
+                rows.append(ovbench_row(stream.file, stream.scene, stream.questions, fps))
                 for image, time_s in training.add(stream) if split == "train" else ():
                     path = folder / "images" / "train" / image
                     if not path.exists():
@@ -163,11 +159,6 @@ def _write_stream(folder: Path, split: str, stream: Stream, preset: Preset) -> N
             seed = f"{stream.scene.background_seed}/{stream.scene.name}"
             write_video(path, renderer, seconds, fps, seed=seed, is_variable=stream.medium == VARIABLE)
     _write_new(scene_path, to_json_lines([stream.scene.to_dict()]))
-
-
-def _benchmark_row(stream: Stream) -> Row:
-    fps = stream.fps if stream.medium == FOLDER else None
-    return ovbench_row(stream.file, stream.scene, stream.questions, fps)
 
 
 def _write_training(folder: Path, training: TrainingRows, preset: Preset) -> dict[str, int]:

@@ -10,14 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from videochat_online.synthetic.files.question_rows import (
-    Row,
-    dialogue_turn,
-    image_row,
-    offline_pair,
-    offline_row,
-    online_row,
-)
+from videochat_online.synthetic.files.question_rows import Row, image_row, offline_row, online_row, pair_of, turn_at
 from videochat_online.synthetic.presets import ClipKind
 from videochat_online.synthetic.questions.question_templates import TEMPLATES, answer_of
 from videochat_online.synthetic.scene.even_draws import Deck, random_of
@@ -119,15 +112,13 @@ def _answers(scene: Scene, start_s: int, end_s: int) -> tuple[tuple[str | None, 
 
 
 def _choice(clip: Scene, template: str, time_s: int) -> tuple[str, str]:
-    options = OPTIONS[template]
-    answer = answer_of(clip, template, time_s, {}, options)
-    return offline_pair(TEMPLATES[template].text, options, options.index(str(answer)))
+    answer = str(answer_of(clip, template, time_s, {}, OPTIONS[template]))
+    return pair_of(TEMPLATES[template].text, answer, OPTIONS[template])
 
 
 def _turn(clip: Scene, template: str, time_s: int, is_window: bool = False) -> tuple[float, str, str]:
-    options = OPTIONS[template]
-    answer = answer_of(clip, template, time_s, {}, options)
-    return dialogue_turn(TEMPLATES[template].text, options, options.index(str(answer)), time_s, is_window=is_window)
+    answer = str(answer_of(clip, template, time_s, {}, OPTIONS[template]))
+    return turn_at(TEMPLATES[template].text, answer, time_s, OPTIONS[template], is_window=is_window)
 
 
 def _description(clip: Scene, entity: int) -> str:

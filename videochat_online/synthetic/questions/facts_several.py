@@ -50,9 +50,8 @@ def how_many(scene: Scene, time_s: float, params: Params, options: Options) -> s
 
 def pattern_now(scene: Scene, time_s: float, params: Params, options: Options) -> str | None:
     """The pattern of the asked thing, while it is there."""
-    entity = latest(scene, params)
-    is_there = entity is not None and _seen(scene, entity, time_s) is not None
-    return scene.entities[entity].pattern if entity is not None and is_there else None
+    seen = _seen(scene, latest(scene, params), time_s)
+    return None if seen is None else scene.entities[seen.entity].pattern
 
 
 def where_was(scene: Scene, time_s: float, params: Params, options: Options) -> str | None:
@@ -127,10 +126,9 @@ def first_action_end_s(scene: Scene, time_s: float, params: Params, options: Opt
 
 def recent_path(scene: Scene, time_s: float, params: Params, options: Options) -> str | None:
     """The cells that the asked thing has been in during the past 4 seconds."""
-    entity = latest(scene, params)
-    start_s = time_s - PATH_S
-    start = None if entity is None else scene.cell_at(entity, start_s)
-    if entity is None or start is None:
+    entity, start_s = latest(scene, params), time_s - PATH_S
+    start = scene.cell_at(entity, start_s)
+    if start is None:
         return None
     moves = [event for event in scene.events_of(entity, "move") if event.start_s >= start_s]
     cells = [start, *(event.cell for event in moves if event.cell is not None)]
@@ -149,11 +147,9 @@ def distance(scene: Scene, time_s: float, params: Params, options: Options) -> s
 def next_cell(scene: Scene, time_s: float, params: Params, options: Options) -> str | None:
     """Where a thing that goes straight on, a cell a second, will be; it turns round at the border."""
     entity = latest(scene, params)
-    moves = () if entity is None else scene.events_of(entity, "move")
-    if entity is None or not moves or moves[-1].cell is None:
-        return None
-    start, end = scene.cell_at(entity, moves[-1].start_s), moves[-1].cell
-    if start is None:
+    moves = scene.events_of(entity, "move")
+    start, end = (scene.cell_at(entity, moves[-1].start_s), moves[-1].cell) if moves else (None, None)
+    if start is None or end is None:
         return None
     step = (end[0] - start[0], end[1] - start[1])
     return cell_name(bounced_step(end, step, scene.cells_per_side), scene.cells_per_side)
@@ -161,19 +157,17 @@ def next_cell(scene: Scene, time_s: float, params: Params, options: Options) -> 
 
 def still_shaking(scene: Scene, time_s: float, params: Params, options: Options) -> str | None:
     """Whether the asked thing shakes; a scene in which nothing ever moved does not tell."""
-    entity = latest(scene, params)
-    if entity is None or not scene.events_of(entity, "shake"):
+    if not scene.events_of(latest(scene, params), "shake"):
         return None
     return YES_NO[_shaking(scene, time_s, params) is None]
 
 
 def still_there(scene: Scene, time_s: float, params: Params, options: Options) -> str | None:
     """Whether the asked thing is on the screen."""
-    entity = latest(scene, params)
-    return YES_NO[entity is None or _seen(scene, entity, time_s) is None]
+    return YES_NO[_seen(scene, latest(scene, params), time_s) is None]
 
 
-def _seen(scene: Scene, entity: int, time_s: float) -> Visible | None:
+def _seen(scene: Scene, entity: int | None, time_s: float) -> Visible | None:
     return next((seen for seen in scene.state_at(time_s) if seen.entity == entity), None)
 
 
@@ -191,19 +185,14 @@ def _flash(scene: Scene, time_s: float) -> Event | None:
 
 
 def _shaking(scene: Scene, time_s: float, params: Params) -> Event | None:
-    entity = latest(scene, params)
-    events = () if entity is None else scene.events_of(entity, "shake")
+    events = scene.events_of(latest(scene, params), "shake")
     return next((event for event in events if event.start_s <= time_s < event.end_s), None)
 
 
 def _last_actions(scene: Scene, params: Params) -> list[Event]:
-    entity = latest(scene, params)
-    events = () if entity is None else scene.events_of(entity)
-    return [event for event in events if event.kind in ACTIONS][-3:]
+    return [event for event in scene.events_of(latest(scene, params)) if event.kind in ACTIONS][-3:]
 
 
 def _distance(scene: Scene, first: int | None, second: int | None, time_s: float) -> float | None:
-    cells = [None if entity is None else scene.cell_at(entity, time_s) for entity in (first, second)]
-    if cells[0] is None or cells[1] is None:
-        return None
-    return math.dist(cells[0], cells[1])
+    one, other = scene.cell_at(first, time_s), scene.cell_at(second, time_s)
+    return None if one is None or other is None else math.dist(one, other)

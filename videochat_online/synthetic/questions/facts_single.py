@@ -87,21 +87,17 @@ def how_long(scene: Scene, time_s: float, params: Params, options: Options) -> s
 def how_moved(scene: Scene, time_s: float, params: Params, options: Options) -> str | None:
     """The way from where the shape appeared to where it is."""
     entity = current(scene, time_s)
-    if entity is None:
-        return None
-    start, end = scene.cell_at(entity, scene.spans[entity][0]), scene.cell_at(entity, time_s)
+    start = None if entity is None else scene.cell_at(entity, scene.spans[entity][0])
+    end = scene.cell_at(entity, time_s)
     return None if start is None or end is None else movement(start, end)
 
 
 def next_place(scene: Scene, time_s: float, params: Params, options: Options) -> str | None:
     """Where the shape's patrol takes it: every step turns by the same angle as the last."""
     entity = current(scene, time_s)
-    cell = None if entity is None else scene.cell_at(entity, time_s)
-    if entity is None or cell is None:
-        return None
-    moves = scene.events_of(entity, "move")
+    cell, moves = scene.cell_at(entity, time_s), scene.events_of(entity, "move")
     before = cell if not moves else scene.cell_at(entity, moves[-1].start_s)
-    if before is None:
+    if cell is None or before is None:
         return None
     turn = RING.index(cell) - RING.index(before)
     return cell_name(RING[(RING.index(cell) + turn) % len(RING)], scene.cells_per_side)
@@ -138,5 +134,5 @@ def _cell_of_appearance(scene: Scene, entity: int | None) -> str | None:
 
 
 def _departure_s(scene: Scene, entity: int | None, time_s: float) -> float:
-    moves = () if entity is None else scene.events_of(entity, "move")
+    moves = scene.events_of(entity, "move")
     return moves[0].start_s if moves else last_seen_s(scene, entity, time_s)

@@ -13,7 +13,7 @@ from itertools import permutations
 from random import Random
 
 from videochat_online.errors import InputError
-from videochat_online.synthetic.files.question_rows import Row, image_row, offline_row, online_row, open_pair, open_turn
+from videochat_online.synthetic.files.question_rows import Row, image_row, offline_row, online_row, pair_of, turn_at
 from videochat_online.synthetic.files.training_clips import IMAGE_QUESTION, WINDOW_SHARE
 from videochat_online.synthetic.presets import ClipKind
 from videochat_online.synthetic.questions.facts_several import PATH_S
@@ -53,7 +53,7 @@ class OpenQuestions:
             start_s, end_s = self._cut(ends, kind.min_s, kind.max_s)
             found = self._ask(scene.between(start_s, end_s), end_s - start_s, NUM_PAIRS, ends.moving.get(end_s, ()))
             if found:
-                yield offline_row(video, start_s, end_s, [open_pair(text, answer) for text, answer in found])
+                yield offline_row(video, start_s, end_s, [pair_of(text, answer) for text, answer in found])
 
     def online_rows(self, scene: Scene, video: str, count: int) -> Iterator[Row]:
         """Dialogues: a question or two at each of up to four times."""
@@ -65,7 +65,7 @@ class OpenQuestions:
             asked_s = sorted(self._random.sample(times_s, min(MAX_TURNS - 1, len(times_s))))
             is_window = self._random.random() < WINDOW_SHARE
             turns = [
-                open_turn(text, answer, time_s, is_window=is_window)
+                turn_at(text, answer, time_s, is_window=is_window)
                 for time_s in (*asked_s, end_s - start_s)
                 for text, answer in self._ask(clip, time_s, 2, ends.moving.get(start_s + time_s, ()))
             ]
@@ -78,7 +78,7 @@ class OpenQuestions:
         for _ in range(_due(scene, count)):
             start_s, end_s = self._cut(ends, MIN_RECALL_S, int(scene.duration_s))
             found = self._ask(scene.between(start_s, end_s), end_s - start_s, NUM_PAIRS, ends.moving.get(end_s, ()))
-            turns = [open_turn(text, answer, end_s - start_s) for text, answer in found]
+            turns = [turn_at(text, answer, end_s - start_s) for text, answer in found]
             if turns:
                 yield online_row(video, start_s, end_s, turns)
 

@@ -30,8 +30,7 @@ class Template:
     """A kind of question.
 
     Attributes:
-        answer_type: OVBench's type.
-        number: number of the subtype within that type; rows say "PastMemory-2".
+        sub_answer_type: OVBench's subtype, its type before the dash: "PastMemory-2".
         text: text with the names of parameters in braces.
         answer: function for the option that is right for a scene that ends at the time of asking; None where it does
             not say.
@@ -40,17 +39,11 @@ class Template:
         is_in_frame: whether the frame at the time of asking says it all.
     """
 
-    answer_type: str
-    number: int
+    sub_answer_type: str
     text: str
     answer: Answer
     evidence_end_s: EvidenceEnd = _now
     is_in_frame: bool = False
-
-    @property
-    def sub_answer_type(self) -> str:
-        """OVBench's subtype."""
-        return f"{self.answer_type}-{self.number}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,101 +124,94 @@ def _seconds_ago(seconds: float) -> EvidenceEnd:
 
 TEMPLATES: dict[str, Template] = {
     # One shape at a time.
-    "where_now": Template("SpatialPerception", 1, "Where is the shape now?", single.where_now, is_in_frame=True),
+    "where_now": Template("SpatialPerception-1", "Where is the shape now?", single.where_now, is_in_frame=True),
     "shape_now": Template(
-        "SpatialPerception", 2, "Which shape is on the screen now?", single.shape_now, is_in_frame=True
+        "SpatialPerception-2", "Which shape is on the screen now?", single.shape_now, is_in_frame=True
     ),
     "first_shape": Template(
-        "PastMemory", 1, "Which shape appeared first?", single.first_shape, single.first_shape_end_s
+        "PastMemory-1", "Which shape appeared first?", single.first_shape, single.first_shape_end_s
     ),
     "first_place": Template(
-        "PastMemory", 2, "Where did the first shape appear?", single.first_place, single.first_place_end_s
+        "PastMemory-2", "Where did the first shape appear?", single.first_place, single.first_place_end_s
     ),
     "shape_of_colour": Template(
-        "PastMemory", 3, "Which shape was {colour}?", single.shape_of_colour, single.colour_end_s
+        "PastMemory-3", "Which shape was {colour}?", single.shape_of_colour, single.colour_end_s
     ),
     "place_of_colour": Template(
-        "PastMemory", 4, "Where did the {colour} shape appear?", single.place_of_colour, single.colour_place_end_s
+        "PastMemory-4", "Where did the {colour} shape appear?", single.place_of_colour, single.colour_place_end_s
     ),
     "still_shown": Template(
-        "Hallucination", 1, "Is the {colour} shape still on the screen?", single.still_shown, is_in_frame=True
+        "Hallucination-1", "Is the {colour} shape still on the screen?", single.still_shown, is_in_frame=True
     ),
     "how_long": Template(
-        "TemporalPerception", 1, "For how long has the shape been on the screen?", single.how_long, single.shown_since_s
+        "TemporalPerception-1", "For how long has the shape been on the screen?", single.how_long, single.shown_since_s
     ),
     "how_moved": Template(
-        "SpatioTemporalPerception",
-        1,
+        "SpatioTemporalPerception-1",
         "How has the shape moved since it appeared?",
         single.how_moved,
         single.shown_since_s,
     ),
     "next_place": Template(
-        "FuturePrediction", 1, "Where will the shape be in one second?", single.next_place, _seconds_ago(single.STEP_S)
+        "FuturePrediction-1", "Where will the shape be in one second?", single.next_place, _seconds_ago(single.STEP_S)
     ),
     # Several shapes on a finer grid.
     "where_is": Template(
-        "SpatialPerception", 1, "Where is the {colour} {shape} now?", several.where_is, is_in_frame=True
+        "SpatialPerception-1", "Where is the {colour} {shape} now?", several.where_is, is_in_frame=True
     ),
     "how_many": Template(
-        "SpatialPerception", 2, "How many shapes are on the screen now?", several.how_many, is_in_frame=True
+        "SpatialPerception-2", "How many shapes are on the screen now?", several.how_many, is_in_frame=True
     ),
     "pattern_now": Template(
-        "SpatialPerception", 3, "Which pattern is on the {colour} {shape} now?", several.pattern_now, is_in_frame=True
+        "SpatialPerception-3", "Which pattern is on the {colour} {shape} now?", several.pattern_now, is_in_frame=True
     ),
     "where_was": Template(
-        "PastMemory",
-        1,
+        "PastMemory-1",
         "Where was the {colour} {shape} {seconds} seconds ago?",
         several.where_was,
         several.asked_moment_s,
     ),
     "first_of": Template(
-        "PastMemory", 2, "Which of these shapes appeared first?", several.first_of, several.first_of_end_s
+        "PastMemory-2", "Which of these shapes appeared first?", several.first_of, several.first_of_end_s
     ),
     "flashed": Template(
-        "PastMemory", 5, "Which colour flashed {seconds} seconds ago?", several.flashed, several.flash_end_s
+        "PastMemory-5", "Which colour flashed {seconds} seconds ago?", several.flashed, several.flash_end_s
     ),
     "pattern_was": Template(
-        "PastMemory",
-        7,
+        "PastMemory-7",
         "Which pattern was on the {colour} {shape} that vanished?",
         several.pattern_was,
         several.vanished_s,
     ),
     "how_long_shaking": Template(
-        "TemporalPerception",
-        1,
+        "TemporalPerception-1",
         "For how long has the {colour} {shape} been shaking?",
         several.how_long_shaking,
         several.shaking_since_s,
     ),
     "action_order": Template(
-        "TemporalPerception",
-        2,
+        "TemporalPerception-2",
         "What is the order of the last three actions of the {colour} {shape}?",
         several.action_order,
         several.first_action_end_s,
     ),
     "path": Template(
-        "SpatioTemporalPerception",
-        1,
+        "SpatioTemporalPerception-1",
         "What path did the {colour} {shape} take in the past 4 seconds?",
         several.recent_path,
         _seconds_ago(several.PATH_S),
     ),
     "distance": Template(
-        "SpatioTemporalPerception",
-        2,
+        "SpatioTemporalPerception-2",
         "Compared with 2 seconds ago, how far is the {colour} {shape} from the {colour_2} {shape_2}?",
         several.distance,
         _seconds_ago(several.DISTANCE_S),
     ),
     "next_cell": Template(
-        "FuturePrediction", 1, "Where will the {colour} {shape} be in one second?", several.next_cell, _seconds_ago(1)
+        "FuturePrediction-1", "Where will the {colour} {shape} be in one second?", several.next_cell, _seconds_ago(1)
     ),
-    "still_shaking": Template("Hallucination", 1, "Is the {colour} {shape} still shaking?", several.still_shaking),
+    "still_shaking": Template("Hallucination-1", "Is the {colour} {shape} still shaking?", several.still_shaking),
     "still_there": Template(
-        "Hallucination", 2, "Is the {colour} {shape} still on the screen?", several.still_there, is_in_frame=True
+        "Hallucination-2", "Is the {colour} {shape} still on the screen?", several.still_there, is_in_frame=True
     ),
 }

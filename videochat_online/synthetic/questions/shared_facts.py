@@ -15,7 +15,7 @@ YES_NO = ("Yes", "No")
 
 def cell_name_at(scene: Scene, entity: int | None, time_s: float) -> str | None:
     """Where a shape is at a moment, in words; None where there is no such shape, or while it moves."""
-    cell = None if entity is None else scene.cell_at(entity, time_s)
+    cell = scene.cell_at(entity, time_s)
     return None if cell is None else cell_name(cell, scene.cells_per_side)
 
 

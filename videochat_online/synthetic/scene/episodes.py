@@ -11,13 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import permutations
 
-from videochat_online.synthetic.questions.facts_several import (
-    DISTANCE_S,
-    DISTANCES,
-    PATH_S,
-    bounced_step,
-    path_name,
-)
+from videochat_online.synthetic.questions.facts_several import DISTANCE_S, DISTANCES, PATH_S, bounced_step, path_name
 from videochat_online.synthetic.questions.shared_facts import YES_NO
 from videochat_online.synthetic.scene.episode_builder import (
     CELLS,

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from videochat_online.errors import InputError
-from videochat_online.synthetic.scene.scene import Entity, Scene, Visible
+from videochat_online.synthetic.scene.scene import Scene, Visible
 from videochat_online.synthetic.scene.words import RGB
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
@@ -88,7 +88,13 @@ class Renderer:
             inset = (size_px - PATTERN_PX) // 2
             plate = np.ones((PATTERN_PX, PATTERN_PX), dtype=np.bool_)
             _paint(frame_HWC, plate, top + inset, left + inset, WHITE)
-            _paint(frame_HWC, _pattern_of(entity), top + inset, left + inset, RGB["black"])
+            _paint(
+                frame_HWC,
+                pattern_mask(entity.pattern, entity.pattern_size or ""),
+                top + inset,
+                left + inset,
+                RGB["black"],
+            )
         if seen.is_flashing:
             _paint(frame_HWC, _frame_mask(size_px), top, left, WHITE)
 
@@ -143,10 +149,6 @@ def _frame_mask(size_px: int) -> Mask:
     edge = np.minimum.reduce([rows, columns, size_px - 1 - rows, size_px - 1 - columns])
     mask: Mask = edge < 2
     return mask
-
-
-def _pattern_of(entity: Entity) -> Mask:
-    return pattern_mask(entity.pattern or "", entity.pattern_size or "")
 
 
 def _paint(frame_HWC: Pixels, mask_HW: Mask, top: int, left: int, colour: tuple[int, int, int]) -> None:

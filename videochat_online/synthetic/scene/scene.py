@@ -123,16 +123,17 @@ class Scene:
                 spans[entity] = (start_s, end_s)
         return spans
 
-    def events_of(self, entity: int, kind: str | None = None) -> tuple[Event, ...]:
-        """Events of a thing in time order, of one kind if given."""
-        return tuple(event for event in self._events_of.get(entity, ()) if kind in (None, event.kind))
+    def events_of(self, entity: int | None, kind: str | None = None) -> tuple[Event, ...]:
+        """Events of a thing in time order, of one kind if given; none where there is no thing."""
+        events = () if entity is None else self._events_of.get(entity, ())
+        return tuple(event for event in events if kind in (None, event.kind))
 
     def state_at(self, time_s: float) -> tuple[Visible, ...]:
         """Everything that is there at a moment, by number."""
         there = [entity for entity, (start_s, end_s) in self.spans.items() if start_s <= time_s < end_s]
         return tuple(self._visible(entity, time_s) for entity in sorted(there))
 
-    def cell_at(self, entity: int, time_s: float) -> Cell | None:
+    def cell_at(self, entity: int | None, time_s: float) -> Cell | None:
         """Where a thing rests at a moment; None if it is not there, or between two cells."""
         return next((seen.cell for seen in self.state_at(time_s) if seen.entity == entity), None)
 
