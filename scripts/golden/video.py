@@ -22,16 +22,11 @@ from golden.harness import Case
 from golden.rows import sampled_places
 from videochat_online.errors import InputError
 from videochat_online.video import (
-    NORMALIZATIONS,
     FrameTransform,
     SampledFrames,
     choose_tile_grid,
-    interval_indices,
     open_video,
-    resize_image,
-    sample_at_rate,
     sample_clip,
-    sample_segments,
     segment_centre_indices,
     sliding_window_indices,
     sliding_window_indices_at_times,
@@ -39,6 +34,8 @@ from videochat_online.video import (
     streaming_indices_at_times,
     tile_image,
 )
+from videochat_online.video.sampling_rules import interval_indices, sample_at_rate, sample_segments
+from videochat_online.video.transforms import NORMALIZATIONS, resize_image
 
 Row = dict[str, Any]
 

@@ -27,7 +27,8 @@ from videochat_online.synthetic.files.training_clips import IMAGE_QUESTION
 from videochat_online.testing import build_word_tokenizer
 from videochat_online.testing.__main__ import main as make_model_command
 from videochat_online.testing.tiny_tokenizer import MARKERS, SEQUENCE_TOKENS
-from videochat_online.text import frame_segments, get_template, layout_prompt, load_tokenizer
+from videochat_online.text import get_template, layout_prompt, load_tokenizer
+from videochat_online.text.prompt import frame_segments
 from videochat_online.text.questions import OVBENCH_SYSTEM_MESSAGE, ovbench_question
 from videochat_online.types import FrameUse, Turn
 

@@ -29,16 +29,11 @@ from text_tokenizers import (
 )
 from videochat_online.constants import IGNORE_INDEX
 from videochat_online.errors import CheckpointError, InputError
-from videochat_online.text import (
-    encode_with_offsets,
-    frame_segments,
-    get_template,
-    layout_prompt,
-    load_tokenizer,
-    stored_template,
-)
+from videochat_online.text import get_template, layout_prompt, load_tokenizer, stored_template
 from videochat_online.text.chat_jinja import jinja_template
+from videochat_online.text.control_tokens import encode_with_offsets
 from videochat_online.text.own_template import own_template
+from videochat_online.text.prompt import frame_segments
 from videochat_online.types import FrameUse, Turn, Visual
 
 KINDS = {

@@ -24,8 +24,8 @@ from videochat_online.text import (
     get_template,
     layout_prompt,
     load_tokenizer,
-    trimmed,
 )
+from videochat_online.text.prompt import trimmed
 from videochat_online.types import Turn, Visual
 
 BYTE = re.compile(r"<0x[0-9A-F]{2}>")

@@ -17,15 +17,14 @@ from videochat_online.errors import CheckpointError, InputError
 from videochat_online.testing import build_tiny_tokenizer
 from videochat_online.text import (
     PromptLayout,
-    frame_segments,
     get_template,
     layout_prompt,
     load_tokenizer,
     split_placeholders,
-    trimmed,
     truncate_layout,
     turn_segments,
 )
+from videochat_online.text.prompt import frame_segments, trimmed
 from videochat_online.types import FrameUse, Turn, Visual
 
 KINDS = [

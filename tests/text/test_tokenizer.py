@@ -21,13 +21,13 @@ from videochat_online.testing import build_tiny_tokenizer
 from videochat_online.text import (
     SentencePieceTokenizer,
     add_special_tokens,
-    encode_with_offsets,
     end_token_id,
     get_template,
     image_context_id,
     load_tokenizer,
     token_id,
 )
+from videochat_online.text.control_tokens import encode_with_offsets
 
 
 @pytest.fixture(scope="module")
@@ -238,7 +238,7 @@ def test_other_directories(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"broken.*tokenizer_config.json"):
         load_tokenizer(broken)
     (broken / "tokenizer_config.json").write_text("{")
-    with pytest.raises(CheckpointError, match=r"tokenizer_config.json: expected JSON"):
+    with pytest.raises(CheckpointError, match=r"tokenizer_config.json: expected a JSON object, found no JSON"):
         load_tokenizer(broken)
     (broken / "tokenizer_config.json").write_text("[]")
     with pytest.raises(CheckpointError, match="expected a JSON object, found list"):

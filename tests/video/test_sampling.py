@@ -10,10 +10,7 @@ from hypothesis import strategies as st
 from videochat_online.errors import InputError
 from videochat_online.video import (
     frame_step,
-    interval_indices,
-    sample_at_rate,
     sample_clip,
-    sample_segments,
     segment_centre_indices,
     sliding_window_indices,
     sliding_window_indices_at_times,
@@ -21,6 +18,7 @@ from videochat_online.video import (
     streaming_indices_at_times,
     uniform_subset,
 )
+from videochat_online.video.sampling_rules import interval_indices, sample_at_rate, sample_segments
 
 
 class TestTraining:

@@ -17,7 +17,8 @@ from video_files import (
     write_folder,
 )
 from videochat_online.errors import InputError, VideoError
-from videochat_online.video import list_frame_files, natural_key, open_video, read_image, read_video
+from videochat_online.video import list_frame_files, open_video, read_image, read_video
+from videochat_online.video.still_images import natural_key
 
 
 class TestFolders:

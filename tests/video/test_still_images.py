@@ -10,7 +10,8 @@ from PIL import Image
 
 from video_files import draw_number, read_number, write_video
 from videochat_online.errors import VideoError
-from videochat_online.video import open_video, read_image, read_video, to_rgb
+from videochat_online.video import open_video, read_image, read_video
+from videochat_online.video.transforms import to_rgb
 
 RAMP = np.arange(1 << 16, dtype=np.uint16).reshape(256, 256)
 

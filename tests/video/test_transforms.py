@@ -8,16 +8,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from videochat_online.errors import InputError
-from videochat_online.video import (
-    NORMALIZATIONS,
-    FrameTransform,
-    choose_tile_grid,
-    normalize,
-    resize_image,
-    stack_images,
-    tile_image,
-    to_rgb,
-)
+from videochat_online.video import FrameTransform, choose_tile_grid, normalize, stack_images, tile_image
+from videochat_online.video.transforms import NORMALIZATIONS, resize_image, to_rgb
 
 
 @pytest.fixture

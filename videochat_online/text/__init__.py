@@ -1,13 +1,11 @@
 """Text: chat templates, tokenisers, and the one layout of a prompt."""
 
-from videochat_online.text.control_tokens import check_text, encode_text, encode_with_offsets
+from videochat_online.text.control_tokens import check_text, encode_text
 from videochat_online.text.counting import PromptCounter, PromptOutline
 from videochat_online.text.prompt import (
     PromptLayout,
-    frame_segments,
     layout_prompt,
     split_placeholders,
-    trimmed,
     truncate_layout,
     turn_segments,
 )
@@ -32,9 +30,7 @@ __all__ = [
     "add_special_tokens",
     "check_text",
     "encode_text",
-    "encode_with_offsets",
     "end_token_id",
-    "frame_segments",
     "get_template",
     "layout_prompt",
     "load_tokenizer",
@@ -43,7 +39,6 @@ __all__ = [
     "stop_token_ids",
     "stored_template",
     "token_id",
-    "trimmed",
     "truncate_layout",
     "turn_segments",
 ]

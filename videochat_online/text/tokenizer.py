@@ -13,13 +13,9 @@ from typing import Any, cast
 from tokenizers import processors
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from videochat_online.constants import (
-    IMAGE_CONTEXT_TOKEN,
-    IMAGE_END_TOKEN,
-    IMAGE_START_TOKEN,
-    SPECIAL_TOKENS,
-)
+from videochat_online.constants import IMAGE_CONTEXT_TOKEN, IMAGE_END_TOKEN, IMAGE_START_TOKEN, SPECIAL_TOKENS
 from videochat_online.errors import CheckpointError, InputError
+from videochat_online.runs.files import read_object
 from videochat_online.text.sentencepiece_tokenizer import SentencePieceTokenizer
 from videochat_online.text.templates import ChatTemplate
 
@@ -46,8 +42,9 @@ def load_tokenizer(directory: str | Path) -> PreTrainedTokenizerBase:
     directory = Path(directory)
     if not directory.is_dir():
         raise InputError(f"tokenizer: expected a directory, found none at {directory}")
-    config = _read_config(directory)
+    settings = directory / "tokenizer_config.json"
     try:
+        config = read_object(settings) if settings.is_file() else {}
         if config.get("tokenizer_class") in _LEGACY_BY_CLASS and (directory / "tokenizer.model").is_file():
             return _load_sentencepiece(directory, config)
         if (directory / "tokenizer.json").is_file():
@@ -58,19 +55,6 @@ def load_tokenizer(directory: str | Path) -> PreTrainedTokenizerBase:
             f"tokenizer in {directory}: expected tokenizer.model, tokenizer.json or another tokenizer that"
             f" transformers can read without remote code, found {_listing(directory)}: {error}"
         ) from error
-
-
-def _read_config(directory: Path) -> dict[str, Any]:
-    path = directory / "tokenizer_config.json"
-    if not path.is_file():
-        return {}
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: expected JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{path}: expected a JSON object, found {type(config).__name__}")
-    return config
 
 
 def _load_sentencepiece(directory: Path, config: dict[str, Any]) -> SentencePieceTokenizer:

@@ -7,6 +7,7 @@ always begins with the first one.
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,8 +64,6 @@ class AnimationReader(FrameReader):
             source=str(path),
             kind="video",
             num_frames_declared=self._num_declared,
-            duration_s=None,
-            average_fps=None,
             width=width,
             height=height,
         )
@@ -111,15 +110,13 @@ class AnimationReader(FrameReader):
     def times_s(self) -> tuple[float, ...]:
         """Start of each picture."""
         if self._times_s is None:
-            for _ in self.frames():
-                pass
+            deque(self.frames(), maxlen=0)
         return self._times_s or ()
 
     def finish(self, max_decode_s: float) -> None:
         """Decode all of it: such files are short."""
         if not self._is_complete:
-            for _ in self.frames():
-                pass
+            deque(self.frames(), maxlen=0)
 
     def report(self) -> DecodeReport:
         """The account of the latest pass."""

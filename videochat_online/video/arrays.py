@@ -63,8 +63,6 @@ class IteratorReader(FrameReader):
         self.info = VideoInfo(
             source="stream of frames",
             kind="stream",
-            num_frames_declared=None,
-            duration_s=None,
             average_fps=None if self._has_times else fps,
             width=width,
             height=height,

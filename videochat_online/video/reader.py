@@ -43,11 +43,11 @@ class VideoInfo:
 
     source: str
     kind: SourceKind
-    num_frames_declared: int | None
-    duration_s: float | None
-    average_fps: float | None
     width: int
     height: int
+    num_frames_declared: int | None = None
+    duration_s: float | None = None
+    average_fps: float | None = None
     rotation: int = 0
     start_s: float = 0.0
     clock_start_s: float | None = None
