@@ -47,10 +47,7 @@ def build_tiny_tokenizer(texts: Iterable[str] = (), vocab_size: int = 600) -> Pr
         vocab_size=vocab_size - len(added), initial_alphabet=alphabet, special_tokens=[], show_progress=False
     )
     tokenizer.train_from_iterator([_TEXT, *texts], trainer)
-    tokenizer.add_special_tokens(
-        [AddedToken(token, rstrip=token in MARKERS, normalized=False, special=True) for token in added]
-    )
-    return _fast(tokenizer)
+    return _fast(tokenizer, added)
 
 
 TIMES = {False: r"(?: at [0-9]+\.[0-9]s)?: ", True: r" at [0-9]+|\.[0-9]s: |: "}
@@ -91,14 +88,14 @@ def build_word_tokenizer(
     pattern = "|".join([*map(re.escape, phrases), TIMES[split_times], OTHER_PIECES])
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), "isolated")
     tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    return _fast(tokenizer, tokens)
+
+
+def _fast(tokenizer: Tokenizer, special: Iterable[str]) -> PreTrainedTokenizerFast:
+    """As transformers wants it, with special tokens; each text starts with <s>."""
     tokenizer.add_special_tokens(
-        [AddedToken(token, rstrip=token in MARKERS, normalized=False, special=True) for token in tokens]
+        [AddedToken(token, rstrip=token in MARKERS, normalized=False, special=True) for token in special]
     )
-    return _fast(tokenizer)
-
-
-def _fast(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
-    """As transformers wants it; each text starts with <s>."""
     bos = ("<s>", tokenizer.token_to_id("<s>"))
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A", pair="<s> $A <s> $B", special_tokens=[bos]

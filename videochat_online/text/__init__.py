@@ -2,13 +2,7 @@
 
 from videochat_online.text.control_tokens import check_text, encode_text
 from videochat_online.text.counting import PromptCounter, PromptOutline
-from videochat_online.text.prompt import (
-    PromptLayout,
-    layout_prompt,
-    split_placeholders,
-    truncate_layout,
-    turn_segments,
-)
+from videochat_online.text.prompt import PromptLayout, layout_prompt, split_placeholders, truncate_layout, turn_segments
 from videochat_online.text.sentencepiece_tokenizer import SentencePieceTokenizer
 from videochat_online.text.templates import TEMPLATES, ChatTemplate, get_template, stored_template
 from videochat_online.text.tokenizer import (

@@ -79,7 +79,7 @@ def jinja_template(template: ChatTemplate, *, system_message: str, start: str, v
         "USER_END": template.user_end,
         "USER": template.user_prefix,
         "ASSISTANT": template.assistant_prefix + template.reply_prefix,
-        "REPLY_END": template.separator,
+        "REPLY_END": template.reply_suffix + template.reply_end + template.after_reply,
         "GENERATE": template.assistant_prefix,
         "IMAGE": f"{IMAGE_CONTEXT_TOKEN}\n",
         "VIDEO": f"{video_token}\n",

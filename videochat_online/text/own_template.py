@@ -12,7 +12,6 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import date
-from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -91,11 +90,14 @@ def _tell_what_moves(tokenizer: PreTrainedTokenizerBase) -> None:
 
 def _written(tokenizer: PreTrainedTokenizerBase, system: str | None, *texts: str, goes_on: bool = True) -> str:
     """A dialogue of user and assistant in turn, without the token that every text begins with."""
-    messages = [] if system is None else [{"role": "system", "content": system}]
-    roles = ("user", "assistant")
-    messages += [{"role": roles[number % 2], "content": text} for number, text in enumerate(texts)]
+    messages = _messages(system, *texts)
     text = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=goes_on))
     return text.removeprefix(_first_token(tokenizer))
+
+
+def _messages(system: str | None, *texts: str) -> list[dict[str, str]]:
+    told = [] if system is None else [{"role": "system", "content": system}]
+    return told + [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)]
 
 
 def _first_token(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -120,7 +122,8 @@ def _strings(tokenizer: PreTrainedTokenizerBase) -> ChatTemplate:
     bare, opening, between, reopened = _between(_written(tokenizer, None, _USER, _REPLY, _NEXT), _USER, _REPLY, _NEXT)
     if not opening.startswith(reopened):
         raise _NotFixedError(f"the same words before each reply, found {opening!r} and {reopened!r}")
-    end = next((token for token in _added(tokenizer) if between.lstrip().startswith(token)), None)
+    longest_first = sorted(map(str, tokenizer.get_added_vocab()), key=len, reverse=True)  # one may begin with another
+    end = next((token for token in longest_first if between.lstrip().startswith(token)), None)
     if end is None:
         raise _NotFixedError(f"a special token of the tokenizer at the end of each reply, found {between!r}")
     suffix = between[: between.index(end)]
@@ -186,21 +189,12 @@ def _with_system(tokenizer: PreTrainedTokenizerBase, template: ChatTemplate, bef
     return replace(template, default_system_message=before.removeprefix(prefix).removesuffix(end))
 
 
-def _added(tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """Longest first: one may begin with another."""
-    return sorted(map(str, tokenizer.get_added_vocab()), key=len, reverse=True)
-
-
 def _compare(
     tokenizer: PreTrainedTokenizerBase, template: ChatTemplate, system: str | None, turns: Sequence[Turn]
 ) -> None:
     """Raise an _NotFixedError where the tokenizer writes a dialogue otherwise."""
-    messages: list[dict[str, Any]] = [] if system is None else [{"role": "system", "content": system}]
-    for turn in turns:
-        messages.append({"role": "user", "content": turn.user[0]})
-        if turn.assistant is not None:
-            messages.append({"role": "assistant", "content": turn.assistant})
-    theirs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    said = [str(text) for turn in turns for text in (turn.user[0], turn.assistant) if text is not None]
+    theirs = tokenizer.apply_chat_template(_messages(system, *said), add_generation_prompt=True, return_dict=False)
     pieces, _ = prompt_pieces(turns, template, system)
     ours = encode_parts(tokenizer, [(str(piece.segment), piece.is_text) for piece in pieces])[0]
     if ours != list(theirs):

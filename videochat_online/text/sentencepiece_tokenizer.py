@@ -191,28 +191,14 @@ class SentencePieceTokenizer(PreTrainedTokenizer):
             del ids[0]
         return self.build_inputs_with_special_tokens(ids)
 
-    def build_inputs_with_special_tokens(
-        self, token_ids_0: list[int], token_ids_1: list[int] | None = None
-    ) -> list[int]:
-        """Put bos and eos around the ids of one text, or of each text of a pair."""
-        bos = [self.bos_token_id] if self.add_bos_token else []
-        eos = [self.eos_token_id] if self.add_eos_token else []
-        ids = bos + list(token_ids_0) + eos
-        return ids if token_ids_1 is None else ids + bos + list(token_ids_1) + eos
+    @property
+    def special_tokens_pattern(self) -> str:
+        """What stands around each text, by the name that transformers has for it."""
+        return "_".join(["bos"] * self.add_bos_token + ["eos"] * self.add_eos_token) or "none"
 
-    def get_special_tokens_mask(
-        self,
-        token_ids_0: list[int],
-        token_ids_1: list[int] | None = None,
-        already_has_special_tokens: bool = False,
-    ) -> list[int]:
-        """1 for bos and eos put around the texts, 0 for the texts' own tokens."""
-        if already_has_special_tokens:
-            special = set(self.all_special_ids)
-            return [int(index in special) for index in token_ids_0]
-        bos, eos = [1] * self.add_bos_token, [1] * self.add_eos_token
-        mask = bos + [0] * len(token_ids_0) + eos
-        return mask if token_ids_1 is None else mask + bos + [0] * len(token_ids_1) + eos
+    @special_tokens_pattern.setter
+    def special_tokens_pattern(self, given: object) -> None:
+        """The base class sets one; the two switches decide."""
 
     def _tokens(self, text: str, controls: Sequence[Span] | None = None) -> Iterator[tuple[str, Span]]:
         """Tokens of a text and their offsets in it."""

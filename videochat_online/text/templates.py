@@ -92,11 +92,6 @@ class ChatTemplate:
         is_known = self.name in TEMPLATES.built_in and TEMPLATES.find(self.name) == self
         return self.name if is_known else asdict(self)
 
-    @property
-    def separator(self) -> str:
-        """What stands between a reply and the next turn."""
-        return self.reply_suffix + self.reply_end + self.after_reply
-
     def render(
         self, turns: Sequence[Turn], *, system_message: str | None = None, generation_prefix: str = ""
     ) -> tuple[Piece, ...]:
@@ -169,36 +164,35 @@ _INTERNVL2_5_SYSTEM = (
 )
 
 
-def _im_template(name: str, system: str, *, after: str = "", trims: bool = False) -> ChatTemplate:
-    """The ChatML family: `<|im_start|>role`, then text, then `<|im_end|>` and `after`."""
+def _marked(
+    name: str,
+    system: str,
+    *,
+    opens: str = "<|im_start|>{}\n",
+    end: str = "<|im_end|>",
+    after: str = "",
+    trims: bool = False,
+) -> ChatTemplate:
+    """A side is its role as `opens` has it, its text, `end` and `after`; by default ChatML's."""
     return ChatTemplate(
         name=name,
         default_system_message=system,
-        system_prefix="<|im_start|>system\n",
-        system_end=f"<|im_end|>{after}",
-        user_prefix="<|im_start|>user\n",
-        user_end=f"<|im_end|>{after}",
-        assistant_prefix="<|im_start|>assistant\n",
-        reply_end="<|im_end|>",
+        system_prefix=opens.format("system"),
+        system_end=end + after,
+        user_prefix=opens.format("user"),
+        user_end=end + after,
+        assistant_prefix=opens.format("assistant"),
+        reply_end=end,
         after_reply=after,
         trims=trims,
     )
 
 
-PHI3_CHAT = ChatTemplate(
-    name="phi3-chat",
-    default_system_message=_INTERNVL2_SYSTEM,
-    system_prefix="<|system|>\n",
-    system_end="<|end|>",
-    user_prefix="<|user|>\n",
-    user_end="<|end|>",
-    assistant_prefix="<|assistant|>\n",
-    reply_end="<|end|>",
-)
-INTERNLM2_CHAT = _im_template("internlm2-chat", _INTERNVL2_SYSTEM, trims=True)
-HERMES_2 = _im_template("Hermes-2", _INTERNVL2_SYSTEM)
-INTERNVL2_5 = _im_template("internvl2_5", _INTERNVL2_5_SYSTEM, after="\n")
-CHATML = replace(_im_template("chatml", "", after="\n"), omits_empty_system=True)
+PHI3_CHAT = _marked("phi3-chat", _INTERNVL2_SYSTEM, opens="<|{}|>\n", end="<|end|>")
+INTERNLM2_CHAT = _marked("internlm2-chat", _INTERNVL2_SYSTEM, trims=True)
+HERMES_2 = _marked("Hermes-2", _INTERNVL2_SYSTEM)
+INTERNVL2_5 = _marked("internvl2_5", _INTERNVL2_5_SYSTEM, after="\n")
+CHATML = replace(_marked("chatml", "", after="\n"), omits_empty_system=True)
 INTERNVL_ZH = ChatTemplate(
     name="internvl_zh",
     default_system_message="",

@@ -61,11 +61,7 @@ class AnimationReader(FrameReader):
             raise VideoError(f"{path}: expected a readable image, found {self._error}")
         height, width, _ = loaded.pixels_HWC.shape
         self.info = VideoInfo(
-            source=str(path),
-            kind="video",
-            num_frames_declared=self._num_declared,
-            width=width,
-            height=height,
+            source=str(path), kind="video", num_frames_declared=self._num_declared, width=width, height=height
         )
 
     def frames(self, start_s: float | None = None) -> Iterator[LazyFrame]:

@@ -12,6 +12,7 @@ Shape legend: `T` frames, `H` `W` rows and columns as they come, `S` side of the
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -239,23 +240,14 @@ def choose_tile_grid(
         raise InputError(f"image: expected at least 1 x 1 pixels, got {width} x {height}")
     if not 1 <= min_tiles <= max_tiles:
         raise InputError(f"tiles: expected 1 <= min <= max, got min {min_tiles}, max {max_tiles}")
-    grids = sorted(
-        (
-            (columns, rows)
-            for columns in range(1, max_tiles + 1)
-            for rows in range(1, max_tiles // columns + 1)
-            if columns * rows >= min_tiles
-        ),
-        key=lambda grid: grid[0] * grid[1],
-    )
-    best, smallest_gap = grids[0], float("inf")
-    for columns, rows in grids:
-        gap = abs(width / height - columns / rows)
-        if gap < smallest_gap:
-            best, smallest_gap = (columns, rows), gap
-        elif gap == smallest_gap and width * height > 0.5 * size * size * columns * rows:
-            best = (columns, rows)
-    return best
+    grids = [(columns, rows) for columns in range(1, max_tiles + 1) for rows in range(1, max_tiles // columns + 1)]
+    grids = sorted((grid for grid in grids if math.prod(grid) >= min_tiles), key=math.prod)
+    gaps = [abs(width / height - columns / rows) for columns, rows in grids]
+    smallest = min(gaps)
+    nearest = [grid for grid, gap in zip(grids, gaps, strict=True) if gap == smallest]
+    # Of several, the largest that the image fills by half.
+    filled = [grid for grid in nearest if width * height > 0.5 * size * size * math.prod(grid)]
+    return filled[-1] if filled else nearest[0]
 
 
 def tile_image(

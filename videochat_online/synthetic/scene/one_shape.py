@@ -56,11 +56,6 @@ class Segment:
     stays: list[tuple[int, Cell]] = field(default_factory=list)
     """(second from which it rests there, cell); a glide takes the second before."""
 
-    @property
-    def seconds(self) -> int:
-        """How long it lasts."""
-        return self.end_s - self.start_s
-
     def cell_at(self, time_s: float) -> Cell:
         """Where its shape is, or is on the way to."""
         return [cell for start_s, cell in self.stays if start_s <= time_s][-1]
@@ -206,7 +201,7 @@ def _draw_plan(random: Random, span: int, shown_s: int) -> tuple[list[Segment], 
         segments, long = _draw_segments(random, long_s - shown_s, shown_s + 1)
         others = [i for i in range(1, len(segments)) if i != long]
         random.shuffle(others)
-        roomy = [i for i in others if segments[i].seconds >= 5][:2]
+        roomy = [i for i in others if segments[i].end_s - segments[i].start_s >= 5][:2]
         rest = [i for i in others if i not in roomy]
         pasts = [i for i in rest if i < len(segments) - 1]
         if len(roomy) < 2 or not pasts:
