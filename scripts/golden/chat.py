@@ -163,7 +163,9 @@ def check_chat_stream_multiturn(case: Case) -> None:
     expected = (
         first.recorded["prompt_collapsed"]
         + answer.text
-        + template.separator
+        + template.reply_suffix
+        + template.reply_end
+        + template.after_reply
         + template.user_prefix
         + "\n"
         + case.params["question"]

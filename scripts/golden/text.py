@@ -69,7 +69,7 @@ def _check_dialogue(case: Case, label: str, row: dict[str, Any]) -> None:
     pieces = template.render(turns, system_message=row["system"])
     case.exact(f"{label} prompt", "".join(str(piece.segment) for piece in pieces), row["prompt"])
     case.exact(f"{label} default system message", template.default_system_message, row["default_system"])
-    case.exact(f"{label} separator", template.separator, row["sep"])
+    case.exact(f"{label} separator", template.reply_suffix + template.reply_end + template.after_reply, row["sep"])
     # A stop string is recorded, too (`stop_str`). The reference's chat never reads it, and our templates have none.
 
 
