@@ -7,6 +7,7 @@ Shapes: `N` frames, `C` channels, `H` `W` rows and columns of the token grid.
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from abc import ABC, abstractmethod
@@ -185,17 +186,11 @@ class TieredMemoryBank(ABC):
         layouts = [(store.slots.shape[1], store.slots.dtype) for store in stores]
         if len(set(layouts)) > 1:
             raise InputError(f"memory state: expected equal channels and dtypes in all tiers, got {layouts}")
-        before = self.stores, self._last_time_s, self._counters()
-        self._take_over(stores, float(state["last_time_s"]), state["counters"].tolist())
-        try:
-            self._check_restored()
-        except InputError:
-            self._take_over(*before)
-            raise
-
-    def _take_over(self, stores: list[FrameStore], last_time_s: float, counters: list[int]) -> None:
-        self.stores, self._last_time_s = stores, last_time_s
-        self._set_counters(counters)
+        restored = copy.copy(self)  # this bank stays as it is until all is checked
+        restored.stores, restored._last_time_s = stores, float(state["last_time_s"])
+        restored._set_counters(state["counters"].tolist())
+        restored._check_restored()
+        vars(self).update(vars(restored))
 
     def _check_restored(self) -> None:
         """Refuse, with an InputError, what no stream can have led to; a subclass adds its own."""
