@@ -23,6 +23,7 @@ FEATURE_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 """Types of features that frames are compared, pooled and averaged in."""
 
 _FIRST_UNBOUNDED_SLOTS = 16
+_COLUMNS = {"index": torch.int64, "time_s": torch.float64, "content_id": torch.int64}
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,12 +113,9 @@ class FrameStore:
 
     def state(self) -> dict[str, Tensor]:
         """Copies of all that `load` needs; tokens [N, C, H, W] in order, C = 0 before `allocate`."""
-        return {
-            "tokens": self._ordered(self.slots),
-            "index": torch.tensor([entry.index for entry in self.entries], dtype=torch.int64),
-            "time_s": torch.tensor([entry.time_s for entry in self.entries], dtype=torch.float64),
-            "content_id": torch.tensor([entry.content_id for entry in self.entries], dtype=torch.int64),
-        }
+        columns = {name: [getattr(entry, name) for entry in self.entries] for name in _COLUMNS}
+        numbers = {name: torch.tensor(column, dtype=_COLUMNS[name]) for name, column in columns.items()}
+        return {"tokens": self._ordered(self.slots), **numbers}
 
     def load(self, state: Mapping[str, Tensor], device: torch.device | None, name: str) -> None:
         """Fill an empty store from `state`, on `device` or, if None, on the state's; errors call it `name`.
@@ -127,7 +125,7 @@ class FrameStore:
         """
         tokens, num_frames = state["tokens"], state["index"].numel()
         check_entry(tokens, f"{name}.tokens", (num_frames, *tokens.shape[1:2], *self.grid), *FEATURE_DTYPES)
-        for key, dtype in (("index", torch.int64), ("time_s", torch.float64), ("content_id", torch.int64)):
+        for key, dtype in _COLUMNS.items():
             check_entry(state[key], f"{name}.{key}", (num_frames,), dtype)
         if self.capacity is not None and num_frames > self.capacity:
             raise InputError(f"{name} of a memory state holds {num_frames} frames, more than its {self.capacity}")
@@ -136,7 +134,7 @@ class FrameStore:
                 raise InputError(f"{name} of a memory state holds {num_frames} frames without features")
             return
         self.allocate(tokens.shape[1], tokens.dtype, tokens.device if device is None else device)
-        columns = (state["index"].tolist(), state["time_s"].tolist(), state["content_id"].tolist())
+        columns = (state[name].tolist() for name in _COLUMNS)
         for tokens_CHW, index, time_s, content_id in zip(tokens, *columns, strict=True):
             # Past the subclass: a saved value is restored, not computed again.
             FrameStore.insert(self, len(self.entries), FrameTokens(tokens_CHW, index, time_s, content_id))

@@ -233,11 +233,7 @@ def _speed_up(
 
 
 def load_network(
-    directory: str | Path,
-    *,
-    adapter: Path | None = None,
-    dtype: torch.dtype | str = "auto",
-    **kwargs: Any,
+    directory: str | Path, *, adapter: Path | None = None, dtype: torch.dtype | str = "auto", **kwargs: Any
 ) -> VideoChatOnlineForConditionalGeneration:
     """Load a network, strictly: a whole checkpoint, or one of what was learned, on top of the base that it names.
 

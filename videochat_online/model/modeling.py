@@ -209,18 +209,14 @@ class VideoChatOnlineForConditionalGeneration(StrictLoading, GenerationMixin):
             With `labels` in training a loss and no logits, unless an argument of transformers asks for more than a
             loss, or the language model has a loss of its own.
         """
+        inputs = {"attention_mask": attention_mask, "position_ids": position_ids}
         if score and labels is not None:
             return self.score(
-                labels=labels,
-                input_ids=input_ids,
-                pixel_values=pixel_values,
-                pool_ratios=pool_ratios,
-                attention_mask=attention_mask,
-                position_ids=position_ids,
+                labels=labels, input_ids=input_ids, pixel_values=pixel_values, pool_ratios=pool_ratios, **inputs
             )
         if inputs_embeds is None:
             inputs_embeds = self._embed(input_ids, pixel_values, pool_ratios)
-        inputs = {"inputs_embeds": inputs_embeds, "attention_mask": attention_mask, "position_ids": position_ids}
+        inputs["inputs_embeds"] = inputs_embeds
         if labels is not None or self.training:
             kwargs.setdefault("use_cache", False)  # with a cache transformers would not see that a row is packed
         if labels is not None and self.training and past_key_values is None and kwargs.keys() <= LOSS_ARGUMENTS:

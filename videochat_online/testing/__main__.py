@@ -17,9 +17,7 @@ from videochat_online.testing.tiny_model import LLMS, make_tiny_model
 def main() -> None:
     """Parse the command line and write the model."""
     parser = argparse.ArgumentParser(
-        "python -m videochat_online.testing",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        "python -m videochat_online.testing", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("directory", type=Path)
     parser.add_argument("--llm", choices=LLMS, default="phi3")

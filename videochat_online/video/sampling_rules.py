@@ -60,11 +60,7 @@ def segment_bounds(num_available: int, num_segments: int) -> list[tuple[int, int
 
 
 def sample_segments(
-    num_available: int,
-    num_frames: int,
-    *,
-    offset: int | None = None,
-    rng: random.Random | None = None,
+    num_available: int, num_frames: int, *, offset: int | None = None, rng: random.Random | None = None
 ) -> list[int]:
     """One frame of each of `num_frames` equal segments; fewer where the video has fewer frames.
 

@@ -207,11 +207,7 @@ def _dialogues() -> Iterator[list[Turn]]:
 
 
 def _check_dialogues(
-    ours: PreTrainedTokenizerBase,
-    template: ChatTemplate,
-    system: str,
-    theirs: PreTrainedTokenizerFast,
-    source: str,
+    ours: PreTrainedTokenizerBase, template: ChatTemplate, system: str, theirs: PreTrainedTokenizerFast, source: str
 ) -> None:
     """Lay out dialogues by our template and by its copy in jinja; a CheckpointError names the first that differs."""
     for turns in _dialogues():

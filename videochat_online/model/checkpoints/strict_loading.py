@@ -41,11 +41,7 @@ class SplitGroupedQKV(ConversionOps):
     """InternLM2's fused projection, grouped by key head: w.view(kv, g + 2, d, ...) holds g queries, k, v."""
 
     def convert(
-        self,
-        input_dict: dict[str, Any],
-        source_patterns: list[str],
-        target_patterns: list[str],
-        **kwargs: Any,
+        self, input_dict: dict[str, Any], source_patterns: list[str], target_patterns: list[str], **kwargs: Any
     ) -> dict[str, Any]:
         """Split one fused tensor (weight or bias) into q, k and v."""
         tensors = next(iter(input_dict.values()))

@@ -49,11 +49,7 @@ class IndexedReader(FrameReader):
     """
 
     def __init__(
-        self,
-        path: Path,
-        backend: str,
-        codecs: frozenset[str],
-        open_file: Callable[[Path, str, FrameTable], _OpenFile],
+        self, path: Path, backend: str, codecs: frozenset[str], open_file: Callable[[Path, str, FrameTable], _OpenFile]
     ) -> None:
         """VideoError where the file cannot be read, or the backend may be wrong about it."""
         source = self._source = f"{path} with backend {backend!r}"
