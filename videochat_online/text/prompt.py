@@ -131,14 +131,11 @@ def _check_texts(turns: Sequence[Turn], system_message: str | None, generation_p
 def trimmed(turn: Turn) -> Turn:
     """A turn without blanks and line breaks around each side."""
     user = list(turn.user)
-    while user and isinstance(user[0], str) and not user[0].lstrip():
-        del user[0]
-    while user and isinstance(user[-1], str) and not user[-1].rstrip():
-        del user[-1]
-    if user and isinstance(user[0], str):
-        user[0] = user[0].lstrip()
-    if user and isinstance(user[-1], str):
-        user[-1] = user[-1].rstrip()
+    for position, strip in ((0, str.lstrip), (-1, str.rstrip)):
+        while user and isinstance(end := user[position], str) and not strip(end):
+            del user[position]
+        if user and isinstance(end, str):
+            user[position] = strip(end)
     return Turn(tuple(user), turn.assistant.strip() if turn.assistant is not None else None)
 
 

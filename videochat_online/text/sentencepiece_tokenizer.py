@@ -19,7 +19,7 @@ import re
 import secrets
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, groupby
 from pathlib import Path
 from typing import Any, cast
 
@@ -298,15 +298,10 @@ class SentencePieceTokenizer(PreTrainedTokenizer):
     ) -> str:
         """Text of ids, as the original tokenizer wrote it: added tokens that remain stand between blanks."""
         ids = [token_ids] if isinstance(token_ids, int) else list(token_ids)
-        texts, run = list[str](), list[str]()
-        for token in [*self.convert_ids_to_tokens(ids, skip_special_tokens=skip_special_tokens), None]:
-            if token is not None and token not in self._apart:
-                run.append(token)
-                continue
-            texts.append(self.convert_tokens_to_string(run))
-            run = []
-            if token is not None:
-                texts.append(token)
+        texts, tokens = list[str](), self.convert_ids_to_tokens(ids, skip_special_tokens=skip_special_tokens)
+        for stand_apart, group in groupby(tokens, self._apart.__contains__):
+            run = list(group)
+            texts += run if stand_apart else [self.convert_tokens_to_string(run)]
         text = (" " if spaces_between_special_tokens else "").join(filter(None, texts))
         clean = (
             self.clean_up_tokenization_spaces if clean_up_tokenization_spaces is None else clean_up_tokenization_spaces

@@ -237,13 +237,11 @@ def _messages(turn: Turn) -> list[dict[str, Any]]:
 def _parts(segments: Sequence[Segment]) -> list[dict[str, str]] | str:
     if all(isinstance(segment, str) for segment in segments):
         return "".join(str(segment) for segment in segments)
-    parts = []
-    for segment in segments:
-        if isinstance(segment, Visual):
-            parts.append({"type": "image"})
-        elif segment != "\n" and not segment.startswith("Image-"):  # these the template writes
-            parts.append({"type": "text", "text": segment})
-    return parts
+    return [
+        {"type": "image"} if isinstance(segment, Visual) else {"type": "text", "text": segment}
+        for segment in segments
+        if isinstance(segment, Visual) or not (segment == "\n" or segment.startswith("Image-"))  # the template's own
+    ]
 
 
 @torch.inference_mode()

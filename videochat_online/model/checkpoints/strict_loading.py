@@ -208,11 +208,8 @@ def raise_on_difference(what: str, report: Mapping[str, Any], named: Callable[[s
         names = sorted({named(str(key)) for key in keys})
         return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
-    problems = []
-    if report["missing_keys"]:
-        problems.append(f"missing {listed(report['missing_keys'])}")
-    if report["unexpected_keys"]:
-        problems.append(f"unexpected {listed(report['unexpected_keys'])}")
+    kinds = [kind for kind in ("missing", "unexpected") if report[f"{kind}_keys"]]
+    problems = [f"{kind} {listed(report[f'{kind}_keys'])}" for kind in kinds]
     for key, found, expected in sorted(report["mismatched_keys"])[:4]:
         problems.append(f"{named(key)} has shape {tuple(found)}, expected {tuple(expected)}")
     if problems:

@@ -172,12 +172,8 @@ def _seen(scene: Scene, entity: int | None, time_s: float) -> Visible | None:
 
 
 def _option_starts_s(scene: Scene, options: Options) -> dict[str, float]:
-    starts_s: dict[str, float] = {}
-    for entity, (start_s, _) in scene.spans.items():
-        name = scene.entities[entity].name
-        if name in options:
-            starts_s[name] = min(start_s, starts_s.get(name, math.inf))
-    return starts_s
+    shown = [(scene.entities[entity].name, start_s) for entity, (start_s, _) in scene.spans.items()]
+    return {name: min(start_s for other, start_s in shown if other == name) for name, _ in shown if name in options}
 
 
 def _flash(scene: Scene, time_s: float) -> Event | None:
