@@ -189,7 +189,7 @@ class SentencePieceTokenizer(PreTrainedTokenizer):
                 ids += self._processor.encode(guard + part)[len(self._processor.encode(guard)) :]
         if shift and len(ids) > 1 and ids[0] == self._convert_token_to_id(BLANK) and ids[1] in self.all_special_ids:
             del ids[0]
-        return self.build_inputs_with_special_tokens(ids)
+        return cast(list[int], self.build_inputs_with_special_tokens(ids))
 
     @property
     def special_tokens_pattern(self) -> str:

@@ -66,15 +66,13 @@ class Stage:
         """Shake, hop, pulse or flash."""
         self.events.append(Event(kind, number, start_s, end_s))
 
-    def add_bystanders(self, count: int, patterns: Sequence[str] = ()) -> list[int]:
+    def add_bystanders(self, count: int, patterns: Sequence[str] = ()) -> None:
         """Up to `count` things that rest all the time, out of everybody's way; with these patterns, if given."""
-        added = []
         for i in range(count):
             free = [cell for cell in CELLS if all(is_clear(cell, *way) for way in self._ways)]
             if free:
                 pattern = patterns[i] if i < len(patterns) else None
-                added.append(self.enter(self.random.choice(free), pattern=pattern))
-        return added
+                self.enter(self.random.choice(free), pattern=pattern)
 
     def params(self, number: int, suffix: str = "") -> dict[str, str | int]:
         """A thing's colour and shape as a question's parameters."""
