@@ -100,14 +100,6 @@ class VideoChatOnlineForConditionalGeneration(StrictLoading, GenerationMixin):
                 layer.attention.register_forward_hook(DropPath(layer_rate))
                 layer.mlp.register_forward_hook(DropPath(layer_rate))
 
-    def get_input_embeddings(self) -> nn.Module:
-        """The language model's token embeddings."""
-        return self.language_model.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace the language model's token embeddings."""
-        self.language_model.set_input_embeddings(value)
-
     def get_output_embeddings(self) -> nn.Module:
         """The language model's head."""
         return self.language_model.get_output_embeddings()
