@@ -11,11 +11,17 @@ from typing import Any, cast
 import torch
 
 from videochat_online.memory.base import MemoryBank, QuestionAware
+from videochat_online.memory.event_merging import EventMergingMemoryBank
 from videochat_online.memory.fifo import FifoMemoryBank
 from videochat_online.memory.keep_all import KeepAllMemoryBank
-from videochat_online.memory.pooling import pool_by_ratio, pool_to_grid
+from videochat_online.memory.moviechat import MovieChatMemoryBank
+from videochat_online.memory.moviechat_plus import MovieChatPlusMemoryBank
+from videochat_online.memory.pooling import demote_to_grid, pool_by_ratio, pool_to_grid
 from videochat_online.memory.pyramid import PyramidMemoryBank
 from videochat_online.memory.schedule import DEFAULT_FULL_GRID, DEFAULT_INTERVALS, Grid, TokenSchedule
+from videochat_online.memory.similarity_drop import SimilarityDropMemoryBank
+from videochat_online.memory.star import StarMemoryBank
+from videochat_online.memory.token_merging import TokenMergingMemoryBank
 from videochat_online.memory.uniform import UniformMemoryBank
 from videochat_online.memory.window import WindowMemoryBank
 from videochat_online.parts import PartKind
@@ -84,17 +90,25 @@ def sizes_within(name: str, budget: float, given: Mapping[str, Any]) -> dict[str
 
 
 __all__ = [
+    "DEFAULT_FULL_GRID",
     "DEFAULT_INTERVALS",
     "MEMORIES",
+    "EventMergingMemoryBank",
     "FifoMemoryBank",
     "Grid",
     "KeepAllMemoryBank",
     "MemoryBank",
+    "MovieChatMemoryBank",
+    "MovieChatPlusMemoryBank",
     "PyramidMemoryBank",
     "QuestionAware",
+    "SimilarityDropMemoryBank",
+    "StarMemoryBank",
+    "TokenMergingMemoryBank",
     "TokenSchedule",
     "UniformMemoryBank",
     "WindowMemoryBank",
+    "demote_to_grid",
     "make_memory",
     "make_model_memory",
     "pool_by_ratio",

@@ -1,8 +1,16 @@
 """Text: chat templates, tokenisers, and the one layout of a prompt."""
 
-from videochat_online.text.control_tokens import check_text, encode_text
+from videochat_online.text.control_tokens import check_text, encode_text, encode_with_offsets
 from videochat_online.text.counting import PromptCounter, PromptOutline
-from videochat_online.text.prompt import PromptLayout, layout_prompt, split_placeholders, truncate_layout, turn_segments
+from videochat_online.text.prompt import (
+    PromptLayout,
+    frame_segments,
+    layout_prompt,
+    split_placeholders,
+    trimmed,
+    truncate_layout,
+    turn_segments,
+)
 from videochat_online.text.sentencepiece_tokenizer import SentencePieceTokenizer
 from videochat_online.text.templates import TEMPLATES, ChatTemplate, get_template, stored_template
 from videochat_online.text.tokenizer import (
@@ -24,7 +32,9 @@ __all__ = [
     "add_special_tokens",
     "check_text",
     "encode_text",
+    "encode_with_offsets",
     "end_token_id",
+    "frame_segments",
     "get_template",
     "layout_prompt",
     "load_tokenizer",
@@ -33,6 +43,7 @@ __all__ = [
     "stop_token_ids",
     "stored_template",
     "token_id",
+    "trimmed",
     "truncate_layout",
     "turn_segments",
 ]

@@ -1,13 +1,16 @@
 """Reading videos, choosing frames, and turning them into what a vision tower takes."""
 
 from videochat_online.video.ahead import read_ahead
-from videochat_online.video.decode import BACKENDS, VideoSource, open_video, read_video
-from videochat_online.video.reader import DEFAULT_FRAME_RATE, VideoInfo
+from videochat_online.video.decode import BACKENDS, Source, VideoSource, open_video, read_video
+from videochat_online.video.reader import DEFAULT_FRAME_RATE, DecodeReport, VideoInfo
 from videochat_online.video.sampling_rules import (
     TIME_TOLERANCE_S,
     SampledFrames,
     frame_step,
+    interval_indices,
+    sample_at_rate,
     sample_clip,
+    sample_segments,
     segment_centre_indices,
     sliding_window_indices,
     sliding_window_indices_at_times,
@@ -15,28 +18,49 @@ from videochat_online.video.sampling_rules import (
     streaming_indices_at_times,
     uniform_subset,
 )
-from videochat_online.video.still_images import IMAGE_EXTENSIONS, image_notes, list_frame_files, read_image
-from videochat_online.video.transforms import FrameTransform, choose_tile_grid, normalize, stack_images, tile_image
+from videochat_online.video.still_images import IMAGE_EXTENSIONS, image_notes, list_frame_files, natural_key, read_image
+from videochat_online.video.transforms import (
+    NORMALIZATIONS,
+    RESIZERS,
+    FrameTransform,
+    Normalization,
+    choose_tile_grid,
+    normalize,
+    resize_image,
+    stack_images,
+    tile_image,
+    to_rgb,
+)
 
 __all__ = [
     "BACKENDS",
     "DEFAULT_FRAME_RATE",
     "IMAGE_EXTENSIONS",
+    "NORMALIZATIONS",
+    "RESIZERS",
     "TIME_TOLERANCE_S",
+    "DecodeReport",
     "FrameTransform",
+    "Normalization",
     "SampledFrames",
+    "Source",
     "VideoInfo",
     "VideoSource",
     "choose_tile_grid",
     "frame_step",
     "image_notes",
+    "interval_indices",
     "list_frame_files",
+    "natural_key",
     "normalize",
     "open_video",
     "read_ahead",
     "read_image",
     "read_video",
+    "resize_image",
+    "sample_at_rate",
     "sample_clip",
+    "sample_segments",
     "segment_centre_indices",
     "sliding_window_indices",
     "sliding_window_indices_at_times",
@@ -44,5 +68,6 @@ __all__ = [
     "streaming_indices",
     "streaming_indices_at_times",
     "tile_image",
+    "to_rgb",
     "uniform_subset",
 ]
