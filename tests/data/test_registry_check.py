@@ -46,7 +46,7 @@ FAULTS = [
     ({"video": "clip.mp4", "conversations": dialogue("caf\xe9", "b")}, "found a row that is not JSON"),
     (
         {"conversations": dialogue("a\ud800", "b")},
-        "human: expected Unicode text, found half of a surrogate pair at pos",
+        "human: expected Unicode text, without halves of surrogate pairs, found",
     ),
     ({"conversations": dialogue("a", "b" * 1_000_001)}, "gpt: expected a text of at most 1,000,000 characters"),
 ]

@@ -85,7 +85,7 @@ def test_times_as_a_clock_shows_them():
         ({"video": "v", "clip": [1], "conversations": TALK}, "clip: expected start and end"),
         ({"video": "v", "clip": [2, 1], "conversations": TALK}, "clip: expected 0 <= start <= end .* found .2, 1."),
         ({"video": "v", "start": 1, "conversations": TALK}, "clip: expected a number, found none"),
-        ({"video": "v", "fps": 0, "conversations": TALK}, "fps: expected a number from 0.001 to 10,000, found 0"),
+        ({"video": "v", "fps": 0, "conversations": TALK}, "fps: expected a number of at least 0.001, found 0"),
         (
             {"video": "v", "conversations": dialogue("a", "b", "c", "d", times=(3,))},
             "turn 2: timestamps: expected a time, as at the others",
@@ -96,7 +96,7 @@ def test_times_as_a_clock_shows_them():
         ),
         (
             {"video": "v", "conversations": dialogue("a", "b", times=(-1,))},
-            "turn 1: timestamps: expected a number from 0 to",
+            "turn 1: timestamps: expected a number of at least 0, found -1",
         ),
         (
             {"video": "v", "conversations": dialogue("a", "b", times=("1:5",))},

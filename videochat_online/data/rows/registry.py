@@ -14,13 +14,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from videochat_online.data.rows.field_values import FPS_RANGE, span
+from pydantic import BeforeValidator, Field
+
+from videochat_online.data.rows.field_types import Fps
 from videochat_online.data.rows.row_formats import RowParser
 from videochat_online.data.rows.storage import Location, exists, location, read_bytes
 from videochat_online.data.samples.pixel_reader import Tiling
 from videochat_online.data.samples.simulated_memory import SimulatedMemory
+from videochat_online.documents import Document, validated
 from videochat_online.errors import InputError, shown
 
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
@@ -59,6 +62,36 @@ class RegistryEntry:
     def tiling(self, default: Tiling) -> Tiling:
         """How still images of this set are cut, where a run cuts others so."""
         return default if self.max_dynamic_patch is None else replace(default, max_tiles=self.max_dynamic_patch)
+
+
+class _Part(Document, extra="allow"):
+    """A memory or a row format, with its options."""
+
+    name: str
+
+
+def _named(written: Any) -> Any:
+    part = {"name": written} if isinstance(written, str) else written
+    if not isinstance(part, dict) or not isinstance(part.get("name"), str):
+        raise InputError(f"expected a name, or an object with a name and options, found {shown(written)}")
+    return part
+
+
+_Share = Annotated[float, Field(ge=1e-6, le=1e6)]
+
+
+class _Fields(Document):
+    """An entry as it is written; `RegistryEntry` says what each field means. Only what was written is taken from it."""
+
+    annotation: Annotated[str, Field(min_length=1)]
+    data_root: str
+    data_augment: bool = False
+    repeat_time: _Share = 1.0
+    weight: _Share = 1.0
+    max_dynamic_patch: Annotated[int, Field(ge=1)] = 1
+    fps: Fps = 1.0
+    memory: _Part = _Part(name="")
+    row_format: Annotated[_Part, BeforeValidator(_named)] = _Part(name="")
 
 
 def load_registries(meta_path: str, *, check: bool = True, key: str = "meta_path") -> tuple[RegistryEntry, ...]:
@@ -133,30 +166,22 @@ def _entry(path: Location, name: str, fields: Any) -> RegistryEntry:
     where = f"{path}: entry {name!r}"
     if not isinstance(fields, dict):
         raise InputError(f"{where}: expected an object with annotation and data_root, found {_kind(fields)}")
-    for key in fields:
-        if key not in _FIELDS and key not in _IGNORED:
-            near = get_close_matches(key, _FIELDS, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(_FIELDS)}"
-            raise InputError(f"{where}: unknown key {key!r}{hint}")
-    values: dict[str, Any] = {}
-    for key, (check, expected) in _FIELDS.items():
-        if key in fields and not check(fields[key]):
-            raise InputError(f"{where}: {key}: expected {expected}, found {shown(fields[key])}")
-        if key in fields:
-            values[key] = fields[key]
+    fields = {key: value for key, value in fields.items() if key not in _IGNORED}
+    for key in (key for key in fields if key not in _Fields.model_fields):
+        near = get_close_matches(key, _Fields.model_fields, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(_Fields.model_fields)}"
+        raise InputError(f"{where}: unknown key {key!r}{hint}")
+    values = validated(_Fields, fields, where).model_dump(exclude_unset=True)
     parts: dict[str, Callable[[str, Any], Any]] = {"memory": SimulatedMemory, "row_format": RowParser}
     for key in values.keys() & parts.keys():
-        options = dict(values[key]) if isinstance(values[key], dict) else {"name": values[key]}
         try:
-            values[key] = parts[key](options.pop("name"), options)
+            values[key] = parts[key](values[key].pop("name"), values[key])
         except InputError as error:
             raise InputError(f"{where}: {key}: {error}") from error
     if "weight" in fields and "repeat_time" in fields:
         raise InputError(f"{where}: expected repeat_time or weight, found both")
     for key in ("annotation", "data_root"):
-        if key not in fields:
-            raise InputError(f"{where}: expected {key}, found none")
-        values[key] = _resolve(path, f"{where}: {key}", fields[key])
+        values[key] = _resolve(path, f"{where}: {key}", values[key])
     return RegistryEntry(name=name, **values)
 
 
@@ -178,28 +203,6 @@ def _kind(value: Any) -> str:
     return f"an empty {type(value).__name__}" if value in ({}, [], "") else type(value).__name__
 
 
-def _is_within(value: Any, lowest: float, highest: float) -> bool:
-    # Whole numbers of JSON may be too large for a float: compared, they need not become one.
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and lowest <= value <= highest
-
-
-_FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "annotation": (lambda value: isinstance(value, str) and bool(value), "a path"),
-    "data_root": (lambda value: isinstance(value, str), "a path"),
-    "data_augment": (lambda value: isinstance(value, bool), "true or false"),
-    "repeat_time": (lambda value: _is_within(value, 1e-6, 1e6), "a number from 0.000001 to 1,000,000"),
-    "weight": (lambda value: _is_within(value, 1e-6, 1e6), "a number from 0.000001 to 1,000,000"),
-    "max_dynamic_patch": (lambda value: type(value) is int and value >= 1, "a whole number of at least 1"),
-    "fps": (lambda value: _is_within(value, *FPS_RANGE), f"a number {span(*FPS_RANGE)}"),
-    "memory": (
-        lambda value: isinstance(value, dict) and isinstance(value.get("name"), str),
-        'an object such as {"name": "pyramid", "capacities": [2, 2, 12]}',
-    ),
-    "row_format": (
-        lambda value: isinstance(value.get("name") if isinstance(value, dict) else value, str),
-        "a name, or an object with a name and options",
-    ),
-}
 # Written in the published registries: the row count, which is counted here, and how to read a video, which the
 # files themselves tell.
 _IGNORED = ("length", "video_read_type")

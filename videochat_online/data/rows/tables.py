@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
-from videochat_online.data.rows.field_values import MAX_TEXT
 from videochat_online.data.rows.storage import Location
+from videochat_online.documents import MAX_TEXT
 from videochat_online.errors import InputError, one_line, shown
 from videochat_online.extras import require
 

@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any
 
-from videochat_online.data.rows.field_values import MAX_TIME_S
+from videochat_online.documents import MAX_TIME_S
 from videochat_online.errors import InputError, shown
 
 _DECIDING: tuple[str, ...] = ("image", "video", "clip", "start", "end", "fps", "need_reset_timestamp")

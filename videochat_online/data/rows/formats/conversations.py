@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from videochat_online.data.rows.field_values import clock_s, text
+from videochat_online.data.rows.field_types import clock_s, text
 from videochat_online.data.rows.formats.base import Row
 from videochat_online.data.rows.formats.object_tracks import is_track
 from videochat_online.data.rows.formats.row_media import NOTHING, image_fields, media_key, video_fields

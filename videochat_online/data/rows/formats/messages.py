@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from videochat_online.constants import IMAGE_PLACEHOLDER
-from videochat_online.data.rows.field_values import path, text
+from videochat_online.data.rows.field_types import path, text
 from videochat_online.data.rows.formats.base import Row
 from videochat_online.data.rows.formats.conversations import DialogueKeys, dialogue_sample, parse_dialogue
 from videochat_online.data.rows.sample import VIDEO_PLACEHOLDER, Sample

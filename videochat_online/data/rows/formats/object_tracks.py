@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from videochat_online.data.rows.field_values import MAX_COORDINATE, clock_s, number, path, text
+from videochat_online.data.rows.field_types import check_coordinate, clock_s, path, text
 from videochat_online.data.rows.formats.base import Row
 from videochat_online.data.rows.sample import BoxAt, Sample
 from videochat_online.data.rows.storage import Location, location
@@ -48,6 +48,6 @@ def _box(raw: Any, index: int) -> BoxAt:
     where = f"image_bboxes {index}"
     if not isinstance(raw, dict) or not isinstance(raw.get("bbox"), list) or len(raw["bbox"]) != 4:
         raise InputError(f"{where}: expected timestamp and bbox of 4 numbers, found {shown(raw)}")
-    for value in raw["bbox"]:
-        number(value, f"{where}: bbox", lowest=-MAX_COORDINATE, highest=MAX_COORDINATE)
+    for value in raw["bbox"]:  # prompts write whole pixels without a point: the values stay as they are
+        check_coordinate(value, f"{where}: bbox")
     return BoxAt(clock_s(raw.get("timestamp"), f"{where}: timestamp"), tuple(raw["bbox"]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from videochat_online.data.rows.field_values import text
+from videochat_online.data.rows.field_types import text
 from videochat_online.data.rows.formats.base import Row
 from videochat_online.data.rows.formats.object_tracks import is_track
 from videochat_online.data.rows.formats.row_media import NOTHING, image_fields, media_key, video_fields

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from videochat_online.data.rows.field_values import FPS_RANGE, clock_s, number, path
+from videochat_online.data.rows.field_types import check_fps, clock_s, path
 from videochat_online.data.rows.formats.base import Row
 from videochat_online.data.rows.storage import Location, location
+from videochat_online.documents import validated
 from videochat_online.errors import InputError, shown
 
 NOTHING: tuple[Any, ...] = (None, "", [])
@@ -45,10 +46,10 @@ def video_fields(row: Row, root: Location) -> dict[str, Any]:
         clip = (start_s, end_s)
     fps = row.get("fps")
     if fps is not None:
-        number(fps, "fps", lowest=FPS_RANGE[0], highest=FPS_RANGE[1])
+        check_fps(fps, "fps")
     resets = row.get("need_reset_timestamp")
-    if resets is not None and not isinstance(resets, bool):
-        raise InputError(f"need_reset_timestamp: expected true or false, found {shown(resets)}")
+    if resets is not None:
+        validated(bool, resets, "need_reset_timestamp")
     return {
         "media": (location(path(row["video"], "video"), root),),
         "clip_s": clip,
