@@ -109,25 +109,56 @@ def test_parquet_without_its_package_says_which(tmp_path, monkeypatch):
             "expected columns conversations, .* found columns video, question, an",
         ),
         ("prompt,answer\na,b\n", "expected columns .*prompt/response, found columns prompt, answer"),
-        ("prompt;response\na;b\n", "found columns prompt;response"),
-        ("prompt,response,prompt\na,b,c\n", "expected a line of column names, each once, found"),
-        ("prompt,,response\na,b,c\n", "expected a line of column names, each once, found"),
+        ("prompt:response\na:b\n", "found columns prompt:response"),
+        ("prompt,response,Prompt\na,b,c\n", "expected one column prompt, found Prompt, too"),
+        ("prompt,response,prompt\na,b,c\n", "expected each column once, found prompt again"),
+        ("prompt,,response\na,b,c\n", "expected a name for each column, found none for column 2"),
         ("", "found no rows|expected columns"),
         ("prompt,response\n", "expected annotations, found no rows"),
-        ('prompt,response\na,"b\n', "expected CSV, found in line 2: unexpected end of data"),
-        ("prompt,response\na\n", "found none in the first 1: row 0: expected 2 cells, one for each column, found 1"),
+        ('prompt,response\na,"b\n', "2: expected a row of CSV, found one that cannot be read: unexpected end of d"),
+        (
+            "prompt,response\na\n",
+            "found none in the first 1: row 0: rows.csv:2: expected 2 cells, as the first row has, found 1",
+        ),
     ],
 )
 def test_a_table_that_holds_no_rows_is_refused_as_a_whole(tmp_path, text, message):
     (tmp_path / "rows.csv").write_text(text, encoding="utf-8")
-    with pytest.raises(InputError, match=rf"^[^:]*rows\.csv: .*({message})") as raised:
+    with pytest.raises(InputError, match=rf"^[^:]*rows\.csv:.*({message})") as raised:
         AnnotationFile(tmp_path / "rows.csv")
     assert len(str(raised.value)) < 300
 
 
+@pytest.mark.parametrize(
+    ("head", "delimiter", "index", "behind"),
+    [
+        ("Video,PROMPT,response", ",", "", ""),
+        ("sep=;\r\nvideo;prompt;response", ";", "", ""),
+        ('"sep=|"\r\nvideo|prompt|response', "|", "", ""),
+        ("\r\n,video,prompt,response,,", ",", "0,", ",,"),
+        ('"video"\t"prompt"\t"response"', "\t", "", ""),
+        ("video, prompt, response", ", ", "", ""),
+    ],
+    ids=["capitals", "sep", "sep quoted", "index and empty columns", "tabs", "spaces"],
+)
+def test_csv_as_programs_write_it(tmp_path, head, delimiter, index, behind):
+    rows = [["v", '"Two; or,|\tthree\nlines?"', "That."], ["w", "What?", '"A ""b""."']]
+    lines = [head, *(index + delimiter.join(row) + behind for row in rows), delimiter.strip(" ") * 2, "", ""]
+    (tmp_path / "rows.csv").write_bytes("\r\n".join(lines).encode())
+    assert list(AnnotationFile(tmp_path / "rows.csv")) == [
+        {"video": "v", "prompt": "Two; or,|\tthree\nlines?", "response": "That."},
+        {"video": "w", "prompt": "What?", "response": 'A "b".'},
+    ]
+
+
+def test_spaces_of_a_text_stay(tmp_path):
+    (tmp_path / "rows.csv").write_text("prompt,response\n a , b\nc, \n")
+    assert list(AnnotationFile(tmp_path / "rows.csv")) == [{"prompt": " a ", "response": " b"}, {"prompt": "c"}]
+
+
 def test_csv_in_another_encoding_is_refused(tmp_path):
     (tmp_path / "rows.csv").write_bytes("prompt,response\ncafé,b\n".encode("latin-1"))
-    with pytest.raises(InputError, match="rows.csv: expected CSV in UTF-8, found something else"):
+    with pytest.raises(InputError, match=r"rows\.csv:2: expected text in UTF-8, found byte 0xe9 \(spreadsheets"):
         AnnotationFile(tmp_path / "rows.csv")
 
 
@@ -149,7 +180,7 @@ def test_a_broken_line_spoils_its_own_row(tmp_path):
         InputError, match="conversations: expected JSON, found .*: Expecting property name enclosed in doub"
     ):
         file[1]
-    with pytest.raises(InputError, match="expected 4 cells, one for each column, found 2"):
+    with pytest.raises(InputError, match="expected 4 cells, as the first row has, found 2"):
         file[2]
     assert (file[3]["conversations"], file[3]["fps"], len(file[3]["label"])) == ("hi", "fast", 200_000)
 

@@ -79,11 +79,25 @@ def meant(content):
         as_csv(HEAD, ROWS).replace("\r\n", "\n") + "\n\n",
         as_csv(["", *HEAD], [[str(index), *row] for index, row in enumerate(ROWS)]),
         as_csv([name.upper() for name in HEAD], ROWS),
+        "sep=;\r\n" + as_csv([*HEAD, ""], [[*row, ""] for row in [*ROWS, len(HEAD) * [""]]], ";"),
         as_csv(["Video-ID", "query", "time s", "GT", "choices", "kind", "Question type", "qid"], ROWS),
         as_json_lines(HEAD, ROWS) + "\n",
         json.dumps([dict(zip(HEAD, row, strict=True)) for row in ROWS]),
     ],
-    ids=["comma", "semicolon", "tab", "bar", "bom", "line_feeds", "index", "capitals", "names", "json_lines", "json"],
+    ids=[
+        "comma",
+        "semicolon",
+        "tab",
+        "bar",
+        "bom",
+        "line_feeds",
+        "index",
+        "capitals",
+        "sep",
+        "names",
+        "json_lines",
+        "json",
+    ],
 )
 def test_all_formats_say_the_same(tmp_path, content):
     found = table(tmp_path, content)

@@ -20,7 +20,7 @@ import numpy as np
 
 from videochat_online.data.rows.row_formats import RowParser
 from videochat_online.data.rows.storage import Location, read_bytes
-from videochat_online.data.rows.tables import Table, read_csv, read_parquet
+from videochat_online.data.rows.tables import Table, csv_table, read_parquet
 from videochat_online.errors import InputError, cut, shown
 from videochat_online.runs.files import without_bom
 
@@ -29,8 +29,6 @@ NUM_FIRST_ROWS = 20
 
 _CLOSING = re.compile(rb"[\s\]}]+")
 """The last line of an object that is written over several lines."""
-
-_DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
 _NOT_BLANK = re.compile(r"[^ \t\r\n]")
 
@@ -53,20 +51,28 @@ class AnnotationFile:
             content = _unzipped(read_bytes(path, "annotations"))
         except (OSError, EOFError, zlib.error) as error:
             raise InputError(f"{path}: expected annotations, found a broken gzip file ({error})") from error
-        table = _table(path, content)
+        table = self._table(content)
         self._broken = {} if table is None else table.broken
-        lines = self._json_lines(content) if table is None else self._table_lines(table)
+        lines = self._json_lines(content) if table is None else table.lines
         self._content = b"".join(lines)
         self._stops = np.cumsum([len(line) for line in lines], dtype=np.int64)
         if not lines:
             raise InputError(f"{path}: expected annotations, found no rows")
         self._check_first_rows()
 
-    def _table_lines(self, table: Table) -> list[bytes]:
-        if not self._row_format.is_row(table.columns):
+    def _table(self, content: bytes) -> Table | None:
+        """The rows of a table; None where the file is none."""
+        suffix = PurePosixPath(self.path.name.lower().removesuffix(".gz")).suffix
+        if content.startswith(b"PAR1"):
+            table = read_parquet(self.path, content, self._row_format.keys)
+        elif suffix in (".csv", ".tsv"):
+            table = csv_table(self.path, content, self._row_format.keys)
+        else:
+            return None
+        if not self._row_format.is_row(table.columns.values()):
             found = cut(", ".join(table.columns))
             raise InputError(f"{self.path}: expected columns {self._row_format.expected}, found columns {found}")
-        return table.lines
+        return table
 
     def _json_lines(self, content: bytes) -> list[bytes]:
         path = self.path
@@ -118,14 +124,6 @@ class AnnotationFile:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return (self[number] for number in range(len(self)))
-
-
-def _table(path: Location, content: bytes) -> Table | None:
-    """The rows of a table; None where a file is none."""
-    if content.startswith(b"PAR1"):
-        return read_parquet(path, content)
-    suffix = PurePosixPath(path.name.lower().removesuffix(".gz")).suffix
-    return read_csv(path, without_bom(content), _DELIMITERS[suffix]) if suffix in _DELIMITERS else None
 
 
 def _unzipped(content: bytes) -> bytes:

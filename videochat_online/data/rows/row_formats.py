@@ -75,6 +75,11 @@ class RowParser:
         *others, last = self._formats
         return f"{', '.join(others)} or {last}" if others else last
 
+    @property
+    def keys(self) -> set[str]:
+        """Keys of a row that are read by any of the formats."""
+        return {key for row_format in self._formats.values() for key in row_format.keys}
+
     def to_json(self) -> dict[str, Any]:
         """Name and options, as a registry has them."""
         return {"name": self.name, **self.options}

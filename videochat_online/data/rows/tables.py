@@ -1,22 +1,23 @@
-"""Tables as rows: CSV files with a line of names, and parquet files (pyarrow, the extra `parquet`).
+"""Tables as rows: CSV files (`csv_file.py`) and parquet files (pyarrow, the extra `parquet`).
 
 A row of a table becomes the JSON object that it would be in a file of JSON lines; an empty cell, or a null, is a key
-that is not there, at any depth. A cell of CSV is a text, but for the keys that hold something else: lists and objects
-are read as JSON where a cell begins with a bracket, in a text column of parquet, too; numbers, true and false always.
+that is not there, at any depth; a name is that of a known key in any capitals. A cell of CSV is a text, but for the
+keys that hold something else: lists and objects are read as JSON where a cell begins with a bracket, in a text column
+of parquet, too; numbers, true and false always.
 """
 
 from __future__ import annotations
 
-import csv
 import datetime
 import io
 import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
+from videochat_online.data.rows.csv_file import read_csv, text_of
 from videochat_online.data.rows.storage import Location
-from videochat_online.documents import MAX_TEXT
 from videochat_online.errors import InputError, one_line, shown
 from videochat_online.extras import require
 
@@ -37,8 +38,6 @@ NUMBERS = ("fps", "width", "height", "need_reset_timestamp", "label")
 """Keys whose cells hold a number, true or false."""
 
 ROWS_AT_ONCE = 1000
-MAX_CELL = 100 * MAX_TEXT
-"""Characters of a cell: a dialogue of many long texts."""
 
 
 @dataclass(slots=True)
@@ -46,19 +45,20 @@ class Table:
     """Rows of a table.
 
     Attributes:
-        columns: names of its columns.
+        columns: keys that its columns hold, by their names.
         lines: each row as JSON.
         broken: what is wrong with a row, by number; its line stands for nothing.
     """
 
-    columns: tuple[str, ...]
+    columns: dict[str, str]
     lines: list[bytes] = field(default_factory=list)
     broken: dict[int, str] = field(default_factory=dict)
 
     def add(self, row: dict[str, Any]) -> None:
         """Append a row."""
+        named = ((self.columns[name], value) for name, value in row.items())
         try:
-            items = (f"{json.dumps(key)}: {_written(key, value)}" for key, value in row.items())
+            items = (f"{json.dumps(key)}: {_written(key, value)}" for key, value in named)
             self.lines.append(f"{{{', '.join(items)}}}".encode())
         except InputError as error:
             self.add_broken(str(error))
@@ -69,54 +69,50 @@ class Table:
         self.lines.append(b"{}")
 
 
-def read_csv(path: Location, content: bytes, delimiter: str) -> Table:
-    """The rows of a CSV file.
+def csv_table(path: Location, content: bytes, known: Iterable[str]) -> Table:
+    """The rows of a CSV file; `known` are names of keys.
 
     Raises:
-        InputError: another encoding than UTF-8, no names, a name twice, or quotes that do not close.
+        InputError: those of `text_of` and `read_csv`; two names of one key.
     """
-    try:
-        text = content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: expected CSV in UTF-8, found something else ({error})") from error
-    before = csv.field_size_limit(MAX_CELL)
-    try:
-        lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-        columns = next(lines, [])
-        if not all(columns) or len(set(columns)) < len(columns):
-            raise InputError(f"{path}: expected a line of column names, each once, found {shown(columns)}")
-        table = Table(tuple(columns))
-        for cells in lines:
-            if len(cells) == len(columns):
-                row = {key: _number(key, cell) for key, cell in zip(columns, cells, strict=True) if cell}
-                table.add(row)
-            elif cells:
-                table.add_broken(f"expected {len(columns)} cells, one for each column, found {len(cells)}")
-        return table
-    except csv.Error as error:
-        raise InputError(f"{path}: expected CSV, found in line {lines.line_num}: {error}") from error
-    finally:
-        csv.field_size_limit(before)
+    names, rows = read_csv(path, text_of(path, content))
+    table = Table(_keys(path, names, known))
+    for row in rows:
+        if row.problem is None:
+            table.add({name: _number(table.columns[name], cell) for name, cell in row.cells.items()})
+        else:
+            table.add_broken(f"{path.name}{row.where}: {row.problem}")
+    return table
 
 
-def read_parquet(path: Location, content: bytes) -> Table:
-    """The rows of a parquet file.
+def read_parquet(path: Location, content: bytes, known: Iterable[str]) -> Table:
+    """The rows of a parquet file; `known` are names of keys.
 
     Raises:
-        InputError: pyarrow is not installed, no parquet, or cells of bytes, such as media within the file.
+        InputError: pyarrow is not installed, no parquet, two names of one key, or cells of bytes, such as media in it.
     """
     require(f"{path}: parquet", "pyarrow")
     from pyarrow import ArrowException, parquet
 
     try:
         file = parquet.ParquetFile(io.BytesIO(content))
-        table = Table(tuple(file.schema_arrow.names))
+        table = Table(_keys(path, file.schema_arrow.names, known))
         for batch in file.iter_batches(ROWS_AT_ONCE):
             for row in batch.to_pylist():
                 table.add(_without_nulls(row))
         return table
     except (ArrowException, OSError) as error:
         raise InputError(f"{path}: expected parquet, found a broken file ({one_line(error, 200)})") from error
+
+
+def _keys(path: Location, names: Sequence[str], known: Iterable[str]) -> dict[str, str]:
+    """The key that each column holds: of its name, or of that in other capitals."""
+    plain = {key.lower(): key for key in known}
+    keys = {name: plain.get(name.lower(), name) for name in names}
+    for name, key in keys.items():
+        if [*keys.values()].count(key) > 1 and name != key:
+            raise InputError(f"{path}: expected one column {key}, found {name}, too")
+    return keys
 
 
 def _without_nulls(value: Any) -> Any:
