@@ -67,6 +67,15 @@ ENDS = {"start": 1, "end": "0:03"}
             {"conversations": dialogue("a", "b", times=(2,)), "video": "a.mp4", "need_reset_timestamp": True},
         ),
         ({"prompt": "<video>\nWhat?", "response": "That.", "video": "a.mp4"}, PLAIN),
+        (
+            {"messages": talk("a", "b"), "system": "s", "conversations": None, "QA": None, "image_bboxes": None},
+            {"conversations": [{"from": "system", "value": "s"}, *dialogue("a", "b")], "query_template": None},
+        ),
+        (
+            {"messages": None, "prompt": "a", "query": None, "response": "b", "rejected": None},
+            {"conversations": dialogue("a", "b"), "messages": None, "QA": None},
+        ),
+        ({"messages": talk([WHAT | {"image": None, "index": None}], "b")}, {"conversations": dialogue("What?", "b")}),
         ({"prompt": "a", "completion": "b"}, {"conversations": dialogue("a", "b")}),
         (
             {"prompt": talk("a"), "completion": [{"role": "assistant", "content": "b"}]},
@@ -161,6 +170,22 @@ SAID = {"messages": talk("a", "b")}
         (SAID | {"audios": ["a.wav"]}, "audios: expected none, as nothing is done with it, found"),
         (SAID | {"objects": {"bbox": [[0, 0, 1, 1]]}}, "objects: expected none"),
         (SAID | {"tools": [{}]}, "tools: expected none"),
+        (SAID | {"rejected_response": "c"}, "rejected_response: expected none, as preferences are not learned"),
+        ({"query": "a", "response": "b", "rejected_response": "c"}, "rejected_response: expected none, as pref"),
+        ({"prompt": "a", "completion": "b", "rejected": "c"}, "rejected: expected none, as preferences"),
+        (
+            {"system": "s", "messages": [{"role": "system", "content": "s"}, *SAID["messages"]]},
+            "system: expected it in the row or in its messages, found both",
+        ),
+        (
+            AT_VIDEO | {"messages": talk([WHAT | {"timestamps": 3}], "b")},
+            "messages 1: part 1: expected a text and nothing beside it, found 'timestamps'",
+        ),
+        (
+            {"messages": talk("a", [WHAT | {"image": "a.png"}])},
+            "messages 2: part 1: expected a text and nothing beside it, found 'image'",
+        ),
+        ({"prompt": None, "messages": None, "response": "b"}, "messages or prompt/response, found response"),
         (SAID | {"image_path": "a.png"}, "expected pictures at image, or a video at video, found 'image_path'"),
         (AT_VIDEO | {"start_time": 3}, "unknown key 'start_time'; did you mean 'clip'"),
         (SAID | {"messages": talk("a", "b", timestamps=2)}, "expected a video beside timestamps, found none"),

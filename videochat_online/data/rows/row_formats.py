@@ -62,8 +62,9 @@ class RowParser:
         """
         row_format = self._format_of(row)
         if row_format is None:
+            said = [key for key, value in row.items() if value is not None]
             check_row_keys(row)  # a key that is nearly right
-            raise InputError(f"expected {self.expected}, found {cut(', '.join(row)) or 'an empty row'}")
+            raise InputError(f"expected {self.expected}, found {cut(', '.join(said)) or 'an empty row'}")
         sample = row_format.parse(row, root)
         if not isinstance(sample, Sample):
             raise TypeError(f"{type(row_format).__qualname__}.parse: expected a Sample, found {type(sample).__name__}")
@@ -86,7 +87,7 @@ class RowParser:
 
     def is_row(self, keys: Iterable[str]) -> bool:
         """Whether an object with these keys may be a row: of a format that is named any may."""
-        return self.name is not None or bool(self._claimed(dict.fromkeys(keys)))
+        return self.name is not None or bool(self._claimed(dict.fromkeys(keys, "")))
 
     def unread_keys(self, row: Row) -> set[str]:
         """Keys of a row that nothing is done with, those of its messages and pairs as `conversations.KEY`."""
@@ -103,7 +104,8 @@ class RowParser:
     def _claimed(self, row: Row) -> list[str]:
         if self.name is not None:
             return [self.name]
-        return [name for name, row_format in self._formats.items() if row_format.claims(row)]
+        said = {key: value for key, value in row.items() if value is not None} if None in row.values() else row
+        return [name for name, row_format in self._formats.items() if row_format.claims(said)]
 
     def _format_of(self, row: Row) -> RowFormat | None:
         claimed = self._claimed(row)

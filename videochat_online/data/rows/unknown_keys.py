@@ -70,9 +70,9 @@ def check_row_keys(row: Mapping[str, Any]) -> None:
     Raises:
         InputError: names the key and the known one that it may stand for.
     """
-    shows_image, shows_video = (_says(row.get(key)) for key in ("image", "video"))
+    shows_image, shows_video = (says(row.get(key)) for key in ("image", "video"))
     for key, value in row.items():
-        if key in ROW or not _says(value):
+        if key in ROW or not says(value):
             continue
         words = _words(key)
         if LIKE_MEDIA.fullmatch(key) and not _is_number(value) and value not in (row.get("image"), row.get("video")):
@@ -113,7 +113,7 @@ def check_part_keys(
         InputError: names the key.
     """
     for key, value in part.items():
-        if key in known or not _says(value):
+        if key in known or not says(value):
             continue
         if of_video and _may_be_time(key, value, asks):
             if known == PAIR:
@@ -151,7 +151,8 @@ def _meant(key: str) -> str | None:
     return names[near[0]] if near else None
 
 
-def _says(value: Any) -> bool:
+def says(value: Any) -> bool:
+    """Whether what a key holds says anything."""
     return value is not False and value not in (None, "", [], {}, [None])
 
 

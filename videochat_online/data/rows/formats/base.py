@@ -26,7 +26,11 @@ class RowFormat(Protocol):
     keys: Mapping[str, tuple[str, ...]]
 
     def claims(self, row: Row) -> bool:
-        """Whether a row is of this format: told by the names of its keys alone. Not asked where a registry names it."""
+        """Whether a row is of this format: told by the names of its keys alone. Not asked where a registry names it.
+
+        Args:
+            row: the object in the annotations, without keys that hold null.
+        """
         ...
 
     def parse(self, row: Row, root: Location) -> Sample:

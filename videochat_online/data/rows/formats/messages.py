@@ -17,14 +17,14 @@ from videochat_online.data.rows.formats.base import Row
 from videochat_online.data.rows.formats.conversations import DialogueKeys, dialogue_sample, parse_dialogue
 from videochat_online.data.rows.sample import VIDEO_PLACEHOLDER, Sample
 from videochat_online.data.rows.storage import Location
-from videochat_online.data.rows.unknown_keys import KEYS, check_row_keys
+from videochat_online.data.rows.unknown_keys import KEYS, check_row_keys, says
 from videochat_online.errors import InputError, shown
 
 MESSAGE_KEYS = ("role", "content", "timestamps", "loss", "weight")
 DIALOGUES = ("conversations", "QA", "image_bboxes", "query_template")
 """Keys of formats whose rows may have had others beside them since before there were messages here."""
-LIST_KEYS = {**KEYS, "images": (), "videos": ()}
-"""Keys of a row that may have lists of what it shows."""
+LIST_KEYS = {**KEYS, "images": (), "videos": (), "system": (), "label": ()}
+"""Keys of a row beside its messages, which may have lists of what it shows."""
 
 USER_AND_ASSISTANT = DialogueKeys(
     dialogue="messages", role="role", text="content", known=MESSAGE_KEYS, user=("user",), assistant=("assistant",)
@@ -36,7 +36,11 @@ _OF_VIDEO = {"start": "start", "video_start": "start", "end": "end", "video_end"
 _SAMPLING: tuple[str, ...] = ("nframes", "min_frames", "max_frames", "min_pixels", "max_pixels", "total_pixels")
 _SAMPLING += ("resized_height", "resized_width")
 """How another trainer samples what is shown: here the run says so for all rows."""
-_REFUSED = ("audios", "audio", "tools", "objects")
+_REFUSED = {
+    **dict.fromkeys(("audios", "audio", "tools", "objects"), "nothing is done with it"),
+    **dict.fromkeys(("rejected", "rejected_response", "rejected_messages"), "preferences are not learned"),
+}
+"""Keys of a row that would be lost, and why they are."""
 
 Medium = Mapping[str, Any]
 """Keys of a plain row about one file: `path`, and of a video `start`, `end` and `fps`."""
@@ -45,7 +49,7 @@ Medium = Mapping[str, Any]
 class Messages:
     """Dialogues of user and assistant."""
 
-    keys = {**LIST_KEYS, "messages": MESSAGE_KEYS, "label": ()}
+    keys = {**LIST_KEYS, "messages": MESSAGE_KEYS}
 
     def claims(self, row: Row) -> bool:
         """Rows with `messages`, where no dialogue of another format stands beside them."""
@@ -69,13 +73,17 @@ def messages_sample(row: Row, messages: Any, root: Location, row_keys: Mapping[s
     Raises:
         InputError: names what is wrong, or is not understood.
     """
-    for key in _REFUSED:
-        if row.get(key) not in (None, False, "", [], {}):
-            raise InputError(f"{key}: expected none, as nothing is done with it, found {shown(row[key])}")
+    for key, reason in _REFUSED.items():
+        if says(row.get(key)):
+            raise InputError(f"{key}: expected none, as {reason}, found {shown(row[key])}")
     if row.get("label") not in (None, True, 1, "1", "true", "True"):
         raise InputError(f"label: expected true, as all answers are learned, found {shown(row['label'])}")
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
         raise InputError(f"{keys.dialogue}: expected a list of messages, found {shown(messages)}")
+    if row.get("system") not in (None, ""):
+        if messages and messages[0].get("role") == "system":
+            raise InputError("system: expected it in the row or in its messages, found both")
+        messages = [{"role": "system", "content": row["system"]}, *messages]
     in_parts: list[tuple[str, Medium | None]] = []
     flat = [_flat(message, f"{keys.dialogue} {number}", in_parts) for number, message in enumerate(messages, start=1)]
     plain = _plain_row(row, in_parts, row_keys)
@@ -103,6 +111,9 @@ def _flat(message: Mapping[str, Any], where: str, in_parts: list[tuple[str, Medi
         here = f"{where}: part {number}"
         kind = part.get("type") if isinstance(part, dict) else part
         if kind == "text":
+            others = [key for key, value in part.items() if key not in ("type", "text") and says(value)]
+            if others:  # a time stands beside the content, a picture in a part of its own
+                raise InputError(f"{here}: expected a text and nothing beside it, found {shown(others[0])}")
             said = text(part.get("text"), here)
             # Frame lines, and images before a text, end in a line break.
             is_after = texts and texts[-1] in _PLACEHOLDERS.values() and not said.startswith("\n")

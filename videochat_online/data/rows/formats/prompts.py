@@ -22,7 +22,7 @@ _DIALOGUE = replace(USER_AND_ASSISTANT, dialogue="prompt")
 class Prompts:
     """Prompts and their answers."""
 
-    keys = {**LIST_KEYS, **dict.fromkeys((*_ASKS, *_ANSWERS, "system", "history", "timestamps", "label"), ())}
+    keys = {**LIST_KEYS, **dict.fromkeys((*_ASKS, *_ANSWERS, "history", "timestamps"), ())}
 
     def claims(self, row: Row) -> bool:
         """Rows with both, where no dialogue stands beside them."""
@@ -32,7 +32,7 @@ class Prompts:
     def parse(self, row: Row, root: Location) -> Sample:
         """Validate a row; InputError names the key."""
         prompt, answer = (self._one_of(row, names) for names in (_ASKS, _ANSWERS))
-        system, history = row.get("system"), row.get("history") or []
+        history = row.get("history") or []
         if isinstance(prompt, list) and isinstance(answer, list):
             messages = [*prompt, *answer]
             if history or row.get("timestamps") is not None:
@@ -47,8 +47,6 @@ class Prompts:
                 {"role": "user", "content": prompt, "timestamps": row.get("timestamps")},
                 {"role": "assistant", "content": answer},
             ]
-        if system not in (None, ""):
-            messages.insert(0, {"role": "system", "content": system})
         return messages_sample(row, messages, root, self.keys, _DIALOGUE)
 
     def _one_of(self, row: Row, names: tuple[str, ...]) -> Any:
