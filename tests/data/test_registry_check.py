@@ -16,8 +16,8 @@ from train_cases import dialogue, flags, mixed_rows, online_rows, tiny_encoder, 
 from videochat_online.cli.doctor import doctor_registry
 from videochat_online.cli.main import main
 from videochat_online.data import SampleEncoder, TrainingDataset, load_registries
+from videochat_online.data.batches.registry_check import inspect_sets
 from videochat_online.data.batches.training_dataset import SkippedSample
-from videochat_online.data.rows.registry_check import inspect_sets
 from videochat_online.model import load_model, loading
 from videochat_online.train import parse_arguments, train
 

@@ -23,7 +23,7 @@ from videochat_online.data import (
     TrainingDataset,
     load_registries,
 )
-from videochat_online.data.rows.registry import RegistryEntry
+from videochat_online.data.batches.registry import RegistryEntry
 from videochat_online.data.samples.sample_lengths import EstimatedSample
 from videochat_online.errors import InputError
 from videochat_online.runs.files import file_digest

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from videochat_online.cli.options import check_report_path, processes_of
 from videochat_online.data import load_registries
-from videochat_online.data.rows.registry_check import SetInspection, inspect_sets
+from videochat_online.data.batches.registry_check import SetInspection, inspect_sets
 from videochat_online.data.samples.sample_reader import check_reader
 from videochat_online.errors import InputError
 from videochat_online.model import VideoChatOnlineConfig

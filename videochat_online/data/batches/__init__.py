@@ -1,1 +1,1 @@
-"""Samples in order: epochs, packs, batches."""
+"""Sets by their registries, and their samples in order: epochs, packs, batches."""

@@ -14,8 +14,8 @@ from typing import Any
 
 from torch.utils.data import ConcatDataset, Dataset
 
+from videochat_online.data.batches.registry import RegistryEntry
 from videochat_online.data.batches.training_dataset import SetCount, SkippedSample, TrainingDataset
-from videochat_online.data.rows.registry import RegistryEntry
 from videochat_online.data.rows.sample import Sample
 from videochat_online.data.samples.encoding import Example, SampleEncoder
 from videochat_online.data.samples.pixel_reader import PixelReader

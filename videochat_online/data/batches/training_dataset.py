@@ -17,8 +17,8 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from videochat_online.data.batches.mixture import check_epoch, repeated_rows, repeats_of, unpack_key
+from videochat_online.data.batches.registry import RegistryEntry
 from videochat_online.data.rows.annotation_file import AnnotationFile
-from videochat_online.data.rows.registry import RegistryEntry
 from videochat_online.data.samples.encoding import Example, SampleEncoder
 from videochat_online.data.samples.sample_lengths import EstimatedSample, LengthCounter, OutlinedSample
 from videochat_online.data.samples.sample_reader import check_reader

@@ -1,1 +1,1 @@
-"""Rows of annotation files: read, checked, named by registries."""
+"""Rows of annotation files: read and checked."""

@@ -16,8 +16,8 @@ from typing import Any
 from torch.utils.data import DataLoader, Dataset
 
 from videochat_online.data.batches.mixture import repeated_rows
+from videochat_online.data.batches.registry import RegistryEntry, check_places
 from videochat_online.data.rows.annotation_file import AnnotationFile
-from videochat_online.data.rows.registry import RegistryEntry, check_places
 from videochat_online.data.rows.sample import Sample
 from videochat_online.data.samples.sample_reader import SampleReader
 from videochat_online.errors import InputError, cut
