@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import inspect
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
@@ -24,7 +24,6 @@ from pydantic import (
     ValidationError,
     create_model,
 )
-from pydantic_core import ErrorDetails
 
 from videochat_online.errors import InputError, cut, shown
 
@@ -41,6 +40,9 @@ Text = Annotated[str, Field(max_length=MAX_TEXT)]
 """A text that a tokenizer takes: UTF-8 holds no half of a surrogate pair, and pydantic refuses one."""
 TimeS = Annotated[float, Field(ge=0, le=MAX_TIME_S)]
 """A time in seconds."""
+
+Fault = Mapping[str, Any]
+"""An error of pydantic: `type`, `loc`, `msg`, `input`, `ctx`."""
 
 _ATTRIBUTE = re.compile(r"^ *([a-z_]+): (.+?)(?=\n *[a-z_]+: |\n *\n|\Z)", re.DOTALL | re.MULTILINE)
 """An attribute in a docstring."""
@@ -141,7 +143,7 @@ def fault_of(error: ValidationError, value: Any, where: str = "", kind: Any = No
     return first_fault(error.errors(include_url=False), value, where, kind)
 
 
-def first_fault(faults: Sequence[ErrorDetails], value: Any, where: str = "", kind: Any = None) -> str:
+def first_fault(faults: Sequence[Fault], value: Any, where: str = "", kind: Any = None) -> str:
     """As `fault_of`, of the errors themselves."""
     path = _path(faults[0], value)
     # Members of a union are one fault each.
@@ -218,7 +220,7 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind, config=None if _is_document(kind) else STRICT)
 
 
-def _path(fault: ErrorDetails, value: Any) -> tuple[str | int, ...]:
+def _path(fault: Fault, value: Any) -> tuple[str | int, ...]:
     """Keys and indices that lead to a fault; pydantic names members of unions among them, which no value has."""
     path: list[str | int] = []
     for one in fault["loc"]:
@@ -233,7 +235,7 @@ def _path(fault: ErrorDetails, value: Any) -> tuple[str | int, ...]:
     return tuple(path)
 
 
-def _reason(faults: Sequence[ErrorDetails]) -> str:
+def _reason(faults: Sequence[Fault]) -> str:
     kind, found = faults[0]["type"], faults[0]["input"]
     if kind == "value_error":  # a validator's own words
         return str(faults[0]["ctx"]["error"])
@@ -278,7 +280,7 @@ _EXPECTED = {
 """What is expected where pydantic finds an error, by its type."""
 
 
-def _expected(fault: ErrorDetails) -> str:
+def _expected(fault: Fault) -> str:
     known = _EXPECTED.get(fault["type"])
     if known is None:
         return fault["msg"].removeprefix("Input should be ")

@@ -287,7 +287,7 @@ def test_a_report_that_is_damaged_is_named(whole):
     with pytest.raises(InputError, match=r"run/report.json: steps: expected .*, found 'eight'"):
         read_report(content | {"steps": "eight"}, Path("run/report.json"))
     del content["losses"]
-    with pytest.raises(InputError, match="run/report.json: losses: expected a value, found none"):
+    with pytest.raises(InputError, match="run/report.json: losses: expected a list, found none"):
         read_report(content, Path("run/report.json"))
 
 

@@ -44,7 +44,7 @@ def refusal(capsys, root: Path, damaged: Path) -> str:
             "protocol.memory_options.capacities: expected a list of whole numbers of at least 0 such as 2, 2, 12",
         ),
         (["protocol", "memory"], 3, "protocol.memory: expected a text, found 3"),
-        (["protocol"], {"memory": None}, "protocol.setting: expected a value, found none"),
+        (["protocol"], {"memory": None}, "protocol.setting: expected a text, found none"),
         (["generation"], None, "generation: expected an object, found none"),
         (["blind"], "no", "blind: expected true or false, found 'no'"),
     ],
