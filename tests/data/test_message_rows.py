@@ -102,7 +102,7 @@ SAID = {"messages": talk("a", "b")}
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"messages": "hi"}, "messages: expected a list of messages, found 'hi'"),
+        ({"messages": "hi"}, "messages: expected a list, found 'hi'"),
         ({"messages": talk("a")}, "messages: expected pairs of user and assistant, found 1 messages"),
         ({"messages": talk("a", "b")[::-1]}, "messages: turn 1: expected user, found 'assistant'"),
         ({"messages": dialogue("a", "b")}, "messages: turn 1: expected user, found none"),

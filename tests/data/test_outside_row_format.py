@@ -110,7 +110,7 @@ def test_a_known_format_by_name(place):
     (entry,) = load_registries(str(path))
     row = {"video": "a.mp4", "conversations": dialogue("a", "b"), "QA": [{"q": "c", "a": "d"}]}
     assert entry.row_format.parse(row, place).turns[0].user == "c"
-    with pytest.raises(InputError, match="QA: expected a list of questions and answers, found none"):
+    with pytest.raises(InputError, match="QA: expected a list, found none"):
         entry.row_format.parse({"video": "a.mp4"}, place)
 
 

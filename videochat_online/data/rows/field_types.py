@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, PlainValidator
 
-from videochat_online.documents import Text, TimeS, checker
+from videochat_online.documents import Document, Text, TimeS, checker
 from videochat_online.errors import InputError, shown
 from videochat_online.text.times import seconds_of
 
@@ -47,4 +47,8 @@ Coordinate = Annotated[float, Field(ge=-1e6, le=1e6)]
 """Pixels of a box: no image is that wide."""
 
 text, path, clock_s = checker(Text), checker(PathText), checker(ClockS)
-check_fps, check_coordinate = checker(Fps), checker(Coordinate)
+objects = checker(list[dict[str, Any]])
+
+
+class Fields(Document, extra="ignore"):
+    """What is read of an object in rows of others; `unknown_keys.py` judges its other keys."""

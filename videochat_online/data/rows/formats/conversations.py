@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from videochat_online.data.rows.field_types import clock_s, text
+from videochat_online.data.rows.field_types import clock_s, objects, text
 from videochat_online.data.rows.formats.base import Row
 from videochat_online.data.rows.formats.object_tracks import is_track
 from videochat_online.data.rows.formats.row_media import NOTHING, image_fields, media_key, video_fields
@@ -110,10 +110,8 @@ def parse_dialogue(raw: Any, keys: DialogueKeys, *, of_video: bool) -> tuple[str
     Raises:
         InputError: names the turn.
     """
-    if not isinstance(raw, list) or not all(isinstance(message, dict) for message in raw):
-        raise InputError(f"{keys.dialogue}: expected a list of messages, found {shown(raw)}")
     user, assistant = keys.user[0], keys.assistant[0]
-    system_message, messages = None, list(raw)
+    system_message, messages = None, objects(raw, keys.dialogue)
     if messages and messages[0].get(keys.role) == "system":
         _check_unsaid(messages[0], None, keys, f"{keys.dialogue}: system", of_video=of_video)
         system_message = text(messages.pop(0).get(keys.text), f"{keys.dialogue}: system")

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from videochat_online.constants import IMAGE_PLACEHOLDER
-from videochat_online.data.rows.field_types import path, text
+from videochat_online.data.rows.field_types import objects, path, text
 from videochat_online.data.rows.formats.base import Row
 from videochat_online.data.rows.formats.conversations import DialogueKeys, dialogue_sample, parse_dialogue
 from videochat_online.data.rows.sample import VIDEO_PLACEHOLDER, Sample
@@ -78,8 +78,7 @@ def messages_sample(row: Row, messages: Any, root: Location, row_keys: Mapping[s
             raise InputError(f"{key}: expected none, as {reason}, found {shown(row[key])}")
     if row.get("label") not in (None, True, 1, "1", "true", "True"):
         raise InputError(f"label: expected true, as all answers are learned, found {shown(row['label'])}")
-    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
-        raise InputError(f"{keys.dialogue}: expected a list of messages, found {shown(messages)}")
+    messages = objects(messages, keys.dialogue)
     if row.get("system") not in (None, ""):
         if messages and messages[0].get("role") == "system":
             raise InputError("system: expected it in the row or in its messages, found both")

@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from videochat_online.data.rows.field_types import check_coordinate, clock_s, path, text
+from pydantic import BeforeValidator, Field
+
+from videochat_online.data.rows.field_types import ClockS, Coordinate, Fields, PathText
 from videochat_online.data.rows.formats.base import Row
 from videochat_online.data.rows.sample import BoxAt, Sample
 from videochat_online.data.rows.storage import Location, location
 from videochat_online.data.rows.unknown_keys import KEYS, check_row_keys
+from videochat_online.documents import Text, validated
 from videochat_online.errors import InputError, shown
 
 
 def is_track(row: Row) -> bool:
     """Whether a row is a track, whatever dialogue it may hold besides."""
     return "query_template" in row or "image_bboxes" in row
+
+
+def _value(message: Any) -> Any:
+    return message.get("value") if isinstance(message, dict) else message
+
+
+class _Box(Fields):
+    timestamp: ClockS
+    bbox: Annotated[list[Coordinate], Field(min_length=4, max_length=4)]
+
+
+class _Track(Fields):
+    video: PathText
+    all_image_files: Annotated[list[PathText], Field(min_length=1)]
+    image_bboxes: list[_Box]
+    query_template: Annotated[Text, BeforeValidator(_value)]
 
 
 class ObjectTracks:
@@ -29,25 +48,16 @@ class ObjectTracks:
     def parse(self, row: Row, root: Location) -> Sample:
         """Validate a row; InputError names the box."""
         check_row_keys(row)
-        folder = location(path(row.get("video"), "video"), root)
-        names, boxes, query = row.get("all_image_files"), row.get("image_bboxes"), row.get("query_template")
-        if not isinstance(names, list) or not names:
-            raise InputError(f"all_image_files: expected a list of file names, found {shown(names)}")
-        if not isinstance(boxes, list) or len(boxes) != len(names):
-            count = len(boxes) if isinstance(boxes, list) else 0
-            raise InputError(f"image_bboxes: expected {len(names)} boxes, one for each image file, found {count}")
-        asked = text(query.get("value") if isinstance(query, dict) else query, "query_template")
+        track: _Track = validated(_Track, row)
+        num_images, asked = len(track.all_image_files), track.query_template
+        if len(track.image_bboxes) != num_images:
+            found = len(track.image_bboxes)
+            raise InputError(f"image_bboxes: expected {num_images} boxes, one for each image file, found {found}")
         if "<bbox>" not in asked:
             raise InputError(f"query_template: expected <bbox> where the asked box goes, found {shown(asked)}")
-        tracked = tuple(_box(box, index) for index, box in enumerate(boxes))
-        media = tuple(folder / path(name, f"all_image_files {index}") for index, name in enumerate(names))
-        return Sample(kind="tracking", media=media, boxes=tracked, query=asked)
-
-
-def _box(raw: Any, index: int) -> BoxAt:
-    where = f"image_bboxes {index}"
-    if not isinstance(raw, dict) or not isinstance(raw.get("bbox"), list) or len(raw["bbox"]) != 4:
-        raise InputError(f"{where}: expected timestamp and bbox of 4 numbers, found {shown(raw)}")
-    for value in raw["bbox"]:  # prompts write whole pixels without a point: the values stay as they are
-        check_coordinate(value, f"{where}: bbox")
-    return BoxAt(clock_s(raw.get("timestamp"), f"{where}: timestamp"), tuple(raw["bbox"]))
+        # Prompts write whole pixels without a point: the numbers stay as they are.
+        written = zip(track.image_bboxes, row["image_bboxes"], strict=True)
+        boxes = tuple(BoxAt(box.timestamp, tuple(raw["bbox"])) for box, raw in written)
+        folder = location(track.video, root)
+        media = tuple(folder / name for name in track.all_image_files)
+        return Sample(kind="tracking", media=media, boxes=boxes, query=asked)

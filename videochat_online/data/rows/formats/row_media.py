@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from videochat_online.data.rows.field_types import check_fps, clock_s, path
+from pydantic import Field
+
+from videochat_online.data.rows.field_types import ClockS, Fields, Fps, PathText, path
 from videochat_online.data.rows.formats.base import Row
 from videochat_online.data.rows.storage import Location, location
 from videochat_online.documents import validated
 from videochat_online.errors import InputError, shown
+
+
+class _Video(Fields):
+    video: PathText
+    clip: Annotated[list[ClockS], Field(min_length=2, max_length=2)] | None = None
+    fps: Fps | None = None
+    need_reset_timestamp: bool | None = None
+
 
 NOTHING: tuple[Any, ...] = (None, "", [])
 """Values of `image` and `video` that name nothing."""
@@ -36,25 +46,15 @@ def video_fields(row: Row, root: Location) -> dict[str, Any]:
     if ends != [None, None]:
         if clip not in (None, ends):
             raise InputError(f"expected clip or start and end, found both: {shown(clip)} and {shown(ends)}")
-        clip = ends
-    if clip is not None:
-        if not isinstance(clip, list) or len(clip) != 2:
-            raise InputError(f"clip: expected start and end in seconds, found {shown(clip)}")
-        start_s, end_s = (clock_s(value, "clip") for value in clip)
-        if not start_s <= end_s:
-            raise InputError(f"clip: expected 0 <= start <= end in seconds, found [{start_s:g}, {end_s:g}]")
-        clip = (start_s, end_s)
-    fps = row.get("fps")
-    if fps is not None:
-        check_fps(fps, "fps")
-    resets = row.get("need_reset_timestamp")
-    if resets is not None:
-        validated(bool, resets, "need_reset_timestamp")
+        row = {**row, "clip": ends}
+    shows: _Video = validated(_Video, row)
+    if shows.clip is not None and not shows.clip[0] <= shows.clip[1]:
+        raise InputError(f"clip: expected 0 <= start <= end in seconds, found {shown(shows.clip)}")
     return {
-        "media": (location(path(row["video"], "video"), root),),
-        "clip_s": clip,
-        "reset_times": resets is True,
-        "fps": fps,
+        "media": (location(shows.video, root),),
+        "clip_s": None if shows.clip is None else (shows.clip[0], shows.clip[1]),
+        "reset_times": shows.need_reset_timestamp is True,
+        "fps": shows.fps,
     }
 
 
@@ -64,10 +64,7 @@ def image_fields(row: Row, root: Location) -> dict[str, Any]:
     Raises:
         InputError: no path, or a list of something else.
     """
-    raw = row["image"]
-    names = raw if isinstance(raw, list) else [raw]
-    if not all(isinstance(name, str) and name for name in names):
-        raise InputError(f"image: expected a path or a list of paths, found {shown(raw)}")
+    names = row["image"] if isinstance(row["image"], list) else [row["image"]]
     media = tuple(location(path(name, "image"), root) for name in names)
     return {"media": media, "sizes": _sizes(row, len(media))}
 
