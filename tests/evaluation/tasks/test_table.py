@@ -216,7 +216,7 @@ def test_a_video_with_two_clips_is_two_streams(tmp_path):
 @pytest.mark.parametrize(
     ("cells", "words"),
     [
-        ({"video": ...}, "video: expected a value, found none"),
+        ({"video": ...}, "video: expected a text, found none"),
         ({"time": "5;3"}, "time: expected a time such as 90, 1:30 or 1:02:30, got '5;3'"),
         ({"time": -1}, "time: expected a time such as 90, 1:30 or 1:02:30, got '-1'"),
         ({"time": [5]}, "time: expected a time such as 90, 1:30 or 1:02:30, found [5]"),
