@@ -78,7 +78,7 @@ def test_a_bad_row_is_named_and_not_replaced(encoder, media, tmp_path):
     assert data[1] == SkippedSample(
         "one", 1, f"{media}/none.mp4: expected a video file or a folder of frames, found no such file"
     )
-    assert data[2] == SkippedSample("one", 2, "QA: expected a list of questions and answers, found 3")
+    assert data[2] == SkippedSample("one", 2, "QA: expected a list, found 3")
     assert data.estimate_lengths()[2] == 1
 
 
