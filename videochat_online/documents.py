@@ -155,6 +155,8 @@ def first_fault(faults: Sequence[Fault], value: Any, where: str = "", kind: Any 
     if faults[0]["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         known = ", ".join(map(str, _fields_at(kind, path[:-1], faults[0]["loc"])))
         name, reason = "", f"unknown field {shown(name)}: expected one of {known}"
+    if name.startswith("["):  # of a list that `where` names
+        where, name = f"{where}{name}", ""
     return ": ".join(filter(None, (where, cut(name), reason)))
 
 

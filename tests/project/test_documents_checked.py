@@ -72,3 +72,5 @@ def test_values_of_any_type_can_be_checked() -> None:
     assert validated(TimeS, 2, "time_s") == 2.0
     with pytest.raises(InputError, match=r"^row 3: expected a number, found '2'$"):
         validated(TimeS, "2", "row 3")
+    with pytest.raises(InputError, match=r"^messages\[1\]: expected a number, found '2'$"):
+        validated(list[TimeS], [1, "2"], "messages")

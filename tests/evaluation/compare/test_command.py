@@ -154,7 +154,7 @@ class TestRefusals:
             (
                 "predictions.jsonl",
                 lambda text: text.replace('"extra"', '"x"', 1),
-                "line 1: extra: expected a value, found none",
+                "line 1: extra: expected an object, found none",
             ),
         ],
     )

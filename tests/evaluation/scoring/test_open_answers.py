@@ -140,7 +140,7 @@ class TestLoading:
         said = [line.partition(": ")[2] for line in found.problems]
         starts = [
             "answer: expected a text, found ' '", "answer: expected a text, found 3", "scorer: expected one of exact, ",
-            "options: expected at least 2", "candidates: expected a value", "scorer: expected none", "answer: ",
+            "options: expected at least 2", "candidates: expected a list", "scorer: expected none", "answer: ",
         ]  # fmt: skip
         assert len(found.questions) == 1
         assert [line.startswith(start) for line, start in zip(said, starts, strict=True)] == [True] * 7

@@ -51,13 +51,13 @@ def read_csv(path: Location, text: str, *, strip: bool = False) -> tuple[list[st
         strip: whether spaces around a cell say nothing; they do not either where the first line has them.
 
     Raises:
-        InputError: a name twice, a column without one, or quotes that do not close; the rows raise it, too.
+        InputError: a name twice, a column without one, or quotes that do not close.
     """
     said = _SEPARATOR.match(text)
     first = _LINE.match(text, said.end() if said else 0)
     assert first is not None  # an empty one is one, too
     delimiter = said[1] if said else max(DELIMITERS, key=re.sub(r'"[^"]*"', "", first[1]).count)
-    lines = _lines(path, text, delimiter, strip or f"{delimiter} " in first[1])
+    lines = iter(_lines(path, text, delimiter, strip or f"{delimiter} " in first[1]))
     if said:
         next(lines)
     names = [name.strip() for name in next(lines, (1, []))[1]]
@@ -72,8 +72,9 @@ def read_csv(path: Location, text: str, *, strip: bool = False) -> tuple[list[st
     return names[index:], (_row(names, index, line, cells) for line, cells in lines)
 
 
-def _lines(path: Location, text: str, delimiter: str, strip: bool) -> Iterator[tuple[int, list[str]]]:
-    """Cells of each row that has any, with the line in which it begins."""
+def _lines(path: Location, text: str, delimiter: str, strip: bool) -> list[tuple[int, list[str]]]:
+    """Cells of each row that has any, with the line in which it begins: all at once, as the limit is the process's."""
+    found = []
     before = csv.field_size_limit(MAX_CELL)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=strip)
     line = 0
@@ -81,7 +82,8 @@ def _lines(path: Location, text: str, delimiter: str, strip: bool) -> Iterator[t
         for cells in reader:
             first, line = line + 1, reader.line_num
             if any(cell.strip() for cell in cells):
-                yield first, [cell.strip() if strip or cell.isspace() else cell for cell in cells]
+                found.append((first, [cell.strip() if strip or cell.isspace() else cell for cell in cells]))
+        return found
     except csv.Error as error:
         raise InputError(f"{path}:{line + 1}: expected a row of CSV, found one that cannot be read: {error}") from error
     finally:
