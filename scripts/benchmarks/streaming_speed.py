@@ -15,9 +15,10 @@ import torch
 
 import videochat_online as vco
 from measuring import CAPACITIES, now
+from videochat_online.extras import require
 from videochat_online.model import VideoChatModel
 from videochat_online.model.compiling import check_compiler, compile_steps, compile_tower
-from videochat_online.model.quantizing import check_torchao, quantize_weights
+from videochat_online.model.quantizing import quantize_weights
 from videochat_online.streaming import GenerationSettings, StreamingSession
 from videochat_online.streaming.kv.cache import kv_bytes_per_token
 from videochat_online.streaming.kv.static import new_cache
@@ -33,7 +34,7 @@ def speed_up(model: VideoChatModel, options: argparse.Namespace) -> VideoChatMod
     """The same weights, with what `--int8`, `--cache` and `--compile` ask for."""
     network = copy.deepcopy(model.network)
     if options.int8:
-        check_torchao(options.int8)
+        require(f"int8 {options.int8!r}", "torchao")
         quantize_weights(network, options.int8)
     if options.cache:
         network.language_model.generation_config.cache_implementation = options.cache

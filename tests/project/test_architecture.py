@@ -8,7 +8,9 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from importlib.metadata import entry_points, version
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -225,3 +227,20 @@ def test_a_package_that_is_not_installed_has_no_version():
     found = versions(("torch", "no-such-package"))
     assert found["torch"] == version("torch")
     assert found["no-such-package"] is None
+
+
+def test_scripts_import_what_the_package_has():
+    """Names that are imported from modules of the package alone: what a script needs besides may not be installed."""
+    missing = []
+    for path in sorted([*(ROOT / "scripts").rglob("*.py"), *(ROOT / "shell").rglob("*.py")]):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if not (isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == PACKAGE.name):
+                continue
+            if node.module.endswith("lmms_eval"):  # a module for lmms-eval, which the tests stand in for
+                continue
+            module = import_module(node.module)
+            for alias in node.names:
+                is_module = hasattr(module, "__path__") and find_spec(f"{node.module}.{alias.name}") is not None
+                if not (hasattr(module, alias.name) or is_module):
+                    missing.append(f"{name_of(path)}: {node.module}.{alias.name}")
+    assert missing == []
