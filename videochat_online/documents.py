@@ -82,7 +82,11 @@ def validated(kind: Any, value: Any, where: str = "") -> Any:
 @functools.lru_cache(maxsize=256)
 def checker(kind: Any) -> Callable[[Any, str], Any]:
     """`validated` of one type, for values by the million: looking up a type takes longer than checking a value."""
-    validate = _adapter(kind).validator.validate_python
+    if dataclasses.is_dataclass(kind):
+        adapter: TypeAdapter[Any] = TypeAdapter(InstanceOf[kind])
+    else:
+        adapter = TypeAdapter(kind, config=None if _is_document(kind) else STRICT)
+    validate = adapter.validator.validate_python
 
     def check(value: Any, where: str) -> Any:
         try:
@@ -160,7 +164,7 @@ def first_fault(faults: Sequence[Fault], value: Any, where: str = "", kind: Any 
     return ": ".join(filter(None, (where, cut(name), reason)))
 
 
-def _fields_at(kind: Any, path: Sequence[str | int], names: Sequence[str | int]) -> dict[str | int, Any]:
+def _fields_at(kind: Any, path: Sequence[str | int], names: Sequence[str | int]) -> dict[Any, Any]:
     """Types of the fields of the document that lies there in one of that kind, by name.
 
     Args:
@@ -168,7 +172,7 @@ def _fields_at(kind: Any, path: Sequence[str | int], names: Sequence[str | int])
         path: keys and indices that lead to the document.
         names: what pydantic has on its way, which members of unions it took among them.
     """
-    fields: dict[str | int, Any] = {}
+    fields: dict[Any, Any] = {}
     for one in (None, *path):
         kind = kind if one is None else fields.get(one) if isinstance(one, str) else next(iter(get_args(kind)), None)
         fields = {}
@@ -178,7 +182,7 @@ def _fields_at(kind: Any, path: Sequence[str | int], names: Sequence[str | int])
                     field.alias or name: field.rebuild_annotation() for name, field in member.model_fields.items()
                 }
             elif isinstance(member, type) and dataclasses.is_dataclass(member):
-                fields = dict(_hints(member).items())
+                fields = _hints(member)
     return fields
 
 
@@ -200,9 +204,9 @@ def _members(kind: Any, names: Sequence[str | int]) -> list[Any]:
 def _reason_of_none(kind: Any) -> str | None:
     """What is said of nothing in place of a value of that type; None where nothing is one."""
     try:
-        _adapter(kind).validate_python(None)
-    except ValidationError as error:
-        return _reason(error.errors(include_url=False))
+        checker(kind)(None, "")
+    except InputError as error:
+        return str(error)
     return None
 
 
@@ -213,13 +217,6 @@ def _is_document(kind: Any) -> bool:
 @functools.lru_cache
 def _hints(kind: Any) -> dict[str, Any]:
     return get_type_hints(kind, include_extras=True)
-
-
-@functools.lru_cache(maxsize=256)
-def _adapter(kind: Any) -> TypeAdapter[Any]:
-    if dataclasses.is_dataclass(kind):
-        return TypeAdapter(InstanceOf[kind])
-    return TypeAdapter(kind, config=None if _is_document(kind) else STRICT)
 
 
 def _path(fault: Fault, value: Any) -> tuple[str | int, ...]:

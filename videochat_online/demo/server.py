@@ -87,7 +87,7 @@ class DemoServer:
             app,
             log_level="warning",
             timeout_graceful_shutdown=SECONDS_TO_STOP,
-            ws_max_size=ApiLimits().max_frame_bytes + 1024,
+            ws_max_size=ApiLimits.max_frame_bytes + 1024,
             ws_per_message_deflate=False,
         )
         self._server = _Server(config, self.pool)

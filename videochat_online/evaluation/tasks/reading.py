@@ -109,7 +109,7 @@ class FoundQuestions:
             benchmark: what errors call the benchmark.
             hints: paths of frames, as `EvalVideo.hint`.
             folder_fps: rate of a dataset's folders of frames, where the annotation does not say it.
-            notes: as in `EvalSet`.
+            notes: remarks on the set, which spoil no question, as in `EvalSet`.
 
         Raises:
             InputError: no question that can be used; names the first problem.
