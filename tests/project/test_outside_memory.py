@@ -129,7 +129,8 @@ def test_evaluate_in_several_processes(folder, tiny_dir):
 
 
 def test_a_label_follows_no_import_path_of_a_run_file(folder):
-    settings = {"blind": False, "protocol": {"memory": NAME, "memory_options": {"kept_frames": 5, "every": 2}}}
+    protocol = {"causal": True, "strategy": "direct", "kv_memory": False, "memory": NAME}
+    settings = {"blind": False, "protocol": protocol | {"memory_options": {"kept_frames": 5, "every": 2}}}
     assert default_label(settings) == f"{NAME} 5"
     assert "every_kth" not in sys.modules
 

@@ -255,10 +255,8 @@ def stored_template(written: Any, tokenizer: PreTrainedTokenizerBase | None = No
     if not isinstance(written, Mapping):
         known = ", ".join(TEMPLATES.built_in)
         raise InputError(f"template in config.json: expected one of {known}, or its strings, found {shown(written)}")
-    # Earlier versions wrote a stop string, which nothing ever read.
-    given = {name: value for name, value in written.items() if name != "stop_string"}
     try:
-        return ChatTemplate(**given)
+        return ChatTemplate(**written)
     except pydantic.ValidationError as error:
-        wrong = fault_of(error, given, kind=ChatTemplate)
+        wrong = fault_of(error, written, kind=ChatTemplate)
         raise InputError(f"template in config.json: expected the strings of a ChatTemplate: {wrong}") from error

@@ -11,7 +11,8 @@ from comparison_sets import WINDOW, clone, make_run, make_set, rows_of
 from videochat_online.cli.main import main
 from videochat_online.evaluation import compare_runs
 
-PYRAMID = {"setting": "streaming", "memory": "pyramid", "strategy": "direct", "strategy_options": {}}
+PYRAMID = {"setting": "streaming", "causal": True, "kv_memory": False, "memory": "pyramid", "strategy": "direct"}
+PYRAMID |= {"strategy_options": {}}
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from fractions import Fraction
 
 import numpy as np
@@ -206,16 +206,6 @@ class TestMarks:
         assert main(["compare", *runs, "--across_protocols"]) == 0
         assert "pyramid 2/2/12 (not causal)" in capsys.readouterr().out
 
-    def test_runs_from_before_there_were_two_are_causal(self, call, tmp_path, capsys):
-        for name in ("causal", "earlier"):
-            call(name)
-        path = tmp_path / "earlier" / "run.json"
-        facts = json.loads(path.read_text())
-        for name in ("causal", "clips", "own_starts"):
-            del facts["settings"]["protocol"][name]
-        path.write_text(json.dumps(facts))
-        assert main(["compare", str(tmp_path / "causal"), str(tmp_path / "earlier")]) == 0
-
 
 class TestEqualBudgets:
     TOKENS = {
@@ -275,5 +265,5 @@ class TestEqualBudgets:
 
     def test_sizes_stand_in_the_label(self):
         protocol = resolve_protocol("streaming", memory="moviechat_plus")
-        settings = {"blind": False, "protocol": {"memory": protocol.memory, "memory_options": protocol.memory_options}}
+        settings = {"blind": False, "protocol": asdict(protocol)}
         assert default_label(settings) == "moviechat_plus 18/52"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import replace
 
@@ -14,7 +13,6 @@ from evaluation_sets import noise, rows_of, run, write_frames, write_set
 from videochat_online.cli.main import main
 from videochat_online.errors import InputError
 from videochat_online.evaluation import compare_runs, get_task, make_plan, resolve_protocol
-from videochat_online.evaluation.compare.finished_runs import read_run
 from videochat_online.evaluation.media.protocol_frames import VideoFrames
 from videochat_online.evaluation.protocol import context_of
 from videochat_online.evaluation.run.contexts import make_context
@@ -163,33 +161,6 @@ class TestRuns:
         assert "protocol.clips" in {
             found.name for _, found in compare_runs(folders, across_protocols=True).protocol_differences
         }
-
-    def test_runs_from_before_are_read_as_now(self, tiny_model, tmp_path):
-        """Their proactive questions were right in time alone, and a window showed what was before them."""
-        config = benchmark_config("streamingbench", tmp_path, tmp_path / "out", setting="sliding_window")
-        run(config, tiny_model)
-        facts, path = tmp_path / "out" / "run.json", tmp_path / "out" / "predictions.jsonl"
-        told = json.loads(facts.read_text())
-        for name in ("clips", "own_starts"):
-            del told["settings"]["protocol"][name]
-        facts.write_text(json.dumps(told))
-        rows = [json.loads(line) for line in path.read_text().splitlines()]
-        said = iter((True, False))
-        for row in rows:
-            if row.get("polls"):
-                del row["in_time"]
-                row |= {"correct": True, "output_correct": next(said)}
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        read = read_run(tmp_path / "out")
-        polled = [row for row in read.rows if row.get("polls")]
-        assert [(row["correct"], row["in_time"]) for row in polled] == [(True, True), (False, True)]
-        assert read.settings["protocol"]["own_starts"] is False
-        with pytest.raises(InputError, match="protocol.own_starts was false, now true"):
-            run(config, tiny_model)
-        # Nothing changed for the others.
-        told["settings"]["task"] = "ovobench"
-        facts.write_text(json.dumps(told))
-        assert read_run(tmp_path / "out").settings["protocol"]["own_starts"] is True
 
     def test_the_command_says_no_without_a_model(self, tmp_path, capsys):
         made = benchmark_config("streamingbench", tmp_path, tmp_path / "out")

@@ -192,17 +192,6 @@ class TestRefusal:
             run(make_config(annotations, tmp_path / "whole", **changes), tiny_model)
         assert {path.name: path.read_bytes() for path in (tmp_path / "whole").iterdir()} == before
 
-    def test_a_run_from_before_there_was_another_way(self, annotations, tmp_path, tiny_model, whole):
-        """It says nothing of what it could not do otherwise."""
-        path = tmp_path / "whole" / "run.json"
-        said = json.loads(path.read_text())
-        for name in ("causal", "strategy", "strategy_options", "kv_memory", "kind_system_messages", "step_rounding"):
-            del said["settings"]["protocol"][name]
-        path.write_text(json.dumps(said))
-        assert run(make_config(annotations, tmp_path / "whole"), tiny_model).num_answered == 9
-        with pytest.raises(InputError, match="protocol.kv_memory was false, now true"):
-            run(make_config(annotations, tmp_path / "whole", protocol={"kv_memory": True}), tiny_model)
-
     def test_only_what_differs_is_named(self, annotations, tmp_path, tiny_model, whole):
         with pytest.raises(InputError) as error:
             run(make_config(annotations, tmp_path / "whole", answer_by="likelihood"), tiny_model)

@@ -129,10 +129,6 @@ class TestComparison:
         plain = make_run(tmp_path, "plain", 0.5)
         found = make_run(tmp_path, "found", 0.9, protocol=RETRIEVAL)
         cos = make_run(tmp_path, "cos", 0.9, protocol=COS)
-        before = json.loads((plain / "run.json").read_text())
-        for key in ("strategy", "strategy_options"):  # runs from before there were strategies
-            del before["settings"]["protocol"][key]
-        (plain / "run.json").write_text(json.dumps(before))
         compared = compare_runs([plain, found, cos])
         labels = [one.label for one in compared.runs]
         assert labels == ["pyramid 2/2/12", "pyramid 2/2/12 + retrieval 2", "pyramid 2/2/12 + chain_of_shot"]

@@ -141,24 +141,6 @@ class TestIdentity:
         others = settled(of_ovo, make_plan(of_ovo).content).protocol
         assert (others.system_message, set(others.kind_system_messages)) == (WORDS["choice"], {"yes_no", "count"})
 
-    def test_a_run_from_before_asked_all_kinds_alike(self, tiny_model, ovo, tmp_path):
-        """It goes on where all questions had options, and is refused by name where others had their message."""
-
-        def make_older(config):
-            run(config, tiny_model)
-            path = config.output / "run.json"
-            said = json.loads(path.read_text())
-            del said["settings"]["protocol"]["kind_system_messages"]
-            path.write_text(json.dumps(said))
-
-        config = make_config(folder_set(tmp_path, num_videos=1), tmp_path / "out", blind=True)
-        make_older(config)
-        assert run(config, tiny_model).num_answered == 3
-        config = benchmark_config("ovobench", ovo, tmp_path / "ovo", blind=True, protocol={"max_new_tokens": 1})
-        make_older(config)
-        with pytest.raises(InputError, match=r"protocol.kind_system_messages.count was null, now .*"):
-            run(config, tiny_model)
-
     def test_a_memory_in_the_kv_cache_has_one(self, tiny_model, ovo, video, tmp_path):
         kv = {"kv_memory": True}
         config = benchmark_config("ovobench", ovo, tmp_path / "out", protocol=kv)

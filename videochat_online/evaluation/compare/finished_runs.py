@@ -15,11 +15,11 @@ from pydantic import ConfigDict, Field
 
 from videochat_online.documents import Document, validated
 from videochat_online.errors import InputError
-from videochat_online.evaluation.run.evaluation_folder import PredictionFile, read_run_file, split_answers
+from videochat_online.evaluation.run.evaluation_folder import read_run_file, split_answers
 from videochat_online.memory import MEMORIES
 from videochat_online.memory.labels import label_of
 from videochat_online.runs.files import read_object
-from videochat_online.runs.row_file import Row
+from videochat_online.runs.row_file import Row, RowFile
 from videochat_online.runs.run_folder import SettingDifference, differences
 
 FACTS = ("id", "video", "dataset", "answer_type", "sub_answer_type", "time_s", "question", "answer_index")
@@ -40,6 +40,7 @@ class _Part(Document):
 
 class _Protocol(_Part):
     setting: str
+    causal: bool
     memory: str | None
     memory_options: dict[str, Any]
     strategy: str
@@ -63,7 +64,7 @@ class _Metrics(_Part):
     num_answered: Count
     num_unanswered: Count
     num_bad_videos: Count
-    num_left_out: Count = 0  # runs from before such answers were left out have none
+    num_left_out: Count
     bad_videos: list[dict[str, Any]]
 
 
@@ -142,7 +143,7 @@ def read_run(folder: Path) -> Run:
     _check_settings(f"{folder / 'run.json'}: settings", settings)
     if not (folder / "metrics.json").is_file():
         paths = [folder / "predictions.jsonl", *folder.glob("shards/*.predictions.jsonl")]
-        num_answers = sum(len(PredictionFile(path).rows()) for path in paths)
+        num_answers = sum(len(RowFile(path, key="id").rows()) for path in paths)
         counts = run.get("counts")
         total = counts.get("num_questions") if isinstance(counts, dict) else None
         raise InputError(
@@ -152,7 +153,7 @@ def read_run(folder: Path) -> Run:
     path = folder / "metrics.json"
     metrics: _Metrics = validated(_Metrics, read_object(path, "the figures of an evaluation"), f"{path}")
     path = folder / "predictions.jsonl"
-    rows = PredictionFile(path).rows()
+    rows = RowFile(path, key="id").rows()
     for number, row in enumerate(rows, start=1):
         validated(_ROWS.get(row.get("kind", ""), _OptionRow), row, f"{path} line {number}")
     num_different = len({row["id"] for row in rows})
@@ -193,14 +194,14 @@ def default_label(settings: Mapping[str, Any]) -> str:
     says so.
     """
     protocol = settings["protocol"]
-    mark = "" if protocol.get("causal", True) else " (not causal)"
+    mark = "" if protocol["causal"] else " (not causal)"
     if settings["blind"]:
         return f"blind{mark}"
     if protocol["memory"] is None:
         return f"{protocol['setting']}{mark}"
     options = protocol["memory_options"]
-    parts = [label_of(protocol["memory"], options), "+ kv_memory" if protocol.get("kv_memory") else ""]
-    if protocol.get("strategy", "direct") != "direct":
+    parts = [label_of(protocol["memory"], options), "+ kv_memory" if protocol["kv_memory"] else ""]
+    if protocol["strategy"] != "direct":
         parts += ["+", protocol["strategy"], *map(str, protocol["strategy_options"].values())]
     return " ".join(filter(None, parts)) + mark
 

@@ -126,7 +126,7 @@ def _annotation_paths(run: Run, given: Sequence[Path] | None) -> list[Path]:
         there = [Path(path) for path in read_run_file(run.folder / "run.json").get("annotation_paths") or ()]
         if len(there) != len(wanted) or not there:
             raise InputError(
-                f"--annotations: expected the files that {run.folder} answered: an older run, it says no path"
+                f"--annotations: expected the files that {run.folder} answered, it says no path of its own"
             )
     for path in there:
         if not path.is_file():

@@ -135,7 +135,7 @@ def rules_of(run: Run) -> OfficialRules:
     for row in run.rows:
         if row.get("polls") and not row.keys() >= {"output", "output_s", "due_s"}:
             raise InputError(
-                f"{run.folder}: {row['id']}: expected its row to say `output`, found an older run's: answer it again"
+                f"{run.folder}: {row['id']}: expected its row to say `output`, found none: answer it again"
             )
     return rules
 

@@ -97,7 +97,7 @@ class EvaluationFolder(RunFolder):
             self._take_scorers(settings)
         if shard.count > 1:
             (path / "shards").mkdir(exist_ok=True)
-        self.predictions = PredictionFile(self._file("predictions"))
+        self.predictions = RowFile(self._file("predictions"), key="id")
         self.videos = RowFile(self._file("videos"), key="video")
 
     def checked_rows(
@@ -159,8 +159,7 @@ class EvaluationFolder(RunFolder):
         """Rows of all shards, with their files and lines; those of this one are read unless they are given."""
         for index in range(self.shard.count):
             path = self._file(name, index)
-            file = PredictionFile(path) if name == "predictions" else RowFile(path, key=key)
-            rows = file.rows() if own is None or index != self.shard.index else own
+            rows = RowFile(path, key=key).rows() if own is None or index != self.shard.index else own
             for number, row in enumerate(rows, start=1):
                 yield path, number, row
 
@@ -190,7 +189,7 @@ class EvaluationFolder(RunFolder):
         """Make this run of a folder without answers; InputError where there are some, or will be."""
         answers = self._row_files("predictions")
         if (self.path / "metrics.json").exists() or any(
-            path.stat().st_size or PredictionFile(path).is_open() for path in answers
+            path.stat().st_size or RowFile(path, key="id").is_open() for path in answers
         ):
             raise InputError(found)
         for path in (*answers, *self._row_files("videos")):
@@ -210,22 +209,6 @@ class EvaluationFolder(RunFolder):
     def _row_files(self, name: str) -> list[Path]:
         """Of any number of shards."""
         return [*self.path.glob(f"{name}.jsonl"), *self.path.glob(f"shards/*.{name}.jsonl")]
-
-
-class PredictionFile(RowFile):
-    """Rows of answers, each as it is written now."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path, key="id")
-
-    def _read(self) -> tuple[list[Row], int]:
-        """As of `RowFile`; a polled question was once right by its timing alone."""
-        rows, size = super()._read()
-        for row in rows:
-            if row.get("polls") and isinstance(row.get("correct"), bool):
-                row.setdefault("in_time", row["correct"])
-                row["correct"] = row["correct"] and bool(row.get("output_correct"))
-        return rows, size
 
 
 def _with_defaults(settings: Mapping[str, Any], memory: str) -> dict[str, Any]:
@@ -293,7 +276,7 @@ def split_answers(rows: Sequence[Row], bad_videos: Collection[str]) -> tuple[lis
 
 
 def read_run_file(path: Path) -> dict[str, Any]:
-    """The `run.json` of a run; what an earlier version did not write has the value by which that version went.
+    """The `run.json` of a run.
 
     Raises:
         InputError: it says something else than a run's settings.
@@ -301,16 +284,4 @@ def read_run_file(path: Path) -> dict[str, Any]:
     run = read_object(path, "the settings of an evaluation")
     if not isinstance(run.get("settings"), dict):
         raise InputError(f"{path}: expected the settings of an evaluation, found something else")
-    protocol = run["settings"].get("protocol")
-    if isinstance(protocol, dict):
-        earlier = {"causal": True, "clips": False, "strategy": "direct", "strategy_options": {}}
-        earlier |= {"kv_memory": False, "zero_start": False, "step_rounding": "nearest"}
-        earlier |= {"kind_system_messages": {}, "own_starts": not _showed_more(run["settings"])}
-        run["settings"]["protocol"] = earlier | protocol
     return run
-
-
-def _showed_more(settings: Mapping[str, Any]) -> bool:
-    """Whether a run recorded before questions had starts of their own used windows that reach back beyond them."""
-    had_windows = settings["protocol"].get("memory") is None and not settings.get("blind")
-    return settings.get("task") == "streamingbench" and had_windows

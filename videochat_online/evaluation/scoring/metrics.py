@@ -141,7 +141,7 @@ def _proactive(polled: Sequence[Row], seed: int) -> dict[str, Any]:
             f"{limit_s} s": share([gap is not None and gap <= limit_s for gap in gaps_s])
             for limit_s in PROACTIVE_WITHIN_S
         },
-        "in_time": share([bool(row.get("in_time", row["correct"])) for row in polled]),
+        "in_time": share([row["in_time"] for row in polled]),
         "in_time_and_right": share([bool(row["correct"] and row["output_correct"]) for row in polled]),
     }
 
