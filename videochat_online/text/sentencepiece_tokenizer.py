@@ -3,7 +3,8 @@
 They were trained with transformers' pure-Python `LlamaTokenizer`, which transformers 5 no longer has: its
 rebuilt tokenizer gives other ids around chat markers (no lone "▁" after <s>) and for text that starts with a
 blank. Here the sentencepiece library itself encodes the text between added tokens, so that any model file
-works; this module owns what happens around those pieces of text:
+works. transformers' `SentencePieceBackend` holds model file and vocabulary; this module owns what happens around those
+pieces of text:
 
 * `legacy=False` (Phi-3): the whole text gets one "▁" in front, and the parts after an added token get none.
   The first "▁" is taken away again where a *special* token follows it at once. "Special" are the named tokens
@@ -25,7 +26,7 @@ from typing import Any, cast
 
 import sentencepiece
 from sentencepiece import sentencepiece_model_pb2, sentencepiece_pb2
-from transformers import PreTrainedTokenizer
+from transformers.tokenization_utils_sentencepiece import SentencePieceBackend
 
 BLANK = "▁"
 """Sign that sentencepiece writes for a space."""
@@ -47,7 +48,7 @@ def is_marker(content: str) -> bool:
     return len(content.replace(BLANK, " ").strip()) > 1
 
 
-class SentencePieceTokenizer(PreTrainedTokenizer):
+class SentencePieceTokenizer(SentencePieceBackend):
     """Reads and writes the original files: `tokenizer.model` and a `LlamaTokenizer` configuration.
 
     Besides the usual interface of transformers, `encode_with_offsets` gives the offsets of each token.
@@ -60,7 +61,6 @@ class SentencePieceTokenizer(PreTrainedTokenizer):
         **kwargs: special tokens and the like, as for any tokenizer.
     """
 
-    vocab_files_names = {"vocab_file": "tokenizer.model"}
     model_input_names = ["input_ids", "attention_mask"]
 
     def __init__(
@@ -75,10 +75,6 @@ class SentencePieceTokenizer(PreTrainedTokenizer):
         eos_token: Any = "</s>",
         **kwargs: Any,
     ) -> None:
-        # The base class asks for the vocabulary while it is being set up.
-        self._model_bytes = Path(vocab_file).read_bytes()
-        self.vocab_file = vocab_file
-        self.legacy = legacy
         self.add_bos_token = add_bos_token
         self.add_eos_token = add_eos_token
         super().__init__(
@@ -89,10 +85,6 @@ class SentencePieceTokenizer(PreTrainedTokenizer):
             eos_token=eos_token,
             **kwargs,
         )
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Data loader workers get a copy; the processor is a C++ object and is rebuilt from the model's bytes.
-        return {key: value for key, value in self.__dict__.items() if key not in ("_processor", "_text_processor")}
 
     def __setattr__(self, key: str, value: Any) -> None:
         super().__setattr__(key, value)
@@ -109,50 +101,21 @@ class SentencePieceTokenizer(PreTrainedTokenizer):
             self.__dict__.pop(name, None)
 
     @cached_property
-    def _processor(self) -> sentencepiece.SentencePieceProcessor:
-        return self._load(_MODEL_PROTO.FromString(self._model_bytes))
-
-    @cached_property
     def _text_processor(self) -> sentencepiece.SentencePieceProcessor:
         """One that never makes a piece that is, or is spelled as, a control token: these have names nobody can know."""
-        model, names = _MODEL_PROTO.FromString(self._model_bytes), {*self.user_defined, *self.added_tokens_encoder}
+        model, names = model_proto(self), {*self.user_defined, *self.added_tokens_encoder}
         for piece in model.pieces:
             if piece.type == _USER_DEFINED and is_marker(piece.piece):
                 piece.type = _MODEL_PROTO.SentencePiece.NORMAL
             if piece.type == _MODEL_PROTO.SentencePiece.NORMAL and piece.piece in names and is_marker(piece.piece):
                 piece.piece = secrets.token_hex(16)
-        return self._load(model)
-
-    def _load(self, model: Any) -> sentencepiece.SentencePieceProcessor:
-        if not self.legacy:
-            # The one "▁" in front of the whole text is put there by `_tokens`.
-            model.normalizer_spec.add_dummy_prefix = False
-        processor = sentencepiece.SentencePieceProcessor()
-        processor.LoadFromSerializedProto(model.SerializeToString())
-        return processor
+        return sentencepiece.SentencePieceProcessor(model_proto=model.SerializeToString())
 
     @cached_property
     def user_defined(self) -> dict[str, int]:
         """Pieces that the model file keeps whole wherever they stand in a text, and their ids."""
-        pieces = _MODEL_PROTO.FromString(self._model_bytes).pieces
+        pieces = model_proto(self).pieces
         return {piece.piece: index for index, piece in enumerate(pieces) if piece.type == _USER_DEFINED}
-
-    @property
-    def vocab_size(self) -> int:
-        """Pieces of the sentencepiece model, without added tokens."""
-        return int(self._processor.get_piece_size())
-
-    def get_vocab(self) -> dict[str, int]:
-        """All tokens, added ones included, and their ids."""
-        vocab = {self._processor.id_to_piece(index): index for index in range(self.vocab_size)}
-        vocab.update(self.added_tokens_encoder)
-        return vocab
-
-    def _convert_token_to_id(self, token: str) -> int:
-        return int(self._processor.piece_to_id(token))
-
-    def _convert_id_to_token(self, index: int) -> str:
-        return str(self._processor.id_to_piece(index))
 
     def tokenize(self, text: str, **kwargs: Any) -> list[str]:
         """Split a text into tokens; what transformers calls for each text it encodes."""
@@ -183,10 +146,10 @@ class SentencePieceTokenizer(PreTrainedTokenizer):
             if is_added:
                 ids.append(cast(int, self.convert_tokens_to_ids(part)))
             elif self.legacy or not part.startswith((BLANK, " ")):
-                ids += self._processor.encode(part)
+                ids += self.sp_model.encode(part)
             else:  # as in `_encode_part`
                 guard = str(self.unk_token)
-                ids += self._processor.encode(guard + part)[len(self._processor.encode(guard)) :]
+                ids += self.sp_model.encode(guard + part)[len(self.sp_model.encode(guard)) :]
         if shift and len(ids) > 1 and ids[0] == self._convert_token_to_id(BLANK) and ids[1] in self.all_special_ids:
             del ids[0]
         return cast(list[int], self.build_inputs_with_special_tokens(ids))
@@ -208,7 +171,7 @@ class SentencePieceTokenizer(PreTrainedTokenizer):
         if not self.legacy:
             text = BLANK + text.replace(BLANK, " ")
             shift = 1
-        processor = self._processor
+        processor = self.sp_model
         if controls is not None:
             processor, controls = self._text_processor, [(start + shift, stop + shift) for start, stop in controls]
         tokens = [
@@ -284,9 +247,9 @@ class SentencePieceTokenizer(PreTrainedTokenizer):
                 continue
             if self.legacy and index and tokens[index - 1] not in special:
                 text += " "
-            text += self._processor.decode(run) + token
+            text += self.sp_model.decode(run) + token
             run = []
-        return text + str(self._processor.decode(run))
+        return text + str(self.sp_model.decode(run))
 
     def _decode(
         self,
@@ -308,13 +271,6 @@ class SentencePieceTokenizer(PreTrainedTokenizer):
         )
         return str(self.clean_up_tokenization(text)) if clean else text
 
-    def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str, ...]:
-        """Write `tokenizer.model` as it was read."""
-        prefix = f"{filename_prefix}-" if filename_prefix else ""
-        path = Path(save_directory) / (prefix + self.vocab_files_names["vocab_file"])
-        path.write_bytes(self._model_bytes)
-        return (str(path),)
-
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> tuple[str, ...]:
         """Write a directory in the original layout, which other programs read as a `LlamaTokenizer` too."""
         files = tuple(super().save_pretrained(save_directory, *args, **kwargs))
@@ -334,8 +290,11 @@ class SentencePieceTokenizer(PreTrainedTokenizer):
 
 
 def model_proto(tokenizer: SentencePieceTokenizer) -> Any:
-    """The model file, parsed: pieces with their scores, and how texts are normalised."""
-    return _MODEL_PROTO.FromString(tokenizer._model_bytes)
+    """The model, parsed: pieces with their scores, and how texts are normalised.
+
+    Where not `legacy`, without the "▁" in front of a text, which `_tokens` puts there.
+    """
+    return _MODEL_PROTO.FromString(tokenizer.sp_model.serialized_model_proto())
 
 
 def _pieces(processor: sentencepiece.SentencePieceProcessor, text: str) -> list[tuple[str, Span]]:
