@@ -106,7 +106,7 @@ def show_comparison(output: Path, *, preset: str, with_scratch: bool) -> bool:
     tables = {"All questions": compared(names)}
     tables |= {title: compared(names, where) for title, where in PARTS[preset].items()}
     plotted = PARTS[preset].get(ORDER_TITLE)
-    save_figure(accuracy_by_age(compared(SAME_MODEL, plotted)), output / "accuracy_by_age.png")
+    save_figure(accuracy_by_age(compared(SAME_MODEL, plotted).runs), output / "accuracy_by_age.png")
     text = "\n".join(render_comparison(table, heading=title) for title, table in tables.items())
     found = claims(tables["All questions"], tables[ORDER_TITLE]) if ORDER_TITLE in tables else []
     verdict = "\n".join(map(str, found))

@@ -17,7 +17,7 @@ from evaluation_sets import Shard, folder_set, make_config, question, run, write
 from videochat_online.cli.main import main
 from videochat_online.errors import InputError
 from videochat_online.evaluation import compare_runs
-from videochat_online.evaluation.compare.compare import single_run
+from videochat_online.evaluation.compare.compare import compared_run
 from videochat_online.evaluation.report.plots import accuracy_by_type, first_token_times, plot_run, save_figure
 
 TYPES = ("FuturePrediction", "Hallucination", "PastMemory", "SpatioTemporalPerception")
@@ -138,7 +138,7 @@ class TestReport:
 
 class TestRadar:
     def test_a_corner_for_each_type(self):
-        figure = accuracy_by_type(single_run("mine", None, rows_of_types()))
+        figure = accuracy_by_type([compared_run("mine", None, rows_of_types())])
         (axes,) = figure.axes
         assert (axes.get_theta_direction(), axes.get_theta_offset()) == (-1, np.pi / 2)  # clockwise from the top
         mine, chance = axes.lines
@@ -156,7 +156,7 @@ class TestRadar:
         "types", [(*TYPES, "SpatialPerception", "TemporalPerception"), [f"{k}Task" for k in TYPES]]
     )
     def test_names_are_apart_and_within_the_picture(self, types):
-        figure = accuracy_by_type(single_run("mine", None, rows_of_types(types)))
+        figure = accuracy_by_type([compared_run("mine", None, rows_of_types(types))])
         figure.draw_without_rendering()
         (axes,) = figure.axes
         names = [text.get_window_extent() for text in axes.get_xticklabels()]
@@ -169,9 +169,8 @@ class TestRadar:
         assert names[len(types) // 2].y1 <= circle.y0
 
     def test_runs_that_coincide_are_all_seen(self):
-        one = single_run("0", None, rows_of_types())
-        runs = tuple(replace(one.runs[0], label=str(number)) for number in range(3))
-        figure = accuracy_by_type(replace(one, runs=runs))
+        one = compared_run("0", None, rows_of_types())
+        figure = accuracy_by_type([replace(one, label=str(number)) for number in range(3)])
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
         (axes,) = figure.axes
@@ -186,7 +185,7 @@ class TestRadar:
     def test_two_types_enclose_nothing(self, tmp_path):
         rows = rows_of_types(TYPES[:2])
         with pytest.raises(InputError, match="at least 3 types, found FuturePrediction, Hallucination"):
-            accuracy_by_type(single_run("mine", None, rows))
+            accuracy_by_type([compared_run("mine", None, rows)])
         assert plot_run(tmp_path, rows) == {"Time to the first token": "first_token.png"}
         assert plot_run(tmp_path, []) == {}
 
@@ -197,7 +196,7 @@ class TestRadar:
             row["questions"][0]["answer_type"] = "Hallucination"
         write_set(tmp_path / "set.json", rows)
         folders = [make_run(tmp_path, "one", 1.0), make_run(tmp_path, "two", 0.5, protocol=WINDOW)]
-        (axes,) = accuracy_by_type(compare_runs(folders, labels=["a", "b"])).axes
+        (axes,) = accuracy_by_type(compare_runs(folders, labels=["a", "b"]).runs).axes
         assert [line.get_label() for line in axes.lines] == ["a", "b", "chance"]
         assert list(axes.lines[0].get_ydata()) == [100, 100, 100, 100]
         assert list(axes.lines[2].get_ydata()) == [50, 25, 50, 50]

@@ -94,7 +94,7 @@ def run(options: argparse.Namespace) -> int:
     drawings = ((accuracy_by_age, options.plot), (accuracy_by_type, options.radar))
     if any(path is not None for _, path in drawings):
         require("a plot", "matplotlib")
-    figures = [(draw(comparison), path) for draw, path in drawings if path is not None]
+    figures = [(draw(comparison.runs), path) for draw, path in drawings if path is not None]
     with _writing():
         for figure, path in figures:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -380,7 +380,7 @@ class TestCommand:
 class TestPlot:
     def test_a_line_for_each_run(self, root):
         compared = compare_runs([root / name for name in ("pyramid", "window", "blind")])
-        (axes,) = accuracy_by_age(compared).axes
+        (axes,) = accuracy_by_age(compared.runs).axes
         assert len(axes.containers) == 3
         offsets = []
         for drawn, run_ in zip(axes.containers, compared.runs, strict=True):
@@ -397,7 +397,7 @@ class TestPlot:
         assert len({drawn.lines[0].get_color() for drawn in axes.containers}) == 3
 
     def test_chance_bands_and_names(self, root):
-        figure = accuracy_by_age(compare_runs([root / "pyramid", root / "window"], labels=["x", "y"]))
+        figure = accuracy_by_age(compare_runs([root / "pyramid", root / "window"], labels=["x", "y"]).runs)
         (axes,) = figure.axes
         (dashed,) = [line for line in axes.lines if line.get_linestyle() == "--"]
         assert list(dashed.get_xdata()) == [-0.5, 0.5, 0.5, 1.5, 1.5, 2.5, 2.5, 3.5]
@@ -411,7 +411,7 @@ class TestPlot:
 
     def test_labels_are_shown_as_they_are(self, root):
         labels = ["_hidden", r"$\frac$ \$x$"]
-        figure = accuracy_by_age(compare_runs([root / "pyramid", root / "window"], labels=labels))
+        figure = accuracy_by_age(compare_runs([root / "pyramid", root / "window"], labels=labels).runs)
         figure.draw_without_rendering()  # a formula that is none fails here
         (legend,) = figure.legends
         assert [text.get_text() for text in legend.get_texts()] == [*labels, "chance"]

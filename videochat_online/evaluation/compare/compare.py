@@ -194,7 +194,7 @@ def compare_runs(
     flips = [one for name, rows in zip(names, answers, strict=True) for one in find_flips(name, rows, of_baseline)]
     compared = [
         replace(
-            _compare(name, run.folder, rows, of_baseline, seed, task),
+            compared_run(name, run.folder, rows, of_baseline, seed=seed, task=task),
             num_left_out=run.num_questions - num_unscored - len(common),
             bad_videos=run.bad_videos,
         )
@@ -276,22 +276,17 @@ def _answers(questions: Sequence[Row], run: Run) -> list[Row]:
     ]
 
 
-def single_run(label: str, folder: Path, rows: Sequence[Row], *, seed: int = 0) -> Comparison:
-    """A run beside nothing, so that it can be drawn like several; `rows` must not be empty."""
-    return Comparison(
-        baseline=label,
-        num_questions=len(rows),
-        num_videos=len({row["video"] for row in rows}),
-        where={},
-        protocol_differences=(),
-        runs=(_compare(label, folder, rows, rows, seed),),
-    )
-
-
-def _compare(
-    label: str, folder: Path, rows: Sequence[Row], baseline: Sequence[Row], seed: int, task: Task | None = None
+def compared_run(
+    label: str,
+    folder: Path,
+    rows: Sequence[Row],
+    baseline: Sequence[Row] | None = None,
+    *,
+    seed: int = 0,
+    task: Task | None = None,
 ) -> ComparedRun:
-    groups = {}
+    """A run's figures beside those of another, or of itself; `rows` must not be empty."""
+    baseline, groups = rows if baseline is None else baseline, {}
     for name, key in GROUPS.items():
         known, of_baseline = (some if name == "answer_type" else with_extra(some, name) for some in (rows, baseline))
         if known:

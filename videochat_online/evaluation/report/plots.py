@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from videochat_online.errors import InputError
-from videochat_online.evaluation.compare.compare import Comparison, single_run
+from videochat_online.evaluation.compare.compare import ComparedRun, compared_run
 from videochat_online.runs.files import written_whole
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ _MARKERS = "osD^vPX*<>"
 _WIDTHS, _SIZES = (4.0, 1.5), (11.0, 4.5)
 """Points of the first and the last outline of a radar, and of its markers: those that coincide are all seen."""
 _DASHES = ("solid", (0, (6, 3)), (0, (3, 2)), (0, (1, 1.5)))
+_CHANCE: dict[str, Any] = {"label": "chance", "color": "0.4", "linestyle": "--", "linewidth": 1.2}
 _SPREAD, _MOST_APART = 0.5, 0.08
 """Width that the runs' points share in a band, which is 1 wide, and most of it between two: bars side by side."""
 _LEGEND_WIDTH, _ENTRY_WIDTH = 96, 8
@@ -39,7 +40,7 @@ _SLOW = 2.0
 """Answers that took longer than so many times the 95th percentile share the last bar: they would squeeze the rest."""
 
 
-def accuracy_by_age(comparison: Comparison) -> Figure:
+def accuracy_by_age(runs: Sequence[ComparedRun]) -> Figure:
     """Accuracy of each run over the age of the evidence, with 95% intervals; chance is dashed.
 
     The figure is 8 x 5 inches and belongs to no window: it draws with Agg wherever it is.
@@ -47,38 +48,24 @@ def accuracy_by_age(comparison: Comparison) -> Figure:
     Raises:
         InputError: no question says how old its evidence is.
     """
-    if "evidence_age_s" not in comparison.runs[0].groups:
+    bands = runs[0].groups.get("evidence_age_s")
+    if bands is None:
         raise InputError("a plot by age of the evidence: expected questions with evidence_age_s, found none")
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 5), dpi=100, layout="constrained")
     axes = figure.add_subplot()
-    num_runs = len(comparison.runs)
-    apart = min(_MOST_APART, _SPREAD / num_runs)
-    lines_of_runs = []
-    for index, run in enumerate(comparison.runs):
+    apart = min(_MOST_APART, _SPREAD / len(runs))
+    drawn: list[Any] = []
+    for index, run in enumerate(runs):
         scores = [figures.score for figures in run.groups["evidence_age_s"].values()]
-        drawn = axes.errorbar(
-            [band + apart * (index - (num_runs - 1) / 2) for band in range(len(scores))],
-            [score.accuracy for score in scores],
-            # An interval of percentiles need not hold the accuracy itself; a bar cannot have negative length.
-            yerr=[
-                [max(0.0, score.accuracy - score.low) for score in scores],
-                [max(0.0, score.high - score.accuracy) for score in scores],
-            ],
-            label=run.label,
-            color=_COLOURS[index % len(_COLOURS)],
-            marker=_MARKERS[index % len(_MARKERS)],
-            markersize=5,
-            linewidth=1.5,
-            elinewidth=1,
-            capsize=2,
-        )
-        lines_of_runs.append(drawn)
-    bands = comparison.runs[0].groups["evidence_age_s"]
-    edges = [edge for band in range(len(bands)) for edge in (band - 0.5, band + 0.5)]
-    chances = [figures.chance for figures in bands.values() for _ in range(2)]
-    (line_of_chance,) = axes.plot(edges, chances, linestyle="--", color="0.4", linewidth=1.2)
+        places = np.arange(len(scores)) + apart * (index - (len(runs) - 1) / 2)
+        # An interval of percentiles need not hold the accuracy itself; a bar cannot have negative length.
+        bars = [[max(0.0, one.accuracy - one.low), max(0.0, one.high - one.accuracy)] for one in scores]
+        style = {"markersize": 5, "linewidth": 1.5, "elinewidth": 1, "capsize": 2, **_look(index, run)}
+        drawn.append(axes.errorbar(places, [one.accuracy for one in scores], yerr=np.transpose(bars), **style))
+    edges = np.repeat(np.arange(len(bands) + 1) - 0.5, 2)[1:-1]
+    drawn += axes.plot(edges, np.repeat([figures.chance for figures in bands.values()], 2), **_CHANCE)
     names = [f"{name.removesuffix(' s')}\n{figures.score.num_questions:,} questions" for name, figures in bands.items()]
     axes.set_xticks(range(len(bands)), names)
     axes.set_xlim(-0.5, len(bands) - 0.5)
@@ -86,8 +73,17 @@ def accuracy_by_age(comparison: Comparison) -> Figure:
     axes.set_xlabel("age of the evidence, seconds")
     axes.set_ylabel("accuracy, %")
     _lighten(axes)
-    _add_legend(figure, [*lines_of_runs, line_of_chance], [*(run.label for run in comparison.runs), "chance"])
+    _add_legend(figure, drawn, [*(run.label for run in runs), "chance"])
     return figure
+
+
+def _look(index: int, run: ComparedRun) -> dict[str, Any]:
+    """What a run is drawn with, of those that are drawn together."""
+    return {
+        "label": run.label,
+        "color": _COLOURS[index % len(_COLOURS)],
+        "marker": _MARKERS[index % len(_MARKERS)],
+    }
 
 
 def _lighten(axes: Any) -> None:
@@ -108,13 +104,13 @@ def _add_legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -
         text.set_text(label)
 
 
-def accuracy_by_type(comparison: Comparison) -> Figure:
+def accuracy_by_type(runs: Sequence[ComparedRun]) -> Figure:
     """A radar: accuracy of each run at each answer type; chance is dashed. 7 x 6 inches, drawn as `accuracy_by_age`.
 
     Raises:
         InputError: questions of fewer than three answer types.
     """
-    kinds = comparison.runs[0].groups["answer_type"]
+    kinds = runs[0].groups["answer_type"]
     if len(kinds) < MIN_CORNERS:
         raise InputError(f"a radar by answer type: expected at least {MIN_CORNERS} types, found {', '.join(kinds)}")
     from matplotlib.figure import Figure
@@ -130,16 +126,13 @@ def accuracy_by_type(comparison: Comparison) -> Figure:
         return line
 
     lines = []
-    for index, run in enumerate(comparison.runs):
+    for index, run in enumerate(runs):
         values = [figures.score.accuracy for figures in run.groups["answer_type"].values()]
-        num_runs = len(comparison.runs)
-        share = index / (num_runs - 1) if num_runs > 1 else 1.0
+        share = index / (len(runs) - 1) if len(runs) > 1 else 1.0
         width, size = (first + share * (last - first) for first, last in (_WIDTHS, _SIZES))
-        colour, marker = _COLOURS[index % len(_COLOURS)], _MARKERS[index % len(_MARKERS)]
-        style = {"color": colour, "marker": marker, "linestyle": _DASHES[index % len(_DASHES)]}
-        lines.append(outline(values, markersize=size, linewidth=width, label=run.label, **style))
-    chances = [figures.chance for figures in kinds.values()]
-    lines.append(outline(chances, color="0.4", linestyle="--", linewidth=1.2, label="chance"))
+        dashes = _DASHES[index % len(_DASHES)]
+        lines.append(outline(values, markersize=size, linewidth=width, linestyle=dashes, **_look(index, run)))
+    lines.append(outline([figures.chance for figures in kinds.values()], **_CHANCE))
     names = [f"{_broken(kind)}\n{figures.score.num_questions:,} questions" for kind, figures in kinds.items()]
     axes.set_xticks(angles, names)
     for angle, text in zip(angles, axes.get_xticklabels(), strict=True):
@@ -151,7 +144,7 @@ def accuracy_by_type(comparison: Comparison) -> Figure:
     axes.tick_params(axis="y", labelsize=8, labelcolor="0.35")
     axes.grid(color="0.88")
     axes.spines["polar"].set_color("0.6")
-    _add_legend(figure, lines, [*(run.label for run in comparison.runs), "chance"])
+    _add_legend(figure, lines, [*(run.label for run in runs), "chance"])
     return figure
 
 
@@ -195,12 +188,11 @@ def plot_run(folder: Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     try:
         scored = [dict(row) for row in rows if row["correct"] is not None]
         if scored:
-            run = single_run("accuracy", folder, scored)
-            groups = run.runs[0].groups
-            if len(groups["answer_type"]) >= MIN_CORNERS:
-                drawn["Accuracy by answer type"] = ("types.png", accuracy_by_type(run))
-            if "evidence_age_s" in groups:
-                drawn["Accuracy by age of the evidence"] = ("ages.png", accuracy_by_age(run))
+            run = compared_run("accuracy", folder, scored)
+            if len(run.groups["answer_type"]) >= MIN_CORNERS:
+                drawn["Accuracy by answer type"] = ("types.png", accuracy_by_type([run]))
+            if "evidence_age_s" in run.groups:
+                drawn["Accuracy by age of the evidence"] = ("ages.png", accuracy_by_age([run]))
         if waits_s:
             drawn["Time to the first token"] = ("first_token.png", first_token_times(waits_s))
     except ImportError as error:
