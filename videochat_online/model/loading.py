@@ -39,11 +39,11 @@ from videochat_online.model.configuration import VideoChatOnlineConfig
 from videochat_online.model.device_and_dtype import choose_attention, choose_device, choose_dtype, quantization_config
 from videochat_online.model.modeling import VideoChatOnlineForConditionalGeneration
 from videochat_online.model.quantizing import quantize_weights
+from videochat_online.model.vocabulary_fit import fit_vocabulary
 from videochat_online.text import (
     ChatTemplate,
     encode_text,
     get_template,
-    image_context_id,
     load_tokenizer,
     stop_token_ids,
     stored_template,
@@ -205,7 +205,7 @@ def load_model(
         **({"quantization_config": quantization_config(quantization, chosen_device)} if quantization else {}),
     ).eval()
     network.config.template = chat_template.to_config()
-    _fit_tokenizer(directory, network, loaded_tokenizer)
+    fit_vocabulary(network, loaded_tokenizer, grows=False)
     if config.image_size != config.vision_config.image_size[0]:
         network.resize_position_embeddings(config.image_size)
     encode = _speed_up(network, int8, cache, compile)
@@ -331,15 +331,3 @@ def load_config(directory: Path, adapter: Path | None = None) -> VideoChatOnline
         directory = adapter
     check_model_directory(directory)
     return read_model_config(directory)
-
-
-def _fit_tokenizer(
-    directory: Path, network: VideoChatOnlineForConditionalGeneration, tokenizer: PreTrainedTokenizerBase
-) -> None:
-    vocab_size = network.config.text_config.vocab_size
-    largest = max(tokenizer.get_vocab().values())
-    if largest >= vocab_size:
-        raise CheckpointError(
-            f"{directory}: the tokenizer has ids up to {largest}, the language model embeds only {vocab_size}"
-        )
-    network.config.image_token_id = image_context_id(tokenizer)
