@@ -13,7 +13,7 @@ from comparison_sets import WINDOW, clone, finished_runs, make_run, make_set, ro
 from videochat_online.evaluation import compare_runs, get_task
 from videochat_online.evaluation.report.run_report import headline
 from videochat_online.evaluation.scoring.averages import averages
-from videochat_online.evaluation.scoring.bootstrap import NUM_RESAMPLES, Difference, chance, differences_by
+from videochat_online.evaluation.scoring.bootstrap import NUM_RESAMPLES, Difference, chances_by, differences_by
 from videochat_online.evaluation.scoring.metrics import age_bucket
 
 
@@ -94,8 +94,10 @@ class TestPairedDifferences:
     def test_chance(self):
         rows = [{"options": ["x"] * count} for count in (2, 4, 4, 5)]
         p = [1 / 2, 1 / 4, 1 / 4, 1 / 5]
-        assert chance(rows) == pytest.approx((100 * sum(p) / 4, 100 * sum(x * (1 - x) for x in p) ** 0.5 / 4))
-        assert chance([{"options": ["x"] * 4}] * 300)[1] == pytest.approx(2.5)
+        assert chances_by(rows, lambda row: "all")["all"] == pytest.approx(
+            (100 * sum(p) / 4, 100 * sum(x * (1 - x) for x in p) ** 0.5 / 4)
+        )
+        assert chances_by([{"options": ["x"] * 4}] * 300, lambda row: "all")["all"][1] == pytest.approx(2.5)
 
 
 def answers_of_task(task, seed):

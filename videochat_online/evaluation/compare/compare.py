@@ -26,7 +26,7 @@ from videochat_online.evaluation.compare.finished_runs import (
 )
 from videochat_online.evaluation.compare.flips import Flip, find_flips
 from videochat_online.evaluation.scoring.averages import averages
-from videochat_online.evaluation.scoring.bootstrap import Difference, Score, chance, differences_by, scores_by
+from videochat_online.evaluation.scoring.bootstrap import Difference, Score, chances_by, differences_by, scores_by
 from videochat_online.evaluation.scoring.metrics import EXTRA_KEYS, with_extra
 from videochat_online.evaluation.task import Task
 from videochat_online.evaluation.tasks import get_task
@@ -302,8 +302,5 @@ def compared_run(
 
 
 def _figures(rows: Sequence[Row], baseline: Sequence[Row], key: Callable[[Row], str], seed: int) -> dict[str, Figures]:
-    gained = differences_by(rows, baseline, key, seed)
-    return {
-        name: Figures(score, gained[name], *chance([row for row in rows if key(row) == name]))
-        for name, score in scores_by(rows, key, seed).items()
-    }
+    gained, chances = differences_by(rows, baseline, key, seed), chances_by(rows, key)
+    return {name: Figures(score, gained[name], *chances[name]) for name, score in scores_by(rows, key, seed).items()}

@@ -47,7 +47,7 @@ class _Answers:
         return {
             " / ".join(name) if isinstance(name, tuple) else str(name): {
                 **score.as_dict(),
-                "chance": round(guessing[name], 3),
+                "chance": round(guessing[name][0], 3),
                 **({"difference": gained[name].as_dict()} if name in gained else {}),
             }
             for name, score in scores_by(self.rows, key, self.seed).items()

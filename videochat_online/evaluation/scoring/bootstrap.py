@@ -9,6 +9,7 @@ Shapes: `V` videos, `K` columns (values of a key), `R` resamples.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -71,12 +72,8 @@ def _rounded(figures: Score | Difference) -> dict[str, float | int]:
 def scores_by(rows: Sequence[Row], key: Callable[[Row], Hashable], seed: int = 0) -> dict[Any, Score]:
     """Accuracy for each value of `key`, ages by age, the rest by name."""
     names, correct_VK, asked_VK = _counts(rows, key)
-    resampled_RK = 100 * _ratios(correct_VK, asked_VK, seed)
-    correct_K, asked_K = correct_VK.sum(axis=0), asked_VK.sum(axis=0)
-    return {
-        name: Score(float(100 * correct_K[k] / asked_K[k]), *_interval(resampled_RK[:, k]), int(asked_K[k]))
-        for k, name in enumerate(names)
-    }
+    found = zip(names, _figures(correct_VK, asked_VK, seed), asked_VK.sum(axis=0), strict=True)
+    return {name: Score(*figures, int(num_asked)) for name, figures, num_asked in found}
 
 
 def differences_by(
@@ -94,13 +91,8 @@ def differences_by(
         ValueError: the questions are not the same.
     """
     names, gained_VK, asked_VK = _gains(rows, baseline, key)
-    resampled_RK = 100 * _ratios(gained_VK, asked_VK, seed)
-    gained_K = _accuracies(gained_VK, asked_VK)[0]
-    num_videos_K = (asked_VK > 0).sum(axis=0)
-    return {
-        name: Difference(float(gained_K[k]), *_interval(resampled_RK[:, k]), int(num_videos_K[k]))
-        for k, name in enumerate(names)
-    }
+    found = zip(names, _figures(gained_VK, asked_VK, seed), (asked_VK > 0).sum(axis=0), strict=True)
+    return {name: Difference(*figures, int(num_videos)) for name, figures, num_videos in found}
 
 
 def mean_of_means(rows: Sequence[Row], key: Callable[[Row], tuple[str, Hashable]], seed: int = 0) -> Score:
@@ -112,8 +104,7 @@ def mean_of_means(rows: Sequence[Row], key: Callable[[Row], tuple[str, Hashable]
         seed: random seed of the bootstrap. A resample may hold no question of a small type: the mean is then over the
             others.
     """
-    value, means_R = _mean_and_resamples(*_counts(rows, key), seed)
-    return Score(value, *_interval(means_R), len(rows))
+    return Score(*_mean_figures(*_counts(rows, key), seed), len(rows))
 
 
 def difference_of_means(
@@ -122,20 +113,28 @@ def difference_of_means(
     """Paired difference between two runs' `mean_of_means`; arguments and errors as for `differences_by`."""
     names, gained_VK, asked_VK = _gains(rows, baseline, key)
     # Both runs asked the same, so the difference of their means is the mean of what was gained.
-    value, means_R = _mean_and_resamples(names, gained_VK, asked_VK, seed)
-    return Difference(value, *_interval(means_R), len(asked_VK))
+    return Difference(*_mean_figures(names, gained_VK, asked_VK, seed), len(asked_VK))
 
 
-def chances_by(rows: Sequence[Row], key: Callable[[Row], Hashable]) -> dict[Any, float]:
-    """Accuracy in percent that guessing gives on average, for each value of `key`."""
-    names, right_VK, asked_VK = _counts(rows, key, chance_of_right)
-    return dict(zip(names, map(float, _accuracies(right_VK, asked_VK)[0]), strict=True))
+def chances_by(rows: Sequence[Row], key: Callable[[Row], Hashable]) -> dict[Any, tuple[float, float]]:
+    """Accuracy that guessing gives on average and its standard error, both in percent, for each value of `key`.
+
+    A guess at question i is right with probability p_i, 1 / its options, or 0 where there are none to guess from; the
+    standard error is sqrt(mean(p_i (1 - p_i)) / n).
+    """
+    chances: dict[Any, list[float]] = defaultdict(list)
+    for row in rows:
+        chances[key(row)].append(1 / len(row["options"]) if row["options"] else 0.0)
+    right = {name: np.array(some) for name, some in chances.items()}
+    return {
+        name: (100 * float(p.mean()), 100 * float(np.sqrt((p * (1 - p)).mean() / len(p)))) for name, p in right.items()
+    }
 
 
 def mean_of_chances(rows: Sequence[Row], key: Callable[[Row], tuple[str, Hashable]]) -> float:
     """`mean_of_means` that guessing gives on average, in percent."""
-    names, right_VK, asked_VK = _counts(rows, key, chance_of_right)
-    return float(_means(names, _accuracies(right_VK, asked_VK))[0])
+    chances = chances_by(rows, key)
+    return float(_means(list(chances), np.array([[chance for chance, _ in chances.values()]]))[0])
 
 
 def is_right(row: Row) -> bool:
@@ -143,28 +142,22 @@ def is_right(row: Row) -> bool:
     return bool(row["correct"])
 
 
-def chance_of_right(row: Row) -> float:
-    """That a guess is: 1 / its options, 0 where there are none to guess from."""
-    return 1 / len(row["options"]) if row["options"] else 0.0
+def _figures(correct_VK: Array, asked_VK: Array, seed: int) -> list[tuple[float, float, float]]:
+    """Accuracy of each column, and its interval."""
+    resampled_RK = 100 * _ratios(correct_VK, asked_VK, seed)
+    values_K = _accuracies(correct_VK, asked_VK)
+    return [(float(value), *_interval(resampled_RK[:, k])) for k, value in enumerate(values_K)]
 
 
-def chance(rows: Sequence[Row]) -> tuple[float, float]:
-    """Accuracy that guessing gives on average, and its standard error, both in percent; `rows` must not be empty.
-
-    A guess at question i is right with probability p_i; the standard error is sqrt(mean(p_i (1 - p_i)) / n).
-    """
-    right = np.array([chance_of_right(row) for row in rows])
-    return 100 * float(right.mean()), 100 * float(np.sqrt((right * (1 - right)).mean() / len(rows)))
-
-
-def _mean_and_resamples(names: Sequence[Any], correct_VK: Array, asked_VK: Array, seed: int) -> tuple[float, Array]:
-    observed = float(_means(names, _accuracies(correct_VK, asked_VK))[0])
-    return observed, _means(names, 100 * _ratios(correct_VK, asked_VK, seed))
+def _mean_figures(names: Sequence[Any], correct_VK: Array, asked_VK: Array, seed: int) -> tuple[float, float, float]:
+    """Mean over groups of means over types, and its interval."""
+    (value,) = _means(names, _accuracies(correct_VK, asked_VK)[None])
+    return float(value), *_interval(_means(names, 100 * _ratios(correct_VK, asked_VK, seed)))
 
 
 def _accuracies(correct_VK: Array, asked_VK: Array) -> Array:
-    """Of all videos, as the only row: [1, K]."""
-    return 100 * (correct_VK.sum(axis=0) / asked_VK.sum(axis=0))[None]
+    """Of all videos, [K]."""
+    return 100 * correct_VK.sum(axis=0) / asked_VK.sum(axis=0)
 
 
 def _means(names: Sequence[tuple[str, Hashable]], accuracies_RK: Array) -> Array:
@@ -192,11 +185,9 @@ def _gains(
     return names, correct_VK - _counts(baseline, key)[1], asked_VK
 
 
-def _counts(
-    rows: Sequence[Row], key: Callable[[Row], Hashable], value: Callable[[Row], float] = is_right
-) -> tuple[list[Any], Array, Array]:
+def _counts(rows: Sequence[Row], key: Callable[[Row], Hashable]) -> tuple[list[Any], Array, Array]:
     """Values of `key`, and for each video and value how many answers were right and how many were asked."""
-    keyed = [(str(row["video"]), key(row), value(row)) for row in rows]
+    keyed = [(str(row["video"]), key(row), is_right(row)) for row in rows]
     names = sorted({name for _, name, _ in keyed}, key=_order)
     videos = {video: v for v, video in enumerate(sorted({video for video, _, _ in keyed}))}
     columns = {name: k for k, name in enumerate(names)}
