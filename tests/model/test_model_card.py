@@ -27,7 +27,7 @@ def test_front_matter_and_base(tmp_path):
         "pipeline_tag": "video-text-to-text",
         "tags": ["videochat-online", "video", "streaming"],
     }
-    assert "| set | rows |\n| --- | --- |\n| a\\|b | 3 |" in card.text
+    assert "| set | rows |\n|---|---|\n| a\\|b | 3 |" in card.text
     assert "License: to be filled in" in card.text
     assert "vco.load_model" in card.text
 

@@ -12,8 +12,8 @@ from typing import Any
 from videochat_online.evaluation.compare.compare import ComparedRun, Comparison, Figures
 from videochat_online.evaluation.compare.finished_runs import listed
 from videochat_online.evaluation.compare.flips import Flip
-from videochat_online.evaluation.report.markdown import cell, markdown_table
 from videochat_online.evaluation.report.run_report import headline
+from videochat_online.runs.markdown import cell, markdown_table
 
 MOST_TEMPLATES = 8
 """More templates than this are too many columns: the answer types then stand for them."""

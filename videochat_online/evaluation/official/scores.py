@@ -13,8 +13,8 @@ from videochat_online.evaluation.official.official_ovbench import OVBENCH_RULES
 from videochat_online.evaluation.official.official_ovobench import OVOBENCH_RULES
 from videochat_online.evaluation.official.official_rules import OfficialAverage, OfficialRules
 from videochat_online.evaluation.official.official_streamingbench import STREAMINGBENCH_RULES
-from videochat_online.evaluation.report.markdown import markdown_table
 from videochat_online.evaluation.scoring.bootstrap import is_right
+from videochat_online.runs.markdown import markdown_table
 
 OFFICIAL: dict[str, OfficialRules] = {
     "ovbench": OVBENCH_RULES,

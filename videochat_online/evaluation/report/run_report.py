@@ -12,11 +12,11 @@ import numpy as np
 from videochat_online.evaluation.benchmark import EvalSet
 from videochat_online.evaluation.config import EvaluationConfig
 from videochat_online.evaluation.protocol import context_of
-from videochat_online.evaluation.report.markdown import markdown_table
 from videochat_online.evaluation.report.plots import plot_run
 from videochat_online.evaluation.report.submission import submission
 from videochat_online.evaluation.run.evaluation_folder import EvaluationFolder
 from videochat_online.evaluation.scoring.averages import WITHOUT
+from videochat_online.runs.markdown import markdown_table
 from videochat_online.runs.row_file import Row
 
 NOT_CAUSAL = (

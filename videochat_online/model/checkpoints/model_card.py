@@ -15,6 +15,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from yaml import YAMLError
 
 from videochat_online.model.checkpoints.weight_files import is_hub_name
+from videochat_online.runs.markdown import markdown_table
 from videochat_online.runs.provenance import versions
 
 CARD = "README.md"
@@ -113,11 +114,4 @@ def public(value: Any) -> str:
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Rows as a Markdown table; columns are the keys of the first."""
-
-    def line(cells: Sequence[Any]) -> str:
-        return "| " + " | ".join(public(cell).replace("|", "\\|") for cell in cells) + " |"
-
-    names = list(rows[0])
-    return "\n".join(
-        [line(names), line(["---"] * len(names)), *(line([row.get(name, "") for name in names]) for row in rows)]
-    )
+    return markdown_table(list(rows[0]), [[public(row.get(name, "")) for name in rows[0]] for row in rows], "---")
