@@ -103,9 +103,12 @@ class EvaluationConfig:
         # Once a run: annotations and weights are read for their digests.
         settings = {
             "task": self.task.name,
+            "task_options": dict(self.task.options) or None,
             "protocol": asdict(self.protocol),
             "blind": self.blind,
             "answer_by": self.answer_by,
+            "scorer": self.scorer or self.task.scorer,
+            "judge": None if self.judge is None else self.judge.settings(),
             "model": self.model,
             "weights": weights_digest(self.model),
             "model_options": dict(self.model_options),
@@ -115,9 +118,4 @@ class EvaluationConfig:
             "backend": self.backend,
             "max_videos": self.max_videos,
         }
-        # Where they are given only: runs from before them can be resumed, and compared.
-        scorer = self.scorer or self.task.scorer
-        settings |= {"task_options": dict(self.task.options)} if self.task.options else {}
-        settings |= {} if scorer is None else {"scorer": scorer}
-        settings |= {} if self.judge is None else {"judge": self.judge.settings()}
         return dict(json.loads(json.dumps(settings)))  # tuples as the lists that a file gives back

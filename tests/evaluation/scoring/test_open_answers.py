@@ -200,8 +200,8 @@ class TestScores:
             assert metrics[name] == bare[name], name
         assert (metrics["num_answered"], metrics["num_without_scorer"], metrics["num_without_verdict"]) == (6, 4, 0)
         assert bare["num_without_scorer"] == 0
-        assert "scorers" not in metrics
-        assert "notes" not in bare
+        assert (metrics["scorers"], metrics["judge"]) == ({}, None)
+        assert bare["notes"] == []
         report = (tmp_path / "out" / "report.md").read_text()
         assert "4 open questions without a scorer: in no figure" in report
         assert [row["correct"] for row in rows_of(tmp_path / "out")] == [None, None, True] * 2

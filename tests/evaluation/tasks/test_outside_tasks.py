@@ -139,7 +139,7 @@ def test_an_object_in_every_command(call, place, setting):
     assert [row["id"] for row in rows] == [f"video{number}-{time_s}" for number in (0, 1) for time_s in (2.0, 4.0)]
     settings = json.loads((place / "one/run.json").read_text())["settings"]
     assert settings["task"] == "my_tasks:PLAIN"
-    assert "task_options" not in settings
+    assert settings["task_options"] is None
     assert json.loads((place / "one/metrics.json").read_text())["cells"].keys() == {"Colours / other"}
     assert call("evaluate", *plain, "--setting", setting, "--output", "two", "--blind")[0] == 0
     status, out, _ = call("compare", "one", "two", "--json")

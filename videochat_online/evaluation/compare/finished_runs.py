@@ -56,7 +56,7 @@ class _Settings(_Part):
     answer_by: Any
     protocol: _Protocol
     blind: bool
-    task_options: dict[str, Any] = {}
+    task_options: dict[str, Any] | None = None
 
 
 class _Metrics(_Part):

@@ -68,14 +68,15 @@ def summary_figures(
     context = context_of(config.protocol, config.task.settings)
     return {
         "task": settings["task"],
-        **({"task_options": settings["task_options"]} if "task_options" in settings else {}),
+        "task_options": settings["task_options"],
         "setting": config.protocol.setting,
         **({} if context is None else {"context": context}),
         "causal": config.protocol.causal,
         "model": settings["model"],
         "blind": config.blind,
         "answer_by": config.answer_by,
-        **_scored_by(settings, predictions),
+        "scorers": dict(sorted(Counter(row["scorer"] for row in predictions if row.get("scorer")).items())),
+        "judge": settings["judge"],
         "protocol": settings["protocol"],
         "num_videos": len(content.videos),
         "num_questions": len(content.questions),
@@ -88,15 +89,8 @@ def summary_figures(
         "bad_videos": bad,
         "damaged_videos": damaged,
         "bad_rows": list(content.problems),
-        **({"notes": notes} if notes else {}),
+        "notes": notes,
     }
-
-
-def _scored_by(settings: Mapping[str, Any], predictions: Sequence[Row]) -> dict[str, Any]:
-    """How many open questions each scorer reads, and the judge; nothing of a run without such questions."""
-    scorers = Counter(row["scorer"] for row in predictions if row.get("scorer") is not None)
-    judge = {"judge": settings["judge"]} if "judge" in settings else {}
-    return {"scorers": dict(sorted(scorers.items())), **judge} if scorers else {}
 
 
 def cost_figures(predictions: Sequence[Row], videos: Sequence[Row]) -> dict[str, Any]:
@@ -186,7 +180,7 @@ def _headline(metrics: Mapping[str, Any]) -> str:
 
 def _protocol(metrics: Mapping[str, Any]) -> str:
     context = {"context": metrics["context"]} if "context" in metrics else {}
-    scored_by = {name: metrics[name] for name in ("task_options", "scorers", "judge") if name in metrics}
+    scored_by = {name: metrics[name] for name in ("task_options", "scorers", "judge") if metrics.get(name)}
     return _value_table({"answer_by": metrics["answer_by"], **scored_by, **context, **metrics["protocol"]})
 
 

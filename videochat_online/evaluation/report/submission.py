@@ -21,8 +21,8 @@ from string import ascii_uppercase
 from typing import Any
 
 _OF_THE_RUN = (
-    "model", "setting", "blind", "answer_by", "protocol", "conditions", "num_videos", "num_questions", "num_answered",
-    "bad_videos",
+    "model", "setting", "blind", "answer_by", "scorers", "judge", "protocol", "conditions", "num_videos",
+    "num_questions", "num_answered", "bad_videos",
 )  # fmt: skip
 _SCORES = (
     "averages", "cell_average", "micro_average", "without_object_existence", "lacking", "answer_types", "cells",
@@ -41,7 +41,6 @@ def submission(metrics: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) ->
     return {
         "benchmark": metrics["task"],
         **{name: metrics[name] for name in _OF_THE_RUN},
-        **{name: metrics[name] for name in ("scorers", "judge") if name in metrics},
         "scores": {name: metrics[name] for name in _SCORES if name in metrics},
         "results": [_result(row) for row in in_order],
     }

@@ -201,9 +201,7 @@ class EvaluationFolder(RunFolder):
         """Settings of scorers that may be given later are those of the run from then on."""
         recorded = self.run["settings"]
         if any(recorded.get(name) != settings.get(name) for name in _OF_SCORERS):
-            kept = {name: value for name, value in recorded.items() if name not in _OF_SCORERS}
-            given = {name: settings[name] for name in _OF_SCORERS if name in settings}
-            self.run["settings"] = kept | given
+            recorded |= {name: settings.get(name) for name in _OF_SCORERS}
             self.write_json(RUN_FILE, self.run)
 
     def _row_files(self, name: str) -> list[Path]:

@@ -70,13 +70,10 @@ def summarize(config: EvaluationConfig, plan: Plan, folder: EvaluationFolder) ->
     metrics = summary_figures(config, plan.content, counted, left_out, videos) | {"num_too_long": num_too_long}
     metrics["conditions"] = run_conditions(folder.run, videos)
     metrics |= compute_metrics(counted, config.task)
-    notes = list(metrics.get("notes", []))
     if num_too_long:
         said = "questions count as wrong: with their frames they are longer than the model's context."
-        notes.append(f"{num_too_long} {said}")
-    notes += score_remarks(metrics)
-    if notes:
-        metrics["notes"] = notes
+        metrics["notes"].append(f"{num_too_long} {said}")
+    metrics["notes"] += score_remarks(metrics)
     metrics["cost"] = cost_figures(predictions, videos)
     write_report(folder, metrics, counted)
     return Outcome(metrics, len(answered), 0, tuple(bad.values()), _remarks(metrics, plan))

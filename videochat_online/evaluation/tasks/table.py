@@ -355,19 +355,14 @@ def _option_of(options: Sequence[str], answer: str, has_letters: bool) -> int:
     """Index of the option that an answer names, by its text, its letter, or both."""
     letters = ascii_uppercase[: len(options)]
     found = {index for index, option in enumerate(options) if option == answer}
+    expected = f"the text of one option, as their letters are not {letters[0]} to {letters[-1]}, each once"
     if has_letters:
+        expected = f"one of the letters {letters}, or the text of one option"
         alone, before = _LETTER.fullmatch(answer), _LETTERED.match(answer)
-        found |= {index for index, letter in enumerate(letters) if alone and letter == alone[1].upper()}
-        found |= {
-            index
-            for index, letter in enumerate(letters)
-            if before and letter == before[1] and options[index] == answer[before.end() :]
-        }
-    expected = (
-        f"one of the letters {letters}, or the text of one option"
-        if has_letters
-        else (f"the text of one option, as their letters are not {letters[0]} to {letters[-1]}, each once")
-    )
+        for index, letter in enumerate(letters):
+            is_alone = alone is not None and letter == alone[1].upper()
+            is_before = before is not None and (letter, options[index]) == (before[1], answer[before.end() :])
+            found |= {index} if is_alone or is_before else set()
     expect(len(found) == 1, "answer", expected, answer)
     return found.pop()
 
