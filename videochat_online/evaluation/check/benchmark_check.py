@@ -7,12 +7,11 @@ up to `video_check` and `archives`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from videochat_online.evaluation.benchmark import EvalSet
 from videochat_online.evaluation.check.annotation_check import Finding, annotation_findings
 from videochat_online.evaluation.check.archives import ArchiveFacts, check_archive, find_archives
 from videochat_online.evaluation.check.video_check import MediaFacts, check_media
@@ -26,7 +25,7 @@ BYTES_PER_SECOND = 10e6
 """Archives get so much more time the larger they are: less than this is a disk that does not answer."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class InspectedVideo:
     """What was found about a video.
 
@@ -40,9 +39,9 @@ class InspectedVideo:
 
     name: str
     num_questions: int
-    path: Path | None = None
-    facts: MediaFacts = MediaFacts()
-    findings: list[Finding] = field(default_factory=list)
+    path: Path | None
+    facts: MediaFacts
+    findings: list[Finding]
 
     @property
     def problems(self) -> list[Finding]:
@@ -137,17 +136,17 @@ def inspect_benchmark(
         InputError: annotations or data root that cannot be read at all.
     """
     content, library = task.read(annotations), MediaLibrary(data_root)
-    inspected = [_inspected(library.locate(video)) for video in content.videos]
-    missing = [video.id for video, one in zip(content.videos, inspected, strict=True) if one.path is None]
-    folders = {one.path for one in inspected if one.path is not None and one.path.is_dir()}
-    archives = find_archives(data_root, folders)
-    present = [(video, one) for video, one in zip(content.videos, inspected, strict=True) if one.path is not None]
+    located = [library.locate(video) for video in content.videos]
+    missing = [one.video.id for one in located if one.path is None]
+    archives = find_archives(data_root, {one.path for one in located if one.path is not None and one.path.is_dir()})
+    present = [one for one in located if one.path is not None]
     # Archives first: the longest work.
     calls: list[tuple[Any, ...]] = [(check_archive, path, missing) for path in archives]
-    calls += [(check_media, one.path, video, decode_all, zero_start) for video, one in present]
+    calls += [(check_media, one.path, one.video, decode_all, zero_start) for one in present]
     limits_s = [time_limit_s + path.stat().st_size / BYTES_PER_SECOND for path in archives]
     limits_s += [time_limit_s] * len(present)
-    facts: dict[Path, ArchiveFacts] = {}
+    packed: dict[Path, ArchiveFacts] = {}
+    media: dict[str, MediaFacts] = {}
     results = (
         run_isolated(_look, calls, num_processes=num_processes, limits_s=limits_s)
         if num_processes
@@ -155,33 +154,29 @@ def inspect_benchmark(
     )
     for done, (index, found) in enumerate(results, start=1):
         if index < len(archives):
-            facts[archives[index]] = ArchiveFacts(found.reason, True) if isinstance(found, Lost) else found
+            packed[archives[index]] = ArchiveFacts(found.reason, True) if isinstance(found, Lost) else found
         else:
-            one = present[index - len(archives)][1]
+            one = present[index - len(archives)]
             if isinstance(found, Lost):
                 found = MediaFacts(findings=(Finding("unreadable", f"{one.path}: {found.reason}"),))
-            one.facts = found
+            media[one.video.name] = found
         on_done(done, len(calls))
-    _gather(content, inspected, facts)
-    return Inspection(tuple(inspected), {path: facts[path] for path in archives}, content.problems)
+    packed, of_questions = {path: packed[path] for path in archives}, annotation_findings(content)
+    inspected = []
+    for one in located:
+        name, facts = one.video.name, media.get(one.video.name, MediaFacts())
+        findings = [*_missing(one, packed), *facts.findings, *of_questions.get(name, ())]
+        inspected.append(InspectedVideo(name, len(one.video.questions), one.path, facts, findings))
+    return Inspection(tuple(inspected), packed, content.problems)
 
 
 def _look(check: Callable[..., Any], *arguments: Any) -> Any:
     return check(*arguments)
 
 
-def _inspected(located: LocatedVideo) -> InspectedVideo:
-    video, problem = located.video, located.problem
-    findings = [] if problem is None else [Finding("missing", problem.removeprefix(f"{video.id}: "))]
-    return InspectedVideo(video.name, len(video.questions), located.path, findings=findings)
-
-
-def _gather(content: EvalSet, inspected: Sequence[InspectedVideo], archives: dict[Path, ArchiveFacts]) -> None:
-    """Put together what is known about each video from its media, its questions and the archives."""
-    of_questions = annotation_findings(content)
-    for video, one in zip(content.videos, inspected, strict=True):
-        packed = [path for path, facts in archives.items() if video.id in facts.held]
-        if one.path is None and packed:
-            reason = f"{one.findings[0].reason}; {packed[0]} holds it and has to be unpacked"
-            one.findings[0] = Finding("missing", reason)
-        one.findings += [*one.facts.findings, *of_questions.get(video.name, [])]
+def _missing(located: LocatedVideo, archives: Mapping[Path, ArchiveFacts]) -> Iterator[Finding]:
+    """Why a video is not there, and which archive it waits in."""
+    if located.problem is not None:
+        reason = located.problem.removeprefix(f"{located.video.id}: ")
+        holders = [path for path, facts in archives.items() if located.video.id in facts.held]
+        yield Finding("missing", f"{reason}; {holders[0]} holds it and has to be unpacked" if holders else reason)

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.models.internvl.configuration_internvl import InternVLVisionConfig
 from transformers.models.internvl.modeling_internvl import InternVLMultiModalProjector, InternVLVisionModel
 
-from videochat_online.errors import CheckpointError, InputError
+from videochat_online.errors import CheckpointError, InputError, one_line
 from videochat_online.extras import require
 from videochat_online.model.checkpoints.checkpoint import read_network
 from videochat_online.model.checkpoints.hf_layout import TILING_KEYS, VISION_MODEL_TYPE
@@ -122,7 +122,7 @@ def _load_language_model(source: Path) -> tuple[PreTrainedModel, PreTrainedToken
         )
         tokenizer = AutoTokenizer.from_pretrained(folder, **options) if is_gguf else load_tokenizer(folder)
     except ImportError as error:
-        raise InputError(f"{source}: reading it needs a package: {' '.join(str(error).split())[:200]}") from error
+        raise InputError(f"{source}: reading it needs a package: {one_line(error, 200)}") from error
     except CheckpointError:
         raise
     except Exception as error:  # whatever the odd value of a configuration trips over

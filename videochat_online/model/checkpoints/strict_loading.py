@@ -20,7 +20,7 @@ from transformers.conversion_mapping import register_checkpoint_conversion_mappi
 from transformers.core_model_loading import Chunk, ConversionOps, WeightConverter, WeightRenaming
 from transformers.modeling_utils import set_zero3_state
 
-from videochat_online.errors import CheckpointError, InputError
+from videochat_online.errors import CheckpointError, InputError, one_line
 from videochat_online.model.checkpoints.hf_layout import HF_MODEL_TYPE, HF_NAMES, hf_key
 from videochat_online.model.checkpoints.original import PREFIXES, VISION_PARTS, has_lora, merge_lora, original_key
 from videochat_online.model.checkpoints.weight_files import (
@@ -223,5 +223,4 @@ def read_model_config(directory: Path) -> VideoChatOnlineConfig:
     except InputError as error:
         raise CheckpointError(f"{directory}/config.json: {error}") from error
     except Exception as error:  # transformers raises whatever the odd value trips over, its own types included
-        reason = " ".join(str(error).split())
-        raise CheckpointError(f"{directory}/config.json: not a configuration we can read: {reason}") from error
+        raise CheckpointError(f"{directory}/config.json: not a configuration we can read: {one_line(error)}") from error
