@@ -30,16 +30,16 @@ class PromptOutline:
 
     Attributes:
         parts: all parts of it.
-        opening: its first control token.
-        num_others: control tokens after it.
-        between: parts between two of them, with these two; and these two alone.
+        added: parts whose tokens it has: its first control token, and what stands between two, with these two.
+        removed: parts whose tokens it has once more by `added`: two control tokens with nothing between.
+        num_controls: control tokens after the first.
         num_repeated: visual tokens beyond the first one of each picture.
     """
 
     parts: Parts
-    opening: Parts
-    num_others: int
-    between: tuple[tuple[Parts, Parts], ...]
+    added: tuple[Parts, ...]
+    removed: tuple[Parts, ...]
+    num_controls: int
     num_repeated: int
 
 
@@ -70,14 +70,15 @@ class PromptCounter:
             InputError: turns or texts that `layout_prompt` refuses.
         """
         pieces, counts = prompt_pieces(turns, self._template, system_message)
-        parts = tuple(tokenizer_parts(pieces)[0])
+        parts, num_repeated = tuple(tokenizer_parts(pieces)[0]), sum(counts) - len(counts)
         first, *others = [tuple(part) for part in split_parts(self._tokenizer, parts)]
         if not others:
-            return PromptOutline(parts, (), 0, ((first, ()),), sum(counts) - len(counts))
+            return PromptOutline(parts, (first,), (), 0, num_repeated)
         between = [(first, first[-1:]), *((part, (part[0], part[-1])) for part in others[:-1])]
         between.append((others[-1], others[-1][:1]))
-        different = tuple(pair for pair in between if pair[0] != pair[1])
-        return PromptOutline(parts, first[-1:], len(others) - 1, different, sum(counts) - len(counts))
+        different = [pair for pair in between if pair[0] != pair[1]]
+        added = (first[-1:], *(part for part, _ in different))
+        return PromptOutline(parts, added, tuple(ends for _, ends in different), len(others) - 1, num_repeated)
 
     def count(self, outlines: Sequence[PromptOutline]) -> list[int]:
         """Tokens of each prompt.
@@ -87,17 +88,14 @@ class PromptCounter:
         """
         if len(self._known) > MAX_KNOWN:
             self._known.clear()
-        needed = dict.fromkeys(parts for outline in outlines for pair in outline.between for parts in pair)
-        needed |= dict.fromkeys(outline.opening for outline in outlines)
+        needed = dict.fromkeys(parts for outline in outlines for parts in (*outline.added, *outline.removed))
         missing = [parts for parts in needed if parts not in self._known]
         self._known.update(zip(missing, count_parts(self._tokenizer, missing), strict=True))
         return [self._count(outline) for outline in outlines]
 
     def _count(self, outline: PromptOutline) -> int:
-        num_tokens = self._known[outline.opening] or 0
-        for parts, controls in outline.between:
-            num_all, num_controls = self._known[parts], self._known[controls]
-            if num_all is None or num_controls is None:
-                return len(encode_parts(self._tokenizer, outline.parts)[0]) + outline.num_repeated
-            num_tokens += num_all - num_controls
-        return num_tokens + outline.num_others + outline.num_repeated
+        added, removed = ([self._known[parts] for parts in some] for some in (outline.added, outline.removed))
+        if None in (*added, *removed):
+            return len(encode_parts(self._tokenizer, outline.parts)[0]) + outline.num_repeated
+        num_tokens = sum(filter(None, added)) - sum(filter(None, removed))
+        return num_tokens + outline.num_controls + outline.num_repeated
