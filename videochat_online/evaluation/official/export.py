@@ -121,13 +121,9 @@ def _model_name(run: Run, given: str | None) -> str:
 def _annotation_paths(run: Run, given: Sequence[Path] | None) -> list[Path]:
     """The files that the run answered, in its order, told by their content."""
     wanted: list[dict[str, Any]] = run.settings.get("annotations") or []
-    there = given
-    if there is None:
-        there = [Path(path) for path in read_run_file(run.folder / "run.json").get("annotation_paths") or ()]
-        if len(there) != len(wanted) or not there:
-            raise InputError(
-                f"--annotations: expected the files that {run.folder} answered, it says no path of its own"
-            )
+    there = given or [Path(path) for path in read_run_file(run.folder / "run.json").get("annotation_paths") or ()]
+    if not there:
+        raise InputError(f"--annotations: expected the files that {run.folder} answered, it says no path of its own")
     for path in there:
         if not path.is_file():
             raise InputError(f"--annotations: expected the files that {run.folder} answered, {path} is none")

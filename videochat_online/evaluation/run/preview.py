@@ -84,20 +84,16 @@ def preview(
         and why. Of a proactive question, the first poll.
     """
     counts: Counter[str] = Counter()
-    chosen: list[tuple[LocatedVideo, list[EvalQuestion]]] = []
-    for located in plan.share:
-        questions = []
-        for question in located.video.questions:
-            counts[kind_of(question)] += 1
-            if counts[kind_of(question)] <= number:
-                questions.append(question)
-        if questions:
-            chosen.append((located, questions))
+    previewed, shown = _Preview(config, model, is_blind), []
     with DecoderProcess(config.decode_timeout_s) as decoder:
-        previewed, shown = _Preview(config, model, is_blind), []
-        for located, questions in chosen:
+        for located in plan.share:
+            questions = []
+            for question in located.video.questions:
+                counts[kind_of(question)] += 1
+                if counts[kind_of(question)] <= number:
+                    questions.append(question)
             pairs = [(question, _Seen((), (), 0)) for question in questions]
-            if not is_blind:
+            if questions and not is_blind:
                 pairs = previewed.seen(questions, located, decoder)
             shown += [previewed.shown(question, located.video, one) for question, one in pairs]
     return sorted(shown, key=lambda one: one["kind"])
@@ -157,8 +153,6 @@ class _Preview:
     def _laid_out(self, asked: EvalQuestion, text: str, seen: _Seen, model: TextModel) -> dict[str, Any]:
         config, protocol = self.config, self.config.protocol
         message = protocol.system_message_of(asked_kind(asked, config.answer_by))
-        own = model.config.system_message
-        own = model.template.default_system_message if own is None else own
         by_letter = way_of_answering(asked, config.answer_by) == "likelihood"
 
         def laid_out(segments: tuple[Segment, ...]) -> PromptLayout:
@@ -166,7 +160,7 @@ class _Preview:
                 [Turn(segments)],
                 tokenizer=model.tokenizer,
                 template=model.template,
-                system_message=own if message is None else message,
+                system_message=model.config.system_message if message is None else message,
                 generation_prefix=LETTER_PREFIX if by_letter else "",
             )
 

@@ -77,27 +77,29 @@ class _ForwardRow(_Row):
     test_info: Annotated[list[Any], Field(min_length=1)]
 
 
-class _Choice(AnnotatedRow):
+class _Asked(AnnotatedRow):
+    """What is asked at a moment."""
+
     realtime: TimeS
+
+
+class _Choice(_Asked):
     question: Words
     options: Annotated[list[Words], ONE_A_LETTER]
     gt: Annotated[int, Field(ge=0)]
 
 
-class _Repetition(AnnotatedRow):
-    realtime: TimeS
+class _Repetition(_Asked):
     activity: Words
     count: Annotated[int, Field(ge=0, le=MOST_COUNTED)]
 
 
-class _Step(AnnotatedRow):
-    realtime: TimeS
+class _Step(_Asked):
     step: Words
     type: Annotated[int, Field(ge=0, le=1)]
 
 
-class _Clue(AnnotatedRow):
-    realtime: TimeS
+class _Clue(_Asked):
     question: Words
     type: Annotated[int, Field(ge=0, le=1)]
 
