@@ -12,6 +12,7 @@ not grow with the visual tokens.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -152,16 +153,11 @@ def tokenizer_parts(pieces: Sequence[Piece]) -> tuple[list[Part], list[Span]]:
 
 
 def _labels(ids: Sequence[int], offsets: Sequence[Span], replies: Sequence[Span]) -> list[int]:
-    labels = [IGNORE_INDEX] * len(ids)
-    remaining = iter(replies)
-    reply = next(remaining, None)
-    for index, (start, _) in enumerate(offsets):
-        while reply is not None and start >= reply[1]:
-            reply = next(remaining, None)
-        # Only the start decides: the stop of an end token may lie beyond a line break that it swallows.
-        if reply is not None and start >= reply[0]:
-            labels[index] = ids[index]
-    return labels
+    # Only the start decides: the stop of an end token may lie beyond a line break that it swallows.
+    starts, ends = (start for start, _ in offsets), [end for reply in replies for end in reply]
+    # Within a reply, one more reply has begun than has ended.
+    is_learned = (bisect_right(ends, start) % 2 for start in starts)
+    return [index if learned else IGNORE_INDEX for index, learned in zip(ids, is_learned, strict=True)]
 
 
 def _expand(ids: Sequence[int], labels: Sequence[int], counts: Sequence[int], context: int, text: str) -> PromptLayout:

@@ -169,10 +169,8 @@ def _means(names: Sequence[tuple[str, Hashable]], accuracies_RK: Array) -> Array
 
 def _held_mean(accuracies_RK: Array) -> Array:
     """Mean [R] over the columns that hold questions; NaN where none does."""
-    held_RK = ~np.isnan(accuracies_RK)
-    num_held_R = held_RK.sum(axis=1)
-    sums_R = np.where(held_RK, accuracies_RK, 0.0).sum(axis=1)
-    return np.divide(sums_R, num_held_R, out=np.full(len(sums_R), np.nan), where=num_held_R > 0)
+    means_R: Array = np.ma.masked_invalid(accuracies_RK).mean(axis=1).filled(np.nan)
+    return means_R
 
 
 def _gains(
