@@ -15,7 +15,6 @@ pieces of text:
 
 from __future__ import annotations
 
-import json
 import re
 import secrets
 from collections.abc import Iterator, Sequence
@@ -27,6 +26,8 @@ from typing import Any, cast
 import sentencepiece
 from sentencepiece import sentencepiece_model_pb2, sentencepiece_pb2
 from transformers.tokenization_utils_sentencepiece import SentencePieceBackend
+
+from videochat_online.runs.files import read_object, write_json
 
 BLANK = "▁"
 """Sign that sentencepiece writes for a space."""
@@ -276,7 +277,7 @@ class SentencePieceTokenizer(SentencePieceBackend):
         files = tuple(super().save_pretrained(save_directory, *args, **kwargs))
         prefix = f"{kwargs['filename_prefix']}-" if kwargs.get("filename_prefix") else ""
         path = Path(save_directory) / f"{prefix}tokenizer_config.json"
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = read_object(path)
         config.pop("auto_map", None)
         config.update(
             tokenizer_class="LlamaTokenizer",
@@ -285,7 +286,7 @@ class SentencePieceTokenizer(SentencePieceBackend):
             add_eos_token=self.add_eos_token,
             additional_special_tokens=[str(token) for token in self.extra_special_tokens],
         )
-        path.write_text(json.dumps(config, indent=2, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
+        write_json(path, config)
         return files
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial, reduce
 from typing import Any
 
 from videochat_online.evaluation.scoring.averages import averages
@@ -99,16 +100,14 @@ def _unreadable_share(rows: Sequence[Row]) -> float | None:
 def _synthetic_tables(rows: Sequence[Row], seed: int) -> dict[str, Any]:
     """Tables by what generated sets say about a question, where they say it."""
     tables: dict[str, Any] = {}
-    for name, key in EXTRA_KEYS.items():
-        known = with_extra(rows, name)
-        if known:
-            tables[f"by_{name}"] = _named(scores_by(known, key, seed))
-    both = with_extra(with_extra(rows, "evidence_age_s"), "detail")
-    if both:
-        names = ("evidence_age_s", "detail")
-        scores = scores_by(both, lambda row: " / ".join(EXTRA_KEYS[name](row) for name in names), seed)
-        tables["by_evidence_age_s_and_detail"] = _named(scores)
+    for names in (*((name,) for name in EXTRA_KEYS), ("evidence_age_s", "detail")):
+        if known := reduce(with_extra, names, rows):
+            tables[f"by_{'_and_'.join(names)}"] = _named(scores_by(known, partial(_group, names), seed))
     return tables
+
+
+def _group(names: Sequence[str], row: Row) -> str:
+    return " / ".join(EXTRA_KEYS[name](row) for name in names)
 
 
 def with_extra(rows: Sequence[Row], name: str) -> list[Row]:

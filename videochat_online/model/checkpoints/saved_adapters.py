@@ -10,7 +10,6 @@ is PEFT's, with `adapter_config.json` and `adapter_model.safetensors`; one of ou
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import re
 from collections.abc import Iterable, Mapping
@@ -27,7 +26,7 @@ from videochat_online.extras import require
 from videochat_online.model.checkpoints.hf_layout import HF_NAMES, renamed, reverse
 from videochat_online.model.checkpoints.original import merge_lora
 from videochat_online.model.checkpoints.weight_files import read_entries, read_tensors
-from videochat_online.runs.files import read_json
+from videochat_online.runs.files import read_json, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +75,7 @@ class Base(Document):
 
     def write(self, folder: Path) -> None:
         """Put the record into a folder."""
-        (folder / BASE_FILE).write_text(json.dumps(self.model_dump(), indent=1) + "\n", encoding="utf-8")
+        write_json(folder / BASE_FILE, self.model_dump())
 
     @classmethod
     def read(cls, folder: Path) -> Base:
