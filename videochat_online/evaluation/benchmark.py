@@ -6,7 +6,7 @@ Plain data between annotation files, runner, scoring and report. Knows no file f
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from string import ascii_uppercase
 from typing import Any
@@ -204,21 +204,19 @@ def check_set(content: EvalSet, what: str) -> None:
             expect(isinstance(question, EvalQuestion), where, "questions of EvalQuestion", question)
             expect(question.id not in seen, what, "an id of its own for each question", question.id)
             seen.add(question.id)
-            for expected, holds, found in _rules(question):
-                expect(holds, f"{what}: question {question.id}", expected, found)
+            _check_question(question, f"{what}: question {question.id}")
     expect(bool(seen), what, "questions", None)
 
 
-def _rules(question: EvalQuestion) -> Iterator[tuple[str, bool, Any]]:
-    """What is expected of a question, whether it holds, and what is there."""
+def _check_question(question: EvalQuestion, where: str) -> None:
     kind, options, index = question.kind, question.options, question.answer_index
-    yield f"kind of {', '.join(KINDS)}", kind in KINDS, kind
+    expect(kind in KINDS, where, f"kind of {', '.join(KINDS)}", kind)
     is_time = isinstance(question.time_s, int | float) and question.time_s >= 0
-    yield "time_s of at least 0 seconds", is_time, question.time_s
-    yield "options that are texts", all(isinstance(one, str) for one in options), options
+    expect(is_time, where, "time_s of at least 0 seconds", question.time_s)
+    expect(all(isinstance(one, str) for one in options), where, "options that are texts", options)
     if kind == "choice":
-        yield "2 to 26 options", 2 <= len(options) <= len(ascii_uppercase), options
+        expect(2 <= len(options) <= len(ascii_uppercase), where, "2 to 26 options", options)
     if kind == "yes_no":
-        yield f"options {', '.join(YES_NO)}", tuple(options) == YES_NO, options
+        expect(tuple(options) == YES_NO, where, f"options {', '.join(YES_NO)}", options)
     is_index = isinstance(index, int) and 0 <= index < (len(options) if options else math.inf)
-    yield "answer_index of the right option, or a number of at least 0", is_index, index
+    expect(is_index, where, "answer_index of the right option, or a number of at least 0", index)
