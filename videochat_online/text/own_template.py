@@ -155,7 +155,7 @@ def _strings(tokenizer: PreTrainedTokenizerBase) -> ChatTemplate:
     )
     if template.trims and not template.trims_replies:
         raise _NotFixedError("blanks taken from around replies, as from around what users say, found them there")
-    return _with_system(tokenizer, replace(template, system_prefix=before), before, first)
+    return _with_system(tokenizer, template)
 
 
 def _blanks(word: str) -> str:
@@ -172,9 +172,12 @@ def _opens_once(bos: str, bare: str, between: str) -> bool:
     return bool(bos) and bare.startswith(bos) and bare.count(bos) == 1 and not between.endswith(bare)
 
 
-def _with_system(tokenizer: PreTrainedTokenizerBase, template: ChatTemplate, before: str, first: str) -> ChatTemplate:
+def _with_system(tokenizer: PreTrainedTokenizerBase, template: ChatTemplate) -> ChatTemplate:
+    """With its place for a system message, whose prefix is so far what a dialogue without one begins with."""
+    before = template.system_prefix
     try:
-        prefix, end, _ = _between(_written(tokenizer, _SYSTEM, _USER).removeprefix(first), _SYSTEM, _USER)
+        told = _written(tokenizer, _SYSTEM, _USER).removeprefix(template.prompt_start)
+        prefix, end, _ = _between(told, _SYSTEM, _USER)
         trims = _is_trimmed(_written(tokenizer, _blanks(_SYSTEM), _USER), _SYSTEM)
     except Exception:  # as in `own_template`
         return replace(template, takes_system=False)

@@ -74,7 +74,8 @@ def fast_copy(tokenizer: SentencePieceTokenizer) -> PreTrainedTokenizerFast:
             raise CheckpointError(
                 f"tokenizer: {str(token)!r} has the id {index}, in tokenizer.json it would be {found}"
             )
-    bos, eos = (str(token) if used else "" for token, used in _ends(tokenizer))
+    bos = str(tokenizer.bos_token) if tokenizer.add_bos_token else ""
+    eos = str(tokenizer.eos_token) if tokenizer.add_eos_token else ""
     ends = [(token, fast.token_to_id(token)) for token in (bos, eos) if token]
     if ends:
         single = " ".join(filter(None, (bos, "$A", eos)))
@@ -83,10 +84,6 @@ def fast_copy(tokenizer: SentencePieceTokenizer) -> PreTrainedTokenizerFast:
         )
     names = {name: str(token) for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
     return PreTrainedTokenizerFast(tokenizer_object=fast, clean_up_tokenization_spaces=False, **names)
-
-
-def _ends(tokenizer: SentencePieceTokenizer) -> tuple[tuple[Any, bool], tuple[Any, bool]]:
-    return (tokenizer.bos_token, tokenizer.add_bos_token), (tokenizer.eos_token, tokenizer.add_eos_token)
 
 
 def _model(proto: Any) -> models.Model:
