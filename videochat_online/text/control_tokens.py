@@ -84,8 +84,6 @@ def encode_many(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> lis
     """The ids that `encode_with_offsets` gives for each of many texts, several times as fast."""
     if isinstance(tokenizer, SentencePieceTokenizer):
         return [tokenizer.encode_ids(text) for text in texts]
-    if not texts:
-        return []
     encoded = tokenizer(list(texts), return_attention_mask=False, return_token_type_ids=False, verbose=False)
     return cast(list[list[int]], encoded["input_ids"])
 
