@@ -194,7 +194,8 @@ def test_a_report_needs_no_figures():
         "model": "m|n",
         "answer_by": "generation",
     }
-    counts = dict.fromkeys(("num_answered", "num_questions", "num_videos", "num_without_frames", "num_bad_videos"), 0)
+    names = ("num_answered", "num_questions", "num_videos", "num_without_frames", "num_bad_videos")
+    counts = dict.fromkeys((*names, "num_left_out", "num_not_finite"), 0) | {"notes": [], "conditions": {}}
     cost = dict.fromkeys(
         ("peak_memory_bytes", "num_frames_decoded", "num_frames_encoded", "frames_per_s", "first_token_s_p50",
          "first_token_s_p95", "visual_tokens_mean", "visual_tokens_max")

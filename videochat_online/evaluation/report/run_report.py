@@ -125,7 +125,7 @@ def render(metrics: Mapping[str, Any], plots: Mapping[str, str] | None = None) -
     """The report as Markdown; `plots` are titles and names of pictures beside it."""
     frames = "no frames (blind)" if metrics["blind"] else metrics["setting"]
     mark = [] if metrics["causal"] else [NOT_CAUSAL.format(_LOOKS_AHEAD[metrics["protocol"]["clips"]])]
-    conditions = {"model": metrics["model"], **metrics.get("conditions", {})}
+    conditions = {"model": metrics["model"], **metrics["conditions"]}
     parts = [f"# {metrics['task']}, {frames}", *mark, _headline(metrics)]
     parts += ["## Protocol", _protocol(metrics), "## Conditions", _value_table(conditions), "## Accuracy"]
     parts.append("Percent, with 95% intervals of a bootstrap over videos. An answer that names no option is wrong.")
@@ -160,22 +160,22 @@ def headline(averages: Mapping[str, Any]) -> dict[str, Mapping[str, Any] | None]
 
 
 def _headline(metrics: Mapping[str, Any]) -> str:
-    num_not_finite = metrics.get("num_not_finite", 0)
+    num_not_finite = metrics["num_not_finite"]
     not_finite = f", {num_not_finite} for which the model gave no finite number" if num_not_finite else ""
     counts = (
         f"{metrics['num_answered']} of {metrics['num_questions']} questions answered about {metrics['num_videos']} "
         f"videos; {metrics['num_unparsed']} answers name no option, {metrics['num_without_frames']} questions came "
         f"before the first frame{not_finite}; {metrics['num_bad_videos']} videos could not be used."
     )
-    if metrics.get("num_left_out"):
+    if metrics["num_left_out"]:
         num_videos = sum(row["num_left_out"] > 0 for row in metrics["bad_videos"])
         counts += f" {metrics['num_left_out']} answers of {num_videos} bad videos are left out."
     lacking = [
         f"Of {metrics['average_titles'].get(name, name)} there are no questions: {', '.join(cells)}."
-        for name, cells in metrics.get("lacking", {}).items()
+        for name, cells in metrics["lacking"].items()
         if metrics["average_titles"].get(name) and {**metrics, **metrics.get("averages", {})}.get(name)
     ]
-    return "\n\n".join([counts, *metrics.get("notes", []), _score_table(headline(metrics).items()), *lacking])
+    return "\n\n".join([counts, *metrics["notes"], _score_table(headline(metrics).items()), *lacking])
 
 
 def _protocol(metrics: Mapping[str, Any]) -> str:
