@@ -30,26 +30,6 @@ if TYPE_CHECKING:
     from videochat_online.streaming import GenerationSettings, ImageChat, StreamingSession, make_strategy
     from videochat_online.video import open_video, read_image, read_video
 
-# Where each public name lives. Resolved on first use: a reader of memories need not wait for transformers.
-_HOMES = {
-    "FifoMemoryBank": "memory",
-    "KeepAllMemoryBank": "memory",
-    "MemoryBank": "memory",
-    "PyramidMemoryBank": "memory",
-    "UniformMemoryBank": "memory",
-    "WindowMemoryBank": "memory",
-    "make_memory": "memory",
-    "VideoChatModel": "model",
-    "load_model": "model",
-    "GenerationSettings": "streaming",
-    "ImageChat": "streaming",
-    "StreamingSession": "streaming",
-    "make_strategy": "streaming",
-    "open_video": "video",
-    "read_image": "video",
-    "read_video": "video",
-}
-
 __all__ = [
     "FifoMemoryBank",
     "GenerationSettings",
@@ -70,11 +50,17 @@ __all__ = [
 ]
 
 
+_HOMES = ("memory", "video", "model", "streaming")
+"""Where these names live; resolved on first use, in this order: a reader of memories need not wait for transformers."""
+
+
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    for home in _HOMES if name in __all__ else ():
+        module = import_module(f"{__name__}.{home}")
+        if hasattr(module, name):
+            return getattr(module, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
+    return sorted({*globals(), *__all__})
