@@ -175,7 +175,7 @@ def _open(folder: TrainingFolder, dataset: TrainingDataset, sets: dict[str, Any]
 
 def _is_over(checkpoint: Path, last: TrainerState, training: RunArguments) -> bool:
     is_through = last.global_step >= last.max_steps or has_stopped_early(last, training)
-    return is_through and is_as_long(checkpoint, last.max_steps, training)
+    return is_through and is_as_long(checkpoint, training)
 
 
 def _write_result(trainer: OnlineTrainer, requests: Requests, checkpoint: Path | None = None) -> int | None:
@@ -327,7 +327,6 @@ def set_facts(entries: Sequence[RegistryEntry]) -> dict[str, dict[str, Any]]:
             "max_dynamic_patch": entry.max_dynamic_patch,
             "fps": entry.fps,
             "memory": None if entry.memory is None else {"name": entry.memory.name, **entry.memory.options},
-            # Not where it is none: earlier runs go on.
             **({} if entry.row_format.name is None else {"row_format": entry.row_format.to_json()}),
         }
         for entry in entries

@@ -74,18 +74,9 @@ def rotate(folder: Path, limit: int | None, best: Path | None = None) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def is_as_long(checkpoint: Path, max_steps: int, keys: Any) -> bool:
-    """Whether a checkpoint was made by a run as long as its keys say now.
-
-    Args:
-        checkpoint: checkpoint of the run.
-        max_steps: number of steps of the run that made it.
-        keys: keys of the run as they are now.
-    """
-    length = mark_of(checkpoint).get("length")
-    if length is None and keys.max_steps > 0:  # as earlier versions wrote it
-        length = {LENGTH[0]: max_steps}
-    return length in (None, run_length(keys))
+def is_as_long(checkpoint: Path, keys: Any) -> bool:
+    """Whether a checkpoint was made by a run as long as its keys say now."""
+    return bool(mark_of(checkpoint).get("length") == run_length(keys))
 
 
 def checkpoints(folder: Path) -> list[Path]:

@@ -28,7 +28,7 @@ from videochat_online.runs.provenance import git_revision, timestamp, versions
 from videochat_online.runs.run_folder import LOCK_FILE, RUN_FILE, RunFolder, SettingDifference, differences, in_one_line
 from videochat_online.text import get_template, load_tokenizer
 from videochat_online.train.folder.checkpoints import LENGTH, checkpoints, is_complete, last_checkpoint, length_of
-from videochat_online.train.keys.arguments import Arguments, DataArguments, ModelArguments, num_processes
+from videochat_online.train.keys.arguments import Arguments, num_processes
 from videochat_online.train.keys.deepspeed_plan import deciding_keys
 from videochat_online.train.keys.parsing import GONE, PATHS
 
@@ -63,18 +63,13 @@ _INCIDENTAL = (
     "enable_jit_checkpoint",
     "extend",
     "per_device_eval_batch_size",
+    "deepspeed",  # it is the plan's content that counts, not its name
 )
 _DECIDING = ("dataloader_drop_last",)
 _INCIDENTAL_PREFIXES = ("logging_", "log_", "save_", "dataloader_", "hub_", "push_to_hub", "trackio_", "do_", "eval_")
 
 _COLLECTIVE = ("save_", "eval_", "logging_", "per_device_eval_batch_size", "max_bad_fraction", "extend")
 """Beginnings of incidental keys by which processes would wait for each other."""
-
-OWN_DEFAULTS = {f.name: f.default for kind in (ModelArguments, DataArguments) for f in dataclasses.fields(kind)}
-"""Values of the keys that a run of an earlier version, which does not know them, was begun with."""
-
-PLAN = "deepspeed."
-"""Prefix of the keys that stand for what a DeepSpeed plan says."""
 
 
 def resolved_keys(arguments: Arguments) -> dict[str, Any]:
@@ -162,26 +157,18 @@ class TrainingFolder(RunFolder):
             is_longer = all(found.name in LENGTH for found in different)
             hint = "; `--extend True` goes on with this one, for more steps or epochs than before" if is_longer else ""
             raise InputError(f"{self.other_run(different)}{hint}")
-        self._check_data(recorded.get("sets", sets), sets)
+        self._check_data(recorded["sets"], sets)
 
     def _other_keys(self, recorded: Mapping[str, Any]) -> list[SettingDifference]:
         """The keys in which the recorded run is another one."""
         was, now = dict(recorded.get("identity", {})), identity(self.keys)
-        was = {key: OWN_DEFAULTS[key] for key in now if key in OWN_DEFAULTS} | was
-        is_older = bool(was.get("deepspeed")) and not any(key.startswith(PLAN) for key in was)
-        for keys in (was, now):  # it is the plan's content that counts, not its name
-            for key in list(keys):
-                if not _decides(key) or (key.startswith(PLAN) if is_older else key == "deepspeed"):
-                    del keys[key]
         if self._is_extended():
             was |= {key: now[key] for key in LENGTH if key in now}
-        paths = recorded.get("paths") or {key: _absolute(was.get(key)) for key in PATHS}
         # A template may have two names, and one name other strings than before.
-        was["conv_style"], now["conv_style"] = recorded.get("template") or template_of(was), template_of(now)
+        was["conv_style"], now["conv_style"] = recorded.get("template"), template_of(now)
         # One path is written differently from different folders.
+        paths = recorded.get("paths", {})
         was |= {key: now[key] for key in PATHS if key in now and paths.get(key) == _absolute(now[key])}
-        # As earlier versions wrote it: as a text.
-        was |= {key: now.get(key) for key, value in was.items() if str(value).startswith("AcceleratorConfig(")}
         return differences(was, now)
 
     def _check_data(self, was: Mapping[str, Any], now: Mapping[str, Any]) -> None:

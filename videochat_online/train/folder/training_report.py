@@ -112,7 +112,7 @@ def make_report(
         status=FINISHED if is_over else ENDED_EARLY,
         output_dir=str(folder),
         steps=state.global_step,
-        losses=tuple({key: _number(entry[key]) for key in _STEP_KEYS if key in entry} for entry in logged),
+        losses=tuple({key: entry[key] for key in _STEP_KEYS if key in entry} for entry in logged),
         dataset=dataset.counts(),
         unread_keys=dataset.unread_keys(),
         skipped=tuple(read_skipped(folder)),
@@ -124,7 +124,7 @@ def make_report(
         + trainer.finite.take(trainer.reduce),
         empty_steps=sum(entry.get("empty_steps", 0) for entry in logged) + trainer.steps.take(0.0)[1],
         train_loss=_number(metrics.get("train_loss")),
-        validation=tuple({key: _number(value) for key, value in entry.items()} for entry in evaluated),
+        validation=tuple(evaluated),
         held_out={} if trainer.validation is None else trainer.validation.rows.counts(),
         skipped_held_out=tuple(read_skipped(folder, HELD_OUT_SKIPPED_PREFIX)),
         best=None
@@ -139,7 +139,7 @@ def make_report(
 
 
 def _number(value: float | None) -> float | None:
-    """JSON has no NaN; checkpoints of earlier versions have."""
+    """JSON has no NaN."""
     return value if value is not None and math.isfinite(value) else None
 
 
@@ -149,9 +149,7 @@ def read_report(content: dict[str, Any], where: Path) -> TrainReport:
     Raises:
         InputError: a key that it lacks, or a value of another type; the file is named.
     """
-    # Reports of earlier versions have no status.
-    known = content | {"status": FINISHED if content.get("finished") else ENDED_EARLY}
-    known |= {key: (known.get(key) or {}).get("rows", ()) for key in ("skipped", "skipped_held_out")}
+    known = content | {key: (content.get(key) or {}).get("rows", ()) for key in ("skipped", "skipped_held_out")}
     try:
         return TypeAdapter(TrainReport).validate_python(known)
     except ValidationError as error:

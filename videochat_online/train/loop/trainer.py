@@ -37,6 +37,7 @@ from videochat_online.train.distributed import fail_together, gathered
 from videochat_online.train.folder.checkpoints import (
     COMPLETE_MARK,
     checkpoint_of,
+    is_as_long,
     last_checkpoint,
     mark_of,
     rotate,
@@ -280,8 +281,7 @@ class OnlineTrainer(EvaluatingTrainer):
         with reading(checkpoint):
             super()._load_optimizer_and_scheduler(checkpoint)
         schedule = getattr(self.lr_scheduler, "scheduler", self.lr_scheduler)
-        length = None if checkpoint is None else mark_of(Path(checkpoint)).get("length")
-        if checkpoint is not None and length != run_length(self.args) and isinstance(schedule, LambdaLR):
+        if checkpoint is not None and isinstance(schedule, LambdaLR) and not is_as_long(Path(checkpoint), self.args):
             follow(schedule)  # of a run that has become longer
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
@@ -344,7 +344,7 @@ class OnlineTrainer(EvaluatingTrainer):
         """Go on with it after a resumed checkpoint: the next entry is the mean that it would have been."""
         unlogged = mark_of(checkpoint_of(self.folder, self.state.global_step)).get("unlogged")
         if unlogged is None:
-            return  # the first launch, or a checkpoint of an earlier version
+            return  # the first launch
         own = unlogged["of_processes"][self.args.process_index]
         self._tr_loss += own["loss"]
         self._total_loss_scalar -= own["loss"]
