@@ -6,7 +6,6 @@ decoders want real files and go through them more than once.
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -95,17 +94,12 @@ def local_copy(path: Location) -> Iterator[Path]:
                 copy.mkdir()
                 for file in path.iterdir():
                     if file.is_file():
-                        _copy(file, copy / file.name)
+                        file.fs.get_file(file.path, str(copy / file.name))
             else:
-                _copy(path, copy)
+                path.fs.get_file(path.path, str(copy))
         except Exception as error:
             raise VideoError(f"{path}: expected a file or folder that can be read, found none ({error})") from error
         try:
             yield copy
         except VideoError as error:
             raise VideoError(str(error).replace(str(copy), str(path))) from error
-
-
-def _copy(source: UPath, target: Path) -> None:
-    with source.open("rb") as here, target.open("wb") as there:
-        shutil.copyfileobj(here, there)
