@@ -14,8 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,12 +94,11 @@ def run(options: argparse.Namespace) -> int:
     if any(path is not None for _, path in drawings):
         require("a plot", "matplotlib")
     figures = [(draw(comparison.runs), path) for draw, path in drawings if path is not None]
-    with _writing():
-        for figure, path in figures:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_figure(figure, path)
-        if options.flips is not None:
-            _write(options.flips, render_flips(comparison.flips, options.flips.suffix.lower()))
+    for figure, path in figures:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_figure(figure, path)
+    if options.flips is not None:
+        _write(options.flips, render_flips(comparison.flips, options.flips.suffix.lower()))
     return _show(text, comparison.as_dict(), options)
 
 
@@ -116,18 +114,9 @@ def _official(options: argparse.Namespace) -> int:
 
 def _show(text: str, values: dict[str, Any], options: argparse.Namespace) -> int:
     if options.output is not None:
-        with _writing():
-            _write(options.output, text)
+        _write(options.output, text)
     print(json.dumps(values, ensure_ascii=False) if options.json else text.rstrip("\n"))  # noqa: T201
     return 0
-
-
-@contextmanager
-def _writing() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise InputError(f"{error.filename}: expected a file that can be written ({error.strerror})") from error
 
 
 def _write(path: Path, text: str) -> None:
