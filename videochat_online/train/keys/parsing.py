@@ -106,10 +106,9 @@ def parse_arguments(
     from_file = {} if config is None else read_config(Path(config), actions)
     if config_root is not None:
         from_file |= {key: below(Path(config_root), key, from_file[key]) for key in PATHS if from_file.get(key)}
-    overrides = [_normalised(argument) for argument in overrides]
     for argument in overrides:
         if argument.startswith("--"):
-            _check_key(argument[2:].partition("=")[0], actions, "command line")
+            _check_key(argument[2:].partition("=")[0].replace("-", "_"), actions, "command line")
     unset = {key for key, action in actions.items() if action.default is None}
     parser.set_defaults(**from_file)
     known, stray = parser.parse_known_args(overrides)
@@ -193,13 +192,6 @@ def _check_key(key: str, actions: Mapping[str, Action], where: str) -> None:
     near = get_close_matches(key, [*flags, *actions, *GONE], n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]}?" if near else ""
     raise InputError(f"{where}: unknown key {key}{hint} (videochat-online train --keys lists all)")
-
-
-def _normalised(argument: str) -> str:
-    if not argument.startswith("--"):
-        return argument
-    name, equals, value = argument[2:].partition("=")
-    return f"--{name.replace('-', '_')}{equals}{value}"
 
 
 def _build(kind: type[Any], values: dict[str, Any]) -> Any:
