@@ -14,8 +14,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
 
 from videochat_online.data.samples.pixel_reader import Pixels
 from videochat_online.errors import InputError, shown
@@ -74,8 +75,7 @@ class SimulatedMemory:
             intervals: intervals of the token schedule.
         """
         memory = self.make(full_grid, intervals)
-        thumbnails_TC = torch.from_numpy(thumbnails(pixels_TSSC))
-        for index, (values_C, time_s) in enumerate(zip(thumbnails_TC, times_s, strict=True)):
+        for index, (values_C, time_s) in enumerate(zip(thumbnails(pixels_TSSC), times_s, strict=True)):
             tokens_CHW = values_C[:, None, None].expand(-1, *full_grid)
             memory.write(FrameTokens(tokens_CHW, index, time_s, index))
         kept = memory.read()
@@ -101,13 +101,9 @@ class SimulatedMemory:
         return make_model_memory(self.name, full_grid, intervals, self.options)
 
 
-def thumbnails(pixels_TSSC: Pixels) -> np.ndarray:
+def thumbnails(pixels_TSSC: Pixels) -> Tensor:
     """Squares of `THUMBNAIL_SIDE` averaged pixels around their common mean: uint8 [T, S, S, 3] -> float32 [T, C]."""
-    num_frames, side = pixels_TSSC.shape[:2]
-    if not num_frames:
-        return np.zeros((0, THUMBNAIL_SIDE**2 * 3), dtype=np.float32)
-    edges = np.linspace(0, side, THUMBNAIL_SIDE + 1).astype(int)[:-1]
-    sums = np.add.reduceat(np.add.reduceat(pixels_TSSC.astype(np.float32), edges, axis=1), edges, axis=2)
-    flat_TC = sums.reshape(num_frames, -1) / (side / THUMBNAIL_SIDE) ** 2
+    pixels_TCSS = torch.from_numpy(pixels_TSSC).permute(0, 3, 1, 2).float()
+    flat_TC = adaptive_avg_pool2d(pixels_TCSS, THUMBNAIL_SIDE).permute(0, 2, 3, 1).flatten(1)
     # Around the clip's mean: a shared background would make all frames equally alike.
-    return flat_TC - flat_TC.mean(axis=0, keepdims=True)
+    return flat_TC - flat_TC.mean(dim=0)
