@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -88,23 +88,8 @@ class HeldOutRows(Dataset["tuple[int, Example | SkippedSample]"]):
                 raise InputError(f"eval_meta_path: {name}: none of its {len(dataset)} rows can be used{reason}")
 
 
-@dataclass(frozen=True, slots=True)
-class Leak:
-    """Rows that are held out and trained on.
-
-    Attributes:
-        num_rows: number of rows of all held-out sets.
-        set_name: name of the first row's set.
-        row: its number in its set.
-    """
-
-    num_rows: int
-    set_name: str
-    row: int
-
-
-def find_leak(held_out: HeldOutRows, training: TrainingDataset) -> Leak | None:
-    """Held-out rows that are training rows, too: with the same media and the same dialogue, however they are written.
+def leaked_rows(held_out: HeldOutRows, training: TrainingDataset) -> list[tuple[str, int]]:
+    """Set and number of held-out rows that are trained on: of the same media and dialogue, however they are written.
 
     A training row is looked at closely only where its first medium is called like one that is held out.
     """
@@ -115,8 +100,7 @@ def find_leak(held_out: HeldOutRows, training: TrainingDataset) -> Leak | None:
             held_by_content.setdefault(_content(sample), []).append((name, row))
             names.update(medium.name for medium in sample.media[:1])
     found = {key for _, _, sample in _samples(training, names) if (key := _content(sample)) in held_by_content}
-    leaked = sorted(row for key in found for row in held_by_content[key])
-    return Leak(len(leaked), *leaked[0]) if leaked else None
+    return sorted(row for key in found for row in held_by_content[key])
 
 
 def _samples(dataset: TrainingDataset, names: set[str] | None = None) -> Iterator[tuple[str, int, Sample]]:

@@ -30,7 +30,7 @@ from videochat_online.data import (
     TrainingDataset,
     load_registries,
 )
-from videochat_online.data.batches.held_out import find_leak
+from videochat_online.data.batches.held_out import leaked_rows
 from videochat_online.data.samples.sample_lengths import EstimatedSample
 from videochat_online.errors import InputError
 from videochat_online.model import VideoChatOnlineForConditionalGeneration
@@ -206,12 +206,12 @@ class Validation:
 
 def warn_of_leak(rows: HeldOutRows, dataset: TrainingDataset) -> None:
     """Say how many held-out rows are trained on as well."""
-    leak = find_leak(rows, dataset)
-    if leak is not None:
+    leaked = leaked_rows(rows, dataset)
+    if leaked:
         logger.warning(
             "eval_meta_path: %d of %d held-out rows are also in the training sets, with the same media and dialogue,"
             " the first of them %s row %d",
-            *(leak.num_rows, len(rows), leak.set_name, leak.row),
+            *(len(leaked), len(rows), *leaked[0]),
         )
 
 
