@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TypeAlias
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -29,8 +28,6 @@ NUM_ROWS_FOR_KEYS = 1000
 
 ROWS_AT_ONCE = 1000
 """Number of rows whose tokens are counted together."""
-
-Together: TypeAlias = "Callable[[int, Callable[[int, int], np.ndarray]], np.ndarray]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,23 +163,21 @@ class TrainingDataset(Dataset[Example | SkippedSample]):
                 found[entry.name] = dict(sorted(counts.items()))
         return found
 
-    def estimate_lengths(self, together: Together = lambda num_rows, count: count(0, num_rows)) -> np.ndarray:
+    def estimate_lengths(self, part: int = 0, num_parts: int = 1) -> np.ndarray:
         """Tokens that each item has at most, for grouping and packing; 1 for a row that cannot be used.
 
         Args:
-            together: calls its second argument with the first and the last but one of so many rows, and returns what
-                that gives for all of them: where several processes want the same, each may count a part.
+            part: where several processes want the same, each may count a part of the rows; items of others have 0.
+            num_parts: number of these processes.
         """
         starts = np.cumsum([0, *(len(file) for file in self.files)])
         rows, row_of_item = np.unique(starts[self._sets] + self._rows, return_inverse=True)
-
-        def count(first: int, stop: int) -> np.ndarray:
-            chosen = rows[first:stop]
-            sets = np.searchsorted(starts, chosen, side="right") - 1
-            counted = self._count(list(zip(sets.tolist(), (chosen - starts[sets]).tolist(), strict=True)))
-            return np.fromiter((sample.tokens for sample in counted), np.int64, len(chosen))
-
-        return together(len(rows), count)[row_of_item]
+        first, stop = (number * len(rows) // num_parts for number in (part, part + 1))
+        sets = np.searchsorted(starts, rows[first:stop], side="right") - 1
+        counted = self._count(list(zip(sets.tolist(), (rows[first:stop] - starts[sets]).tolist(), strict=True)))
+        tokens = np.zeros(len(rows), dtype=np.int64)
+        tokens[first:stop] = [sample.tokens for sample in counted]
+        return tokens[row_of_item]
 
     def estimates(self, items: Sequence[int] | None = None) -> list[EstimatedSample]:
         """What items hold at most, all of them by default; a single token for a row that cannot be used."""

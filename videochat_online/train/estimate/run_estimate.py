@@ -10,7 +10,7 @@ import logging
 import random
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -182,17 +182,11 @@ def estimate_together(dataset: TrainingDataset, training: TrainingArguments) -> 
         dataset: dataset of the items.
         training: arguments of a process that has joined the others.
     """
-    rank, num = training.process_index, training.world_size
-
-    def together(num_rows: int, count: Callable[[int, int], np.ndarray]) -> np.ndarray:
-        first, stop = (part * num_rows // num for part in (rank, rank + 1))
-        counts = torch.zeros(num_rows, dtype=torch.int64, device=training.device)
-        counts[first:stop] = torch.from_numpy(count(first, stop)).to(training.device)
-        if num > 1:
-            torch.distributed.all_reduce(counts)
-        return counts.cpu().numpy()
-
     began = time.monotonic()
-    lengths = dataset.estimate_lengths(together)
+    lengths = dataset.estimate_lengths(training.process_index, training.world_size)
+    if training.world_size > 1:
+        counts = torch.from_numpy(lengths).to(training.device)
+        torch.distributed.all_reduce(counts)
+        lengths = counts.cpu().numpy()
     logger.info("tokens of %d samples counted in %.1f s", len(lengths), time.monotonic() - began)
     return lengths
