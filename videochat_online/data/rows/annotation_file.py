@@ -141,25 +141,21 @@ def _array_lines(path: Location, content: bytes) -> list[bytes]:
     """
     text = content.decode("utf-8", "surrogateescape")
     lines: list[bytes] = []
+    expected = f"{path}: expected a JSON array of rows, or one row a line"
     decoder, position = json.JSONDecoder(), _after_blanks(text, text.index("[") + 1)
     while text[position : position + 1] != "]":
         if lines:
             if text[position : position + 1] != ",":
-                raise InputError(
-                    f"{path}: expected a JSON array of rows, or one row a line: found no comma or end after row"
-                    f" {len(lines) - 1}"
-                )
+                raise InputError(f"{expected}: found no comma or end after row {len(lines) - 1}")
             position = _after_blanks(text, position + 1)
         try:
             _, stop = decoder.raw_decode(text, position)
         except (ValueError, RecursionError) as error:
-            raise InputError(
-                f"{path}: expected a JSON array of rows, or one row a line: row {len(lines)}: {error}"
-            ) from error
+            raise InputError(f"{expected}: row {len(lines)}: {error}") from error
         lines.append(text[position:stop].encode("utf-8", "surrogateescape"))
         position = _after_blanks(text, stop)
     if _after_blanks(text, position + 1) < len(text):
-        raise InputError(f"{path}: expected a JSON array of rows, or one row a line: found more after the array's end")
+        raise InputError(f"{expected}: found more after the array's end")
     return lines
 
 
