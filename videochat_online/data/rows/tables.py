@@ -18,22 +18,12 @@ from typing import Any
 
 from videochat_online.data.rows.csv_file import read_csv, text_of
 from videochat_online.data.rows.storage import Location
+from videochat_online.data.rows.unknown_keys import ROW
 from videochat_online.errors import InputError, one_line, shown
 from videochat_online.extras import require
 
-LISTS: tuple[str, ...] = (
-    "conversations",
-    "QA",
-    "messages",
-    "image",
-    "images",
-    "video",
-    "videos",
-    "all_image_files",
-    "image_bboxes",
-)
-LISTS += ("query_template", "history", "clip", "width", "height")
-"""Keys whose cells may hold a list or an object."""
+LISTS = (*ROW, "messages", "images", "videos", "history")
+"""Keys whose cells may hold a list or an object; those of texts, such as `prompt`, may begin with a bracket, too."""
 NUMBERS = ("fps", "width", "height", "need_reset_timestamp", "label")
 """Keys whose cells hold a number, true or false."""
 
