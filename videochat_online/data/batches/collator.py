@@ -125,9 +125,8 @@ class Collator:
         return Example(ids, (IGNORE_INDEX,) * len(ids), frame_TSSC, (self.blank_ratio,))
 
 
-def _split(items: Iterable[Example | SkippedSample]) -> tuple[list[Example], tuple[SkippedSample, ...]]:
+def _split(items: Sequence[Example | SkippedSample]) -> tuple[list[Example], tuple[SkippedSample, ...]]:
     """The usable items, and the others."""
-    items = list(items)
     examples = [item for item in items if isinstance(item, Example)]
     return examples, tuple(item for item in items if isinstance(item, SkippedSample))
 

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from videochat_online.model import VideoChatOnlineForConditionalGeneration
 from videochat_online.model.loss import NUM_CHUNKS
 from videochat_online.train.distributed import num_elements
+from videochat_online.train.folder.disk import GIB
 from videochat_online.train.keys.arguments import Arguments, num_processes
 from videochat_online.train.keys.deepspeed_plan import DeepSpeedPlan, lossy_sums, resolve_plan
 from videochat_online.train.loop.throughput import Work, learns, tower_tokens
 from videochat_online.train.setup.frozen_matrices import frozen_matrices, keeps_frozen_in_half
 from videochat_online.train.setup.model_setup import attention_of
 
-GIB = 2**30
 KEPT_BY_LAYER = {"float32": (52, 16), "autocast": (34, 8), "half": (30, 8)}
 """Bytes that a layer of a language model keeps for the backward pass, for each token and each number of its width, and
 of the width between its two linear layers: found with saved_tensors_hooks for Phi-3, Qwen2 and Llama."""
