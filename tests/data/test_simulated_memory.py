@@ -187,8 +187,8 @@ def test_a_row_without_a_video_has_nothing_to_remember(encoder, media):
         ({"name": "window", "num_frames": "6"}, "'a': memory: num_frames: expected a whole number .*, got '6'"),
         ({"name": "window", "self": 1}, "'a': memory: memory 'window' does not take self"),
         ({"name": "pyramid", "capacities": [0, 0, 0]}, "entry 'a': memory: capacities: expected at least one above 0"),
-        ({"capacities": [1, 1, 1]}, "entry 'a': memory.name: expected a text, found none"),
-        ("pyramid", "entry 'a': memory: expected an object, found 'pyramid'"),
+        ({"capacities": [1, 1, 1]}, "'a': memory: expected a name, or an object .* found {'capac"),
+        (5, "entry 'a': memory: expected a name, or an object with a name and options, found 5"),
     ],
 )
 def test_a_wrong_memory_of_a_set_is_named(media, tmp_path, memory, message):

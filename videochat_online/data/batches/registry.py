@@ -16,7 +16,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field, PlainValidator
 
 from videochat_online.data.rows.field_types import Fps
 from videochat_online.data.rows.row_formats import RowParser
@@ -64,17 +64,16 @@ class RegistryEntry:
         return default if self.max_dynamic_patch is None else replace(default, max_tiles=self.max_dynamic_patch)
 
 
-class _Part(Document, extra="allow"):
-    """A memory or a row format, with its options."""
+def _part(kind: Callable[[str, Any], Any]) -> PlainValidator:
+    """What makes a memory or a row format of its name, or of an object with its name and options."""
 
-    name: str
+    def made(written: Any) -> Any:
+        options = {"name": written} if isinstance(written, str) else written
+        if not isinstance(options, dict) or not isinstance(options.get("name"), str):
+            raise InputError(f"expected a name, or an object with a name and options, found {shown(written)}")
+        return kind(options["name"], {key: value for key, value in options.items() if key != "name"})
 
-
-def _named(written: Any) -> Any:
-    part = {"name": written} if isinstance(written, str) else written
-    if not isinstance(part, dict) or not isinstance(part.get("name"), str):
-        raise InputError(f"expected a name, or an object with a name and options, found {shown(written)}")
-    return part
+    return PlainValidator(made)
 
 
 _Share = Annotated[float, Field(ge=1e-6, le=1e6)]
@@ -90,8 +89,8 @@ class _Fields(Document):
     weight: _Share = 1.0
     max_dynamic_patch: Annotated[int, Field(ge=1)] = 1
     fps: Fps = 1.0
-    memory: _Part = _Part(name="")
-    row_format: Annotated[_Part, BeforeValidator(_named)] = _Part(name="")
+    memory: Annotated[Any, _part(SimulatedMemory)] = None
+    row_format: Annotated[Any, _part(RowParser)] = None
 
 
 def load_registries(meta_path: str, *, check: bool = True, key: str = "meta_path") -> tuple[RegistryEntry, ...]:
@@ -171,13 +170,8 @@ def _entry(path: Location, name: str, fields: Any) -> RegistryEntry:
         near = get_close_matches(key, _Fields.model_fields, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(_Fields.model_fields)}"
         raise InputError(f"{where}: unknown key {key!r}{hint}")
-    values = validated(_Fields, fields, where).model_dump(exclude_unset=True)
-    parts: dict[str, Callable[[str, Any], Any]] = {"memory": SimulatedMemory, "row_format": RowParser}
-    for key in values.keys() & parts.keys():
-        try:
-            values[key] = parts[key](values[key].pop("name"), values[key])
-        except InputError as error:
-            raise InputError(f"{where}: {key}: {error}") from error
+    checked = validated(_Fields, fields, where)
+    values = {key: getattr(checked, key) for key in checked.model_fields_set}
     if "weight" in fields and "repeat_time" in fields:
         raise InputError(f"{where}: expected repeat_time or weight, found both")
     for key in ("annotation", "data_root"):
