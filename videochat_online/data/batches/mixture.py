@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass
 
 import torch
 from torch.utils.data import Sampler
@@ -67,32 +68,26 @@ def unpack_key(key: int, num_items: int) -> tuple[int, int]:
     return divmod(key, num_items)
 
 
+@dataclass(eq=False)
 class EpochSampler(Sampler[int]):
     """Order of the items of each epoch, as keys of `epoch_key`.
 
-    Args:
+    Attributes:
         num_items: number of items in an epoch.
         seed: seed of all shuffling.
         lengths: estimated tokens of each item; given, items of about one length come together.
         group_size: items of one optimizer step, over all processes, which get about one length.
         shuffle: whether to shuffle; else the order is the items' own.
+        epoch: number of the epoch that the next iteration is over, from 0.
     """
 
-    def __init__(
-        self,
-        num_items: int,
-        *,
-        seed: int,
-        lengths: Sequence[int] | None = None,
-        group_size: int = 1,
-        shuffle: bool = True,
-    ) -> None:
-        self.num_items = num_items
-        self.seed = seed
-        self.lengths = lengths
-        self.group_size = group_size
-        self.shuffle = shuffle
-        self.epoch = 0
+    num_items: int
+    _: KW_ONLY
+    seed: int
+    lengths: Sequence[int] | None = None
+    group_size: int = 1
+    shuffle: bool = True
+    epoch: int = 0
 
     def set_epoch(self, epoch: int) -> None:
         """The next iteration is over this epoch, from 0."""
