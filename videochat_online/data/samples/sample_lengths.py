@@ -73,15 +73,6 @@ class OutlinedSample:
     pictures: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class _Frames:
-    """Frames that a video gives at most, by their numbers, and when they come."""
-
-    indices_T: np.ndarray
-    earliest_T: np.ndarray
-    latest_T: np.ndarray
-
-
 class LengthCounter:
     """Counts the tokens of samples.
 
@@ -164,10 +155,10 @@ class LengthCounter:
         )
 
     def _video(self, sample: Sample) -> OutlinedSample:
-        frames = self._sampled(sample)
-        visual_T = self._visual(len(frames.indices_T))
+        earliest_T, latest_T = self._sampled(sample)
+        visual_T = self._visual(len(earliest_T))
         used = np.flatnonzero(visual_T)  # the schedule may leave frames out
-        frames = _Frames(used, frames.earliest_T[used], frames.latest_T[used])
+        earliest_T, latest_T = earliest_T[used], latest_T[used]
         if sample.kind == "video":
             num_frames, visual = len(used), int(visual_T.sum())
             lines_T = self._lines.tokens(used)
@@ -175,10 +166,10 @@ class LengthCounter:
             more = int(lines_T[1:].sum()) + visual - 1
             return OutlinedSample(self._outline(sample, turns), more=more, visual_tokens=visual, pictures=num_frames)
         asked_s = np.array([turn.time_s or 0.0 for turn in sample.turns])
-        stops = np.searchsorted(frames.earliest_T, asked_s + TIME_TOLERANCE_S, side="right")
-        surely = np.searchsorted(frames.latest_T, asked_s + TIME_TOLERANCE_S, side="right")
+        stops = np.searchsorted(earliest_T, asked_s + TIME_TOLERANCE_S, side="right")
+        surely = np.searchsorted(latest_T, asked_s + TIME_TOLERANCE_S, side="right")
         num_frames, visual = int(stops[-1]), int(visual_T[used[: stops[-1]]].sum())
-        latest_T = np.minimum(frames.latest_T, asked_s[-1])
+        latest_T = np.minimum(latest_T, asked_s[-1])
         lines_T = self._lines.tokens(used[:num_frames], latest_T[:num_frames])
         laid_out, first, more = list[Turn](), 0, int(lines_T.sum()) + visual
         for number, (turn, stop) in enumerate(zip(sample.turns, stops.tolist(), strict=True)):
@@ -194,18 +185,18 @@ class LengthCounter:
 
     def _simulated(self, sample: Sample, memory: SimulatedMemory) -> OutlinedSample:
         """What is left of the frames that come before the last question; which of them these are is not known."""
-        frames, turns = self._sampled(sample), last_turns(sample.turns)
-        num_frames, latest_T = len(frames.indices_T), None
+        (earliest_T, latest_T), turns = self._sampled(sample), last_turns(sample.turns)
+        num_frames, shown_T = len(earliest_T), None
         fewest = 1 if sample.clip_s is None else num_frames - 1
         if sample.kind == "online":
             until_s = (asked_s := turns[-1].time_s or 0.0) + TIME_TOLERANCE_S
-            num_frames = max(1, int(np.searchsorted(frames.earliest_T, until_s, side="right")))
-            fewest = min(num_frames, int(np.searchsorted(frames.latest_T, until_s, side="right")))
-            latest_T = np.minimum(frames.latest_T, asked_s)[:num_frames]
-        lines_T = self._lines.tokens(frames.indices_T[:num_frames], latest_T)
+            num_frames = max(1, int(np.searchsorted(earliest_T, until_s, side="right")))
+            fewest = min(num_frames, int(np.searchsorted(latest_T, until_s, side="right")))
+            shown_T = np.minimum(latest_T, asked_s)[:num_frames]
+        lines_T = self._lines.tokens(np.arange(num_frames), shown_T)
         num_kept, visual = self._most_kept(memory, max(1, fewest), num_frames)
         longest = int(lines_T.argmax())
-        shown = [self._lines.frame(longest, None if latest_T is None else float(latest_T[longest]))]
+        shown = [self._lines.frame(longest, None if shown_T is None else float(shown_T[longest]))]
         if sample.kind == "video":
             laid_out = video_turns(turns, shown)
         else:
@@ -213,15 +204,18 @@ class LengthCounter:
         more = (num_kept - 1) * int(lines_T[longest]) + visual - 1
         return OutlinedSample(self._outline(sample, laid_out), more=more, visual_tokens=visual, pictures=num_kept)
 
-    def _sampled(self, sample: Sample) -> _Frames:
-        """The frames that `video.sample_clip` takes at most, where the video has all that the row speaks of."""
+    def _sampled(self, sample: Sample) -> tuple[np.ndarray, np.ndarray]:
+        """When the frames come that `video.sample_clip` takes at most, of a video with all that the row speaks of.
+
+        Returns:
+            The earliest time of each, and the latest.
+        """
         limit, method = self.encoder.sampling.max_num_frames, self.encoder.sampling.method
         start_s, end_s = (0.0, math.inf) if sample.clip_s is None else sample.clip_s
         first_s = 0.0 if sample.reset_times else start_s
         if not method.startswith("fps"):
             # Anywhere in the clip.
-            latest_T = np.full(limit, first_s + end_s - start_s)
-            return _Frames(np.arange(limit), np.full(limit, first_s), latest_T)
+            return np.full(limit, first_s), np.full(limit, first_s + end_s - start_s)
         rate = float(method.removeprefix("fps"))
         centres_T = np.arange(limit)
         if end_s < math.inf:
@@ -235,7 +229,7 @@ class LengthCounter:
         # of a folder count from the one that is shown at the start.
         either_s = 0.5 / rate + ROUNDING_S
         before_s = 0.0 if sample.reset_times else (start_s * rate) % 1 / rate
-        return _Frames(np.arange(len(times_T)), times_T - either_s - before_s, times_T + either_s)
+        return times_T - either_s - before_s, times_T + either_s
 
     def _visual(self, num_frames: int) -> np.ndarray:
         """Visual tokens of so many frames, by the token schedule."""
