@@ -15,7 +15,7 @@ from videochat_online.data import FrameSampling, PixelReader, SampleEncoder, Til
 from videochat_online.data.rows.sample import DialogueTurn
 from videochat_online.data.samples.pixel_reader import PixelCache
 from videochat_online.data.samples.sample_lengths import LengthCounter
-from videochat_online.data.samples.sample_reader import check_reader
+from videochat_online.data.samples.sample_reader import SetOptions, check_reader
 from videochat_online.data.samples.turn_layout import online_turns
 from videochat_online.errors import InputError
 from videochat_online.memory import TokenSchedule
@@ -311,7 +311,7 @@ def test_only_the_schedules_frames_are_kept(encoder, media):
 def test_augmentation_changes_pixels_and_nothing_else(encoder, media):
     sample = parse_row({"image": "image0.png", "conversations": dialogue("a", "b")}, media)
     plain = encoder.encode(sample, random.Random(0))
-    degraded = encoder.encode(sample, random.Random(0), augment=True)
+    degraded = encoder.encode(sample, random.Random(0), SetOptions(data_augment=True))
     assert degraded.input_ids == plain.input_ids
     difference = np.abs(degraded.pixels_TSSC - plain.pixels_TSSC.astype(float)).mean()
     assert 0 < difference < 60

@@ -19,6 +19,7 @@ from videochat_online.data import FrameSampling, PixelReader, SampleEncoder, Til
 from videochat_online.data.samples import pixel_reader
 from videochat_online.data.samples.pixel_reader import SampledClip
 from videochat_online.data.samples.sample_lengths import LengthCounter
+from videochat_online.data.samples.sample_reader import SetOptions
 from videochat_online.data.samples.simulated_memory import SimulatedMemory
 from videochat_online.errors import InputError
 from videochat_online.memory import TokenSchedule
@@ -128,10 +129,10 @@ def sizes(tokenizers: dict[str, Any], family: str, case: tuple[dict[str, Any], d
     sample, counter, found = parse_row(row, Path("/")), LengthCounter(encoder), []
     try:
         for seed in range(2):
-            found.append(encoder.encode(sample, random.Random(seed), memory=memory))
+            found.append(encoder.encode(sample, random.Random(seed), SetOptions(memory=memory)))
     except InputError:
         return None, []
-    return counter.count([counter.outline(sample, memory=memory)])[0], found
+    return counter.count([counter.outline(sample, SetOptions(memory=memory))])[0], found
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)

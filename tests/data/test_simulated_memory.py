@@ -19,6 +19,7 @@ from videochat_online.data import (
     parse_row,
 )
 from videochat_online.data.samples.sample_lengths import LengthCounter
+from videochat_online.data.samples.sample_reader import SetOptions
 from videochat_online.data.samples.simulated_memory import SimulatedMemory, thumbnails
 from videochat_online.errors import InputError
 from videochat_online.memory import make_memory
@@ -50,7 +51,7 @@ def encoder(tiny_model) -> SampleEncoder:
     ],
 )
 def test_a_row_is_what_a_session_would_say(encoder, media, tiny_model, name, options, ratios):
-    example = encoder.encode(parse_row(ROW, media), random.Random(0), memory=SimulatedMemory(name, options))
+    example = encoder.encode(parse_row(ROW, media), random.Random(0), SetOptions(memory=SimulatedMemory(name, options)))
     assert example.pool_ratios == ratios
     memory = make_memory(
         name, full_grid=(4, 4), **options, **({} if name in ("window", "uniform") else {"intervals": (8, 4, 1)})
@@ -66,20 +67,20 @@ def test_a_row_is_what_a_session_would_say(encoder, media, tiny_model, name, opt
 
 def test_only_the_last_questions_are_kept_and_all_of_them_learned(encoder, media):
     memory = SimulatedMemory("window", {"num_frames": 2})
-    text = encoder.tokenizer.decode(encoder.encode(parse_row(ROW, media), random.Random(0), memory=memory).input_ids)
+    example = encoder.encode(parse_row(ROW, media), random.Random(0), SetOptions(memory=memory))
+    text = encoder.tokenizer.decode(example.input_ids)
     assert "Early?" not in text
     assert text.index("Where?") < text.index("Left.") < text.index("What?") < text.index("Red.")
     questions = {"video": "clip.mp4", "QA": [{"q": "One?", "a": "1."}, {"q": "Two?", "a": "2."}]}
-    example = encoder.encode(parse_row(questions, media), random.Random(0), memory=memory)
+    example = encoder.encode(parse_row(questions, media), random.Random(0), SetOptions(memory=memory))
     assert example.pool_ratios == (1, 1)
     assert "Frame7: " in encoder.tokenizer.decode(example.input_ids)
 
 
 def test_frames_after_the_question_are_not_there_to_be_remembered(encoder, media):
     row = {"video": "clip.mp4", "conversations": dialogue("Where?", "Left.", times=(1.0,))}
-    example = encoder.encode(
-        parse_row(row, media), random.Random(0), memory=SimulatedMemory("window", {"num_frames": 9})
-    )
+    of_set = SetOptions(memory=SimulatedMemory("window", {"num_frames": 9}))
+    example = encoder.encode(parse_row(row, media), random.Random(0), of_set)
     assert len(example.pool_ratios) == 2  # at 0.25 and 0.75 s
 
 
@@ -149,7 +150,7 @@ def test_a_long_video_is_no_longer_than_its_memory(encoder, media):
     for count in (64, 99):
         counter = LengthCounter(replace(encoder, sampling=FrameSampling(method="fps2", max_num_frames=count)))
         sample = parse_row({"video": "clip.mp4", **texts}, media)
-        found += counter.count([counter.outline(sample, memory=memory)])
+        found += counter.count([counter.outline(sample, SetOptions(memory=memory))])
     assert found[0] == found[1]
     assert (found[0].visual_tokens, found[0].pictures) == (3 * 16, 3)
 
@@ -168,7 +169,7 @@ def test_thumbnails_are_means_around_the_mean_of_the_clip():
 def test_a_row_without_a_video_has_nothing_to_remember(encoder, media):
     row = {"image": "image0.png", "conversations": dialogue("What?", "Noise.")}
     with pytest.raises(InputError, match="memory: expected a video with questions, found a sample of kind image"):
-        encoder.encode(parse_row(row, media), random.Random(0), memory=SimulatedMemory("window"))
+        encoder.encode(parse_row(row, media), random.Random(0), SetOptions(memory=SimulatedMemory("window")))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import json
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,7 +21,7 @@ from pydantic import Field, PlainValidator
 from videochat_online.data.rows.field_types import Fps
 from videochat_online.data.rows.row_formats import RowParser
 from videochat_online.data.rows.storage import Location, exists, location, read_bytes
-from videochat_online.data.samples.pixel_reader import Tiling
+from videochat_online.data.samples.sample_reader import SetOptions
 from videochat_online.data.samples.simulated_memory import SimulatedMemory
 from videochat_online.documents import Document, validated
 from videochat_online.errors import InputError, shown
@@ -30,38 +30,25 @@ _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RegistryEntry:
-    """One training set.
+class RegistryEntry(SetOptions):
+    """One training set, with the options of `SetOptions`.
 
     Attributes:
         name: name that is unique among all registries of a run.
         annotation: JSON array, JSON lines, CSV or parquet; gzip allowed.
         data_root: folder that the paths in its rows are relative to.
-        data_augment: degrade pictures by JPEG compression of random quality.
         repeat_time: number of times that each row counts in an epoch. 0.5 takes a random half, 1.5 all rows and a
             random half of them again.
         weight: instead of `repeat_time`: the set's part of an epoch, against those of the other sets.
-        max_dynamic_patch: most tiles of a still image in this set, instead of the run's.
-        fps: frames per second of its frame folders, where a row does not say.
-        memory: memory whose content at the last question, which alone is kept, is shown of each video; None shows all
-            frames.
         row_format: reader of its rows, by a format that the registry names, or that is recognised by the keys of a row.
     """
 
     name: str
     annotation: Location
     data_root: Location
-    data_augment: bool = False
     repeat_time: float = 1.0
     weight: float | None = None
-    max_dynamic_patch: int | None = None
-    fps: float | None = None
-    memory: SimulatedMemory | None = None
     row_format: RowParser = field(default_factory=RowParser)
-
-    def tiling(self, default: Tiling) -> Tiling:
-        """How still images of this set are cut, where a run cuts others so."""
-        return default if self.max_dynamic_patch is None else replace(default, max_tiles=self.max_dynamic_patch)
 
 
 def _part(kind: Callable[[str, Any], Any]) -> PlainValidator:

@@ -142,13 +142,7 @@ class _Rows(Dataset[InspectedRow]):
             unread = tuple(sorted(entry.row_format.unread_keys(content)))
             sample = entry.row_format.parse(content, entry.data_root)
             kind = sample.kind
-            shown = self.reader.read(
-                sample,
-                random.Random(f"{self.seed} {index}"),
-                tiling=entry.tiling(self.reader.tiling),
-                fps=entry.fps,
-                memory=entry.memory,
-            )
+            shown = self.reader.read(sample, random.Random(f"{self.seed} {index}"), entry)
         except Exception as error:
             # At a fault of the program training ends; an inspection names the row, and goes on to the others.
             fault = f"a fault of the program: {type(error).__name__}: {cut(str(error))}"

@@ -118,22 +118,17 @@ class TrainingDataset(Dataset[Example | SkippedSample]):
     def _encoded(self, key: int, max_pictures: int | None = None) -> Example | SkippedSample:
         epoch, index = unpack_key(key, len(self))
         entry, number = self.entries[self._sets[index]], int(self._rows[index])
-        encoder, tiling = self.encoder, entry.tiling(self.encoder.tiling)
+        encoder = self.encoder
         if max_pictures is not None:
-            frames, tiles = (min(max_pictures, n) for n in (encoder.sampling.max_num_frames, tiling.max_tiles))
-            encoder = replace(encoder, sampling=replace(encoder.sampling, max_num_frames=frames))
-            tiling = replace(tiling, min_tiles=1, max_tiles=tiles)
+            sampling, tiling = encoder.sampling, entry.tiling(encoder.tiling)
+            frames, tiles = (min(max_pictures, n) for n in (sampling.max_num_frames, tiling.max_tiles))
+            sampling, tiling = replace(sampling, max_num_frames=frames), replace(tiling, min_tiles=1)
+            encoder = replace(encoder, sampling=sampling, tiling=tiling)
+            entry = replace(entry, max_dynamic_patch=tiles)
         rng = random.Random(f"{self.seed} {epoch} {index}")
         try:
             row = self.files[self._sets[index]][number]
-            return encoder.encode(
-                entry.row_format.parse(row, entry.data_root),
-                rng,
-                tiling=tiling,
-                fps=entry.fps,
-                augment=entry.data_augment,
-                memory=entry.memory,
-            )
+            return encoder.encode(entry.row_format.parse(row, entry.data_root), rng, entry)
         except InputError as error:
             return SkippedSample(entry.name, number, str(error))
         except Exception as error:
@@ -210,7 +205,7 @@ class TrainingDataset(Dataset[Example | SkippedSample]):
         entry = self.entries[set_number]
         try:
             sample = entry.row_format.parse(self.files[set_number][row], entry.data_root)
-            return self._lengths.outline(sample, entry.tiling(self.encoder.tiling), entry.memory)
+            return self._lengths.outline(sample, entry)
         except InputError:
             return EstimatedSample(1)
         except Exception as error:

@@ -17,9 +17,8 @@ from PIL import Image
 from transformers import PreTrainedTokenizerBase
 
 from videochat_online.data.rows.sample import Sample
-from videochat_online.data.samples.pixel_reader import Pixels, Tiling
-from videochat_online.data.samples.sample_reader import SampleReader
-from videochat_online.data.samples.simulated_memory import SimulatedMemory
+from videochat_online.data.samples.pixel_reader import Pixels
+from videochat_online.data.samples.sample_reader import AS_THE_RUN, SampleReader, SetOptions
 from videochat_online.text import ChatTemplate, layout_prompt, truncate_layout
 
 JPEG_QUALITIES = (75, 100)
@@ -64,30 +63,18 @@ class SampleEncoder(SampleReader):
     system_message: str | None
     max_length: int
 
-    def encode(
-        self,
-        sample: Sample,
-        rng: random.Random,
-        *,
-        tiling: Tiling | None = None,
-        fps: float | None = None,
-        augment: bool = False,
-        memory: SimulatedMemory | None = None,
-    ) -> Example:
+    def encode(self, sample: Sample, rng: random.Random, of_set: SetOptions = AS_THE_RUN) -> Example:
         """Read what the sample shows and tokenize its dialogue.
 
         Args:
             sample: validated sample.
             rng: generator of all draws for this sample in this epoch.
-            tiling: tiling of the sample's set, instead of the run's.
-            fps: frame rate of the set's frame folders, where the sample does not say.
-            augment: degrade pictures by JPEG compression.
-            memory: memory whose content at the last question is shown, instead of all frames.
+            of_set: options of the sample's set.
 
         Raises:
             InputError: errors of `read`; or a prompt that is too long to keep its frames and something to learn.
         """
-        read = self.read(sample, rng, tiling=tiling, fps=fps, memory=memory)
+        read = self.read(sample, rng, of_set)
         layout = layout_prompt(
             read.turns,
             tokenizer=self.tokenizer,
@@ -98,7 +85,7 @@ class SampleEncoder(SampleReader):
         pixels_TSSC = read.pixels_TSSC
         if pixels_TSSC is None or not len(pixels_TSSC):
             return Example(layout.input_ids, layout.labels, None, ())
-        if augment:
+        if of_set.data_augment:
             pixels_TSSC = _degrade(pixels_TSSC, rng)
         return Example(layout.input_ids, layout.labels, self.reader.transform.squares(pixels_TSSC), read.ratios)
 

@@ -19,7 +19,7 @@ import numpy as np
 from videochat_online.data.rows.sample import DialogueTurn, Sample
 from videochat_online.data.samples.encoding import SampleEncoder
 from videochat_online.data.samples.pixel_reader import Tiling
-from videochat_online.data.samples.sample_reader import check_memory
+from videochat_online.data.samples.sample_reader import AS_THE_RUN, SetOptions, check_memory
 from videochat_online.data.samples.simulated_memory import SimulatedMemory
 from videochat_online.data.samples.turn_layout import (
     image_turns,
@@ -87,30 +87,27 @@ class LengthCounter:
         self._visual_T = np.zeros(0, dtype=np.int64)
         self._kept: dict[SimulatedMemory, list[tuple[int, int]]] = {}
 
-    def outline(
-        self, sample: Sample, tiling: Tiling | None = None, memory: SimulatedMemory | None = None
-    ) -> OutlinedSample:
+    def outline(self, sample: Sample, of_set: SetOptions = AS_THE_RUN) -> OutlinedSample:
         """A sample, ready to be counted.
 
         Args:
             sample: validated sample.
-            tiling: tiling of the sample's set, instead of the run's.
-            memory: memory whose content at the last question, which alone is kept, is shown of a video.
+            of_set: options of the sample's set.
 
         Raises:
             InputError: errors of the encoder that the row alone tells.
         """
-        check_memory(sample, memory)
+        check_memory(sample, of_set.memory)
         if sample.kind == "text":
             return OutlinedSample(self._outline(sample, text_turns(sample.turns)))
         if sample.kind == "image":
-            tiles = self._tiles(sample, (tiling or self.encoder.tiling).for_images(len(sample.media)))
+            tiles = self._tiles(sample, of_set.tiling(self.encoder.tiling).for_images(len(sample.media)))
             counts = [math.prod(self.encoder.full_grid) * count for count in tiles]
             prompt = self._outline(sample, image_turns(sample.turns, counts))
             return OutlinedSample(prompt, visual_tokens=sum(counts), pictures=sum(tiles))
         if sample.kind == "tracking":
             return self._track(sample)
-        return self._video(sample) if memory is None else self._simulated(sample, memory)
+        return self._video(sample) if of_set.memory is None else self._simulated(sample, of_set.memory)
 
     def count(self, outlined: Sequence[OutlinedSample]) -> list[EstimatedSample]:
         """Sizes of samples, cut as the encoder cuts them; faster for many at a time.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -31,6 +31,32 @@ from videochat_online.errors import InputError
 from videochat_online.memory import Grid, TokenSchedule
 from videochat_online.types import FrameUse, Turn, Visual
 from videochat_online.video import TIME_TOLERANCE_S, read_image, uniform_subset
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetOptions:
+    """What a set says of how its samples are read.
+
+    Attributes:
+        data_augment: degrade pictures by JPEG compression of random quality.
+        max_dynamic_patch: most tiles of a still image in this set, instead of the run's.
+        fps: frames per second of its frame folders, where a row does not say.
+        memory: memory whose content at the last question, which alone is kept, is shown of each video; None shows all
+            frames.
+    """
+
+    data_augment: bool = False
+    max_dynamic_patch: int | None = None
+    fps: float | None = None
+    memory: SimulatedMemory | None = None
+
+    def tiling(self, default: Tiling) -> Tiling:
+        """How still images of this set are cut, where a run cuts others so."""
+        return default if self.max_dynamic_patch is None else replace(default, max_tiles=self.max_dynamic_patch)
+
+
+AS_THE_RUN = SetOptions()
+"""Of a set that says nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,34 +95,24 @@ class SampleReader:
     tiling: Tiling
     max_overrun_s: float = 1.0
 
-    def read(
-        self,
-        sample: Sample,
-        rng: random.Random,
-        *,
-        tiling: Tiling | None = None,
-        fps: float | None = None,
-        memory: SimulatedMemory | None = None,
-    ) -> LaidOutSample:
+    def read(self, sample: Sample, rng: random.Random, of_set: SetOptions = AS_THE_RUN) -> LaidOutSample:
         """Read what a sample shows and put it into its dialogue.
 
         Args:
             sample: validated sample.
             rng: generator of all draws for this sample in this epoch.
-            tiling: tiling of the sample's set, instead of the run's.
-            fps: frame rate of the set's frame folders, where the sample does not say.
-            memory: memory whose content at the last question is shown, instead of all frames.
+            of_set: options of the sample's set.
 
         Raises:
             InputError: unreadable media, placeholders or times that do not fit; a memory for a sample that is not a
                 video with questions.
         """
-        check_memory(sample, memory)
+        check_memory(sample, of_set.memory)
         if sample.kind == "text":
             return LaidOutSample(turns=text_turns(sample.turns))
         if sample.kind == "image":
-            return self._image(sample, tiling or self.tiling)
-        return self._video(sample, rng, fps, memory)
+            return self._image(sample, of_set.tiling(self.tiling))
+        return self._video(sample, rng, of_set)
 
     def _image(self, sample: Sample, tiling: Tiling) -> LaidOutSample:
         tiling = tiling.for_images(len(sample.media))
@@ -105,10 +121,8 @@ class SampleReader:
         pixels_TSSC = np.concatenate(images)
         return LaidOutSample(turns=turns, pixels_TSSC=pixels_TSSC, ratios=(1,) * len(pixels_TSSC))
 
-    def _video(
-        self, sample: Sample, rng: random.Random, fps: float | None, memory: SimulatedMemory | None
-    ) -> LaidOutSample:
-        turns = sample.turns
+    def _video(self, sample: Sample, rng: random.Random, of_set: SetOptions) -> LaidOutSample:
+        turns, memory = sample.turns, of_set.memory
         if sample.kind == "tracking":
             indices = uniform_subset(range(len(sample.media)), self.sampling.max_num_frames)
             pixels_TSSC = self.reader.images([sample.media[index] for index in indices])
@@ -116,9 +130,8 @@ class SampleReader:
             clip = SampledClip(pixels_TSSC, tuple(round(sample.boxes[index].time_s, 1) for index in indices), math.inf)
             turns = tracking_turns(sample, indices, rng.randint(0, len(indices) - 1))
         else:
-            clip = self.reader.clip(
-                sample.media[0], self.sampling, fps=sample.fps or fps, clip_s=sample.clip_s, rng=rng
-            )
+            fps = sample.fps or of_set.fps
+            clip = self.reader.clip(sample.media[0], self.sampling, fps=fps, clip_s=sample.clip_s, rng=rng)
             check_within_video(sample, clip.duration_s, self.max_overrun_s)
         times_s: Sequence[float] = clip.times_s
         if sample.reset_times:
