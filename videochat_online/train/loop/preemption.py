@@ -39,7 +39,7 @@ SIGNALS = {"SIGTERM": STOP, "SIGINT": STOP, "SIGUSR1": SAVE}
 class Requests:
     """What is asked of a run; inside a `with`, signals ask instead of ending the process.
 
-    Handlers only count. A second SIGINT raises KeyboardInterrupt at once, unless something is being written. One
+    Handlers only note it. A second SIGINT raises KeyboardInterrupt at once, unless something is being written. One
     that was ignored stays so, and outside the main thread, where Python allows no handlers, all stay as they are.
 
     Args:
@@ -55,8 +55,7 @@ class Requests:
         self._is_first = rank == 0
         self._interval_s = save_minutes * 60
         self._since_s = time.monotonic()
-        self._received = dict.fromkeys(SIGNALS.values(), 0)
-        self._heeded = dict(self._received)
+        self._signalled: set[int] = set()
         self._num_interrupts = 0
         self._stale: dict[Path, int] = {}
         self._previous: dict[signal.Signals, Any] = {}
@@ -82,7 +81,7 @@ class Requests:
         self._previous.clear()
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        self._received[SIGNALS[signal.Signals(number).name]] += 1
+        self._signalled.add(SIGNALS[signal.Signals(number).name])
         if number == signal.SIGINT:
             self._num_interrupts += 1
             if self._num_interrupts > 1 and not self.is_writing:
@@ -105,9 +104,8 @@ class Requests:
             device: device of the tensor that is sent around.
         """
         asked = NOTHING
-        for kind, number in self._received.items():
-            if number > self._heeded[kind]:
-                asked, self._heeded[kind] = max(asked, kind), number
+        while self._signalled:  # one at a time: another may come meanwhile
+            asked = max(asked, self._signalled.pop())
         seen = []
         if self._is_first:
             if 0 < self._interval_s <= time.monotonic() - self._since_s:
