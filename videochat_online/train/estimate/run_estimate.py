@@ -95,16 +95,11 @@ def corrected(
 
 def _difference(guesses: Sequence[EstimatedSample], real: Sequence[EstimatedSample]) -> tuple[float, float, float]:
     """Text that a sample has more than estimated; by how much its visual tokens and its pictures are multiplied."""
-
-    def total(samples: Sequence[EstimatedSample], name: str) -> int:
-        return sum(getattr(sample, name) for sample in samples)
-
-    text = [total(samples, "tokens") - total(samples, "visual_tokens") for samples in (guesses, real)]
-    visual, pictures = (
-        total(real, name) / total(guesses, name) if total(guesses, name) else 1.0
-        for name in ("visual_tokens", "pictures")
-    )
-    return (text[1] - text[0]) / len(real), visual, pictures
+    guessed, found = work_of_samples(guesses), work_of_samples(real)
+    more_text = found.tokens - found.visual_tokens - guessed.tokens + guessed.visual_tokens
+    visual = found.visual_tokens / guessed.visual_tokens if guessed.visual_tokens else 1.0
+    pictures = found.pictures / guessed.pictures if guessed.pictures else 1.0
+    return more_text / len(real), visual, pictures
 
 
 def estimate_run(
