@@ -15,7 +15,7 @@ import hashlib
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
@@ -141,13 +141,8 @@ def cut_clip(doc: Doc, path: Path) -> None:
         indices = frames.streaming_indices()
         if not indices:
             raise VideoError(f"{doc['path']}: no frame starts at or before the question at {end_s} s")
-        write_clip(path, _frames(frames, indices), fps=min(PROTOCOL.fps, doc["fps"] or PROTOCOL.fps))
-
-
-def _frames(frames: VideoFrames, indices: Sequence[int]) -> Iterator[tuple[float, npt.NDArray[np.uint8]]]:
-    for group in frames.read(indices):
-        for frame in group:
-            yield frame.time_s, frame.pixels_HWC
+        shown = ((frame.time_s, frame.pixels_HWC) for group in frames.read(indices) for frame in group)
+        write_clip(path, shown, fps=min(PROTOCOL.fps, doc["fps"] or PROTOCOL.fps))
 
 
 def doc_to_text(doc: Doc) -> str:
