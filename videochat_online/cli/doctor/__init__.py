@@ -22,13 +22,14 @@ import torch
 
 from videochat_online.cli.doctor.doctor_benchmark import (
     add_benchmark_arguments,
+    benchmark_problem,
     inspect_annotations,
     inspection_text,
-    problem_of,
 )
 from videochat_online.cli.doctor.doctor_registry import (
     add_registry_arguments,
     inspect_registries,
+    registry_problem,
     registry_text,
 )
 from videochat_online.cli.options import write_report_file
@@ -54,47 +55,29 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the report; the exit status says whether the model is sound."""
+    """Print the report; the exit status says whether all is sound."""
     is_of_benchmark = bool(options.annotations or options.task_options or options.data_root)
     if options.registry is not None and is_of_benchmark:
         raise InputError("expected --registry or --annotations, got both")
     if options.registry is not None:
-        return _check_registries(options)
+        sets = inspect_registries(options)
+        content = {name: one.to_json() for name, one in sets.items()}
+        return _tell(options, content, registry_text(sets), registry_problem(sets))
     if is_of_benchmark:
-        return _check_benchmark(options)
+        found = inspect_annotations(options)
+        return _tell(options, found.as_dict(), inspection_text(found), benchmark_problem(found), indent=None)
     report = describe_machine()
     if options.model:
         report["model"] = describe_model(options.model, options.tokenizer)
-    print(json.dumps(report, indent=2) if options.json else _readable(report))  # noqa: T201
-    problem = report.get("model", {}).get("problem")
-    if problem:
-        print(f"error: {problem}", file=sys.stderr)  # noqa: T201
-    return 2 if problem else 0
+    return _tell(options, report, _readable(report), report.get("model", {}).get("problem"))
 
 
-def _check_registries(options: argparse.Namespace) -> int:
-    found = inspect_registries(options)
-    content = {name: one.to_json() for name, one in found.items()}
-    if options.json:
-        print(json.dumps(content, indent=2))  # noqa: T201
-    else:
-        print(registry_text(found))  # noqa: T201
+def _tell(
+    options: argparse.Namespace, content: dict[str, Any], text: str, problem: str | None, indent: int | None = 2
+) -> int:
+    """Say what was found, and what of it is wrong; the exit status."""
+    print(json.dumps(content, indent=indent) if options.json else text)  # noqa: T201
     write_report_file(options.report, content)
-    lost = [name for name, one in found.items() if one.problem is not None]
-    if lost:
-        print(f"error: {', '.join(lost)}: expected sets that can be read", file=sys.stderr)  # noqa: T201
-    num_bad = sum(len(one.problems) for one in found.values())
-    if num_bad:
-        num_read = sum(one.inspected for one in found.values())
-        print(f"error: {num_bad} of {num_read} rows cannot be used", file=sys.stderr)  # noqa: T201
-    return 2 if num_bad or lost else 0
-
-
-def _check_benchmark(options: argparse.Namespace) -> int:
-    found = inspect_annotations(options)
-    print(json.dumps(found.as_dict(), ensure_ascii=False) if options.json else inspection_text(found))  # noqa: T201
-    write_report_file(options.report, found.as_dict())
-    problem = problem_of(found)
     if problem is not None:
         print(f"error: {problem}", file=sys.stderr)  # noqa: T201
     return 0 if problem is None else 2

@@ -89,7 +89,7 @@ def inspection_text(found: Inspection) -> str:
     return "\n".join(lines)
 
 
-def problem_of(found: Inspection) -> str | None:
+def benchmark_problem(found: Inspection) -> str | None:
     """All that is wrong in one line; None if nothing is."""
     if found.is_sound:
         return None

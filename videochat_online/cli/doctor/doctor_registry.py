@@ -86,3 +86,12 @@ def registry_text(found: Mapping[str, SetInspection]) -> str:
             lines.append(f"{name}: and {len(one.problems) - PROBLEMS_SHOWN:,} more; --report FILE.json lists all")
     # A name that is not UTF-8 is in a reason as halves of surrogate pairs, which no terminal takes.
     return "\n".join(lines).encode("utf-8", "backslashreplace").decode()
+
+
+def registry_problem(found: Mapping[str, SetInspection]) -> str | None:
+    """All that is wrong in one line; None if nothing is."""
+    lost = [name for name, one in found.items() if one.problem is not None]
+    num_bad, num_read = sum(len(one.problems) for one in found.values()), sum(one.inspected for one in found.values())
+    problems = [f"{', '.join(lost)}: expected sets that can be read"] if lost else []
+    problems += [f"{num_bad} of {num_read} rows cannot be used"] if num_bad else []
+    return "; ".join(problems) or None
