@@ -8,8 +8,9 @@ from pydantic import Field
 
 from videochat_online.data.rows.field_types import Fields
 from videochat_online.data.rows.formats.base import Row
+from videochat_online.data.rows.formats.conversations import dialogue_sample
 from videochat_online.data.rows.formats.object_tracks import is_track
-from videochat_online.data.rows.formats.row_media import NOTHING, image_fields, media_key, video_fields
+from videochat_online.data.rows.formats.row_media import NOTHING, media_key
 from videochat_online.data.rows.sample import DialogueTurn, Sample
 from videochat_online.data.rows.storage import Location
 from videochat_online.data.rows.unknown_keys import KEYS, PAIR, check_part_keys, check_row_keys
@@ -46,9 +47,6 @@ class QuestionPairs:
             if not user:
                 raise InputError(f"QA {count}: expected an instruction i or a question q, found neither")
             turns.append(DialogueTurn(user, pair.a.strip()))
-        shows = media_key(row)
-        if shows is None:
+        if media_key(row) is None:
             raise InputError("expected video or image beside QA, found neither")
-        if shows == "video":
-            return Sample(kind="video", turns=tuple(turns), **video_fields(row, root))
-        return Sample(kind="image", turns=tuple(turns), **image_fields(row, root))
+        return dialogue_sample(row, root, None, tuple(turns))
