@@ -25,11 +25,6 @@ SHOWN_TO_S = 0.005
 """Times are shown in hundredths of a second: one that is typed as it is shown is that time."""
 
 
-def never() -> bool:
-    """Whether to stop: no."""
-    return False
-
-
 class VideoPlayer:
     """A video being watched.
 
@@ -73,7 +68,7 @@ class VideoPlayer:
         """Whether all of the video has been watched."""
         return self._is_exhausted and self.position_s is not None and self.position_s >= self._end_s - SHOWN_TO_S
 
-    def play_until(self, time_s: float, stop: Callable[[], bool] = never) -> None:
+    def play_until(self, time_s: float, stop: Callable[[], bool] = lambda: False) -> None:
         """Push every sampled frame that starts at or before `time_s`; infinity is the end of the video.
 
         `stop` is asked after each chunk.
@@ -114,7 +109,7 @@ class VideoPlayer:
             self._failure = error
             raise
 
-    def rewind(self, time_s: float, stop: Callable[[], bool] = never) -> None:
+    def rewind(self, time_s: float, stop: Callable[[], bool] = lambda: False) -> None:
         """Forget frames and dialogue, begin again and watch up to `time_s`.
 
         Raises:
