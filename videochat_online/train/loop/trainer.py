@@ -61,7 +61,7 @@ from videochat_online.train.loop.nonfinite_guard import FiniteLosses, StepAccoun
 from videochat_online.train.loop.preemption import Requests, SaveWhenAsked, ignore_signals_to_all
 from videochat_online.train.loop.skipped_rows import SkippedLog
 from videochat_online.train.loop.throughput import Throughput
-from videochat_online.train.loop.validation import Validation, best_checkpoint
+from videochat_online.train.loop.validation import best_checkpoint
 from videochat_online.video import normalize
 
 
@@ -84,7 +84,6 @@ class OnlineTrainer(EvaluatingTrainer):
         scales: factor of the learning rate for each parameter that learns, by its name.
         lengths: tokens of each item of the training set, where those of one length are to come together.
         requests: requests to save, and to end.
-        validation: validation on the held-out sets; None where there are none.
         **kwargs: arguments of `EvaluatingTrainer`; `train_dataset` must be a `TrainingDataset`, or packs of one.
     """
 
@@ -96,11 +95,10 @@ class OnlineTrainer(EvaluatingTrainer):
         scales: Mapping[str, float],
         requests: Requests,
         lengths: Sequence[int] | None = None,
-        validation: Validation | None = None,
         **kwargs: Any,
     ) -> None:
         collator = SharedCollator(kwargs["data_collator"])
-        super().__init__(validation=validation, **kwargs | {"data_collator": collator})
+        super().__init__(**kwargs | {"data_collator": collator})
         if self.args.label_smoothing_factor:
             # Transformers decides by the name of the model's class whether a position foresees the token after it.
             smoother = LabelSmoother(epsilon=self.args.label_smoothing_factor)
