@@ -26,6 +26,7 @@ from videochat_online.cli.parser import Parser
 from videochat_online.demo.server import LOCAL_HOSTS, DemoServer, ServerOptions
 from videochat_online.demo.tabs import DemoOptions
 from videochat_online.errors import InputError
+from videochat_online.serving.sources.named_sources import read_sources
 from videochat_online.serving.sources.uploads import UploadLimits
 from videochat_online.serving.streams.stream_options import StreamOptions
 
@@ -58,11 +59,17 @@ def add_arguments(parser: Parser) -> None:
         "--max_minutes", type=float, default=limits.max_duration_s / 60, metavar="N", help="of a video (default: 60)"
     )
     parser.add_argument(
-        "--allow_urls", action="store_true", help="viewers may open http, https and rtsp URLs of public hosts"
+        "--source",
+        action="append",
+        default=[],
+        metavar="NAME=ADDRESS",
+        help="viewers may watch it: an rtsp, http or https address, a video or a folder of frames; may be repeated",
     )
     parser.add_argument(
-        "--media_root", type=Path, metavar="DIR", help="with --allow_urls: viewers may also open videos of this folder"
+        "--sources", type=Path, metavar="FILE", help="lines NAME=ADDRESS, for addresses with a password: mode 600"
     )
+    for replaced in ("--allow_urls", "--media_root"):
+        parser.add_replaced(replaced, "--source NAME=ADDRESS for each of what viewers may watch")
     add_model_arguments(parser)
     add_memory_arguments(parser)
     add_strategy_arguments(parser)
@@ -71,16 +78,12 @@ def add_arguments(parser: Parser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Load the model, serve until interrupted."""
-    if options.media_root is not None and not options.allow_urls:
-        raise InputError("--media_root: only with --allow_urls")
-    if options.media_root is not None and not options.media_root.is_dir():
-        raise InputError(f"--media_root {options.media_root}: expected a folder")
     names = ("fps", "memory", "strategy", "strategy_options", "system_message")
     watched: dict[str, Any] = {name: getattr(options, name) for name in names}
     watched |= {"memory_options": memory_options_of(options), "generation": generation_of(options)}
     limits = UploadLimits(max_bytes=options.max_upload_mb << 20, max_duration_s=options.max_minutes * 60)
     defaults = StreamOptions(**watched)
-    demo = DemoOptions(limits=limits, allow_urls=options.allow_urls, media_root=options.media_root, defaults=defaults)
+    demo = DemoOptions(limits=limits, sources=read_sources(options.source, options.sources), defaults=defaults)
     given = {name: getattr(options, name) for name in ("host", "port", "max_streams", "idle_s")}
     server = ServerOptions(**given, password=_password(options.password_file), allowed_hosts=options.allowed_host)
     serving = DemoServer(load_model_of(options), demo, server)

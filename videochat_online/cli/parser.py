@@ -67,6 +67,10 @@ class Parser(argparse.ArgumentParser):
         group.add_argument(f"--{kind.name}", metavar="NAME", help=said, **options)
         return group
 
+    def add_replaced(self, flag: str, now: str) -> None:
+        """Refuse a flag that was there before, whatever is behind it, in a line that names what is given instead."""
+        self.add_argument(flag, action=_Refuse, nargs="*", const=now, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
@@ -124,6 +128,15 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Say in one line what is wrong; exit status 2."""
         self.exit(2, f"error: {message} (see {self.prog} --help)\n")
+
+
+class _Refuse(argparse.Action):
+    """Ends in a line that names what takes the flag's place, the action's `const`."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option_string: str | None = None
+    ) -> None:
+        parser.error(f"{option_string}: expected {self.const} in its place")
 
 
 class _StoreOption(argparse.Action):

@@ -120,11 +120,10 @@ class _Page:
                 self.images = gr.File(
                     label="One or several images to chat about", file_count="multiple", elem_id="images", height=120
                 )
-            with gr.Tab("URL or file", id="address", visible=options.allow_urls):
-                self.address = gr.Textbox(
-                    show_label=False, placeholder="https://..., rtsp://..., or a file of the server", elem_id="address"
-                )
-                self.open_address = gr.Button("Watch", elem_id="open_address", variant="primary")
+            names = [source.name for source in options.sources]
+            with gr.Tab("Source", id="source", visible=bool(names)):
+                self.source = gr.Dropdown(names, label="Cameras and videos of this server", elem_id="source")
+                self.open_source = gr.Button("Watch", elem_id="open_source", variant="primary")
 
     def _add_chat(self) -> None:
         self.chat = gr.Chatbot(
@@ -215,7 +214,7 @@ class _Page:
             opening(lambda tab, paths, chosen: viewers.open_images(tab, [Path(path) for path in paths], chosen)),
             [self.images, *settings], opened, **every,
         ).then(lambda: None, None, self.images, **every)  # fmt: skip
-        self.open_address.click(opening(viewers.open_address), [self.address, *settings], opened, **every)
+        self.open_source.click(opening(viewers.open_source), [self.source, *settings], opened, **every)
 
         asked = [self.chat, self.question, self.notice]
         for event in (self.ask.click, self.question.submit):

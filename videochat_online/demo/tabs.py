@@ -16,10 +16,9 @@ from videochat_online.demo.examples import make_example
 from videochat_online.errors import InputError, shown
 from videochat_online.memory.labels import largest_size, settings_of
 from videochat_online.serving.api.schemas import bounded_memories
-from videochat_online.serving.sources.addresses import check_url
 from videochat_online.serving.sources.file_source import FilePlayer
-from videochat_online.serving.sources.network_source import NetworkPlayer
-from videochat_online.serving.sources.server_files import resolve_server_path
+from videochat_online.serving.sources.named_sources import NamedSource
+from videochat_online.serving.sources.remote_source import RemotePlayer
 from videochat_online.serving.sources.uploads import AcceptedUpload, UploadLimits, accept_upload
 from videochat_online.serving.streams.image_dialogue import LiveImages
 from videochat_online.serving.streams.live_answer import LiveAnswer
@@ -43,14 +42,12 @@ class DemoOptions:
 
     Attributes:
         limits: limits of what may be uploaded.
-        allow_urls: whether streams of other hosts may be opened, and files of the server below `media_root`.
-        media_root: folder of the server's own videos.
+        sources: cameras, videos and folders of frames that the operator lets viewers watch.
         defaults: options by which a stream is watched unless the viewer chooses.
     """
 
     limits: UploadLimits = field(default_factory=UploadLimits)
-    allow_urls: bool = False
-    media_root: Path | None = None
+    sources: tuple[NamedSource, ...] = ()
     defaults: StreamOptions = field(default_factory=StreamOptions)
 
 
@@ -60,7 +57,7 @@ class Viewer:
 
     Attributes:
         stream_id: id of its stream; None before the first and after the last.
-        kind: "file" (or a URL), "camera" or "images".
+        kind: "file" (or a named source), "camera" or "images".
         fps: frames a second that the model sees.
         questions: questions that the clip is known to answer.
         is_gone: the tab was closed; what was on its way is opened for nobody.
@@ -147,23 +144,20 @@ class Viewers:
         """Take what the page's camera sends."""
         self._open(self.of(tab), "camera", options)
 
-    def open_address(self, tab: str, address: str, options: StreamOptions) -> None:
-        """Watch an http, https or rtsp URL, or a file of the server, where that is allowed."""
-        if not self.options.allow_urls:
-            raise InputError("URLs and files of the server need a server that was started with --allow_urls")
-        viewer = self.of(tab)
-        if "://" in address:
-            url = check_url(address)
+    def open_source(self, tab: str, name: str, options: StreamOptions) -> None:
+        """Watch what the operator has named so."""
+        sources = {source.name: source for source in self.options.sources}
+        if name not in sources:
+            raise InputError(f"source: expected one of {', '.join(sources) or 'none'}, found {shown(name)}")
+        source = sources[name]
 
-            def begin(entry: PoolEntry) -> None:
-                entry.player = NetworkPlayer(url, entry.stream)
-        else:
-            path = resolve_server_path(address, self.options.media_root)
+        def begin(entry: PoolEntry) -> None:
+            if source.is_remote:
+                entry.player = RemotePlayer(source, entry.stream)
+            else:
+                self._play(entry, Path(source.address))
 
-            def begin(entry: PoolEntry) -> None:
-                self._play(entry, path)
-
-        self._open(viewer, "file", options, begin)
+        self._open(self.of(tab), "file", options, begin)
 
     def open_images(self, tab: str, paths: Sequence[Path], options: StreamOptions) -> None:
         """Chat about uploaded images."""

@@ -71,15 +71,6 @@ SLURM = "slurm"
 """Value of `--shard` in the tasks of a Slurm array."""
 
 
-class _Replaced(argparse.Action):
-    """A flag that was there before; it ends in a line that names what is given in its place, its `const`."""
-
-    def __call__(
-        self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option_string: str | None = None
-    ) -> None:
-        parser.error(f"{option_string}: expected {self.const} in its place")
-
-
 def add_arguments(parser: Parser) -> None:
     """Arguments of the subcommand."""
     group = parser.add_part(TASKS, "ovbench", "benchmark", default="ovbench")
@@ -119,7 +110,6 @@ def add_arguments(parser: Parser) -> None:
         help="load no model: count questions and missing videos (with --data_root); show prompt, frame times, tokens "
         "(with --model) and right answer of N questions of each kind (default: 0)",
     )
-    group.add_argument("--show", action=_Replaced, const="--dry_run N", help=argparse.SUPPRESS)
     group.add_argument("--json", action="store_true", help="one line of JSON at the end")
     _add_scorer_arguments(parser)
     _add_frame_arguments(parser)
@@ -130,6 +120,9 @@ def add_arguments(parser: Parser) -> None:
     add_strategy_arguments(parser, None, with_kv_memory=True)
     add_generation_arguments(parser)
     parser.set_defaults(max_new_tokens=None)
+    parser.add_replaced("--show", "--dry_run N")
+    parser.add_replaced("--slurm_array", f"--shard {SLURM}")
+    parser.add_replaced("--context", "--window_s with seconds or all")
 
 
 def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -139,7 +132,6 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="I/N",
         help=f"part I (from 0) of N, or {SLURM}: the task of a Slurm array; under torchrun the rank is counted, too",
     )
-    group.add_argument("--slurm_array", action=_Replaced, nargs=0, const=f"--shard {SLURM}", help=argparse.SUPPRESS)
     group.add_argument(
         "--max_bad_fraction", type=float, default=0.1, metavar="X", help="of videos or questions (default: 0.1)"
     )
@@ -184,7 +176,6 @@ def _add_frame_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         help="sliding window: how far it reaches back; all: the whole stream",
     )
-    group.add_argument("--context", action=_Replaced, const="--window_s with seconds or all", help=argparse.SUPPRESS)
     group.add_argument("--max_frames", type=int, metavar="N", help="sliding window: most frames")
     group.add_argument(
         "--frame_times",

@@ -76,7 +76,8 @@
     const problem = status.problem || (live.player && live.player.problem) || (camera && camera.problem);
     if (problem) box.append(make("span", "vco-problem", problem));
     const player = live.player;
-    const state = player ? player.state : camera ? "camera" : "live";
+    const lost = player && player.waiting_s !== null ? ` for ${clock(player.waiting_s)}` : "";
+    const state = player ? player.state + lost : camera ? "camera" : "live";
     const length = player && player.duration_s ? ` / ${clock(player.duration_s)}` : "";
     const speed = player && player.speed !== 1 ? ` · ${player.speed}×` : "";
     byId("vco-badge").textContent = `${state} · ${clock(status.time_s)}${length}${speed}`;

@@ -17,6 +17,9 @@ from videochat_online.video import VideoSource, open_video
 SPEEDS = (0.25, 16.0)
 """Slowest and fastest, in seconds of video a second."""
 
+MAX_LAG_S = 0.5
+"""A player that is behind by more does not try to catch up."""
+
 
 class FilePlayer(Player):
     """One file being played into one stream; begins paused.
@@ -31,6 +34,9 @@ class FilePlayer(Player):
         super().__init__(stream, "paused", clock)
         self._path = path
         self._target_s: float | None = None
+        # Media time `_from_s` is shown at clock time `_since`; None: it has to be set anew by the next frame.
+        self._from_s = 0.0
+        self._since: float | None = None
         self._thread.start()
 
     def play(self) -> None:
@@ -108,5 +114,19 @@ class FilePlayer(Player):
                 self._position_s = time_s
         return False
 
-    def _is_interrupted(self) -> bool:
-        return self._is_closed or self._target_s is not None
+    def _wait_until_due(self, time_s: float) -> bool:
+        """Wait, with `_changed` held, until a frame of that media time is due; False if it is wanted no more."""
+        while not self._is_closed and self._target_s is None:
+            if self._state == "paused":
+                self._clock.wait(self._changed, None)
+                continue
+            now_s = self._clock.now()
+            if self._since is None:
+                self._from_s, self._since = time_s, now_s
+            left_s = (time_s - self._from_s) / self._speed - (now_s - self._since)
+            if left_s < -MAX_LAG_S:
+                self._from_s, self._since = time_s, now_s
+            if left_s <= 0:
+                return True
+            self._clock.wait(self._changed, left_s)
+        return False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -17,9 +16,6 @@ logger = logging.getLogger(__name__)
 
 VIEW_FPS = 8.0
 """Frames a second that are shown, if the model does not see more."""
-
-MAX_LAG_S = 0.5
-"""A player that is behind by more does not try to catch up."""
 
 
 class Clock:
@@ -39,14 +35,16 @@ class PlayerStatus:
     """How far a player is.
 
     Attributes:
-        state: one of "connecting", "playing", "paused", "ended", "failed".
+        state: one of "connecting", "playing", "waiting", "paused", "ended", "failed".
+        waiting_s: seconds since the source was lost; None where it is not.
         position_s: start of the frame being shown.
         duration_s: length of the video; None where it is not known.
         speed: seconds of video a second.
-        problem: damage or failure in one line; None where nothing is known to be.
+        problem: damage, loss or failure in one line; None where nothing is known to be.
     """
 
     state: str
+    waiting_s: float | None
     position_s: float
     duration_s: float | None
     speed: float
@@ -62,9 +60,6 @@ class Player(ABC):
         clock: None for the machine's.
     """
 
-    max_gap_s = math.inf
-    """A longer jump in the times of the frames is not waited for."""
-
     def __init__(self, stream: LiveStream, state: str, clock: Clock | None) -> None:
         self._stream, self._state, self._clock = stream, state, clock or Clock()
         self._changed = threading.Condition()
@@ -72,10 +67,8 @@ class Player(ABC):
         self._position_s = 0.0
         self._duration_s: float | None = None
         self._speed = 1.0
+        self._waiting_since: float | None = None
         self._is_closed = False
-        # Media time `_from_s` is shown at clock time `_since`; None: it has to be set anew by the next frame.
-        self._from_s = 0.0
-        self._since: float | None = None
         self._thread = threading.Thread(target=self._run, name="player", daemon=True)
 
     def status(self) -> PlayerStatus:
@@ -83,6 +76,7 @@ class Player(ABC):
         with self._changed:
             return PlayerStatus(
                 state=self._state,
+                waiting_s=None if self._waiting_since is None else self._clock.now() - self._waiting_since,
                 position_s=self._position_s,
                 duration_s=self._duration_s,
                 speed=self._speed,
@@ -109,42 +103,16 @@ class Player(ABC):
             InputError: a problem that keeps it from playing on.
         """
 
-    def _final_state(self, problem: str | None, is_error: bool) -> str:
-        """State of a video that is over, by an error or at its end."""
-        return "failed" if is_error else "ended"
-
     def _run(self) -> None:
-        is_error = True
+        state = "failed"
         try:
             problem = self._play()
-            is_error = False
+            state = "ended"
         except InputError as error:
             problem = str(error)
         except Exception as error:  # the thread's last resort: the viewer has to be told, whatever it was
             logger.exception("a player failed")
             problem = f"the player has failed: {type(error).__name__}"
         with self._changed:
-            self._state, self._problem = self._final_state(problem, is_error), problem
+            self._state, self._problem, self._waiting_since = state, problem, None
             self._changed.notify_all()
-
-    def _is_interrupted(self) -> bool:
-        """Whether the frame that is waited for is wanted no more."""
-        return self._is_closed
-
-    def _wait_until_due(self, time_s: float) -> bool:
-        """Wait, with `_changed` held, until a frame of that media time is due; False if it is wanted no more."""
-        while not self._is_interrupted():
-            if self._state == "paused":
-                self._clock.wait(self._changed, None)
-                continue
-            now_s = self._clock.now()
-            if self._since is None:
-                self._from_s, self._since = time_s, now_s
-            left_s = (time_s - self._from_s) / self._speed - (now_s - self._since)
-            if not -MAX_LAG_S <= left_s <= self.max_gap_s:
-                self._from_s, self._since = time_s, now_s
-                return True
-            if left_s <= 0:
-                return True
-            self._clock.wait(self._changed, left_s)
-        return False

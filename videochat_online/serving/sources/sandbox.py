@@ -10,9 +10,8 @@ import sys
 import unicodedata
 from collections.abc import Collection
 from contextlib import suppress
-from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Protocol, cast
+from typing import BinaryIO, cast
 
 import av
 import av.error
@@ -42,44 +41,17 @@ MAX_NAME = 80
 
 PLAIN_MARKS = frozenset(" .-_+,=@#()")
 
+MAX_PIXELS = 4096 * 2304
+"""Largest frame of a video: 4K. Several wait for the model at a time."""
 
-@dataclass(frozen=True, kw_only=True)
-class MediaLimits:
-    """What is too much of media from strangers.
-
-    Attributes:
-        max_bytes: size of a file, or bytes received over HTTP.
-        max_duration_s: seconds of a video, or of watching.
-        max_pixels: size of a video's frame: 4K. Several wait for the model at a time.
-        max_memory_bytes: memory of the process that opens or decodes.
-
-    Raises:
-        InputError: a limit that lets nothing in.
-    """
-
-    max_bytes: int = 4 * 2**30
-    max_duration_s: float = 3600.0
-    max_pixels: int = 4096 * 2304
-    max_memory_bytes: int = 4 * 2**30
-
-    def __post_init__(self) -> None:
-        for limit in fields(self):
-            if not getattr(self, limit.name) > 0:
-                raise InputError(f"{limit.name}: expected a number above 0, got {getattr(self, limit.name)}")
+MAX_MEMORY_BYTES = 4 * 2**30
+"""Memory of a process that opens or decodes."""
 
 
 def check_frame_size(width: int, height: int, max_pixels: int) -> None:
     """Raise an `InputError` for a video whose frames are too large."""
     if width * height > max_pixels:
         raise InputError(f"expected frames of at most {max_pixels} pixels, found {width} x {height}")
-
-
-class ByteSource(Protocol):
-    """What FFmpeg reads from; it may have `seek`, `tell` and `seekable`, too."""
-
-    def read(self, size: int, /) -> bytes:
-        """At most that many bytes; none at the end."""
-        ...
 
 
 def safe_name(text: str) -> str:
@@ -93,23 +65,20 @@ def safe_name(text: str) -> str:
     return "".join(kept).strip() or "_"
 
 
-def open_listed(source: ByteSource | str, formats: Collection[str], options: dict[str, str]) -> InputContainer:
-    """Open media whose container is on a list.
+def open_listed(source: BinaryIO, formats: Collection[str]) -> InputContainer:
+    """Open a file whose container is on a list, and nothing else.
 
     Args:
-        source: file, or an address that FFmpeg may connect to as `options` allow.
+        source: file.
         formats: FFmpeg's names of containers.
-        options: options of FFmpeg, beside the list.
 
     Raises:
         InputError: words for what it is instead, without a name in front.
     """
     try:
-        container = av.open(source, options={**options, "format_whitelist": ",".join(formats)})
-        return cast(InputContainer, container)
+        options = {"protocol_whitelist": "none", "format_whitelist": ",".join(formats)}
+        return cast(InputContainer, av.open(source, options=options))
     except (av.error.FFmpegError, OSError, ValueError) as error:
-        if isinstance(error, InputError):  # of the file that is read from
-            raise
         # FFmpeg says "invalid argument" of a container that is not on the list.
         is_unlisted = isinstance(error, av.error.ArgumentError)
         found = "a kind of file that is not played" if is_unlisted else f"something unreadable ({reason(error)})"

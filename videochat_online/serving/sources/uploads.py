@@ -13,15 +13,16 @@ import os
 import secrets
 import shutil
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from videochat_online.errors import InputError
 from videochat_online.isolation import Lost, run_isolated
 from videochat_online.serving.sources.sandbox import (
+    MAX_MEMORY_BYTES,
+    MAX_PIXELS,
     SUFFIX_OF_FORMAT,
-    MediaLimits,
     check_frame_size,
     confine,
     open_listed,
@@ -41,17 +42,32 @@ IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM")
 
 
 @dataclass(frozen=True, kw_only=True)
-class UploadLimits(MediaLimits):
+class UploadLimits:
     """What is too much of an upload.
 
     Attributes:
+        max_bytes: size of a file.
+        max_duration_s: seconds of a video.
+        max_pixels: size of a video's frame.
+        max_memory_bytes: memory of the process that opens it.
         max_image_pixels: size of an image: a phone's.
         max_examination_s: seconds that opening may take.
+
+    Raises:
+        InputError: a limit that lets nothing in.
     """
 
     max_bytes: int = 512 * 2**20
+    max_duration_s: float = 3600.0
+    max_pixels: int = MAX_PIXELS
+    max_memory_bytes: int = MAX_MEMORY_BYTES
     max_image_pixels: int = 50_000_000
     max_examination_s: float = 30.0
+
+    def __post_init__(self) -> None:
+        for limit in fields(self):
+            if not getattr(self, limit.name) > 0:
+                raise InputError(f"{limit.name}: expected a number above 0, got {getattr(self, limit.name)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,7 +182,7 @@ def _confined(examine: Any, path: Path, limits: UploadLimits) -> dict[str, Any] 
 
 
 def _examine_video(path: Path, limits: UploadLimits) -> dict[str, Any]:
-    with path.open("rb") as file, open_listed(file, SUFFIX_OF_FORMAT, {"protocol_whitelist": "none"}) as container:
+    with path.open("rb") as file, open_listed(file, SUFFIX_OF_FORMAT) as container:
         suffix = SUFFIX_OF_FORMAT[container.format.name]
     duration_s = _measure(path, limits)
     with open_video(path) as source:

@@ -41,7 +41,7 @@ class PoolEntry:
         id: id that is hard to guess; whoever has it may use the stream.
         dialogue: takes frames and questions, or is about images and takes questions only.
         folder: folder of this viewer's files; removed with the stream.
-        player: plays the file or URL that is watched; None for frames that come from elsewhere.
+        player: plays the file or source that is watched; None for frames that come from elsewhere.
         opened_s: time at which the stream was opened, as `time.monotonic` gives it.
         used_s: time at which the stream was last used, in seconds of the pool's clock.
         lock: held while a frame is given the present time and put in: two at once must not cross.
