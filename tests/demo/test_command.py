@@ -20,8 +20,9 @@ from videochat_online.client import StreamClient
     ("arguments", "says"),
     [
         (["--port", "70000"], "port: expected 0 to 65535, got 70000"),
-        (["--media_root", "."], "--media_root: only with --allow_urls"),
-        (["--allow_urls", "--media_root", "nowhere"], "--media_root nowhere: expected a folder"),
+        (["--source", "door=ftp://host/"], "--source: door: expected a path, or one of rtsp://"),
+        (["--source", "door=rtsp://a/", "--source", "door=rtsp://b/"], "expected each name once, found door twice"),
+        (["--sources", "nowhere"], "--sources nowhere: expected a file of NAME=ADDRESS lines, found No such file"),
         (["--password_file", "nowhere"], "--password_file nowhere: expected a file with a password"),
         (["--fps", "0"], "fps: expected a number above 0"),
         (["--fps", "nan"], "fps: expected a finite number"),
@@ -59,6 +60,25 @@ def test_an_empty_password_is_refused(tiny_dir, capsys, tmp_path, monkeypatch):
     assert "password: expected one" in capsys.readouterr().err
     monkeypatch.setenv("VIDEOCHAT_ONLINE_PASSWORD", " ")
     assert main(given) == 2
+
+
+@pytest.mark.parametrize("given", [["--allow_urls"], ["--media_root", "nowhere"], ["--media_root=nowhere"]])
+def test_flags_that_sources_replace(capsys, given):
+    with pytest.raises(SystemExit) as ended:
+        main(["demo", "--model", "nowhere", *given, "--port", "0"])
+    assert ended.value.code == 2
+    flag = given[0].partition("=")[0]
+    assert capsys.readouterr().err.startswith(f"error: {flag}: expected --source NAME=ADDRESS for each of what viewers")
+
+
+def test_a_file_of_sources_that_others_can_read(tiny_dir, capsys, tmp_path):
+    file = tmp_path / "sources"
+    file.write_text("door=rtsp://user:secret@192.168.1.64/s1\n")
+    file.chmod(0o644)
+    assert main(["demo", "--model", str(tiny_dir("phi3")), "--port", "0", "--sources", str(file)]) == 2
+    assert capsys.readouterr().err.strip() == (
+        f"error: --sources {file}: expected a file that others cannot read, mode 600, found 644"
+    )
 
 
 def test_a_port_in_use(tiny_dir, capsys):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
-from clips import write_clip
+from clips import write_clip, write_folder
+from rtsp_server import RtspServer
 from videochat_online.cli.options import add_memory_arguments, memory_options_of
 from videochat_online.cli.parser import Parser
 from videochat_online.demo.conversation_file import to_json, to_srt
@@ -25,6 +27,7 @@ from videochat_online.errors import InputError
 from videochat_online.memory import make_memory
 from videochat_online.memory.labels import settings_of
 from videochat_online.serving.api.schemas import ApiLimits
+from videochat_online.serving.sources.named_sources import NamedSource
 from videochat_online.serving.sources.uploads import accept_upload
 from videochat_online.serving.streams.fair_lock import ModelGate
 from videochat_online.serving.streams.image_dialogue import LiveImages
@@ -339,7 +342,7 @@ class TestRequests:
         assert "keep_all" not in names
 
     @pytest.mark.parametrize("more", [{}, {"is_stream": True}])
-    @pytest.mark.parametrize("element", ["upload", "open_address", "ask"])
+    @pytest.mark.parametrize("element", ["upload", "open_example", "ask"])
     def test_no_file_but_an_uploaded_one_is_taken(self, client, server, tmp_path, element, more):
         clip = write_clip(tmp_path / "clip.mp4")
         kind = {"meta": {"_type": "gradio.FileData"}, **more}
@@ -385,6 +388,76 @@ class TestRequests:
                 assert reply.status_code == status, (route, origin)
         own = {"Origin": server.url.rstrip("/")}
         assert client.post("gradio_api/upload", headers=own, files={"files": ("a.mp4", b"x")}).status_code == 200
+
+
+class TestSources:
+    """What the operator has named."""
+
+    @pytest.fixture
+    def camera(self, tmp_path):
+        server = RtspServer(write_clip(tmp_path / "clip.ts").read_bytes(), login=("user", "secret"), seconds=4.0)
+        yield server
+        server.close()
+
+    @pytest.fixture
+    def client(self, tiny_model, tmp_path, camera):
+        clip, frames = write_clip(tmp_path / "clip.mp4"), write_folder(tmp_path / "frames")
+        sources = {
+            "door": camera.url("user:secret@"), "gate": camera.url("user:hunter2@"),
+            "clip": str(clip), "frames": str(frames),
+        }  # fmt: skip
+        demo = DemoOptions(
+            sources=tuple(NamedSource(*each) for each in sources.items()), defaults=StreamOptions(fps=8.0)
+        )
+        with (
+            DemoServer(tiny_model, demo, ServerOptions(port=0)) as server,
+            httpx.Client(base_url=server.url, timeout=60) as client,
+        ):
+            yield client
+
+    @staticmethod
+    def watch(client, name, until):
+        """The page's view of a stream of that source, as soon as it is so."""
+        said = TestRequests.send(client, "open_source", name)
+        (stream,) = re.findall(r'data-stream=\\"([^"\\]+)', said)
+        end = time.monotonic() + 60
+        while not until(live := client.get(f"page/streams/{stream}").json()):
+            assert time.monotonic() < end, live
+            time.sleep(0.05)
+        return live
+
+    @pytest.mark.parametrize("name", ["door", "clip", "frames"])
+    def test_one_is_watched_by_its_name(self, client, name):
+        live = self.watch(client, name, lambda live: live["status"]["num_frames_seen"] >= 3)
+        assert live["player"]["problem"] is None
+        assert (live["player"]["state"], live["player"]["waiting_s"]) in (("playing", None), ("ended", None))
+        assert live["memory"]["remembered"]
+
+    def test_nothing_has_an_address(self, client, caplog, capfd):
+        live = self.watch(client, "gate", lambda live: live["player"]["state"] == "waiting")
+        assert live["player"]["problem"] == "Server returned 401 Unauthorized (authorization failed)"
+        assert live["player"]["waiting_s"] >= 0
+        config = client.get("config").text
+        assert all(name in config for name in ("door", "gate", "clip", "frames"))
+        for said in (str(live), config, caplog.text, str(capfd.readouterr()), client.get("").text):
+            for secret in ("hunter2", "secret", "user:", "clip.mp4", "rtsp:"):
+                assert secret not in said
+
+    @pytest.mark.parametrize("name", ["rtsp://127.0.0.1/", "/etc/hostname", "Door", "", None])
+    def test_no_other_is_opened(self, client, camera, name):
+        said = TestRequests.send(client, "open_source", name)
+        assert "data-stream" not in said
+        assert camera.requests == []
+
+    def test_without_any_there_is_no_choice(self, tiny_model):
+        with (
+            DemoServer(tiny_model, server=ServerOptions(port=0)) as server,
+            httpx.Client(base_url=server.url) as client,
+        ):
+            tabs = [one["props"] for one in client.get("config").json()["components"] if one["type"] == "tabitem"]
+            assert [(one["id"], one["visible"]) for one in tabs if one["id"] == "source"] == [("source", False)]
+            said = TestRequests.send(client, "open_source", None)
+            assert "source: expected one of none, found none" in said
 
 
 def test_a_tab_that_is_closed_during_an_upload_takes_no_place(tiny_model, tmp_path, monkeypatch):

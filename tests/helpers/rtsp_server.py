@@ -68,7 +68,7 @@ class RtspServer:
 
     def _reply(self, connection, lines):
         method = lines[0].split()[0]
-        number = next(line for line in lines if line.lower().startswith("cseq"))
+        number = next((line for line in lines if line.lower().startswith("cseq")), "CSeq: 1")
         if method in self.replies:
             connection.sendall(self.replies[method].replace(b"CSEQ", number.encode()))
             return True

@@ -190,7 +190,10 @@ def _frames(address: str, fps: float, stall_s: float) -> Iterator[npt.NDArray[np
     """Frames as they come, at most `fps` a second; those of a file no faster than real time."""
     scheme = address.partition(":")[0].lower()
     formats = ["rtsp"] if scheme == "rtsp" else [*SUFFIX_OF_FORMAT, "mpjpeg"]
-    options = {"protocol_whitelist": PROTOCOLS[scheme], "format_whitelist": ",".join(formats)}
+    # Without a look at the frame rate, which nobody asks for: the first picture would come seconds later.
+    options = {
+        "protocol_whitelist": PROTOCOLS[scheme], "format_whitelist": ",".join(formats), "fpsprobesize": "0",
+    }  # fmt: skip
     if scheme == "rtsp":
         options |= {"rtsp_transport": "tcp", "allowed_media_types": "video"}
     with av.open(address, options=options) as container:
