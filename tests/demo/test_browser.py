@@ -14,8 +14,10 @@ import pytest
 from PIL import Image
 
 from clips import write_clip
+from rtsp_server import RtspServer
 from videochat_online.demo.server import DemoServer, ServerOptions
 from videochat_online.demo.tabs import DemoOptions
+from videochat_online.serving.sources.named_sources import NamedSource
 from videochat_online.serving.sources.uploads import UploadLimits
 from videochat_online.serving.streams.live_stream import LiveStream
 from videochat_online.serving.streams.stream_options import StreamOptions
@@ -44,8 +46,17 @@ def browser():
 
 
 @pytest.fixture(scope="module")
-def server(tiny_model):
+def camera(tmp_path_factory):
+    path = write_clip(tmp_path_factory.mktemp("camera") / "clip.ts")
+    made = RtspServer(path.read_bytes(), login=("user", "secret"), seconds=4.0)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def server(tiny_model, camera, clip):
     demo = DemoOptions(
+        sources=(NamedSource("walk", str(clip)), NamedSource("door", camera.url("user:secret@"))),
         limits=UploadLimits(max_bytes=2 << 20, max_duration_s=60.0),
         defaults=StreamOptions(fps=4.0, generation=SPEAKING),
     )
@@ -406,6 +417,38 @@ def test_an_example_with_its_questions(visit, server):
     page.click("button#ask")  # the options are still there, the question is not
     page.wait_for_selector(".vco-notice:has-text('got an empty one')")
     assert all(f"({letter}) {option}" in asked for letter, option in zip("ABCD", options, strict=False))
+
+
+def test_a_source_by_its_name(visit, server):
+    """A camera that hangs up after 4 s is waited for, and goes on; a file can be paused as an upload can."""
+    page = visit()
+    choose(page, "Source")
+    assert page.input_value("#source input") == "walk"
+    page.click("#source input")
+    listed = page.locator("ul[role=listbox] li").all_inner_texts()
+    assert [text.split()[-1] for text in listed] == ["walk", "door"]  # the one that is chosen is ticked
+    page.locator("ul[role=listbox] li", has_text="door").click()
+    page.click("button#open_source")
+    badge = "document.querySelector('#vco-badge')?.innerText"
+    page.wait_for_function(f"{badge}?.startsWith('playing')")
+    wait_for_picture(page)
+    stream = stream_of(page, server)
+    page.wait_for_function(f"{badge}?.startsWith('waiting for 0:0')")
+    assert page.locator(".vco-problem").inner_text() == "the source has ended"
+    seen = stream.status().num_frames_seen
+    assert seen > 0
+    page.wait_for_function(f"{badge}?.startsWith('playing')")
+    wait_until(lambda: stream.status().num_frames_seen > seen)
+    page.wait_for_function("!document.querySelector('.vco-problem')")
+    page.click("button#pause")
+    page.wait_for_selector(".vco-notice:has-text('only a video file can be paused')")
+    assert not {"secret", "rtsp:"} & set(re.findall(r"secret|rtsp:", page.content()))
+    page.click("#source input")
+    page.locator("ul[role=listbox] li", has_text="walk").click()
+    page.click("button#open_source")
+    page.wait_for_function(f"{badge}?.includes(' / 0:30')")
+    page.click("button#pause")
+    page.wait_for_function(f"{badge}?.startsWith('paused')")
 
 
 def test_chat_about_images(visit, server, tmp_path):
