@@ -118,6 +118,7 @@ class PartKind:
         built_in: import path of each built-in part, by name. No package can take one of these names.
         methods: what a part must have to be called.
         attributes: what it must have besides, once it is made.
+        reserved: names that no option may have: documents and functions that make parts have them beside the options.
     """
 
     name: str
@@ -125,6 +126,7 @@ class PartKind:
     built_in: Mapping[str, str]
     methods: tuple[str, ...] = ()
     attributes: tuple[str, ...] = ()
+    reserved: tuple[str, ...] = ("name",)
 
     def names(self) -> tuple[str, ...]:
         """Names of all parts but those that an import path alone leads to: built in, then of installed packages."""
@@ -148,12 +150,16 @@ class PartKind:
         self._check(found, self.methods, callable, name)
         return found
 
-    def usable(self) -> tuple[str, ...]:
-        """Those of `names` that can be used; others, which nobody has asked for, are left out with a warning."""
-        found = []
-        for name in self.names():
+    def usable(self, **fixed: Any) -> tuple[str, ...]:
+        """Those of `names` that can be made; others, which nobody has asked for, are left out with a warning.
+
+        Args:
+            fixed: what `make` is given beside options.
+        """
+        found = list(self.built_in)
+        for name in self.names()[len(found) :]:
             try:
-                self.options_of(name)
+                self.make(name, {}, **fixed)
             except InputError as error:
                 logger.warning("%s", error)
             else:
@@ -164,9 +170,13 @@ class PartKind:
         """What can be set of the part of that name, by name.
 
         Raises:
-            InputError: those of `find` and `options_of`.
+            InputError: those of `find` and `options_of`; an option with a name that is `reserved`.
         """
-        return options_of(self.find(name))
+        found = options_of(self.find(name))
+        taken = ", ".join(option for option in found if option in self.reserved)
+        if taken:
+            raise InputError(f"{self.name} {name!r}: expected options with names of their own, found {taken}")
+        return found
 
     def make(self, name: str, given: Mapping[str, Any], **fixed: Any) -> Any:
         """Make a part of its options, of which those that are None count as not given, and of what is fixed for it.
@@ -177,7 +187,7 @@ class PartKind:
         """
         part, what = self.find(name), f"{self.name} {name!r}"
         given = {option: value for option, value in given.items() if value is not None}
-        check_names(options_of(part), given, what)
+        check_names(self.options_of(name), given, what)
         options = [make_options(part, None, given, what)] if getattr(part, "Options", None) is not None else []
         try:
             inspect.signature(part).bind(*options, **fixed)
@@ -188,14 +198,18 @@ class PartKind:
             made = part(*options, **fixed)
         except InputError:
             raise
-        except Exception as error:  # likewise a stranger's constructor
+        except (Exception, SystemExit) as error:  # likewise a stranger's constructor
             reason = f"{type(error).__name__}: {one_line(error)}"
             raise InputError(f"{what}: expected to be made of its options, found {reason}") from error
         self._check(made, self.attributes, lambda value: value is not _NOTHING, name)
         return made
 
     def _check(self, part: Any, names: tuple[str, ...], is_one: Callable[[Any], bool], name: str) -> None:
-        lacking = ", ".join(one for one in names if not is_one(getattr(part, one, _NOTHING)))
+        try:
+            lacking = ", ".join(one for one in names if not is_one(getattr(part, one, _NOTHING)))
+        except Exception as error:  # a stranger's property
+            reason = f"{type(error).__name__}: {one_line(error)}"
+            raise InputError(f"{self.name} {name!r}: expected one with {', '.join(names)}, found {reason}") from error
         if lacking:
             expected = ", ".join((*self.methods, *self.attributes))
             raise InputError(f"{self.name} {name!r}: expected a {self.name} with {expected}, found none of {lacking}")
@@ -242,8 +256,8 @@ def make_options(part: Any, options: Any, given: Mapping[str, Any], what: str) -
         return declared(**values)
     except InputError:
         raise
-    except Exception as error:  # a stranger's checks of them together
-        raise InputError(f"options of {what}: {one_line(error)}") from error
+    except (Exception, SystemExit) as error:  # a stranger's checks of them together
+        raise InputError(f"options of {what}: {type(error).__name__}: {one_line(error)}") from error
 
 
 def check_names(known: Mapping[str, Option], given: Iterable[str], what: str) -> None:
@@ -263,9 +277,12 @@ def _declared(declared: type) -> dict[str, Option]:
         raise InputError(f"{what}: expected types that can be read, found {reason}") from error
     for field in dataclasses.fields(declared):
         is_of_model = bool(field.metadata.get("from_model"))
-        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-        if default is dataclasses.MISSING:
-            raise InputError(f"{what}: expected a default of {field.name}, found none")
+        try:
+            default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        except Exception as error:  # likewise
+            raise InputError(f"{what}: default of {field.name}: {type(error).__name__}: {one_line(error)}") from error
+        if default is dataclasses.MISSING or not field.init:
+            raise InputError(f"{what}: expected {field.name} with a default, and to be set, found it without")
         if not is_of_model and not _is_known(types[field.name]):
             raise InputError(
                 f"{what}: expected {field.name} to be an int, float, str, bool, Literal of texts, or a tuple of one of "
@@ -299,6 +316,9 @@ def _imported(path: str, what: str) -> Any:
         return functools.reduce(getattr, attribute.split("."), imported)
     except AttributeError as error:
         raise InputError(f"{what}: expected {attribute!r} in the module {module}, found none") from error
+    except Exception as error:  # a module may look its names up by code
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        raise InputError(f"{what}: expected {attribute!r} in the module {module}, found {reason}") from error
 
 
 def _split(annotation: Any) -> tuple[Any, tuple[Any, ...]]:
@@ -317,7 +337,8 @@ def _split(annotation: Any) -> tuple[Any, tuple[Any, ...]]:
 def _is_known(annotation: Any, *, in_tuple: bool = False) -> bool:
     base = _split(annotation)[0]
     if get_origin(base) is tuple and not in_tuple:
-        return all(_is_known(each, in_tuple=True) for each in get_args(base) if each is not Ellipsis)
+        kinds = [each for each in get_args(base) if each is not Ellipsis]
+        return len(set(kinds)) == 1 and _is_known(kinds[0], in_tuple=True)
     return base in _NOUNS or (get_origin(base) is Literal and all(isinstance(one, str) for one in get_args(base)))
 
 

@@ -39,7 +39,7 @@ from videochat_online.types import FrameTokens
 
 EARLY, LATE = range(2_000, 3_000), range(99_000, 100_000)
 NUM_DISTINCT_FRAMES = 67
-BOUNDED = [name for name in MEMORIES.names() if name != "keep_all"]
+BOUNDED = [name for name in MEMORIES.built_in if name != "keep_all"]
 
 
 def make_frames(channels: int) -> torch.Tensor:

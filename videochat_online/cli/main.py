@@ -38,7 +38,7 @@ COMMANDS = {
 
 
 _UNUSABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENOSPC, errno.EDQUOT}
-_UNUSABLE |= {errno.ENAMETOOLONG, errno.ELOOP, errno.EEXIST}
+_UNUSABLE |= {errno.ENAMETOOLONG, errno.ELOOP, errno.EEXIST, errno.ENOENT}
 """Errors that are about a path and not a fault of the program."""
 _NEGATIVE_TIME = re.compile(r"-[\w.][\w.+-]*:")
 

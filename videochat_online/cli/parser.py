@@ -122,8 +122,10 @@ class Parser(argparse.ArgumentParser):
                     ]
                     expected = f"an option of {part.kind.name} {named}, {', '.join(own) or 'which has none'}"
                     raise InputError(f"{flag}: expected {expected}")
-                if any(flag[2:] in part.kind.options_of(name) for name in (*part.kind.built_in, named)):
-                    raise InputError(f"{flag}: expected {part.flag}.{flag[2:]} in its place")
+                has = [name for name in (named, *part.kind.built_in) if flag[2:] in part.kind.options_of(name)]
+                if has:
+                    place = f"{part.flag}.{flag[2:]} of {part.kind.name} {has[0]}"
+                    raise InputError(f"{flag}: expected {place} in its place")
 
     def error(self, message: str) -> NoReturn:
         """Say in one line what is wrong; exit status 2."""

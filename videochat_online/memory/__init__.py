@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import torch
 
+from videochat_online.errors import InputError, shown
 from videochat_online.memory.base import MemoryBank, QuestionAware
 from videochat_online.memory.event_merging import EventMergingMemoryBank
 from videochat_online.memory.fifo import FifoMemoryBank
@@ -47,6 +48,7 @@ MEMORIES = PartKind(
     },
     methods=("write", "read", "reset", "state_dict", "load_state_dict"),
     attributes=("max_tokens",),
+    reserved=("name", "full_grid", "device"),
 )
 
 
@@ -65,7 +67,11 @@ def make_memory(
     Raises:
         InputError: an unknown name, an option that this memory does not take, or a bad value of one.
     """
-    return cast(MemoryBank, MEMORIES.make(name, options, full_grid=full_grid, device=device))
+    memory = cast(MemoryBank, MEMORIES.make(name, options, full_grid=full_grid, device=device))
+    most = memory.max_tokens
+    if not (most is None or (isinstance(most, int) and not isinstance(most, bool) and most >= 0)):
+        raise InputError(f"memory {name!r}: expected max_tokens to be a number of tokens, or None, found {shown(most)}")
+    return memory
 
 
 def make_model_memory(name: str, full_grid: Grid, intervals: Sequence[int], options: Mapping[str, Any]) -> MemoryBank:

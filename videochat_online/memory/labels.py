@@ -53,7 +53,9 @@ def parse_label(text: str) -> tuple[str, dict[str, Any]]:
 
 def largest_size(options: Mapping[str, Any]) -> int:
     """The largest number of frames among options of a memory, of tiers their sum: of those that its label says."""
-    return max([sum(options.get("capacities") or ()), *(int(options[name]) for name in options if _is_size(name))])
+    sizes = [value for name, value in options.items() if _is_size(name) and isinstance(value, int)]
+    capacities = options.get("capacities")
+    return max([sum(capacities) if isinstance(capacities, list | tuple) else 0, *sizes])
 
 
 def _sizes_of(memory: str, options: Mapping[str, Any]) -> list[str]:

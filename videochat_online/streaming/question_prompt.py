@@ -11,12 +11,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from videochat_online.constants import IGNORE_INDEX
-from videochat_online.errors import InputError
+from videochat_online.errors import InputError, expect
 from videochat_online.model.loading import VideoChatModel
 from videochat_online.streaming.kv.cache import TokenKey
 from videochat_online.streaming.kv.contrasted import Contrast
@@ -24,6 +25,8 @@ from videochat_online.streaming.kv.prefix import Reuse, common_length, sequence_
 from videochat_online.streaming.session_file import Exchange
 from videochat_online.text import PromptLayout, check_text, layout_prompt, turn_segments
 from videochat_online.types import FrameTokens, FrameUse, Turn
+
+_Given = TypeVar("_Given")
 
 # Two questions with no token in common: what their prompts share stands before any question.
 _UNALIKE = ("A", "0")
@@ -100,6 +103,13 @@ def reply_ids(model: VideoChatModel, text: str) -> tuple[int, ...]:
     """Ids of a reply as training has them, its end included."""
     layout = layout_prompt([Turn(("?",), text)], tokenizer=model.tokenizer, template=model.template)
     return tuple(label for label in layout.labels if label != IGNORE_INDEX)
+
+
+def check_given(found: Any, kind: type[_Given], what: str) -> tuple[_Given, ...]:
+    """What `read` of a part has given; InputError unless it is a sequence of this kind."""
+    is_one = isinstance(found, Sequence) and all(isinstance(one, kind) for one in found)
+    expect(is_one, f"{what}: read", f"a sequence of {kind.__name__}", found)
+    return tuple(found)
 
 
 class ProjectedFrames:

@@ -37,6 +37,7 @@ from videochat_online.streaming.question_prompt import (
     Prompt,
     QuestionLayout,
     Snapshot,
+    check_given,
     frame_uses,
 )
 from videochat_online.streaming.session_file import (
@@ -328,13 +329,14 @@ class StreamingSession:
     def _snapshot(self, at_s: float | None, question: str | None) -> Snapshot:
         with self._state_lock:
             asked_at_s = self._clock.asking_time(at_s)
-            remembered = tuple(self._recall(question))
+            remembered = check_given(self._recall(question), FrameTokens, f"memory {type(self.memory).__name__}")
             history, num_frames, epoch = tuple(self._history), self._clock.num_frames, self._epoch
         # Only what was remembered for this question is kept for the next one.
         self._projected.keep(remembered)
         selections: tuple[FrameSelection, ...] = (FrameSelection(remembered),)
         if question is not None:
-            selections = self._strategy.read(remembered, question, self.model, self._projected)
+            chosen = self._strategy.read(remembered, question, self.model, self._projected)
+            selections = check_given(chosen or None, FrameSelection, f"strategy {type(self._strategy).__name__}")
         visuals = [[self._projected.of_shown(frame) for frame in selection.frames] for selection in selections]
         return Snapshot(selections, visuals, history, num_frames, asked_at_s, epoch)
 

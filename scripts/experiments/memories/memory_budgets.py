@@ -15,7 +15,7 @@ from videochat_online.memory import MEMORIES
 
 Capacities = tuple[int, ...]
 
-BOUNDED = tuple(name for name in MEMORIES.names() if name != "keep_all")
+BOUNDED = tuple(name for name in MEMORIES.built_in if name != "keep_all")
 BUDGETS: tuple[Capacities, ...] = ((4, 4, 16), (2, 2, 8))
 
 

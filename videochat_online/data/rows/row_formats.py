@@ -13,7 +13,7 @@ from videochat_online.data.rows.formats.base import Row, RowFormat
 from videochat_online.data.rows.sample import Sample
 from videochat_online.data.rows.storage import Location
 from videochat_online.data.rows.unknown_keys import KEYS, check_row_keys
-from videochat_online.errors import InputError, cut
+from videochat_online.errors import InputError, cut, one_line
 from videochat_online.parts import PartKind
 
 _FORMATS = "videochat_online.data.rows.formats"
@@ -105,7 +105,18 @@ class RowParser:
         if self.name is not None:
             return [self.name]
         said = {key: value for key, value in row.items() if value is not None} if None in row.values() else row
-        return [name for name, row_format in self._formats.items() if row_format.claims(said)]
+        return [name for name in self._formats if self._claims(name, said)]
+
+    def _claims(self, name: str, row: Row) -> bool:
+        try:
+            return self._formats[name].claims(row)
+        except Exception as error:  # a stranger's, which nobody may have asked for
+            if name in ROW_FORMATS.built_in:
+                raise
+            reason = f"{type(error).__name__}: {one_line(error)}"
+            raise InputError(
+                f"row_format {name!r}: expected to say whether a row is its own, found {reason}"
+            ) from error
 
     def _format_of(self, row: Row) -> RowFormat | None:
         claimed = self._claimed(row)

@@ -91,14 +91,20 @@ def read_parquet(path: Location, content: bytes, known: Iterable[str]) -> Table:
             for row in batch.to_pylist():
                 table.add(_without_nulls(row))
         return table
-    except (ArrowException, OSError) as error:
-        raise InputError(f"{path}: expected parquet, found a broken file ({one_line(error, 200)})") from error
+    except InputError:
+        raise
+    # Cells that Python has no value for: bytes that are no UTF-8, dates after 9999, unknown time zones (a KeyError).
+    except (ArrowException, OSError, ValueError, OverflowError, KeyError) as error:
+        raise InputError(f"{path}: expected parquet, found one that cannot be read ({one_line(error, 200)})") from error
 
 
 def _keys(path: Location, names: Sequence[str], known: Iterable[str]) -> dict[str, str]:
     """The key that each column holds: of its name, or of that in other capitals."""
     plain = {key.lower(): key for key in known}
     keys = {name: plain.get(name.lower(), name) for name in names}
+    if len(keys) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InputError(f"{path}: expected each column once, found {twice} twice")
     for name, key in keys.items():
         if [*keys.values()].count(key) > 1 and name != key:
             raise InputError(f"{path}: expected one column {key}, found {name}, too")
@@ -116,7 +122,7 @@ def _number(key: str, cell: str) -> Any:
     if key in NUMBERS:
         try:
             return json.loads(cell.lower())
-        except ValueError:
+        except (ValueError, RecursionError):
             return cell
     return cell
 

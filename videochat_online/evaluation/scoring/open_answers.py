@@ -14,7 +14,7 @@ from videochat_online.evaluation.scoring.parse import parse_count, says
 
 JUDGE = "judge"
 _ARTICLE = re.compile(r"\b(?:a|an|the)\b\s*(?=\w)", re.IGNORECASE)
-_DIGITS = re.compile(r"(?<![\w.])[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?![\w]|[.,]\d)", re.ASCII)
+_DIGITS = re.compile(r"(?<![\w.])(?<!\d,)[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?![\w]|[.,]\d)", re.ASCII)
 
 
 def is_exact(text: str, answer: str) -> bool:

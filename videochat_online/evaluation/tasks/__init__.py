@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from videochat_online.errors import expect
+from videochat_online.errors import InputError, expect
 from videochat_online.evaluation.task import Task
 from videochat_online.parts import PartKind, check_names, options_of
 
@@ -47,8 +47,17 @@ def get_task(name: str, options: Mapping[str, Any] | None = None) -> Task:
         return _checked(found, name, what)
     is_class = isinstance(found, type) and hasattr(found, "Options") and hasattr(found, "task")
     expect(is_class, what, "a Task, or a class with Options and task", found)
-    made = TASKS.make(name, given).task()
+    part = TASKS.make(name, given)
+    try:
+        made = part.task()
+    except InputError:
+        raise
+    except Exception as error:
+        if name in TASKS.built_in:
+            raise
+        raise InputError(f"{what}: expected task() to give a Task, found {type(error).__name__}: {error}") from error
     expect(isinstance(made, Task), what, "task() to give a Task", made)
+    expect(isinstance(made.files, list | tuple | None), what, "files to be a list of paths, or None", made.files)
     values = {option: one.default for option, one in options_of(found).items()} | given
     of_files = [
         option for option, value in values.items() if isinstance(value, str) and Path(value) in (made.files or ())

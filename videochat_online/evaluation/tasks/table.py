@@ -38,7 +38,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
-from videochat_online.documents import Document, one_of, validated
+from videochat_online.documents import MAX_TIME_S, Document, one_of, validated
 from videochat_online.errors import InputError, expect, shown
 from videochat_online.evaluation.benchmark import YES_NO, EvalQuestion, EvalSet, Source, right_answer
 from videochat_online.evaluation.scoring.metrics import EXTRA_KEYS
@@ -114,7 +114,10 @@ def _as_text(value: Any) -> Any:
 def _as_seconds(value: Any) -> float:
     if not isinstance(value, str | int | float) or isinstance(value, bool):
         raise InputError(f"expected a time such as 90, 1:30 or 1:02:30, found {shown(value)}")
-    return seconds_of(str(value))
+    seconds = seconds_of(str(value))
+    if seconds > MAX_TIME_S:
+        raise InputError(f"expected at most {MAX_TIME_S:,.0f} seconds, found {shown(value)}: a time in other units?")
+    return seconds
 
 
 def _as_options(value: Any) -> Any:
@@ -247,7 +250,11 @@ def _columns(names: Sequence[str], path: Path) -> _Columns:
     numbered: dict[int, str] = {}
     for name, column in plain.items():
         if column not in known.values() and (match := _OPTION.fullmatch(name)):
-            numbered[ascii_lowercase.index(match[1]) + 1 if match[1] else int(match[2])] = column
+            number = ascii_lowercase.index(match[1]) + 1 if match[1] else int(match[2])
+            if number in numbered:
+                both = f"{numbered[number]} and {column}"
+                raise InputError(f"{path}: expected one column for each option, found {both} for one")
+            numbered[number] = column
     if numbered and all(len(column) == 1 for column in numbered.values()) and not {1, 2} <= numbered.keys():
         numbered = {}  # a letter alone may be anything
     first = min(numbered, default=1)

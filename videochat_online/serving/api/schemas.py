@@ -6,6 +6,7 @@ Knows no HTTP but the status that a wrong request gets. `docs/openapi.json` is m
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Literal
@@ -14,7 +15,7 @@ from pydantic import AfterValidator, Field, TypeAdapter
 
 from videochat_online.documents import Document, Text, TimeS, document_of, validated
 from videochat_online.errors import InputError, one_line, shown
-from videochat_online.memory import MEMORIES, make_memory
+from videochat_online.memory import DEFAULT_FULL_GRID, MEMORIES, make_memory
 from videochat_online.memory.labels import largest_size, settings_of
 from videochat_online.serving.streams.live_answer import LiveAnswer
 from videochat_online.serving.streams.live_stream import LiveStream
@@ -34,7 +35,8 @@ class RequestError(InputError):
 
 def bounded_memories() -> tuple[str, ...]:
     """Names of the memories that do not grow with the stream, those of installed packages included."""
-    return tuple(name for name in MEMORIES.usable() if make_memory(name).max_tokens is not None)
+    usable = MEMORIES.usable(full_grid=DEFAULT_FULL_GRID, device=None)
+    return tuple(name for name in usable if make_memory(name).max_tokens is not None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,7 +214,9 @@ def options_of(document: Mapping[str, Any], limits: ApiLimits) -> StreamOptions:
     given["memory_options"] = {
         name: known[name].check(found, f"memory_options.{name}") for name, found in asked.memory_options.items()
     }
-    if (most := largest_size(given["memory_options"])) > limits.max_remembered:
+    frame_tokens = math.prod(DEFAULT_FULL_GRID)
+    most = -(-(make_memory(memory, **given["memory_options"]).max_tokens or 0) // frame_tokens)
+    if (most := max(most, largest_size(given["memory_options"]))) > limits.max_remembered:
         raise RequestError(f"memory_options: expected at most {limits.max_remembered} frames, got {most}")
     for name, value, highest in (
         ("generation.max_new_tokens", settings.max_new_tokens, limits.max_new_tokens),

@@ -108,7 +108,7 @@ def _flat(message: Mapping[str, Any], where: str, in_parts: list[tuple[str, Medi
     texts: list[str] = []
     for number, part in enumerate(content, start=1):
         here = f"{where}: part {number}"
-        kind = part.get("type") if isinstance(part, dict) else part
+        kind = part.get("type") if isinstance(part, dict) else None
         if kind == "text":
             others = [key for key, value in part.items() if key not in ("type", "text") and says(value)]
             if others:  # a time stands beside the content, a picture in a part of its own
@@ -125,7 +125,7 @@ def _flat(message: Mapping[str, Any], where: str, in_parts: list[tuple[str, Medi
                 texts.append("\n")
             texts.append(_PLACEHOLDERS[kind])
         else:
-            raise InputError(f"{here}: expected text, image or video, found {shown(kind)}")
+            raise InputError(f"{here}: expected a part of type text, image or video, found {shown(part)}")
     return {**message, "content": "".join(texts)}
 
 
