@@ -47,37 +47,29 @@ CORE = ("where_now", "shape_now", "first_shape", "first_place")
 
 @dataclass(slots=True)
 class Segment:
-    """A stretch of the stream with one shape; what is not settled by an answer is filled in at random."""
+    """A stretch of the stream with one shape; what is not settled by an answer is filled in at random.
+
+    Attributes:
+        start_s: second at which its shape appears.
+        end_s: second at which the next one's does.
+        role: what is asked about it; empty where nothing is.
+        asked_s: when it is asked about. The first segment is so at several times.
+        shape: name of its shape.
+        colour: name of its colour.
+        stays: (second from which it rests there, cell); a glide takes the second before.
+    """
 
     start_s: int
     end_s: int
+    role: str = ""
+    asked_s: int = 0
     shape: str = ""
     colour: str = ""
     stays: list[tuple[int, Cell]] = field(default_factory=list)
-    """(second from which it rests there, cell); a glide takes the second before."""
 
     def cell_at(self, time_s: float) -> Cell:
         """Where its shape is, or is on the way to."""
         return [cell for start_s, cell in self.stays if start_s <= time_s][-1]
-
-
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """Which segment each answer is about, and when it is asked."""
-
-    now: int
-    still: int
-    long: int
-    moved: int
-    next: int
-    past: int
-    now_s: int
-    still_s: int
-    long_s: int
-    moved_s: int
-    next_s: int
-    past_s: int
-    span: int
 
 
 class SingleStreams:
@@ -92,70 +84,57 @@ class SingleStreams:
         random = random_of(*self._words, name)
         span, length = self._decks.draw("how_long", [(span, more) for span in range(4) for more in range(2)])
         # At 8 s the next shape would be there.
-        segments, plan = _draw_plan(random, span, min(2 * span + 1 + length, MAX_SEGMENT_S - 1))
-        self._settle(random, segments, plan)
+        segments = _draw_segments_to_ask_about(random, min(2 * span + 1 + length, MAX_SEGMENT_S - 1))
+        self._settle(random, segments)
         scene = _scene(name, segments, random.getrandbits(32))
-        return scene, sorted(self._ask(random, scene, segments, plan), key=lambda question: question.asked_at_s)
+        return scene, sorted(self._ask(random, scene, segments, SPANS[span]), key=lambda question: question.asked_at_s)
 
-    def _settle(self, random: Random, segments: Sequence[Segment], plan: _Plan) -> None:
+    def _settle(self, random: Random, segments: Sequence[Segment]) -> None:
         """Give every segment its colour, shape and way; those that answers are about from the decks."""
         sixteen = [(first, second) for first in range(4) for second in range(4)]
         colours = list(SINGLE_COLOURS)
         random.shuffle(colours)
         for segment, colour in zip(segments, colours, strict=False):
             segment.colour, segment.shape = colour, random.choice(SINGLE_SHAPES)
-        starts = {0: "first", plan.past: "past"}
-        for number, segment in enumerate(segments):
-            if number == plan.moved:
+        for segment in segments:
+            if segment.role == "moved":
                 cell, answer = self._decks.draw("how_moved", sixteen)
-                _move_once(random, segment, CELLS[cell], answer, before_s=plan.moved_s)
-            elif number == plan.next:
+                _move_once(random, segment, CELLS[cell], answer, before_s=segment.asked_s)
+            elif segment.role == "next":
                 answer, turn = self._decks.draw("next_place", sixteen)
-                _patrol(segment, RING.index(CELLS[answer]), turn, asked_s=plan.next_s)
-            elif number == plan.now:
-                shape, cell = self._decks.draw("now", sixteen)
+                _patrol(segment, RING.index(CELLS[answer]), turn, asked_s=segment.asked_s)
+            elif segment.role in ("now", "first", "past"):
+                shape, cell = self._decks.draw(segment.role, sixteen)
                 segment.shape = SINGLE_SHAPES[shape]
-                _wander(random, segment, CELLS[cell], at_s=plan.now_s)
-            elif number in starts:
-                shape, cell = self._decks.draw(starts[number], sixteen)
-                segment.shape = SINGLE_SHAPES[shape]
-                _wander(random, segment, CELLS[cell], at_s=segment.start_s)
+                # Of the past is asked where it appeared.
+                at_s = segment.asked_s if segment.role == "now" else segment.start_s
+                _wander(random, segment, CELLS[cell], at_s=at_s)
             else:
-                quiet_s = {plan.still: plan.still_s, plan.long: plan.long_s}.get(number, segment.start_s)
-                _wander(random, segment, random.choice(CELLS), at_s=quiet_s)
+                _wander(random, segment, random.choice(CELLS), at_s=segment.asked_s or segment.start_s)
 
-    def _ask(self, random: Random, scene: Scene, segments: Sequence[Segment], plan: _Plan) -> list[Question]:
-        asked: list[tuple[str, int, dict[str, str | int]]] = []
-        for time_s in _times_by_age(random, scene, segments[0]):
-            asked += [("first_shape", time_s, {}), ("first_place", time_s, {})]
-        asked += [("where_now", plan.now_s, {}), ("shape_now", plan.now_s, {})]
-        colour = {"colour": segments[plan.past].colour}
-        asked += [("shape_of_colour", plan.past_s, {**colour}), ("place_of_colour", plan.past_s, {**colour})]
+    def _ask(self, random: Random, scene: Scene, segments: Sequence[Segment], span: str) -> list[Question]:
+        of = {segment.role: segment for segment in segments}
+        first, now, still, moved, next_, past = (of[r] for r in ("first", "now", "still", "moved", "next", "past"))
+        times_s = _times_by_age(random, scene, first)
         is_gone, _ = self._decks.draw("still_shown", [(0, 0), (1, 0)])
-        other = random.randrange(plan.still) if is_gone else plan.still
-        asked += [("still_shown", plan.still_s, {"colour": segments[other].colour})]
-        asked += [("how_long", plan.long_s, {}), ("how_moved", plan.moved_s, {}), ("next_place", plan.next_s, {})]
-        expected = self._expected(segments, plan, is_gone)
-        return [
-            make_question(scene, template, time_s, params, OPTIONS[template], expected[template])
-            for template, time_s, params in asked
+        other = segments[random.randrange(segments.index(still))] if is_gone else still
+        start, end = moved.stays[0][1], moved.cell_at(moved.asked_s)
+        beginning = (("first_shape", first.shape), ("first_place", QUADRANTS[first.stays[0][1]]))
+        asked: list[tuple[str, int, dict[str, str | int], str]] = [
+            *((template, time_s, {}, answer) for time_s in times_s for template, answer in beginning),
+            ("where_now", now.asked_s, {}, QUADRANTS[now.cell_at(now.asked_s)]),
+            ("shape_now", now.asked_s, {}, now.shape),
+            ("shape_of_colour", past.asked_s, {"colour": past.colour}, past.shape),
+            ("place_of_colour", past.asked_s, {"colour": past.colour}, QUADRANTS[past.stays[0][1]]),
+            ("still_shown", still.asked_s, {"colour": other.colour}, YES_NO[is_gone]),
+            ("how_long", of["long"].asked_s, {}, span),
+            ("how_moved", moved.asked_s, {}, movement(start, end)),
+            ("next_place", next_.asked_s, {}, QUADRANTS[next_.cell_at(next_.asked_s + 1)]),
         ]
-
-    def _expected(self, segments: Sequence[Segment], plan: _Plan, is_gone: int) -> dict[str, str]:
-        first, past, now, moved, next_ = (segments[i] for i in (0, plan.past, plan.now, plan.moved, plan.next))
-        start, end = moved.stays[0][1], moved.cell_at(plan.moved_s)
-        return {
-            "first_shape": first.shape,
-            "first_place": QUADRANTS[first.stays[0][1]],
-            "where_now": QUADRANTS[now.cell_at(plan.now_s)],
-            "shape_now": now.shape,
-            "shape_of_colour": past.shape,
-            "place_of_colour": QUADRANTS[past.stays[0][1]],
-            "still_shown": YES_NO[is_gone],
-            "how_long": SPANS[plan.span],
-            "how_moved": movement(start, end),
-            "next_place": QUADRANTS[next_.cell_at(plan.next_s + 1)],
-        }
+        return [
+            make_question(scene, template, time_s, params, OPTIONS[template], answer)
+            for template, time_s, params, answer in asked
+        ]
 
 
 @cache
@@ -193,36 +172,29 @@ def _draw_segments(random: Random, start_s: int, min_s: int) -> tuple[list[Segme
     return [Segment(end_s - length, end_s) for length, end_s in zip(lengths, ends_s, strict=True)], before
 
 
-def _draw_plan(random: Random, span: int, shown_s: int) -> tuple[list[Segment], _Plan]:
-    """Segments and times of asking. `shown_s`: for how long the shape has been there when `how_long` asks."""
+def _draw_segments_to_ask_about(random: Random, shown_s: int) -> list[Segment]:
+    """Segments and when they are asked about. `shown_s`: how long the shape has been there when `how_long` asks."""
     # Before the segments, so that the time says nothing about the answer.
     long_s = random.randint(MIN_SEGMENT_S + MAX_SEGMENT_S - 1, STREAM_S - MIN_SEGMENT_S - 1)
     while True:
         segments, long = _draw_segments(random, long_s - shown_s, shown_s + 1)
-        others = [i for i in range(1, len(segments)) if i != long]
+        others = [segment for i, segment in enumerate(segments) if i not in (0, long)]
         random.shuffle(others)
-        roomy = [i for i in others if segments[i].end_s - segments[i].start_s >= 5][:2]
-        rest = [i for i in others if i not in roomy]
-        pasts = [i for i in rest if i < len(segments) - 1]
+        roomy = [segment for segment in others if segment.end_s - segment.start_s >= 5][:2]
+        rest = [segment for segment in others if segment not in roomy]
+        pasts = [segment for segment in rest if segment.end_s < STREAM_S]
         if len(roomy) < 2 or not pasts:
             continue
-        past = pasts[0]
-        now, still = [i for i in rest if i != past][:2]
-        return segments, _Plan(
-            now=now,
-            still=still,
-            long=long,
-            moved=roomy[0],
-            next=roomy[1],
-            past=past,
-            now_s=random.randint(segments[now].start_s + 1, segments[now].end_s - 1),
-            still_s=random.randint(segments[still].start_s + 1, segments[still].end_s - 1),
-            long_s=long_s,
-            moved_s=random.randint(segments[roomy[0]].start_s + 3, segments[roomy[0]].end_s - 1),
-            next_s=segments[roomy[1]].start_s + 1 + STEP_S,
-            past_s=random.choice(_quiet_seconds(segments, segments[past].end_s + 1)),
-            span=span,
-        )
+        moved, next_ = roomy
+        now, still = [segment for segment in rest if segment != pasts[0]][:2]
+        segments[0].role = "first"
+        segments[long].role, segments[long].asked_s = "long", long_s
+        for role, segment, after_s in (("now", now, 1), ("still", still, 1), ("moved", moved, 3)):
+            segment.role, segment.asked_s = role, random.randint(segment.start_s + after_s, segment.end_s - 1)
+        next_.role, next_.asked_s = "next", next_.start_s + 1 + STEP_S
+        past_s = random.choice(_quiet_seconds(segments, pasts[0].end_s + 1))
+        pasts[0].role, pasts[0].asked_s = "past", past_s
+        return segments
 
 
 def _quiet_seconds(segments: Sequence[Segment], from_s: int) -> list[int]:
