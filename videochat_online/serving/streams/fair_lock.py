@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,38 +12,35 @@ class ModelGate:
 
     It is held for one call of the model only (a batch of frames, a prompt, one token), so that streams take turns:
     frames go on arriving while answers are generated, and no stream waits for another's whole answer. A plain lock
-    promises no order, and a thread that asks again at once mostly gets it again.
+    promises no order, and a thread that asks again at once mostly gets it again. Here each call draws a number, and
+    the numbers are served one after another.
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._waiting: deque[threading.Event] = deque()
-        self.is_taken = False
+        self._changed = threading.Condition()
+        self._num_drawn = self._num_served = 0
+
+    @property
+    def is_taken(self) -> bool:
         """Whether a call has its turn now."""
+        return self._num_drawn > self._num_served
 
     @property
     def num_waiting(self) -> int:
         """Calls that wait for their turn."""
-        with self._lock:
-            return len(self._waiting)
+        with self._changed:
+            return max(0, self._num_drawn - self._num_served - 1)
 
     @contextmanager
     def turn(self) -> Iterator[None]:
         """Wait for a turn, and give it up at the end."""
-        mine = threading.Event()
-        with self._lock:
-            if self.is_taken:
-                self._waiting.append(mine)
-            else:
-                self.is_taken = True
-                mine.set()
-        mine.wait()
+        with self._changed:
+            mine = self._num_drawn
+            self._num_drawn += 1
+            self._changed.wait_for(lambda: self._num_served == mine)
         try:
             yield
         finally:
-            with self._lock:
-                # Handed over, not released: nobody can come in between.
-                if self._waiting:
-                    self._waiting.popleft().set()
-                else:
-                    self.is_taken = False
+            with self._changed:
+                self._num_served += 1
+                self._changed.notify_all()
