@@ -7,8 +7,8 @@ same episode, and drawn so that the right one does not stand out among them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from itertools import permutations
 
 from videochat_online.synthetic.questions.facts_several import DISTANCE_S, DISTANCES, PATH_S, bounced_step, path_name
@@ -24,6 +24,7 @@ from videochat_online.synthetic.scene.episode_builder import (
 from videochat_online.synthetic.scene.words import ACTIONS, PATTERNS, SPANS, Cell, cell_name
 
 COUNTS = ("0", "1", "2", "3")
+DIRECTIONS = ((-1, 0), (1, 0), (0, -1), (0, 1))
 NOW = 0
 """Age of evidence that is asked about at once."""
 
@@ -52,7 +53,12 @@ class Asked:
     time_s: int
     params: dict[str, str | int]
     answer: str
-    others: tuple[str, ...]
+    options: Sequence[str]
+
+    @property
+    def others(self) -> list[str]:
+        """The options but for the right one, which need not be among them."""
+        return [option for option in self.options if option != self.answer]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,10 +86,6 @@ def _name(cell: Cell) -> str:
     return cell_name(cell, CELLS_PER_SIDE)
 
 
-def _others(texts: tuple[str, ...], answer: str) -> tuple[str, ...]:
-    return tuple(text for text in texts if text != answer)
-
-
 def _where_is(stage: Stage, case: Case) -> Asked:
     before, between, now, elsewhere = spread_cells(stage.random, 4)
     main = stage.enter(before)
@@ -100,23 +102,24 @@ def _how_many(stage: Stage, case: Case) -> Asked:
     for i, cell in enumerate(stage.random.sample(CELLS, 3)):
         stage.enter(cell, end_s=EPISODE_S if i < case.answer else stage.random.randint(4, time_s - 2))
     answer = COUNTS[case.answer]
-    return Asked(time_s, {}, answer, _others(COUNTS, answer))
+    return Asked(time_s, {}, answer, COUNTS)
+
+
+def _pattern(stage: Stage, case: Case, end_s: int) -> Asked:
+    answer = PATTERNS[case.answer]
+    main = stage.enter(stage.random.choice(CELLS), end_s=end_s, pattern=answer, size=case.detail)
+    asked = Asked(end_s + case.age_s, stage.params(main), answer, PATTERNS)
+    stage.add_bystanders(2, stage.random.sample(asked.others, 2))
+    return asked
 
 
 def _pattern_now(stage: Stage, case: Case) -> Asked:
-    answer = PATTERNS[case.answer]
-    main = stage.enter(stage.random.choice(CELLS), pattern=answer, size=case.detail)
-    others = _others(PATTERNS, answer)
-    stage.add_bystanders(2, stage.random.sample(others, 2))
-    return Asked(stage.random.randint(2, 11), stage.params(main), answer, others)
+    asked = _pattern(stage, case, EPISODE_S)
+    return replace(asked, time_s=stage.random.randint(2, 11))
 
 
 def _pattern_was(stage: Stage, case: Case) -> Asked:
-    answer = PATTERNS[case.answer]
-    main = stage.enter(stage.random.choice(CELLS), end_s=3, pattern=answer, size=case.detail)
-    others = _others(PATTERNS, answer)
-    stage.add_bystanders(2, stage.random.sample(others, 2))
-    return Asked(3 + case.age_s, stage.params(main), answer, others)
+    return _pattern(stage, case, end_s=3)
 
 
 def _where_was(stage: Stage, case: Case) -> Asked:
@@ -134,7 +137,7 @@ def _where_was(stage: Stage, case: Case) -> Asked:
         stage.move(main, cell, start_s)
     stage.add_bystanders(stage.random.randint(0, 2))
     params = {**stage.params(main), "seconds": case.age_s}
-    return Asked(time_s, params, _name(cells[index]), tuple(_name(cell) for cell in cells if cell != cells[index]))
+    return Asked(time_s, params, _name(cells[index]), [_name(cell) for cell in cells])
 
 
 def _first_of(stage: Stage, case: Case) -> Asked:
@@ -142,7 +145,7 @@ def _first_of(stage: Stage, case: Case) -> Asked:
         stage.enter(cell, start_s=2 * i, end_s=2 * i + 3) for i, cell in enumerate(spread_cells(stage.random, 4))
     ]
     names = [stage.entities[number].name for number in numbers]
-    return Asked(3 + case.age_s, {}, names[0], tuple(names[1:]))
+    return Asked(3 + case.age_s, {}, names[0], names)
 
 
 def _flashed(stage: Stage, case: Case) -> Asked:
@@ -157,7 +160,7 @@ def _flashed(stage: Stage, case: Case) -> Asked:
     colours = [stage.entities[number].colour for number in order]
     answer = colours[case.answer]
     params: dict[str, str | int] = {"seconds": case.age_s + 1}
-    return Asked(3 + 2 * case.answer + case.age_s, params, answer, _others(tuple(colours), answer))
+    return Asked(3 + 2 * case.answer + case.age_s, params, answer, colours)
 
 
 def _how_long_shaking(stage: Stage, case: Case) -> Asked:
@@ -166,7 +169,7 @@ def _how_long_shaking(stage: Stage, case: Case) -> Asked:
     stage.act(main, "shake", time_s - (2 * case.answer + 1 + case.more), time_s + 1)
     stage.add_bystanders(stage.random.randint(0, 2))
     answer = SPANS[case.answer]
-    return Asked(time_s, stage.params(main), answer, _others(SPANS, answer))
+    return Asked(time_s, stage.params(main), answer, SPANS)
 
 
 def _action_order(stage: Stage, case: Case) -> Asked:
@@ -189,7 +192,7 @@ def _path(stage: Stage, case: Case) -> Asked:
     stage.move(main, chosen[0][1], time_s - PATH_S)
     stage.move(main, end, time_s - PATH_S + 2)
     stage.add_bystanders(stage.random.randint(0, 2))
-    return Asked(time_s, stage.params(main), ways[0], tuple(ways[1:]))
+    return Asked(time_s, stage.params(main), ways[0], ways)
 
 
 def _distance(stage: Stage, case: Case) -> Asked:
@@ -207,12 +210,12 @@ def _distance(stage: Stage, case: Case) -> Asked:
     second = stage.enter(other)
     stage.add_bystanders(stage.random.randint(0, 1))
     params = {**stage.params(main), **stage.params(second, "_2")}
-    return Asked(time_s, params, answer, _others(DISTANCES, answer))
+    return Asked(time_s, params, answer, DISTANCES)
 
 
 def _next_cell(stage: Stage, case: Case) -> Asked:
     time_s, num_before = 7, 4
-    step = ((-1, 0), (1, 0), (0, -1), (0, 1))[case.answer]
+    step = DIRECTIONS[case.answer]
     # Inside, each direction leads to a cell; on the way there it may have turned round at the border.
     now = stage.random.choice([cell for cell in CELLS if all(0 < i < CELLS_PER_SIDE - 1 for i in cell)])
     cells = _straight_way(now, (-step[0], -step[1]), num_before)[::-1] + [now] + _straight_way(now, step, 3)
@@ -220,9 +223,8 @@ def _next_cell(stage: Stage, case: Case) -> Asked:
     for i, cell in enumerate(cells[1:]):
         stage.move(main, cell, time_s - num_before + i)
     stage.add_bystanders(stage.random.randint(0, 2))
-    neighbours = {(now[0] + i, now[1] + j) for i, j in ((-1, 0), (1, 0), (0, -1), (0, 1))}
-    answer = cells[num_before + 1]
-    return Asked(time_s, stage.params(main), _name(answer), tuple(_name(c) for c in sorted(neighbours - {answer})))
+    neighbours = sorted((now[0] + i, now[1] + j) for i, j in DIRECTIONS)
+    return Asked(time_s, stage.params(main), _name(cells[num_before + 1]), [_name(cell) for cell in neighbours])
 
 
 def _straight_way(cell: Cell, step: Cell, count: int) -> list[Cell]:
@@ -240,7 +242,7 @@ def _still_shaking(stage: Stage, case: Case) -> Asked:
     main = stage.enter(stage.random.choice(CELLS))
     stage.act(main, "shake", time_s - 6, (time_s + 1, time_s - 2)[case.answer])
     stage.add_bystanders(stage.random.randint(0, 2))
-    return Asked(time_s, stage.params(main), YES_NO[case.answer], _others(YES_NO, YES_NO[case.answer]))
+    return Asked(time_s, stage.params(main), YES_NO[case.answer], YES_NO)
 
 
 def _still_there(stage: Stage, case: Case) -> Asked:
@@ -248,7 +250,7 @@ def _still_there(stage: Stage, case: Case) -> Asked:
     end_s = (EPISODE_S, stage.random.randint(3, time_s - 2))[case.answer]
     main = stage.enter(stage.random.choice(CELLS), end_s=end_s)
     stage.add_bystanders(stage.random.randint(1, 2))
-    return Asked(time_s, stage.params(main), YES_NO[case.answer], _others(YES_NO, YES_NO[case.answer]))
+    return Asked(time_s, stage.params(main), YES_NO[case.answer], YES_NO)
 
 
 BUILDERS: dict[str, Builder] = {
