@@ -10,7 +10,7 @@ import pytest
 
 from videochat_online.errors import InputError
 from videochat_online.synthetic import Entity, Event, Preset, Renderer, Scene, StreamKind, scene_from_dict
-from videochat_online.synthetic.scene.even_draws import Deck
+from videochat_online.synthetic.scene.even_draws import Decks
 from videochat_online.synthetic.scene.render import pattern_mask, shape_mask
 from videochat_online.synthetic.scene.words import PATTERNS, span_name
 
@@ -150,7 +150,7 @@ def test_presets_that_make_no_sense(changes, message):
 
 
 def test_a_deck_deals_everything_before_anything_again():
-    deck = Deck("abc", "seed")
-    dealt = "".join(deck.draw() for _ in range(30))
+    decks = Decks("seed")
+    dealt = "".join(decks.draw("letters", "abc") for _ in range(30))
     assert [sorted(dealt[i : i + 3]) for i in range(0, 30, 3)] == [list("abc")] * 10
     assert len({dealt[i : i + 3] for i in range(0, 30, 3)}) > 1

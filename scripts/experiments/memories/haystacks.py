@@ -15,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from videochat_online.errors import InputError
-from videochat_online.synthetic.scene.even_draws import Deck, random_of
+from videochat_online.synthetic.scene.even_draws import Decks, random_of
 from videochat_online.synthetic.scene.one_shape import CELLS, STREAM_S, SingleStreams
 from videochat_online.synthetic.scene.render import Renderer
 from videochat_online.synthetic.scene.scene import Entity, Event, Scene
-from videochat_online.synthetic.scene.words import SINGLE_SHAPES
+from videochat_online.synthetic.scene.words import SINGLE_SHAPES, Cell
 from videochat_online.video import read_image, read_video
 
 Pixels = npt.NDArray[np.uint8]
@@ -74,11 +74,11 @@ def _without_needles(scene: Scene) -> Scene:
 
 def drawn_needles(count: int, seed: str) -> list[Needle]:
     """White shapes on a background of their own; shapes, and shapes with places, come equally often."""
-    random, places = Random(seed), {shape: Deck(CELLS, seed, shape) for shape in SINGLE_SHAPES}
-    needles = []
+    random, needles = Random(seed), []
+    places: Decks[Cell] = Decks(seed)
     for number in range(count):
         shape = SINGLE_SHAPES[number % len(SINGLE_SHAPES)]
-        events = (Event("appear", 0, 0.0, 0.0, places[shape].draw()),)
+        events = (Event("appear", 0, 0.0, 0.0, places.draw(shape, CELLS)),)
         scene = Scene(seed, 1.0, 2, (Entity(NEEDLE_COLOUR, shape),), events, random.getrandbits(32))
         needles.append(Needle(shape, Renderer(scene, SIDE).frame(0.0)))
     return needles

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from videochat_online.synthetic.files.question_rows import Row, image_row, offline_row, online_row, pair_of, turn_at
 from videochat_online.synthetic.presets import ClipKind
 from videochat_online.synthetic.questions.question_templates import TEMPLATES, answer_of
-from videochat_online.synthetic.scene.even_draws import Deck, random_of
+from videochat_online.synthetic.scene.even_draws import Decks, random_of
 from videochat_online.synthetic.scene.one_shape import CORE, OPTIONS, STREAM_S
 from videochat_online.synthetic.scene.scene import Scene
 from videochat_online.synthetic.scene.words import cell_name
@@ -32,11 +32,11 @@ class ClipCutter:
     """Cuts clips of one kind; remembers what came how often. One for each annotation file."""
 
     def __init__(self, seed: int, name: str) -> None:
-        self._words: tuple[str | int, ...] = (seed, name)
-        self._random = random_of("clips", *self._words)
+        self._name = name
+        self._random = random_of("clips", seed, name)
         self._counts: Counter[tuple[str | None, ...]] = Counter()
-        self._lengths: Deck[int] | None = None
-        self._templates = Deck(CORE, "templates", *self._words)
+        self._lengths: Decks[int] = Decks("lengths", seed)
+        self._templates: Decks[str] = Decks("templates", seed)
 
     def offline_rows(self, scene: Scene, video: str, kind: ClipKind) -> Iterator[Row]:
         """VideoChat2-IT rows: the four core questions about a short clip, and an open one."""
@@ -57,7 +57,7 @@ class ClipCutter:
             num_more = min(self._random.randrange(MAX_TURNS), len(times_s))
             asked_s = [*sorted(self._random.sample(times_s, num_more)), end_s - start_s]
             is_window = self._random.random() < WINDOW_SHARE
-            turns = [_turn(clip, self._templates.draw(), time_s, is_window) for time_s in asked_s]
+            turns = [_turn(clip, self._templates.draw(self._name, CORE), time_s, is_window) for time_s in asked_s]
             yield online_row(video, start_s, end_s, turns)
 
     def recall_rows(self, scene: Scene, video: str, count: int) -> Iterator[Row]:
@@ -79,9 +79,7 @@ class ClipCutter:
 
     def _cut(self, scene: Scene, min_s: int, max_s: int) -> tuple[int, int]:
         """Start and end of a clip whose answers have come least often so far."""
-        if self._lengths is None:
-            self._lengths = Deck(range(min_s, max_s + 1), "lengths", *self._words)
-        length = self._lengths.draw()
+        length = self._lengths.draw(self._name, range(min_s, max_s + 1))
         while not (starts_s := _starts_s(scene, length)):
             length -= 1
         candidates = self._random.sample(starts_s, min(NUM_CANDIDATES, len(starts_s)))

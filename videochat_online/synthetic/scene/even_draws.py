@@ -17,31 +17,22 @@ def random_of(*words: str | int) -> Random:
     return Random("/".join(map(str, words)))
 
 
-class Deck(Generic[T]):
-    """Cards that are shuffled and dealt to the last before any comes again: counts never differ by more than 1."""
-
-    def __init__(self, cards: Sequence[T], *words: str | int) -> None:
-        self._cards = list(cards)
-        self._random = random_of(*words)
-        self._rest: list[T] = []
-
-    def draw(self) -> T:
-        """The next card."""
-        if not self._rest:
-            self._rest = self._cards.copy()
-            self._random.shuffle(self._rest)
-        return self._rest.pop()
-
-
 class Decks(Generic[T]):
-    """A deck for each name, made when it is first asked for."""
+    """Cards that are shuffled and dealt to the last before any comes again: counts never differ by more than 1.
+
+    A deck for each name, made when it is first asked for.
+    """
 
     def __init__(self, *words: str | int) -> None:
         self._words = words
-        self._decks: dict[str, Deck[T]] = {}
+        self._decks: dict[str, tuple[Random, list[T]]] = {}
 
     def draw(self, name: str, cards: Sequence[T]) -> T:
-        """The next card of a named deck; `cards` are its cards from the first draw on."""
+        """The next card of a named deck; `cards` are all its cards, the same at every draw."""
         if name not in self._decks:
-            self._decks[name] = Deck(cards, *self._words, name)
-        return self._decks[name].draw()
+            self._decks[name] = random_of(*self._words, name), []
+        random, rest = self._decks[name]
+        if not rest:
+            rest += cards
+            random.shuffle(rest)
+        return rest.pop()
