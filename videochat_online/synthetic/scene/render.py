@@ -19,7 +19,8 @@ from videochat_online.synthetic.scene.words import RGB
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 Mask: TypeAlias = npt.NDArray[np.bool_]
-Key: TypeAlias = tuple[object, ...]
+Key: TypeAlias = tuple[int, tuple[tuple[int, int, int, int, bool], ...]]
+"""Columns that the background has drifted; top, left, size, number of each shape, and whether it flashes."""
 
 GREY = 128
 NOISE = 4.0
@@ -51,7 +52,7 @@ class Renderer:
         self._background = _background(scene, size_px)
 
     def key(self, time_s: float) -> Key:
-        """Equal for two times exactly if the frames are."""
+        """All that a frame depends on: equal for two times exactly if the frames are."""
         phase = int(time_s * PHASES_PER_S) % len(SWING_PX)
         drift = int(time_s * DRIFT_PX_PER_S) % self.size_px if self._scene.is_busy else 0
         seen = self._scene.state_at(time_s)
@@ -59,12 +60,10 @@ class Renderer:
 
     def frame(self, time_s: float) -> Pixels:
         """uint8 [H, W, 3] at a time."""
-        phase = int(time_s * PHASES_PER_S) % len(SWING_PX)
-        frame_HWC: Pixels = self._background.copy()
-        if self._scene.is_busy:
-            frame_HWC = np.roll(frame_HWC, int(time_s * DRIFT_PX_PER_S), axis=1)
-        for one in self._scene.state_at(time_s):
-            self._draw(frame_HWC, one, phase)
+        drift, shapes = self.key(time_s)
+        frame_HWC: Pixels = np.roll(self._background, drift, axis=1)
+        for shape in shapes:
+            self._draw(frame_HWC, *shape)
         return frame_HWC
 
     def _box(self, seen: Visible, phase: int) -> tuple[int, int, int]:
@@ -80,22 +79,16 @@ class Renderer:
             top, left = top + SHRINK_PX[phase] // 2, left + SHRINK_PX[phase] // 2
         return top, left, size_px
 
-    def _draw(self, frame_HWC: Pixels, seen: Visible, phase: int) -> None:
-        entity = self._scene.entities[seen.entity]
-        top, left, size_px = self._box(seen, phase)
+    def _draw(self, frame_HWC: Pixels, top: int, left: int, size_px: int, number: int, is_flashing: bool) -> None:
+        entity = self._scene.entities[number]
         _paint(frame_HWC, shape_mask(entity.shape, size_px), top, left, RGB[entity.colour])
         if entity.pattern is not None:
             inset = (size_px - PATTERN_PX) // 2
             plate = np.ones((PATTERN_PX, PATTERN_PX), dtype=np.bool_)
             _paint(frame_HWC, plate, top + inset, left + inset, WHITE)
-            _paint(
-                frame_HWC,
-                pattern_mask(entity.pattern, entity.pattern_size or ""),
-                top + inset,
-                left + inset,
-                RGB["black"],
-            )
-        if seen.is_flashing:
+            mask = pattern_mask(entity.pattern, entity.pattern_size or "")
+            _paint(frame_HWC, mask, top + inset, left + inset, RGB["black"])
+        if is_flashing:
             _paint(frame_HWC, _frame_mask(size_px), top, left, WHITE)
 
 
