@@ -48,12 +48,8 @@ class OpenQuestions:
 
     def offline_rows(self, scene: Scene, video: str, kind: ClipKind) -> Iterator[Row]:
         """VideoChat2-IT rows: what a clip has shown by its end."""
-        ends = _Ends(scene)
-        for _ in range(_due(scene, kind.per_stream)):
-            start_s, end_s = self._cut(ends, kind.min_s, kind.max_s)
-            found = self._ask(scene.between(start_s, end_s), end_s - start_s, NUM_PAIRS, ends.moving.get(end_s, ()))
-            if found:
-                yield offline_row(video, start_s, end_s, [pair_of(text, answer) for text, answer in found])
+        for start_s, end_s, found in self._asked_at_end(scene, kind.per_stream, kind.min_s, kind.max_s):
+            yield offline_row(video, start_s, end_s, [pair_of(text, answer) for text, answer in found])
 
     def online_rows(self, scene: Scene, video: str, count: int) -> Iterator[Row]:
         """Dialogues: a question or two at each of up to four times."""
@@ -74,13 +70,9 @@ class OpenQuestions:
 
     def recall_rows(self, scene: Scene, video: str, count: int) -> Iterator[Row]:
         """Questions at the end of a clip of any length: what a memory holds there has to do for each."""
-        ends = _Ends(scene)
-        for _ in range(_due(scene, count)):
-            start_s, end_s = self._cut(ends, MIN_RECALL_S, int(scene.duration_s))
-            found = self._ask(scene.between(start_s, end_s), end_s - start_s, NUM_PAIRS, ends.moving.get(end_s, ()))
+        for start_s, end_s, found in self._asked_at_end(scene, count, MIN_RECALL_S, int(scene.duration_s)):
             turns = [turn_at(text, answer, end_s - start_s) for text, answer in found]
-            if turns:
-                yield online_row(video, start_s, end_s, turns)
+            yield online_row(video, start_s, end_s, turns)
 
     def image_rows(self, scene: Scene, names: Sequence[str]) -> Iterator[tuple[float, Row]]:
         """(time, LLaVA row) of frames at rest: what is on them, and where.
@@ -95,6 +87,17 @@ class OpenQuestions:
                 f"{shape.name} {shape.pattern} {cell_name(cell, scene.cells_per_side)}" for cell, shape in shapes
             )
             yield time_s, image_row(name, [(IMAGE_QUESTION, caption)])
+
+    def _asked_at_end(
+        self, scene: Scene, per_unit: int, min_s: int, max_s: int
+    ) -> Iterator[tuple[int, int, list[tuple[str, str]]]]:
+        """Start and end of clips, and what is asked at the end of each and answered."""
+        ends = _Ends(scene)
+        for _ in range(_due(scene, per_unit)):
+            start_s, end_s = self._cut(ends, min_s, max_s)
+            found = self._ask(scene.between(start_s, end_s), end_s - start_s, NUM_PAIRS, ends.moving.get(end_s, ()))
+            if found:
+                yield start_s, end_s, found
 
     def _cut(self, ends: _Ends, min_s: int, max_s: int) -> tuple[int, int]:
         """Start and end in whole seconds: nothing moves in the first, nor, but for some, in the last."""
