@@ -117,10 +117,9 @@ class Scene:
         """When each thing appears and vanishes; infinity where it stays."""
         spans = {}
         for entity, events in self._events_of.items():
-            start_s = next((event.start_s for event in events if event.kind == "appear"), None)
-            if start_s is not None:
-                end_s = next((event.start_s for event in events if event.kind == "vanish"), math.inf)
-                spans[entity] = (start_s, end_s)
+            first_s = {event.kind: event.start_s for event in reversed(events)}
+            if "appear" in first_s:
+                spans[entity] = first_s["appear"], first_s.get("vanish", math.inf)
         return spans
 
     def events_of(self, entity: int | None, kind: str | None = None) -> tuple[Event, ...]:
