@@ -57,15 +57,11 @@ class TrainingRows:
         self.rows[STREAM_CLIPS] += _stream_clips(stream)
         if stream.questions:
             self.rows[STREAM_DIALOGUES].append(_stream_dialogue(stream))
-        images = list(self._image_rows(stream))
+        num_images = round(self._preset.num_images * self._num_done / self._num_streams)
+        names = [f"{number:05d}.jpg" for number in range(len(self.rows[IMAGES]), num_images)]
+        images = list(self._cutters[IMAGES].image_rows(stream.scene, names))
         self.rows[IMAGES] += [row for _, row in images]
         return [(row["image"], time_s) for time_s, row in images]
-
-    def _image_rows(self, stream: Stream) -> Iterator[tuple[float, Row]]:
-        first = len(self.rows[IMAGES])
-        num_due = round(self._preset.num_images * self._num_done / self._num_streams)
-        names = [f"{number:05d}.jpg" for number in range(first, num_due)]
-        yield from self._cutters[IMAGES].image_rows(stream.scene, names)
 
 
 def registries(preset: Preset, names: list[str]) -> dict[str, dict[str, Row]]:

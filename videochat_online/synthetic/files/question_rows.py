@@ -48,19 +48,20 @@ def online_row(video: str, start_s: float, end_s: float, turns: Sequence[tuple[f
     """An online dialogue: (time, question, answer) turns, times counted from the start of the clip."""
     conversations: list[Row] = []
     for time_s, question, answer in turns:
-        conversations.append({"from": "human", "value": question, "timestamps": float(time_s)})
-        conversations.append({"from": "gpt", "value": answer})
+        conversations += _exchange(question, answer, timestamps=float(time_s))
     clip = [float(start_s), float(end_s)]
     return {"video": video, "clip": clip, "need_reset_timestamp": True, "conversations": conversations}
 
 
 def image_row(image: str, pairs: Sequence[tuple[str, str]]) -> Row:
     """LLaVA: an image with (question, answer) pairs."""
-    conversations: list[Row] = []
-    for i, (question, answer) in enumerate(pairs):
-        conversations.append({"from": "human", "value": question if i else f"<image>\n{question}"})
-        conversations.append({"from": "gpt", "value": answer})
+    conversations = [row for question, answer in pairs for row in _exchange(question, answer)]
+    conversations[0]["value"] = f"<image>\n{conversations[0]['value']}"
     return {"image": image, "conversations": conversations}
+
+
+def _exchange(question: str, answer: str, **more: float) -> list[Row]:
+    return [{"from": "human", "value": question, **more}, {"from": "gpt", "value": answer}]
 
 
 def pair_of(text: str, answer: str, options: Sequence[str] = ()) -> tuple[str, str]:
