@@ -117,8 +117,8 @@ def _reserve(names: list[Name], slots: dict[int, _Dealt]) -> tuple[dict[int, lis
 
 def _shifted(event: Event, start_s: int, first_entity: int) -> Event:
     """An event of an episode in the stream's time and numbering."""
-    shifted = replace(event, start_s=event.start_s + start_s, end_s=event.end_s + start_s)
-    return replace(shifted, entity=event.entity + first_entity)
+    entity = event.entity + first_entity
+    return replace(event, entity=entity, start_s=event.start_s + start_s, end_s=event.end_s + start_s)
 
 
 def _latest_s(builder: Builder, question: _Dealt) -> int:
