@@ -239,10 +239,9 @@ class LiveStream(LiveDialogue):
             if isinstance(first, LiveAnswer):
                 return first
             frames = [first]
-            while self._inbox and len(frames) < ENCODE_BATCH and isinstance(self._inbox[0], _Frame):
-                following = self._inbox.popleft()
-                assert isinstance(following, _Frame)
+            while len(frames) < ENCODE_BATCH and self._inbox and isinstance(following := self._inbox[0], _Frame):
                 frames.append(following)
+                self._inbox.popleft()
             self._num_busy = len(frames)
             return frames
 
