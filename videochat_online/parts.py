@@ -257,7 +257,8 @@ def make_options(part: Any, options: Any, given: Mapping[str, Any], what: str) -
     except InputError:
         raise
     except (Exception, SystemExit) as error:  # a stranger's checks of them together
-        raise InputError(f"options of {what}: {type(error).__name__}: {one_line(error)}") from error
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        raise InputError(f"options of {what}: {kind}{one_line(error)}") from error
 
 
 def check_names(known: Mapping[str, Option], given: Iterable[str], what: str) -> None:
@@ -281,8 +282,10 @@ def _declared(declared: type) -> dict[str, Option]:
             default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
         except Exception as error:  # likewise
             raise InputError(f"{what}: default of {field.name}: {type(error).__name__}: {one_line(error)}") from error
-        if default is dataclasses.MISSING or not field.init:
-            raise InputError(f"{what}: expected {field.name} with a default, and to be set, found it without")
+        if default is dataclasses.MISSING:
+            raise InputError(f"{what}: expected a default of {field.name}, found none")
+        if not field.init:
+            raise InputError(f"{what}: expected {field.name} to be one that can be set, found init=False")
         if not is_of_model and not _is_known(types[field.name]):
             raise InputError(
                 f"{what}: expected {field.name} to be an int, float, str, bool, Literal of texts, or a tuple of one of "

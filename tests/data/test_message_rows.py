@@ -116,6 +116,7 @@ SAID = {"messages": talk("a", "b")}
             "messages 2: part 1: expected text, image or video, found 'au",
         ),
         ({"messages": talk(["a"], "b")}, "messages 1: part 1: expected text, image or video, found 'a'"),
+        ({"messages": talk(["text"], "b")}, "messages 1: part 1: expected text, image or video, found 'text'"),
         ({"messages": talk([part("text")], "b")}, "messages 1: part 1: expected a text, found none"),
         (
             {"messages": talk("a", [part("image", path="a.png")])},

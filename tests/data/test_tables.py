@@ -86,8 +86,28 @@ def test_parquet_holds_the_rows_of_json(tmp_path):
     ):
         AnnotationFile(tmp_path / "c.parquet")
     (tmp_path / "c.parquet").write_bytes((tmp_path / "a.parquet").read_bytes()[:-50])
-    with pytest.raises(InputError, match=r"c.parquet: expected parquet, found a broken file \("):
+    with pytest.raises(InputError, match=r"c.parquet: expected parquet, found one that cannot be read \("):
         AnnotationFile(tmp_path / "c.parquet")
+
+
+def test_parquet_of_what_no_row_can_hold(tmp_path):
+    """A column twice, bytes that are no text, a date that Python has none of: not a traceback, and nothing is lost."""
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    names, texts = ["prompt", "response", "response"], [pyarrow.array(["a"])] * 3
+    odd = {
+        "bytes": pyarrow.Array.from_buffers(
+            pyarrow.string(), 1, [None, pyarrow.py_buffer(b"\0\0\0\0\1\0\0\0"), pyarrow.py_buffer(b"\xff")]
+        ),
+        "far": pyarrow.array([10**14], pyarrow.timestamp("s")),
+    }
+    tables = {"twice": pyarrow.Table.from_arrays(texts, names=names)}
+    tables |= {name: pyarrow.table({"prompt": ["a"], "response": ["b"], "id": cell}) for name, cell in odd.items()}
+    for name, said in (("twice", "expected each column once, found response twice"), *dict.fromkeys(odd, "").items()):
+        parquet.write_table(tables[name], tmp_path / f"{name}.parquet")
+        with pytest.raises(InputError, match=said or r"expected parquet, found one that cannot be read"):
+            AnnotationFile(tmp_path / f"{name}.parquet")
 
 
 def test_parquet_without_its_package_says_which(tmp_path, monkeypatch):

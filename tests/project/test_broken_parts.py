@@ -84,18 +84,15 @@ class ReadsNone(Kept):
         return None
 
 
-class Large(Kept):
+class Large:
     @dataclass(frozen=True, kw_only=True)
     class Options:
         size: int = 1
 
     def __init__(self, options, *, full_grid, device=None):
-        super().__init__(full_grid=full_grid, device=device)
-        self.size = options.size
+        self.max_tokens = 256 * options.size
 
-    @property
-    def max_tokens(self):
-        return 256 * self.size
+    write = read = reset = state_dict = load_state_dict = print
 
 
 class Nothing:
@@ -143,7 +140,7 @@ def broken(tmp_path, monkeypatch):
         ("EmptyTuple", "expected sizes to be an int, float"),
         ("MixedTuple", "expected sizes to be an int, float"),
         ("Factory", "default of size: ZeroDivisionError"),
-        ("NotSet", "expected size with a default, and to be set"),
+        ("NotSet", "expected size to be one that can be set, found init=False"),
         ("Exits", "expected to be made of its options, found SystemExit"),
         ("NoDevice", "expected a class that is made of"),
         ("MaxRaises", "expected one with max_tokens, found RuntimeError: later"),
@@ -184,12 +181,12 @@ def test_those_that_are_installed_and_broken_are_left_out(monkeypatch, caplog):
         limits = ApiLimits()
     assert "kept" in limits.memories
     assert not {"reserved", "factory", "exits", "nodevice", "maxraises"} & set(limits.memories)
-    assert all(name.lower() in caplog.text for name in names[1:])
+    assert all(name.lower() in caplog.text.lower() for name in names[1:])
 
 
 def test_a_row_format_that_cannot_look_at_a_row_is_named(monkeypatch):
     monkeypatch.setattr(PartKind, "_installed", lambda self: {"odd": "broken:Rows"} if self is ROW_FORMATS else {})
-    with pytest.raises(InputError, match="row_format 'odd': expected claims to say yes or no, found KeyError"):
+    with pytest.raises(InputError, match="row_format 'odd': expected to say whether a row is its own, found KeyError"):
         RowParser().parse({"video": "a.mp4"}, Path())
 
 

@@ -124,8 +124,8 @@ class Parser(argparse.ArgumentParser):
                     raise InputError(f"{flag}: expected {expected}")
                 has = [name for name in (named, *part.kind.built_in) if flag[2:] in part.kind.options_of(name)]
                 if has:
-                    place = f"{part.flag}.{flag[2:]} of {part.kind.name} {has[0]}"
-                    raise InputError(f"{flag}: expected {place} in its place")
+                    whose = "" if has[0] == named else f", an option of {part.kind.name} {has[0]}"
+                    raise InputError(f"{flag}: expected {part.flag}.{flag[2:]} in its place{whose}")
 
     def error(self, message: str) -> NoReturn:
         """Say in one line what is wrong; exit status 2."""

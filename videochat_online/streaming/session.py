@@ -115,12 +115,10 @@ class StreamingSession:
         self._strategy: Strategy = Direct() if strategy is None else strategy
         self._layout = QuestionLayout(model=model, system_message=system_message, with_times=with_times)
         self._encode_batch = encode_batch
-        self._initial_history = tuple(history)
-        self._history: list[Exchange] = list(history)
+        self._initial_history, self._history = tuple(history), list(history)
         self._clock = StreamClock()
         self._projected = ProjectedFrames(model)
-        # A push must keep its frames together; an answer must know the turn before it. The third lock is held
-        # only while memory and history are touched, so that frames go on arriving during generation.
+        # A push keeps its frames together, an answer its dialogue; the third is held while memory and history are touched.
         self._push_lock, self._answer_lock, self._state_lock = (threading.Lock() for _ in range(3))
         self._answering_thread: int | None = None
         self._epoch = 0  # how often frames and dialogue were forgotten: what was prepared before is not answered
@@ -243,13 +241,13 @@ class StreamingSession:
     def _generate(
         self, prepared: PreparedQuestion, settings: GenerationSettings | None
     ) -> Generator[str, None, Answer]:
-        record = partial(self._record, prepared)
-        return stream_text(self.model, self.reusing(prepared), settings or self.settings, record)
+        prompt, record = self.reusing(prepared), partial(self._record, prepared)
+        return stream_text(self.model, prompt, settings or self.settings, record)
 
     def reusing(self, prepared: PreparedQuestion) -> Prompt:
         """Its prompt, with what this session has computed of it. One may be answered at a time."""
-        kept = self.kept_prefix
-        return prepared.prompt if kept is None else replace(prepared.prompt, reuse=Reuse(kept, prepared.keys))
+        reuse = None if self.kept_prefix is None else Reuse(self.kept_prefix, prepared.keys)
+        return replace(prepared.prompt, reuse=reuse)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -264,10 +262,10 @@ class StreamingSession:
                 self._answering_thread = None
 
     def _record(self, prepared: PreparedQuestion, text: str) -> Answer:
-        exchange = Exchange(prepared.question, text, prepared.asked_at_s, prepared.num_frames_seen)
+        asked = (prepared.question, text, prepared.asked_at_s)
         with self._state_lock:
-            self._history.append(exchange)
-        return Answer(prepared.question, text, prepared.asked_at_s, prepared.frames)
+            self._history.append(Exchange(*asked, prepared.num_frames_seen))
+        return Answer(*asked, prepared.frames)
 
     def prepare(
         self,

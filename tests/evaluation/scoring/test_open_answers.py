@@ -96,8 +96,8 @@ def test_scorers(scorer, answer, right, wrong):
 
 
 def test_numbers_that_are_none():
-    found = [parse_number(text) for text in ("v2", "1.2.3", "two or three, 5", "5 and 6", "")]
-    assert found == [None] * 5
+    found = [parse_number(text) for text in ("v2", "1.2.3", "1,20,0", "3,4,5", "two or three, 5", "5 and 6", "")]
+    assert found == [None] * 7
 
 
 def test_verdicts():

@@ -303,6 +303,10 @@ def test_an_id_comes_once(tmp_path):
             "video,question,answer,option_a,option_c\n",
             "expected option columns from a (or 1, or 0) on, found option_a, option_c",
         ),
+        (
+            "video,question,answer,option_a,option_1,option_b\n",
+            "expected one column for each option, found option_a and option_1 for one",
+        ),
         ("video,question,answer\na,caf\xe9,c\n".encode("latin-1"), "my.csv:2: expected text in UTF-8, found byte 0xe9"),
         ('video,question,answer\na,b,c\na,"b,c\nd,e', "my.csv:3: expected a row of CSV, found one that cannot be read"),
         ('{"video": "a"}\n{"video": \n', "my.csv:2: expected a JSON object in each line, found no JSON"),

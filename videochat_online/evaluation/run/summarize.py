@@ -73,7 +73,7 @@ def summarize(config: EvaluationConfig, plan: Plan, folder: EvaluationFolder) ->
     if num_too_long:
         said = "questions count as wrong: with their frames they are longer than the model's context."
         metrics["notes"].append(f"{num_too_long} {said}")
-    metrics["notes"] += score_remarks(metrics)
+    metrics["notes"] += [*_unusable(plan), *score_remarks(metrics)]
     metrics["cost"] = cost_figures(predictions, videos)
     write_report(folder, metrics, counted)
     return Outcome(metrics, len(answered), 0, tuple(bad.values()), _remarks(metrics, plan))
@@ -81,10 +81,13 @@ def summarize(config: EvaluationConfig, plan: Plan, folder: EvaluationFolder) ->
 
 def _remarks(metrics: Mapping[str, Any], plan: Plan) -> tuple[str, ...]:
     """Rows without an answer, videos that are odd (questions after their end among it), and notes on the files."""
-    rows = plan.content.problems
-    unusable = [f"{len(rows)} annotated questions cannot be used; the first: {rows[0]}"] if rows else []
     odd = [f"{video['video']}: {video['problem']}" for video in metrics["damaged_videos"]]
-    return (*unusable, *odd, *plan.content.notes, *score_remarks(metrics))
+    return (*_unusable(plan), *odd, *plan.content.notes, *score_remarks(metrics))
+
+
+def _unusable(plan: Plan) -> list[str]:
+    rows = plan.content.problems
+    return [f"{len(rows)} annotated questions cannot be used; the first: {rows[0]}"] if rows else []
 
 
 def check_bad(num_bad: int, num_all: int, example: str, config: EvaluationConfig, what: str = "videos") -> None:

@@ -125,7 +125,8 @@ def _flat(message: Mapping[str, Any], where: str, in_parts: list[tuple[str, Medi
                 texts.append("\n")
             texts.append(_PLACEHOLDERS[kind])
         else:
-            raise InputError(f"{here}: expected a part of type text, image or video, found {shown(part)}")
+            found = shown(kind if isinstance(part, dict) else part)
+            raise InputError(f"{here}: expected text, image or video, found {found}")
     return {**message, "content": "".join(texts)}
 
 
