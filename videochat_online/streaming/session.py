@@ -118,7 +118,7 @@ class StreamingSession:
         self._initial_history, self._history = tuple(history), list(history)
         self._clock = StreamClock()
         self._projected = ProjectedFrames(model)
-        # A push keeps its frames together, an answer its dialogue; the third is held while memory and history are touched.
+        # A push keeps its frames together, an answer its dialogue; the third is held while memory and history change.
         self._push_lock, self._answer_lock, self._state_lock = (threading.Lock() for _ in range(3))
         self._answering_thread: int | None = None
         self._epoch = 0  # how often frames and dialogue were forgotten: what was prepared before is not answered
