@@ -19,6 +19,7 @@ from videochat_online.extras import require
 from videochat_online.model import VideoChatModel
 from videochat_online.model.compiling import check_compiler, compile_steps, compile_tower
 from videochat_online.model.quantizing import quantize_weights
+from videochat_online.model.tokens import in_a_row
 from videochat_online.streaming import GenerationSettings, StreamingSession
 from videochat_online.streaming.kv.cache import kv_bytes_per_token
 from videochat_online.streaming.kv.static import new_cache
@@ -102,14 +103,15 @@ def before_after(model: VideoChatModel, options: argparse.Namespace) -> dict[str
     generator, num_before = torch.Generator().manual_seed(0), options.step_tokens
     width = model.config.text_config.hidden_size
     embeds_LD = 0.3 * torch.randn(num_before + NUM_STEPS, width, generator=generator).to(model.device, model.dtype)
-    caches = [new_cache(each.network.language_model, len(embeds_LD)) for each in both]
+    tokens = in_a_row(embeds_LD, range(len(embeds_LD)))
+    caches = [new_cache(each.network.language_model, len(tokens)) for each in both]
 
     def steps(cache: Any) -> list[torch.Tensor]:
         cache.crop(num_before)
-        return [cache.append(embeds_LD[n : n + 1]) for n in range(num_before, len(embeds_LD))]
+        return [cache.append(tokens[n : n + 1]) for n in range(num_before, len(tokens))]
 
     for cache in caches:
-        cache.append(embeds_LD[:num_before])
+        cache.append(tokens[:num_before])
     logits = [torch.stack(steps(cache)) for cache in caches]
     before_s, after_s = in_turns(model, [lambda cache=cache: steps(cache) for cache in caches], options.turns)
     per_token = weights_bytes(changed.network.language_model) - weights_bytes(changed.network.get_input_embeddings())
@@ -181,7 +183,7 @@ def prefill(
         session = StreamingSession(fast, memory, settings=GenerationSettings(max_new_tokens=1), reuse_prefix=False)
         for index in range(8 * CAPACITIES[visual_tokens][0] + 16):
             session.push(_noise(model, 1), [float(index)])
-        num_prompt = len(session.prepare("What?").keys)
+        num_prompt = len(session.prepare("What?").prompt.tokens)
 
         def ask(session: StreamingSession = session) -> None:
             session.ask("What?")

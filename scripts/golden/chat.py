@@ -71,9 +71,9 @@ def _check_answer(case: Case, model: VideoChatModel, prompt: Prompt) -> None:
     case.exact("prompt ids", run_lengths(list(prompt.layout.input_ids)), recorded["input_ids_rle"])
     case.exact("prompt length", len(prompt.layout), recorded["n_prompt"])
     if "prompt_embeds_mean" in case.tensors:
-        case.close("prompt embeddings", prompt.embeds_LD.mean(0), case.tensors["prompt_embeds_mean"])
-    ids = list(generate_ids(model.network, prompt.embeds_LD, model.stop_ids, settings))
-    logits = first_logits(model.network, prompt.embeds_LD, settings.max_new_tokens)
+        case.close("prompt embeddings", prompt.tokens.embeds_LD.mean(0), case.tensors["prompt_embeds_mean"])
+    ids = list(generate_ids(model.network, prompt.tokens, model.stop_ids, settings))
+    logits = first_logits(model.network, prompt.tokens, settings.max_new_tokens)
     limit = switch_length(model.network.language_model)
     if limit is not None and len(prompt.layout) <= limit < len(prompt.layout) + settings.max_new_tokens:
         case.exclude(
@@ -98,7 +98,7 @@ def _compare_with_fresh_prefills(
     case: Case, model: VideoChatModel, prompt: Prompt, ids: list[int], logits: Tensor
 ) -> None:
     embed = model.network.get_input_embeddings()
-    embeds = prompt.embeds_LD
+    embeds = prompt.tokens.embeds_LD
     for step, token in enumerate(ids):
         with fixed_regime(True):
             fresh = model.network.language_model(inputs_embeds=embeds[None], use_cache=False).logits[0, -1]
@@ -177,7 +177,7 @@ def check_chat_stream_multiturn(case: Case) -> None:
     ids = torch.tensor([second.layout.input_ids])
     limit = _settings(case).max_new_tokens
     fresh = model.network(inputs_embeds=model.network.fuse(ids, visual), use_cache=False).logits[0, -1]
-    case.close("first logits, fresh prefill", first_logits(model.network, second.embeds_LD, limit), fresh)
+    case.close("first logits, fresh prefill", first_logits(model.network, second.tokens, limit), fresh)
 
 
 @torch.no_grad()

@@ -59,7 +59,7 @@ def frames_of(path):
 
 
 def same_prompt(one, other):
-    return one.layout.input_ids == other.layout.input_ids and torch.equal(one.embeds_LD, other.embeds_LD)
+    return one.layout.input_ids == other.layout.input_ids and torch.equal(one.tokens.embeds_LD, other.tokens.embeds_LD)
 
 
 def test_the_published_setting():
@@ -145,11 +145,11 @@ def test_losses(tiny_model, clip, monkeypatch):
     for (loss, is_greedy), reply in zip(found, replies, strict=True):
         ids = torch.tensor(offline.reply_ids(tiny_model, reply))
         with torch.inference_mode():
-            embeds = torch.cat((prompt.embeds_LD, embed(ids)))[None]
+            embeds = torch.cat((prompt.tokens.embeds_LD, embed(ids)))[None]
             logits = tiny_model.network.language_model(inputs_embeds=embeds).logits[0, -len(ids) - 1 : -1]
         assert loss == pytest.approx(float(torch.nn.functional.cross_entropy(logits.float(), ids)), abs=1e-4)
         assert not is_greedy
-    greedy = tuple(generate_ids(tiny_model.network, prompt.embeds_LD, tiny_model.stop_ids, SHORT))
+    greedy = tuple(generate_ids(tiny_model.network, prompt.tokens, tiny_model.stop_ids, SHORT))
     others = {"greedy": greedy[:3], "other": (*greedy[:2], greedy[2] + 1)}
     monkeypatch.setattr(offline, "reply_ids", lambda model, text: others[text])
     assert [is_greedy for _, is_greedy in answerer.losses("What?", [clip], list(others))] == [True, False]

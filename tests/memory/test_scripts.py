@@ -339,7 +339,7 @@ def test_a_question_has_the_prompt_of_a_session_that_watches_the_whole_stream(
             prompt = session.prepare(text + STREAMING_SUFFIX, generation_prefix=LETTER_PREFIX).prompt
             found = prompts.pop(0)
             assert found.layout.input_ids == prompt.layout.input_ids
-            torch.testing.assert_close(found.embeds_LD, prompt.embeds_LD, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(found.tokens.embeds_LD, prompt.tokens.embeds_LD, rtol=1e-4, atol=1e-4)
             right[length] += answer_by_likelihood(tiny_model, prompt, 4, session.settings).option == number
     assert not prompts
     assert [(cell["num_kept"], cell["num_right"]) for cell in result["cells"]] == [

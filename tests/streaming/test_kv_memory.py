@@ -22,6 +22,7 @@ from videochat_online.evaluation.config import ANSWER_BY
 from videochat_online.memory import KeepAllMemoryBank, PyramidMemoryBank, WindowMemoryBank
 from videochat_online.memory.moviechat_plus import MovieChatPlusMemoryBank
 from videochat_online.model import load_model
+from videochat_online.model.tokens import in_a_row
 from videochat_online.streaming import KvBudget, generate, make_strategy
 from videochat_online.streaming.kv.cache import kv_bytes_per_token
 from videochat_online.streaming.kv.movable import MovableCache, sources, turned, why_not_movable
@@ -140,6 +141,10 @@ def complex_turn(keys, positions):
     return torch.cat((pairs.real, pairs.imag), dim=-1).float()
 
 
+def row(embeds_LD):
+    return in_a_row(embeds_LD, range(len(embeds_LD)))
+
+
 def test_against_a_cache_put_together_by_hand(model):
     """Three blocks, of which the middle one leaves, then one comes in before the last."""
     language_model, torch_random = model.network.language_model, torch.Generator().manual_seed(0)
@@ -149,10 +154,12 @@ def test_against_a_cache_put_together_by_hand(model):
         torch.randn(length, width, generator=torch_random) for length in (5, 4, 6, 3, 2)
     )
     cache = MovableCache(language_model)
-    cache.append(torch.cat((first, middle, last)))
-    cache.rearrange([slice(0, 5), slice(9, 15)])
-    cache.rearrange([slice(0, 5), new, slice(5, 11)])
-    found_V = cache.append(question)
+    whole = row(torch.cat((first, middle, last)))
+    wanted = row(torch.cat((first, new, last, question)))
+    cache.append(whole)
+    cache.rearrange([(whole[:5], slice(0, 5)), (whole[5:11], slice(9, 15))])
+    cache.rearrange([(wanted[:5], slice(0, 5)), (wanted[5:8], None), (wanted[8:14], slice(5, 11))])
+    found_V = cache.append(wanted[14:])
 
     with torch.inference_mode():
         whole, with_new = DynamicCache(config=language_model.config), DynamicCache(config=language_model.config)
@@ -170,13 +177,14 @@ def test_against_a_cache_put_together_by_hand(model):
 def test_moving_often_costs_no_precision(model):
     """In bf16: a hundred moves of one token each are one move of a hundred."""
     language_model = load_like(model).to(torch.bfloat16)
-    embeds = torch.randn(140, language_model.config.hidden_size, dtype=torch.bfloat16)
+    tokens = row(torch.randn(140, language_model.config.hidden_size, dtype=torch.bfloat16))
     often, once = MovableCache(language_model), MovableCache(language_model)
     for cache in (often, once):
-        cache.append(embeds)
+        cache.append(tokens)
     for _ in range(100):
-        often.rearrange([slice(1, often.num_tokens)])
-    once.rearrange([slice(100, 140)])
+        length = often.num_tokens - 1
+        often.rearrange([(tokens[:length], slice(1, length + 1))])
+    once.rearrange([(tokens[:40], slice(100, 140))])
     # Keys where they lie: only the attention reads them otherwise.
     for one, other in zip(often._cache.layers, once._cache.layers, strict=True):
         assert torch.equal(one.keys, other.keys)
@@ -196,9 +204,9 @@ def test_keys_turn_as_the_model_turns_them(shallow_models, llm):
     language_model, cache = shallow_models[llm].network.language_model, MovableCache
     embeds = torch.randn(9, language_model.config.hidden_size, generator=torch.Generator().manual_seed(0))
     moved, there = cache(language_model), cache(language_model)
-    moved.append(embeds)
-    moved.rearrange([slice(3, 9)])
-    there.append(embeds[3:])
+    moved.append(row(embeds))
+    moved.rearrange([(row(embeds)[:6], slice(3, 9))])
+    there.append(row(embeds[3:]))
     # Keys where they lie: only the attention reads them otherwise.
     torch.testing.assert_close(moved._cache.layers[0].keys, there._cache.layers[0].keys, **TOLERANCE)
 

@@ -17,6 +17,7 @@ from stream_schedules import GRID, LLMS, MEMORIES, ROPE_SWITCH, SHORT, TOLERANCE
 from videochat_online.errors import InputError, PromptTooLongError
 from videochat_online.memory import KeepAllMemoryBank, WindowMemoryBank
 from videochat_online.model import load_model
+from videochat_online.model.tokens import in_a_row
 from videochat_online.streaming import GenerationSettings, KvBudget, StreamingSession, generate
 from videochat_online.streaming.kv.background import LARGEST_PIECE, PIECE_S, SMALLEST_PIECE, Foreground, Pace
 from videochat_online.streaming.kv.cache import CachedSequence, DynamicKeyValueCache, kv_bytes_per_token
@@ -125,7 +126,7 @@ def test_steps_of_fixed_shapes(models, monkeypatch, static, llm):
     monkeypatch.setattr("videochat_online.streaming.kv.static.SMALLEST_CAPACITY", 64)
     static(has_steps=True)
     model = models[llm].network.language_model
-    embeds_LD = 0.3 * torch.randn(80, 64, generator=torch.Generator().manual_seed(0))
+    tokens = in_a_row(0.3 * torch.randn(80, 64, generator=torch.Generator().manual_seed(0)), range(80))
     calls, traced, compiled = [], [], model.get_compiled_call
 
     def count(config):
@@ -145,7 +146,7 @@ def test_steps_of_fixed_shapes(models, monkeypatch, static, llm):
                     sequence.crop(*part)
                 continue
             start, stop = part
-            logits = [s.append(embeds_LD[start:stop], range(start, stop)) for s in (growing, fixed)]
+            logits = [s.append(tokens[start:stop]) for s in (growing, fixed)]
             torch.testing.assert_close(logits[1], logits[0], atol=1e-6, rtol=0.0)
         traced.append(counters["stats"]["unique_graphs"])
         assert len(calls) == 5
@@ -168,16 +169,16 @@ def test_common_length(first, second, length):
 
 def test_only_what_is_new_is_computed(session):
     """Of a second question: not the prompt of the first, nor the ids of its answer as far as they come again."""
-    first = session.prepare("What?")
+    first = session.prepare("What?").prompt.tokens.keys
     with computed(session.model) as counts:
         session.ask("What?")
         kept = list(session.kept_prefix.budget.peek(session.kept_prefix).keys)
-        second = session.prepare("And where?")
+        second = session.prepare("And where?").prompt.tokens.keys
         session.ask("And where?")
-    assert counts[0] == len(first.keys)
+    assert counts[0] == len(first)
     assert counts[1:4] == counts[5:] == [1, 1, 1]
-    assert tuple(kept[:-3]) == first.keys  # the fourth id of the answer was never read
-    assert counts[4] == len(second.keys) - common_length(kept, second.keys) <= len(second.keys) - len(first.keys)
+    assert tuple(kept[:-3]) == first  # the fourth id of the answer was never read
+    assert counts[4] == len(second) - common_length(kept, second) <= len(second) - len(first)
 
 
 def test_a_changed_frame_is_computed_again_with_all_that_follows(tiny_model, frames):
@@ -187,7 +188,7 @@ def test_a_changed_frame_is_computed_again_with_all_that_follows(tiny_model, fra
     session.ask("What?")
     session.forget_dialogue()
     session.push(frames(4)[3:], [3.0])  # the first of three frames leaves
-    keys = session.prepare("What?").keys
+    keys = session.prepare("What?").prompt.tokens.keys
     before_the_frames = session.prepare("What?").prompt.layout.visual_spans[0][0]
     with computed(tiny_model) as counts:
         session.ask("What?")
@@ -206,7 +207,7 @@ def test_after_prefill_only_the_question_is_left(session):
         session.ask("What now?")
     assert counts[1] == len(end)
     session.forget_dialogue()
-    assert counts[0] + counts[1] == len(session.prepare("What now?").keys)
+    assert counts[0] + counts[1] == len(session.prepare("What now?").prompt.tokens.keys)
 
 
 def test_prefill_before_the_first_frame_and_without_reuse(tiny_model, frames):
@@ -231,7 +232,7 @@ def test_little_in_common_is_not_reused(tiny_model, frames):
     session.push(frames(1), [0.0])
     session.prefill()
     session.push(frames(40)[1:], range(1, 40))
-    num_kept, num_prompt = session.kept_prefix.num_tokens, len(session.prepare("What?").keys)
+    num_kept, num_prompt = session.kept_prefix.num_tokens, len(session.prepare("What?").prompt.tokens.keys)
     assert 0 < num_kept < num_prompt / 8
     with computed(tiny_model) as counts:
         session.ask("What?")
@@ -250,7 +251,7 @@ def test_a_cache_of_the_other_regime_is_not_used(models, frames, spied):
     session, fresh = (new_session(models["phi3"], reuse_prefix=reuse) for reuse in (True, False))
     for one in (session, fresh):
         one.push(frames(3), range(3))
-    num_prompt = len(session.prepare("What?").keys)
+    num_prompt = len(session.prepare("What?").prompt.tokens.keys)
     long = GenerationSettings(max_new_tokens=ROPE_SWITCH)
     answers = [[one.ask("What?", settings=SHORT), one.forget_dialogue()] for one in (session, fresh)]
     assert answers[0] == answers[1]
@@ -308,7 +309,7 @@ def test_a_stopped_answer_is_kept_up_to_where_it_was_stopped(session):
     stream = session.stream("What?")
     next(stream)
     stream.close()
-    assert session.kept_prefix.num_tokens >= len(session.prepare("What?").keys) - 20
+    assert session.kept_prefix.num_tokens >= len(session.prepare("What?").prompt.tokens.keys) - 20
     with computed(session.model) as counts:
         session.ask("And?")
     assert counts[0] < 40
@@ -341,7 +342,7 @@ class TestBudget:
         budget = KvBudget(0)
         sessions = self.sessions(tiny_model, frames, 3, budget)
         # Room for two, and for what a third prompt can come to have in a later turn.
-        budget.max_bytes = 2 * size * (len(sessions[0].prepare("What?").keys) + 30)
+        budget.max_bytes = 2 * size * (len(sessions[0].prepare("What?").prompt.tokens.keys) + 30)
         in_passes = []
         handle = tiny_model.network.language_model.register_forward_hook(lambda *_: in_passes.append(budget.num_bytes))
         holding = []
@@ -521,7 +522,7 @@ class TestThreads:
         handle.remove()
         session.close()
         # No further piece came between: the answer took over the one that was done, and computed the rest at once.
-        assert counts[0] > len(session.prepare("What?").keys) / 2
+        assert counts[0] > len(session.prepare("What?").prompt.tokens.keys) / 2
 
     def test_pushes_questions_and_prefill_make_it_wait(self, session, frames, monkeypatch):
         network, busy = session.model.network, []
@@ -554,7 +555,7 @@ class TestThreads:
             session._prefill_if_free(lambda sizes=sizes: next(sizes))
             num_tokens.append(session.kept_prefix.num_tokens)
         assert num_tokens == [2, 4, 6]
-        assert num_tokens[-1] < len(session.prepare("What?").keys) / 8
+        assert num_tokens[-1] < len(session.prepare("What?").prompt.tokens.keys) / 8
 
     def test_without_reuse_there_is_nothing_to_prefill(self, tiny_model):
         with pytest.raises(InputError, match="prefill_in_background: expected reuse_prefix=True"):

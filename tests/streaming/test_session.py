@@ -64,7 +64,7 @@ def stub_encoder(monkeypatch, model, nan_at=None):
 
 def logits_of(session, question="What now?"):
     prompt = session.prepare(question).prompt
-    return first_logits(session.model.network, prompt.embeds_LD, SHORT.max_new_tokens)
+    return first_logits(session.model.network, prompt.tokens, SHORT.max_new_tokens)
 
 
 @pytest.mark.parametrize("size", [1, 3, 8, 64])
@@ -80,7 +80,7 @@ def test_push_size_changes_nothing(tiny_model, frames, size):
     assert a.frames == b.frames
     assert a.prompt.layout == b.prompt.layout
     # Another batch size, another rounding of the matrix products.
-    torch.testing.assert_close(a.prompt.embeds_LD, b.prompt.embeds_LD, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(a.prompt.tokens.embeds_LD, b.prompt.tokens.embeds_LD, atol=1e-5, rtol=1e-5)
 
 
 def test_each_frame_is_encoded_once_whatever_is_asked(tiny_model, frames, monkeypatch):
@@ -134,7 +134,7 @@ def test_visual_tokens_stand_at_their_frames_places(tiny_model, frames):
     prepared = session.prepare("What now?")
     for frame, (start, stop) in zip(session.memory.read(), prepared.prompt.layout.visual_spans, strict=True):
         expected = tiny_model.network.project(frame.tokens_CHW.flatten(1).T)
-        torch.testing.assert_close(prepared.prompt.embeds_LD[start:stop], expected)
+        torch.testing.assert_close(prepared.prompt.tokens.embeds_LD[start:stop], expected)
 
 
 class TestDialogue:
@@ -278,7 +278,7 @@ class TestCausality:
         snapshot = later.prepare("What now?")
         later.push(frames(20, seed=9), range(5, 25))
         fresh = session.prepare("What now?")
-        assert torch.equal(snapshot.prompt.embeds_LD, fresh.prompt.embeds_LD)
+        assert torch.equal(snapshot.prompt.tokens.embeds_LD, fresh.prompt.tokens.embeds_LD)
 
     def test_evicted_content_leaves_no_trace(self, tiny_model, frames):
         logits = []
@@ -384,7 +384,7 @@ class TestSaveAndRestore:
             s.push(frames(30)[20:], range(20, 30))
         a, b = session.prepare("Two?"), other.prepare("Two?")
         assert a.frames == b.frames
-        assert torch.equal(a.prompt.embeds_LD, b.prompt.embeds_LD)
+        assert torch.equal(a.prompt.tokens.embeds_LD, b.prompt.tokens.embeds_LD)
         assert session.ask("Two?") == other.ask("Two?")
         assert session.history == other.history
 
@@ -466,11 +466,12 @@ class TestGeneration:
     def prompt(self, model, frames):
         session = new_session(model)
         session.push(frames(3), range(3))
-        return session.prepare("What now?").prompt.embeds_LD
+        return session.prepare("What now?").prompt.tokens
 
     def test_greedy_equals_a_fresh_prefill_at_every_step(self, tiny_model, frames):
-        network, embeds = tiny_model.network, self.prompt(tiny_model, frames)
-        ids = list(generate_ids(network, embeds, (), GenerationSettings(max_new_tokens=8)))
+        network, tokens = tiny_model.network, self.prompt(tiny_model, frames)
+        ids = list(generate_ids(network, tokens, (), GenerationSettings(max_new_tokens=8)))
+        embeds = tokens.embeds_LD
         for token in ids:
             with torch.no_grad():
                 logits = network.language_model(inputs_embeds=embeds[None], use_cache=False).logits[0, -1]
@@ -478,28 +479,28 @@ class TestGeneration:
             embeds = torch.cat((embeds, network.get_input_embeddings()(torch.tensor([token]))))
 
     def test_stops_at_the_stop_id_and_not_before_the_minimum(self, tiny_model, frames):
-        network, embeds = tiny_model.network, self.prompt(tiny_model, frames)
-        free = list(generate_ids(network, embeds, (), GenerationSettings(max_new_tokens=8)))
+        network, tokens = tiny_model.network, self.prompt(tiny_model, frames)
+        free = list(generate_ids(network, tokens, (), GenerationSettings(max_new_tokens=8)))
         stop = free[3]
-        stopped = list(generate_ids(network, embeds, (stop,), GenerationSettings(max_new_tokens=8)))
+        stopped = list(generate_ids(network, tokens, (stop,), GenerationSettings(max_new_tokens=8)))
         assert stopped == free[: free.index(stop) + 1]
         longer = GenerationSettings(max_new_tokens=8, min_new_tokens=8)
-        assert stop not in list(generate_ids(network, embeds, (stop,), longer))
+        assert stop not in list(generate_ids(network, tokens, (stop,), longer))
 
     def test_seeded_draws_repeat_and_tiny_top_k_is_greedy(self, tiny_model, frames):
-        network, embeds = tiny_model.network, self.prompt(tiny_model, frames)
+        network, tokens = tiny_model.network, self.prompt(tiny_model, frames)
         drawn = GenerationSettings(max_new_tokens=12, temperature=2.0, seed=1)
-        a, b = (list(generate_ids(network, embeds, (), drawn)) for _ in range(2))
+        a, b = (list(generate_ids(network, tokens, (), drawn)) for _ in range(2))
         assert a == b
-        greedy = list(generate_ids(network, embeds, (), GenerationSettings(max_new_tokens=12)))
+        greedy = list(generate_ids(network, tokens, (), GenerationSettings(max_new_tokens=12)))
         assert a != greedy
         for narrow in ({"top_k": 1}, {"top_p": 1e-6}):
             settings = GenerationSettings(max_new_tokens=12, temperature=2.0, seed=1, **narrow)
-            assert list(generate_ids(network, embeds, (), settings)) == greedy
+            assert list(generate_ids(network, tokens, (), settings)) == greedy
 
     def test_repetition_penalty_avoids_what_was_said(self, tiny_model, frames):
-        network, embeds = tiny_model.network, self.prompt(tiny_model, frames)
-        ids = list(generate_ids(network, embeds, (), GenerationSettings(max_new_tokens=24, repetition_penalty=1e6)))
+        network, tokens = tiny_model.network, self.prompt(tiny_model, frames)
+        ids = list(generate_ids(network, tokens, (), GenerationSettings(max_new_tokens=24, repetition_penalty=1e6)))
         assert len(set(ids)) == 24
 
     @pytest.mark.parametrize(
@@ -603,7 +604,7 @@ def test_tensors_and_lists_of_frames_are_taken_too(tiny_model, frames):
     for given in (pixels, torch.from_numpy(pixels), list(pixels)):
         session = new_session(tiny_model)
         session.push(given, range(3))
-        prompts.append(session.prepare("What?").prompt.embeds_LD)
+        prompts.append(session.prepare("What?").prompt.tokens.embeds_LD)
     assert torch.equal(prompts[0], prompts[1])
     assert torch.equal(prompts[0], prompts[2])
 

@@ -11,6 +11,7 @@ import torch
 from videochat_online.errors import InputError, NonFiniteError, PromptTooLongError
 from videochat_online.memory import KeepAllMemoryBank, PyramidMemoryBank
 from videochat_online.model import load_model
+from videochat_online.model.tokens import in_a_row
 from videochat_online.streaming import (
     GenerationSettings,
     KvBudget,
@@ -70,13 +71,21 @@ def frame(index, tokens_CHW=None, time_s=None):
     return FrameTokens(tokens_CHW, index, float(index) if time_s is None else time_s, content_id=100 + index)
 
 
-def alone(model, embeds_LD, ids, regime):
+def row(embeds_LD):
+    return in_a_row(embeds_LD, range(len(embeds_LD)))
+
+
+def random_row(length):
+    return row(torch.randn(length, 64, generator=torch.Generator().manual_seed(length)))
+
+
+def alone(model, tokens, ids, regime):
     """Logits [N + 1, V] after a prompt and after each of the ids, all in one pass without a cache."""
     embed = model.network.get_input_embeddings()
-    whole = torch.cat((embeds_LD, embed(torch.tensor(ids, dtype=torch.long))))
+    whole = torch.cat((tokens.embeds_LD, embed(torch.tensor(ids, dtype=torch.long))))
     with torch.inference_mode(), generate.fixed_regime(regime):
         logits_LV = model.network.language_model(inputs_embeds=whole[None], use_cache=False).logits[0]
-    return logits_LV[len(embeds_LD) - 1 :].float()
+    return logits_LV[len(tokens) - 1 :].float()
 
 
 class TestNames:
@@ -311,14 +320,14 @@ class TestContrast:
         session.push(frames(9), range(9))
         session.push(frames(10)[9:], [9.0])
         prepared = session.prepare("What now?")
-        (positive, negative), own = prepared.prompt.contrasts, prepared.prompt.embeds_LD
-        rows = [(own, 1.0), (positive.embeds_LD, positive.weight), (negative.embeds_LD, negative.weight)]
-        lengths = [len(embeds_LD) for embeds_LD, _ in rows]
+        (positive, negative), own = prepared.prompt.contrasts, prepared.prompt.tokens
+        rows = [(own, 1.0), (positive.tokens, positive.weight), (negative.tokens, negative.weight)]
+        lengths = [len(tokens) for tokens, _ in rows]
         assert len(set(lengths)) > 1
         chosen_from.clear()
         ids = list(generate_ids(model.network, own, model.stop_ids, settings, contrasts=prepared.prompt.contrasts))
         regime = max(lengths) + max_new_tokens > ROPE_SWITCH if llm == "phi3" else None
-        expected = sum(weight * alone(model, embeds_LD, ids[:-1], regime) for embeds_LD, weight in rows)
+        expected = sum(weight * alone(model, tokens, ids[:-1], regime) for tokens, weight in rows)
         torch.testing.assert_close(torch.stack(chosen_from), expected, **TOLERANCE)
         assert (expected - alone(model, own, ids[:-1], regime)).abs().max() > 0.01, "the contrast changes nothing"
         # As an answer of the session, with and without a KV budget to count in.
@@ -332,9 +341,9 @@ class TestContrast:
         handle = tiny_model.network.language_model.register_forward_pre_hook(
             lambda module, given, keywords: counted.append(keywords["position_ids"]), with_kwargs=True
         )
-        contrasts = (Contrast(torch.zeros(4, 64), 0.5), Contrast(torch.zeros(6, 64), -0.5))
+        contrasts = (Contrast(row(torch.zeros(4, 64)), 0.5), Contrast(row(torch.zeros(6, 64)), -0.5))
         settings = GenerationSettings(max_new_tokens=3, min_new_tokens=3)
-        list(generate_ids(tiny_model.network, torch.zeros(5, 64), (), settings, contrasts=contrasts))
+        list(generate_ids(tiny_model.network, row(torch.zeros(5, 64)), (), settings, contrasts=contrasts))
         handle.remove()
         rows = torch.cat(counted, dim=1).tolist()
         assert rows == [[0, *range(7)], [0, 0, *range(6)], [*range(8)]]
@@ -346,13 +355,13 @@ class TestContrast:
         monkeypatch.setattr(
             generate, "needs_long_regime", lambda *given: seen.append(given[1]) or needs_long_regime(*given)
         )
-        rows = [torch.randn(length, 64, generator=torch.Generator().manual_seed(length)) for length in (60, 30, 101)]
+        rows = [random_row(length) for length in (60, 30, 101)]
         contrasts = (Contrast(rows[1], 0.5), Contrast(rows[2], -0.5))
         settings = GenerationSettings(max_new_tokens=5, min_new_tokens=5)
         got = first_logits(model.network, rows[0], settings.max_new_tokens, contrasts)
         weights = (1, 0.5, -0.5)
         expected = {
-            regime: sum(w * alone(model, row, [], regime)[0] for w, row in zip(weights, rows, strict=True))
+            regime: sum(w * alone(model, each, [], regime)[0] for w, each in zip(weights, rows, strict=True))
             for regime in (True, False)
         }
         torch.testing.assert_close(got, expected[True], **TOLERANCE)
@@ -363,17 +372,18 @@ class TestContrast:
     @pytest.mark.parametrize("llm", ["phi3", "qwen2", "llama"])
     def test_likelihoods(self, models, llm):
         model = models[llm]
-        rows = [torch.randn(length, 64, generator=torch.Generator().manual_seed(length)) for length in (60, 20, 90)]
+        rows = [random_row(length) for length in (60, 20, 90)]
         contrasts = (Contrast(rows[1], 0.7), Contrast(rows[2], -0.7))
         replies = [(5, 9, 12, 40), (7,), (11, 3)]
         found = continuation_log_likelihoods(model.network, rows[0], replies, contrasts)
         for reply, log_likelihood in zip(replies, found.tolist(), strict=True):
             regime = ROPE_SWITCH < 94 if llm == "phi3" else None
             logits_NV = sum(
-                weight * alone(model, row, reply[:-1], regime) for weight, row in zip((1, 0.7, -0.7), rows, strict=True)
+                weight * alone(model, each, reply[:-1], regime)
+                for weight, each in zip((1, 0.7, -0.7), rows, strict=True)
             )
-            each = [float(logits_NV.log_softmax(-1)[place, token]) for place, token in enumerate(reply)]
-            assert log_likelihood == pytest.approx(sum(each), abs=1e-4)
+            of_tokens = [float(logits_NV.log_softmax(-1)[n, token]) for n, token in enumerate(reply)]
+            assert log_likelihood == pytest.approx(sum(of_tokens), abs=1e-4)
 
     @pytest.mark.parametrize(
         "settings",
@@ -387,32 +397,31 @@ class TestContrast:
     )
     def test_settings_count_as_for_a_plain_prompt(self, tiny_model, settings):
         """Two readings that cancel out leave the plain answer."""
-        embeds = torch.randn(40, 64, generator=torch.Generator().manual_seed(1))
-        other = torch.randn(25, 64, generator=torch.Generator().manual_seed(2))
+        tokens, other = random_row(40), random_row(25)
         cancelled = (Contrast(other, 0.5), Contrast(other, -0.5))
-        plain = list(generate_ids(tiny_model.network, embeds, (), settings))
+        plain = list(generate_ids(tiny_model.network, tokens, (), settings))
         stop_ids = (plain[3],)
         for stops in ((), stop_ids):
-            expected = list(generate_ids(tiny_model.network, embeds, stops, settings))
-            assert list(generate_ids(tiny_model.network, embeds, stops, settings, contrasts=cancelled)) == expected
+            expected = list(generate_ids(tiny_model.network, tokens, stops, settings))
+            assert list(generate_ids(tiny_model.network, tokens, stops, settings, contrasts=cancelled)) == expected
         assert len(plain) == 12
 
     def test_the_longest_row_has_to_fit(self, tiny_model, monkeypatch):
         monkeypatch.setattr(tiny_model.network.config.text_config, "max_position_embeddings", 60)
-        contrasts = (Contrast(torch.zeros(58, 64), 0.5), Contrast(torch.zeros(8, 64), -0.5))
-        network, own = tiny_model.network, torch.zeros(10, 64)
+        contrasts = (Contrast(row(torch.zeros(58, 64)), 0.5), Contrast(row(torch.zeros(8, 64)), -0.5))
+        network, own = tiny_model.network, row(torch.zeros(10, 64))
         with pytest.raises(PromptTooLongError, match="a prompt of 58 tokens and an answer of up to 5"):
             list(generate_ids(network, own, (), SHORT, contrasts=contrasts))
         with pytest.raises(PromptTooLongError, match="a prompt of 58 tokens"):
             continuation_log_likelihoods(network, own, [(1, 2, 3)], contrasts)
         first_logits(network, own, 1, contrasts)
         with pytest.raises(PromptTooLongError):
-            first_logits(network, own, 1, (Contrast(torch.zeros(60, 64), 0.5),))
+            first_logits(network, own, 1, (Contrast(row(torch.zeros(60, 64)), 0.5),))
 
     @pytest.mark.parametrize("bad", [math.nan, math.inf])
     def test_numbers_of_any_row_that_are_none(self, tiny_model, bad):
-        contrasts = (Contrast(torch.full((8, 64), bad), 0.5), Contrast(torch.zeros(8, 64), -0.5))
-        network, own = tiny_model.network, torch.zeros(10, 64)
+        contrasts = (Contrast(row(torch.full((8, 64), bad)), 0.5), Contrast(row(torch.zeros(8, 64)), -0.5))
+        network, own = tiny_model.network, row(torch.zeros(10, 64))
         for call in (
             lambda: list(generate_ids(network, own, (), SHORT, contrasts=contrasts)),
             lambda: first_logits(network, own, 1, contrasts),
@@ -448,15 +457,15 @@ class TestChainOfShot:
         prepared = session.prepare("First half?")
         assert [used.index for used in prepared.frames] == list(range(6))
         # 16 tokens for frame 1, 4 for frame 5, 1 for the others; the first three show the fourth in the negative video.
-        plain = len(prepared.prompt.embeds_LD)
+        plain = len(prepared.prompt.tokens)
         positive, negative = prepared.prompt.contrasts
         assert (positive.weight, negative.weight) == (0.5, -0.5)
-        assert plain - len(negative.embeds_LD) == 15
+        assert plain - len(negative.tokens) == 15
         text = StreamingSession(tiny_model, session.memory, system_message="Watch.", history=session.history)
         # A session that has seen no frame, and yet is asked at the same moment.
         text._clock = StreamClock(6, 5.0)
-        assert torch.equal(text.prepare("First half?").prompt.embeds_LD, prepared.prompt.embeds_LD)
-        assert len(positive.embeds_LD) < len(negative.embeds_LD)
+        assert torch.equal(text.prepare("First half?").prompt.tokens.embeds_LD, prepared.prompt.tokens.embeds_LD)
+        assert len(positive.tokens) < len(negative.tokens)
 
     def test_without_a_contrast_it_is_the_plain_answer_and_the_cache_is_kept(self, tiny_model, frames):
         answers = {}
@@ -473,7 +482,7 @@ class TestChainOfShot:
         session.push(frames(6), range(6))
         session.ask("Nothing?")
         prompt = session.prepare("First half?").prompt
-        longest = max(len(row) for row in (prompt.embeds_LD, *(one.embeds_LD for one in prompt.contrasts)))
+        longest = max(len(one.tokens) for one in (prompt, *prompt.contrasts))
         stream = session.stream("First half?")
         next(stream)
         per_token = kv_bytes_per_token(tiny_model.network.language_model)
@@ -501,8 +510,9 @@ class TestChainOfShot:
         prompt = session.prepare("First half?").prompt
         shortened = prompt.without_last(num_tokens)
         rows = zip((prompt, *prompt.contrasts), (shortened, *shortened.contrasts), strict=True)
-        for row, short in rows:
-            assert torch.equal(short.embeds_LD, row.embeds_LD[: len(row.embeds_LD) - num_tokens])
+        for whole, short in rows:
+            assert torch.equal(short.tokens.embeds_LD, whole.tokens.embeds_LD[: len(whole.tokens) - num_tokens])
+            assert short.tokens.keys == whole.tokens.keys[: len(whole.tokens) - num_tokens]
         assert [one.weight for one in shortened.contrasts] == [0.5, -0.5]
 
     def test_what_a_strategy_has_changed_is_projected_as_it_is(self, tiny_model, frames, monkeypatch):

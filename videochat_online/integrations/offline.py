@@ -115,10 +115,10 @@ class OfflineAnswerer:
         """
         network, prompt = self.model.network, self.prompt(text, visuals)
         ids = [reply_ids(self.model, reply) for reply in replies]
-        sums = continuation_log_likelihoods(network, prompt.embeds_LD, ids, prompt.contrasts).tolist()
+        sums = continuation_log_likelihoods(network, prompt.tokens, ids, prompt.contrasts).tolist()
         longest = GenerationSettings(max_new_tokens=max(map(len, ids)))
         stop_ids, contrasts = self.model.stop_ids, prompt.contrasts
-        greedy = tuple(generate_ids(network, prompt.embeds_LD, stop_ids, longest, contrasts=contrasts))
+        greedy = tuple(generate_ids(network, prompt.tokens, stop_ids, longest, contrasts=contrasts))
         return [(-total / len(reply), greedy[: len(reply)] == reply) for total, reply in zip(sums, ids, strict=True)]
 
     def prompt(self, text: str, visuals: Sequence[Any]) -> Prompt:

@@ -2,7 +2,7 @@
 
 Knows the language model and its KV cache; knows nothing of streams, memories or dialogues.
 
-Shapes: `B` prompts, `L` tokens, `D` width of the language model, `N` tokens of a continuation, `V` vocabulary.
+Shapes: `B` prompts, `L` tokens, `N` continuations, `V` vocabulary.
 """
 
 from __future__ import annotations
@@ -29,10 +29,11 @@ from videochat_online.errors import InputError, NonFiniteError, PromptTooLongErr
 from videochat_online.model.loading import VideoChatModel
 from videochat_online.model.modeling import VideoChatOnlineForConditionalGeneration
 from videochat_online.model.rope import fixed_regime, switch_length
+from videochat_online.model.tokens import Tokens, run_language_model
 from videochat_online.streaming.detokenize import text_pieces
 from videochat_online.streaming.kv.cache import CachedSequence
 from videochat_online.streaming.kv.contrasted import Contrast, ContrastedSequence
-from videochat_online.streaming.kv.prefix import Reuse
+from videochat_online.streaming.kv.prefix import PrefixCache
 from videochat_online.streaming.kv.static import new_cache
 from videochat_online.streaming.question_prompt import Prompt
 
@@ -101,18 +102,18 @@ def _check_context(network: VideoChatOnlineForConditionalGeneration, num_prompt:
         )
 
 
-def _longest(embeds_LD: Tensor, contrasts: Sequence[Contrast]) -> int:
+def _longest(tokens: Tokens, contrasts: Sequence[Contrast]) -> int:
     """Tokens of the longest of a question's prompts."""
-    return max([len(embeds_LD), *(len(contrast.embeds_LD) for contrast in contrasts)])
+    return max([len(tokens), *(len(contrast.tokens) for contrast in contrasts)])
 
 
 @torch.inference_mode()
 def first_logits(
     network: VideoChatOnlineForConditionalGeneration,
-    embeds_LD: Tensor,
+    tokens: Tokens,
     max_new_tokens: int,
     contrasts: Sequence[Contrast] = (),
-    reuse: Reuse | None = None,
+    reuse: PrefixCache | None = None,
 ) -> Tensor:
     """Logits of the first answer token after a prompt: [vocabulary], fp32.
 
@@ -120,36 +121,32 @@ def first_logits(
         PromptTooLongError: prompt and token are longer than the language model's context.
         NonFiniteError: no token can be told to be the likeliest.
     """
-    num_prompt = _longest(embeds_LD, contrasts)
+    num_prompt = _longest(tokens, contrasts)
     _check_context(network, num_prompt, 1)
     if not contrasts and reuse is None:
-        return _first_logits(network, embeds_LD[None], num_prompt + max_new_tokens)[0]
-    with _sequence(network, embeds_LD, num_prompt + max_new_tokens, reuse, contrasts) as sequence:
-        return _finite(_read_prompt(sequence, embeds_LD, reuse).float())
+        return _first_logits(network, [tokens], num_prompt + max_new_tokens)[0]
+    with _sequence(network, tokens, num_prompt + max_new_tokens, reuse, contrasts) as sequence:
+        return _finite(sequence.append(tokens[sequence.num_tokens :]).float())
 
 
 @torch.inference_mode()
-def first_logits_of_each(network: VideoChatOnlineForConditionalGeneration, embeds_BLD: Tensor) -> Tensor:
+def first_logits_of_each(network: VideoChatOnlineForConditionalGeneration, prompts: Sequence[Tokens]) -> Tensor:
     """Logits of the first answer token after each of `B` prompts of the same length: [B, vocabulary], fp32.
 
     Raises:
         PromptTooLongError, NonFiniteError: errors of `first_logits`.
     """
-    num_prompt = embeds_BLD.shape[1]
+    num_prompt = len(prompts[0])
     _check_context(network, num_prompt, 1)
-    return _first_logits(network, embeds_BLD, num_prompt + 1)
+    return _first_logits(network, prompts, num_prompt + 1)
 
 
-def _first_logits(network: VideoChatOnlineForConditionalGeneration, embeds_BLD: Tensor, max_tokens: int) -> Tensor:
+def _first_logits(
+    network: VideoChatOnlineForConditionalGeneration, prompts: Sequence[Tokens], max_tokens: int
+) -> Tensor:
     with fixed_regime(needs_long_regime(network, max_tokens)):
-        out = network.language_model(inputs_embeds=embeds_BLD, use_cache=False, logits_to_keep=1)
-    return torch.stack([_finite(logits_V) for logits_V in out.logits[:, -1].float()])
-
-
-def _read_prompt(sequence: CachedSequence | ContrastedSequence, embeds_LD: Tensor, reuse: Reuse | None) -> Tensor:
-    """Compute what a sequence lacks of a prompt; logits [V] after its end."""
-    first = sequence.num_tokens
-    return sequence.append(embeds_LD[first:], () if reuse is None else reuse.keys[first:])
+        logits_BLV = run_language_model(network.language_model, prompts, use_cache=False, logits_to_keep=1)
+    return torch.stack([_finite(logits_V) for logits_V in logits_BLV[:, -1].float()])
 
 
 def _finite(logits: Tensor) -> Tensor:
@@ -162,28 +159,29 @@ def _finite(logits: Tensor) -> Tensor:
 @torch.inference_mode()
 def continuation_log_likelihoods(
     network: VideoChatOnlineForConditionalGeneration,
-    embeds_LD: Tensor,
+    tokens: Tokens,
     continuations: Sequence[Sequence[int]],
     contrasts: Sequence[Contrast] = (),
-    reuse: Reuse | None = None,
+    reuse: PrefixCache | None = None,
 ) -> Tensor:
     """Log-probability of each of `N` continuations of a prompt, the sum over its tokens: [N], fp32.
 
     Raises:
         PromptTooLongError: prompt and continuation together can be longer than the language model's context.
     """
-    num_prompt, longest = _longest(embeds_LD, contrasts), max(map(len, continuations))
+    num_prompt, longest = _longest(tokens, contrasts), max(map(len, continuations))
     _check_context(network, num_prompt, longest)
     regime, embed, sums = needs_long_regime(network, num_prompt + longest), network.get_input_embeddings(), []
     # Without reuse a cache need not be one that can be cropped.
     fresh = nullcontext(ContrastedSequence(network.language_model, contrasts, regime))
-    with fresh if reuse is None else _sequence(network, embeds_LD, num_prompt + longest, reuse, contrasts) as sequence:
-        first_V = _read_prompt(sequence, embeds_LD, reuse)
+    with fresh if reuse is None else _sequence(network, tokens, num_prompt + longest, reuse, contrasts) as sequence:
+        first_V = sequence.append(tokens[sequence.num_tokens :])
         for continuation in continuations:
-            ids_N = torch.tensor(continuation, device=embeds_LD.device)
+            ids_N = torch.tensor(continuation, device=first_V.device)
             logits_NV = first_V[None]
             if len(ids_N) > 1:
-                logits_NV = torch.cat((logits_NV, sequence.logits_of(embed(ids_N[:-1]))))
+                before = tokens.following(embed(ids_N[:-1]), continuation[:-1])
+                logits_NV = torch.cat((logits_NV, sequence.logits_of(before)))
             log_probabilities_NV = _finite(logits_NV.float()).log_softmax(-1)
             sums.append(log_probabilities_NV.gather(1, ids_N[:, None]).sum())
     return torch.stack(sums)
@@ -192,17 +190,17 @@ def continuation_log_likelihoods(
 @torch.inference_mode()
 def generate_ids(
     network: VideoChatOnlineForConditionalGeneration,
-    embeds_LD: Tensor,
+    tokens: Tokens,
     stop_ids: Sequence[int],
     settings: GenerationSettings,
-    reuse: Reuse | None = None,
+    reuse: PrefixCache | None = None,
     contrasts: Sequence[Contrast] = (),
 ) -> Iterator[int]:
     """Yield the ids of an answer as they are chosen; the stop id, where it comes, is the last one.
 
     Args:
         network: network in evaluation mode.
-        embeds_LD: the prompt's embeddings, visual tokens in place.
+        tokens: the prompt.
         stop_ids: ids that end an answer.
         settings: settings by which ids are chosen.
         reuse: cache from which the beginning in common with an earlier prompt is taken over, and which holds this
@@ -213,14 +211,14 @@ def generate_ids(
         PromptTooLongError: prompt and answer together can be longer than the language model's context.
         NonFiniteError: no token can be told to be the likeliest.
     """
-    num_prompt, device = _longest(embeds_LD, contrasts), embeds_LD.device
+    num_prompt, device = _longest(tokens, contrasts), tokens.embeds_LD.device
     _check_context(network, num_prompt, settings.max_new_tokens)
     processors = settings.processors(stop_ids, device)
     generator = None if settings.seed is None else torch.Generator(device).manual_seed(settings.seed)
     embed = network.get_input_embeddings()
     ids = torch.empty((1, 0), dtype=torch.long, device=device)
-    with _sequence(network, embeds_LD, num_prompt + settings.max_new_tokens, reuse, contrasts) as sequence:
-        logits_V = _read_prompt(sequence, embeds_LD, reuse)
+    with _sequence(network, tokens, num_prompt + settings.max_new_tokens, reuse, contrasts) as sequence:
+        logits_V = sequence.append(tokens[sequence.num_tokens :])
         for num_ids in range(1, settings.max_new_tokens + 1):
             scores = processors(ids, _finite(logits_V[None].float()))
             if settings.temperature > 0:
@@ -232,35 +230,36 @@ def generate_ids(
             yield token
             if token in stop_ids or num_ids == settings.max_new_tokens:
                 return
-            logits_V = sequence.append(embed(chosen[0]), (token,))
+            tokens = tokens.following(embed(chosen[0]), (token,))
+            logits_V = sequence.append(tokens)
 
 
 @contextmanager
 def _sequence(
     network: VideoChatOnlineForConditionalGeneration,
-    embeds_LD: Tensor,
+    tokens: Tokens,
     max_tokens: int,
-    reuse: Reuse | None,
+    reuse: PrefixCache | None,
     contrasts: Sequence[Contrast],
 ) -> Iterator[CachedSequence | ContrastedSequence]:
     """The cache that a prompt and its answer of together at most `max_tokens` are computed in."""
     regime = needs_long_regime(network, max_tokens)
     if contrasts:
         num_tokens = (1 + len(contrasts)) * max_tokens
-        with nullcontext() if reuse is None else reuse.prefix.set_aside(num_tokens):
+        with nullcontext() if reuse is None else reuse.set_aside(num_tokens):
             yield ContrastedSequence(network.language_model, contrasts, regime)
     elif reuse is None:
         yield CachedSequence(new_cache(network.language_model, max_tokens), regime)
     else:
-        with reuse.prefix.borrowed(embeds_LD, reuse.keys, regime, max_tokens) as sequence:
+        with reuse.borrowed(tokens, regime, max_tokens) as sequence:
             yield sequence
 
 
 @torch.inference_mode()
 def prefill(
     network: VideoChatOnlineForConditionalGeneration,
-    embeds_LD: Tensor,
-    reuse: Reuse,
+    tokens: Tokens,
+    reuse: PrefixCache,
     max_length: int,
     next_size: Callable[[], int] | None = None,
 ) -> int:
@@ -268,16 +267,16 @@ def prefill(
 
     Args:
         network: network in evaluation mode.
-        embeds_LD: embeddings of the tokens of `reuse.keys`.
-        reuse: cache in which it is kept, and the keys of its tokens.
+        tokens: the beginning.
+        reuse: cache in which it is kept.
         max_length: tokens that the whole prompt and its answer are expected to have at most.
         next_size: function that gives the tokens of the next piece, see `PrefixCache.fill`.
 
     Raises:
         PromptTooLongError: `max_length` tokens, which are more than the language model's context holds.
     """
-    _check_context(network, len(reuse.keys), max_length - len(reuse.keys))
-    return reuse.prefix.fill(embeds_LD, reuse.keys, needs_long_regime(network, max_length), next_size)
+    _check_context(network, len(tokens), max_length - len(tokens))
+    return reuse.fill(tokens, needs_long_regime(network, max_length), next_size)
 
 
 def answer_pieces(model: VideoChatModel, prompt: Prompt, settings: GenerationSettings) -> Iterator[str]:
@@ -287,7 +286,7 @@ def answer_pieces(model: VideoChatModel, prompt: Prompt, settings: GenerationSet
         PromptTooLongError, NonFiniteError: errors of `generate_ids`.
     """
     stop_ids = model.stop_ids
-    ids = generate_ids(model.network, prompt.embeds_LD, stop_ids, settings, prompt.reuse, prompt.contrasts)
+    ids = generate_ids(model.network, prompt.tokens, stop_ids, settings, prompt.reuse, prompt.contrasts)
     return text_pieces(model.tokenizer, (token for token in ids if token not in stop_ids))
 
 

@@ -19,9 +19,9 @@ from torch import Tensor
 from videochat_online.constants import IGNORE_INDEX
 from videochat_online.errors import InputError, expect
 from videochat_online.model.loading import VideoChatModel
-from videochat_online.streaming.kv.cache import TokenKey
+from videochat_online.model.tokens import TokenKey, Tokens, in_a_row
 from videochat_online.streaming.kv.contrasted import Contrast
-from videochat_online.streaming.kv.prefix import Reuse, common_length, sequence_keys
+from videochat_online.streaming.kv.prefix import PrefixCache, common_length
 from videochat_online.streaming.session_file import Exchange
 from videochat_online.text import PromptLayout, check_text, layout_prompt, turn_segments
 from videochat_online.types import FrameTokens, FrameUse, Turn
@@ -51,22 +51,20 @@ class Prompt:
 
     Attributes:
         layout: Ids, and the span of each frame's tokens.
-        embeds_LD: Embeddings of the whole prompt.
+        tokens: The whole prompt in the language model's space.
         contrasts: Other prompts of the question, whose logits count, too.
         reuse: Cache of what need not be computed.
     """
 
     layout: PromptLayout
-    embeds_LD: Tensor
+    tokens: Tokens
     contrasts: tuple[Contrast, ...] = ()
-    reuse: Reuse | None = None
+    reuse: PrefixCache | None = None
 
     def without_last(self, num_tokens: int) -> Prompt:
         """Without the last `num_tokens`, which have to be alike in all contrasts; `layout` is not shortened."""
-        stop = len(self.embeds_LD) - num_tokens
-        shortened = [replace(one, embeds_LD=one.embeds_LD[: len(one.embeds_LD) - num_tokens]) for one in self.contrasts]
-        reuse = self.reuse and replace(self.reuse, keys=self.reuse.keys[:stop])
-        return replace(self, embeds_LD=self.embeds_LD[:stop], contrasts=tuple(shortened), reuse=reuse)
+        shortened = [replace(one, tokens=one.tokens[: len(one.tokens) - num_tokens]) for one in self.contrasts]
+        return replace(self, tokens=self.tokens[: len(self.tokens) - num_tokens], contrasts=tuple(shortened))
 
 
 @torch.inference_mode()
@@ -75,6 +73,7 @@ def build_prompt(
     turns: Sequence[Turn],
     visuals: Sequence[Tensor],
     *,
+    content_ids: Sequence[int] | None = None,
     system_message: str | None = None,
     generation_prefix: str = "",
 ) -> Prompt:
@@ -84,6 +83,8 @@ def build_prompt(
         model: model that gives template, tokenizer and embeddings.
         turns: the dialogue; the last turn's reply is None.
         visuals: projected tokens [n, D] of every `Visual` of the turns, in order.
+        content_ids: content id of each; None numbers them. They begin again with a reset, so what was computed before
+            one is to be dropped.
         system_message: None takes the checkpoint's own.
         generation_prefix: words that the answer is made to begin with.
     """
@@ -96,7 +97,12 @@ def build_prompt(
     )
     ids = torch.tensor([layout.input_ids], device=model.device)
     visual_LD = torch.cat(list(visuals)) if visuals else None
-    return Prompt(layout, model.network.fuse(ids, visual_LD)[0])
+    embeds_LD = model.network.fuse(ids, visual_LD)[0]
+    keys: list[TokenKey] = list(layout.input_ids)
+    numbers = range(len(visuals)) if content_ids is None else content_ids
+    for (start, stop), content_id in zip(layout.visual_spans, numbers, strict=True):
+        keys[start:stop] = [(content_id, stop - start)] * (stop - start)
+    return Prompt(layout, in_a_row(embeds_LD, keys))
 
 
 def reply_ids(model: VideoChatModel, text: str) -> tuple[int, ...]:
@@ -176,7 +182,6 @@ class PreparedQuestion:
     num_exchanges: int
     frames: tuple[FrameUse, ...]
     prompt: Prompt
-    keys: tuple[TokenKey, ...]
     epoch: int
 
 
@@ -217,34 +222,34 @@ class QuestionLayout:
         for selection, visuals in zip(snapshot.selections, snapshot.visuals, strict=True):
             frames = frame_uses(selection.frames)
             turns = stream_turns(frames, snapshot.history, question, with_times=self.with_times)
-            options = {"system_message": self.message, "generation_prefix": prefix}
-            prompts.append(build_prompt(self.model, turns, visuals, **options))
+            prompts.append(
+                build_prompt(
+                    self.model,
+                    turns,
+                    visuals,
+                    content_ids=[frame.content_id for frame in selection.frames],
+                    system_message=self.message,
+                    generation_prefix=prefix,
+                )
+            )
         contrasts = [
-            Contrast(prompt.embeds_LD, selection.weight)
+            Contrast(prompt.tokens, selection.weight)
             for prompt, selection in zip(prompts[1:], snapshot.selections[1:], strict=True)
         ]
-        prompt, remembered = replace(prompts[0], contrasts=tuple(contrasts)), snapshot.selections[0].frames
-        keys = sequence_keys(prompt.layout, [frame.content_id for frame in remembered])
         return PreparedQuestion(
             question=question,
             asked_at_s=snapshot.asked_at_s,
             num_frames_seen=snapshot.num_frames,
             num_exchanges=len(snapshot.history),
-            frames=frame_uses(remembered),
-            prompt=prompt,
-            keys=keys,
+            frames=frame_uses(snapshot.selections[0].frames),
+            prompt=replace(prompts[0], contrasts=tuple(contrasts)),
             epoch=snapshot.epoch,
         )
 
-    def prefix(self, snapshot: Snapshot) -> tuple[Tensor, tuple[TokenKey, ...], int]:
-        """What the prompt of any question at this moment begins with.
-
-        Returns:
-            Its embeddings [L, D], its tokens' keys, and the length of the prompt of a short question.
-        """
-        one, other = (self.prepare(snapshot, question) for question in _UNALIKE)
-        length = common_length(one.keys, other.keys)
-        return one.prompt.embeds_LD[:length], one.keys[:length], len(one.keys)
+    def prefix(self, snapshot: Snapshot) -> tuple[Tokens, int]:
+        """What the prompt of any question at this moment begins with, and the length of that of a short one."""
+        one, other = (self.prepare(snapshot, question).prompt.tokens for question in _UNALIKE)
+        return one[: common_length(one.keys, other.keys)], len(one)
 
 
 def frame_uses(frames: Sequence[FrameTokens]) -> tuple[FrameUse, ...]:

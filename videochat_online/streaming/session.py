@@ -29,7 +29,7 @@ from videochat_online.streaming.generate import GenerationSettings, prefill, res
 from videochat_online.streaming.kv.background import BackgroundPrefill, Foreground
 from videochat_online.streaming.kv.kv_budget import KvBudget, default_budget
 from videochat_online.streaming.kv.movable import BlockCache
-from videochat_online.streaming.kv.prefix import Reuse, make_prefix_cache
+from videochat_online.streaming.kv.prefix import make_prefix_cache
 from videochat_online.streaming.question_prompt import (
     FrameSelection,
     PreparedQuestion,
@@ -246,8 +246,7 @@ class StreamingSession:
 
     def reusing(self, prepared: PreparedQuestion) -> Prompt:
         """Its prompt, with what this session has computed of it. One may be answered at a time."""
-        reuse = None if self.kept_prefix is None else Reuse(self.kept_prefix, prepared.keys)
-        return replace(prepared.prompt, reuse=reuse)
+        return replace(prepared.prompt, reuse=self.kept_prefix)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -320,9 +319,9 @@ class StreamingSession:
     def _prefill(self, next_size: Callable[[], int] | None) -> int:
         if self.kept_prefix is None or self._clock.num_frames == 0 or not isinstance(self._strategy, Direct):
             return 0
-        embeds_LD, keys, num_prompt = self._layout.prefix(self._snapshot(None, None))
+        tokens, num_prompt = self._layout.prefix(self._snapshot(None, None))
         max_length = num_prompt + self.settings.max_new_tokens
-        return prefill(self.model.network, embeds_LD, Reuse(self.kept_prefix, keys), max_length, next_size)
+        return prefill(self.model.network, tokens, self.kept_prefix, max_length, next_size)
 
     def _snapshot(self, at_s: float | None, question: str | None) -> Snapshot:
         with self._state_lock:

@@ -125,7 +125,7 @@ class TestRuns:
 
     @pytest.mark.parametrize("setting", SETTINGS)
     def test_generated_text_is_parsed_by_kind(self, sets, tiny_model, tmp_path, monkeypatch, setting):
-        def generate(network, embeds_LD, stop_ids, settings, reuse, contrasts):
+        def generate(network, tokens, stop_ids, settings, reuse, contrasts):
             yield from tiny_model.tokenizer("No 3", add_special_tokens=False).input_ids
 
         monkeypatch.setattr("videochat_online.streaming.generate.generate_ids", generate)

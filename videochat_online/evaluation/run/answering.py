@@ -88,7 +88,7 @@ def answer_by_likelihood(
     start_s = time.perf_counter()
     num_dropped, ids = letter_ids(model, num_options)
     prompt = prompt.without_last(num_dropped)
-    logits = first_logits(model.network, prompt.embeds_LD, settings.max_new_tokens, prompt.contrasts, prompt.reuse)
+    logits = first_logits(model.network, prompt.tokens, settings.max_new_tokens, prompt.contrasts, prompt.reuse)
     scores = logits[torch.tensor(ids, device=logits.device)]
     option = int(scores.argmax())
     probabilities = tuple(scores.softmax(-1).tolist())
@@ -104,7 +104,7 @@ def answer_by_text_likelihood(model: VideoChatModel, prompt: Prompt, options: Se
     Source: the "cloze formulation" of OLMES (arXiv:2406.08446), which small models can be told apart with.
     """
     replies = [reply_ids(model, option) for option in options]
-    scores = continuation_log_likelihoods(model.network, prompt.embeds_LD, replies, prompt.contrasts, prompt.reuse)
+    scores = continuation_log_likelihoods(model.network, prompt.tokens, replies, prompt.contrasts, prompt.reuse)
     option = int(scores.argmax())
     return Reply(options[option], option, None, tuple(scores.softmax(-1).tolist()))
 

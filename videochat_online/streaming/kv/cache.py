@@ -3,12 +3,11 @@
 Owns the forward pass of the language model that fills the cache, so that another kind of cache, of fixed size and
 with recorded graphs, can take its place. Knows nothing of prompts, sessions or budgets.
 
-Shapes: `L` tokens, `D` width of the language model, `V` vocabulary.
+Shapes: `L` and `N` tokens, `V` vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -17,12 +16,7 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 
 from videochat_online.model.rope import fixed_regime
-
-TokenKey = int | tuple[int, int]
-"""Identity of a token: the id of a text token, or of a visual one the content id and tokens of its frame."""
-
-NO_TOKEN = -1
-"""Key of a token that is not kept."""
+from videochat_online.model.tokens import TokenKey, Tokens, run_language_model
 
 PIECE_TOKENS = 1024
 """Tokens that are computed at once where others stand before them. Attention then goes by a mask and computes what the
@@ -40,7 +34,7 @@ class KeyValueCache(Protocol):
     def num_bytes(self) -> int:
         """Memory that it holds."""
 
-    def append(self, embeds_LD: Tensor) -> Tensor:
+    def append(self, tokens: Tokens) -> Tensor:
         """Run the language model on the tokens that come next; logits [V] after the last of them."""
 
     def crop(self, num_tokens: int) -> None:
@@ -70,9 +64,9 @@ class DynamicKeyValueCache:
         return sum(each.untyped_storage().nbytes() for layer in layers for each in (layer.keys, layer.values))
 
     @torch.inference_mode()
-    def append(self, embeds_LD: Tensor) -> Tensor:
+    def append(self, tokens: Tokens) -> Tensor:
         """Run the language model on the tokens that come next; logits [V] after the last of them."""
-        return run_in_pieces(self._model, embeds_LD, self._cache)
+        return run_in_pieces(self._model, tokens, self._cache)
 
     def crop(self, num_tokens: int) -> None:
         """Keep the first `num_tokens`."""
@@ -81,12 +75,15 @@ class DynamicKeyValueCache:
             self._cache.crop(-surplus)
 
 
-def run_in_pieces(language_model: PreTrainedModel, embeds_LD: Tensor, cache: Cache) -> Tensor:
+def run_in_pieces(language_model: PreTrainedModel, tokens: Tokens, cache: Cache) -> Tensor:
     """Run the language model on what comes after a cache's tokens, and add it there; logits [V] after the last one."""
-    pieces = embeds_LD.split(PIECE_TOKENS) if cache.get_seq_length() else (embeds_LD,)
-    for piece_LD in pieces:
-        out = language_model(inputs_embeds=piece_LD[None], past_key_values=cache, use_cache=True, logits_to_keep=1)
-    return out.logits[0, -1]
+    size = PIECE_TOKENS if cache.get_seq_length() else len(tokens)
+    for start in range(0, len(tokens), size):
+        piece = tokens[start : start + size]
+        logits_BLV = run_language_model(
+            language_model, [piece], past_key_values=cache, use_cache=True, logits_to_keep=1
+        )
+    return logits_BLV[0, -1]
 
 
 def why_not_croppable(language_model: PreTrainedModel) -> str | None:
@@ -127,18 +124,18 @@ class CachedSequence:
         """Tokens that need not be computed again."""
         return self.cache.num_tokens
 
-    def append(self, embeds_LD: Tensor, keys: Sequence[TokenKey]) -> Tensor:
+    def append(self, tokens: Tokens) -> Tensor:
         """Compute the tokens that come next; logits [V] after the last of them. After an error it is not whole."""
         with fixed_regime(self.long_regime):
-            logits_V = self.cache.append(embeds_LD)
-        self.keys.extend(keys)
-        self.num_computed += len(embeds_LD)
+            logits_V = self.cache.append(tokens)
+        self.keys.extend(tokens.keys)
+        self.num_computed += len(tokens)
         return logits_V
 
-    def logits_of(self, embeds_ND: Tensor) -> Tensor:
+    def logits_of(self, tokens: Tokens) -> Tensor:
         """Logits [N, V] after each of the tokens that might come next; they are not kept."""
         length = self.num_tokens
-        logits_NV = torch.stack([self.append(embeds_1D, (NO_TOKEN,)) for embeds_1D in embeds_ND.split(1)])
+        logits_NV = torch.stack([self.append(tokens[n : n + 1]) for n in range(len(tokens))])
         self.crop(length)
         return logits_NV
 

@@ -3,7 +3,7 @@
 The token that is chosen is appended to every row. Rows are padded on the left and each counts its own positions, so
 that a row is what its prompt would be alone. Knows nothing of why a question has several.
 
-Shapes: `B` rows, `L` tokens, `N` tokens that come next, `D` width of the language model, `V` vocabulary.
+Shapes: `B` rows, `L` tokens, `N` tokens that come next, `V` vocabulary.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from torch.nn import functional
 from transformers import DynamicCache, PreTrainedModel
 
 from videochat_online.model.rope import fixed_regime
-from videochat_online.streaming.kv.cache import PIECE_TOKENS, TokenKey
+from videochat_online.model.tokens import Tokens, run_language_model
+from videochat_online.streaming.kv.cache import PIECE_TOKENS
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,11 @@ class Contrast:
     """Another prompt of a question, with other frames.
 
     Attributes:
-        embeds_LD: Embeddings of the prompt.
+        tokens: Tokens of the prompt.
         weight: Factor of its logits; those of the question's own prompt have 1.
     """
 
-    embeds_LD: Tensor
+    tokens: Tokens
     weight: float
 
 
@@ -52,53 +53,53 @@ class ContrastedSequence:
         self._model, self._contrasts, self._long_regime = language_model, contrasts, long_regime
         self._cache = DynamicCache(config=language_model.config)
         self._mask_BL: Tensor | None = None
+        self._offsets: list[int] = []  # positions that each row is ahead of the question's own
         self.num_tokens = 0
 
     @torch.inference_mode()
-    def append(self, embeds_ND: Tensor, keys: Sequence[TokenKey] = ()) -> Tensor:
+    def append(self, tokens: Tokens) -> Tensor:
         """Compute what comes next; logits [V] after the last token. The first time it is the question's own prompt.
 
         Args:
-            embeds_ND: the prompt, computed together with those of the contrasts, or tokens that follow in every row.
-            keys: keys of the tokens, not needed here; see `CachedSequence`.
+            tokens: the prompt, computed together with those of the contrasts, or tokens that follow in every row.
         """
         if self._mask_BL is None:
-            embeds_BND, self._mask_BL = _padded([embeds_ND, *(contrast.embeds_LD for contrast in self._contrasts)])
+            rows = [tokens, *(contrast.tokens for contrast in self._contrasts)]
+            self._offsets = [row.next_position - tokens.next_position for row in rows]
+            longest = max(map(len, rows))
+            self._mask_BL = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
+            rows = [row.padded(longest) for row in rows]
         else:
-            embeds_BND = self._in_every_row(embeds_ND)
+            rows = self._in_every_row(tokens)
         # A mask hides up to half of what is computed, and takes as much memory as all pairs of tokens.
-        for piece_BND in embeds_BND.split(PIECE_TOKENS, dim=1) if self._contrasts else (embeds_BND,):
-            logits_BNV = self._run(piece_BND, self._cache, num_logits=1)
-            self.num_tokens += piece_BND.shape[1]
+        size = PIECE_TOKENS if self._contrasts else len(rows[0])
+        for start in range(0, len(rows[0]), size):
+            logits_BNV = self._run([row[start : start + size] for row in rows], self._cache, num_logits=1)
+            self.num_tokens += len(rows[0][start : start + size])
         return self._sum(logits_BNV)[-1]
 
     @torch.inference_mode()
-    def logits_of(self, embeds_ND: Tensor) -> Tensor:
+    def logits_of(self, tokens: Tokens) -> Tensor:
         """Logits [N, V] after each of the tokens that might come next; they are not appended."""
         # A copy: what a continuation adds to a cache cannot be taken back in every kind of layer.
-        return self._sum(self._run(self._in_every_row(embeds_ND), copy.deepcopy(self._cache), num_logits=0))
+        return self._sum(self._run(self._in_every_row(tokens), copy.deepcopy(self._cache), num_logits=0))
 
-    def _in_every_row(self, embeds_ND: Tensor) -> Tensor:
-        return embeds_ND.expand(1 + len(self._contrasts), -1, -1)
+    def _in_every_row(self, tokens: Tokens) -> list[Tokens]:
+        return [tokens.moved(offset) for offset in self._offsets]
 
-    def _run(self, embeds_BND: Tensor, cache: DynamicCache, num_logits: int) -> Tensor:
+    def _run(self, rows: Sequence[Tokens], cache: DynamicCache, num_logits: int) -> Tensor:
         """Logits [B, N, V] of the last `num_logits` tokens; 0: of all."""
-        positions = self._positions(embeds_BND.shape[1]) if self._contrasts else {}
+        mask = {"attention_mask": self._mask_until(self.num_tokens + len(rows[0]))} if self._contrasts else {}
+        options = {"past_key_values": cache, "use_cache": True, "logits_to_keep": num_logits, **mask}
         with fixed_regime(self._long_regime):
-            out = self._model(
-                inputs_embeds=embeds_BND, past_key_values=cache, use_cache=True, logits_to_keep=num_logits, **positions
-            )
-        logits_BNV: Tensor = out.logits
-        return logits_BNV
+            return run_language_model(self._model, rows, **options)
 
-    def _positions(self, num_tokens: int) -> dict[str, Tensor]:
-        """Of the next tokens: what there is of each row, padding left out, and their own positions in it."""
+    def _mask_until(self, num_tokens: int) -> Tensor:
+        """What is no padding of the first `num_tokens` of each row, [B, L]."""
         assert self._mask_BL is not None
-        stop = self.num_tokens + num_tokens
-        num_after_prompt = max(0, stop - self._mask_BL.shape[1])
-        mask_BL = functional.pad(self._mask_BL[:, :stop], (0, num_after_prompt), value=1)
-        positions_BL = (mask_BL.cumsum(1) - 1).clamp(min=0)
-        return {"attention_mask": mask_BL, "position_ids": positions_BL[:, self.num_tokens :]}
+        num_after_prompt = max(0, num_tokens - self._mask_BL.shape[1])
+        mask_BL = functional.pad(self._mask_BL[:, :num_tokens], (0, num_after_prompt), value=1)
+        return mask_BL.to(self._model.device)
 
     def _sum(self, logits_BNV: Tensor) -> Tensor:
         if not self._contrasts:
@@ -106,14 +107,3 @@ class ContrastedSequence:
         weights = [1.0, *(contrast.weight for contrast in self._contrasts)]
         logits_BNV = logits_BNV.float()
         return (logits_BNV * logits_BNV.new_tensor(weights)[:, None, None]).sum(0)
-
-
-def _padded(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Rows [L, D] as one batch [B, L, D], zeros on the left, and what is no padding [B, L]."""
-    longest = max(map(len, rows))
-    embeds_BLD = rows[0].new_zeros(len(rows), longest, rows[0].shape[1])
-    mask_BL = torch.zeros(len(rows), longest, dtype=torch.long, device=rows[0].device)
-    for row, embeds_LD in enumerate(rows):
-        embeds_BLD[row, longest - len(embeds_LD) :] = embeds_LD
-        mask_BL[row, longest - len(embeds_LD) :] = 1
-    return embeds_BLD, mask_BL

@@ -9,7 +9,7 @@ so what a fresh prefill would read, remain in the memory bank.
 VideoChat-Online (arXiv 2501.00584) announces such a memory and has released none; the rules here are our own. Tiers,
 similarities and evictions are those of the memory bank, any of them.
 
-Shapes: `L` tokens, `D` width of the language model, `R` dimensions of a head that the rope turns.
+Shapes: `L` tokens, `R` rows of positions, `E` dimensions of a head that the rope turns, `V` vocabulary.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from transformers.models.llama.modeling_llama import rotate_half
 
 from videochat_online.errors import InputError
 from videochat_online.model.rope import fixed_regime
-from videochat_online.streaming.kv.cache import CachedSequence, DynamicKeyValueCache, TokenKey, why_not_croppable
+from videochat_online.model.tokens import TokenKey, Tokens
+from videochat_online.streaming.kv.cache import CachedSequence, DynamicKeyValueCache, why_not_croppable
 from videochat_online.streaming.kv.kv_budget import KvBudget
 from videochat_online.streaming.kv.prefix import PrefixCache, common_length
 
@@ -84,66 +85,74 @@ class MovableCache(DynamicKeyValueCache):
     def __init__(self, language_model: PreTrainedModel) -> None:
         super().__init__(language_model)
         self._computed: list[Tensor] = []
-        # Where each token was computed; tokens beyond the end of both lists have not moved.
-        self._origins: list[int] = []
+        """Of each layer the keys as they were computed; tokens beyond their end have not moved."""
+        self._origins_RL = torch.empty(1, 0, dtype=torch.long)
+        """Where each token was computed."""
 
     @property
     def num_bytes(self) -> int:
         """Memory that it holds."""
         return super().num_bytes + sum(tensor.untyped_storage().nbytes() for tensor in self._computed)
 
+    def append(self, tokens: Tokens) -> Tensor:
+        """Run the language model on the tokens that come next; logits [V] after the last of them."""
+        logits_V = super().append(tokens)
+        known = self._origins_RL.expand(len(tokens.positions_RL), -1)
+        self._origins_RL = torch.cat((known, tokens.positions_RL), dim=1)
+        return logits_V
+
     def crop(self, num_tokens: int) -> None:
         """Keep the first `num_tokens`."""
         super().crop(num_tokens)
         self._computed = [keys[..., :num_tokens, :] for keys in self._computed]
-        del self._origins[num_tokens:]
+        self._origins_RL = self._origins_RL[:, :num_tokens]
 
     @torch.inference_mode()
-    def rearrange(self, parts: Sequence[slice | Tensor]) -> None:
-        """Become what is put together from parts: slices of tokens that are there, embeddings [L, D] of new ones."""
-        old, computed = self._cache, self._as_computed()
-        origins = [*self._origins, *range(len(self._origins), self.num_tokens)]
-        self._cache, self._origins = DynamicCache(config=self._model.config), []
+    def rearrange(self, parts: Sequence[tuple[Tokens, slice | None]]) -> None:
+        """Become what is put together from parts: tokens, and which of those that are there they are taken from.
+
+        None: the tokens are computed.
+        """
+        old, computed, origins_RL = self._cache, self._as_computed(), self._origins_RL
+        self._cache, self._origins_RL = DynamicCache(config=self._model.config), origins_RL[:, :0]
         pieces: list[list[Tensor]] = [[] for _ in old.layers]
-        for part in parts:
+        for tokens, source in parts:
             start = self.num_tokens
-            if isinstance(part, Tensor):
-                self.append(part)
+            if source is None:
+                self.append(tokens)
                 for piece, layer in zip(pieces, self._cache.layers, strict=True):
                     piece.append(layer.keys[..., start:, :])
-                self._origins += range(start, self.num_tokens)
                 continue
-            shifts = [start + step - origin for step, origin in enumerate(origins[part])]
-            turn = self._turn(shifts, computed[0]) if any(shifts) else None
+            shifts_RL = tokens.positions_RL - origins_RL[:, source]
+            turn = self._turn(shifts_RL, computed[0]) if shifts_RL.any() else None
             for number, layer in enumerate(old.layers):
-                keys = computed[number][..., part, :]
+                keys = computed[number][..., source, :]
                 pieces[number].append(keys)
                 moved = keys if turn is None else turned(keys, *turn)
-                self._cache.update(moved, layer.values[..., part, :], number)
-            self._origins += origins[part]
+                self._cache.update(moved, layer.values[..., source, :], number)
+            self._origins_RL = torch.cat((self._origins_RL, origins_RL[:, source]), dim=1)
         self._computed = [torch.cat(piece, dim=-2) for piece in pieces] if parts else []
 
     def _as_computed(self) -> list[Tensor]:
-        """Of each layer the keys of all tokens, for the positions in `_origins`."""
+        """Of each layer the keys of all tokens, for the positions in `_origins_RL`."""
         if not self.num_tokens:
             return []
         keys = [layer.keys for layer in self._cache.layers]
-        first = len(self._origins)
-        if not first:
+        if not self._computed:
             return keys
+        first = self._computed[0].shape[-2]
         return [torch.cat((old, new[..., first:, :]), dim=-2) for old, new in zip(self._computed, keys, strict=True)]
 
-    def _turn(self, shifts: Sequence[int], like: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosine and sine [1, L, R] that turn keys on by so many positions, fp32."""
+    def _turn(self, shifts_RL: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosine and sine [1, L, E] that turn keys on by so many positions, fp32."""
         rope = self._model.model.rotary_emb
-        positions = torch.tensor([shifts], device=like.device)
-        cosine, sine = rope(torch.empty(0, device=like.device), positions)
+        cosine, sine = rope(torch.empty(0, device=like.device), shifts_RL.to(like.device))
         # What is scaled has been so when it was computed.
         return cosine / rope.attention_scaling, sine / rope.attention_scaling
 
 
 def turned(keys: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """Keys [..., L, head dimensions] turned by the rope's angles [1, L, R], computed in fp32."""
+    """Keys [..., L, head dimensions] turned by the rope's angles [1, L, E], computed in fp32."""
     rope_dim = cosine.shape[-1]
     moving = keys[..., :rope_dim].float()
     moving = moving * cosine + rotate_half(moving) * sine
@@ -169,16 +178,16 @@ class BlockCache(PrefixCache):
     def _bytes_of(self, num_tokens: int) -> int:
         return num_tokens * self._bytes_per_token * 3 // 2  # the keys are there twice
 
-    def _adapt(self, kept: CachedSequence, embeds_LD: Tensor, keys: Sequence[TokenKey], least_share: float) -> bool:
+    def _adapt(self, kept: CachedSequence, tokens: Tokens, least_share: float) -> bool:
         """Move what a prompt has in common with a sequence, and compute what is new between; all shares will do."""
         assert isinstance(kept.cache, MovableCache)
         # The last token is always computed: its logits are what an answer begins with.
-        found = [*sources(kept.keys, keys[:-1]), None]
+        found = [*sources(kept.keys, tokens.keys[:-1]), None]
         starts = [index for index in range(len(found)) if index == 0 or not _goes_on(*found[index - 1 : index + 1])]
-        parts = [_part(found[start:stop], embeds_LD[start:stop]) for start, stop in pairwise(starts)]
+        parts = [(tokens[start:stop], _source(found[start:stop])) for start, stop in pairwise(starts)]
         with fixed_regime(kept.long_regime):
             kept.cache.rearrange(parts)
-        kept.keys = list(keys[: starts[-1]])
+        kept.keys = list(tokens.keys[: starts[-1]])
         kept.num_computed += found[: starts[-1]].count(None)
         return True
 
@@ -187,8 +196,8 @@ def _goes_on(first: int | None, second: int | None) -> bool:
     return second is None if first is None else second == first + 1
 
 
-def _part(found: Sequence[int | None], embeds_LD: Tensor) -> slice | Tensor:
-    return embeds_LD if found[0] is None else slice(found[0], found[0] + len(found))
+def _source(found: Sequence[int | None]) -> slice | None:
+    return None if found[0] is None else slice(found[0], found[0] + len(found))
 
 
 def why_not_movable(language_model: PreTrainedModel) -> str | None:

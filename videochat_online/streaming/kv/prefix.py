@@ -13,41 +13,24 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
-from torch import Tensor
 from transformers import PreTrainedModel
 
+from videochat_online.model.tokens import TokenKey, Tokens
 from videochat_online.streaming.kv.cache import (
     CachedSequence,
     KeyValueCache,
-    TokenKey,
     kv_bytes_per_token,
     why_not_croppable,
 )
 from videochat_online.streaming.kv.kv_budget import KvBudget
 from videochat_online.streaming.kv.static import allocated_tokens, new_cache
-from videochat_online.text import PromptLayout
 
 logger = logging.getLogger(__name__)
 
 LEAST_SHARE = 1 / 8
 """Part of a prompt: less in common is not reused for a question. Attention over what is kept goes by a mask, which took
 1.6 times as long as without one (sdpa on a CPU, 4,000 tokens): to reuse little of a long prompt would cost time."""
-
-
-def sequence_keys(layout: PromptLayout, content_ids: Sequence[int]) -> tuple[TokenKey, ...]:
-    """What each token of a prompt is.
-
-    Args:
-        layout: layout of the prompt.
-        content_ids: content ids of the frames of its visual spans, in order. They begin again with a reset, so what was
-            computed before one is to be dropped.
-    """
-    keys: list[TokenKey] = list(layout.input_ids)
-    for (start, stop), content_id in zip(layout.visual_spans, content_ids, strict=True):
-        keys[start:stop] = [(content_id, stop - start)] * (stop - start)
-    return tuple(keys)
 
 
 def common_length(first: Sequence[TokenKey], second: Sequence[TokenKey]) -> int:
@@ -94,30 +77,28 @@ class PrefixCache:
     @contextmanager
     def borrowed(
         self,
-        embeds_LD: Tensor,
-        keys: Sequence[TokenKey],
+        tokens: Tokens,
         long_regime: bool | None,
         max_tokens: int,
         least_share: float = LEAST_SHARE,
     ) -> Iterator[CachedSequence]:
-        """A sequence that begins as `keys` do and lacks at least the last one; kept again afterwards.
+        """A sequence that begins as a prompt does and lacks at least its last token; kept again afterwards.
 
         After an error it is not kept: a forward pass that broke off may have left some layers longer than others.
         An answer that is stopped (GeneratorExit) is no error.
 
         Args:
-            embeds_LD: embeddings of a prompt.
-            keys: keys of its tokens, one each.
+            tokens: the prompt.
             long_regime: whether the rope is in its long regime. What was kept from the other regime is forgotten.
             max_tokens: tokens that the sequence may come to have.
-            least_share: smallest part of `keys` to be taken over; what begins alike for less is forgotten.
+            least_share: smallest part of the prompt to be taken over; what begins alike for less is forgotten.
         """
         num_bytes = self._bytes_of(max_tokens)
         sequence, is_whole = self.budget.take(self, num_bytes), False
         try:
             if sequence is not None and sequence.long_regime != long_regime:
                 sequence = None
-            if sequence is not None and self._adapt(sequence, embeds_LD, keys, least_share):
+            if sequence is not None and self._adapt(sequence, tokens, least_share):
                 # One of fixed size stays as large as the longest prompt before has made it.
                 self.budget.take(self, max(num_bytes, sequence.cache.num_bytes))
             else:
@@ -133,10 +114,10 @@ class PrefixCache:
                 sequence.num_computed = 0
             self.budget.give_back(self, sequence if is_whole else None)
 
-    def _adapt(self, kept: CachedSequence, embeds_LD: Tensor, keys: Sequence[TokenKey], least_share: float) -> bool:
+    def _adapt(self, kept: CachedSequence, tokens: Tokens, least_share: float) -> bool:
         """Leave of a sequence what a prompt has in common with it, but for its last token; False: it is too little."""
-        length = min(common_length(kept.keys, keys), len(keys) - 1)
-        if not length or length < least_share * len(keys):
+        length = min(common_length(kept.keys, tokens.keys), len(tokens) - 1)
+        if not length or length < least_share * len(tokens):
             return False
         kept.crop(length)
         return True
@@ -149,34 +130,36 @@ class PrefixCache:
 
     def fill(
         self,
-        embeds_LD: Tensor,
-        keys: Sequence[TokenKey],
+        tokens: Tokens,
         long_regime: bool | None,
         next_size: Callable[[], int] | None = None,
     ) -> int:
         """Compute a prefix before it is asked for; returns how many tokens were not there already.
 
         Args:
-            embeds_LD: embeddings of the prefix.
-            keys: keys of its tokens, one each.
+            tokens: the prefix.
             long_regime: whether the prompt that is going to begin with it has the rope in its long regime.
             next_size: function that gives the number of tokens to compute at once, asked before each piece; 0 stops.
                 None: all.
         """
-        if self._bytes_of(len(keys)) > self.budget.max_bytes:
-            logger.debug("a prefix of %d tokens is not computed ahead: the KV budget is too small", len(keys))
+        if self._bytes_of(len(tokens)) > self.budget.max_bytes:
+            logger.debug("a prefix of %d tokens is not computed ahead: the KV budget is too small", len(tokens))
             return 0
         kept = self.budget.peek(self)
-        if kept is not None and kept.long_regime == long_regime and common_length(kept.keys, keys) == len(keys):
+        if (
+            kept is not None
+            and kept.long_regime == long_regime
+            and common_length(kept.keys, tokens.keys) == len(tokens)
+        ):
             return 0
         # In pieces it may be interrupted again and again: then nothing of what is done is given up.
         least_share = LEAST_SHARE if next_size is None else 0.0
-        with self.borrowed(embeds_LD, keys, long_regime, len(keys), least_share) as sequence:
-            while (start := sequence.num_tokens) < len(keys):
-                size = len(keys) if next_size is None else next_size()
+        with self.borrowed(tokens, long_regime, len(tokens), least_share) as sequence:
+            while (start := sequence.num_tokens) < len(tokens):
+                size = len(tokens) if next_size is None else next_size()
                 if size == 0:
                     break
-                sequence.append(embeds_LD[start : start + size], keys[start : start + size])
+                sequence.append(tokens[start : start + size])
             return sequence.num_computed
 
 
@@ -187,16 +170,3 @@ def make_prefix_cache(language_model: PreTrainedModel, budget: KvBudget) -> Pref
         logger.info("each prompt is computed from its start: %s, %s", type(language_model).__name__, reason)
         return None
     return PrefixCache(language_model, budget)
-
-
-@dataclass(frozen=True)
-class Reuse:
-    """What a prompt may reuse.
-
-    Attributes:
-        prefix: cache in which the sequence before it is kept, and this one will be.
-        keys: keys of the prompt's tokens, one each.
-    """
-
-    prefix: PrefixCache
-    keys: tuple[TokenKey, ...]

@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, StaticCache
 from transformers.cache_utils import Cache, DynamicLayer, StaticLayer
 
+from videochat_online.model.tokens import Tokens, run_language_model
 from videochat_online.streaming.kv.cache import DynamicKeyValueCache, KeyValueCache, run_in_pieces, why_not_croppable
 
 SMALLEST_CAPACITY = 512
@@ -88,29 +89,30 @@ class StaticKeyValueCache:
         return sum(layer.keys.nbytes + layer.values.nbytes for layer in layers)
 
     @torch.inference_mode()
-    def append(self, embeds_LD: Tensor) -> Tensor:
+    def append(self, tokens: Tokens) -> Tensor:
         """Run the language model on the tokens that come next; logits [V] after the last of them."""
-        end = self._num_tokens + len(embeds_LD)
+        end = self._num_tokens + len(tokens)
         if end > self._capacity:
             self._grow(end)
-        if self._compile_config is not None and len(embeds_LD) == 1 and self._num_tokens:
-            logits_V = self._step(embeds_LD)
+        if self._compile_config is not None and len(tokens) == 1 and self._num_tokens:
+            logits_V = self._step(tokens)
         else:
             for layer in self._growing.layers:
                 layer.num_tokens = self._num_tokens
-            logits_V = run_in_pieces(self._model, embeds_LD, self._growing)
+            logits_V = run_in_pieces(self._model, tokens, self._growing)
             self._is_fixed_counted = False
         self._num_tokens = end
         return logits_V
 
-    def _step(self, embeds_1D: Tensor) -> Tensor:
+    def _step(self, token: Tokens) -> Tensor:
         if not self._is_fixed_counted:  # from here on, the passes themselves count
             for layer in self._fixed.layers:
                 layer.cumulative_length.fill_(self._num_tokens)
             self._is_fixed_counted = True
         compiled = self._model.get_compiled_call(self._compile_config)
-        out = compiled(inputs_embeds=embeds_1D[None], past_key_values=self._fixed, use_cache=True, logits_to_keep=1)
-        return out.logits[0, -1].clone()  # a recorded graph writes the logits of the next token to the same memory
+        options = {"past_key_values": self._fixed, "use_cache": True, "logits_to_keep": 1}
+        logits_BLV = run_language_model(compiled, [token], **options)
+        return logits_BLV[0, -1].clone()  # a recorded graph writes the logits of the next token to the same memory
 
     def _grow(self, num_tokens: int) -> None:
         held, count = self._fixed.layers, self._num_tokens

@@ -31,6 +31,7 @@ from torch import Tensor
 
 from videochat_online.memory import Grid, pool_to_grid
 from videochat_online.model.loading import VideoChatModel
+from videochat_online.model.tokens import joined
 from videochat_online.streaming.generate import first_logits_of_each
 from videochat_online.streaming.kv.prefix import common_length
 from videochat_online.streaming.question_prompt import FrameSelection, build_prompt, reply_ids
@@ -104,8 +105,8 @@ def _say_yes(model: VideoChatModel, mosaics_CHW: Sequence[Tensor], question: str
     for mosaic_CHW in mosaics_CHW:
         tokens_LD = model.project(mosaic_CHW)
         prompt = build_prompt(model, [Turn((Visual(len(tokens_LD)), "\n", text))], [tokens_LD])
-        prompts.append(torch.cat((prompt.embeds_LD, begun_LD)))
-    logits_BV = first_logits_of_each(model.network, torch.stack(prompts))
+        prompts.append(joined((prompt.tokens, prompt.tokens.following(begun_LD, yes[:common]))))
+    logits_BV = first_logits_of_each(model.network, prompts)
     return [bool(says) for says in logits_BV[:, yes[common]] > logits_BV[:, no[common]]]
 
 
