@@ -1,0 +1,146 @@
+"""Checkpoints in the layout of LLaVA-NeXT (LongVA, LLaVA-Video): read into transformers' LLaVA-OneVision.
+
+Their `config.json` is Qwen2's with keys of their own beside it. What the native class has no place for is done here:
+how frames are pooled after the projector, and where a newline stands.
+
+Source: LLaVA-NeXT's and LongVA's public code for the meaning of the keys; the released checkpoints for the towers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import (
+    CLIPVisionConfig,
+    LlavaOnevisionConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Qwen2Config,
+    SiglipVisionConfig,
+)
+
+from videochat_online.errors import CheckpointError
+from videochat_online.model.backbones.base import VisualTokens
+from videochat_online.model.backbones.llava_onevision import LlavaOnevision
+
+KEY_MAPPING = {
+    r"^model\.vision_tower\.vision_tower\.vision_model\.": "model.vision_tower.",
+    r"^model\.mm_projector\.0\.": "model.multi_modal_projector.linear_1.",
+    r"^model\.mm_projector\.2\.": "model.multi_modal_projector.linear_2.",
+    r"^model\.(?=layers\.|embed_tokens\.|norm\.)": "model.language_model.",
+}
+"""Names of the published weights, as patterns, and those of the native class."""
+
+TOWERS: dict[str, PreTrainedConfig] = {
+    # Their code drops the last of 27 layers, and takes what comes out then, whatever mm_vision_select_layer says.
+    "siglip-so400m-patch14-384": SiglipVisionConfig(
+        hidden_size=1152,
+        intermediate_size=4304,
+        num_hidden_layers=26,
+        num_attention_heads=16,
+        image_size=384,
+        patch_size=14,
+        vision_use_head=False,
+    ),
+    "clip-vit-large-patch14-336": CLIPVisionConfig(
+        hidden_size=1024,
+        intermediate_size=4096,
+        num_hidden_layers=24,
+        num_attention_heads=16,
+        image_size=336,
+        patch_size=14,
+        projection_dim=768,
+    ),
+}
+"""Configuration of the towers that such a checkpoint only names, by the last part of the name."""
+
+KEPT = ("mm_patch_merge_type", "mm_spatial_pool_stride", "mm_spatial_pool_mode", "mm_newline_position")
+"""Settings that the native class has no names for; a checkpoint of ours says them in its `config.json`, too."""
+
+NEWLINES = ("one_token", "grid", "frame", "no_token")
+POOLING_MODES = ("average", "max", "bilinear")
+
+
+def translated(config: Mapping[str, Any]) -> LlavaOnevisionConfig:
+    """A published `config.json` as the native class has it.
+
+    Raises:
+        CheckpointError: a tower that is not known, or a setting that has no counterpart here.
+    """
+    name = str(config.get("mm_vision_tower", "")).rstrip("/").rpartition("/")[2]
+    if name not in TOWERS:
+        raise CheckpointError(f"mm_vision_tower: expected one of {', '.join(TOWERS)}, found {name!r}")
+    if config.get("mm_projector_type") != "mlp2x_gelu":
+        raise CheckpointError(f"mm_projector_type: expected 'mlp2x_gelu', found {config.get('mm_projector_type')!r}")
+    if config.get("add_faster_video"):
+        raise CheckpointError("add_faster_video: expected false, found true")
+    text = {key: value for key, value in config.items() if not key.startswith(("mm_", "architectures", "model_type"))}
+    tower = TOWERS[name]
+    is_clip = isinstance(tower, CLIPVisionConfig)
+    vocab_size = int(config["vocab_size"])
+    return LlavaOnevisionConfig(
+        text_config=Qwen2Config(**text),
+        vision_config=tower,
+        vision_feature_layer=int(config.get("mm_vision_select_layer", -2)) if is_clip else -1,
+        vision_feature_select_strategy="default" if is_clip else "full",
+        # Ids behind the vocabulary: they have no embeddings, and are never looked up.
+        image_token_index=vocab_size,
+        video_token_index=vocab_size + 1,
+        tie_word_embeddings=bool(config.get("tie_word_embeddings", False)),
+        **{key: config[key] for key in KEPT if key in config},
+    )
+
+
+class LlavaQwen(LlavaOnevision):
+    """See the module's docstring.
+
+    Args:
+        network: native model, whose configuration has the settings in `KEPT`.
+
+    Raises:
+        CheckpointError: pooling or newlines of another kind.
+    """
+
+    family = "llava_qwen"
+
+    def __init__(self, network: PreTrainedModel) -> None:
+        super().__init__(network)
+        said = network.config
+        self._stride = int(getattr(said, "mm_spatial_pool_stride", None) or 2)
+        self._mode = getattr(said, "mm_spatial_pool_mode", None) or "bilinear"
+        self._newline = getattr(said, "mm_newline_position", None) or "one_token"
+        if getattr(said, "mm_patch_merge_type", None) == "unires":  # LongVA: frames and tiles alike, nothing between
+            self._newline = "no_token"
+        for key, value, known in (
+            ("mm_spatial_pool_mode", self._mode, POOLING_MODES),
+            ("mm_newline_position", self._newline, NEWLINES),
+        ):
+            if value not in known:
+                raise CheckpointError(f"{key}: expected one of {', '.join(known)}, found {value!r}")
+
+    def encode(self, pixels_TCHW: Tensor) -> Tensor:
+        """As `Backbone.encode`."""
+        features_TDHW = self.features(pixels_TCHW)
+        if self._mode == "average":
+            return functional.avg_pool2d(features_TDHW, self._stride)
+        if self._mode == "max":
+            return functional.max_pool2d(features_TDHW, self._stride)
+        size = [math.ceil(side / self._stride) for side in features_TDHW.shape[2:]]
+        return functional.interpolate(features_TDHW, size=size, mode="bilinear")
+
+    def project(self, entry_CHW: Tensor) -> VisualTokens:
+        """As `Backbone.project`; newlines after each row, or after the frame, are tokens of the frame."""
+        rows, columns = entry_CHW.shape[1:]
+        newline_D = self.network.model.image_newline.to(entry_CHW.dtype)
+        if self._newline == "grid":
+            entry_CHW = torch.cat((entry_CHW, newline_D[:, None, None].expand(-1, rows, 1)), dim=2)
+        tokens = super().project(entry_CHW)
+        if self._newline != "frame":
+            return tokens
+        levels_SND = torch.cat((tokens.levels_SND, newline_D[None, None]), dim=1)
+        return VisualTokens(levels_SND, (rows, columns))
