@@ -11,16 +11,18 @@ token (the embedding, and what DeepStack adds), `D` width of the language model,
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from videochat_online.errors import InputError
+from videochat_online.errors import CheckpointError, InputError, one_line
+from videochat_online.model.backbones.native_checkpoint import read_native
 from videochat_online.model.tokens import TokenKey, Tokens
 from videochat_online.text import PromptLayout
 
@@ -57,6 +59,12 @@ class Backbone(ABC):
     """Name of the family."""
     frames_per_entry: ClassVar[int] = 1
     """Frames that the vision tower takes together."""
+    model_types: ClassVar[tuple[str, ...]]
+    """`model_type` of the `config.json` of its checkpoints."""
+    key_mapping: ClassVar[Mapping[str, str] | None] = None
+    """Names of published weights, as patterns, and those of the native class, where transformers knows none."""
+    tower: ClassVar[str] = "vision_tower."
+    """Part of the name of each weight of the vision tower, in every layout."""
     num_levels: int = 1
     """Vectors of a visual token."""
 
@@ -64,6 +72,34 @@ class Backbone(ABC):
         self.network = network
         self.language_model = self._language_model()
         """Language model with its head: `inputs_embeds` and `position_ids` in, logits out."""
+
+    @classmethod
+    def reads(cls, config: Mapping[str, Any]) -> bool:
+        """Whether a checkpoint with this `config.json` is one of the family's."""
+        return config.get("model_type") in cls.model_types
+
+    @classmethod
+    def native_config(cls, directory: Path) -> PreTrainedConfig:
+        """Configuration of the native class, whatever the layout of the checkpoint.
+
+        Raises:
+            CheckpointError: a `config.json` that says what the family cannot do.
+        """
+        try:
+            return AutoConfig.from_pretrained(directory, trust_remote_code=False)
+        except Exception as error:  # whatever an odd value trips over
+            reason = one_line(error)
+            raise CheckpointError(f"{directory}/config.json: not a configuration we can read: {reason}") from error
+
+    @classmethod
+    def load(cls, directory: Path, **options: Any) -> Backbone:
+        """The family with the weights of a checkpoint, read strictly; arguments and errors as of `read_native`."""
+        config = cls.native_config(directory)
+        return cls(read_native(directory, config, key_mapping=cls.key_mapping, tower=cls.tower, **options))
+
+    def save_pretrained(self, directory: Path) -> None:
+        """Write weights and configuration, under the native class's names: `Trainer` would look for no others."""
+        self.network.save_pretrained(directory, save_original_format=False)
 
     def _language_model(self) -> PreTrainedModel:
         return cast(PreTrainedModel, TextModelWithHead(self.network))

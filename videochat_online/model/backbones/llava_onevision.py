@@ -18,6 +18,7 @@ class LlavaOnevision(Backbone):
     """See the module's docstring."""
 
     family = "llava_onevision"
+    model_types = ("llava_onevision",)
 
     def encode(self, pixels_TCHW: Tensor) -> Tensor:
         """As `Backbone.encode`."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ from transformers import (
 from videochat_online.errors import CheckpointError
 from videochat_online.model.backbones.base import VisualTokens
 from videochat_online.model.backbones.llava_onevision import LlavaOnevision
+from videochat_online.runs.files import read_object
 
 KEY_MAPPING = {
     r"^model\.vision_tower\.vision_tower\.vision_model\.": "model.vision_tower.",
@@ -59,8 +61,13 @@ TOWERS: dict[str, PreTrainedConfig] = {
 }
 """Configuration of the towers that such a checkpoint only names, by the last part of the name."""
 
-KEPT = ("mm_patch_merge_type", "mm_spatial_pool_stride", "mm_spatial_pool_mode", "mm_newline_position")
-"""Settings that the native class has no names for; a checkpoint of ours says them in its `config.json`, too."""
+KEPT = {
+    "mm_patch_merge_type": "flat",
+    "mm_spatial_pool_stride": 2,
+    "mm_spatial_pool_mode": "bilinear",
+    "mm_newline_position": "one_token",
+}
+"""Settings that the native class has no names for, which are kept in its configuration, and what holds without them."""
 
 NEWLINES = ("one_token", "grid", "frame", "no_token")
 POOLING_MODES = ("average", "max", "bilinear")
@@ -92,7 +99,7 @@ def translated(config: Mapping[str, Any]) -> LlavaOnevisionConfig:
         image_token_index=vocab_size,
         video_token_index=vocab_size + 1,
         tie_word_embeddings=bool(config.get("tie_word_embeddings", False)),
-        **{key: config[key] for key in KEPT if key in config},
+        **{key: config.get(key) or default for key, default in KEPT.items()},
     )
 
 
@@ -107,15 +114,32 @@ class LlavaQwen(LlavaOnevision):
     """
 
     family = "llava_qwen"
+    model_types = ("llava_qwen",)
+    key_mapping = KEY_MAPPING
+
+    @classmethod
+    def reads(cls, config: Mapping[str, Any]) -> bool:
+        """As `Backbone.reads`; ours are LLaVA-OneVision's with the settings in `KEPT`."""
+        named = config.get("architectures") or []
+        return super().reads(config) or "LlavaQwenForCausalLM" in named or config.keys() >= KEPT.keys()
+
+    @classmethod
+    def native_config(cls, directory: Path) -> PreTrainedConfig:
+        """As `Backbone.native_config`."""
+        written = read_object(directory / "config.json")
+        if written.get("model_type") == LlavaOnevisionConfig.model_type:
+            return super().native_config(directory)
+        try:
+            return translated(written)
+        except CheckpointError as error:
+            raise CheckpointError(f"{directory}/config.json: {error}") from error
 
     def __init__(self, network: PreTrainedModel) -> None:
         super().__init__(network)
         said = network.config
-        self._stride = int(getattr(said, "mm_spatial_pool_stride", None) or 2)
-        self._mode = getattr(said, "mm_spatial_pool_mode", None) or "bilinear"
-        self._newline = getattr(said, "mm_newline_position", None) or "one_token"
-        if getattr(said, "mm_patch_merge_type", None) == "unires":  # LongVA: frames and tiles alike, nothing between
-            self._newline = "no_token"
+        self._stride, self._mode = said.mm_spatial_pool_stride, said.mm_spatial_pool_mode
+        # LongVA: frames and tiles are alike, nothing stands between them.
+        self._newline = "no_token" if said.mm_patch_merge_type == "unires" else said.mm_newline_position
         for key, value, known in (
             ("mm_spatial_pool_mode", self._mode, POOLING_MODES),
             ("mm_newline_position", self._newline, NEWLINES),

@@ -23,6 +23,8 @@ class Qwen3VL(Backbone):
 
     family = "qwen3_vl"
     frames_per_entry: ClassVar[int] = 2
+    model_types = ("qwen3_vl", "qwen3_vl_moe")
+    tower = "visual."
 
     def __init__(self, network: PreTrainedModel) -> None:
         super().__init__(network)
