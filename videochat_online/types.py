@@ -54,12 +54,19 @@ class FrameTokens:
 
 @dataclass(frozen=True, slots=True)
 class Visual:
-    """One picture or frame in a turn: `num_tokens` visual tokens between <img> and </img>."""
+    """One picture or frame in a turn: `num_tokens` visual tokens between what opens and closes it."""
 
     num_tokens: int
 
 
-Segment = str | Visual
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Characters that a family of models puts among pictures, not a user: control tokens in them are meant."""
+
+    text: str
+
+
+Segment = str | Visual | Mark
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from videochat_online.constants import IGNORE_INDEX
 from videochat_online.data import Example, FrameSampling, PixelReader, Sample, SampleEncoder, Tiling, parse_row
 from videochat_online.errors import InputError
 from videochat_online.memory import TokenSchedule
-from videochat_online.text import end_token_id, get_template, image_context_id, layout_prompt, split_placeholders
+from videochat_online.text import end_token_id, get_template, layout_prompt, split_placeholders, visual_token_id
 from videochat_online.types import Turn
 from videochat_online.video import FrameTransform, normalize
 
@@ -158,7 +158,7 @@ def _check_ours(case: Case, encoder: SampleEncoder, sample: Sample, told: RowTol
 
 def _runs(encoder: SampleEncoder, example: Example) -> list[int]:
     """Visual tokens of each picture of a layout."""
-    context = image_context_id(encoder.tokenizer)
+    context = visual_token_id(encoder.tokenizer)
     return [count for index, count in run_lengths(list(example.input_ids)) if index == context]
 
 
@@ -240,7 +240,7 @@ def _means(case: Case, sample: Sample, places: Sequence[int]) -> torch.Tensor:
 
 def _check_cut(case: Case, encoder: SampleEncoder, sample: Sample, whole: Example) -> None:
     """A prompt that is too long: ours is cut there, but not through visual tokens, nor through all that is learned."""
-    limit, context = encoder.max_length, image_context_id(encoder.tokenizer)
+    limit, context = encoder.max_length, visual_token_id(encoder.tokenizer)
     refused = ""
     if context in whole.input_ids[limit:]:
         case.exclude("the reference cuts through the visual tokens and trains on nothing; ours refuses the row")

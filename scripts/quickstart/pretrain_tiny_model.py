@@ -31,7 +31,7 @@ from videochat_online.memory import TokenSchedule
 from videochat_online.model import VideoChatOnlineConfig, VideoChatOnlineForConditionalGeneration
 from videochat_online.synthetic.files.training_clips import IMAGE_QUESTION
 from videochat_online.testing import build_word_tokenizer
-from videochat_online.text import image_context_id
+from videochat_online.text import visual_token_id
 from videochat_online.text.questions import OVBENCH_SYSTEM_MESSAGE
 from videochat_online.video import FrameTransform
 
@@ -253,7 +253,7 @@ def pretrain(data: Path, directory: Path, seed: int, num_steps: int) -> float:
     tokenizer = build_word_tokenizer(words, last_s, 1 if is_long else 2, phrases, split_times=is_long)
     torch.manual_seed(seed)
     network = new_network(len(tokenizer))
-    network.config.image_token_id = image_context_id(tokenizer)
+    network.config.image_token_id = visual_token_id(tokenizer)
     captions = Captions(data, tokenizer)
     # Made before the work, so that nothing is lost where it cannot be.
     unfinished = _make_folder(directory.resolve().with_name(f"{directory.resolve().name}.unfinished"))

@@ -19,7 +19,7 @@ from videochat_online.data.samples.sample_reader import SetOptions, check_reader
 from videochat_online.data.samples.turn_layout import online_turns
 from videochat_online.errors import InputError
 from videochat_online.memory import TokenSchedule
-from videochat_online.text import image_context_id
+from videochat_online.text import visual_token_id
 from videochat_online.types import FrameUse, Turn, Visual
 from videochat_online.video import open_video
 
@@ -38,7 +38,7 @@ def encoder(tiny_model) -> SampleEncoder:
 
 def written(encoder: SampleEncoder, example) -> str:
     """The prompt after the system message; visual tokens as `*n`, `~` at both ends of what is learned."""
-    context, text, ids = image_context_id(encoder.tokenizer), "", []
+    context, text, ids = visual_token_id(encoder.tokenizer), "", []
     pieces: list[tuple[str, bool]] = []
     for index, label in zip(example.input_ids, example.labels, strict=True):
         pieces.append((encoder.tokenizer.decode([index]), label != IGNORE_INDEX))

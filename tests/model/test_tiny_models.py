@@ -28,7 +28,7 @@ from videochat_online.testing import build_word_tokenizer
 from videochat_online.testing.__main__ import main as make_model_command
 from videochat_online.testing.tiny_tokenizer import MARKERS, SEQUENCE_TOKENS
 from videochat_online.text import get_template, layout_prompt, load_tokenizer
-from videochat_online.text.prompt import frame_segments
+from videochat_online.text.prompt import INTERNVL
 from videochat_online.text.questions import OVBENCH_SYSTEM_MESSAGE, ovbench_question
 from videochat_online.types import FrameUse, Turn
 
@@ -86,8 +86,8 @@ class TestWordTokenizer:
         later = [FrameUse(9, 4.5, 1)]
         question = ovbench_question("Where is the shape now?", ["left top", "right top"], asked_at_s=1.5)
         turns = [
-            Turn((*frame_segments(seen, with_times=True), question + "\nAnswer:"), "(B) right top"),
-            Turn((*frame_segments(later, with_times=True), "And an aardvark?"), None),
+            Turn((*INTERNVL.frames(seen, with_times=True), question + "\nAnswer:"), "(B) right top"),
+            Turn((*INTERNVL.frames(later, with_times=True), "And an aardvark?"), None),
         ]
         options = {"template": get_template("phi3-chat"), "system_message": OVBENCH_SYSTEM_MESSAGE}
         layout = layout_prompt(turns, tokenizer=tokenizer, **options)

@@ -33,7 +33,7 @@ from videochat_online.text import get_template, layout_prompt, load_tokenizer, s
 from videochat_online.text.chat_jinja import jinja_template
 from videochat_online.text.control_tokens import encode_with_offsets
 from videochat_online.text.own_template import own_template
-from videochat_online.text.prompt import frame_segments
+from videochat_online.text.prompt import INTERNVL
 from videochat_online.types import FrameUse, Turn, Visual
 
 KINDS = {
@@ -80,7 +80,7 @@ def test_as_transformers_writes_it(kind, texts, system):
 def test_frames_stand_in_it_as_in_any_text(kind):
     tokenizer = KINDS[kind]
     frames = [FrameUse(0, 0.0, 3), FrameUse(1, 0.5, 2)]
-    sides = [(*frame_segments(frames, with_times=True), "What is it?"), (Visual(4), "\n", "And now?")]
+    sides = [(*INTERNVL.frames(frames, with_times=True), "What is it?"), (Visual(4), "\n", "And now?")]
     written = [
         "".join(f"<img>{'<IMG_CONTEXT>' * one.num_tokens}</img>" if isinstance(one, Visual) else one for one in side)
         for side in sides

@@ -16,15 +16,15 @@ from videochat_online.constants import IGNORE_INDEX
 from videochat_online.errors import CheckpointError, InputError
 from videochat_online.testing import build_tiny_tokenizer
 from videochat_online.text import (
+    INTERNVL,
     PromptLayout,
     get_template,
     layout_prompt,
     load_tokenizer,
     split_placeholders,
     truncate_layout,
-    turn_segments,
 )
-from videochat_online.text.prompt import frame_segments, trimmed
+from videochat_online.text.prompt import trimmed
 from videochat_online.types import FrameUse, Turn, Visual
 
 KINDS = [
@@ -222,19 +222,19 @@ def test_placeholders() -> None:
 
 def test_frame_lines() -> None:
     frames = [FrameUse(index=0, time_s=0.25, num_tokens=256), FrameUse(index=11, time_s=11, num_tokens=16)]
-    assert frame_segments(frames, with_times=True) == (
+    assert INTERNVL.frames(frames, with_times=True) == (
         *("Frame1 at 0.2s: ", Visual(256), "\n"),
         *("Frame12 at 11.0s: ", Visual(16), "\n"),
     )
-    assert frame_segments(frames[1:], with_times=False) == ("Frame12: ", Visual(16), "\n")
-    assert frame_segments([], with_times=True) == ()
+    assert INTERNVL.frames(frames[1:], with_times=False) == ("Frame12: ", Visual(16), "\n")
+    assert INTERNVL.frames([], with_times=True) == ()
 
 
 def test_a_turn_without_new_frames_starts_with_an_empty_line_where_frames_carry_times() -> None:
-    assert turn_segments([], "What?", with_times=True) == ("\n", "What?")
-    assert turn_segments([], "What?", with_times=False) == ("What?",)
+    assert INTERNVL.turn([], "What?", with_times=True) == ("\n", "What?")
+    assert INTERNVL.turn([], "What?", with_times=False) == ("What?",)
     frames = [FrameUse(index=0, time_s=0.5, num_tokens=4)]
-    assert turn_segments(frames, "What?", with_times=True) == ("Frame1 at 0.5s: ", Visual(4), "\n", "What?")
+    assert INTERNVL.turn(frames, "What?", with_times=True) == ("Frame1 at 0.5s: ", Visual(4), "\n", "What?")
 
 
 def test_turns_are_trimmed_for_the_checkpoints_that_were_trained_so(tokenizers: dict[str, Any]) -> None:

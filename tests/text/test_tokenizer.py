@@ -23,9 +23,9 @@ from videochat_online.text import (
     add_special_tokens,
     end_token_id,
     get_template,
-    image_context_id,
     load_tokenizer,
     token_id,
+    visual_token_id,
 )
 from videochat_online.text.control_tokens import encode_with_offsets
 
@@ -191,7 +191,7 @@ def test_saving_and_loading_again(kind: str, tmp_path: Path, request: pytest.Fix
     assert same(tokenizer, again)
     assert set(again.all_special_tokens) == set(tokenizer.all_special_tokens)
     assert len(again) == len(tokenizer)
-    assert image_context_id(again) == image_context_id(tokenizer)
+    assert visual_token_id(again) == visual_token_id(tokenizer)
 
 
 def test_saved_directory_has_the_original_layout(internlm2: SentencePieceTokenizer, tmp_path: Path) -> None:
@@ -267,7 +267,7 @@ def test_special_tokens_are_added_once(tmp_path: Path) -> None:
     (tmp_path / "a" / "tokenizer_config.json").write_text(json.dumps(config))
     tokenizer = load_tokenizer(tmp_path / "a")
     with pytest.raises(CheckpointError, match=r"found no <img>, </img>, <IMG_CONTEXT>"):
-        image_context_id(tokenizer)
+        visual_token_id(tokenizer)
     size = len(tokenizer)
     assert add_special_tokens(tokenizer) == len(SPECIAL_TOKENS) == len(tokenizer) - size
     assert add_special_tokens(tokenizer) == 0
@@ -304,7 +304,7 @@ def test_tokens_that_become_special_later_are_treated_as_such(tmp_path: Path) ->
 
 
 def test_id_of_a_token(phi3: SentencePieceTokenizer) -> None:
-    assert phi3.convert_ids_to_tokens(image_context_id(phi3)) == "<IMG_CONTEXT>"
+    assert phi3.convert_ids_to_tokens(visual_token_id(phi3)) == "<IMG_CONTEXT>"
     assert token_id(phi3, "<unk>") == 0
     assert token_id(phi3, "<nothing>") is None
 

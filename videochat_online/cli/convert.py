@@ -24,7 +24,7 @@ from videochat_online.model.checkpoints.model_card import write_card
 from videochat_online.model.checkpoints.weight_files import is_failed_write
 from videochat_online.model.loading import load_config
 from videochat_online.runs.files import check_writable, share_files
-from videochat_online.text import image_context_id, load_tokenizer
+from videochat_online.text import load_tokenizer, visual_token_id
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ def _write_hf(
     assert tokenizer is not None
     text = text_side(tokenizer, network.config)
     network.eval()
-    network.config.image_token_id = image_context_id(tokenizer)
+    network.config.image_token_id = visual_token_id(tokenizer)
     expected = probe_logits(network, network.config)
     export_hf(network, text, destination)
     return expected
@@ -108,7 +108,7 @@ def _write_ours(
         # Written into the configuration, or the Auto classes would not know it.
         network.config.image_token_id = None
         with suppress(CheckpointError):  # the tokenizer has none
-            network.config.image_token_id = image_context_id(tokenizer)
+            network.config.image_token_id = visual_token_id(tokenizer)
     if layout == "native":
         network.save_pretrained(destination)
     else:

@@ -47,6 +47,7 @@ from videochat_online.text import (
     load_tokenizer,
     stop_token_ids,
     stored_template,
+    visual_token_id,
 )
 from videochat_online.video.transforms import FrameTransform
 

@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from videochat_online.errors import CheckpointError
 from videochat_online.model.modeling import VideoChatOnlineForConditionalGeneration
-from videochat_online.text import add_special_tokens, image_context_id
+from videochat_online.text import add_special_tokens, visual_token_id
 
 logger = logging.getLogger(__name__)
 
@@ -37,4 +37,4 @@ def fit_vocabulary(
             weight = embeddings.get_parameter("weight").data
             weight[size:] = weight[:size].mean(dim=0, keepdim=True)
         logger.warning("added %d tokens for pictures to the vocabulary", num_added)
-    network.config.image_token_id = image_context_id(tokenizer)
+    network.config.image_token_id = visual_token_id(tokenizer)

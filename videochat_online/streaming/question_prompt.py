@@ -23,7 +23,7 @@ from videochat_online.model.tokens import TokenKey, Tokens, in_a_row
 from videochat_online.streaming.kv.contrasted import Contrast
 from videochat_online.streaming.kv.prefix import PrefixCache, common_length
 from videochat_online.streaming.session_file import Exchange
-from videochat_online.text import PromptLayout, check_text, layout_prompt, turn_segments
+from videochat_online.text import INTERNVL, PromptLayout, check_text, layout_prompt
 from videochat_online.types import FrameTokens, FrameUse, Turn
 
 _Given = TypeVar("_Given")
@@ -268,7 +268,7 @@ def stream_turns(
     for exchange in (*history, Exchange(question, "", math.inf, num_frames_seen=1 << 62)):
         seen = [f for f in frames if first <= f.index < exchange.num_frames_seen]
         is_before = exchange.asked_at_s is None and not seen
-        user = (exchange.question,) if is_before else turn_segments(seen, exchange.question, with_times=with_times)
+        user = (exchange.question,) if is_before else INTERNVL.turn(seen, exchange.question, with_times=with_times)
         turns.append(Turn(user, exchange.answer))
         first = max(first, exchange.num_frames_seen)
     turns[-1] = Turn(turns[-1].user, None)

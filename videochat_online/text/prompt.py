@@ -13,26 +13,22 @@ not grow with the visual tokens.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from transformers import PreTrainedTokenizerBase
 
 from videochat_online.constants import (
     IGNORE_INDEX,
-    IMAGE_CONTEXT_TOKEN,
-    IMAGE_END_TOKEN,
     IMAGE_PLACEHOLDER,
-    IMAGE_START_TOKEN,
 )
 from videochat_online.errors import InputError
 from videochat_online.text.control_tokens import Part, check_text, encode_parts
 from videochat_online.text.sentencepiece_tokenizer import Span
 from videochat_online.text.templates import ChatTemplate, Piece, display_text
-from videochat_online.text.tokenizer import end_token_id, image_context_id
-from videochat_online.types import FrameUse, Segment, Turn, Visual
-
-_PICTURE = IMAGE_START_TOKEN + IMAGE_CONTEXT_TOKEN + IMAGE_END_TOKEN
+from videochat_online.text.tokenizer import end_token_id, visual_token_id
+from videochat_online.text.wording import INTERNVL, Wording
+from videochat_online.types import Mark, Segment, Turn, Visual
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +67,7 @@ def layout_prompt(
     *,
     tokenizer: PreTrainedTokenizerBase,
     template: ChatTemplate,
+    wording: Wording = INTERNVL,
     system_message: str | None = None,
     generation_prefix: str = "",
 ) -> PromptLayout:
@@ -84,6 +81,7 @@ def layout_prompt(
         turns: turns in order. A last one with `assistant=None` opens generation.
         tokenizer: result of `load_tokenizer`, with the special tokens of pictures.
         template: the checkpoint's chat template.
+        wording: wording of pictures of the checkpoint's family.
         system_message: None takes the template's own.
         generation_prefix: words that the generated reply begins with, such as "Best option:(".
 
@@ -93,11 +91,21 @@ def layout_prompt(
         CheckpointError: the tokenizer lacks the image tokens.
     """
     end_token_id(tokenizer, template)
-    pieces, counts = prompt_pieces(turns, template, system_message, generation_prefix)
-    parts, replies = tokenizer_parts(pieces)
+    pieces, _ = prompt_pieces(turns, template, system_message, generation_prefix)
+    parts, replies = tokenizer_parts(pieces, wording)
     ids, offsets = encode_parts(tokenizer, parts)
     labels = _labels(ids, offsets, replies)
-    return _expand(ids, labels, counts, image_context_id(tokenizer), display_text(pieces))
+    counts, context, shown = (
+        _counts(pieces, wording),
+        visual_token_id(tokenizer, wording),
+        display_text(pieces, wording),
+    )
+    if (num_found := ids.count(context)) != len(counts):
+        raise InputError(
+            f"prompt: expected {len(counts)} times {wording.token}, one for each picture, found {num_found} among the"
+            " ids; the tokenizer does not keep the token whole"
+        )
+    return _expand(ids, labels, counts, context, shown)
 
 
 def prompt_pieces(
@@ -124,7 +132,7 @@ def _check_texts(turns: Sequence[Turn], system_message: str | None, generation_p
     check_text(generation_prefix, "generation prefix")
     for number, turn in enumerate(turns, start=1):
         for segment in turn.user:
-            if not isinstance(segment, Visual):
+            if not isinstance(segment, Visual | Mark):
                 check_text(segment, f"turn {number}: question")
         check_text(turn.assistant or "", f"turn {number}: reply")
 
@@ -140,11 +148,12 @@ def trimmed(turn: Turn) -> Turn:
     return Turn(tuple(user), turn.assistant.strip() if turn.assistant is not None else None)
 
 
-def tokenizer_parts(pieces: Sequence[Piece]) -> tuple[list[Part], list[Span]]:
+def tokenizer_parts(pieces: Sequence[Piece], wording: Wording = INTERNVL) -> tuple[list[Part], list[Span]]:
     """The prompt with one visual token a picture, and the [start, stop) of the supervised pieces in it."""
+    picture = wording.opens + wording.token + wording.closes
     parts, replies, first = list[Part](), list[Span](), 0
     for piece in pieces:
-        part = _PICTURE if isinstance(piece.segment, Visual) else piece.segment
+        part = picture if isinstance(piece.segment, Visual) else piece.segment
         if piece.supervised:
             replies.append((first, first + len(part)))
         parts.append((part, piece.is_text))
@@ -160,22 +169,29 @@ def _labels(ids: Sequence[int], offsets: Sequence[Span], replies: Sequence[Span]
     return [index if learned else IGNORE_INDEX for index, learned in zip(ids, is_learned, strict=True)]
 
 
-def _expand(ids: Sequence[int], labels: Sequence[int], counts: Sequence[int], context: int, text: str) -> PromptLayout:
+def _counts(pieces: Sequence[Piece], wording: Wording) -> list[int | None]:
+    """Visual tokens of each picture; None where the token of one stands by itself, among what a family writes."""
+    counts: list[int | None] = []
+    for piece in pieces:
+        if isinstance(piece.segment, Visual):
+            counts.append(piece.segment.num_tokens)
+        elif not piece.is_text:
+            counts += [None] * piece.segment.count(wording.token)
+    return counts
+
+
+def _expand(
+    ids: Sequence[int], labels: Sequence[int], counts: Sequence[int | None], context: int, text: str
+) -> PromptLayout:
     """Repeat the one visual token of each picture as often as the picture has tokens."""
-    num_found = sum(index == context for index in ids)
-    if num_found != len(counts):
-        raise InputError(
-            f"prompt: expected {len(counts)} times {IMAGE_CONTEXT_TOKEN}, one for each picture, found"
-            f" {num_found} among the ids; the tokenizer does not keep the token whole"
-        )
     all_ids, all_labels, spans = list[int](), list[int](), list[Span]()
     remaining = iter(counts)
     for index, label in zip(ids, labels, strict=True):
-        count = next(remaining) if index == context else 1
-        if index == context:
+        count = next(remaining) if index == context else None
+        if count is not None:
             spans.append((len(all_ids), len(all_ids) + count))
-        all_ids += [index] * count
-        all_labels += [label] * count
+        all_ids += [index] * (1 if count is None else count)
+        all_labels += [label] * (1 if count is None else count)
     return PromptLayout(tuple(all_ids), tuple(all_labels), tuple(spans), text)
 
 
@@ -221,26 +237,3 @@ def split_placeholders(text: str, num_tokens: Sequence[int]) -> tuple[Segment, .
     for count, part in zip(num_tokens, texts[1:], strict=True):
         segments += [Visual(count), part]
     return tuple(segment for segment in segments if segment != "")
-
-
-def frame_segments(frames: Iterable[FrameUse], *, with_times: bool) -> tuple[Segment, ...]:
-    """The lines that stand before a question: `Frame3 at 1.0s: <image>`, or `Frame3: <image>`.
-
-    Frames are numbered by their index in the stream, from 1; times have one decimal. Each line ends in a
-    newline.
-    """
-    segments: list[Segment] = []
-    for frame in frames:
-        time = f" at {frame.time_s:.1f}s" if with_times else ""
-        segments += [f"Frame{frame.index + 1}{time}: ", Visual(frame.num_tokens), "\n"]
-    return tuple(segments)
-
-
-def turn_segments(frames: Iterable[FrameUse], text: str, *, with_times: bool) -> tuple[Segment, ...]:
-    """The human side of a turn during a video: the lines of the frames that came since the turn before, then its text.
-
-    As in the published training data, a turn of a stream whose frames carry times starts with an empty line where
-    none came; one about a video whose frames carry none is its text alone.
-    """
-    lines = frame_segments(frames, with_times=with_times)
-    return (*(lines or (("\n",) if with_times else ())), text)

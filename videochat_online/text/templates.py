@@ -13,11 +13,11 @@ from typing import Annotated, Any
 import pydantic
 from transformers import PreTrainedTokenizerBase
 
-from videochat_online.constants import IMAGE_CONTEXT_TOKEN, IMAGE_END_TOKEN, IMAGE_START_TOKEN
 from videochat_online.documents import fault_of
 from videochat_online.errors import InputError, shown
 from videochat_online.parts import PartKind
-from videochat_online.types import Segment, Turn, Visual
+from videochat_online.text.wording import INTERNVL, Wording
+from videochat_online.types import Mark, Turn, Visual
 
 OWN = "own"
 """Name of the template that is made of the `chat_template` of a tokenizer."""
@@ -33,7 +33,7 @@ class Piece:
         is_text: somebody says it; else the template or a picture puts it there, and its control tokens are meant.
     """
 
-    segment: Segment
+    segment: str | Visual
     supervised: bool = False
     is_text: bool = False
 
@@ -120,7 +120,9 @@ class ChatTemplate:
         for turn in turns:
             pieces.append(Piece("" if is_opened else self.user_prefix))
             is_opened = False
-            pieces.extend(Piece(segment, is_text=isinstance(segment, str)) for segment in turn.user)
+            for segment in turn.user:
+                written = segment.text if isinstance(segment, Mark) else segment
+                pieces.append(Piece(written, is_text=isinstance(segment, str)))
             pieces.append(Piece(self.user_end + self.assistant_prefix))
             if turn.assistant is None:
                 pieces.append(Piece(generation_prefix, is_text=True))
@@ -145,10 +147,10 @@ def _check_turns(turns: Sequence[Turn], generation_prefix: str) -> None:
         )
 
 
-def display_text(pieces: Sequence[Piece]) -> str:
+def display_text(pieces: Sequence[Piece], wording: Wording = INTERNVL) -> str:
     """The prompt for people: visual tokens are written once, with their number (`<IMG_CONTEXT>*256`)."""
     return "".join(
-        f"{IMAGE_START_TOKEN}{IMAGE_CONTEXT_TOKEN}*{piece.segment.num_tokens}{IMAGE_END_TOKEN}"
+        f"{wording.opens}{wording.token}*{piece.segment.num_tokens}{wording.closes}"
         if isinstance(piece.segment, Visual)
         else piece.segment
         for piece in pieces

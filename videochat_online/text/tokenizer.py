@@ -13,11 +13,12 @@ from typing import Any, cast
 from tokenizers import processors
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from videochat_online.constants import IMAGE_CONTEXT_TOKEN, IMAGE_END_TOKEN, IMAGE_START_TOKEN, SPECIAL_TOKENS
+from videochat_online.constants import SPECIAL_TOKENS
 from videochat_online.errors import CheckpointError, InputError
 from videochat_online.runs.files import read_object
 from videochat_online.text.sentencepiece_tokenizer import SentencePieceTokenizer
 from videochat_online.text.templates import ChatTemplate
+from videochat_online.text.wording import INTERNVL, Wording
 
 _LEGACY_BY_CLASS: dict[str, bool | None] = {"LlamaTokenizer": None, "InternLM2Tokenizer": True}
 """Classes that encode by sentencepiece. None: the directory's `legacy` entry decides, True if absent."""
@@ -84,13 +85,13 @@ def token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int | None:
     return cast(int, index)
 
 
-def image_context_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Id of <IMG_CONTEXT>, which stands for each visual token.
+def visual_token_id(tokenizer: PreTrainedTokenizerBase, wording: Wording = INTERNVL) -> int:
+    """Id of the token that stands for each visual token: <IMG_CONTEXT> of InternVL's.
 
     Raises:
-        CheckpointError: names those of <img>, </img> and <IMG_CONTEXT> that the vocabulary lacks.
+        CheckpointError: names those of the tokens of pictures that the vocabulary lacks.
     """
-    names = (IMAGE_START_TOKEN, IMAGE_END_TOKEN, IMAGE_CONTEXT_TOKEN)
+    names = [name for name in (wording.opens, wording.closes, wording.token) if name]
     found = {name: token_id(tokenizer, name) for name in names}
     missing = [name for name, index in found.items() if index is None]
     if missing:
@@ -98,7 +99,7 @@ def image_context_id(tokenizer: PreTrainedTokenizerBase) -> int:
             f"tokenizer {tokenizer.name_or_path!r}: expected the tokens {', '.join(names)}, found no"
             f" {', '.join(missing)}; add_special_tokens() adds them to a tokenizer of a plain language model"
         )
-    return cast(int, found[IMAGE_CONTEXT_TOKEN])
+    return cast(int, found[wording.token])
 
 
 def add_special_tokens(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -27,7 +27,7 @@ from videochat_online.data.batches.registry import RegistryEntry
 from videochat_online.data.samples.sample_lengths import EstimatedSample
 from videochat_online.errors import InputError
 from videochat_online.runs.files import file_digest
-from videochat_online.text import image_context_id
+from videochat_online.text import visual_token_id
 from videochat_online.train.distributed import check_alike, fail_together, gathered, join, quiet_but_first
 from videochat_online.train.estimate.device_memory import remarks
 from videochat_online.train.estimate.run_estimate import corrected, estimate_run, estimate_together, planned_network
@@ -291,7 +291,7 @@ def _try_rows(dataset: TrainingDataset) -> tuple[dict[str, dict[str, Any]], dict
     """What the first row of each set becomes, which of some cannot be used, what others hold, how much is learned."""
     sets: dict[str, dict[str, Any]] = {}
     encoded: dict[int, EstimatedSample] = {}
-    image_token_id, first, learned_share = image_context_id(dataset.encoder.tokenizer), 0, 0.0
+    image_token_id, first, learned_share = visual_token_id(dataset.encoder.tokenizer), 0, 0.0
     for name, count in dataset.counts().items():
         tried = sorted({first + number * count.items // ROWS_TRIED for number in range(ROWS_TRIED)})
         items = [dataset[index] for index in tried]
@@ -351,7 +351,7 @@ def make_collator(encoder: SampleEncoder, tokenizer: PreTrainedTokenizerBase) ->
     pads = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
     return Collator(
         pad_id=next(index for index in pads if index is not None),
-        image_token_id=image_context_id(tokenizer),
+        image_token_id=visual_token_id(tokenizer),
         image_size=encoder.reader.transform.size,
         blank_ratio=2**smallest,
         num_blank_tokens=rows * columns,

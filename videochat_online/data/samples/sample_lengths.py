@@ -31,7 +31,7 @@ from videochat_online.data.samples.turn_layout import (
     tracking_turns,
     video_turns,
 )
-from videochat_online.text import PromptCounter, PromptOutline, turn_segments
+from videochat_online.text import INTERNVL, PromptCounter, PromptOutline
 from videochat_online.types import FrameUse, Turn
 from videochat_online.video import TIME_TOLERANCE_S, choose_tile_grid, uniform_subset
 
@@ -317,6 +317,6 @@ class FrameLines:
     def _count(self, frames: Sequence[FrameUse], with_times: bool) -> np.ndarray:
         first = FrameUse(0, 0.0, 1)
         shown = [[first], *([first, frame] for frame in frames)]
-        turns = [Turn(turn_segments(some, "x", with_times=with_times), "x") for some in shown]
+        turns = [Turn(INTERNVL.turn(some, "x", with_times=with_times), "x") for some in shown]
         alone, *counted = self._prompts.count([self._prompts.outline([turn]) for turn in turns])
         return np.array(counted, dtype=np.int64) - alone - 1

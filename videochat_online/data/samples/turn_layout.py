@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from videochat_online.constants import IMAGE_PLACEHOLDER
 from videochat_online.data.rows.sample import VIDEO_PLACEHOLDER, DialogueTurn, Sample
 from videochat_online.errors import InputError
-from videochat_online.text import split_placeholders, turn_segments
+from videochat_online.text import INTERNVL, split_placeholders
 from videochat_online.types import FrameUse, Segment, Turn
 from videochat_online.video import TIME_TOLERANCE_S
 
@@ -59,8 +59,8 @@ def video_turns(turns: Sequence[DialogueTurn], frames: Sequence[FrameUse]) -> tu
     opening: tuple[Segment, ...] = (before,) if before else ()
     # The lines end in the line break that follows the placeholder in the annotation.
     text = after.removeprefix("\n") if placeholder else after
-    first = (*opening, *turn_segments(frames, text, with_times=False))
-    later = (Turn(turn_segments((), turn.user, with_times=False), turn.assistant) for turn in turns[1:])
+    first = (*opening, *INTERNVL.turn(frames, text, with_times=False))
+    later = (Turn(INTERNVL.turn((), turn.user, with_times=False), turn.assistant) for turn in turns[1:])
     return (Turn(first, turns[0].assistant), *later)
 
 
@@ -92,7 +92,7 @@ def online_turn(turn: DialogueTurn, frames: Sequence[FrameUse]) -> Turn:
     text = turn.user
     for placeholder in (VIDEO_PLACEHOLDER, IMAGE_PLACEHOLDER):
         text = text.replace(f"{placeholder}\n", "").replace(placeholder, "")
-    return Turn(turn_segments(frames, text, with_times=True), turn.assistant)
+    return Turn(INTERNVL.turn(frames, text, with_times=True), turn.assistant)
 
 
 def tracking_turns(sample: Sample, indices: Sequence[int], asked: int) -> tuple[DialogueTurn, ...]:

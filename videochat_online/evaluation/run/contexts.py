@@ -26,7 +26,7 @@ from videochat_online.memory import TokenSchedule, pool_to_grid
 from videochat_online.model import VideoChatModel
 from videochat_online.streaming import GenerationSettings, StreamingSession
 from videochat_online.streaming.question_prompt import Prompt, build_prompt
-from videochat_online.text import turn_segments
+from videochat_online.text import INTERNVL
 from videochat_online.types import FrameUse, Turn
 
 Frames: TypeAlias = "VideoFrames | RemoteVideoFrames"
@@ -149,7 +149,7 @@ class WindowContext:
             where = f"at or before {question.time_s} s{own}"
             raise NoFrameError(f"question {question.id}: no frame that decodes starts {where}")
         frames = tuple(frame for frame, _ in window)
-        turn = Turn(turn_segments(frames, text, with_times=self._protocol.with_times))
+        turn = Turn(INTERNVL.turn(frames, text, with_times=self._protocol.with_times))
         visual, message = [tokens_LD for _, tokens_LD in window], self._protocol.system_message_of(question.kind)
         prompt = build_prompt(self._model, [turn], visual, system_message=message, generation_prefix=generation_prefix)
         return QuestionContext(frames, prompt)

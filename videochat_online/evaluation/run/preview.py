@@ -27,7 +27,7 @@ from videochat_online.evaluation.run.plan import Plan
 from videochat_online.memory import TokenSchedule
 from videochat_online.memory.tiered import TieredMemoryBank
 from videochat_online.model.configuration import VideoChatOnlineConfig
-from videochat_online.text import ChatTemplate, PromptLayout, layout_prompt, turn_segments
+from videochat_online.text import INTERNVL, ChatTemplate, PromptLayout, layout_prompt
 from videochat_online.types import FrameTokens, FrameUse, Segment, Turn
 from videochat_online.video import FrameTransform
 
@@ -164,7 +164,7 @@ class _Preview:
                 generation_prefix=LETTER_PREFIX if by_letter else "",
             )
 
-        segments = turn_segments(seen.used or (), text, with_times=protocol.with_times)
+        segments = INTERNVL.turn(seen.used or (), text, with_times=protocol.with_times)
         layout = laid_out((text,) if self.is_blind else segments)
         if seen.used is None:
             return {"prompt": laid_out((f"{UNKNOWN_FRAMES}\n", text)).text, "num_text_tokens": len(layout)}

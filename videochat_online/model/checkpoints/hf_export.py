@@ -33,11 +33,11 @@ from videochat_online.runs.files import read_object, write_json
 from videochat_online.text import (
     ChatTemplate,
     SentencePieceTokenizer,
-    image_context_id,
     layout_prompt,
     stop_token_ids,
     stored_template,
     token_id,
+    visual_token_id,
 )
 from videochat_online.text.chat_jinja import jinja_template
 from videochat_online.text.tokenizer_json import PLAIN_TEXTS, as_saved, check_texts, compare_ids, fast_copy
@@ -150,7 +150,7 @@ def text_side(tokenizer: PreTrainedTokenizerBase, config: VideoChatOnlineConfig)
     Raises:
         CheckpointError: ids differ; a token of pictures is missing; no token can stand for a video.
     """
-    image_context_id(tokenizer)
+    visual_token_id(tokenizer)
     template = stored_template(config.template, tokenizer)
     copy = fast_copy(tokenizer) if isinstance(tokenizer, SentencePieceTokenizer) else tokenizer
     if not isinstance(copy, PreTrainedTokenizerFast):
@@ -238,9 +238,9 @@ def _parts(segments: Sequence[Segment]) -> list[dict[str, str]] | str:
     if all(isinstance(segment, str) for segment in segments):
         return "".join(str(segment) for segment in segments)
     return [
-        {"type": "image"} if isinstance(segment, Visual) else {"type": "text", "text": segment}
+        {"type": "image"} if isinstance(segment, Visual) else {"type": "text", "text": str(segment)}
         for segment in segments
-        if isinstance(segment, Visual) or not (segment == "\n" or segment.startswith("Image-"))  # the template's own
+        if not (isinstance(segment, str) and (segment == "\n" or segment.startswith("Image-")))  # the template's own
     ]
 
 
