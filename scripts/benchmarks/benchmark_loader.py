@@ -145,7 +145,7 @@ class CpuSeconds:
 def loader(setup: Setup) -> dict[str, Any]:
     """CPU seconds of a sample, by kind and by what they go to."""
     places = ((PixelReader, "_decode", "decode video"), (PixelReader, "tiles", "decode images, cut tiles"))
-    places += ((FrameTransform, "squares", "resize"),)
+    places += ((FrameTransform, "resized", "resize"),)
     places += ((encoding, "layout_prompt", "tokenize"), (Collator, "pack", "collate"))
     clock = CpuSeconds()
     originals = [(owner, name, getattr(owner, name)) for owner, name, _ in places]

@@ -207,7 +207,7 @@ def ahead(model: VideoChatModel, options: argparse.Namespace) -> dict[str, Any]:
 
     def play(depth: int) -> None:
         chunks = vco.read_video(options.video, fps=options.fps, chunk=options.batch)
-        for _ in read_ahead((transform.squares(chunk.pixels_THWC) for chunk in chunks), depth):
+        for _ in read_ahead((transform.resized(chunk.pixels_THWC) for chunk in chunks), depth):
             time.sleep(options.busy_ms / 1000)
 
     seconds: dict[int, list[float]] = {0: [], 2: []}

@@ -28,7 +28,7 @@ from videochat_online.testing.tiny_backbones import byte_tokenizer
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
     "{% for part in message['content'] %}{{ wording[part['type']] if part['type'] in wording else part['text'] }}"
-    "{% endfor %}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"
+    "{% endfor %}<|im_end|>\n{% endfor %}{{ '<|im_start|>assistant\n' }}"
 )
 """As public code of the families has it, with the words of a picture put in."""
 

@@ -92,7 +92,7 @@ def test_images_are_placed_in_the_turns_that_show_them(encoder, media):
     assert written(encoder, example) == expected
     reader = encoder.reader
     for place, name in enumerate(("image1.png", "image2.png")):
-        pixels = reader.transform.squares(np.asarray(Image.open(media / name))[None])
+        pixels = reader.transform.resized(np.asarray(Image.open(media / name))[None])
         assert (example.pixels_TSSC[place] == pixels[0]).all()
 
 
@@ -216,7 +216,7 @@ def test_frames_are_those_that_the_labels_say(encoder, media):
         frames = np.concatenate([chunk.pixels_THWC for chunk in video.read()])
     # Every half second's middle at 10 frames a second: 2.5 and 7.5 are rounded to the even frame.
     chosen = [2, 8, 12, 18, 22, 28, 32, 38]
-    assert np.array_equal(example.pixels_TSSC, encoder.reader.transform.squares(frames[chosen]))
+    assert np.array_equal(example.pixels_TSSC, encoder.reader.transform.resized(frames[chosen]))
     assert [f"at {index / 10:.1f}s" in written(encoder, example) for index in chosen] == [True] * 8
 
 

@@ -62,7 +62,7 @@ def test_a_row_is_what_a_session_would_say(encoder, media, tiny_model, name, opt
     asked = session.prepare("Where?").prompt.layout.input_ids
     assert example.input_ids[: len(asked)] == tuple(asked)
     shown = [frame.index for frame in memory.read()]
-    assert np.array_equal(example.pixels_TSSC, encoder.reader.transform.squares(clip.pixels_TSSC[shown]))
+    assert np.array_equal(example.pixels_TSSC, encoder.reader.transform.resized(clip.pixels_TSSC[shown]))
 
 
 def test_only_the_last_questions_are_kept_and_all_of_them_learned(encoder, media):

@@ -1,10 +1,11 @@
-"""Pixels as a checkpoint expects them: RGB, square, normalised; and the tiles of a large still image.
+"""Pixels as a checkpoint expects them: RGB, of one size, normalised; and the tiles of a large still image.
 
 Owns resizing, padding, normalising and dynamic tiling (InternVL 1.5, arXiv 2404.16821, section 3.2). Knows
 nothing about where pixels come from nor which model reads them. Needs PIL and torch, not torchvision.
 
-Resizing is PIL's bicubic, frame by frame: the published weights were trained with it, and the recorded numbers
-made with it. `resize="torch"` is several times faster on a CPU and inexact: its numbers are its own.
+Resizing is PIL's bicubic, frame by frame: InternVL's weights were trained with it, and the recorded numbers made with
+it. `resize="torch"` is what processors of videos in transformers do, and several times faster on a CPU: for InternVL it
+is inexact, and its numbers are its own.
 
 Shape legend: `T` frames, `H` `W` rows and columns as they come, `S` side of the square, `C` = 3 colours.
 """
@@ -31,10 +32,18 @@ TORCH_RESIZE_BATCH = 8
 
 @dataclass(frozen=True, slots=True)
 class Normalization:
-    """Mean and standard deviation of each colour, on the scale 0 to 1."""
+    """Mean and standard deviation of each colour, on the scale 0 to 1.
+
+    Attributes:
+        mean: mean of red, green and blue.
+        std: standard deviation of each.
+        is_fused: whether it is (value - 255 mean) / (255 std), as in transformers' processors of videos; else a value is
+            first divided by 255. The two differ in the last digit.
+    """
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    is_fused: bool = False
 
     @property
     def mean_color(self) -> tuple[int, int, int]:
@@ -51,8 +60,10 @@ NORMALIZATIONS: dict[str, Normalization] = {
 }
 
 
-def find_normalization(name: str) -> Normalization:
-    """The named statistics; an unknown name is an InputError that lists the valid ones."""
+def find_normalization(name: str | Normalization) -> Normalization:
+    """The named statistics, or those that are given; an unknown name is an InputError that lists the valid ones."""
+    if isinstance(name, Normalization):
+        return name
     if name not in NORMALIZATIONS:
         raise InputError(f"normalization: expected one of {', '.join(NORMALIZATIONS)}, got {name!r}")
     return NORMALIZATIONS[name]
@@ -99,13 +110,13 @@ def to_rgb(image: Image.Image, *, is_16_bit: bool = False) -> Image.Image:
 
 
 def normalize(
-    pixels_THWC: Pixels | Tensor, normalization: str = "imagenet", device: torch.device | None = None
+    pixels_THWC: Pixels | Tensor, normalization: str | Normalization = "imagenet", device: torch.device | None = None
 ) -> Tensor:
     """uint8 [T,H,W,3] -> float32 [T,3,H,W]: (value / 255 - mean) / std.
 
     Args:
         pixels_THWC: pixels, usually in the machine's memory.
-        normalization: a name in `NORMALIZATIONS`.
+        normalization: a name in `NORMALIZATIONS`, or one.
         device: device to compute on, the CPU by default. A GPU is sent the bytes, a quarter of the floats.
     """
     device = device or torch.device("cpu")
@@ -115,18 +126,24 @@ def normalize(
         pixels_THWC = pixels_THWC.pin_memory()
     pixels_TCHW = pixels_THWC.to(device, non_blocking=True).permute(0, 3, 1, 2)
     full, mean_C11, std_C11 = _statistics(normalization, device)
-    scaled_TCHW = pixels_TCHW.to(torch.float32, memory_format=torch.contiguous_format).div_(full)
+    scaled_TCHW = pixels_TCHW.to(torch.float32, memory_format=torch.contiguous_format)
+    if full is not None:
+        scaled_TCHW = scaled_TCHW.div_(full)
     return scaled_TCHW.sub_(mean_C11).div_(std_C11)
 
 
 @functools.cache
-def _statistics(normalization: str, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """255, mean and deviation. Tensors of the device, all three: CUDA would multiply by 1 / 255, which rounds."""
+def _statistics(normalization: str | Normalization, device: torch.device) -> tuple[Tensor | None, Tensor, Tensor]:
+    """255 (None where it is in the others), mean and deviation.
+
+    Tensors of the device, all three: CUDA would multiply by 1 / 255, which rounds.
+    """
     statistics = find_normalization(normalization)
     with torch.inference_mode(False):  # or they could not be used in training after
         full = torch.tensor(255.0, device=device)
         mean_C11 = torch.tensor(statistics.mean, device=device).view(3, 1, 1)
-        return full, mean_C11, torch.tensor(statistics.std, device=device).view(3, 1, 1)
+        std_C11 = torch.tensor(statistics.std, device=device).view(3, 1, 1)
+        return (None, mean_C11 * full, std_C11 * full) if statistics.is_fused else (full, mean_C11, std_C11)
 
 
 def resize_image(image: Image.Image, width: int, height: int) -> Image.Image:
@@ -141,27 +158,27 @@ def resize_image(image: Image.Image, width: int, height: int) -> Image.Image:
     return image.resize(between, Image.Resampling.BICUBIC).resize((width, height), Image.Resampling.BICUBIC)
 
 
-def resize_exact(pixels_THWC: Pixels, size: int) -> Pixels:
-    """PIL bicubic, as in training: uint8 [T,H,W,3] -> uint8 [T,S,S,3]."""
-    resized_TSSC = np.empty((len(pixels_THWC), size, size, 3), dtype=np.uint8)
-    for frame_HWC, target_SSC in zip(pixels_THWC, resized_TSSC, strict=True):
+def resize_exact(pixels_THWC: Pixels, height: int, width: int) -> Pixels:
+    """PIL bicubic, as InternVL was trained: uint8 [T,H,W,3] -> uint8 [T,height,width,3]."""
+    resized_THWC = np.empty((len(pixels_THWC), height, width, 3), dtype=np.uint8)
+    for frame_HWC, target_HWC in zip(pixels_THWC, resized_THWC, strict=True):
         image = Image.fromarray(np.ascontiguousarray(frame_HWC))
-        target_SSC[:] = np.asarray(resize_image(image, size, size))
-    return resized_TSSC
+        target_HWC[:] = np.asarray(resize_image(image, width, height))
+    return resized_THWC
 
 
-def resize_with_torch(pixels_THWC: Pixels, size: int) -> Pixels:
-    """Antialiased bicubic of torch, inexact: uint8 [T,H,W,3] -> uint8 [T,S,S,3]."""
-    resized_TSSC = np.empty((len(pixels_THWC), size, size, 3), dtype=np.uint8)
+def resize_with_torch(pixels_THWC: Pixels, height: int, width: int) -> Pixels:
+    """Antialiased bicubic of torch, as transformers' processors of videos: uint8 [T,H,W,3] -> [T,height,width,3]."""
+    resized_THWC = np.empty((len(pixels_THWC), height, width, 3), dtype=np.uint8)
     for start in range(0, len(pixels_THWC), TORCH_RESIZE_BATCH):
         part = slice(start, start + TORCH_RESIZE_BATCH)
         pixels_TCHW = torch.from_numpy(np.ascontiguousarray(pixels_THWC[part])).permute(0, 3, 1, 2)
-        resized_TCSS = functional.interpolate(pixels_TCHW, (size, size), mode="bicubic", antialias=True)
-        resized_TSSC[part] = resized_TCSS.permute(0, 2, 3, 1).numpy()
-    return resized_TSSC
+        resized_TCHW = functional.interpolate(pixels_TCHW, (height, width), mode="bicubic", antialias=True)
+        resized_THWC[part] = resized_TCHW.permute(0, 2, 3, 1).numpy()
+    return resized_THWC
 
 
-RESIZERS: dict[str, Callable[[Pixels, int], Pixels]] = {"pil": resize_exact, "torch": resize_with_torch}
+RESIZERS: dict[str, Callable[[Pixels, int, int], Pixels]] = {"pil": resize_exact, "torch": resize_with_torch}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,14 +186,16 @@ class FrameTransform:
     """Frames as they are shown -> input of the vision tower.
 
     Attributes:
-        size: side of the square, in pixels.
-        normalization: a name in `NORMALIZATIONS`.
+        size: side of the square, in pixels; of a rectangle the height.
+        width: width of a rectangle; None for a square.
+        normalization: a name in `NORMALIZATIONS`, or one.
         pad_square: keep the aspect ratio on a square of the mean colour instead of squeezing.
-        resize: a name in `RESIZERS`; "torch" is fast and inexact.
+        resize: a name in `RESIZERS`: what the weights were trained with. "torch" is the faster one.
     """
 
     size: int = 448
-    normalization: str = "imagenet"
+    width: int | None = None
+    normalization: str | Normalization = "imagenet"
     pad_square: bool = False
     resize: str = "pil"
 
@@ -184,24 +203,29 @@ class FrameTransform:
         find_normalization(self.normalization)
         if self.resize not in RESIZERS:
             raise InputError(f"resize: expected one of {', '.join(RESIZERS)}, got {self.resize!r}")
-        if self.size < 1:
-            raise InputError(f"size: expected at least 1 pixel, got {self.size}")
+        if min(self.shape) < 1:
+            raise InputError(f"size: expected at least 1 pixel, got {min(self.shape)}")
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of a frame as the vision tower takes it, in pixels."""
+        return self.size, self.size if self.width is None else self.width
 
     def __call__(self, pixels_THWC: Pixels, device: torch.device | None = None) -> Tensor:
-        """uint8 [T,H,W,3] -> float32 [T,3,S,S], on the CPU or `device`; InputError for another shape or type."""
-        return normalize(self.squares(pixels_THWC), self.normalization, device)
+        """uint8 [T,H,W,3] -> float32 [T,3,height,width], on the CPU or `device`; InputError for another array."""
+        return normalize(self.resized(pixels_THWC), self.normalization, device)
 
-    def squares(self, pixels_THWC: Pixels) -> Pixels:
-        """The first half of it: uint8 [T,H,W,3] -> uint8 [T,S,S,3]. Squares of that size stay as they are."""
+    def resized(self, pixels_THWC: Pixels) -> Pixels:
+        """The first half of it: uint8 [T,H,W,3] -> [T,height,width,3]. Frames of that size stay as they are."""
         check_pixels(pixels_THWC)
         if self.pad_square:
             pixels_THWC = pad_to_square(pixels_THWC, find_normalization(self.normalization).mean_color)
-        if pixels_THWC.shape[1:3] != (self.size, self.size):
-            pixels_THWC = RESIZERS[self.resize](pixels_THWC, self.size)
+        if pixels_THWC.shape[1:3] != self.shape:
+            pixels_THWC = RESIZERS[self.resize](pixels_THWC, *self.shape)
         return pixels_THWC
 
     def image(self, image: Image.Image) -> Tensor:
-        """One image of any mode -> float32 [1,3,S,S]."""
+        """One image of any mode -> float32 [1,3,height,width]."""
         return self(np.asarray(to_rgb(image), dtype=np.uint8)[None])
 
 

@@ -77,7 +77,7 @@ class CachedModel(VideoChatModel):
 
 def cached(model: VideoChatModel, pictures: Sequence[Pixels]) -> CachedModel:
     """The model with the features of pictures uint8 [H, W, 3], which may be of several sizes."""
-    squares = [model.transform.squares(picture[None])[0] for picture in pictures]
+    squares = [model.transform.resized(picture[None])[0] for picture in pictures]
     starts = range(0, len(squares), ENCODE_BATCH)
     features = torch.cat([model.encode(np.stack(squares[start : start + ENCODE_BATCH])) for start in starts])
     return CachedModel(**{part.name: getattr(model, part.name) for part in fields(model)}, features=features)

@@ -60,7 +60,7 @@ def test_frames_are_those_of_this_process(clip, worker, setting):
             [(f.index, f.time_s) for f in group] for group in theirs
         ]
         for mine, other in zip(sum(ours, []), sum(theirs, []), strict=True):
-            assert np.array_equal(TRANSFORM.squares(mine.pixels_HWC[None])[0], other.pixels_HWC)
+            assert np.array_equal(TRANSFORM.resized(mine.pixels_HWC[None])[0], other.pixels_HWC)
         assert (here.num_decoded, here.finish()) == (there.num_decoded, there.finish())
         assert there.waited_s > 0
 

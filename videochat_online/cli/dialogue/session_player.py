@@ -52,7 +52,7 @@ class VideoPlayer:
     def _squares(self) -> Iterator[FrameChunk]:
         """What the vision tower takes; a session leaves squares as they are."""
         for chunk in self._source.read(fps=self._fps, chunk=READ_CHUNK):
-            yield FrameChunk(self._session.model.transform.squares(chunk.pixels_THWC), chunk.times_s)
+            yield FrameChunk(self._session.model.transform.resized(chunk.pixels_THWC), chunk.times_s)
 
     def close(self) -> None:
         """Decode no further."""

@@ -87,7 +87,7 @@ class SampleEncoder(SampleReader):
             return Example(layout.input_ids, layout.labels, None, ())
         if of_set.data_augment:
             pixels_TSSC = _degrade(pixels_TSSC, rng)
-        return Example(layout.input_ids, layout.labels, self.reader.transform.squares(pixels_TSSC), read.ratios)
+        return Example(layout.input_ids, layout.labels, self.reader.transform.resized(pixels_TSSC), read.ratios)
 
 
 def _degrade(pixels_TSSC: Pixels, rng: random.Random) -> Pixels:

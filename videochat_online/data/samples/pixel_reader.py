@@ -197,7 +197,7 @@ class PixelReader:
                 )
                 pixels = stack_images(parts)
             else:
-                pixels = self.transform.squares(np.asarray(image, dtype=np.uint8)[None])
+                pixels = self.transform.resized(np.asarray(image, dtype=np.uint8)[None])
             self._cache.put((path, tiling), pixels)
         return pixels
 
@@ -207,7 +207,7 @@ class PixelReader:
         squares: list[Pixels] = []
         shown_s: list[float] = []
         for chunk in video.read(times_s=asked_s):
-            squares.append(self.transform.squares(chunk.pixels_THWC))
+            squares.append(self.transform.resized(chunk.pixels_THWC))
             shown_s += chunk.times_s
         self.notes = video.report.notes
         _check_shown(video, [time_s - facts.start_s for time_s in asked_s], shown_s)

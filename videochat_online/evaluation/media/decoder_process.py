@@ -264,7 +264,7 @@ class _RequestHandler:
 
     def _send(self, group: Sequence[LabelledFrame]) -> None:
         """A group of frames; a video whose size changes on the way is square by then."""
-        squares = [self._transform.squares(frame.pixels_HWC[None])[0] for frame in group]
+        squares = [self._transform.resized(frame.pixels_HWC[None])[0] for frame in group]
         pixels_TSSC = np.ascontiguousarray(np.stack(squares))
         labels = [(frame.index, frame.time_s) for frame in group]
         self._connection.send(("group", (labels, pixels_TSSC.shape)))

@@ -24,7 +24,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from videochat_online.errors import CheckpointError, InputError, one_line
 from videochat_online.model.backbones.native_checkpoint import read_native
 from videochat_online.model.tokens import TokenKey, Tokens
-from videochat_online.text import PromptLayout
+from videochat_online.text import PromptLayout, Wording
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +65,10 @@ class Backbone(ABC):
     """Names of published weights, as patterns, and those of the native class, where transformers knows none."""
     tower: ClassVar[str] = "vision_tower."
     """Part of the name of each weight of the vision tower, in every layout."""
+    wording: Wording
+    """How frames are written into a prompt."""
+    image_wording: Wording
+    """How still images are."""
     num_levels: int = 1
     """Vectors of a visual token."""
 

@@ -6,12 +6,44 @@ Shapes: as in `base`; `P` patches of a frame.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from videochat_online.model.backbones.base import Backbone
+from videochat_online.text import Wording
+from videochat_online.types import FrameUse, Mark, Segment, Visual
+
+
+@dataclass(frozen=True)
+class OnevisionWording(Wording):
+    """All frames as one run of tokens, without words or times, then the token that is a newline among them.
+
+    Attributes:
+        newline: whether there is such a newline.
+    """
+
+    opens: str = ""
+    token: str = "<video>"
+    closes: str = ""
+    newline: bool = True
+
+    def frames(self, frames: Iterable[FrameUse], *, with_times: bool) -> tuple[Segment, ...]:
+        """As `Wording.frames`; the family has no way to write times."""
+        visuals = [Visual(frame.num_tokens) for frame in frames]
+        end = [Mark(self.token)] if self.newline else []
+        return (*visuals, *end, "\n") if visuals else ()
+
+    def turn(self, frames: Iterable[FrameUse], text: str, *, with_times: bool) -> tuple[Segment, ...]:
+        """As `Wording.turn`."""
+        return (*self.frames(frames, with_times=with_times), text)
+
+    def images(self, counts: Sequence[int]) -> tuple[Segment, ...]:
+        """As `Wording.images`; newlines within an image are its own tokens."""
+        return tuple(segment for count in counts for segment in (Visual(count), "\n"))
 
 
 class LlavaOnevision(Backbone):
@@ -19,6 +51,8 @@ class LlavaOnevision(Backbone):
 
     family = "llava_onevision"
     model_types = ("llava_onevision",)
+    wording = OnevisionWording()
+    image_wording = OnevisionWording(token="<image>")
 
     def encode(self, pixels_TCHW: Tensor) -> Tensor:
         """As `Backbone.encode`."""

@@ -27,7 +27,7 @@ from transformers import (
 
 from videochat_online.errors import CheckpointError
 from videochat_online.model.backbones.base import VisualTokens
-from videochat_online.model.backbones.llava_onevision import LlavaOnevision
+from videochat_online.model.backbones.llava_onevision import LlavaOnevision, OnevisionWording
 from videochat_online.runs.files import read_object
 
 KEY_MAPPING = {
@@ -140,6 +140,7 @@ class LlavaQwen(LlavaOnevision):
         self._stride, self._mode = said.mm_spatial_pool_stride, said.mm_spatial_pool_mode
         # LongVA: frames and tiles are alike, nothing stands between them.
         self._newline = "no_token" if said.mm_patch_merge_type == "unires" else said.mm_newline_position
+        self.wording = OnevisionWording(newline=self._newline == "one_token")
         for key, value, known in (
             ("mm_spatial_pool_mode", self._mode, POOLING_MODES),
             ("mm_newline_position", self._newline, NEWLINES),

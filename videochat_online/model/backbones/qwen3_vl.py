@@ -8,7 +8,8 @@ Shapes: as in `base`; `P` patches of an entry.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -16,6 +17,39 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from videochat_online.model.backbones.base import Backbone, VisualTokens
+from videochat_online.text import Wording
+from videochat_online.types import FrameUse, Mark, Segment, Visual
+
+OPENS, CLOSES = "<|vision_start|>", "<|vision_end|>"
+
+
+@dataclass(frozen=True)
+class QwenWording(Wording):
+    """Each entry after its time, and another pair of marks around all of them.
+
+    Since 5.10 transformers leaves that pair, which before stood for the entries; which of it the weights saw is not
+    published. It is written as the installed processor does.
+    """
+
+    opens: str = OPENS
+    token: str = "<|video_pad|>"
+    closes: str = CLOSES
+
+    def frames(self, frames: Iterable[FrameUse], *, with_times: bool) -> tuple[Segment, ...]:
+        """As `Wording.frames`; the time of an entry is the mean of its frames'."""
+        segments: list[Segment] = []
+        for frame in frames:
+            segments += [f"<{frame.time_s:.1f} seconds>"] if with_times else []
+            segments.append(Visual(frame.num_tokens))
+        return (Mark(OPENS), *segments, Mark(CLOSES)) if segments else ()
+
+    def turn(self, frames: Iterable[FrameUse], text: str, *, with_times: bool) -> tuple[Segment, ...]:
+        """As `Wording.turn`."""
+        return (*self.frames(frames, with_times=with_times), text)
+
+    def images(self, counts: Sequence[int]) -> tuple[Segment, ...]:
+        """As `Wording.images`."""
+        return tuple(map(Visual, counts))
 
 
 class Qwen3VL(Backbone):
@@ -25,6 +59,8 @@ class Qwen3VL(Backbone):
     frames_per_entry: ClassVar[int] = 2
     model_types = ("qwen3_vl", "qwen3_vl_moe")
     tower = "visual."
+    wording = QwenWording()
+    image_wording = QwenWording(token="<|image_pad|>")
 
     def __init__(self, network: PreTrainedModel) -> None:
         super().__init__(network)

@@ -1,0 +1,89 @@
+"""Prompts and pixels are those of transformers' processors, as `scripts/tools/processor_inputs.py` recorded them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from scripts.tools.processor_inputs import frames
+from videochat_online.model.backbones.llava_onevision import LlavaOnevision
+from videochat_online.model.backbones.qwen3_vl import Qwen3VL, patches
+from videochat_online.testing.tiny_backbones import byte_tokenizer
+from videochat_online.text import get_template, layout_prompt
+from videochat_online.types import FrameUse, Turn
+from videochat_online.video import FrameTransform
+from videochat_online.video.transforms import Normalization
+
+RECORDED = Path(__file__).parents[2] / "samples" / "processors"
+HALF = Normalization((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), is_fused=True)
+
+
+@pytest.fixture(scope="module")
+def recorded():
+    return {family: dict(np.load(RECORDED / f"{family}.npz")) for family in ("qwen3_vl", "llava_onevision")}
+
+
+def ids_of(family, videos):
+    """A question about each video, in turn."""
+    turns = [Turn(family.wording.turn(video, "What?", with_times=True), "A cup.") for video in videos]
+    turns[-1] = Turn(turns[-1].user)
+    layout = layout_prompt(turns, tokenizer=byte_tokenizer(), template=get_template("chatml"), wording=family.wording)
+    return list(layout.input_ids), layout
+
+
+def test_prompts_of_qwen3(recorded):
+    first = [FrameUse(0, 0.25, 2), FrameUse(1, 1.0, 2)]  # the last of three frames stands for two
+    second = [FrameUse(0, 0.25, 2), FrameUse(1, 1.25, 2)]
+    for name, videos in (("one", [first]), ("two", [first, second])):
+        ids, layout = ids_of(Qwen3VL, videos)
+        assert ids == recorded["qwen3_vl"][f"{name}.ids"].tolist()
+        assert [stop - start for start, stop in layout.visual_spans] == [2] * sum(map(len, videos))
+
+
+def test_prompts_of_onevision(recorded):
+    video = [FrameUse(0, 0.0, 16), FrameUse(1, 1.0, 16)]
+    for name, count in (("one", 1), ("two", 2)):
+        ids, layout = ids_of(LlavaOnevision, [video] * count)
+        assert ids == recorded["llava_onevision"][f"{name}.ids"].tolist()
+        assert [stop - start for start, stop in layout.visual_spans] == [16] * 2 * count
+
+
+def test_what_a_user_writes_is_no_mark():
+    """A question that spells the family's own tokens is text, whatever the family puts beside it."""
+    tokenizer = byte_tokenizer()
+    for family in (Qwen3VL, LlavaOnevision):
+        spelled = family.wording.opens + family.wording.token + family.wording.closes
+        turn = Turn(family.wording.turn([FrameUse(0, 0.0, 3)], f"{spelled}?", with_times=True))
+        layout = layout_prompt([turn], tokenizer=tokenizer, template=get_template("chatml"), wording=family.wording)
+        assert len(layout.visual_spans) == 1
+        assert layout.input_ids.count(tokenizer.convert_tokens_to_ids(family.wording.token)) == 3 + (
+            family is LlavaOnevision  # the newline at the end
+        )
+
+
+def levels_of(pixels_TCHW):
+    return (pixels_TCHW * 127.5 + 127.5).round().to(torch.uint8)
+
+
+def test_pixels_of_qwen3(recorded):
+    clips = {"one": [frames(3, 40, 70)], "two": [frames(3, 40, 70), frames(4, 70, 40)], "image": [frames(1, 40, 70)]}
+    for name, videos in clips.items():
+        found = []
+        for video in videos:
+            height, width = (32, 64) if video.shape[1] < video.shape[2] else (64, 32)
+            transform = FrameTransform(size=height, width=width, normalization=HALF, resize="torch")
+            found.append(patches(transform(video), 16, 2)[0])
+        expected = torch.from_numpy(recorded["qwen3_vl"][f"{name}.levels"])
+        assert torch.equal(levels_of(torch.cat(found)), expected)
+        assert torch.equal(torch.cat(found), (expected.float() - 127.5) / 127.5)
+
+
+def test_pixels_of_onevision(recorded):
+    for name, clips in (("one", [(60, 100)]), ("two", [(60, 100), (100, 60)])):
+        transform = FrameTransform(size=98, normalization=HALF, resize="torch")
+        found = torch.stack([transform(frames(2, *size)) for size in clips])
+        expected = torch.from_numpy(recorded["llava_onevision"][f"{name}.levels"])
+        assert torch.equal(found, (expected.float() - 127.5) / 127.5)
