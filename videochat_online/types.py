@@ -29,6 +29,9 @@ class FrameChunk:
         return len(self.times_s)
 
 
+NO_FRAMES = FrameChunk(np.empty((0, 0, 0, 3), np.uint8), ())
+
+
 @dataclass(frozen=True, slots=True)
 class FrameTokens:
     """One remembered frame.

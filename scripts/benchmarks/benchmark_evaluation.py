@@ -43,10 +43,11 @@ from videochat_online.evaluation import (
 )
 from videochat_online.evaluation.run.answering import LETTER_PREFIX, answer_by_likelihood
 from videochat_online.model import VideoChatModel, VideoChatOnlineForConditionalGeneration
+from videochat_online.model.backbones.internvl import InternVL
+from videochat_online.model.loading import model_of
 from videochat_online.streaming import GenerationSettings, StreamingSession
 from videochat_online.testing import build_tiny_tokenizer, tiny_config
 from videochat_online.text import stored_template
-from videochat_online.video import FrameTransform
 
 FPS = 8
 SIZE = (320, 240)
@@ -67,7 +68,7 @@ def make_model() -> VideoChatModel:
     torch.manual_seed(0)
     network = VideoChatOnlineForConditionalGeneration(config).eval().to(device)
     network.config.image_token_id = tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>")
-    return VideoChatModel(network, tokenizer, stored_template(config.template), FrameTransform(size=224))
+    return model_of(InternVL(network), tokenizer, stored_template(config.template))
 
 
 def answer(model: VideoChatModel, session: StreamingSession) -> None:

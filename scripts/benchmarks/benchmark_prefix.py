@@ -41,12 +41,13 @@ import torch
 import videochat_online as vco
 from measuring import CAPACITIES
 from videochat_online.model import VideoChatModel, VideoChatOnlineForConditionalGeneration
+from videochat_online.model.backbones.internvl import InternVL
+from videochat_online.model.loading import model_of
 from videochat_online.streaming import GenerationSettings, StreamingSession
 from videochat_online.synthetic.scene.render import Renderer
 from videochat_online.synthetic.scene.several_shapes import SeveralStreams
 from videochat_online.testing import build_tiny_tokenizer, tiny_config
 from videochat_online.text import stored_template
-from videochat_online.video import FrameTransform
 
 FPS, IMAGE_SIZE = 4, 448
 FIRST, SECOND = "What is happening now?", "And where was it before that?"
@@ -64,7 +65,7 @@ def make_model() -> VideoChatModel:
     network = VideoChatOnlineForConditionalGeneration(config).eval()
     network.config.image_token_id = tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>")
     network = network.to("cuda" if torch.cuda.is_available() else "cpu")
-    return VideoChatModel(network, tokenizer, stored_template(config.template), FrameTransform(size=IMAGE_SIZE))
+    return model_of(InternVL(network), tokenizer, stored_template(config.template))
 
 
 def read_frames(video: str | None, count: int) -> np.ndarray:

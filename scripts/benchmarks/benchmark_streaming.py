@@ -30,6 +30,7 @@ import platform
 import resource
 import statistics
 import sys
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -69,7 +70,7 @@ def stubbed(model: VideoChatModel) -> Stubbed:
     steps = torch.randn(NUM_FEATURES, config.feature_dim, 1, 1, generator=generator).cumsum(0)
     noise = torch.randn(1, config.feature_dim, *config.grid, generator=generator)
     model.network.stub_features = (0.1 * (steps + noise)).to(model.device, model.dtype)
-    return Stubbed(model.network, model.tokenizer, model.template, model.transform, model.compiled_encode)
+    return Stubbed(**{field.name: getattr(model, field.name) for field in fields(model)})
 
 
 def make_frames(model: VideoChatModel, count: int) -> np.ndarray:

@@ -72,8 +72,8 @@ def _check_answer(case: Case, model: VideoChatModel, prompt: Prompt) -> None:
     case.exact("prompt length", len(prompt.layout), recorded["n_prompt"])
     if "prompt_embeds_mean" in case.tensors:
         case.close("prompt embeddings", prompt.tokens.embeds_LD.mean(0), case.tensors["prompt_embeds_mean"])
-    ids = list(generate_ids(model.network, prompt.tokens, model.stop_ids, settings))
-    logits = first_logits(model.network, prompt.tokens, settings.max_new_tokens)
+    ids = list(generate_ids(model.language_model, prompt.tokens, model.stop_ids, settings))
+    logits = first_logits(model.language_model, prompt.tokens, settings.max_new_tokens)
     limit = switch_length(model.network.language_model)
     if limit is not None and len(prompt.layout) <= limit < len(prompt.layout) + settings.max_new_tokens:
         case.exclude(
@@ -177,7 +177,7 @@ def check_chat_stream_multiturn(case: Case) -> None:
     ids = torch.tensor([second.layout.input_ids])
     limit = _settings(case).max_new_tokens
     fresh = model.network(inputs_embeds=model.network.fuse(ids, visual), use_cache=False).logits[0, -1]
-    case.close("first logits, fresh prefill", first_logits(model.network, second.tokens, limit), fresh)
+    case.close("first logits, fresh prefill", first_logits(model.language_model, second.tokens, limit), fresh)
 
 
 @torch.no_grad()

@@ -35,7 +35,7 @@ def digest(directory: Path) -> dict[str, Any]:
     session = StreamingSession(model)
     session.push(pixels, [0.5 * t for t in range(NUM_FRAMES)])
     prepared = session.prepare("What is the person doing now?")
-    logits = first_logits(model.network, prepared.prompt.tokens, 16)
+    logits = first_logits(model.language_model, prepared.prompt.tokens, 16)
     return {
         "frames": [[frame.index, frame.num_tokens] for frame in prepared.frames],
         "num_prompt_ids": len(prepared.prompt.layout),

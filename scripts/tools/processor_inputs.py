@@ -23,7 +23,7 @@ from transformers import (
 )
 from transformers.video_utils import VideoMetadata
 
-from videochat_online.testing.tiny_backbones import byte_tokenizer
+from videochat_online.testing.tiny_backbones import byte_tokenizer, striped_frames
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
@@ -31,12 +31,6 @@ CHATML = (
     "{% endfor %}<|im_end|>\n{% endfor %}{{ '<|im_start|>assistant\n' }}"
 )
 """As public code of the families has it, with the words of a picture put in."""
-
-
-def frames(num_frames: int, height: int, width: int) -> np.ndarray:
-    """Stripes and edges that move, uint8 [T, H, W, 3]; whole numbers only, so the same everywhere."""
-    t, y, x, c = np.ogrid[:num_frames, :height, :width, :3]
-    return ((3 * x + 5 * y + 37 * t + 80 * c + 60 * ((x // 7 + y // 9 + t) % 2)) % 256).astype(np.uint8)
 
 
 def levels(pixels: torch.Tensor, mean: list[float], std: list[float]) -> np.ndarray:
@@ -66,7 +60,7 @@ def qwen3_vl() -> dict[str, Any]:
     found: dict[str, Any] = {}
     turns = {"one": ["video"], "two": ["video", "video"], "image": ["image"]}
     for name, kinds in turns.items():
-        clips = [frames(3, 40, 70), frames(4, 70, 40)][: kinds.count("video")]
+        clips = [striped_frames(3, 40, 70), striped_frames(4, 70, 40)][: kinds.count("video")]
         messages = []
         for number, kind in enumerate(kinds):
             if number:
@@ -81,7 +75,7 @@ def qwen3_vl() -> dict[str, Any]:
                 for clip in clips
             ]
         else:
-            given["images"] = [torch.from_numpy(frames(1, 40, 70)[0]).permute(2, 0, 1)]
+            given["images"] = [torch.from_numpy(striped_frames(1, 40, 70)[0]).permute(2, 0, 1)]
         out = processor(**given)
         kind = "video" if clips else "image"
         pixels = out["pixel_values_videos" if clips else "pixel_values"]
@@ -117,9 +111,9 @@ def llava_onevision() -> dict[str, Any]:
         text = processor.apply_chat_template(messages, chat_template=CHATML, tokenize=False, wording=wording)
         given: dict[str, Any] = {"text": text, "return_tensors": "pt"}
         if name == "image":
-            given["images"] = torch.from_numpy(frames(1, 60, 100)[0]).permute(2, 0, 1)
+            given["images"] = torch.from_numpy(striped_frames(1, 60, 100)[0]).permute(2, 0, 1)
         else:
-            clips = [frames(2, 60, 100), frames(2, 100, 60)][: len(kinds)]
+            clips = [striped_frames(2, 60, 100), striped_frames(2, 100, 60)][: len(kinds)]
             given["videos"] = [torch.from_numpy(clip).permute(0, 3, 1, 2) for clip in clips]
         out = processor(**given)
         pixels = out["pixel_values" if name == "image" else "pixel_values_videos"]

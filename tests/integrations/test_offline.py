@@ -149,7 +149,7 @@ def test_losses(tiny_model, clip, monkeypatch):
             logits = tiny_model.network.language_model(inputs_embeds=embeds).logits[0, -len(ids) - 1 : -1]
         assert loss == pytest.approx(float(torch.nn.functional.cross_entropy(logits.float(), ids)), abs=1e-4)
         assert not is_greedy
-    greedy = tuple(generate_ids(tiny_model.network, prompt.tokens, tiny_model.stop_ids, SHORT))
+    greedy = tuple(generate_ids(tiny_model.language_model, prompt.tokens, tiny_model.stop_ids, SHORT))
     others = {"greedy": greedy[:3], "other": (*greedy[:2], greedy[2] + 1)}
     monkeypatch.setattr(offline, "reply_ids", lambda model, text: others[text])
     assert [is_greedy for _, is_greedy in answerer.losses("What?", [clip], list(others))] == [True, False]

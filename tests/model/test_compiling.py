@@ -88,7 +88,7 @@ def test_options_that_cannot_be_met(tiny_dir, options, message):
 
 @pytest.fixture
 def weights_stay_closed(monkeypatch):
-    monkeypatch.delattr("videochat_online.model.loading.load_network")
+    monkeypatch.delattr("videochat_online.model.backbones.internvl.load_network")
 
 
 def test_without_a_compiler(tiny_dir, monkeypatch, weights_stay_closed):

@@ -11,6 +11,7 @@ import torch
 import flash_attn_stub
 from train_cases import flags, losses, mixed_rows, state, write_media, write_registry
 from videochat_online.model import load_network
+from videochat_online.model.backbones.internvl import InternVL
 from videochat_online.streaming import GenerationSettings, StreamingSession
 from videochat_online.train import parse_arguments, train
 from videochat_online.train.setup import model_setup
@@ -127,7 +128,7 @@ def test_a_session_answers_alike(tiny_model, tiny_dir, frames, calls):
     network = load_network(tiny_dir("phi3"), attn_implementation="flash_attention_2").eval()
     network.config.image_token_id = tiny_model.config.image_token_id
     answers = []
-    for model in (tiny_model, replace(tiny_model, network=network)):
+    for model in (tiny_model, replace(tiny_model, backbone=InternVL(network))):
         session = StreamingSession(model, settings=GenerationSettings(max_new_tokens=6, min_new_tokens=6))
         session.push(frames(6), [float(t) for t in range(6)])
         answers.append([session.ask(question).text for question in ("What happens?", "And then?")])

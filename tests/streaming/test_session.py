@@ -64,7 +64,7 @@ def stub_encoder(monkeypatch, model, nan_at=None):
 
 def logits_of(session, question="What now?"):
     prompt = session.prepare(question).prompt
-    return first_logits(session.model.network, prompt.tokens, SHORT.max_new_tokens)
+    return first_logits(session.model.language_model, prompt.tokens, SHORT.max_new_tokens)
 
 
 @pytest.mark.parametrize("size", [1, 3, 8, 64])
@@ -470,7 +470,7 @@ class TestGeneration:
 
     def test_greedy_equals_a_fresh_prefill_at_every_step(self, tiny_model, frames):
         network, tokens = tiny_model.network, self.prompt(tiny_model, frames)
-        ids = list(generate_ids(network, tokens, (), GenerationSettings(max_new_tokens=8)))
+        ids = list(generate_ids(network.language_model, tokens, (), GenerationSettings(max_new_tokens=8)))
         embeds = tokens.embeds_LD
         for token in ids:
             with torch.no_grad():
@@ -480,27 +480,31 @@ class TestGeneration:
 
     def test_stops_at_the_stop_id_and_not_before_the_minimum(self, tiny_model, frames):
         network, tokens = tiny_model.network, self.prompt(tiny_model, frames)
-        free = list(generate_ids(network, tokens, (), GenerationSettings(max_new_tokens=8)))
+        free = list(generate_ids(network.language_model, tokens, (), GenerationSettings(max_new_tokens=8)))
         stop = free[3]
-        stopped = list(generate_ids(network, tokens, (stop,), GenerationSettings(max_new_tokens=8)))
+        stopped = list(generate_ids(network.language_model, tokens, (stop,), GenerationSettings(max_new_tokens=8)))
         assert stopped == free[: free.index(stop) + 1]
         longer = GenerationSettings(max_new_tokens=8, min_new_tokens=8)
-        assert stop not in list(generate_ids(network, tokens, (stop,), longer))
+        assert stop not in list(generate_ids(network.language_model, tokens, (stop,), longer))
 
     def test_seeded_draws_repeat_and_tiny_top_k_is_greedy(self, tiny_model, frames):
         network, tokens = tiny_model.network, self.prompt(tiny_model, frames)
         drawn = GenerationSettings(max_new_tokens=12, temperature=2.0, seed=1)
-        a, b = (list(generate_ids(network, tokens, (), drawn)) for _ in range(2))
+        a, b = (list(generate_ids(network.language_model, tokens, (), drawn)) for _ in range(2))
         assert a == b
-        greedy = list(generate_ids(network, tokens, (), GenerationSettings(max_new_tokens=12)))
+        greedy = list(generate_ids(network.language_model, tokens, (), GenerationSettings(max_new_tokens=12)))
         assert a != greedy
         for narrow in ({"top_k": 1}, {"top_p": 1e-6}):
             settings = GenerationSettings(max_new_tokens=12, temperature=2.0, seed=1, **narrow)
-            assert list(generate_ids(network, tokens, (), settings)) == greedy
+            assert list(generate_ids(network.language_model, tokens, (), settings)) == greedy
 
     def test_repetition_penalty_avoids_what_was_said(self, tiny_model, frames):
         network, tokens = tiny_model.network, self.prompt(tiny_model, frames)
-        ids = list(generate_ids(network, tokens, (), GenerationSettings(max_new_tokens=24, repetition_penalty=1e6)))
+        ids = list(
+            generate_ids(
+                network.language_model, tokens, (), GenerationSettings(max_new_tokens=24, repetition_penalty=1e6)
+            )
+        )
         assert len(set(ids)) == 24
 
     @pytest.mark.parametrize(

@@ -111,14 +111,14 @@ class TestRetrieval:
         session.push(frames(30), range(30))
         remembered, question = session.memory.read(), "Where is the cup?"
         (reading,) = Retrieval(retrieved_frames=kept).read(
-            remembered, question, tiny_model, lambda one: tiny_model.project(one.tokens_CHW)
+            remembered, question, tiny_model, lambda one: tiny_model.project(one.tokens_CHW).embeds
         )
         ids = tiny_model.tokenizer(question, add_special_tokens=False).input_ids
         table = tiny_model.network.get_input_embeddings().weight.detach().double()
         query = [sum(float(table[i, d]) for i in ids) / len(ids) for d in range(table.shape[1])]
 
         def cosine(one):
-            tokens = tiny_model.project(one.tokens_CHW).double()
+            tokens = tiny_model.project(one.tokens_CHW).embeds.double()
             mean = [float(tokens[:, d].sum()) / len(tokens) for d in range(tokens.shape[1])]
             length = math.sqrt(sum(x * x for x in mean)) * math.sqrt(sum(x * x for x in query))
             return sum(x * y for x, y in zip(mean, query, strict=True)) / length
@@ -235,7 +235,7 @@ class TestJudgement:
 
     def restated(self, model, mosaic_CHW):
         """Logits where the training dialogues with the replies Yes and No first differ."""
-        tokens_LD = model.project(mosaic_CHW)
+        tokens_LD = model.project(mosaic_CHW).embeds
         text = f"{self.QUESTION}\n{chain_of_shot.IS_VISIBLE}\nAnswer only with Yes or No."
         turn = Turn((Visual(len(tokens_LD)), "\n", text))
         both = [
@@ -325,7 +325,9 @@ class TestContrast:
         lengths = [len(tokens) for tokens, _ in rows]
         assert len(set(lengths)) > 1
         chosen_from.clear()
-        ids = list(generate_ids(model.network, own, model.stop_ids, settings, contrasts=prepared.prompt.contrasts))
+        ids = list(
+            generate_ids(model.language_model, own, model.stop_ids, settings, contrasts=prepared.prompt.contrasts)
+        )
         regime = max(lengths) + max_new_tokens > ROPE_SWITCH if llm == "phi3" else None
         expected = sum(weight * alone(model, tokens, ids[:-1], regime) for tokens, weight in rows)
         torch.testing.assert_close(torch.stack(chosen_from), expected, **TOLERANCE)
@@ -343,7 +345,7 @@ class TestContrast:
         )
         contrasts = (Contrast(row(torch.zeros(4, 64)), 0.5), Contrast(row(torch.zeros(6, 64)), -0.5))
         settings = GenerationSettings(max_new_tokens=3, min_new_tokens=3)
-        list(generate_ids(tiny_model.network, row(torch.zeros(5, 64)), (), settings, contrasts=contrasts))
+        list(generate_ids(tiny_model.language_model, row(torch.zeros(5, 64)), (), settings, contrasts=contrasts))
         handle.remove()
         rows = torch.cat(counted, dim=1).tolist()
         assert rows == [[0, *range(7)], [0, 0, *range(6)], [*range(8)]]
@@ -358,7 +360,7 @@ class TestContrast:
         rows = [random_row(length) for length in (60, 30, 101)]
         contrasts = (Contrast(rows[1], 0.5), Contrast(rows[2], -0.5))
         settings = GenerationSettings(max_new_tokens=5, min_new_tokens=5)
-        got = first_logits(model.network, rows[0], settings.max_new_tokens, contrasts)
+        got = first_logits(model.language_model, rows[0], settings.max_new_tokens, contrasts)
         weights = (1, 0.5, -0.5)
         expected = {
             regime: sum(w * alone(model, each, [], regime)[0] for w, each in zip(weights, rows, strict=True))
@@ -366,7 +368,7 @@ class TestContrast:
         }
         torch.testing.assert_close(got, expected[True], **TOLERANCE)
         assert (expected[True] - expected[False]).abs().max() > 1e-3
-        list(generate_ids(model.network, rows[0], (), settings, contrasts=contrasts))
+        list(generate_ids(model.language_model, rows[0], (), settings, contrasts=contrasts))
         assert set(seen) == {106}
 
     @pytest.mark.parametrize("llm", ["phi3", "qwen2", "llama"])
@@ -375,7 +377,7 @@ class TestContrast:
         rows = [random_row(length) for length in (60, 20, 90)]
         contrasts = (Contrast(rows[1], 0.7), Contrast(rows[2], -0.7))
         replies = [(5, 9, 12, 40), (7,), (11, 3)]
-        found = continuation_log_likelihoods(model.network, rows[0], replies, contrasts)
+        found = continuation_log_likelihoods(model.language_model, rows[0], replies, contrasts)
         for reply, log_likelihood in zip(replies, found.tolist(), strict=True):
             regime = ROPE_SWITCH < 94 if llm == "phi3" else None
             logits_NV = sum(
@@ -399,11 +401,13 @@ class TestContrast:
         """Two readings that cancel out leave the plain answer."""
         tokens, other = random_row(40), random_row(25)
         cancelled = (Contrast(other, 0.5), Contrast(other, -0.5))
-        plain = list(generate_ids(tiny_model.network, tokens, (), settings))
+        plain = list(generate_ids(tiny_model.language_model, tokens, (), settings))
         stop_ids = (plain[3],)
         for stops in ((), stop_ids):
-            expected = list(generate_ids(tiny_model.network, tokens, stops, settings))
-            assert list(generate_ids(tiny_model.network, tokens, stops, settings, contrasts=cancelled)) == expected
+            expected = list(generate_ids(tiny_model.language_model, tokens, stops, settings))
+            assert (
+                list(generate_ids(tiny_model.language_model, tokens, stops, settings, contrasts=cancelled)) == expected
+            )
         assert len(plain) == 12
 
     def test_the_longest_row_has_to_fit(self, tiny_model, monkeypatch):
@@ -411,21 +415,21 @@ class TestContrast:
         contrasts = (Contrast(row(torch.zeros(58, 64)), 0.5), Contrast(row(torch.zeros(8, 64)), -0.5))
         network, own = tiny_model.network, row(torch.zeros(10, 64))
         with pytest.raises(PromptTooLongError, match="a prompt of 58 tokens and an answer of up to 5"):
-            list(generate_ids(network, own, (), SHORT, contrasts=contrasts))
+            list(generate_ids(network.language_model, own, (), SHORT, contrasts=contrasts))
         with pytest.raises(PromptTooLongError, match="a prompt of 58 tokens"):
-            continuation_log_likelihoods(network, own, [(1, 2, 3)], contrasts)
-        first_logits(network, own, 1, contrasts)
+            continuation_log_likelihoods(network.language_model, own, [(1, 2, 3)], contrasts)
+        first_logits(network.language_model, own, 1, contrasts)
         with pytest.raises(PromptTooLongError):
-            first_logits(network, own, 1, (Contrast(row(torch.zeros(60, 64)), 0.5),))
+            first_logits(network.language_model, own, 1, (Contrast(row(torch.zeros(60, 64)), 0.5),))
 
     @pytest.mark.parametrize("bad", [math.nan, math.inf])
     def test_numbers_of_any_row_that_are_none(self, tiny_model, bad):
         contrasts = (Contrast(row(torch.full((8, 64), bad)), 0.5), Contrast(row(torch.zeros(8, 64)), -0.5))
         network, own = tiny_model.network, row(torch.zeros(10, 64))
         for call in (
-            lambda: list(generate_ids(network, own, (), SHORT, contrasts=contrasts)),
-            lambda: first_logits(network, own, 1, contrasts),
-            lambda: continuation_log_likelihoods(network, own, [(1, 2)], contrasts),
+            lambda: list(generate_ids(network.language_model, own, (), SHORT, contrasts=contrasts)),
+            lambda: first_logits(network.language_model, own, 1, contrasts),
+            lambda: continuation_log_likelihoods(network.language_model, own, [(1, 2)], contrasts),
         ):
             with pytest.raises(NonFiniteError):
                 call()
@@ -529,8 +533,8 @@ class TestChainOfShot:
             given = {one.content_id for one in session.memory.read()}
             for selection, visuals in zip(snapshot.selections, snapshot.visuals, strict=True):
                 num_changed += sum(one.content_id not in given for one in selection.frames)
-                for one, visual_LD in zip(selection.frames, visuals, strict=True):
-                    assert torch.equal(visual_LD, tiny_model.project(one.tokens_CHW))
+                for one, visual in zip(selection.frames, visuals, strict=True):
+                    assert torch.equal(visual.embeds, tiny_model.project(one.tokens_CHW).embeds)
         assert num_changed > 10
 
     def test_projected_once(self, tiny_model, frames, monkeypatch):

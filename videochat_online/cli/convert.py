@@ -22,7 +22,7 @@ from videochat_online.model import VideoChatOnlineForConditionalGeneration, expo
 from videochat_online.model.checkpoints.hf_export import check_export, export_hf, probe_logits, text_side
 from videochat_online.model.checkpoints.model_card import write_card
 from videochat_online.model.checkpoints.weight_files import is_failed_write
-from videochat_online.model.loading import load_config
+from videochat_online.model.network_loading import load_config
 from videochat_online.runs.files import check_writable, share_files
 from videochat_online.text import load_tokenizer, visual_token_id
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,11 @@ from videochat_online.errors import InputError
 from videochat_online.memory import MEMORIES, MemoryBank, make_model_memory
 from videochat_online.memory.labels import parse_label
 from videochat_online.model import VideoChatModel, load_model
+from videochat_online.model.backbones import FrameLayout
 from videochat_online.model.compiling import PARTS
-from videochat_online.model.configuration import VideoChatOnlineConfig
 from videochat_online.model.device_and_dtype import DTYPES, QUANTIZATIONS
-from videochat_online.model.loading import CACHES, load_config, resolve_checkpoint
+from videochat_online.model.loading import CACHES, frame_layout
+from videochat_online.model.network_loading import resolve_checkpoint
 from videochat_online.runs.files import check_writable, write_text
 from videochat_online.streaming import STRATEGIES, GenerationSettings, Strategy, make_strategy
 from videochat_online.text import TEMPLATES
@@ -40,6 +42,9 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, required: bool = Tru
     group.add_argument("--quantization", choices=QUANTIZATIONS, help="language model in 8 or 4 bits (bitsandbytes)")
     group.add_argument("--int8", choices=PARTS, help="weights in 8 bits on any device (torchao)")
     group.add_argument("--cache", choices=CACHES, default="dynamic", help="of keys and values (default: dynamic)")
+    group.add_argument(
+        "--frame_size", type=frame_size, metavar="HxW", help="pixels of frames, where the model takes several sizes"
+    )
     group.add_argument("--compile", choices=PARTS, help="compiled for fixed shapes; takes minutes at the start")
 
 
@@ -54,7 +59,16 @@ def add_template_argument(parser: argparse._ActionsContainer, usual: str, *, def
 def load_model_of(options: argparse.Namespace) -> VideoChatModel:
     """The model that the arguments name."""
     names = ("adapter", "tokenizer", "template", "device", "dtype", "attn_implementation", "quantization", "int8")
-    return load_model(options.model, **{name: getattr(options, name) for name in (*names, "cache", "compile")})
+    more = ("cache", "compile", "frame_size")
+    return load_model(options.model, **{name: getattr(options, name) for name in (*names, *more)})
+
+
+def frame_size(text: str) -> tuple[int, int]:
+    """`448x448` -> height and width in pixels."""
+    found = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text.strip())
+    if found is None:
+        raise argparse.ArgumentTypeError(f"expected height and width such as 448x448, got {text!r}")
+    return int(found[1]), int(found[2])
 
 
 def add_memory_arguments(parser: Parser, default: str | None = "pyramid") -> None:
@@ -88,16 +102,17 @@ class _MemoryLabel(argparse.Action):
         namespace.memory, namespace.memory_sizes = parse_label(values)
 
 
-def config_of(options: argparse.Namespace) -> VideoChatOnlineConfig:
-    """Configuration of the model that the arguments name: what a memory has to fit, without the weights."""
+def frames_of(options: argparse.Namespace) -> FrameLayout:
+    """How the model that the arguments name takes frames: what a memory has to fit, without the weights."""
     adapter = None if options.adapter is None else resolve_checkpoint(options.adapter, with_weights=False)
-    return load_config(resolve_checkpoint(options.model, with_weights=False), adapter)
+    directory = resolve_checkpoint(options.model, with_weights=False)
+    return frame_layout(directory, adapter, options.frame_size)
 
 
 def memory_of(options: argparse.Namespace) -> MemoryBank:
     """The memory that the arguments name, for frames of the model that they name."""
-    config = config_of(options)
-    return make_model_memory(options.memory, config.grid, config.memory_intervals, memory_options_of(options))
+    frames = frames_of(options)
+    return make_model_memory(options.memory, frames.grid, frames.memory_intervals, memory_options_of(options))
 
 
 def add_strategy_arguments(parser: Parser, default: str | None = "direct", *, with_kv_memory: bool = False) -> None:

@@ -252,7 +252,7 @@ class _Page:
 
     def _stream_tag(self, name: str, kind: str, fps: float) -> str:
         """What `page.js` learns of the stream that is open."""
-        rows, columns = self.viewers.pool.model.config.grid
+        rows, columns = self.viewers.pool.model.frames.grid
         facts = {"stream": name, "kind": kind, "fps": fps, "full-tokens": rows * columns}
         attributes = " ".join(f'data-{key}="{html.escape(str(value))}"' for key, value in facts.items())
         return f'<div id="vco-stream" {attributes}></div>'

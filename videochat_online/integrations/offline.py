@@ -77,7 +77,7 @@ class OfflineAnswerer:
         # Nor do the published scripts trim what they ask: "Answer:  \n" keeps its end.
         self.model, self.protocol = model if protocol.causal else model.untrimmed(), protocol
         self._backend, self._folder_fps = backend, folder_fps
-        protocol.make_memory(model.config.grid, tuple(model.config.memory_intervals))  # a bad option is said at once
+        protocol.make_memory(model.frames.grid, model.frames.memory_intervals)  # a bad option is said at once
         protocol.make_strategy()
         self._watched: tuple[tuple[Path, int | None], StreamingSession] | None = None
 
@@ -113,12 +113,12 @@ class OfflineAnswerer:
         Raises:
             InputError: errors of `answer`.
         """
-        network, prompt = self.model.network, self.prompt(text, visuals)
+        language_model, prompt = self.model.language_model, self.prompt(text, visuals)
         ids = [reply_ids(self.model, reply) for reply in replies]
-        sums = continuation_log_likelihoods(network, prompt.tokens, ids, prompt.contrasts).tolist()
+        sums = continuation_log_likelihoods(language_model, prompt.tokens, ids, prompt.contrasts).tolist()
         longest = GenerationSettings(max_new_tokens=max(map(len, ids)))
         stop_ids, contrasts = self.model.stop_ids, prompt.contrasts
-        greedy = tuple(generate_ids(network, prompt.tokens, stop_ids, longest, contrasts=contrasts))
+        greedy = tuple(generate_ids(language_model, prompt.tokens, stop_ids, longest, contrasts=contrasts))
         return [(-total / len(reply), greedy[: len(reply)] == reply) for total, reply in zip(sums, ids, strict=True)]
 
     def prompt(self, text: str, visuals: Sequence[Any]) -> Prompt:
@@ -153,7 +153,7 @@ class OfflineAnswerer:
         )
         session = StreamingSession(
             model,
-            protocol.make_memory(model.config.grid, tuple(model.config.memory_intervals)),
+            protocol.make_memory(model.frames.grid, model.frames.memory_intervals),
             system_message=protocol.system_message,
             with_times=protocol.with_times,
             strategy=protocol.make_strategy(),

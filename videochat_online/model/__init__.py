@@ -7,8 +7,9 @@ from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText
 
 from videochat_online.model.checkpoints.checkpoint import export_original
 from videochat_online.model.configuration import VideoChatOnlineConfig
-from videochat_online.model.loading import VideoChatModel, load_model, load_network
+from videochat_online.model.loading import VideoChatModel, load_model
 from videochat_online.model.modeling import VideoChatOnlineForConditionalGeneration
+from videochat_online.model.network_loading import load_network
 
 __all__ = [
     "VideoChatOnlineConfig",

@@ -6,40 +6,22 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
-from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from videochat_online.errors import CheckpointError, InputError
+from videochat_online.errors import InputError
 from videochat_online.extras import require
-from videochat_online.model.checkpoints.checkpoint import read_network
-from videochat_online.model.checkpoints.saved_adapters import (
-    ADAPTER_FILES,
-    BASE_FILE,
-    Base,
-    check_adapter,
-    check_base,
-    holds_learned,
-    merged_state,
-    numbers_digest,
-    read_adapter,
-    read_learned,
-)
-from videochat_online.model.checkpoints.strict_loading import read_model_config
-from videochat_online.model.checkpoints.weight_files import check_model_directory, first_line, is_hub_name
+from videochat_online.model.backbones import Backbone, FrameLayout, VisualTokens, find_backbone
+from videochat_online.model.backbones.internvl import InternVL
 from videochat_online.model.compiling import PARTS, check_compiler, compile_steps, compile_tower
-from videochat_online.model.configuration import VideoChatOnlineConfig
 from videochat_online.model.device_and_dtype import choose_attention, choose_device, choose_dtype, quantization_config
-from videochat_online.model.modeling import VideoChatOnlineForConditionalGeneration
+from videochat_online.model.network_loading import configured, resolve_checkpoint
 from videochat_online.model.quantizing import quantize_weights
-from videochat_online.model.vocabulary_fit import fit_vocabulary
 from videochat_online.text import (
     ChatTemplate,
     encode_text,
@@ -47,15 +29,12 @@ from videochat_online.text import (
     load_tokenizer,
     stop_token_ids,
     stored_template,
-    visual_token_id,
 )
 from videochat_online.video.transforms import FrameTransform
 
 logger = logging.getLogger(__name__)
 
 CACHES = ("dynamic", "static")
-TEXT_FILES = ("*.json", "*.model", "*.txt")
-"""Configuration and tokenizer of a checkpoint on the Hub."""
 
 
 @dataclass(frozen=True)
@@ -63,38 +42,50 @@ class VideoChatModel:
     """One checkpoint, ready to answer. Holds no video and no dialogue: sessions do.
 
     Attributes:
-        network: the weights.
+        backbone: the weights, and the family's way with frames and prompts.
         tokenizer: tokenizer of the checkpoint.
         template: chat template by which a dialogue is written for it.
+        frames: how it takes frames, and what a memory has to fit.
         transform: uint8 frames to the pixels that the vision tower expects.
-        compiled_encode: compiled form of `network.encode`; None where there is none.
+        compiled_encode: compiled form of `backbone.encode`; None where there is none.
     """
 
-    network: VideoChatOnlineForConditionalGeneration
+    backbone: Backbone
     tokenizer: PreTrainedTokenizerBase
     template: ChatTemplate
+    frames: FrameLayout
     transform: FrameTransform
     compiled_encode: Callable[[Tensor], Tensor] | None = None
 
     @property
-    def config(self) -> VideoChatOnlineConfig:
+    def network(self) -> Any:
+        """The family's network."""
+        return self.backbone.network
+
+    @property
+    def language_model(self) -> PreTrainedModel:
+        """Language model with its head."""
+        return self.backbone.language_model
+
+    @property
+    def config(self) -> Any:
         """Configuration of the network."""
         return self.network.config
 
     @property
     def device(self) -> torch.device:
         """Device of the weights."""
-        return self.network.device
+        return cast(torch.device, self.network.device)
 
     @property
     def dtype(self) -> torch.dtype:
         """Dtype of the vision tower's weights (the language model may be quantised)."""
-        return self.network.projector.linear_1.weight.dtype
+        return self.backbone.dtype
 
     @property
     def system_message(self) -> str:
         """The checkpoint's own, else the template's."""
-        own = self.config.system_message
+        own: str | None = getattr(self.config, "system_message", None)
         return self.template.default_system_message if own is None else own
 
     def untrimmed(self) -> VideoChatModel:
@@ -112,23 +103,22 @@ class VideoChatModel:
 
     @torch.inference_mode()
     def encode(self, pixels_THWC: npt.NDArray[np.uint8]) -> Tensor:
-        """Visual tokens of frames or tiles, before pooling and projector.
+        """Features of frames, as a memory keeps them.
 
         Args:
             pixels_THWC: RGB frames of any size, uint8 [T, H, W, 3].
 
         Returns:
-            [T, C, H, W] on the model's device.
+            [E, C, H, W] on the model's device: an entry for each frame, or for each two.
         """
-        pixels_TCSS = self.transform(pixels_THWC, self.device)
-        encode = self.compiled_encode or self.network.encode
-        return encode(pixels_TCSS.to(self.dtype))
+        pixels_TCHW = self.transform(pixels_THWC, self.device)
+        encode = self.compiled_encode or self.backbone.encode
+        return encode(pixels_TCHW.to(self.dtype))
 
     @torch.inference_mode()
-    def project(self, tokens_CHW: Tensor) -> Tensor:
-        """Tokens of one remembered frame in the language model's space: [C, H, W] -> [H W, D]."""
-        tokens_LC = tokens_CHW.flatten(1).T.to(self.device, self.dtype)
-        return self.network.project(tokens_LC)
+    def project(self, tokens_CHW: Tensor) -> VisualTokens:
+        """Tokens of one remembered entry [C, H, W] in the language model's space."""
+        return self.backbone.project(tokens_CHW.to(self.device, self.dtype))
 
     @torch.inference_mode()
     def embed_text(self, text: str) -> Tensor:
@@ -140,12 +130,12 @@ class VideoChatModel:
             InputError: half of a surrogate pair in the text.
         """
         ids = encode_text(self.tokenizer, text)
-        embeds_LD = self.network.get_input_embeddings()(torch.tensor(ids, dtype=torch.int64, device=self.device))
+        embeds_LD = self.backbone.embed(torch.tensor(ids, dtype=torch.int64, device=self.device))
         return embeds_LD.float().sum(0) / max(1, len(ids))
 
     def save_pretrained(self, directory: str | Path) -> None:
-        """Save network and tokenizer in our own layout."""
-        self.network.save_pretrained(directory)
+        """Save network and tokenizer in a layout that `load_model` reads."""
+        self.backbone.save_pretrained(Path(directory))
         self.tokenizer.save_pretrained(directory)
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> None:
@@ -167,8 +157,9 @@ def load_model(
     tokenizer: str | Path | None = None,
     template: str | ChatTemplate | None = None,
     adapter: str | Path | None = None,
+    frame_size: tuple[int, int] | None = None,
 ) -> VideoChatModel:
-    """Load a checkpoint of any known layout, from a directory or from the Hugging Face Hub.
+    """Load a checkpoint of any known family and layout, from a directory or from the Hugging Face Hub.
 
     Args:
         name_or_path: a directory, or "owner/name" on the Hub.
@@ -182,6 +173,7 @@ def load_model(
         tokenizer: another directory to take the tokenizer from.
         template: chat template in place of the checkpoint's, as `get_template` takes it; saved with the model.
         adapter: LoRA adapters of PEFT for the checkpoint, a directory or a name as well: merged into its weights.
+        frame_size: height and width of frames in pixels, where the family takes several; the same for all frames.
 
     Raises:
         CheckpointError: the directory does not hold what its configuration promises, or the adapters are another's.
@@ -193,91 +185,84 @@ def load_model(
     chosen_device = choose_device(device)
     if attn_implementation == "auto" and compile in ("language", "both"):
         attn_implementation = "sdpa"  # FlashAttention takes no mask, which hides the positions of tokens to come
-    config = load_config(directory, adapters)
+    family, config = family_and_config(directory, adapters)
+    _check_of_family(family, adapter=adapter, quantization=quantization, int8=int8, compile=compile)
+    family.layout_of(config, frame_size)  # before weights are read
     weights_dtype = choose_dtype(dtype, chosen_device, config)
     loaded_tokenizer = load_tokenizer(tokenizer or directory)
-    chat_template = template_for(config, loaded_tokenizer, template)
-    network = load_network(
-        directory,
-        adapter=adapters,
-        dtype=weights_dtype,
-        device=chosen_device,
-        attn_implementation=choose_attention(attn_implementation, chosen_device, weights_dtype, config),
-        **({"quantization_config": quantization_config(quantization, chosen_device)} if quantization else {}),
-    ).eval()
-    network.config.template = chat_template.to_config()
-    fit_vocabulary(network, loaded_tokenizer, grows=False)
-    if config.image_size != config.vision_config.image_size[0]:
-        network.resize_position_embeddings(config.image_size)
-    encode = _speed_up(network, int8, cache, compile)
-    transform = FrameTransform(size=config.image_size, pad_square=config.pad2square)
-    return VideoChatModel(network, loaded_tokenizer, chat_template, transform, encode)
+    chat_template = template_for(config, loaded_tokenizer, template, family.template)
+    attention = choose_attention(attn_implementation, chosen_device, weights_dtype, config)
+    options: dict[str, Any] = {"dtype": weights_dtype, "device": chosen_device, "attn_implementation": attention}
+    if adapters is not None:
+        options["adapter"] = adapters
+    if quantization is not None:
+        options["quantization_config"] = quantization_config(quantization, chosen_device)
+    backbone = family.load(directory, **options)
+    backbone.settle(chat_template)
+    backbone.fit(loaded_tokenizer)
+    encode = _speed_up(backbone, int8, cache, compile)
+    return replace(model_of(backbone, loaded_tokenizer, chat_template, frame_size), compiled_encode=encode)
+
+
+def model_of(
+    backbone: Backbone,
+    tokenizer: PreTrainedTokenizerBase,
+    template: ChatTemplate,
+    frame_size: tuple[int, int] | None = None,
+) -> VideoChatModel:
+    """A model of what is loaded; InputError as of `Backbone.layout_of`."""
+    frames = backbone.layout_of(backbone.network.config, frame_size)
+    return VideoChatModel(backbone, tokenizer, template, frames, backbone.transform(frames))
+
+
+def family_and_config(directory: Path, adapter: Path | None = None) -> tuple[type[Backbone], Any]:
+    """The family of a checkpoint and its configuration; errors as of `load_config` and `find_backbone`."""
+    directory = configured(directory, adapter)
+    family = find_backbone(directory)
+    return family, family.read_config(directory)
+
+
+def frame_layout(
+    directory: Path, adapter: Path | None = None, frame_size: tuple[int, int] | None = None
+) -> FrameLayout:
+    """What a memory has to fit, without the weights; errors as of `family_and_config` and `Backbone.layout_of`."""
+    family, config = family_and_config(directory, adapter)
+    return family.layout_of(config, frame_size)
+
+
+def _check_of_family(family: type[Backbone], **given: Any) -> None:
+    """Refuse options that only InternVL's networks are made for."""
+    asked = [name for name, value in given.items() if value is not None]
+    if asked and family is not InternVL:
+        raise InputError(f"{asked[0]}: expected a model of the family {InternVL.family}, found {family.family}")
 
 
 def template_for(
-    config: VideoChatOnlineConfig, tokenizer: PreTrainedTokenizerBase, given: str | ChatTemplate | None = None
+    config: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    given: str | ChatTemplate | None = None,
+    of_family: str = InternVL.template,
 ) -> ChatTemplate:
-    """The chat template that is given, else the checkpoint's; errors as of `get_template` and `stored_template`."""
-    return stored_template(config.template, tokenizer) if given is None else get_template(given, tokenizer)
+    """The chat template that is given, else the checkpoint's, else its family's.
+
+    Errors are those of `get_template` and `stored_template`.
+    """
+    if given is not None:
+        return get_template(given, tokenizer)
+    return stored_template(getattr(config, "template", of_family), tokenizer)
 
 
 def _speed_up(
-    network: VideoChatOnlineForConditionalGeneration, int8: str | None, cache: str, compile: str | None
+    backbone: Backbone, int8: str | None, cache: str, compile: str | None
 ) -> Callable[[Tensor], Tensor] | None:
+    network: Any = backbone.network
     if int8:
         quantize_weights(network, int8)
     if cache == "static":
-        network.language_model.generation_config.cache_implementation = cache
+        backbone.language_model.generation_config.cache_implementation = cache
     if compile in ("language", "both"):
         compile_steps(network)
     return compile_tower(network) if compile in ("vision", "both") else None
-
-
-def load_network(
-    directory: str | Path, *, adapter: Path | None = None, dtype: torch.dtype | str = "auto", **kwargs: Any
-) -> VideoChatOnlineForConditionalGeneration:
-    """Load a network, strictly: a whole checkpoint, or one of what was learned, on top of the base that it names.
-
-    Args:
-        directory: holds `config.json`, and weights of any known layout or a checkpoint of what was learned.
-        adapter: a folder of PEFT's adapters, which are merged into the weights.
-        dtype: dtype of the weights; "auto" is the checkpoint's.
-        **kwargs: arguments of `checkpoint.read_network`.
-
-    Raises:
-        CheckpointError: errors of `read_network`; a base that is gone or has other weights, or adapters that do not
-            fit.
-        InputError: something other than a whole checkpoint under ZeRO-3.
-    """
-    directory = Path(directory)
-    source = adapter or directory
-    if adapter is None and not holds_learned(directory):
-        return read_network(directory, dtype=dtype, **kwargs)
-    if is_deepspeed_zero3_enabled():
-        raise InputError(f"{source}: under ZeRO-3 expected a whole model: `convert` writes one")
-    if adapter is not None:
-        check_adapter(adapter)
-    base = Base.read(source) if (source / BASE_FILE).is_file() else None
-    below = directory if adapter is not None or base is None else _base_of(directory, base)
-    # In the type in which it was added to: sums in another are others.
-    network = load_network(below, dtype=dtype if base is None else getattr(torch, base.dtype))
-    if base is not None:
-        check_base(source, base, numbers_digest(network.named_parameters()), below)
-    learned = read_learned(source) if adapter is None else read_adapter(source, network)
-    kwargs.setdefault("config", load_config(directory, adapter))
-    state = merged_state(network, learned)
-    del network, learned
-    return read_network(source, dtype=dtype, state_dict=state, **kwargs)
-
-
-def _base_of(checkpoint: Path, base: Base) -> Path:
-    directory = resolve_checkpoint(base.name_or_path)
-    if not directory.is_dir() or directory.resolve() == checkpoint.resolve():
-        raise CheckpointError(
-            f"{checkpoint}: holds what was learned on top of {base.name_or_path}, and there is no such model; if it has"
-            f" moved, say where in {BASE_FILE}"
-        )
-    return directory
 
 
 def _check_speed_options(
@@ -294,41 +279,3 @@ def _check_speed_options(
         check_compiler()
     if int8:
         require(f"int8 {int8!r}", "torchao")
-
-
-def resolve_checkpoint(name_or_path: str | Path, *, with_weights: bool = True) -> Path:
-    """Directory of a checkpoint; what is "owner/name" and no directory is downloaded from the Hub, once.
-
-    Args:
-        name_or_path: a directory, or "owner/name" on the Hub.
-        with_weights: whether weights are wanted; else only what plans and prompts need is downloaded.
-
-    Raises:
-        CheckpointError: the Hub does not give it.
-    """
-    if not is_hub_name(name_or_path):
-        return Path(name_or_path).expanduser()  # what is wrong with it, if anything, is said where it is read
-    try:
-        wanted = None if with_weights else list(TEXT_FILES)
-        return Path(snapshot_download(str(name_or_path), allow_patterns=wanted))
-    except (HFValidationError, OSError) as error:  # of the Hub's own, those of its answers and of no connection
-        raise CheckpointError(
-            f"{name_or_path}: no such directory, and the Hugging Face Hub did not give it: {first_line(error)}"
-        ) from error
-
-
-def load_config(directory: Path, adapter: Path | None = None) -> VideoChatOnlineConfig:
-    """Configuration of a checkpoint in a directory; that of a run, if its adapters are to be added.
-
-    Raises:
-        CheckpointError: there is none, or none that can be read.
-    """
-    is_adapter = any((directory / name).is_file() for name in ADAPTER_FILES)
-    if is_adapter and not [*directory.glob("model*.safetensors"), *directory.glob("pytorch_model*.bin")]:
-        raise CheckpointError(
-            f"{directory}: expected a model, found adapters alone: give the model they are for, and them as adapter"
-        )
-    if adapter is not None and (adapter / BASE_FILE).is_file():  # PEFT may leave one of another kind
-        directory = adapter
-    check_model_directory(directory)
-    return read_model_config(directory)

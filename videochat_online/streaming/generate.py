@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import (
     LogitsProcessorList,
     MinNewTokensLengthLogitsProcessor,
+    PreTrainedModel,
     RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
@@ -27,7 +28,6 @@ from transformers import (
 from videochat_online.documents import check_dataclass
 from videochat_online.errors import InputError, NonFiniteError, PromptTooLongError
 from videochat_online.model.loading import VideoChatModel
-from videochat_online.model.modeling import VideoChatOnlineForConditionalGeneration
 from videochat_online.model.rope import fixed_regime, switch_length
 from videochat_online.model.tokens import Tokens, run_language_model
 from videochat_online.streaming.detokenize import text_pieces
@@ -87,14 +87,14 @@ class GenerationSettings:
         return chosen
 
 
-def needs_long_regime(network: VideoChatOnlineForConditionalGeneration, total_length: int) -> bool | None:
+def needs_long_regime(language_model: PreTrainedModel, total_length: int) -> bool | None:
     """LongRoPE: whether prompt and answer together can exceed the original maximum; None where it has none."""
-    limit = switch_length(network.language_model)
+    limit = switch_length(language_model)
     return None if limit is None else total_length > limit
 
 
-def _check_context(network: VideoChatOnlineForConditionalGeneration, num_prompt: int, max_new_tokens: int) -> None:
-    limit = network.config.text_config.max_position_embeddings
+def _check_context(language_model: PreTrainedModel, num_prompt: int, max_new_tokens: int) -> None:
+    limit = language_model.config.max_position_embeddings
     if num_prompt + max_new_tokens > limit:
         raise PromptTooLongError(
             f"a prompt of {num_prompt} tokens and an answer of up to {max_new_tokens}: the language model's context "
@@ -109,7 +109,7 @@ def _longest(tokens: Tokens, contrasts: Sequence[Contrast]) -> int:
 
 @torch.inference_mode()
 def first_logits(
-    network: VideoChatOnlineForConditionalGeneration,
+    language_model: PreTrainedModel,
     tokens: Tokens,
     max_new_tokens: int,
     contrasts: Sequence[Contrast] = (),
@@ -122,30 +122,28 @@ def first_logits(
         NonFiniteError: no token can be told to be the likeliest.
     """
     num_prompt = _longest(tokens, contrasts)
-    _check_context(network, num_prompt, 1)
+    _check_context(language_model, num_prompt, 1)
     if not contrasts and reuse is None:
-        return _first_logits(network, [tokens], num_prompt + max_new_tokens)[0]
-    with _sequence(network, tokens, num_prompt + max_new_tokens, reuse, contrasts) as sequence:
+        return _first_logits(language_model, [tokens], num_prompt + max_new_tokens)[0]
+    with _sequence(language_model, tokens, num_prompt + max_new_tokens, reuse, contrasts) as sequence:
         return _finite(sequence.append(tokens[sequence.num_tokens :]).float())
 
 
 @torch.inference_mode()
-def first_logits_of_each(network: VideoChatOnlineForConditionalGeneration, prompts: Sequence[Tokens]) -> Tensor:
+def first_logits_of_each(language_model: PreTrainedModel, prompts: Sequence[Tokens]) -> Tensor:
     """Logits of the first answer token after each of `B` prompts of the same length: [B, vocabulary], fp32.
 
     Raises:
         PromptTooLongError, NonFiniteError: errors of `first_logits`.
     """
     num_prompt = len(prompts[0])
-    _check_context(network, num_prompt, 1)
-    return _first_logits(network, prompts, num_prompt + 1)
+    _check_context(language_model, num_prompt, 1)
+    return _first_logits(language_model, prompts, num_prompt + 1)
 
 
-def _first_logits(
-    network: VideoChatOnlineForConditionalGeneration, prompts: Sequence[Tokens], max_tokens: int
-) -> Tensor:
-    with fixed_regime(needs_long_regime(network, max_tokens)):
-        logits_BLV = run_language_model(network.language_model, prompts, use_cache=False, logits_to_keep=1)
+def _first_logits(language_model: PreTrainedModel, prompts: Sequence[Tokens], max_tokens: int) -> Tensor:
+    with fixed_regime(needs_long_regime(language_model, max_tokens)):
+        logits_BLV = run_language_model(language_model, prompts, use_cache=False, logits_to_keep=1)
     return torch.stack([_finite(logits_V) for logits_V in logits_BLV[:, -1].float()])
 
 
@@ -158,7 +156,7 @@ def _finite(logits: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def continuation_log_likelihoods(
-    network: VideoChatOnlineForConditionalGeneration,
+    language_model: PreTrainedModel,
     tokens: Tokens,
     continuations: Sequence[Sequence[int]],
     contrasts: Sequence[Contrast] = (),
@@ -170,11 +168,13 @@ def continuation_log_likelihoods(
         PromptTooLongError: prompt and continuation together can be longer than the language model's context.
     """
     num_prompt, longest = _longest(tokens, contrasts), max(map(len, continuations))
-    _check_context(network, num_prompt, longest)
-    regime, embed, sums = needs_long_regime(network, num_prompt + longest), network.get_input_embeddings(), []
+    _check_context(language_model, num_prompt, longest)
+    regime = needs_long_regime(language_model, num_prompt + longest)
+    embed, sums = language_model.get_input_embeddings(), []
     # Without reuse a cache need not be one that can be cropped.
-    fresh = nullcontext(ContrastedSequence(network.language_model, contrasts, regime))
-    with fresh if reuse is None else _sequence(network, tokens, num_prompt + longest, reuse, contrasts) as sequence:
+    fresh = nullcontext(ContrastedSequence(language_model, contrasts, regime))
+    reused = _sequence(language_model, tokens, num_prompt + longest, reuse, contrasts)
+    with fresh if reuse is None else reused as sequence:
         first_V = sequence.append(tokens[sequence.num_tokens :])
         for continuation in continuations:
             ids_N = torch.tensor(continuation, device=first_V.device)
@@ -189,7 +189,7 @@ def continuation_log_likelihoods(
 
 @torch.inference_mode()
 def generate_ids(
-    network: VideoChatOnlineForConditionalGeneration,
+    language_model: PreTrainedModel,
     tokens: Tokens,
     stop_ids: Sequence[int],
     settings: GenerationSettings,
@@ -199,7 +199,7 @@ def generate_ids(
     """Yield the ids of an answer as they are chosen; the stop id, where it comes, is the last one.
 
     Args:
-        network: network in evaluation mode.
+        language_model: language model in evaluation mode.
         tokens: the prompt.
         stop_ids: ids that end an answer.
         settings: settings by which ids are chosen.
@@ -212,12 +212,12 @@ def generate_ids(
         NonFiniteError: no token can be told to be the likeliest.
     """
     num_prompt, device = _longest(tokens, contrasts), tokens.embeds_LD.device
-    _check_context(network, num_prompt, settings.max_new_tokens)
+    _check_context(language_model, num_prompt, settings.max_new_tokens)
     processors = settings.processors(stop_ids, device)
     generator = None if settings.seed is None else torch.Generator(device).manual_seed(settings.seed)
-    embed = network.get_input_embeddings()
+    embed = language_model.get_input_embeddings()
     ids = torch.empty((1, 0), dtype=torch.long, device=device)
-    with _sequence(network, tokens, num_prompt + settings.max_new_tokens, reuse, contrasts) as sequence:
+    with _sequence(language_model, tokens, num_prompt + settings.max_new_tokens, reuse, contrasts) as sequence:
         logits_V = sequence.append(tokens[sequence.num_tokens :])
         for num_ids in range(1, settings.max_new_tokens + 1):
             scores = processors(ids, _finite(logits_V[None].float()))
@@ -236,20 +236,20 @@ def generate_ids(
 
 @contextmanager
 def _sequence(
-    network: VideoChatOnlineForConditionalGeneration,
+    language_model: PreTrainedModel,
     tokens: Tokens,
     max_tokens: int,
     reuse: PrefixCache | None,
     contrasts: Sequence[Contrast],
 ) -> Iterator[CachedSequence | ContrastedSequence]:
     """The cache that a prompt and its answer of together at most `max_tokens` are computed in."""
-    regime = needs_long_regime(network, max_tokens)
+    regime = needs_long_regime(language_model, max_tokens)
     if contrasts:
         num_tokens = (1 + len(contrasts)) * max_tokens
         with nullcontext() if reuse is None else reuse.set_aside(num_tokens):
-            yield ContrastedSequence(network.language_model, contrasts, regime)
+            yield ContrastedSequence(language_model, contrasts, regime)
     elif reuse is None:
-        yield CachedSequence(new_cache(network.language_model, max_tokens), regime)
+        yield CachedSequence(new_cache(language_model, max_tokens), regime)
     else:
         with reuse.borrowed(tokens, regime, max_tokens) as sequence:
             yield sequence
@@ -257,7 +257,7 @@ def _sequence(
 
 @torch.inference_mode()
 def prefill(
-    network: VideoChatOnlineForConditionalGeneration,
+    language_model: PreTrainedModel,
     tokens: Tokens,
     reuse: PrefixCache,
     max_length: int,
@@ -266,7 +266,7 @@ def prefill(
     """Compute the beginning of a prompt ahead; returns how many tokens were not there already.
 
     Args:
-        network: network in evaluation mode.
+        language_model: language model in evaluation mode.
         tokens: the beginning.
         reuse: cache in which it is kept.
         max_length: tokens that the whole prompt and its answer are expected to have at most.
@@ -275,8 +275,8 @@ def prefill(
     Raises:
         PromptTooLongError: `max_length` tokens, which are more than the language model's context holds.
     """
-    _check_context(network, len(tokens), max_length - len(tokens))
-    return reuse.fill(tokens, needs_long_regime(network, max_length), next_size)
+    _check_context(language_model, len(tokens), max_length - len(tokens))
+    return reuse.fill(tokens, needs_long_regime(language_model, max_length), next_size)
 
 
 def answer_pieces(model: VideoChatModel, prompt: Prompt, settings: GenerationSettings) -> Iterator[str]:
@@ -286,7 +286,7 @@ def answer_pieces(model: VideoChatModel, prompt: Prompt, settings: GenerationSet
         PromptTooLongError, NonFiniteError: errors of `generate_ids`.
     """
     stop_ids = model.stop_ids
-    ids = generate_ids(model.network, prompt.tokens, stop_ids, settings, prompt.reuse, prompt.contrasts)
+    ids = generate_ids(model.language_model, prompt.tokens, stop_ids, settings, prompt.reuse, prompt.contrasts)
     return text_pieces(model.tokenizer, (token for token in ids if token not in stop_ids))
 
 

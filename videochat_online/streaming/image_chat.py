@@ -7,14 +7,12 @@ from functools import partial
 
 import torch
 from PIL import Image
-from torch import Tensor
 
 from videochat_online.model.loading import VideoChatModel
 from videochat_online.streaming.generate import GenerationSettings, result_of, stream_text
 from videochat_online.streaming.question_prompt import Prompt, build_prompt
 from videochat_online.text import check_text
-from videochat_online.types import Segment, Turn, Visual
-from videochat_online.video.transforms import stack_images, tile_image
+from videochat_online.types import Segment, Turn
 
 
 class ImageChat:
@@ -38,7 +36,9 @@ class ImageChat:
         self.model = model
         self.settings = settings or GenerationSettings()
         self._system_message = None if system_message is None else check_text(system_message, "system message")
-        self._visuals = [_encode_tiles(model, image) for image in images]
+        with torch.inference_mode():
+            self._visuals = [model.backbone.image(image) for image in images]
+        self._wording = model.backbone.image_wording
         self._turns: list[Turn] = []
 
     @property
@@ -75,32 +75,10 @@ class ImageChat:
         """Lay out the prompt of a question, without answering."""
         check_text(question, "question")
         turns = [*self._turns, Turn(self._user(question))]
-        return build_prompt(self.model, turns, self._visuals, system_message=self._system_message)
+        message = self._system_message
+        return build_prompt(self.model, turns, self._visuals, wording=self._wording, system_message=message)
 
     def _user(self, question: str) -> tuple[Segment, ...]:
-        return (question,) if self._turns else (*self._placed_images(), question)
-
-    def _placed_images(self) -> list[Segment]:
-        # One image stands alone before the question, several are numbered, as InternVL2 was trained.
-        if len(self._visuals) == 1:
-            return [Visual(len(self._visuals[0])), "\n"]
-        segments: list[Segment] = []
-        for number, tokens in enumerate(self._visuals, start=1):
-            segments += [f"Image-{number}: ", Visual(len(tokens)), "\n"]
-        return segments
-
-
-@torch.inference_mode()
-def _encode_tiles(model: VideoChatModel, image: Image.Image) -> Tensor:
-    config = model.config
-    tiles = [image]
-    if config.dynamic_image_size:
-        tiles = tile_image(
-            image,
-            size=config.image_size,
-            min_tiles=config.min_dynamic_patch,
-            max_tiles=config.max_dynamic_patch,
-            thumbnail=config.use_thumbnail,
-        )
-    features_TCHW = model.encode(stack_images(tiles))
-    return torch.cat([model.project(tokens_CHW) for tokens_CHW in features_TCHW])
+        if self._turns or not self._visuals:
+            return (question,)
+        return (*self._wording.images(self.tokens_per_image), question)

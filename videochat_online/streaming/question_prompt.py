@@ -18,12 +18,13 @@ from torch import Tensor
 
 from videochat_online.constants import IGNORE_INDEX
 from videochat_online.errors import InputError, expect
+from videochat_online.model.backbones import VisualTokens
 from videochat_online.model.loading import VideoChatModel
-from videochat_online.model.tokens import TokenKey, Tokens, in_a_row
+from videochat_online.model.tokens import Tokens
 from videochat_online.streaming.kv.contrasted import Contrast
 from videochat_online.streaming.kv.prefix import PrefixCache, common_length
 from videochat_online.streaming.session_file import Exchange
-from videochat_online.text import INTERNVL, PromptLayout, check_text, layout_prompt
+from videochat_online.text import INTERNVL, PromptLayout, Wording, check_text, layout_prompt
 from videochat_online.types import FrameTokens, FrameUse, Turn
 
 _Given = TypeVar("_Given")
@@ -71,8 +72,9 @@ class Prompt:
 def build_prompt(
     model: VideoChatModel,
     turns: Sequence[Turn],
-    visuals: Sequence[Tensor],
+    visuals: Sequence[VisualTokens],
     *,
+    wording: Wording | None = None,
     content_ids: Sequence[int] | None = None,
     system_message: str | None = None,
     generation_prefix: str = "",
@@ -82,9 +84,9 @@ def build_prompt(
     Args:
         model: model that gives template, tokenizer and embeddings.
         turns: the dialogue; the last turn's reply is None.
-        visuals: projected tokens [n, D] of every `Visual` of the turns, in order.
-        content_ids: content id of each; None numbers them. They begin again with a reset, so what was computed before
-            one is to be dropped.
+        visuals: projected tokens of every `Visual` of the turns, in order.
+        wording: wording by which the visuals are written; None for that of frames.
+        content_ids: content id of each, as `Backbone.tokens` takes them.
         system_message: None takes the checkpoint's own.
         generation_prefix: words that the answer is made to begin with.
     """
@@ -92,22 +94,17 @@ def build_prompt(
         turns,
         tokenizer=model.tokenizer,
         template=model.template,
+        wording=wording or model.backbone.wording,
         system_message=model.system_message if system_message is None else system_message,
         generation_prefix=generation_prefix,
     )
-    ids = torch.tensor([layout.input_ids], device=model.device)
-    visual_LD = torch.cat(list(visuals)) if visuals else None
-    embeds_LD = model.network.fuse(ids, visual_LD)[0]
-    keys: list[TokenKey] = list(layout.input_ids)
-    numbers = range(len(visuals)) if content_ids is None else content_ids
-    for (start, stop), content_id in zip(layout.visual_spans, numbers, strict=True):
-        keys[start:stop] = [(content_id, stop - start)] * (stop - start)
-    return Prompt(layout, in_a_row(embeds_LD, keys))
+    return Prompt(layout, model.backbone.tokens(layout, visuals, content_ids))
 
 
 def reply_ids(model: VideoChatModel, text: str) -> tuple[int, ...]:
     """Ids of a reply as training has them, its end included."""
-    layout = layout_prompt([Turn(("?",), text)], tokenizer=model.tokenizer, template=model.template)
+    turns, wording = [Turn(("?",), text)], model.backbone.wording
+    layout = layout_prompt(turns, tokenizer=model.tokenizer, template=model.template, wording=wording)
     return tuple(label for label in layout.labels if label != IGNORE_INDEX)
 
 
@@ -126,16 +123,19 @@ class ProjectedFrames:
 
     def __init__(self, model: VideoChatModel) -> None:
         self._model = model
-        self._tokens: dict[int, Tensor] = {}
+        self._tokens: dict[int, VisualTokens] = {}
 
     def __call__(self, frame: FrameTokens) -> Tensor:
-        """Projected tokens [H W, D] of a frame."""
+        """Embeddings [N, D] of a frame."""
+        return self._of_kept(frame).embeds
+
+    def _of_kept(self, frame: FrameTokens) -> VisualTokens:
         if frame.content_id not in self._tokens:
             self._tokens[frame.content_id] = self._model.project(frame.tokens_CHW)
         return self._tokens[frame.content_id]
 
-    def of_shown(self, frame: FrameTokens) -> Tensor:
-        """The same of a frame that a strategy shows, and may have changed.
+    def of_shown(self, frame: FrameTokens) -> VisualTokens:
+        """Tokens of a frame that a strategy shows, and may have changed.
 
         What is new is not kept: the memory may give the same id to something else later.
         """
@@ -144,7 +144,7 @@ class ProjectedFrames:
 
     def keep(self, frames: Sequence[FrameTokens]) -> None:
         """Forget those of all other frames."""
-        self._tokens = {frame.content_id: self(frame) for frame in frames}
+        self._tokens = {frame.content_id: self._of_kept(frame) for frame in frames}
 
     def clear(self) -> None:
         """Forget the projected tokens of every frame."""
@@ -157,7 +157,7 @@ class Snapshot:
 
     Attributes:
         selections: Frames in time order; of several selections, the first is the question's own.
-        visuals: Projected tokens of the frames of each, [n, D] a frame.
+        visuals: Projected tokens of the frames of each.
         history: Questions and answers so far.
         num_frames: Number of frames that have arrived.
         asked_at_s: Stream time of the question, in seconds.
@@ -165,7 +165,7 @@ class Snapshot:
     """
 
     selections: tuple[FrameSelection, ...]
-    visuals: Sequence[Sequence[Tensor]]
+    visuals: Sequence[Sequence[VisualTokens]]
     history: tuple[Exchange, ...]
     num_frames: int
     asked_at_s: float
@@ -220,8 +220,9 @@ class QuestionLayout:
         """The prompt of a question that is asked at this moment."""
         prompts = []
         for selection, visuals in zip(snapshot.selections, snapshot.visuals, strict=True):
-            frames = frame_uses(selection.frames)
-            turns = stream_turns(frames, snapshot.history, question, with_times=self.with_times)
+            frames = frame_uses(self.model, selection.frames)
+            wording = self.model.backbone.wording
+            turns = stream_turns(frames, snapshot.history, question, with_times=self.with_times, wording=wording)
             prompts.append(
                 build_prompt(
                     self.model,
@@ -241,7 +242,7 @@ class QuestionLayout:
             asked_at_s=snapshot.asked_at_s,
             num_frames_seen=snapshot.num_frames,
             num_exchanges=len(snapshot.history),
-            frames=frame_uses(snapshot.selections[0].frames),
+            frames=frame_uses(self.model, snapshot.selections[0].frames),
             prompt=replace(prompts[0], contrasts=tuple(contrasts)),
             epoch=snapshot.epoch,
         )
@@ -252,13 +253,22 @@ class QuestionLayout:
         return one[: common_length(one.keys, other.keys)], len(one)
 
 
-def frame_uses(frames: Sequence[FrameTokens]) -> tuple[FrameUse, ...]:
-    """What a prompt says of frames, and an answer of those that it was given from."""
-    return tuple(FrameUse(f.index, f.time_s, f.num_tokens) for f in frames)
+def frame_uses(model: VideoChatModel, frames: Sequence[FrameTokens]) -> tuple[FrameUse, ...]:
+    """What a prompt says of frames, and an answer of those that it was given from.
+
+    Of an entry of two frames the index is that of the first.
+    """
+    per_entry, count = model.frames.frames_per_entry, model.backbone.num_tokens
+    return tuple(FrameUse(f.index * per_entry, f.time_s, count(f)) for f in frames)
 
 
 def stream_turns(
-    frames: Sequence[FrameUse], history: Sequence[Exchange], question: str, *, with_times: bool
+    frames: Sequence[FrameUse],
+    history: Sequence[Exchange],
+    question: str,
+    *,
+    with_times: bool,
+    wording: Wording = INTERNVL,
 ) -> list[Turn]:
     """One sequence in time order: before each turn, the remembered frames that had arrived when it was asked.
 
@@ -268,7 +278,7 @@ def stream_turns(
     for exchange in (*history, Exchange(question, "", math.inf, num_frames_seen=1 << 62)):
         seen = [f for f in frames if first <= f.index < exchange.num_frames_seen]
         is_before = exchange.asked_at_s is None and not seen
-        user = (exchange.question,) if is_before else INTERNVL.turn(seen, exchange.question, with_times=with_times)
+        user = (exchange.question,) if is_before else wording.turn(seen, exchange.question, with_times=with_times)
         turns.append(Turn(user, exchange.answer))
         first = max(first, exchange.num_frames_seen)
     turns[-1] = Turn(turns[-1].user, None)

@@ -23,8 +23,8 @@ import numpy.typing as npt
 
 from videochat_online.errors import InputError
 from videochat_online.memory import MemoryBank, QuestionAware, make_model_memory
-from videochat_online.memory.slots import check_finite
 from videochat_online.model.loading import VideoChatModel
+from videochat_online.streaming.entries import Entries
 from videochat_online.streaming.generate import GenerationSettings, prefill, result_of, stream_text
 from videochat_online.streaming.kv.background import BackgroundPrefill, Foreground
 from videochat_online.streaming.kv.kv_budget import KvBudget, default_budget
@@ -51,7 +51,7 @@ from videochat_online.streaming.session_file import (
 from videochat_online.streaming.strategies import Direct, Strategy
 from videochat_online.streaming.stream_clock import StreamClock
 from videochat_online.text import check_text
-from videochat_online.types import Answer, FrameTokens, FrameUse
+from videochat_online.types import Answer, FrameUse
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +109,7 @@ class StreamingSession:
         check_history(history)
         self.model = model
         if memory is None:
-            memory = make_model_memory("pyramid", model.config.grid, model.config.memory_intervals, {})
+            memory = make_model_memory("pyramid", model.frames.grid, model.frames.memory_intervals, {})
         self.memory: MemoryBank = memory
         self.settings = settings or GenerationSettings()
         self._strategy: Strategy = Direct() if strategy is None else strategy
@@ -117,6 +117,7 @@ class StreamingSession:
         self._encode_batch = encode_batch
         self._initial_history, self._history = tuple(history), list(history)
         self._clock = StreamClock()
+        self._entries = Entries(model)
         self._projected = ProjectedFrames(model)
         # A push keeps its frames together, an answer its dialogue; the third is held while memory and history change.
         self._push_lock, self._answer_lock, self._state_lock = (threading.Lock() for _ in range(3))
@@ -124,7 +125,7 @@ class StreamingSession:
         self._epoch = 0  # how often frames and dialogue were forgotten: what was prepared before is not answered
         budget = kv_budget or default_budget(model.device)
         make_kept = BlockCache if kv_memory else make_prefix_cache
-        self.kept_prefix = make_kept(model.network.language_model, budget) if reuse_prefix else None
+        self.kept_prefix = make_kept(model.language_model, budget) if reuse_prefix else None
         """Prefix of the last prompt and what was computed of it, None where nothing is to be reused."""
         self.foreground = Foreground()
         """Pushes and answers that are under way: background work makes way for them."""
@@ -151,7 +152,7 @@ class StreamingSession:
     def remembered(self) -> tuple[FrameUse, ...]:
         """What the memory holds now, in time order: what a question would be answered from."""
         with self._state_lock:
-            return frame_uses(self.memory.read())
+            return frame_uses(self.model, self._entries.read(self.memory, self._clock.num_frames))
 
     def push(self, pixels_THWC: npt.ArrayLike, times_s: Sequence[float]) -> None:
         """Take frames in: each is encoded here, once, and remembered as the memory decides.
@@ -172,13 +173,13 @@ class StreamingSession:
             self._clock.check(times)
             for start in range(0, len(times), self._encode_batch):
                 batch = slice(start, start + self._encode_batch)
-                features_TCHW = self.model.encode(pixels_THWC[batch])
-                check_finite(features_TCHW, self._clock.num_frames)
-                for tokens_CHW, time in zip(features_TCHW, times[batch], strict=True):
+                made = self._entries.of(pixels_THWC[batch], times[batch], self._clock.num_frames)
+                for entry, waiting, num_frames, last_s in made:
                     with self._state_lock:
-                        index = self._clock.num_frames
-                        self.memory.write(FrameTokens(tokens_CHW, index, time, content_id=index))
-                        self._clock.advance(time)
+                        if entry is not None:
+                            self.memory.write(entry)
+                        self._entries.waiting = waiting
+                        self._clock.advance(num_frames, last_s)
                     if isinstance(self.kept_prefix, BlockCache):
                         self._prefill_if_free()
 
@@ -321,12 +322,12 @@ class StreamingSession:
             return 0
         tokens, num_prompt = self._layout.prefix(self._snapshot(None, None))
         max_length = num_prompt + self.settings.max_new_tokens
-        return prefill(self.model.network, tokens, self.kept_prefix, max_length, next_size)
+        return prefill(self.model.language_model, tokens, self.kept_prefix, max_length, next_size)
 
     def _snapshot(self, at_s: float | None, question: str | None) -> Snapshot:
         with self._state_lock:
             asked_at_s = self._clock.asking_time(at_s)
-            remembered = check_given(self._recall(question), FrameTokens, f"memory {type(self.memory).__name__}")
+            remembered = self._entries.read(self.memory, self._clock.num_frames, question, self._projected)
             history, num_frames, epoch = tuple(self._history), self._clock.num_frames, self._epoch
         # Only what was remembered for this question is kept for the next one.
         self._projected.keep(remembered)
@@ -337,12 +338,6 @@ class StreamingSession:
         visuals = [[self._projected.of_shown(frame) for frame in selection.frames] for selection in selections]
         return Snapshot(selections, visuals, history, num_frames, asked_at_s, epoch)
 
-    def _recall(self, question: str | None) -> Sequence[FrameTokens]:
-        """What the memory gives for this question; None: for one that is not known yet."""
-        if question is not None and isinstance(self.memory, QuestionAware):
-            return self.memory.read_for(self.model.embed_text(question), self._projected)
-        return self.memory.read()
-
     def reset(self) -> None:
         """Forget frames and dialogue (but not the text the session was opened with)."""
         with self._alone(), self._push_lock, self._state_lock:
@@ -350,6 +345,7 @@ class StreamingSession:
             self._forget_computed()
             self._history = list(self._initial_history)
             self._clock = StreamClock()
+            self._entries.forget()
 
     def _forget_computed(self) -> None:
         self._epoch += 1
@@ -377,7 +373,8 @@ class StreamingSession:
     def save(self, path: str | Path) -> None:
         """Write frames, dialogue and counters to one file, from which `restore` goes on identically."""
         with self._alone(), self._push_lock, self._state_lock:
-            state = SessionState(self._clock.num_frames, self._clock.last_time_s, tuple(self._history))
+            clock = self._clock
+            state = SessionState(clock.num_frames, clock.last_time_s, tuple(self._history), self._entries.waiting)
             save_state(Path(path), state, self.memory.state_dict())
 
     def restore(self, path: str | Path) -> None:
@@ -386,14 +383,17 @@ class StreamingSession:
         Raises:
             InputError: a file of another kind, memory or model, or one at odds with itself; nothing changes then.
         """
-        state, tensors = load_state(Path(path))
+        state, tensors = load_state(Path(path), self.model)
         with self._alone(), self._push_lock, self._state_lock:
             # A bank without a device of its own stays where its state is: the frames belong beside the model.
             before = self.memory.state_dict()
             self.memory.load_state_dict({key: to_model(tensor, self.model) for key, tensor in tensors.items()})
-            if any(f.index >= state.num_frames or f.time_s > state.last_time_s for f in self.memory.read()):
+            per_entry = self.model.frames.frames_per_entry
+            num_whole = state.num_frames - len(state.waiting)
+            frames = self.memory.read()
+            if any((f.index + 1) * per_entry > num_whole or f.time_s > state.last_time_s for f in frames):
                 self.memory.load_state_dict(before)
                 raise InputError(f"{path}: expected a memory of {state.num_frames} frames, found later ones")
             self._forget_computed()
             self._history = list(state.history)
-            self._clock = StreamClock(state.num_frames, state.last_time_s)
+            self._clock, self._entries.waiting = StreamClock(state.num_frames, state.last_time_s), state.waiting

@@ -31,9 +31,9 @@ class StreamClock:
                 raise InputError(f"push: time goes backwards, from {previous} s to {time} s")
             previous = time
 
-    def advance(self, time_s: float) -> None:
-        """A frame of this time has arrived."""
-        self.num_frames, self.last_time_s = self.num_frames + 1, time_s
+    def advance(self, num_frames: int, time_s: float) -> None:
+        """So many frames have arrived by now, the last of them of this time."""
+        self.num_frames, self.last_time_s = num_frames, time_s
 
     def asking_time(self, at_s: float | None) -> float:
         """When a question is asked: at the newest frame's time where it does not say.

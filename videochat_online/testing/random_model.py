@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 
 from videochat_online.model import VideoChatModel, VideoChatOnlineConfig, VideoChatOnlineForConditionalGeneration
+from videochat_online.model.backbones.internvl import InternVL
+from videochat_online.model.loading import model_of
 from videochat_online.testing.tiny_model import tiny_config
 from videochat_online.testing.tiny_tokenizer import build_tiny_tokenizer
 from videochat_online.text import stored_template
-from videochat_online.video import FrameTransform
 
 SIZES = ("tiny", "vision", "published")
 """`vision` has the real vision tower and a tiny language model, `published` the whole 4B."""
@@ -58,5 +59,4 @@ def random_model(size: str, image_size: int = 112) -> VideoChatModel:
     with torch.device(device):
         network = VideoChatOnlineForConditionalGeneration(config).to(dtype)
     network.config.image_token_id = tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>")
-    transform = FrameTransform(size=config.image_size)
-    return VideoChatModel(network.eval(), tokenizer, stored_template(config.template), transform)
+    return model_of(InternVL(network.eval()), tokenizer, stored_template(config.template))

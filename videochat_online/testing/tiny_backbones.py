@@ -1,9 +1,13 @@
-"""Tiny native models of each family that is wrapped, with random weights and a tokenizer of bytes."""
+"""Tiny models of each native family, with random weights and a tokenizer of bytes."""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
@@ -18,6 +22,11 @@ from transformers import (
     Qwen3VLMoeConfig,
     SiglipVisionConfig,
 )
+from transformers.utils import logging as transformers_logging
+
+from videochat_online.model.backbones.llava_qwen import CLIP, KEPT
+from videochat_online.model.backbones.native import PREPROCESSOR
+from videochat_online.model.device_and_dtype import silence_accelerator_notice
 
 SPECIAL = (
     "<|endoftext|>",
@@ -33,6 +42,7 @@ SPECIAL = (
 """Special tokens of the families, behind the 256 bytes."""
 _IDS = {token: 256 + number for number, token in enumerate(SPECIAL)}
 _VOCABULARY = 320
+_TILES = ((1, 2), (2, 1), (2, 2))
 _TEXT: dict[str, Any] = {
     "vocab_size": _VOCABULARY,
     "hidden_size": 32,
@@ -92,16 +102,28 @@ def tiny_clip() -> CLIPVisionConfig:
     return CLIPVisionConfig(**_TOWER, image_size=112, projection_dim=16)
 
 
+FAMILIES = ("llava_onevision", "longva", "llava_video", "qwen3_vl", "qwen3_vl_moe")
+"""Kinds of native models; two of them are of the family `llava_qwen`."""
+_LLAVA_QWEN: dict[str, dict[str, Any]] = {
+    "longva": {"mm_patch_merge_type": "unires", "mm_spatial_pool_mode": "average"},
+    "llava_video": {"mm_patch_merge_type": "spatial_unpad", "mm_newline_position": "grid"},
+}
+
+
 def tiny_native_config(family: str) -> PreTrainedConfig:
-    """Configuration of a family's native class: "llava_onevision", "qwen3_vl" or "qwen3_vl_moe"."""
-    if family == "llava_onevision":
+    """Configuration of the native class of one of `FAMILIES`."""
+    if family in ("llava_onevision", *_LLAVA_QWEN):
+        is_clip = family == "longva"
+        tower = tiny_clip() if is_clip else tiny_siglip()
         return LlavaOnevisionConfig(
             text_config=Qwen2Config(**_TEXT),
-            vision_config=tiny_siglip(),
-            vision_feature_layer=-1,
-            vision_feature_select_strategy="full",
+            vision_config=tower,
+            vision_feature_layer=-2 if is_clip else -1,
+            vision_feature_select_strategy="default" if is_clip else "full",
             image_token_index=_IDS["<image>"],
             video_token_index=_IDS["<video>"],
+            image_grid_pinpoints=[[rows * tower.image_size, columns * tower.image_size] for rows, columns in _TILES],
+            **({**KEPT, **_LLAVA_QWEN[family]} if family in _LLAVA_QWEN else {}),
         )
     if family == "qwen3_vl":
         return Qwen3VLConfig(text_config=dict(_QWEN3_TEXT), vision_config=dict(_QWEN3_TOWER), **_QWEN_IDS)
@@ -130,3 +152,30 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     raw.decoder = decoders.ByteLevel()
     raw.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
     return PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<|im_end|>", pad_token="<|endoftext|>")
+
+
+def make_tiny_backbone(directory: str | Path, family: str, seed: int = 0) -> None:
+    """Write a checkpoint of one of `FAMILIES` with its tokenizer; the same bytes for the same arguments."""
+    directory = Path(directory)
+    transformers_logging.disable_progress_bar()
+    network = tiny_native(tiny_native_config(family), seed)
+    silence_accelerator_notice()
+    network.save_pretrained(directory, save_original_format=False)
+    byte_tokenizer().save_pretrained(directory)
+    mean = std = [0.5, 0.5, 0.5]
+    if family == "longva":
+        mean, std = map(list, CLIP)
+    written: dict[str, Any] = {"image_mean": mean, "image_std": std}
+    config = network.config
+    if family.startswith("qwen3"):
+        written |= {"size": {"shortest_edge": 32 * 32, "longest_edge": 128 * 128}, "patch_size": 16, "merge_size": 2}
+    else:
+        side = config.vision_config.image_size
+        written |= {"size": {"height": side, "width": side}, "image_grid_pinpoints": config.image_grid_pinpoints}
+    (directory / PREPROCESSOR).write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
+
+
+def striped_frames(num_frames: int, height: int, width: int) -> npt.NDArray[np.uint8]:
+    """Stripes and edges that move, uint8 [T, H, W, 3]; whole numbers only, so the same everywhere."""
+    t, y, x, c = np.ogrid[:num_frames, :height, :width, :3]
+    return ((3 * x + 5 * y + 37 * t + 80 * c + 60 * ((x // 7 + y // 9 + t) % 2)) % 256).astype(np.uint8)

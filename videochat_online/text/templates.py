@@ -195,6 +195,7 @@ INTERNLM2_CHAT = _marked("internlm2-chat", _INTERNVL2_SYSTEM, trims=True)
 HERMES_2 = _marked("Hermes-2", _INTERNVL2_SYSTEM)
 INTERNVL2_5 = _marked("internvl2_5", _INTERNVL2_5_SYSTEM, after="\n")
 CHATML = replace(_marked("chatml", "", after="\n"), omits_empty_system=True)
+QWEN = replace(CHATML, name="qwen", default_system_message="You are a helpful assistant.")
 INTERNVL_ZH = ChatTemplate(
     name="internvl_zh",
     default_system_message="",
@@ -216,6 +217,7 @@ TEMPLATES = PartKind(
         "Hermes-2": f"{__name__}:HERMES_2",
         "internvl2_5": f"{__name__}:INTERNVL2_5",
         "chatml": f"{__name__}:CHATML",
+        "qwen": f"{__name__}:QWEN",
         "internvl_zh": f"{__name__}:INTERNVL_ZH",
         OWN: "videochat_online.text.own_template:own_template",
     },

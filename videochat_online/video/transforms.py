@@ -37,8 +37,8 @@ class Normalization:
     Attributes:
         mean: mean of red, green and blue.
         std: standard deviation of each.
-        is_fused: whether it is (value - 255 mean) / (255 std), as in transformers' processors of videos; else a value is
-            first divided by 255. The two differ in the last digit.
+        is_fused: whether it is (value - 255 mean) / (255 std), as in transformers' processors of videos; else a value
+            is first divided by 255. The two differ in the last digit.
     """
 
     mean: tuple[float, float, float]
@@ -190,6 +190,7 @@ class FrameTransform:
         width: width of a rectangle; None for a square.
         normalization: a name in `NORMALIZATIONS`, or one.
         pad_square: keep the aspect ratio on a square of the mean colour instead of squeezing.
+        center_crop: keep the aspect ratio and take the middle, as CLIP's processor does.
         resize: a name in `RESIZERS`: what the weights were trained with. "torch" is the faster one.
     """
 
@@ -197,6 +198,7 @@ class FrameTransform:
     width: int | None = None
     normalization: str | Normalization = "imagenet"
     pad_square: bool = False
+    center_crop: bool = False
     resize: str = "pil"
 
     def __post_init__(self) -> None:
@@ -220,9 +222,21 @@ class FrameTransform:
         check_pixels(pixels_THWC)
         if self.pad_square:
             pixels_THWC = pad_to_square(pixels_THWC, find_normalization(self.normalization).mean_color)
+        if self.center_crop:
+            pixels_THWC = self._cropped(pixels_THWC)
         if pixels_THWC.shape[1:3] != self.shape:
             pixels_THWC = RESIZERS[self.resize](pixels_THWC, *self.shape)
         return pixels_THWC
+
+    def _cropped(self, pixels_THWC: Pixels) -> Pixels:
+        """The middle square, after the shorter side has been made as long as it."""
+        height, width = pixels_THWC.shape[1:3]
+        shorter = min(height, width)
+        rows, columns = (int(self.size * side / shorter) for side in (height, width))
+        if (rows, columns) != (height, width):
+            pixels_THWC = RESIZERS[self.resize](pixels_THWC, rows, columns)
+        top, left = (rows - self.size) // 2, (columns - self.size) // 2
+        return pixels_THWC[:, top : top + self.size, left : left + self.size]
 
     def image(self, image: Image.Image) -> Tensor:
         """One image of any mode -> float32 [1,3,height,width]."""

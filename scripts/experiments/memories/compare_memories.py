@@ -50,7 +50,7 @@ class FailedRunError(Exception):
 
 def bank_of(model: VideoChatModel, name: str, options: Mapping[str, Any]) -> MemoryBank:
     """An empty memory for the model's frames."""
-    return make_model_memory(name, model.config.grid, tuple(model.config.memory_intervals), options)
+    return make_model_memory(name, model.frames.grid, model.frames.memory_intervals, options)
 
 
 def check_budgets(model: VideoChatModel, names: Sequence[str], budgets: Sequence[Capacities]) -> dict[str, int]:

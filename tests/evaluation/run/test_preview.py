@@ -28,7 +28,7 @@ def annotations(tmp_path_factory):
 @pytest.fixture
 def text_model(tiny_model):
     model = tiny_model
-    return TextModel(model.config, model.tokenizer, model.template)
+    return TextModel(model.frames, model.tokenizer, model.template, model.system_message)
 
 
 def asked_with(config, plan, model):

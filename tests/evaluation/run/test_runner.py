@@ -47,7 +47,7 @@ def view_of(model, path, video, protocol, name=-1):
         for asked in video.questions:
             context.advance_to(asked)
             views.append(context.prepare(asked, f"{asked.question}\nAnswer:"))
-        return views[name], first_logits(model.network, views[name].prompt.tokens, 4)
+        return views[name], first_logits(model.language_model, views[name].prompt.tokens, 4)
 
 
 def video_of(tmp_path, *times_s, fps=4.0, clip=None):

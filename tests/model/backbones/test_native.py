@@ -127,7 +127,7 @@ def test_one_frame_of_qwen3_is_the_image(backbones):
 def test_entries_are_encoded_alone_as_together(backbones):
     for name, size in (("llava_onevision", (98, 98)), ("qwen3_vl", (64, 96)), ("qwen3_vl_moe", (32, 64))):
         backbone, video = backbones[name], pixels(6, *size)
-        per_entry = backbone.frames_per_entry
+        per_entry = backbone.layout_of(backbone.network.config).frames_per_entry
         together, alone = backbone.encode(video), [backbone.encode(part)[0] for part in video.split(per_entry)]
         torch.testing.assert_close(torch.stack(alone), together, atol=1e-5, rtol=0)
 

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from scripts.tools.processor_inputs import frames
 from videochat_online.model.backbones.llava_onevision import LlavaOnevision
 from videochat_online.model.backbones.qwen3_vl import Qwen3VL, patches
-from videochat_online.testing.tiny_backbones import byte_tokenizer
+from videochat_online.testing.tiny_backbones import byte_tokenizer, striped_frames
 from videochat_online.text import get_template, layout_prompt
 from videochat_online.types import FrameUse, Turn
 from videochat_online.video import FrameTransform
@@ -69,7 +68,11 @@ def levels_of(pixels_TCHW):
 
 
 def test_pixels_of_qwen3(recorded):
-    clips = {"one": [frames(3, 40, 70)], "two": [frames(3, 40, 70), frames(4, 70, 40)], "image": [frames(1, 40, 70)]}
+    clips = {
+        "one": [striped_frames(3, 40, 70)],
+        "two": [striped_frames(3, 40, 70), striped_frames(4, 70, 40)],
+        "image": [striped_frames(1, 40, 70)],
+    }
     for name, videos in clips.items():
         found = []
         for video in videos:
@@ -84,6 +87,6 @@ def test_pixels_of_qwen3(recorded):
 def test_pixels_of_onevision(recorded):
     for name, clips in (("one", [(60, 100)]), ("two", [(60, 100), (100, 60)])):
         transform = FrameTransform(size=98, normalization=HALF, resize="torch")
-        found = torch.stack([transform(frames(2, *size)) for size in clips])
+        found = torch.stack([transform(striped_frames(2, *size)) for size in clips])
         expected = torch.from_numpy(recorded["llava_onevision"][f"{name}.levels"])
         assert torch.equal(found, (expected.float() - 127.5) / 127.5)

@@ -37,6 +37,8 @@ from videochat_online.cli.parser import Parser
 from videochat_online.errors import InputError
 from videochat_online.model import VideoChatModel, load_model
 from videochat_online.runs.provenance import versions
+from videochat_online.streaming.kv.cache import why_not_croppable
+from videochat_online.streaming.kv.movable import why_not_movable
 from videochat_online.video import BACKENDS
 
 PACKAGES = (
@@ -119,17 +121,20 @@ def describe_model(directory: str, tokenizer: str | None = None) -> dict[str, An
 
 
 def _facts(model: VideoChatModel) -> dict[str, Any]:
-    config, network = model.config, model.network
-    parts = ("vision_tower", "projector", "language_model")
+    frames, backbone, language_model = model.frames, model.backbone, model.language_model
     return {
-        "language_model": type(network.language_model).__name__,
+        "family": backbone.family,
+        "language_model": type(getattr(language_model, "model", language_model)).__name__,
         "template": model.template.name,
-        "image_size": config.image_size,
-        "tokens_per_frame": config.grid[0] * config.grid[1],
-        "memory_intervals": list(config.memory_intervals),
-        "select_layer": config.select_layer,
-        "pixel_shuffle": config.ps_version,
-        "parameters": {part: sum(p.numel() for p in network.get_submodule(part).parameters()) for part in parts},
+        "frame_size": list(frames.shape),
+        "frames_per_entry": frames.frames_per_entry,
+        "tokens_per_entry": frames.grid[0] * frames.grid[1],
+        "memory_intervals": list(frames.memory_intervals),
+        "times_in_prompts": backbone.writes_times,
+        "prefix_reuse": why_not_croppable(language_model) or True,
+        "kv_memory": why_not_movable(language_model) or True,
+        **backbone.facts(),
+        "parameters": {name: sum(p.numel() for p in part.parameters()) for name, part in backbone.parts().items()},
         "vocabulary": len(model.tokenizer),
     }
 

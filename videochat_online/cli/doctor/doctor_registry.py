@@ -12,7 +12,7 @@ from videochat_online.data.batches.registry_check import SetInspection, inspect_
 from videochat_online.data.samples.sample_reader import check_reader
 from videochat_online.errors import InputError
 from videochat_online.model import VideoChatOnlineConfig
-from videochat_online.model.loading import load_config, resolve_checkpoint
+from videochat_online.model.network_loading import load_config, resolve_checkpoint
 from videochat_online.runs.progress import progress
 
 PROBLEMS_SHOWN, KEYS_SHOWN = 5, 8

@@ -28,7 +28,7 @@ from videochat_online.cli.options import (
     add_memory_arguments,
     add_model_arguments,
     add_strategy_arguments,
-    config_of,
+    frames_of,
     generation_of,
     load_model_of,
     memory_options_of,
@@ -56,12 +56,13 @@ from videochat_online.evaluation.scoring.judge import KEY_VARIABLE, UNNAMED, Jud
 from videochat_online.evaluation.scoring.open_answers import JUDGE, SCORER_NAMES
 from videochat_online.model.checkpoints.weight_files import weights_digest
 from videochat_online.model.device_and_dtype import device_of_rank
-from videochat_online.model.loading import resolve_checkpoint, template_for
+from videochat_online.model.loading import family_and_config, template_for
+from videochat_online.model.network_loading import resolve_checkpoint
 from videochat_online.runs.provenance import git_revision, timestamp, versions
 from videochat_online.text import TEMPLATES, get_template, load_tokenizer
 
 _MODEL_OPTIONS = ("tokenizer", "template", "dtype", "attn_implementation", "quantization")
-_NEWER_MODEL_OPTIONS = ("int8", "compile", "adapter")
+_NEWER_MODEL_OPTIONS = ("int8", "compile", "adapter", "frame_size")
 """Written down where they are given only: runs from before them can be resumed, and compared."""
 _PROTOCOL_OPTIONS = (
     "fps", "window_s", "max_frames", "frame_times", "max_new_tokens", "kv_memory", "zero_start", "system_message",
@@ -224,8 +225,8 @@ def run(options: argparse.Namespace) -> int:
         "annotation_paths": [str(path.resolve()) for path in config.annotations],
     }
     if config.protocol.memory is not None and not config.blind and not (config.output / "run.json").exists():
-        network = config_of(options)  # a memory that cannot be made leaves no folder
-        config.protocol.make_memory(network.grid, tuple(network.memory_intervals))
+        frames = frames_of(options)  # a memory that cannot be made leaves no folder
+        config.protocol.make_memory(frames.grid, frames.memory_intervals)
     folder = EvaluationFolder(config.output, config.settings(), facts, config.shard)
     options.device = device_of_rank(options.device)
     with show_progress() as update:
@@ -288,9 +289,16 @@ def _text_model(options: argparse.Namespace) -> TextModel | None:
     """What lays out prompts, if a model is named; no weights."""
     if options.model is None:
         return None
-    config = config_of(options)
-    tokenizer = load_tokenizer(options.tokenizer or resolve_checkpoint(options.model, with_weights=False))
-    return TextModel(config, tokenizer, template_for(config, tokenizer, options.template))
+    directory = resolve_checkpoint(options.model, with_weights=False)
+    adapter = None if options.adapter is None else resolve_checkpoint(options.adapter, with_weights=False)
+    family, config = family_and_config(directory, adapter)
+    tokenizer = load_tokenizer(options.tokenizer or directory)
+    template = template_for(config, tokenizer, options.template, family.template)
+    own = getattr(config, "system_message", None)
+    message = template.default_system_message if own is None else own
+    return TextModel(
+        family.layout_of(config, options.frame_size), tokenizer, template, message, family.wording_of(config)
+    )
 
 
 def _model_options(options: argparse.Namespace) -> dict[str, Any]:

@@ -21,7 +21,7 @@ def loaded_conditions(model: VideoChatModel) -> dict[str, str]:
     return {
         "template": model.template.name,
         "dtype": str(model.dtype).removeprefix("torch."),
-        "attn_implementation": str(model.network.language_model.config._attn_implementation),
+        "attn_implementation": str(model.language_model.config._attn_implementation),
         "device": f"{device.type}{name}",
     }
 

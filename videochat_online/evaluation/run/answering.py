@@ -88,7 +88,7 @@ def answer_by_likelihood(
     start_s = time.perf_counter()
     num_dropped, ids = letter_ids(model, num_options)
     prompt = prompt.without_last(num_dropped)
-    logits = first_logits(model.network, prompt.tokens, settings.max_new_tokens, prompt.contrasts, prompt.reuse)
+    logits = first_logits(model.language_model, prompt.tokens, settings.max_new_tokens, prompt.contrasts, prompt.reuse)
     scores = logits[torch.tensor(ids, device=logits.device)]
     option = int(scores.argmax())
     probabilities = tuple(scores.softmax(-1).tolist())
@@ -104,7 +104,7 @@ def answer_by_text_likelihood(model: VideoChatModel, prompt: Prompt, options: Se
     Source: the "cloze formulation" of OLMES (arXiv:2406.08446), which small models can be told apart with.
     """
     replies = [reply_ids(model, option) for option in options]
-    scores = continuation_log_likelihoods(model.network, prompt.tokens, replies, prompt.contrasts, prompt.reuse)
+    scores = continuation_log_likelihoods(model.language_model, prompt.tokens, replies, prompt.contrasts, prompt.reuse)
     option = int(scores.argmax())
     return Reply(options[option], option, None, tuple(scores.softmax(-1).tolist()))
 
@@ -121,8 +121,13 @@ def letter_ids(model: VideoChatModel, num_options: int) -> tuple[int, list[int]]
     """
 
     def ids_with(prefix: str) -> tuple[int, ...]:
-        turns, template = [Turn(("?",))], model.template
-        return layout_prompt(turns, tokenizer=model.tokenizer, template=template, generation_prefix=prefix).input_ids
+        return layout_prompt(
+            [Turn(("?",))],
+            tokenizer=model.tokenizer,
+            template=model.template,
+            wording=model.backbone.wording,
+            generation_prefix=prefix,
+        ).input_ids
 
     bare = ids_with(LETTER_PREFIX)
     # With the bracket that follows in a reply: a tokenizer may have `B)` in one piece.

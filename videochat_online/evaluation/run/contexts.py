@@ -24,9 +24,9 @@ from videochat_online.evaluation.media.protocol_frames import READ_CHUNK, Labell
 from videochat_online.evaluation.protocol import EvalProtocol
 from videochat_online.memory import TokenSchedule, pool_to_grid
 from videochat_online.model import VideoChatModel
+from videochat_online.model.backbones import VisualTokens
 from videochat_online.streaming import GenerationSettings, StreamingSession
 from videochat_online.streaming.question_prompt import Prompt, build_prompt
-from videochat_online.text import INTERNVL
 from videochat_online.types import FrameUse, Turn
 
 Frames: TypeAlias = "VideoFrames | RemoteVideoFrames"
@@ -47,7 +47,7 @@ class StreamingContext:
         self, model: VideoChatModel, video_frames: Frames, protocol: EvalProtocol, questions: Sequence[EvalQuestion]
     ) -> None:
         self._model, self._protocol = model, protocol
-        memory = protocol.make_memory(model.config.grid, tuple(model.config.memory_intervals))
+        memory = protocol.make_memory(model.frames.grid, model.frames.memory_intervals)
         self.session = StreamingSession(
             model,
             memory,
@@ -111,15 +111,21 @@ class WindowContext:
     def __init__(
         self, model: VideoChatModel, video_frames: Frames, protocol: EvalProtocol, questions: Sequence[EvalQuestion]
     ) -> None:
-        self._model, self._protocol = model, protocol
-        self._schedule = TokenSchedule(tuple(model.config.memory_intervals))
-        self._wanted = {
-            question.id: frozenset(video_frames.window_indices(question.time_s, question.starts_s))
+        self._model, self._protocol, self._size = model, protocol, model.frames.frames_per_entry
+        self._schedule = TokenSchedule(model.frames.memory_intervals)
+        self._entries = {
+            question.id: _entries(video_frames.window_indices(question.time_s, question.starts_s), self._size)
             for question in questions
         }
-        self._windows: dict[str, list[tuple[FrameUse, Tensor]]] = {question.id: [] for question in questions}
+        self._windows: dict[str, list[tuple[FrameUse, VisualTokens]]] = {question.id: [] for question in questions}
+        every = {entry for entries in self._entries.values() for entry in entries}
+        # By the frame that completes them, in the order of these.
+        self._completed: dict[int, list[tuple[int, ...]]] = {}
+        for entry in sorted(every, key=lambda entry: entry[::-1]):
+            self._completed.setdefault(entry[-1], []).append(entry)
+        self._held: dict[int, LabelledFrame] = {}
         self._num_seen = dict.fromkeys(self._windows, 0)
-        self._frames = chain.from_iterable(video_frames.read(sorted(frozenset().union(*self._wanted.values()))))
+        self._frames = chain.from_iterable(video_frames.read(sorted({index for entry in every for index in entry})))
         self._next: LabelledFrame | None = next(self._frames, None)
         self._answered: EvalQuestion | None = None
         self.num_encoded = 0
@@ -129,17 +135,16 @@ class WindowContext:
         if self._answered is not None:
             self._windows[self._answered.id] = []
         self._answered = question
-        last = max(self._wanted[question.id], default=-1)
+        last = max((entry[-1] for entry in self._entries[question.id]), default=-1)
         batch: list[LabelledFrame] = []
         while self._next is not None and self._next.index <= last:
             batch.append(self._next)
             self._next = next(self._frames, None)
             size_changes = self._next is not None and self._next.pixels_HWC.shape != batch[0].pixels_HWC.shape
             if len(batch) == READ_CHUNK or size_changes:
-                self._share(batch)
+                self._share(batch, batch[-1].index)
                 batch = []
-        if batch:
-            self._share(batch)
+        self._share(batch, last)
 
     def prepare(self, question: EvalQuestion, text: str, generation_prefix: str = "") -> QuestionContext:
         """The prompt from the question's window."""
@@ -149,30 +154,54 @@ class WindowContext:
             where = f"at or before {question.time_s} s{own}"
             raise NoFrameError(f"question {question.id}: no frame that decodes starts {where}")
         frames = tuple(frame for frame, _ in window)
-        turn = Turn(INTERNVL.turn(frames, text, with_times=self._protocol.with_times))
-        visual, message = [tokens_LD for _, tokens_LD in window], self._protocol.system_message_of(question.kind)
+        turn = Turn(self._model.backbone.wording.turn(frames, text, with_times=self._protocol.with_times))
+        visual, message = [tokens for _, tokens in window], self._protocol.system_message_of(question.kind)
         prompt = build_prompt(self._model, [turn], visual, system_message=message, generation_prefix=generation_prefix)
         return QuestionContext(frames, prompt)
 
-    def _share(self, frames: Sequence[LabelledFrame]) -> None:
-        features_TCHW = self._model.encode(np.stack([frame.pixels_HWC for frame in frames]))
+    def _shown(self, entry: tuple[int, ...]) -> list[LabelledFrame]:
+        """Frames of an entry that could be decoded; the last one stands for those that lack."""
+        held = [self._held[index] for index in entry if index in self._held]
+        return [*held, *held[-1:] * (self._size - len(held))]
+
+    def _share(self, frames: Sequence[LabelledFrame], reached: int) -> None:
+        """Hand the entries up to the frame that was reached to every window that has them."""
+        self._held |= {frame.index: frame for frame in frames}
         self.num_encoded += len(frames)
-        for frame, tokens_CHW in zip(frames, features_TCHW, strict=True):
-            projected: dict[int, Tensor] = {}
-            for name, wanted in self._wanted.items():
-                if frame.index not in wanted:
-                    continue
-                index = self._num_seen[name]
-                self._num_seen[name] = index + 1
-                ratio = self._schedule.ratio(index)
-                if ratio is None:
-                    continue
-                if ratio not in projected:
-                    rows, columns = tokens_CHW.shape[-2:]
-                    pooled_CHW = pool_to_grid(tokens_CHW, (rows // ratio, columns // ratio))
-                    projected[ratio] = self._model.project(pooled_CHW)
-                use = FrameUse(index, frame.time_s, num_tokens=len(projected[ratio]))
-                self._windows[name].append((use, projected[ratio]))
+        done = [last for last in self._completed if last <= reached]
+        shown = {entry: self._shown(entry) for last in done for entry in self._completed.pop(last)}
+        shown = {entry: held for entry, held in shown.items() if held}
+        if shown:
+            pixels = [frame.pixels_HWC for held in shown.values() for frame in held]
+            if self._size > 1:
+                pixels = [self._model.transform.resized(one[None])[0] for one in pixels]
+            for (entry, held), tokens_CHW in zip(shown.items(), self._model.encode(np.stack(pixels)), strict=True):
+                self._place(entry, sum(frame.time_s for frame in held) / self._size, tokens_CHW)
+        needed = {index for entries in self._completed.values() for entry in entries for index in entry}
+        self._held = {index: frame for index, frame in self._held.items() if index in needed}
+
+    def _place(self, entry: tuple[int, ...], time_s: float, tokens_CHW: Tensor) -> None:
+        projected: dict[int, VisualTokens] = {}
+        for name, entries in self._entries.items():
+            if entry not in entries:
+                continue
+            number = self._num_seen[name]
+            self._num_seen[name] = number + 1
+            ratio = self._schedule.ratio(number)
+            if ratio is None:
+                continue
+            if ratio not in projected:
+                rows, columns = tokens_CHW.shape[-2:]
+                pooled_CHW = pool_to_grid(tokens_CHW, (rows // ratio, columns // ratio))
+                projected[ratio] = self._model.project(pooled_CHW)
+            use = FrameUse(number * self._size, time_s, len(projected[ratio]))
+            self._windows[name].append((use, projected[ratio]))
+
+
+def _entries(indices: Sequence[int], size: int) -> dict[tuple[int, ...], None]:
+    """Frames of a window as a model takes them together, in order; the last entry may have fewer."""
+    ordered = sorted(indices)
+    return dict.fromkeys(tuple(ordered[start : start + size]) for start in range(0, len(ordered), size))
 
 
 class BlindContext:

@@ -26,8 +26,8 @@ from videochat_online.evaluation.run.contexts import may_see
 from videochat_online.evaluation.run.plan import Plan
 from videochat_online.memory import TokenSchedule
 from videochat_online.memory.tiered import TieredMemoryBank
-from videochat_online.model.configuration import VideoChatOnlineConfig
-from videochat_online.text import INTERNVL, ChatTemplate, PromptLayout, layout_prompt
+from videochat_online.model.backbones import FrameLayout
+from videochat_online.text import INTERNVL, ChatTemplate, PromptLayout, Wording, layout_prompt
 from videochat_online.types import FrameTokens, FrameUse, Segment, Turn
 from videochat_online.video import FrameTransform
 
@@ -39,9 +39,11 @@ UNKNOWN_FRAMES = "[lines of the frames: not known here]"
 class TextModel:
     """The parts of a checkpoint that lay out prompts: everything but the weights."""
 
-    config: VideoChatOnlineConfig
+    frames: FrameLayout
     tokenizer: PreTrainedTokenizerBase
     template: ChatTemplate
+    system_message: str
+    wording: Wording = INTERNVL
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,11 +162,12 @@ class _Preview:
                 [Turn(segments)],
                 tokenizer=model.tokenizer,
                 template=model.template,
-                system_message=model.config.system_message if message is None else message,
+                wording=model.wording,
+                system_message=model.system_message if message is None else message,
                 generation_prefix=LETTER_PREFIX if by_letter else "",
             )
 
-        segments = INTERNVL.turn(seen.used or (), text, with_times=protocol.with_times)
+        segments = model.wording.turn(seen.used or (), text, with_times=protocol.with_times)
         layout = laid_out((text,) if self.is_blind else segments)
         if seen.used is None:
             return {"prompt": laid_out((f"{UNKNOWN_FRAMES}\n", text)).text, "num_text_tokens": len(layout)}
@@ -192,7 +195,7 @@ class _Preview:
             times_s = tuple(video_frames.labels(video_frames.window_indices(asked.time_s, asked.starts_s)))
             if model is None:
                 return _Seen(times_s, problem="sizes of frames: no --model")
-            used = tuple(_window(times_s, model.config))
+            used = tuple(_window(times_s, model.frames))
             return _Seen(times_s, used, sum(use.num_tokens for use in used))
         indices = video_frames.streaming_indices()
         is_last = asked.id == video.moments[-1][0].id
@@ -205,20 +208,20 @@ class _Preview:
             return _Seen((), (), 0, "no frame comes at or before the question, so that it is not answered")
         if model is None:
             return _Seen(times_s, problem="what the memory holds: no --model")
-        bank = protocol.make_memory(model.config.grid, tuple(model.config.memory_intervals))
+        bank = protocol.make_memory(model.frames.grid, model.frames.memory_intervals)
         goes_by_order = isinstance(bank, TieredMemoryBank) and bank.goes_by_order
         if not goes_by_order or protocol.strategy != "direct":
             why = f"strategy {protocol.strategy}" if protocol.strategy != "direct" else f"memory {protocol.memory}"
             return _Seen(times_s, None, bank.max_tokens, f"which frames are used: {why} chooses by what they show")
-        tokens_CHW = torch.ones(1, *model.config.grid)
+        tokens_CHW = torch.ones(1, *model.frames.grid)
         for index, time_s in enumerate(times_s):
             bank.write(FrameTokens(index=index, time_s=time_s, tokens_CHW=tokens_CHW, content_id=index))
         used = tuple(FrameUse(one.index, one.time_s, one.num_tokens) for one in bank.read())
         return _Seen(times_s, used, bank.max_tokens)
 
 
-def _window(times_s: Sequence[float], config: VideoChatOnlineConfig) -> Iterator[FrameUse]:
-    schedule, (rows, columns) = TokenSchedule(tuple(config.memory_intervals)), config.grid
+def _window(times_s: Sequence[float], frames: FrameLayout) -> Iterator[FrameUse]:
+    schedule, (rows, columns) = TokenSchedule(frames.memory_intervals), frames.grid
     for index, time_s in enumerate(times_s):
         ratio = schedule.ratio(index)
         if ratio is not None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 from transformers import (
@@ -21,14 +22,18 @@ from transformers import (
     LlavaOnevisionConfig,
     PreTrainedConfig,
     PreTrainedModel,
+    PreTrainedTokenizerBase,
     Qwen2Config,
     SiglipVisionConfig,
 )
+from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
 
 from videochat_online.errors import CheckpointError
-from videochat_online.model.backbones.base import VisualTokens
-from videochat_online.model.backbones.llava_onevision import LlavaOnevision, OnevisionWording
+from videochat_online.model.backbones.base import FrameLayout, VisualTokens
+from videochat_online.model.backbones.llava_onevision import SIGLIP, LlavaOnevision, OnevisionWording
 from videochat_online.runs.files import read_object
+from videochat_online.types import FrameTokens
+from videochat_online.video.transforms import FrameTransform, to_rgb
 
 KEY_MAPPING = {
     r"^model\.vision_tower\.vision_tower\.vision_model\.": "model.vision_tower.",
@@ -69,6 +74,8 @@ KEPT = {
 }
 """Settings that the native class has no names for, which are kept in its configuration, and what holds without them."""
 
+CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+
 NEWLINES = ("one_token", "grid", "frame", "no_token")
 POOLING_MODES = ("average", "max", "bilinear")
 
@@ -95,6 +102,7 @@ def translated(config: Mapping[str, Any]) -> LlavaOnevisionConfig:
         vision_config=tower,
         vision_feature_layer=int(config.get("mm_vision_select_layer", -2)) if is_clip else -1,
         vision_feature_select_strategy="default" if is_clip else "full",
+        image_grid_pinpoints=config.get("image_grid_pinpoints"),
         # Ids behind the vocabulary: they have no embeddings, and are never looked up.
         image_token_index=vocab_size,
         video_token_index=vocab_size + 1,
@@ -115,6 +123,7 @@ class LlavaQwen(LlavaOnevision):
 
     family = "llava_qwen"
     model_types = ("llava_qwen",)
+    template = "qwen"
     key_mapping = KEY_MAPPING
 
     @classmethod
@@ -124,29 +133,37 @@ class LlavaQwen(LlavaOnevision):
         return super().reads(config) or "LlavaQwenForCausalLM" in named or config.keys() >= KEPT.keys()
 
     @classmethod
-    def native_config(cls, directory: Path) -> PreTrainedConfig:
-        """As `Backbone.native_config`."""
+    def read_config(cls, directory: Path) -> PreTrainedConfig:
+        """As `Backbone.read_config`."""
         written = read_object(directory / "config.json")
         if written.get("model_type") == LlavaOnevisionConfig.model_type:
-            return super().native_config(directory)
+            return super().read_config(directory)
         try:
             return translated(written)
         except CheckpointError as error:
             raise CheckpointError(f"{directory}/config.json: {error}") from error
 
-    def __init__(self, network: PreTrainedModel) -> None:
-        super().__init__(network)
+    def __init__(self, network: PreTrainedModel, directory: Path | None = None) -> None:
+        super().__init__(network, directory)
         said = network.config
         self._stride, self._mode = said.mm_spatial_pool_stride, said.mm_spatial_pool_mode
-        # LongVA: frames and tiles are alike, nothing stands between them.
-        self._newline = "no_token" if said.mm_patch_merge_type == "unires" else said.mm_newline_position
-        self.wording = OnevisionWording(newline=self._newline == "one_token")
+        self._newline, self.wording = self._newline_of(said), self.wording_of(said)
         for key, value, known in (
             ("mm_spatial_pool_mode", self._mode, POOLING_MODES),
             ("mm_newline_position", self._newline, NEWLINES),
         ):
             if value not in known:
                 raise CheckpointError(f"{key}: expected one of {', '.join(known)}, found {value!r}")
+
+    @classmethod
+    def _newline_of(cls, config: Any) -> str:
+        """Where newlines stand. In LongVA's way frames and tiles are alike, and nothing stands between them."""
+        return "no_token" if config.mm_patch_merge_type == "unires" else str(config.mm_newline_position)
+
+    @classmethod
+    def wording_of(cls, config: Any) -> OnevisionWording:
+        """As `Backbone.wording_of`."""
+        return OnevisionWording(newline=cls._newline_of(config) == "one_token")
 
     def encode(self, pixels_TCHW: Tensor) -> Tensor:
         """As `Backbone.encode`."""
@@ -155,8 +172,50 @@ class LlavaQwen(LlavaOnevision):
             return functional.avg_pool2d(features_TDHW, self._stride)
         if self._mode == "max":
             return functional.max_pool2d(features_TDHW, self._stride)
-        size = [math.ceil(side / self._stride) for side in features_TDHW.shape[2:]]
-        return functional.interpolate(features_TDHW, size=size, mode="bilinear")
+        side = self.pooled_side(self.network.config, features_TDHW.shape[2])
+        return functional.interpolate(features_TDHW, size=(side, side), mode="bilinear")
+
+    @classmethod
+    def pooled_side(cls, config: Any, num_patches: int) -> int:
+        """As `LlavaOnevision.pooled_side`: what does not fill a window is left out, unless the mode is bilinear."""
+        stride = config.mm_spatial_pool_stride
+        return math.ceil(num_patches / stride) if config.mm_spatial_pool_mode == "bilinear" else num_patches // stride
+
+    def transform(self, layout: FrameLayout) -> FrameTransform:
+        """As `Backbone.transform`: as the processors of the towers do, CLIP's by cutting the middle out."""
+        is_clip = isinstance(self.network.config.vision_config, CLIPVisionConfig)
+        normalization = self.statistics(*(CLIP if is_clip else SIGLIP), is_fused=False)
+        return FrameTransform(size=layout.shape[0], normalization=normalization, center_crop=is_clip)
+
+    def fit(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """As `Backbone.fit`: the published tokenizers have no tokens of pictures, which are never embedded."""
+        tokens = [self.image_wording.token, self.wording.token]
+        tokenizer.add_tokens(tokens, special_tokens=True)
+        config = self.network.config
+        config.image_token_id, config.video_token_id = tokenizer.convert_tokens_to_ids(tokens)
+
+    def num_tokens(self, frame: FrameTokens) -> int:
+        """As `Backbone.num_tokens`, with the newlines of the frame."""
+        newlines = {"grid": int(frame.tokens_CHW.shape[1]), "frame": 1}
+        return frame.num_tokens + newlines.get(self._newline, 0)
+
+    def image(self, image: Image.Image) -> VisualTokens:
+        """As `Backbone.image`; in LongVA's way the tiles without the whole, each pooled as a frame is."""
+        if self.network.config.mm_patch_merge_type != "unires":
+            return super().image(image)
+        side = self.network.config.vision_config.image_size
+        processor = self.image_processor(
+            LlavaOnevisionImageProcessorPil,
+            size={"height": side, "width": side},
+            image_grid_pinpoints=self.network.config.image_grid_pinpoints,
+            image_mean=CLIP[0],
+            image_std=CLIP[1],
+        )
+        tiles_TCHW = processor(to_rgb(image), return_tensors="pt")["pixel_values"][0]
+        shown_TCHW = tiles_TCHW[1:] if len(tiles_TCHW) > 1 else tiles_TCHW
+        pooled_TDHW = functional.avg_pool2d(self.features(shown_TCHW.to(self.network.device)), 2)
+        tokens_ND = pooled_TDHW.flatten(2).transpose(1, 2).flatten(0, 1)
+        return VisualTokens(tokens_ND[None], (1, len(tokens_ND)))
 
     def project(self, entry_CHW: Tensor) -> VisualTokens:
         """As `Backbone.project`; newlines after each row, or after the frame, are tokens of the frame."""

@@ -10,15 +10,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from PIL import Image
+from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from videochat_online.model.backbones.base import Backbone, VisualTokens
+from videochat_online.errors import InputError
+from videochat_online.model.backbones.base import FrameLayout, VisualTokens
+from videochat_online.model.backbones.native import NativeBackbone
 from videochat_online.text import Wording
 from videochat_online.types import FrameUse, Mark, Segment, Visual
+from videochat_online.video.transforms import FrameTransform, to_rgb
+
+HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+FRAME_SIZE = (448, 448)
+"""Height and width of frames where nobody says: 196 tokens for two."""
+IMAGE_PIXELS = {"shortest_edge": 65_536, "longest_edge": 16_777_216}
+"""Budget of a still image where a checkpoint says none: that of the published ones."""
 
 OPENS, CLOSES = "<|vision_start|>", "<|vision_end|>"
 
@@ -52,29 +64,76 @@ class QwenWording(Wording):
         return tuple(map(Visual, counts))
 
 
-class Qwen3VL(Backbone):
+class Qwen3VL(NativeBackbone):
     """See the module's docstring; the dense models and the mixtures of experts."""
 
     family = "qwen3_vl"
-    frames_per_entry: ClassVar[int] = 2
     model_types = ("qwen3_vl", "qwen3_vl_moe")
+    template = "chatml"
     tower = "visual."
     wording = QwenWording()
     image_wording = QwenWording(token="<|image_pad|>")
 
-    def __init__(self, network: PreTrainedModel) -> None:
-        super().__init__(network)
+    def __init__(self, network: PreTrainedModel, directory: Path | None = None) -> None:
+        super().__init__(network, directory)
         self.num_levels = 1 + len(network.config.vision_config.deepstack_visual_indexes)
+
+    def parts(self) -> dict[str, nn.Module]:
+        """As `Backbone.parts`; the mergers are the projector."""
+        visual = self.network.model.visual
+        projector = nn.ModuleList([visual.merger, *visual.deepstack_merger_list])
+        tower = nn.ModuleList([part for name, part in visual.named_children() if "merger" not in name])
+        return {"vision_tower": tower, "projector": projector, "language_model": self.language_model}
+
+    @classmethod
+    def layout_of(cls, config: Any, frame_size: tuple[int, int] | None = None) -> FrameLayout:
+        """As `Backbone.layout_of`.
+
+        A video of a published processor has one budget of pixels for all of its frames; a stream has no such number.
+        """
+        vision, shape = config.vision_config, frame_size or FRAME_SIZE
+        factor = vision.patch_size * vision.spatial_merge_size
+        if any(side < factor or side % factor for side in shape):
+            raise InputError(f"frame size: expected multiples of {factor} pixels, found {shape[0]} x {shape[1]}")
+        num_levels = 1 + len(vision.deepstack_visual_indexes)
+        return FrameLayout(
+            shape=shape,
+            grid=(shape[0] // factor, shape[1] // factor),
+            feature_dim=num_levels * config.text_config.hidden_size,
+            frames_per_entry=vision.temporal_patch_size,
+        )
+
+    def transform(self, layout: FrameLayout) -> FrameTransform:
+        """As `Backbone.transform`."""
+        statistics = self.statistics(*HALF, is_fused=True)
+        return FrameTransform(size=layout.shape[0], width=layout.shape[1], normalization=statistics, resize="torch")
+
+    def image(self, image: Image.Image) -> VisualTokens:
+        """As `Backbone.image`: of its own size, within the checkpoint's budget of pixels."""
+        vision = self.network.config.vision_config
+        processor = self.image_processor(
+            Qwen2VLImageProcessorPil,
+            patch_size=vision.patch_size,
+            merge_size=vision.spatial_merge_size,
+            image_mean=HALF[0],
+            image_std=HALF[1],
+            size=IMAGE_PIXELS,
+        )
+        made = processor(to_rgb(image), return_tensors="pt")
+        (grid,) = made["image_grid_thw"].tolist()
+        return self.project(self._encode(made["pixel_values"].to(self.network.device), grid)[0])
 
     def encode(self, pixels_TCHW: Tensor) -> Tensor:
         """As `Backbone.encode`; of an odd number of frames the last one counts twice."""
         config = self.network.config.vision_config
-        patches_PC, grid = patches(pixels_TCHW, config.patch_size, config.spatial_merge_size)
-        num_entries, rows, columns = grid
-        grids = torch.tensor([grid], device=pixels_TCHW.device)
-        out = self.network.model.visual(patches_PC.to(self.network.model.visual.dtype), grid_thw=grids)
+        return self._encode(*patches(pixels_TCHW, config.patch_size, config.spatial_merge_size))
+
+    def _encode(self, patches_PC: Tensor, grid: Sequence[int]) -> Tensor:
+        """Features [E, C, H, W] of patches; `grid` is entries, rows and columns of patches."""
+        (num_entries, rows, columns), visual = grid, self.network.model.visual
+        out = visual(patches_PC.to(visual.dtype), grid_thw=torch.tensor([grid], device=patches_PC.device))
         levels_SND = torch.stack([out.pooler_output, *out.deepstack_features])
-        side = config.spatial_merge_size
+        side = self.network.config.vision_config.spatial_merge_size
         levels_SEHWD = levels_SND.unflatten(1, (num_entries, rows // side, columns // side))
         return levels_SEHWD.permute(1, 0, 4, 2, 3).flatten(1, 2)
 

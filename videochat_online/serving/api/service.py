@@ -95,11 +95,11 @@ class ApiService:
         """What runs here, and whether a stream may be opened."""
         pool = self.pool
         num_taken = await self.call(len, pool)
-        size = pool.model.config.image_size
+        height, width = pool.model.frames.shape
         return Health(
             versions=Versions(videochat_online=__version__, torch=version("torch")),
             places=Places(free=max(pool.max_streams - num_taken, 0), total=pool.max_streams),
-            frame_size=FrameSize(width=size, height=size),
+            frame_size=FrameSize(width=width, height=height),
             memories={name: list(settings_of(name)) for name in self.limits.memories},
         )
 

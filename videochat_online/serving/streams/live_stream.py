@@ -279,5 +279,5 @@ def make_stream_memory(model: VideoChatModel, options: StreamOptions) -> MemoryB
     Raises:
         InputError: an unknown memory, or options that it does not take.
     """
-    config = model.config
-    return make_model_memory(options.memory, config.grid, config.memory_intervals, options.memory_options)
+    frames = model.frames
+    return make_model_memory(options.memory, frames.grid, frames.memory_intervals, options.memory_options)

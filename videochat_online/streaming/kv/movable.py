@@ -146,7 +146,8 @@ class MovableCache(DynamicKeyValueCache):
     def _turn(self, shifts_RL: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """Cosine and sine [1, L, E] that turn keys on by so many positions, fp32."""
         rope = self._model.model.rotary_emb
-        cosine, sine = rope(torch.empty(0, device=like.device), shifts_RL.to(like.device))
+        positions = shifts_RL if len(shifts_RL) == 1 else shifts_RL[:, None]
+        cosine, sine = rope(torch.empty(0, device=like.device), positions.to(like.device))
         # What is scaled has been so when it was computed.
         return cosine / rope.attention_scaling, sine / rope.attention_scaling
 

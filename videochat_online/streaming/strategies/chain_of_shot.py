@@ -37,7 +37,7 @@ from videochat_online.streaming.kv.prefix import common_length
 from videochat_online.streaming.question_prompt import FrameSelection, build_prompt, reply_ids
 from videochat_online.streaming.strategies.base import Projection
 from videochat_online.text.questions import KIND_SUFFIXES
-from videochat_online.types import FrameTokens, Turn, Visual
+from videochat_online.types import FrameTokens, Turn
 
 FRAMES_OF_A_MOSAIC = 4
 MOSAICS_AT_ONCE = 8
@@ -90,7 +90,7 @@ def are_relevant(model: VideoChatModel, frames: Sequence[FrameTokens], question:
     said: list[bool] = []
     for first in range(0, len(groups), MOSAICS_AT_ONCE):
         batch = groups[first : first + MOSAICS_AT_ONCE]
-        said += _say_yes(model, [mosaic([f.tokens_CHW for f in group], model.config.grid) for group in batch], question)
+        said += _say_yes(model, [mosaic([f.tokens_CHW for f in group], model.frames.grid) for group in batch], question)
     return [yes for group, yes in zip(groups, said, strict=True) for _ in group]
 
 
@@ -99,14 +99,14 @@ def _say_yes(model: VideoChatModel, mosaics_CHW: Sequence[Tensor], question: str
     """Whether Yes is a likelier beginning of the reply than No, for each mosaic. Several questions, one batch."""
     yes, no = (reply_ids(model, word) for word in ("Yes", "No"))
     common = common_length(yes, no)
-    begun_LD = model.network.get_input_embeddings()(torch.tensor(yes[:common], dtype=torch.long, device=model.device))
+    begun_LD = model.backbone.embed(torch.tensor(yes[:common], dtype=torch.long, device=model.device))
     text = f"{question}\n{IS_VISIBLE}{KIND_SUFFIXES['yes_no']}"
     prompts = []
     for mosaic_CHW in mosaics_CHW:
-        tokens_LD = model.project(mosaic_CHW)
-        prompt = build_prompt(model, [Turn((Visual(len(tokens_LD)), "\n", text))], [tokens_LD])
+        shown, wording = model.project(mosaic_CHW), model.backbone.image_wording
+        prompt = build_prompt(model, [Turn((*wording.images([len(shown)]), text))], [shown], wording=wording)
         prompts.append(joined((prompt.tokens, prompt.tokens.following(begun_LD, yes[:common]))))
-    logits_BV = first_logits_of_each(model.network, prompts)
+    logits_BV = first_logits_of_each(model.language_model, prompts)
     return [bool(says) for says in logits_BV[:, yes[common]] > logits_BV[:, no[common]]]
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from videochat_online.errors import InputError
 from videochat_online.model import VideoChatOnlineForConditionalGeneration
 from videochat_online.model.checkpoints.saved_adapters import ADAPTER_FILES, Learned, read_adapter
-from videochat_online.model.loading import resolve_checkpoint
+from videochat_online.model.network_loading import resolve_checkpoint
 from videochat_online.train.keys.arguments import ModelArguments
 
 logger = logging.getLogger(__name__)

@@ -19,7 +19,8 @@ from videochat_online.memory import TokenSchedule
 from videochat_online.model import VideoChatOnlineConfig, VideoChatOnlineForConditionalGeneration, load_network
 from videochat_online.model.checkpoints.saved_adapters import Learned
 from videochat_online.model.device_and_dtype import fitting_attention
-from videochat_online.model.loading import load_config, resolve_checkpoint, template_for
+from videochat_online.model.loading import template_for
+from videochat_online.model.network_loading import load_config, resolve_checkpoint
 from videochat_online.model.vocabulary_fit import fit_vocabulary
 from videochat_online.text import (
     ChatTemplate,
