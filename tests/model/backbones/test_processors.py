@@ -7,10 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from videochat_online.model.backbones.llava_onevision import LlavaOnevision
+from videochat_online.model.backbones.llava_qwen import CLIP
 from videochat_online.model.backbones.qwen3_vl import Qwen3VL, patches
-from videochat_online.testing.tiny_backbones import byte_tokenizer, striped_frames
+from videochat_online.testing.tiny_backbones import byte_tokenizer, striped_frames, tiny_native, tiny_native_config
 from videochat_online.text import get_template, layout_prompt
 from videochat_online.types import FrameUse, Turn
 from videochat_online.video import FrameTransform
@@ -90,3 +93,55 @@ def test_pixels_of_onevision(recorded):
         found = torch.stack([transform(striped_frames(2, *size)) for size in clips])
         expected = torch.from_numpy(recorded["llava_onevision"][f"{name}.levels"])
         assert torch.equal(found, (expected.float() - 127.5) / 127.5)
+
+
+@pytest.mark.parametrize("size", [(60, 100), (100, 60), (336, 336), (71, 400)])
+def test_the_middle_is_cut_as_by_the_processor_of_clip(size):
+    transform = FrameTransform(size=56, normalization=Normalization(*CLIP), center_crop=True)
+    processor = CLIPImageProcessorPil(size={"shortest_edge": 56}, crop_size={"height": 56, "width": 56})
+    video = striped_frames(2, *size)
+    expected = processor(list(video), return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(transform(video), expected, atol=1e-5, rtol=0)
+
+
+def test_images_of_qwen3(recorded):
+    """Sizes are the processor's; the levels are Pillow's, which differ by up to two from torchvision's."""
+    backbone = Qwen3VL(tiny_native(tiny_native_config("qwen3_vl")))
+    seen = {}
+    backbone._encode = lambda patches_PC, grid: seen.update(patches=patches_PC, grid=grid) or torch.zeros(1, 128, 1, 2)
+    budget = {"shortest_edge": 32 * 32, "longest_edge": 3 * 64 * 64}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("videochat_online.model.backbones.qwen3_vl.IMAGE_PIXELS", budget)
+        backbone.image(Image.fromarray(striped_frames(1, 40, 70)[0]))
+    assert [seen["grid"]] == recorded["qwen3_vl"]["image.grids"].tolist()
+    expected = recorded["qwen3_vl"]["image.levels"].astype(int)
+    found = levels_of(seen["patches"]).numpy().astype(int)
+    assert abs(found - expected).max() <= 2
+
+
+def test_images_of_onevision(recorded):
+    """As many tokens as the processor leaves room for, and those that the native class makes of its tiles."""
+    config = tiny_native_config("llava_onevision")
+    backbone = LlavaOnevision(tiny_native(config))
+    picture = Image.fromarray(striped_frames(1, 60, 100)[0])
+    with torch.inference_mode():
+        found = backbone.image(picture)
+        levels = torch.from_numpy(recorded["llava_onevision"]["image.levels"]).float()
+        expected = backbone.network.model.get_image_features(
+            (levels - 127.5) / 127.5,
+            torch.from_numpy(recorded["llava_onevision"]["image.sizes"]),
+            vision_feature_layer=config.vision_feature_layer,
+            vision_feature_select_strategy=config.vision_feature_select_strategy,
+            vision_aspect_ratio=config.vision_aspect_ratio,
+        ).pooler_output[0]
+    turn = Turn((*LlavaOnevision.image_wording.images([len(found)]), "What?"))
+    layout = layout_prompt(
+        [turn],
+        tokenizer=byte_tokenizer(),
+        template=get_template("chatml"),
+        wording=LlavaOnevision.image_wording,
+    )
+    assert list(layout.input_ids) == recorded["llava_onevision"]["image.ids"].tolist()
+    assert found.embeds.shape == expected.shape
+    difference = (found.embeds - expected).abs().mean() / expected.abs().mean()
+    assert difference < 0.002  # Pillow resizes, not torchvision
