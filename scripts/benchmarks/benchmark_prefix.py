@@ -88,7 +88,7 @@ def seconds(call: Any, *arguments: Any) -> float:
 
 def measure(model: VideoChatModel, frames_THWC: np.ndarray, size: int, options: argparse.Namespace) -> dict[str, Any]:
     """All figures at one size of the memory."""
-    memory = vco.PyramidMemoryBank(capacities=CAPACITIES[size], full_grid=model.config.grid)
+    memory = vco.PyramidMemoryBank(capacities=CAPACITIES[size], full_grid=model.frames.grid)
     session = StreamingSession(model, memory, settings=GenerationSettings(max_new_tokens=1))
     num_filled = len(frames_THWC) - options.pushes
     session.push(frames_THWC[:num_filled], [index / FPS for index in range(num_filled)])
@@ -131,7 +131,7 @@ def measure(model: VideoChatModel, frames_THWC: np.ndarray, size: int, options: 
 
 def in_kv_cache(session: StreamingSession, capacities: tuple[int, ...]) -> StreamingSession:
     """A session that remembers the same in a KV cache."""
-    memory = vco.PyramidMemoryBank(capacities=capacities, full_grid=session.model.config.grid)
+    memory = vco.PyramidMemoryBank(capacities=capacities, full_grid=session.model.frames.grid)
     kept = StreamingSession(session.model, memory, settings=session.settings, kv_memory=True)
     with tempfile.TemporaryDirectory() as folder:
         session.save(Path(folder) / "state")

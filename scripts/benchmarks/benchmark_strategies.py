@@ -65,7 +65,7 @@ STRATEGIES: dict[str, Strategy] = {
 
 def measure(model: VideoChatModel, options: argparse.Namespace, size: int) -> dict[str, Any]:
     """All figures at one size of the memory."""
-    memory = PyramidMemoryBank(capacities=CAPACITIES[size], full_grid=model.config.grid)
+    memory = PyramidMemoryBank(capacities=CAPACITIES[size], full_grid=model.frames.grid)
     settings = GenerationSettings(max_new_tokens=1)
     frames_THWC = read_frames(options.video, 8 * CAPACITIES[size][0] + 16)
     session = StreamingSession(model, memory, settings=settings, reuse_prefix=False)
@@ -74,7 +74,7 @@ def measure(model: VideoChatModel, options: argparse.Namespace, size: int) -> di
         session.save(f"{folder}/state")
         sessions = {}
         for name, strategy in STRATEGIES.items():
-            empty = PyramidMemoryBank(capacities=CAPACITIES[size], full_grid=model.config.grid)
+            empty = PyramidMemoryBank(capacities=CAPACITIES[size], full_grid=model.frames.grid)
             sessions[name] = StreamingSession(model, empty, settings=settings, reuse_prefix=False, strategy=strategy)
             sessions[name].restore(f"{folder}/state")
             sessions[name].ask(FIRST)  # projects the frames, warms up

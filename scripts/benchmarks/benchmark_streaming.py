@@ -66,16 +66,16 @@ class Stubbed(VideoChatModel):
 
 def stubbed(model: VideoChatModel) -> Stubbed:
     """The same model with features of a wandering scene: neighbours are alike, as in a video."""
-    config, generator = model.config, torch.Generator().manual_seed(0)
-    steps = torch.randn(NUM_FEATURES, config.feature_dim, 1, 1, generator=generator).cumsum(0)
-    noise = torch.randn(1, config.feature_dim, *config.grid, generator=generator)
+    frames, generator = model.frames, torch.Generator().manual_seed(0)
+    steps = torch.randn(NUM_FEATURES, frames.feature_dim, 1, 1, generator=generator).cumsum(0)
+    noise = torch.randn(1, frames.feature_dim, *frames.grid, generator=generator)
     model.network.stub_features = (0.1 * (steps + noise)).to(model.device, model.dtype)
     return Stubbed(**{field.name: getattr(model, field.name) for field in fields(model)})
 
 
 def make_frames(model: VideoChatModel, count: int) -> np.ndarray:
     """Noise of the model's own size: nothing is spent on resizing."""
-    side = model.config.image_size
+    side = model.frames.shape[0]
     return np.random.default_rng(0).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
 
 

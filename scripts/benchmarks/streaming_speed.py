@@ -131,7 +131,7 @@ def _difference(plain: torch.Tensor, found: torch.Tensor) -> dict[str, float]:
 
 
 def _noise(model: VideoChatModel, count: int) -> np.ndarray:
-    side = model.config.image_size
+    side = model.frames.shape[0]
     return np.random.default_rng(0).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
 
 

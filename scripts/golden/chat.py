@@ -120,7 +120,7 @@ def _watch(case: Case, **options: Any) -> tuple[VideoChatModel, StreamingSession
     times = [float(label[2]) for label in labels if label and label[2]] if with_times else list(range(len(pixels)))
     capacities = bank_capacities(params["capacities"])
     memory = PyramidMemoryBank(
-        capacities=capacities, full_grid=model.config.grid, intervals=tuple(model.config.memory_intervals)
+        capacities=capacities, full_grid=model.frames.grid, intervals=model.frames.memory_intervals
     )
     history = [Exchange(question, answer) for question, answer in params.get("history") or []]
     session = StreamingSession(
@@ -183,10 +183,10 @@ def check_chat_stream_multiturn(case: Case) -> None:
 @torch.no_grad()
 def _frame_tokens(case: Case, model: VideoChatModel) -> list[Tensor]:
     """Projected tokens of every frame with the schedule's resolution, none evicted."""
-    schedule = TokenSchedule(tuple(model.config.memory_intervals))
+    schedule = TokenSchedule(model.frames.memory_intervals)
     pixels = case.make_frames(**case.params["frames"])
     ratios = [schedule.ratio(index) for index in range(len(pixels))]
-    counts = [(model.config.grid[0] // ratio) * (model.config.grid[1] // ratio) for ratio in ratios]
+    counts = [(model.frames.grid[0] // ratio) * (model.frames.grid[1] // ratio) for ratio in ratios]
     embedded = model.network.embed_frames(case.frames.normalise(pixels), ratios)
     return list(embedded.split(counts))
 

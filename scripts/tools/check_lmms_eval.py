@@ -183,7 +183,7 @@ def own_answer(
         rate = source.info.average_fps or 1.0
     frames = [frame for chunk in vco.read_video(path) for frame in chunk.pixels_THWC][:: max(1, round(rate / 4))]
     memory = vco.PyramidMemoryBank(
-        capacities=CAPACITIES, full_grid=model.config.grid, intervals=tuple(model.config.memory_intervals)
+        capacities=CAPACITIES, full_grid=model.frames.grid, intervals=model.frames.memory_intervals
     )
     settings = vco.GenerationSettings(**{"max_new_tokens": NUM_NEW_TOKENS, **generation})
     session = vco.StreamingSession(model, memory, with_times=False, settings=settings, system_message=system_message)

@@ -160,7 +160,7 @@ def calls_to(model: Any) -> list[dict[str, Any]]:
 
 def write_sessions(folder: Path, model: Any) -> None:
     """A session, and the state of each memory."""
-    session = StreamingSession(model, make_memory("window", full_grid=model.config.grid, num_frames=2), settings=SHORT)
+    session = StreamingSession(model, make_memory("window", full_grid=model.frames.grid, num_frames=2), settings=SHORT)
     session.push(np.random.default_rng(0).integers(0, 256, (5, 60, 80, 3), dtype=np.uint8), range(5))
     session.ask("What is it?")
     session.save(folder / "session.safetensors")

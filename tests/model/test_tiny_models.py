@@ -164,7 +164,7 @@ def restated_accuracy(data: Path, folder: Path, num_images: int) -> float:
 class TestPretraining:
     def test_the_model_loads_and_answers(self, pretrained):
         model = load_model(pretrained[0], device="cpu")
-        assert model.config.grid == (4, 4)
+        assert model.frames.grid == (4, 4)
         session = StreamingSession(model)
         session.push(np.zeros((3, 64, 64, 3), dtype=np.uint8), [0.0, 1.0, 2.0])
         assert session.ask("Where is the shape now?").num_visual_tokens == 16 + 1 + 1

@@ -205,15 +205,15 @@ class Wrong(EveryKth):
         return {"count": len(self.frames)}
 """
     )
-    made = make_memory("sharing:Sharing", full_grid=tiny_model.config.grid, kept_frames=3)
+    made = make_memory("sharing:Sharing", full_grid=tiny_model.frames.grid, kept_frames=3)
     session = StreamingSession(tiny_model, memory=made)
     session.push(frames(6), range(6))
     session.save(folder / "session.safetensors")
-    other = StreamingSession(tiny_model, memory=make_memory("sharing:Sharing", full_grid=tiny_model.config.grid))
+    other = StreamingSession(tiny_model, memory=make_memory("sharing:Sharing", full_grid=tiny_model.frames.grid))
     other.restore(folder / "session.safetensors")
     assert [frame.index for frame in other.remembered()] == [0, 2, 4]
     assert all(map(torch.equal, *([f.tokens_CHW for f in s.memory.read()] for s in (session, other))))
-    wrong = StreamingSession(tiny_model, memory=make_memory("sharing:Wrong", full_grid=tiny_model.config.grid))
+    wrong = StreamingSession(tiny_model, memory=make_memory("sharing:Wrong", full_grid=tiny_model.frames.grid))
     with pytest.raises(InputError, match="expected tensors alone in a memory's state, found 0 at count"):
         wrong.save(folder / "wrong.safetensors")
 

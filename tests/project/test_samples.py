@@ -55,7 +55,7 @@ def test_a_memory_goes_on_from_its_state(name):
 
 
 def test_a_session_goes_on(tiny_model):
-    memory = make_memory("window", full_grid=tiny_model.config.grid, num_frames=2)
+    memory = make_memory("window", full_grid=tiny_model.frames.grid, num_frames=2)
     session = StreamingSession(tiny_model, memory)
     session.restore(SAMPLES / "sessions/session.safetensors")
     assert facts_of(memory) == [tuple(frame) for frame in recorded("sessions/frames.json")["session"]]

@@ -51,7 +51,7 @@ def stub_encoder(monkeypatch, model, nan_at=None):
     def encode(_, pixels_THWC):
         features_TCHW = (
             torch.from_numpy(pixels_THWC[..., 0].astype(np.float32))[:, None]
-            + torch.arange(model.config.feature_dim * 16).reshape(1, -1, *GRID).sin()
+            + torch.arange(model.frames.feature_dim * 16).reshape(1, -1, *GRID).sin()
         )
         if nan_at is not None and sum(map(len, batches)) <= nan_at < sum(map(len, batches)) + len(pixels_THWC):
             features_TCHW[nan_at - sum(map(len, batches))] = np.nan

@@ -387,4 +387,4 @@ def test_a_language_model_without_the_picture_tokens_gets_them(place, run, tmp_p
 def test_a_larger_frame_is_trained_and_saved(place, run):
     run("large", force_image_size=224, max_num_frame=2, max_steps=1)
     model = load_model(place / "large", device="cpu")
-    assert (model.config.image_size, model.config.grid, model.transform.size) == (224, (8, 8), 224)
+    assert (model.config.image_size, model.frames.grid, model.transform.size) == (224, (8, 8), 224)
