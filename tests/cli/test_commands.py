@@ -67,13 +67,13 @@ class TestAnswers:
         assert [frame["time_s"] for frame in second["frames_used"]] == [0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0]
 
     def test_frames_are_made_ready_while_the_model_works(self, chat, clip, monkeypatch):
-        squares, places = FrameTransform.squares, []
+        resized, places = FrameTransform.resized, []
 
         def note(transform, pixels_THWC):
             places.append((threading.current_thread().name, pixels_THWC.shape[1:3] == (112, 112)))
-            return squares(transform, pixels_THWC)
+            return resized(transform, pixels_THWC)
 
-        monkeypatch.setattr(FrameTransform, "squares", note)
+        monkeypatch.setattr(FrameTransform, "resized", note)
         chat("--video", clip, "--fps", 10, "--ask", "2:What?")
         assert {(name.startswith("ahead"), is_ready) for name, is_ready in places} == {(True, False), (False, True)}
         assert not [thread for thread in threading.enumerate() if thread.name.startswith("ahead")]

@@ -18,7 +18,7 @@ from videochat_online.cli.main import main
 from videochat_online.data import SampleEncoder, TrainingDataset, load_registries
 from videochat_online.data.batches.registry_check import inspect_sets
 from videochat_online.data.batches.training_dataset import SkippedSample
-from videochat_online.model import load_model, loading
+from videochat_online.model import load_model, network_loading
 from videochat_online.train import parse_arguments, train
 
 FAULTS = [
@@ -237,7 +237,7 @@ def test_a_model_of_the_hub(registry, tiny_dir, monkeypatch, capsys):
         asked.append((name, allow_patterns is not None))
         return str(tiny_dir())
 
-    monkeypatch.setattr(loading, "snapshot_download", download)
+    monkeypatch.setattr(network_loading, "snapshot_download", download)
     flags = ["doctor", "--registry", str(registry), "--processes", "0", "--max_rows", "1"]
     assert main([*flags, "--model", "owner/name"]) in (0, 2)
     assert asked == [("owner/name", True)]

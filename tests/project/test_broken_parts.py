@@ -14,7 +14,7 @@ from videochat_online.evaluation.tasks import get_task
 from videochat_online.memory import MEMORIES, make_memory
 from videochat_online.parts import PartKind
 from videochat_online.serving.api.schemas import ApiLimits, options_of
-from videochat_online.streaming import StreamingSession
+from videochat_online.streaming import StreamingSession, make_strategy
 
 PARTS = '''
 import sys
@@ -159,9 +159,9 @@ def test_what_a_part_gives(tiny_model, frames):
     session.push(frames(1), [0.0])
     with pytest.raises(InputError, match="memory ReadsNone: read: expected a sequence of FrameTokens, found none"):
         session.ask("What?")
-    from broken import Nothing
 
-    session = StreamingSession(tiny_model, make_memory("broken:Kept", full_grid=(4, 4)), strategy=Nothing())
+    memory = make_memory("broken:Kept", full_grid=(4, 4))
+    session = StreamingSession(tiny_model, memory, strategy=make_strategy("broken:Nothing"))
     session.push(frames(1), [0.0])
     with pytest.raises(InputError, match="strategy Nothing: read: expected a sequence of FrameSelection"):
         session.ask("What?")

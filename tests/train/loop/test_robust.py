@@ -17,7 +17,7 @@ from transformers import Trainer
 from train_cases import flags, launch, mixed_rows, spoilt_loss, state, write_media, write_registry
 from videochat_online.cli.main import main
 from videochat_online.errors import InputError
-from videochat_online.model import VideoChatOnlineForConditionalGeneration, load_model, loading
+from videochat_online.model import VideoChatOnlineForConditionalGeneration, load_model, network_loading
 from videochat_online.train import TrainReport, parse_arguments, train
 from videochat_online.train import run as run_module
 from videochat_online.train.folder.training_folder import TrainingFolder, resolved_keys
@@ -272,7 +272,7 @@ def test_a_run_starts_from_a_model_on_the_hub(run, tiny_dir, monkeypatch):
         asked.append((name, allow_patterns))
         return str(tiny_dir("phi3"))
 
-    monkeypatch.setattr(loading, "snapshot_download", download)
+    monkeypatch.setattr(network_loading, "snapshot_download", download)
     report = run("from_hub", model_name_or_path="owner/name", max_steps=1)
     assert report.steps == 1
     (first, patterns), second = asked
