@@ -150,9 +150,9 @@ class StreamingSession:
             return tuple(self._history)
 
     def remembered(self) -> tuple[FrameUse, ...]:
-        """What the memory holds now, in time order: what a question would be answered from."""
+        """What the memory holds now, in time order; a question also sees a frame that waits for others of its entry."""
         with self._state_lock:
-            return frame_uses(self.model, self._entries.read(self.memory, self._clock.num_frames))
+            return frame_uses(self.model, self.memory.read())
 
     def push(self, pixels_THWC: npt.ArrayLike, times_s: Sequence[float]) -> None:
         """Take frames in: each is encoded here, once, and remembered as the memory decides.

@@ -181,3 +181,16 @@ def test_options_of_another_family(tmp_path, option):
         InputError, match=f"{next(iter(option))}: expected a model of the family internvl, found qwen3_vl"
     ):
         load_model(tmp_path, device="cpu", **option)
+
+
+def test_what_is_remembered_costs_nothing(models, monkeypatch):
+    """It is asked for after each frame of a live stream: a frame that waits for another is not encoded for it."""
+    session = new_session(models["qwen3_vl"])
+    session.push(scene(3), range(3))
+    encoded = []
+    monkeypatch.setattr(type(session.model.backbone), "encode", lambda *given: encoded.append(given))
+    assert [frame.index for frame in session.remembered()] == [0]
+    assert not encoded
+    monkeypatch.undo()
+    assert [frame.index for frame in session.ask("What?").frames_used] == [0, 2]
+    assert [frame.time_s for frame in session.ask("What?").frames_used] == [0.5, 2.0]
