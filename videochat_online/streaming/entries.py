@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,21 @@ from videochat_online.types import NO_FRAMES, FrameChunk, FrameTokens
 
 _FIRST_PROVISIONAL = 1 << 48
 """Content id from which those of entries are counted that are not whole."""
+
+
+@dataclass
+class _Provisional:
+    """What there is of an entry that is not whole.
+
+    Attributes:
+        waiting: Frames that it is made of.
+        entry: As the memory will never have it.
+        ids: Content ids under which its questions see frames, by those that a copy of the memory gives.
+    """
+
+    waiting: FrameChunk
+    entry: FrameTokens
+    ids: dict[int, int]
 
 
 class Entries:
@@ -41,6 +56,7 @@ class Entries:
         self._model, self._size = model, model.frames.frames_per_entry
         self._provisional_ids = itertools.count(_FIRST_PROVISIONAL)
         self.waiting = NO_FRAMES
+        self._provisional: _Provisional | None = None
 
     def forget(self) -> None:
         """Wait for nothing any more."""
@@ -93,17 +109,22 @@ class Entries:
         """
         if not len(self.waiting):
             return self._given(memory, question, project)
-        times = [*self.waiting.times_s, *[self.waiting.times_s[-1]] * (self._size - len(self.waiting))]
-        (tokens_CHW,) = self._model.encode(self.waiting.pixels_THWC)
-        number, id_ = num_frames // self._size, next(self._provisional_ids)
+        if self._provisional is None or self._provisional.waiting is not self.waiting:
+            times = [*self.waiting.times_s, *[self.waiting.times_s[-1]] * (self._size - len(self.waiting))]
+            (tokens_CHW,) = self._model.encode(self.waiting.pixels_THWC)
+            number, id_ = num_frames // self._size, next(self._provisional_ids)
+            entry = FrameTokens(tokens_CHW, number, sum(times) / self._size, id_)
+            self._provisional = _Provisional(self.waiting, entry, {id_: id_})
+        entry, ids = self._provisional.entry, self._provisional.ids
         shown = copy.deepcopy(memory)
-        shown.write(FrameTokens(tokens_CHW, number, sum(times) / self._size, id_))
+        shown.write(entry)
         # What the copy has made anew has ids that the memory may give to something else later.
-        known = {frame.content_id for frame in memory.read()}
-        return tuple(
-            frame if frame.content_id in known else replace(frame, content_id=next(self._provisional_ids))
-            for frame in self._given(shown, question, project)
-        )
+        ids |= {frame.content_id: frame.content_id for frame in memory.read()}
+        found = self._given(shown, question, project)
+        for frame in found:
+            if frame.content_id not in ids:
+                ids[frame.content_id] = next(self._provisional_ids)
+        return tuple(replace(frame, content_id=ids[frame.content_id]) for frame in found)
 
     def _given(
         self, memory: MemoryBank, question: str | None, project: Callable[[FrameTokens], Tensor] | None

@@ -192,5 +192,8 @@ def test_what_is_remembered_costs_nothing(models, monkeypatch):
     assert [frame.index for frame in session.remembered()] == [0]
     assert not encoded
     monkeypatch.undo()
+    # What is computed ahead is what the question needs, though an entry is not whole.
+    assert session.prefill() > 0
+    assert session.prefill() == 0
     assert [frame.index for frame in session.ask("What?").frames_used] == [0, 2]
     assert [frame.time_s for frame in session.ask("What?").frames_used] == [0.5, 2.0]
