@@ -14,6 +14,7 @@ from torch import Tensor
 
 from videochat_online.memory import PyramidMemoryBank, TokenSchedule
 from videochat_online.model import VideoChatModel, load_model
+from videochat_online.model.backbones import VisualTokens
 from videochat_online.model.rope import fixed_regime, switch_length
 from videochat_online.streaming import Exchange, GenerationSettings, StreamingSession
 from videochat_online.streaming.detokenize import text_pieces
@@ -173,7 +174,7 @@ def check_chat_stream_multiturn(case: Case) -> None:
         + template.assistant_prefix
     )
     case.exact("second prompt", second.layout.text, expected)
-    visual = torch.cat([model.project(frame.tokens_CHW) for frame in session.memory.read()])
+    visual = torch.cat([model.project(frame.tokens_CHW).embeds for frame in session.memory.read()])
     ids = torch.tensor([second.layout.input_ids])
     limit = _settings(case).max_new_tokens
     fresh = model.network(inputs_embeds=model.network.fuse(ids, visual), use_cache=False).logits[0, -1]
@@ -181,14 +182,14 @@ def check_chat_stream_multiturn(case: Case) -> None:
 
 
 @torch.no_grad()
-def _frame_tokens(case: Case, model: VideoChatModel) -> list[Tensor]:
+def _frame_tokens(case: Case, model: VideoChatModel) -> list[VisualTokens]:
     """Projected tokens of every frame with the schedule's resolution, none evicted."""
     schedule = TokenSchedule(model.frames.memory_intervals)
     pixels = case.make_frames(**case.params["frames"])
     ratios = [schedule.ratio(index) for index in range(len(pixels))]
     counts = [(model.frames.grid[0] // ratio) * (model.frames.grid[1] // ratio) for ratio in ratios]
     embedded = model.network.embed_frames(case.frames.normalise(pixels), ratios)
-    return list(embedded.split(counts))
+    return [VisualTokens(tokens_ND[None], (1, len(tokens_ND))) for tokens_ND in embedded.split(counts)]
 
 
 def check_chat_it(case: Case) -> None:
