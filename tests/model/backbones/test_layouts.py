@@ -152,6 +152,8 @@ def test_what_does_not_fit_is_said(tmp_path, family, config_json, kind):
         ),
         ({"mm_newline_position": "corner"}, "mm_newline_position: expected one of one_token, grid, frame, no_token"),
         ({"add_faster_video": True}, "add_faster_video: expected false, found true"),
+        ({"vocab_size": None}, "config.json: not a configuration we can read: TypeError"),
+        ({"hidden_size": "wide"}, "config.json: not a configuration we can read: "),
     ],
 )
 def test_settings_that_are_not_known(tmp_path, change, message):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 
 import numpy as np
@@ -197,3 +198,29 @@ def test_what_is_remembered_costs_nothing(models, monkeypatch):
     assert session.prefill() == 0
     assert [frame.index for frame in session.ask("What?").frames_used] == [0, 2]
     assert [frame.time_s for frame in session.ask("What?").frames_used] == [0.5, 2.0]
+
+
+@pytest.mark.parametrize("family", ["llava_onevision", "llava_video", "qwen3_vl"])
+def test_without_the_file_that_says_how_images_are_prepared(tmp_path, family, caplog):
+    make_tiny_backbone(tmp_path, family)
+    (tmp_path / "preprocessor_config.json").unlink()
+    with caplog.at_level("WARNING"):
+        model = load_model(tmp_path, device="cpu")
+    assert "no preprocessor_config.json; the family's own is taken: mean (0.5, 0.5, 0.5)" in caplog.text
+    assert model.transform.normalization.mean == (0.5, 0.5, 0.5)
+
+
+@pytest.mark.parametrize("mean", ["grey", [0.5, 0.5], [0.5, 0.5, "a"], 3])
+def test_a_file_that_says_it_wrongly(tmp_path, mean):
+    make_tiny_backbone(tmp_path, "qwen3_vl")
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"image_mean": mean}))
+    with pytest.raises(InputError, match=r"preprocessor_config.json: image_mean(\[2\])?: expected "):
+        load_model(tmp_path, device="cpu")
+
+
+def test_a_family_that_is_not_known(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "cogvlm"}))
+    with pytest.raises(
+        InputError, match="expected a model of one of the families internvl, .*, found model_type 'cogvlm'"
+    ):
+        load_model(tmp_path, device="cpu")

@@ -28,7 +28,7 @@ from transformers import (
 )
 from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
 
-from videochat_online.errors import CheckpointError
+from videochat_online.errors import CheckpointError, one_line
 from videochat_online.model.backbones.base import FrameLayout, VisualTokens
 from videochat_online.model.backbones.llava_onevision import SIGLIP, LlavaOnevision, OnevisionWording
 from videochat_online.runs.files import read_object
@@ -142,6 +142,9 @@ class LlavaQwen(LlavaOnevision):
             return translated(written)
         except CheckpointError as error:
             raise CheckpointError(f"{directory}/config.json: {error}") from error
+        except Exception as error:  # whatever an odd value trips over
+            reason = f"{type(error).__name__}: {one_line(error)}"
+            raise CheckpointError(f"{directory}/config.json: not a configuration we can read: {reason}") from error
 
     def __init__(self, network: PreTrainedModel, directory: Path | None = None) -> None:
         super().__init__(network, directory)

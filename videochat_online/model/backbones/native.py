@@ -6,14 +6,16 @@ import logging
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Annotated, Any, ClassVar, TypeVar, cast
 
 import torch
+from pydantic import Strict
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.image_processing_base import ImageProcessingMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from videochat_online.documents import validated
 from videochat_online.errors import CheckpointError, one_line
 from videochat_online.model.backbones.base import Backbone, VisualTokens
 from videochat_online.model.backbones.native_checkpoint import read_native
@@ -25,6 +27,8 @@ from videochat_online.video.transforms import Normalization
 logger = logging.getLogger(__name__)
 
 Processor = TypeVar("Processor", bound=ImageProcessingMixin)
+
+_OfColours = Annotated[tuple[float, float, float], Strict(False)]
 
 PREPROCESSOR = "preprocessor_config.json"
 """File that says how a checkpoint's images are prepared."""
@@ -70,10 +74,11 @@ class NativeBackbone(Backbone):
                 said = read_object(file)
             else:
                 logger.warning("%s: no %s; the family's own is taken: mean %s", self.directory, PREPROCESSOR, mean)
-        found = [said.get("image_mean", mean), said.get("image_std", std)]
-        if not all(isinstance(one, list | tuple) and len(one) == 3 for one in found):
-            raise CheckpointError(f"{self.directory}/{PREPROCESSOR}: expected three numbers as mean, found {found}")
-        return Normalization(tuple(map(float, found[0])), tuple(map(float, found[1])), is_fused)  # type: ignore[arg-type]
+        where = f"{self.directory}/{PREPROCESSOR}"
+        given: dict[str, Any] = {"image_mean": mean, "image_std": std}
+        given |= {name: said[name] for name in given if name in said}
+        found = {name: validated(_OfColours, value, f"{where}: {name}") for name, value in given.items()}
+        return Normalization(found["image_mean"], found["image_std"], is_fused)
 
     def image_processor(self, kind: type[Processor], **otherwise: Any) -> Processor:
         """The processor of still images that a checkpoint's file sets up, else one with the settings that are given."""
