@@ -17,6 +17,7 @@ from videochat_online.memory import pool_to_grid
 from videochat_online.model.backbones.llava_onevision import LlavaOnevision
 from videochat_online.model.backbones.qwen3_vl import Qwen3VL, patches
 from videochat_online.model.tokens import run_language_model
+from videochat_online.streaming.generate import GenerationSettings, generate_ids
 from videochat_online.testing.tiny_backbones import tiny_native, tiny_native_config
 from videochat_online.text import PromptLayout
 
@@ -169,3 +170,22 @@ def test_pooled_frames_of_onevision(backbones):
         mm_encoder_outputs={"video": BaseModelOutputWithPooling(pooler_output=features[None])},
     ).logits[0]
     torch.testing.assert_close(logits_of(backbone, layout, visuals), expected, atol=1e-5, rtol=0)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("name", ["llava_onevision", "qwen3_vl", "qwen3_vl_moe"])
+def test_greedy_ids_are_those_of_generate(backbones, name):
+    backbone, settings = backbones[name], GenerationSettings(max_new_tokens=8, min_new_tokens=8)
+    is_qwen = name.startswith("qwen3")
+    video = pixels(5, *((64, 96) if is_qwen else (98, 98)))
+    visuals = [backbone.project(entry) for entry in backbone.encode(video)]
+    if is_qwen:
+        layout = qwen3_prompt([visuals])
+        _, inputs = qwen3_native(backbone.network, layout, [video])
+    else:
+        layout = onevision_prompt([visuals])
+        inputs = {"input_ids": torch.tensor([layout.input_ids]), "pixel_values_videos": video[None]}
+    expected = backbone.network.generate(**inputs, max_new_tokens=8, min_new_tokens=8, do_sample=False)
+    found = list(generate_ids(backbone.language_model, backbone.tokens(layout, visuals), (258,), settings))
+    assert found == expected[0, len(layout.input_ids) :].tolist()
+    assert len(set(found)) > 1
